@@ -1,0 +1,1 @@
+"""What can be cut, what it costs, and cutting it."""

@@ -1,0 +1,137 @@
+"""What a cut costs, from its widths alone: exact, and for many cuts at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from blendsearch.structure.groups import ALWAYS, IndexMaps
+
+COSTS = ("macs", "params")
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+@dataclass(frozen=True, eq=False)
+class CostOracle:
+    """Multiply-accumulates and parameters of any cut.
+
+    Every parameter tensor is a term: a factor times the widths of its first two dimensions, and a width is linear in the
+    kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers: a
+    term's size times the positions at which the layer is applied, which no cut of channels changes.
+
+    Attributes
+    ----------
+    base, slope: widths, (W,) and (W, groups): width = base + slope @ counts.
+    first, second: (T,) the widths of each term.
+    params, macs: (T,) the factor of each term.
+    fixed_macs: multiply-accumulates of operations that no group touches and no layer owns.
+    """
+
+    base: NDArray[np.int64]
+    slope: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    params: NDArray[np.int64]
+    macs: NDArray[np.int64]
+    fixed_macs: int
+    dense: Mapping[str, int]
+
+    def cost(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cost `name`, ``macs`` or ``params``, of kept channels per group: (..., groups) -> (...)."""
+        widths = counts @ self.slope.T + self.base
+        sizes = widths[..., self.first] * widths[..., self.second]
+        if name == "macs":
+            return np.asarray(sizes @ self.macs + self.fixed_macs)
+        if name == "params":
+            return np.asarray(sizes @ self.params)
+        raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(COSTS)}")
+
+    def ratio(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost `name` as a share of the dense network's: (..., groups) -> (...), in (0, 1]."""
+        return np.asarray(self.cost(name, counts) / self.dense[name])
+
+
+def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
+    """Read the cost oracle of `model` off its tensors and one forward pass of `example`, shape (1, ...)."""
+    groups = len(maps.groups)
+    owner = np.repeat(np.arange(groups), maps.sizes)
+    base, slope = [1], [np.zeros(groups, dtype=np.int64)]  # width 0 is the constant one
+
+    def width(fixed: int, per_group: NDArray[np.int64]) -> int:
+        base.append(fixed)
+        slope.append(per_group)
+        return len(base) - 1
+
+    by_source = []
+    for source in maps.sources:
+        touched = source[source != ALWAYS]
+        per_channel = np.bincount(owner[touched], minlength=groups) // maps.sizes if groups else slope[0]
+        by_source.append(width(int((source == ALWAYS).sum()), per_channel.astype(np.int64)))
+
+    positions = layer_positions(model, example)
+    first, second, params, macs = [], [], [], []
+    for name, parameter in model.named_parameters():
+        touched_dims = dict(maps.slices.get(name, ()))
+        if any(dim > 1 for dim in touched_dims):
+            raise ValueError(f"{name}: groups index dimension {max(touched_dims)}, expected the first two only")
+        shape = parameter.shape
+        widths = [
+            by_source[touched_dims[dim]] if dim in touched_dims else width(shape[dim], slope[0])
+            for dim in range(min(2, parameter.ndim))
+        ]
+        widths += [0] * (2 - len(widths))
+        rest = int(np.prod(shape[2:], dtype=np.int64))
+        first.append(widths[0])
+        second.append(widths[1])
+        params.append(rest)
+        macs.append(rest * positions.get(name, 0))
+
+    def column(values: list[int]) -> NDArray[np.int64]:
+        return np.asarray(values, dtype=np.int64)
+
+    bare = CostOracle(
+        column(base), np.stack(slope), column(first), column(second), column(params), column(macs), 0, {}
+    )
+    dense = {name: int(bare.cost(name, maps.sizes)) for name in COSTS}
+    fixed = max(0, count_macs(model, example) - dense["macs"])
+    dense["macs"] += fixed
+    return CostOracle(
+        bare.base, bare.slope, bare.first, bare.second, bare.params, bare.macs, fixed, dense
+    )
+
+
+def layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often one input applies each convolution's or linear layer's weight, by the weight's name."""
+    positions: dict[str, int] = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        weight = names.get(id(module.weight))
+        if weight is None:
+            return
+        if isinstance(module, nn.Linear):
+            applied = output.numel() // output.shape[-1]
+        else:  # a transposed convolution applies its kernel once per input pixel, the others once per output pixel
+            pixels = inputs[0] if isinstance(module, nn.modules.conv._ConvTransposeNd) else output
+            applied = pixels[:, 0].numel()
+        positions[weight] = positions.get(weight, 0) + applied // len(inputs[0] if inputs[0].ndim > 1 else output)
+
+    hooks = [module.register_forward_hook(seen) for module in model.modules() if isinstance(module, LAYERS)]
+    try:
+        with torch.inference_mode():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return positions
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of one forward pass of `example`, counted by torch operation by operation."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(example)
+    return int(counter.get_total_flops()) // 2

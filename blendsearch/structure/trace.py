@@ -1,0 +1,69 @@
+"""From a network and one example input to everything later floors need to know about its structure."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blendsearch.errors import TraceError
+from blendsearch.structure.cost import CostOracle, cost_oracle
+from blendsearch.structure.dependency import coupled_groups
+from blendsearch.structure.groups import Frozen, IndexMaps, index_maps
+from blendsearch.structure.verify import verified
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What of a network can be cut, and what any cut costs."""
+
+    maps: IndexMaps
+    frozen: tuple[Frozen, ...]
+    oracle: CostOracle
+
+
+def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
+    """The verified groups of `model` for inputs of shape (channels, height, width), and its cost oracle.
+
+    The network is left as it was. Works on the CPU in float32, whatever device the network will be searched on. Raises
+    TraceError where the network does not accept such inputs, where its channels cannot be followed, or where no group
+    of it can be cut.
+    """
+    if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
+        raise ValueError("trace the network on the CPU and move it afterwards")
+    with _at_rest(model):
+        example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.inference_mode():
+                model(example)
+        except Exception as error:  # a person's network may fail in any way
+            raise TraceError(
+                f"{type(model).__name__} does not accept one image of shape {tuple(input_shape)}: "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels"
+            ) from error
+        groups, frozen = coupled_groups(model, example)
+        shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+        maps, failed = verified(model, index_maps(groups, shapes), example)
+        frozen += failed
+        if not maps.groups:
+            reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
+            raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
+        return Structure(maps, tuple(frozen), cost_oracle(model, maps, example))
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` is in evaluation mode and takes gradients; afterwards it is as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in wants:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, wanted in wants:
+            parameter.requires_grad_(wanted)

@@ -1,0 +1,110 @@
+"""The test to trust: a cut network must equal the dense one that no longer listens to the same channels.
+
+In the dense network the channels are silenced where they are read: the slices of every weight that takes them in are
+zeroed. In the narrow one they are gone. If both give the same output, the group's index maps are right, and no operation
+in between (a normalisation over channels, a softmax, a shuffle) cares how many channels there are.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blendsearch.structure.groups import Cut, Frozen, Group, IndexMaps, index_maps
+from blendsearch.structure.surgery import narrow, rehung
+
+TOLERANCE = 1e-3
+"""Largest allowed difference between the outputs, in units of their spread; float32 round-off stays below 1e-4."""
+
+
+def verified(model: nn.Module, maps: IndexMaps, example: Tensor, seed: int = 0) -> tuple[IndexMaps, list[Frozen]]:
+    """The groups that pass, as maps, and those that fail, frozen with the reason.
+
+    All groups are cut together first, which costs two forward passes when all is well; only on a failure is the set
+    halved until the culprits stand alone.
+    """
+    rng = np.random.default_rng(seed)
+    images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(seed))
+
+    def trouble(groups: Sequence[Group]) -> str:
+        return difference(model, index_maps(groups, maps.shapes), images, rng)
+
+    frozen = {group.name: reason for group, reason in _culprits(list(maps.groups), trouble)}
+    while True:
+        kept = maps.without(set(frozen))
+        reason = trouble(kept.groups) if kept.groups else ""
+        if not reason:
+            break
+        # each passes alone, but not together with the others: leave the widest whole and try again
+        widest = max(kept.groups, key=lambda group: group.channels)
+        frozen[widest.name] = f"it cannot be cut together with others: {reason}"
+    sizes = {group.name: group.channels for group in maps.groups}
+    return kept, [Frozen(name, sizes[name], reason) for name, reason in frozen.items()]
+
+
+def difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.random.Generator) -> str:
+    """Why cutting about half of every group of `maps` is not the same as silencing it; empty where it is.
+
+    `images` has shape (N, channels, height, width).
+    """
+    cut = _half(maps, rng)
+    try:
+        with torch.inference_mode():
+            expected = _as_tensor(silenced(model, maps, cut)(images))
+            found = _as_tensor(narrow(model, maps, cut)(images))
+    except Exception as error:  # a network cut wrongly may fail in any way
+        return f"cut, the network fails with {type(error).__name__}: {str(error).splitlines()[0]}"
+    if expected.shape != found.shape:
+        return f"cutting it changes the output from {tuple(expected.shape)} to {tuple(found.shape)}"
+    spread = float(expected.std()) or 1.0
+    apart = float((expected - found).abs().max()) / spread
+    if not apart <= TOLERANCE:
+        return f"cut and silenced outputs differ by {apart:.2g} of their spread"
+    return ""
+
+
+def silenced(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
+    """The dense network with the slices zeroed that read the channels which `cut` removes."""
+    names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    reading: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
+    for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
+        removed = np.flatnonzero(~cut[start : start + group.channels])
+        for member in group.on("in"):
+            reading.setdefault(member.tensor, []).append((member.dim, member.index[removed].ravel()))
+
+    def zeroed(tensor: Tensor) -> Tensor:
+        out = tensor.detach().clone()
+        for dim, positions in reading.get(names[id(tensor)], ()):
+            out.index_fill_(dim, torch.from_numpy(positions), 0)
+        return out
+
+    return rehung(model, zeroed)
+
+
+def _culprits(groups: list[Group], trouble: Callable[[Sequence[Group]], str]) -> list[tuple[Group, str]]:
+    reason = trouble(groups) if groups else ""
+    if not reason:
+        return []
+    if len(groups) == 1:
+        return [(groups[0], reason)]
+    half = len(groups) // 2
+    return _culprits(groups[:half], trouble) + _culprits(groups[half:], trouble)
+
+
+def _half(maps: IndexMaps, rng: np.random.Generator) -> Cut:
+    """A cut that keeps a random half of every group, at least one channel and not all."""
+    cut = maps.whole()
+    for start, size in zip(maps.offsets[:-1], maps.sizes, strict=True):
+        removed = rng.permutation(size)[: max(1, size // 2) if size > 1 else 0]
+        cut[start + removed] = False
+    return cut
+
+
+def _as_tensor(output: object) -> Tensor:
+    """The first tensor of a network's output (torchvision's Inception and GoogLeNet return a tuple in training)."""
+    if isinstance(output, Tensor):
+        return output
+    values = list(output.values()) if isinstance(output, dict) else list(output)  # type: ignore[call-overload]
+    return _as_tensor(values[0])

@@ -1,0 +1,81 @@
+"""From a name and arguments to a network: our own zoo, torchvision's, or a person's own function."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from blendsearch.errors import ModelError
+from blendsearch.zoo.cifar_resnet import cifar_resnet
+from blendsearch.zoo.cifar_vgg import cifar_vgg16_bn
+from blendsearch.zoo.digits_net import digits_net
+
+ZOO: dict[str, Callable[..., nn.Module]] = {
+    "cifar_resnet": cifar_resnet,
+    "cifar_vgg16_bn": cifar_vgg16_bn,
+    "digits_net": digits_net,
+}
+
+
+def build_model(factory: str, arguments: Mapping[str, Any] | None = None, *, trusted: bool = True) -> nn.Module:
+    """The network that `factory` makes: a zoo name, ``torchvision:NAME``, or ``module:function`` of one's own.
+
+    `trusted` false refuses ``module:function``: such a name came with data, and importing it would run its code.
+
+    Raises ModelError for a name that is not known, arguments that do not fit, or a factory that makes no module.
+    """
+    make = _resolve(factory, trusted)
+    try:
+        model = make(**dict(arguments or {}))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"model {factory!r} could not be built with {dict(arguments or {})}: {_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {factory!r} gave a {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _resolve(factory: str, trusted: bool) -> Callable[..., nn.Module]:
+    place, _, name = factory.rpartition(":")
+    if not place:
+        if factory in ZOO:
+            return ZOO[factory]
+        near = difflib.get_close_matches(factory, ZOO, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ModelError(
+            f"no model is called {factory!r}: {hint}expected one of {', '.join(ZOO)}, torchvision:NAME or module:function"
+        )
+    if place == "torchvision":
+        return _torchvision(name)
+    if not trusted:
+        raise ModelError(
+            f"the model's factory {factory!r} is a person's own code and is not imported from a file: "
+            "pass the function itself as factory="
+        )
+    try:
+        found = getattr(importlib.import_module(place), name)
+    except Exception as error:  # a person's module may fail in any way while it is imported
+        raise ModelError(f"model {factory!r} could not be imported: {_line(error)}") from error
+    if not callable(found):
+        raise ModelError(f"model {factory!r} is a {type(found).__name__}, expected a function that makes a module")
+    resolved: Callable[..., nn.Module] = found
+    return resolved
+
+
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    from torchvision.models import get_model_builder, list_models
+
+    try:
+        builder: Callable[..., nn.Module] = get_model_builder(name)
+    except ValueError as error:
+        near = difflib.get_close_matches(name, list_models(), 3)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ModelError(f"torchvision has no model {name!r}: {hint}see torchvision.models.list_models()") from error
+    return builder
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
