@@ -93,15 +93,11 @@ def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracl
     def column(values: list[int]) -> NDArray[np.int64]:
         return np.asarray(values, dtype=np.int64)
 
-    bare = CostOracle(
-        column(base), np.stack(slope), column(first), column(second), column(params), column(macs), 0, {}
-    )
+    bare = CostOracle(column(base), np.stack(slope), column(first), column(second), column(params), column(macs), 0, {})
     dense = {name: int(bare.cost(name, maps.sizes)) for name in COSTS}
     fixed = max(0, count_macs(model, example) - dense["macs"])
     dense["macs"] += fixed
-    return CostOracle(
-        bare.base, bare.slope, bare.first, bare.second, bare.params, bare.macs, fixed, dense
-    )
+    return CostOracle(bare.base, bare.slope, bare.first, bare.second, bare.params, bare.macs, fixed, dense)
 
 
 def layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:

@@ -145,9 +145,7 @@ class _Reading:
         self.trouble = self.trouble or reason
 
 
-def _by_channel(
-    positions: NDArray[np.int64], roots: NDArray[np.int64], channels: int
-) -> NDArray[np.int64] | None:
+def _by_channel(positions: NDArray[np.int64], roots: NDArray[np.int64], channels: int) -> NDArray[np.int64] | None:
     """Positions grouped by the channel they belong to, shape (channels, m); None where channels differ in number."""
     if len(positions) != len(roots) or len(np.unique(positions)) != len(positions):
         return None
@@ -195,7 +193,12 @@ def _torch_pruning_groups(
     loose = {id(item.parameters): int(item.pruning_dim) for item in graph.unwrapped_parameters}
     return [
         [
-            (item.dep.target.module, "in" if "in_channels" in item.dep.handler.__name__ else "out", item.idxs, item.root_idxs)
+            (
+                item.dep.target.module,
+                "in" if "in_channels" in item.dep.handler.__name__ else "out",
+                item.idxs,
+                item.root_idxs,
+            )
             for item in group
         ]
         for group in groups

@@ -15,7 +15,20 @@ from torch import Tensor, nn
 
 from blendsearch.structure.groups import Cut, IndexMaps
 
-_SHARED = (int, float, str, bool, bytes, type(None), torch.dtype, torch.device, torch.Size, type, type(len), type(lambda: 0))
+_SHARED = (
+    int,
+    float,
+    str,
+    bool,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    type,
+    type(len),
+    type(lambda: 0),
+)
 
 
 _CONTAINERS = (dict, OrderedDict, list, set, tuple)
@@ -105,7 +118,9 @@ def _skeleton(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], memo: d
     return new
 
 
-def _parameter(parameter: nn.Parameter | None, tensor_for: Callable[[Tensor], Tensor], memo: dict[int, object]) -> object:
+def _parameter(
+    parameter: nn.Parameter | None, tensor_for: Callable[[Tensor], Tensor], memo: dict[int, object]
+) -> object:
     if parameter is None or id(parameter) in memo:
         return None if parameter is None else memo[id(parameter)]
     new = memo[id(parameter)] = nn.Parameter(tensor_for(parameter), requires_grad=parameter.requires_grad)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from blendsearch.errors import TraceError
 from blendsearch.structure.cost import CostOracle, cost_oracle

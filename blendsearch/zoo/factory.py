@@ -32,7 +32,9 @@ def build_model(factory: str, arguments: Mapping[str, Any] | None = None, *, tru
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"model {factory!r} could not be built with {dict(arguments or {})}: {_line(error)}") from error
+        raise ModelError(
+            f"model {factory!r} could not be built with {dict(arguments or {})}: {_line(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {factory!r} gave a {type(model).__name__}, expected a torch.nn.Module")
     return model

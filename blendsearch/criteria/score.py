@@ -1,0 +1,59 @@
+"""Every criterion of the pool over every group of the network."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blendsearch.criteria.probe import Probe, probe
+from blendsearch.criteria.registry import Criterion
+from blendsearch.criteria.table import ScoreTable, scored
+from blendsearch.criteria.view import GroupView
+from blendsearch.structure.trace import Structure
+
+
+def score_table(
+    model: nn.Module,
+    structure: Structure,
+    pool: Sequence[Criterion],
+    calibration: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    rng: np.random.Generator,
+) -> ScoreTable:
+    """Scores of all channels by all criteria of `pool`.
+
+    `calibration` gives batches of (images, labels) on the model's device; it is called once, and only when a criterion
+    needs the probe. A criterion that fails, or gives scores that cannot rank, is left out for that group and reported.
+    """
+    maps = structure.maps
+    gathered: Probe | None = None
+    if any(criterion.needs for criterion in pool):
+        gathered = probe(model, maps, calibration())
+    per_channel = _macs_per_channel(structure)
+    rows: dict[str, dict[str, object]] = {criterion.name: {} for criterion in pool}
+    streams = rng.spawn(len(maps.groups))
+    for number, group in enumerate(maps.groups):
+        view = GroupView(model, group, gathered, float(per_channel[number]), streams[number])
+        for criterion in pool:
+            rows[criterion.name][group.name] = _score(criterion, view)
+    sizes = {group.name: group.channels for group in maps.groups}
+    return scored(tuple(criterion.name for criterion in pool), rows, sizes)
+
+
+def _score(criterion: Criterion, view: GroupView) -> object:
+    try:
+        with torch.no_grad():
+            scores = criterion.score(view)
+    except Exception as error:  # a person's own criterion may fail in any way; the search goes on without it
+        return error
+    return None if scores is None else scores.detach().double().cpu().numpy()
+
+
+def _macs_per_channel(structure: Structure) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """What the dense network saves when one channel of each group goes, shape (groups,)."""
+    sizes = structure.maps.sizes
+    one_less = sizes[None, :] - np.eye(len(sizes), dtype=np.int64)
+    saved: np.ndarray[tuple[int], np.dtype[np.float64]] = (
+        structure.oracle.dense["macs"] - structure.oracle.cost("macs", one_less)
+    ).astype(np.float64)
+    return saved

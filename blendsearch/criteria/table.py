@@ -1,0 +1,73 @@
+"""The score table: all criteria x all groups, computed once per run. NumPy only: later floors know no tensors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A criterion that does not serve for one group, and why."""
+
+    criterion: str
+    group: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Raw scores, high = keep.
+
+    Attributes
+    ----------
+    criteria: names, in the order of rows.
+    groups: names, in the order of `scores`.
+    scores: one array per group, shape (criteria, C); rows of left-out criteria are all NaN, other rows are finite.
+    left_out: which rows those are, and why.
+    """
+
+    criteria: tuple[str, ...]
+    groups: tuple[str, ...]
+    scores: tuple[NDArray[np.float64], ...]
+    left_out: tuple[LeftOut, ...]
+
+    def usable(self, group: int) -> NDArray[np.int64]:
+        """Row numbers of the criteria that serve for `group`, ascending."""
+        return np.flatnonzero(np.isfinite(self.scores[group]).all(axis=1))
+
+
+def scored(criteria: tuple[str, ...], rows: dict[str, dict[str, object]], sizes: dict[str, int]) -> ScoreTable:
+    """Build the table from raw results, leaving out what cannot rank a group's channels.
+
+    `rows[criterion][group]` is an array-like of shape (C,), None (does not apply), or an exception's text. A result that
+    has the wrong length, is not finite, or is the same for every channel is left out for that group, with the reason.
+    """
+    left_out: list[LeftOut] = []
+    scores = []
+    for group, channels in sizes.items():
+        table = np.full((len(criteria), channels), np.nan)
+        for number, name in enumerate(criteria):
+            row, reason = _row(rows[name].get(group), channels)
+            if reason:
+                left_out.append(LeftOut(name, group, reason))
+            else:
+                table[number] = row
+        scores.append(table)
+    return ScoreTable(criteria, tuple(sizes), tuple(scores), tuple(left_out))
+
+
+def _row(result: object, channels: int) -> tuple[NDArray[np.float64], str]:
+    nothing = np.empty(0)
+    if result is None:
+        return nothing, "does not apply"
+    if isinstance(result, Exception):
+        return nothing, f"failed with {type(result).__name__}: {result}".splitlines()[0]
+    row = np.asarray(result, dtype=np.float64)
+    if row.shape != (channels,):
+        return nothing, f"gave scores of shape {row.shape}, expected ({channels},)"
+    if not np.isfinite(row).all():
+        return nothing, f"gave {int((~np.isfinite(row)).sum())} scores that are not finite"
+    if channels > 1 and np.ptp(row) == 0:
+        return nothing, "gave every channel the same score"
+    return row, ""
