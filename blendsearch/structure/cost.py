@@ -19,9 +19,9 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 class CostOracle:
     """Multiply-accumulates and parameters of any cut.
 
-    Every parameter tensor is a term: a factor times the widths of its first two dimensions, and a width is linear in the
-    kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers: a
-    term's size times the positions at which the layer is applied, which no cut of channels changes.
+    Every parameter tensor is a term: a factor times the widths of its first two dimensions, and a width is linear in
+    the kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers:
+    a term's size times the positions at which the layer is applied, which no cut of channels changes.
 
     Attributes
     ----------

@@ -176,7 +176,7 @@ def _untangle(groups: list[Group], frozen: list[Frozen]) -> tuple[list[Group], l
 def _torch_pruning_groups(
     model: nn.Module, example: Tensor, parameters: Mapping[int, str]
 ) -> tuple[list[list[tuple[Any, str, list[int], list[int]]]], dict[int, int]]:
-    """Torch-Pruning's groups as (module, side, positions, channels of the root) and its loose parameters' dimensions."""
+    """Torch-Pruning's groups as (module, side, positions, root channels), and the dimension of its loose parameters."""
     import torch_pruning
 
     try:

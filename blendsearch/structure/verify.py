@@ -1,8 +1,8 @@
 """The test to trust: a cut network must equal the dense one that no longer listens to the same channels.
 
 In the dense network the channels are silenced where they are read: the slices of every weight that takes them in are
-zeroed. In the narrow one they are gone. If both give the same output, the group's index maps are right, and no operation
-in between (a normalisation over channels, a softmax, a shuffle) cares how many channels there are.
+zeroed. In the narrow one they are gone. If both give the same output, the group's index maps are right, and no
+operation in between (a normalisation over channels, a softmax, a shuffle) cares how many channels there are.
 """
 
 from collections.abc import Callable, Sequence

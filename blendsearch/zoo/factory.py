@@ -48,7 +48,8 @@ def _resolve(factory: str, trusted: bool) -> Callable[..., nn.Module]:
         near = difflib.get_close_matches(factory, ZOO, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(
-            f"no model is called {factory!r}: {hint}expected one of {', '.join(ZOO)}, torchvision:NAME or module:function"
+            f"no model is called {factory!r}: {hint}"
+            f"expected one of {', '.join(ZOO)}, torchvision:NAME or module:function"
         )
     if place == "torchvision":
         return _torchvision(name)

@@ -1,0 +1,146 @@
+"""How many channels each group keeps, so that the budget is met: never exceeded, and as nearly reached as can be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.genome import SHARE_SCALE
+from blendsearch.errors import BudgetError
+from blendsearch.structure.cost import CostOracle
+
+Counts = NDArray[np.int64]
+Budget = Mapping[str, float]
+"""For each budgeted cost (``macs``, ``params``) its largest ratio to the dense network's, in (0, 1]."""
+
+REACHED = 0.001
+"""Filling up stops when a budgeted cost is this close to its budget (a share of the dense cost)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Widths:
+    """The widths that groups may take: `low` to `sizes` in steps of `step`, or the dense width; each (groups,)."""
+
+    sizes: Counts
+    low: Counts
+    step: Counts
+
+    def rounded(self, wanted: NDArray[np.float64]) -> Counts:
+        """The nearest allowed counts, halves up: (..., groups) -> (..., groups)."""
+        steps = np.floor(wanted / self.step + 0.5).astype(np.int64) * self.step
+        return np.where(wanted > self.sizes - self.step / 2, self.sizes, np.clip(steps, self.low, self.sizes))
+
+    def next(self, counts: Counts) -> Counts:
+        """Each group one step wider, at most its dense width."""
+        return np.minimum((counts // self.step + 1) * self.step, self.sizes)
+
+
+def widths(sizes: Counts, min_channels: int, min_keep: float, round_to: int) -> Widths:
+    """Allowed widths: at least `min_channels` and the share `min_keep` of each group, in multiples of `round_to`.
+
+    A group narrower than `round_to` keeps all its channels.
+    """
+    step = np.where(sizes >= round_to, round_to, sizes)
+    floor = np.maximum(min_channels, np.ceil(min_keep * sizes)).astype(np.int64)
+    low = np.minimum(-(-floor // step) * step, sizes)
+    return Widths(sizes, low, step)
+
+
+def reachable(oracle: CostOracle, allowed: Widths) -> dict[str, float]:
+    """The smallest ratio of each cost that any cut can have; the largest is 1."""
+    return {name: float(oracle.ratio(name, allowed.low)) for name in oracle.dense}
+
+
+def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None:
+    """Raise BudgetError, stating the reachable range, when no allowed cut meets `budget`."""
+    least = reachable(oracle, allowed)
+    for name, ratio in budget.items():
+        if ratio < least[name]:
+            raise BudgetError(
+                f"no cut keeps {ratio:.1%} of the dense {name}: reachable is {least[name]:.1%} to 100 % "
+                f"({int(oracle.cost(name, allowed.low)):,} to {oracle.dense[name]:,}); "
+                f"ask for more, or lower the minimum width of groups"
+            )
+
+
+def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray[np.float64]) -> Counts:
+    """Channels kept per group for shares in [-1, 1], shape (groups,): every budgeted cost at or below its budget.
+
+    A group keeps the part sigmoid(SHARE_SCALE * share + t) of its channels, with one threshold t for the network found
+    by bisection; what rounding leaves of the budget is filled up, the groups most in arrears first.
+    """
+    scaled = SHARE_SCALE * share
+
+    def counts(threshold: float) -> Counts:
+        return allowed.rounded(allowed.sizes / (1 + np.exp(-np.clip(scaled + threshold, -40, 40))))
+
+    low, high = -45.0, 45.0
+    fits = _fits(oracle, budget)
+    if fits(counts(high)):
+        return counts(high)
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(counts(middle)) else (low, middle)
+    ideal = allowed.sizes / (1 + np.exp(-np.clip(scaled + high, -40, 40)))
+    return _filled(oracle, allowed, budget, counts(low), ideal)
+
+
+def allocate_globally(
+    oracle: CostOracle, allowed: Widths, budget: Budget, scores: Sequence[NDArray[np.float64]]
+) -> Counts:
+    """Channels kept per group when one threshold over all groups' scores decides; `scores` holds one (C,) per group."""
+    ordered = [np.sort(values)[::-1] for values in scores]
+    thresholds = np.unique(np.concatenate(ordered))
+
+    def counts(threshold: float) -> Counts:
+        above = np.array([np.searchsorted(-values, -threshold, side="right") for values in ordered], dtype=np.float64)
+        return allowed.rounded(above)
+
+    fits = _fits(oracle, budget)
+    low, high = 0, len(thresholds)  # thresholds[high:] keep few enough
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(counts(thresholds[middle])) else (middle + 1, high)
+    below = thresholds[high - 1] if high else thresholds[0]
+    start = counts(thresholds[high]) if high < len(thresholds) else allowed.low
+    ideal = counts(below).astype(np.float64)
+    return _filled(oracle, allowed, budget, start, ideal)
+
+
+def shares_for(counts: Counts, sizes: Counts) -> NDArray[np.float64]:
+    """The shares that make `allocate` keep `counts` where it meets the same budget, clipped to [-1, 1]; (groups,)."""
+    kept = np.clip(counts / sizes, 0.25 / sizes, 1 - 0.25 / sizes)
+    odds = np.log(kept / (1 - kept))
+    return np.clip((odds - np.median(odds)) / SHARE_SCALE, -1, 1)
+
+
+def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], bool]:
+    limits = {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
+
+    def fits(counts: Counts) -> bool:
+        return all(int(oracle.cost(name, counts)) <= limit for name, limit in limits.items())
+
+    return fits
+
+
+def _filled(
+    oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]
+) -> Counts:
+    """`counts` widened step by step while the budget lasts, the group furthest below `ideal` first."""
+    counts = counts.copy()
+    limits = {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
+    groups = np.arange(len(counts))
+    while True:
+        if any(limit - int(oracle.cost(name, counts)) <= REACHED * oracle.dense[name] for name, limit in limits.items()):
+            return counts
+        wider = np.repeat(counts[None], len(counts), axis=0)
+        wider[groups, groups] = allowed.next(counts)
+        fitting = counts < allowed.sizes
+        for name, limit in limits.items():
+            fitting &= oracle.cost(name, wider) <= limit
+        if not fitting.any():
+            return counts
+        arrears = np.where(fitting, (ideal - counts) / allowed.sizes, -np.inf)
+        chosen = int(np.argmax(arrears))
+        counts[chosen] = wider[chosen, chosen]

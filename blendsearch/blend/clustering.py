@@ -1,0 +1,97 @@
+"""Which criteria say the same: Spearman correlation between them, and clusters of its rows.
+
+He et al. 2021, "Blending Pruning Criteria for CNNs", section 3.2: criteria whose rankings of one layer's filters agree
+are interchangeable there, so a blend needs one criterion of each cluster.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from blendsearch.criteria.table import ScoreTable
+
+Method = Literal["kmeans", "agglomerative"]
+
+
+def rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman's rho between criteria: scores (n, C) -> (n, n), in [-1, 1], ones on the diagonal.
+
+    Ties share their mean rank. With fewer than two channels nothing can be ranked, and all criteria agree.
+    """
+    if scores.shape[1] < 2:
+        return np.ones((len(scores), len(scores)))
+    ranks = rankdata(scores, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(ranks, axis=1, keepdims=True)
+    ranks /= np.where(length > 0, length, 1)
+    rho = np.clip(ranks @ ranks.T, -1.0, 1.0)
+    np.fill_diagonal(rho, 1.0)
+    return rho
+
+
+def cluster(
+    correlation: NDArray[np.float64], method: Method, clusters: int | Literal["silhouette"], seed: int
+) -> NDArray[np.int64]:
+    """A cluster for each criterion, shape (n,): numbers 0, 1, ... in order of first appearance.
+
+    ``kmeans`` groups the rows of the correlation matrix, as the paper does; ``agglomerative`` joins criteria by average
+    linkage on the distance 1 - rho. `clusters` is their number (fewer where there are fewer criteria), or
+    ``silhouette``: the number from 2 to n - 1 with the largest mean silhouette.
+    """
+    n = len(correlation)
+    if clusters == "silhouette":
+        return _canonical(_by_silhouette(correlation, method, seed))
+    return _canonical(_labels(correlation, method, min(clusters, n), seed))
+
+
+def cluster_groups(
+    table: ScoreTable, method: Method, clusters: int | Literal["silhouette"], seed: int
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """For each group, its clusters as tuples of row numbers of the score table; left-out criteria are in none."""
+    found = []
+    for group in range(len(table.groups)):
+        rows = table.usable(group)
+        if not len(rows):
+            found.append(())
+            continue
+        labels = cluster(rank_correlation(table.scores[group][rows]), method, clusters, seed)
+        found.append(tuple(tuple(int(row) for row in rows[labels == label]) for label in range(labels.max() + 1)))
+    return tuple(found)
+
+
+def _labels(correlation: NDArray[np.float64], method: Method, clusters: int, seed: int) -> NDArray[np.int64]:
+    from sklearn.cluster import AgglomerativeClustering, KMeans
+
+    # criteria that agree to the last rank leave fewer places than clusters
+    clusters = min(clusters, len(np.unique(np.round(correlation, 9), axis=0)))
+    if clusters < 2:
+        return np.zeros(len(correlation), dtype=np.int64)
+    if method == "kmeans":
+        model = KMeans(clusters, n_init=10, random_state=seed)
+        return np.asarray(model.fit_predict(correlation), dtype=np.int64)
+    joined = AgglomerativeClustering(clusters, metric="precomputed", linkage="average")
+    return np.asarray(joined.fit_predict(1 - correlation), dtype=np.int64)
+
+
+def _by_silhouette(correlation: NDArray[np.float64], method: Method, seed: int) -> NDArray[np.int64]:
+    from sklearn.metrics import silhouette_score
+
+    best, best_score = np.zeros(len(correlation), dtype=np.int64), -np.inf
+    for number in range(2, len(correlation)):
+        labels = _labels(correlation, method, number, seed)
+        if len(np.unique(labels)) < number:
+            break
+        distance = 1 - correlation
+        np.fill_diagonal(distance, 0)
+        score = float(silhouette_score(np.clip(distance, 0, None), labels, metric="precomputed"))
+        if score > best_score:
+            best, best_score = labels, score
+    return best
+
+
+def _canonical(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    return np.asarray(order[inverse], dtype=np.int64)

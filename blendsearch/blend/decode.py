@@ -1,0 +1,69 @@
+"""From a genome to a cut: blend the scores, allot the budget, keep the best channels of each group."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.allocation import (
+    Budget,
+    Counts,
+    Widths,
+    allocate,
+    allocate_globally,
+    check_reachable,
+    shares_for,
+)
+from blendsearch.blend.genome import Genome, Space
+from blendsearch.criteria.table import ScoreTable
+from blendsearch.structure.cost import CostOracle
+from blendsearch.structure.groups import Cut
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """Genomes of one run -> cuts that meet its budget.
+
+    Attributes
+    ----------
+    budget: for each budgeted cost, its least and largest ratio to the dense cost; equal where one budget is asked.
+    """
+
+    space: Space
+    table: ScoreTable
+    oracle: CostOracle
+    allowed: Widths
+    budget: Mapping[str, tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        check_reachable(self.oracle, self.allowed, self.budget_at(0.0))
+
+    @property
+    def spans(self) -> bool:
+        """Whether the budgets span a range, so that the search returns a front over costs."""
+        return any(high > low for low, high in self.budget.values())
+
+    def budget_at(self, target: float) -> Budget:
+        """The budget that the gene `target`, in [0, 1], asks for."""
+        return {name: low + (high - low) * target for name, (low, high) in self.budget.items()}
+
+    def cut(self, genome: Genome) -> Cut:
+        """The kept channels, shape (channels,)."""
+        counts = allocate(self.oracle, self.allowed, self.budget_at(genome.target), genome.share)
+        return keep_best(self.space.blend(genome), counts)
+
+    def globally(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
+        """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""
+        counts = allocate_globally(self.oracle, self.allowed, self.budget_at(genome.target), scores)
+        return genome._replace(share=shares_for(counts, self.allowed.sizes))
+
+
+def keep_best(scores: Sequence[NDArray[np.float64]], counts: Counts) -> Cut:
+    """Keep the `counts[g]` best-scored channels of each group; of equal ones the first."""
+    cuts = []
+    for values, count in zip(scores, counts, strict=True):
+        kept = np.zeros(len(values), dtype=np.bool_)
+        kept[np.argsort(-values, kind="stable")[:count]] = True
+        cuts.append(kept)
+    return np.concatenate(cuts)

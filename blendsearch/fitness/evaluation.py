@@ -1,0 +1,101 @@
+"""An evaluation: cut + fidelity + seed -> objectives. Pure: the same three give the same numbers."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blendsearch.fitness.data import Split, Splits, batches
+from blendsearch.fitness.recovery import FIDELITIES, Recipe
+from blendsearch.structure.groups import Cut, IndexMaps, cut_digest
+from blendsearch.structure.surgery import narrow
+
+
+class Request(NamedTuple):
+    """What an evaluator is asked: a few hundred bytes, safe to send anywhere.
+
+    cut: the kept channels packed to bits (`numpy.packbits`); channels: how many bits count.
+    """
+
+    digest: str
+    cut: bytes
+    channels: int
+    fidelity: str
+    seed: int
+
+    def kept(self) -> Cut:
+        bits = np.unpackbits(np.frombuffer(self.cut, dtype=np.uint8), count=self.channels)
+        return bits.astype(np.bool_)
+
+
+class Outcome(NamedTuple):
+    """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on validation images.
+
+    `failure` says in one line why there are no numbers; it is empty where there are.
+    """
+
+    digest: str
+    loss: float
+    error: float
+    seconds: float
+    failure: str = ""
+
+
+def request(cut: Cut, fidelity: str, run_seed: int) -> Request:
+    """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when."""
+    digest = cut_digest(cut)
+    material = f"{run_seed}:{digest}:{fidelity}".encode()
+    seed = int.from_bytes(hashlib.sha256(material).digest()[:7], "little")
+    return Request(digest, np.packbits(cut).tobytes(), len(cut), fidelity, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Cuts, recovers and judges. Holds the dense network and the data on one device; changes neither."""
+
+    model: nn.Module
+    maps: IndexMaps
+    splits: Splits
+    recipe: Recipe
+    device: torch.device
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def evaluate(self, asked: Request) -> Outcome:
+        """Judge one cut on the validation images. Numbers that are not finite are a failure, not an outcome."""
+        start = time.perf_counter()
+        loss, error = self.measure(self.network(asked), "val")
+        seconds = time.perf_counter() - start
+        if not np.isfinite([loss, error]).all():
+            return Outcome(asked.digest, np.nan, np.nan, seconds, f"validation loss is {loss}")
+        return Outcome(asked.digest, loss, error, seconds)
+
+    def network(self, asked: Request) -> nn.Module:
+        """The cut and recovered network itself, in evaluation mode."""
+        module = narrow(self.model, self.maps, asked.kept()).eval()
+        rng = np.random.default_rng(asked.seed)
+        FIDELITIES[asked.fidelity](module, self.splits, self.recipe, self.device, rng)
+        return module
+
+    def measure(self, module: nn.Module, split: Literal["train", "val", "test"]) -> tuple[float, float]:
+        """Mean cross-entropy and error, in [0, 1], of `module` on one split."""
+        images: Split = getattr(self.splits, split)
+        total, wrong = 0.0, 0
+        module.eval()
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.inference_mode(), autocast:
+            for x, y in batches(
+                images,
+                batch_size=self.recipe.batch_size,
+                mean=self.splits.mean,
+                std=self.splits.std,
+                device=self.device,
+            ):
+                logits = module(x).float()
+                total += float(F.cross_entropy(logits, y, reduction="sum").double())
+                wrong += int((logits.argmax(dim=1) != y).sum())
+        return total / len(images), wrong / len(images)

@@ -1,0 +1,79 @@
+"""What a freshly cut network is given before it is judged: nothing, new batch-norm statistics, or a short fine-tune."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from blendsearch.fitness.data import Splits, batches
+from blendsearch.fitness.training import Schedule, train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much recovery costs.
+
+    Attributes
+    ----------
+    recalibration_images: training images, without augmentation, whose statistics replace the dense network's.
+    batch_size: images per forward pass.
+    tuning: the short fine-tune.
+    """
+
+    recalibration_images: int
+    batch_size: int
+    tuning: Schedule
+
+
+Recovery = Callable[[nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
+
+
+def raw(
+    module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
+) -> None:
+    """Leave the network as the cut made it."""
+
+
+def recalibrated(
+    module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
+) -> None:
+    """Re-estimate every batch-norm's mean and variance on training images."""
+    norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    try:
+        module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over batches
+            norm.train()
+        with torch.no_grad():
+            for images, _ in batches(
+                splits.train,
+                batch_size=recipe.batch_size,
+                mean=splits.mean,
+                std=splits.std,
+                device=device,
+                rng=rng,
+                limit=recipe.recalibration_images,
+            ):
+                module(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
+
+
+def tuned(
+    module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
+) -> None:
+    """Recalibrate, then fine-tune for a short while."""
+    recalibrated(module, splits, recipe, device, rng)
+    train(module, splits, recipe.tuning, device, rng)
+
+
+FIDELITIES: dict[str, Recovery] = {"raw": raw, "recalibrated": recalibrated, "tuned": tuned}
+"""How a cut may be judged, from the cheapest to the dearest."""

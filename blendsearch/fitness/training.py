@@ -1,0 +1,85 @@
+"""Training: of a base network from scratch, and of a cut one for a short while."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blendsearch.fitness.data import Splits, batches
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """SGD with Nesterov momentum and one cosine from `rate` to zero over `epochs` (fractions allowed).
+
+    Attributes
+    ----------
+    images: training images per epoch, all of them where None.
+    """
+
+    epochs: float
+    rate: float
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    images: int | None = None
+
+
+def train(
+    module: nn.Module,
+    splits: Splits,
+    schedule: Schedule,
+    device: torch.device,
+    rng: np.random.Generator,
+    progress: Callable[[float, float], None] | None = None,
+) -> None:
+    """Train `module` in place on the training split, augmented as the splits say.
+
+    All randomness (order, augmentation, dropout) comes from `rng`; the caller's global torch state is left alone.
+    `progress` is told, after each epoch, the share done in (0, 1] and the mean training loss.
+    """
+    split = splits.train
+    per_epoch = min(len(split), schedule.images or len(split))
+    steps_per_epoch = max(1, per_epoch // schedule.batch_size)
+    steps = max(1, round(schedule.epochs * steps_per_epoch))
+    decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=schedule.rate,
+        momentum=schedule.momentum,
+        nesterov=schedule.momentum > 0,
+    )
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), torch.enable_grad():
+        torch.manual_seed(int(rng.integers(2**63)))  # dropout draws from torch's own stream
+        module.train()
+        step = 0
+        while step < steps:
+            total, seen = 0.0, 0
+            for images, labels in batches(
+                split,
+                batch_size=schedule.batch_size,
+                mean=splits.mean,
+                std=splits.std,
+                device=device,
+                rng=rng,
+                augment=splits.augment,
+                limit=per_epoch,
+                drop_last=per_epoch >= schedule.batch_size,
+            ):
+                optimizer.zero_grad(set_to_none=True)
+                loss = F.cross_entropy(module(images), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                cosine.step()
+                total, seen, step = total + float(loss.detach()), seen + 1, step + 1
+                if step == steps:
+                    break
+            if progress is not None:
+                progress(step / steps, total / max(1, seen))
+        module.eval()
