@@ -124,15 +124,15 @@ def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], bool]:
     return fits
 
 
-def _filled(
-    oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]
-) -> Counts:
+def _filled(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]) -> Counts:
     """`counts` widened step by step while the budget lasts, the group furthest below `ideal` first."""
     counts = counts.copy()
     limits = {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
     groups = np.arange(len(counts))
     while True:
-        if any(limit - int(oracle.cost(name, counts)) <= REACHED * oracle.dense[name] for name, limit in limits.items()):
+        if any(
+            limit - int(oracle.cost(name, counts)) <= REACHED * oracle.dense[name] for name, limit in limits.items()
+        ):
             return counts
         wider = np.repeat(counts[None], len(counts), axis=0)
         wider[groups, groups] = allowed.next(counts)

@@ -30,9 +30,7 @@ class Recipe:
 Recovery = Callable[[nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
 
 
-def raw(
-    module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
-) -> None:
+def raw(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
     """Leave the network as the cut made it."""
 
 
@@ -67,9 +65,7 @@ def recalibrated(
         module.eval()
 
 
-def tuned(
-    module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
-) -> None:
+def tuned(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
     """Recalibrate, then fine-tune for a short while."""
     recalibrated(module, splits, recipe, device, rng)
     train(module, splits, recipe.tuning, device, rng)
