@@ -1,0 +1,90 @@
+"""Random changes of training images that leave their class as it is, named and chosen in the configuration.
+
+An augmentation is one decorated function from a batch to a batch of the same shape, type and device. Whatever is random
+is drawn from the NumPy generator it is handed, so the same generator state gives the same images on every device.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blendsearch.errors import ConfigError
+
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+
+AUGMENTATIONS: dict[str, Augmentation] = {}
+
+
+def augmentation(name: str) -> Callable[[Augmentation], Augmentation]:
+    """Register a function (images of shape (N, C, H, W), uint8 or float; generator) -> new images of that shape."""
+
+    def register(function: Augmentation) -> Augmentation:
+        AUGMENTATIONS[name] = function
+        return function
+
+    return register
+
+
+def resolve(names: Sequence[str]) -> tuple[Augmentation, ...]:
+    """The augmentations of these names, in this order. Raises ConfigError for a name that is not registered."""
+    for name in names:
+        if name not in AUGMENTATIONS:
+            close = difflib.get_close_matches(name, AUGMENTATIONS, n=1)
+            raise ConfigError(
+                f"augmentation {name!r} is unknown; expected one of {', '.join(sorted(AUGMENTATIONS))}"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+    return tuple(AUGMENTATIONS[name] for name in names)
+
+
+@augmentation("flip")
+def flip(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half. Not for digits or letters."""
+    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+@augmentation("crop")
+def crop(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pad by an eighth of the size with zeros (4 pixels at 32x32, as He et al. 2015) and cut a random window."""
+    top, left = (max(1, round(side / 8)) for side in images.shape[2:])
+    return window(functional.pad(images, (left, left, top, top)), images.shape[2:], rng)
+
+
+@augmentation("crop-reflect")
+def crop_reflect(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Like `crop`, but the border mirrors the image instead of being black."""
+    top, left = (min(side - 1, max(1, round(side / 8))) for side in images.shape[2:])
+    return window(pad_by_index(images, top, left, "reflect"), images.shape[2:], rng)
+
+
+@augmentation("shift")
+def shift(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Move each image by at most one pixel each way, repeating its border; for small grey images such as digits."""
+    return window(pad_by_index(images, 1, 1, "edge"), images.shape[2:], rng)
+
+
+def window(padded: Tensor, size: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """Cut one window of (height, width) `size` out of each image, at a place of its own, all places equally likely."""
+    height, width = size
+    # unfold is a view of every window; indexing it copies only the chosen ones.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    count, _, rows, columns = windows.shape[:4]
+    top = torch.from_numpy(rng.integers(rows, size=count)).to(padded.device)
+    left = torch.from_numpy(rng.integers(columns, size=count)).to(padded.device)
+    return windows[torch.arange(count, device=padded.device), :, top, left].contiguous()
+
+
+def pad_by_index(images: Tensor, top: int, left: int, mode: str) -> Tensor:
+    """Pad both sides of height by `top` and of width by `left`; torch's own reflect and edge padding refuse uint8."""
+    rows, columns = (
+        torch.from_numpy(np.pad(np.arange(side), margin, mode=mode)).to(images.device)  # type: ignore[call-overload]
+        for side, margin in zip(images.shape[2:], (top, left), strict=True)
+    )
+    return images[:, :, rows][:, :, :, columns]

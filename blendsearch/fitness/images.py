@@ -1,0 +1,136 @@
+"""Where images come from: memory, a folder, or a view of either."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from blendsearch.errors import DataError
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+Indices = NDArray[np.int64]
+
+DECODERS = min(8, os.cpu_count() or 1)
+
+
+class Split(Protocol):
+    """Images of one split, addressed by position 0..N-1."""
+
+    @property
+    def labels(self) -> Labels:
+        """Class of every image, shape (N,)."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Indices) -> Pixels:
+        """A fresh array (n, height, width, channels), in the order of `indices`."""
+
+
+class ArraySplit:
+    """Images held in memory: (N, height, width, channels) with labels (N,)."""
+
+    def __init__(self, images: Pixels, labels: Labels) -> None:
+        self._images = images
+        self.labels = labels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, height, width, channels = self._images.shape
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Indices) -> Pixels:
+        return np.take(self._images, indices, axis=0)
+
+
+class FolderSplit:
+    """Image files, decoded to RGB when asked for and then forgotten.
+
+    With `image_size`, the shorter side is resized to 256/224 of it and the centre square is cut out; without, all
+    files must have the size of the first. Decoding raises DataError with the name of a file that cannot be read.
+    """
+
+    def __init__(self, files: Sequence[Path], labels: Labels, image_size: int | None) -> None:
+        self.files = files
+        self.labels = labels
+        self._size = image_size
+        self._shape = (image_size, image_size, 3) if image_size else decode(files[0], None).shape
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = self._shape
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def images(self, indices: Indices) -> Pixels:
+        images = np.empty((len(indices), *self._shape), dtype=np.uint8)
+
+        def fill(row: int) -> None:
+            file = self.files[indices[row]]
+            pixels = decode(file, self._size)
+            if pixels.shape != self._shape:
+                raise DataError(
+                    f"{file}: the image is {pixels.shape[1]}x{pixels.shape[0]}, expected {self._shape[1]}x"
+                    f"{self._shape[0]} like the first of its split; set data.image_size to resize all images"
+                )
+            images[row] = pixels
+
+        # A pool per call: its threads cost microseconds beside the decoding, and the split stays plain, picklable data.
+        with ThreadPoolExecutor(min(DECODERS, max(len(indices), 1))) as pool:
+            for _ in pool.map(fill, range(len(indices))):
+                pass
+        return images
+
+
+class Subset:
+    """A view of some images of a split; a view of a view addresses the images directly."""
+
+    def __init__(self, split: Split, indices: Indices) -> None:
+        self.split: Split = split.split if isinstance(split, Subset) else split
+        self.indices: Indices = split.indices[indices] if isinstance(split, Subset) else indices
+        self.labels: Labels = split.labels[indices]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.split.shape
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, indices: Indices) -> Pixels:
+        return self.split.images(self.indices[indices])
+
+
+def decode(file: Path, image_size: int | None) -> Pixels:
+    """The image as (height, width, 3); grey and palette images become RGB. Raises DataError."""
+    try:
+        with Image.open(file) as image:
+            rgb = image.convert("RGB")
+    # Pillow reports broken files by these four, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error
+    if image_size is not None:
+        scale = round(image_size * 256 / 224) / min(rgb.size)
+        # The longer side may round below the crop only for a size of 1; max keeps the crop inside.
+        width, height = (max(image_size, round(side * scale)) for side in rgb.size)
+        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - image_size) // 2, (height - image_size) // 2
+        rgb = rgb.crop((left, top, left + image_size, top + image_size))
+    return np.asarray(rgb, dtype=np.uint8)
