@@ -29,7 +29,8 @@ class Widths:
     def rounded(self, wanted: NDArray[np.float64]) -> Counts:
         """The nearest allowed counts, halves up: (..., groups) -> (..., groups)."""
         steps = np.floor(wanted / self.step + 0.5).astype(np.int64) * self.step
-        return np.where(wanted > self.sizes - self.step / 2, self.sizes, np.clip(steps, self.low, self.sizes))
+        within = np.clip(steps, self.low, self.sizes)
+        return np.asarray(np.where(wanted > self.sizes - self.step / 2, self.sizes, within))
 
     def next(self, counts: Counts) -> Counts:
         """Each group one step wider, at most its dense width."""
@@ -112,7 +113,7 @@ def shares_for(counts: Counts, sizes: Counts) -> NDArray[np.float64]:
     """The shares that make `allocate` keep `counts` where it meets the same budget, clipped to [-1, 1]; (groups,)."""
     kept = np.clip(counts / sizes, 0.25 / sizes, 1 - 0.25 / sizes)
     odds = np.log(kept / (1 - kept))
-    return np.clip((odds - np.median(odds)) / SHARE_SCALE, -1, 1)
+    return np.asarray(np.clip((odds - np.median(odds)) / SHARE_SCALE, -1, 1))
 
 
 def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], bool]:

@@ -26,7 +26,7 @@ def rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
     ranks /= np.where(length > 0, length, 1)
-    rho = np.clip(ranks @ ranks.T, -1.0, 1.0)
+    rho: NDArray[np.float64] = np.clip(ranks @ ranks.T, -1.0, 1.0)
     np.fill_diagonal(rho, 1.0)
     return rho
 
@@ -50,7 +50,7 @@ def cluster_groups(
     table: ScoreTable, method: Method, clusters: int | Literal["silhouette"], seed: int
 ) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """For each group, its clusters as tuples of row numbers of the score table; left-out criteria are in none."""
-    found = []
+    found: list[tuple[tuple[int, ...], ...]] = []
     for group in range(len(table.groups)):
         rows = table.usable(group)
         if not len(rows):

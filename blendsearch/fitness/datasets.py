@@ -95,7 +95,7 @@ def load_raw(spec: DataSpec) -> RawData:
 @dataset("digits")
 def digits(spec: DataSpec) -> RawData:
     """scikit-learn's 1,797 grey 8x8 digits; half of them train, half test, the same halves in every run."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     found = load_digits()
     images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
@@ -127,7 +127,7 @@ def fashion_mnist(spec: DataSpec) -> RawData:
 
 
 def _torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
-    from torchvision import datasets as torchvision_datasets  # type: ignore[import-untyped]
+    from torchvision import datasets as torchvision_datasets
 
     root = Path(spec.root or DEFAULT_ROOT).expanduser()
 

@@ -37,7 +37,10 @@ def raw(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device,
 def recalibrated(
     module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
 ) -> None:
-    """Re-estimate every batch-norm's mean and variance on training images."""
+    """Re-estimate every batch-norm's mean and variance on training images, the same ones for every cut.
+
+    The training split stands in random order: its first images are a fair sample.
+    """
     norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
@@ -55,7 +58,6 @@ def recalibrated(
                 mean=splits.mean,
                 std=splits.std,
                 device=device,
-                rng=rng,
                 limit=recipe.recalibration_images,
             ):
                 module(images)

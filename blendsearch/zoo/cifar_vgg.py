@@ -6,7 +6,7 @@ LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512
 
 
 def cifar_vgg16_bn(classes: int = 10) -> nn.Module:
-    """VGG-16 with batch normalisation as pruning papers use it on CIFAR: 13 convolutions, global pooling, one linear."""
+    """VGG-16 with batch normalisation as pruning papers use it on CIFAR: 13 convolutions, pooling, one linear."""
     return CifarVGG(classes)
 
 
