@@ -28,13 +28,13 @@ class Widths:
 
     def rounded(self, wanted: NDArray[np.float64]) -> Counts:
         """The nearest allowed counts, halves up: (..., groups) -> (..., groups)."""
-        steps = np.floor(wanted / self.step + 0.5).astype(np.int64) * self.step
+        steps: Counts = np.floor(wanted / self.step + 0.5).astype(np.int64) * self.step
         within = np.clip(steps, self.low, self.sizes)
         return np.asarray(np.where(wanted > self.sizes - self.step / 2, self.sizes, within))
 
     def next(self, counts: Counts) -> Counts:
         """Each group one step wider, at most its dense width."""
-        return np.minimum((counts // self.step + 1) * self.step, self.sizes)
+        return np.asarray(np.minimum((counts // self.step + 1) * self.step, self.sizes))
 
 
 def widths(sizes: Counts, min_channels: int, min_keep: float, round_to: int) -> Widths:

@@ -27,6 +27,7 @@ class Request(NamedTuple):
     channels: int
     fidelity: str
     seed: int
+    split: Literal["val", "test"] = "val"
 
     def kept(self) -> Cut:
         bits = np.unpackbits(np.frombuffer(self.cut, dtype=np.uint8), count=self.channels)
@@ -34,7 +35,7 @@ class Request(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on validation images.
+    """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on the split asked for.
 
     `failure` says in one line why there are no numbers; it is empty where there are.
     """
@@ -46,12 +47,12 @@ class Outcome(NamedTuple):
     failure: str = ""
 
 
-def request(cut: Cut, fidelity: str, run_seed: int) -> Request:
+def request(cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test"] = "val") -> Request:
     """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when."""
     digest = cut_digest(cut)
     material = f"{run_seed}:{digest}:{fidelity}".encode()
     seed = int.from_bytes(hashlib.sha256(material).digest()[:7], "little")
-    return Request(digest, np.packbits(cut).tobytes(), len(cut), fidelity, seed)
+    return Request(digest, np.packbits(cut).tobytes(), len(cut), fidelity, seed, split)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +67,12 @@ class Evaluator:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def evaluate(self, asked: Request) -> Outcome:
-        """Judge one cut on the validation images. Numbers that are not finite are a failure, not an outcome."""
+        """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
         start = time.perf_counter()
-        loss, error = self.measure(self.network(asked), "val")
+        loss, error = self.measure(self.network(asked), asked.split)
         seconds = time.perf_counter() - start
         if not np.isfinite([loss, error]).all():
-            return Outcome(asked.digest, np.nan, np.nan, seconds, f"validation loss is {loss}")
+            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {loss}")
         return Outcome(asked.digest, loss, error, seconds)
 
     def network(self, asked: Request) -> nn.Module:

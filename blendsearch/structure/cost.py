@@ -54,6 +54,11 @@ class CostOracle:
         """Cost `name` as a share of the dense network's: (..., groups) -> (...), in (0, 1]."""
         return np.asarray(self.cost(name, counts) / self.dense[name])
 
+    def per_channel(self, name: str, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What of cost `name` goes with one channel of each group, all others whole: (groups,) -> (groups,)."""
+        one_less = sizes[None, :] - np.eye(len(sizes), dtype=np.int64)
+        return np.asarray(self.dense[name] - self.cost(name, one_less), dtype=np.float64)
+
 
 def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
     """Read the cost oracle of `model` off its tensors and one forward pass of `example`, shape (1, ...)."""

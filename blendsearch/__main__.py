@@ -1,0 +1,5 @@
+"""``python -m blendsearch``."""
+
+from blendsearch.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""What every engine is, and how one is chosen."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from blendsearch.errors import EngineError
+from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
+from blendsearch.runs.config import EngineConfig
+
+
+class Engine(Protocol):
+    """Takes requests, gives back outcomes in any order, each submitted request once."""
+
+    workers: int
+
+    def submit(self, asked: Request) -> None:
+        """Queue one request."""
+
+    def completed(self) -> Iterator[Outcome]:
+        """The outcomes of all submitted requests as they come; ends when none is outstanding.
+
+        A request that cannot be evaluated comes back as an outcome with its `failure`, never as an exception.
+        """
+
+    def close(self) -> None:
+        """Let go of workers. Outstanding requests are dropped."""
+
+
+def start_engine(config: EngineConfig, evaluator: Evaluator) -> Engine:
+    """The engine that `config` names. Raises EngineError when it cannot be started."""
+    if config.ray == "off":
+        from blendsearch.engine.local import LocalEngine
+
+        return LocalEngine(evaluator, config.retries)
+    if config.ray.startswith("ray://"):
+        raise EngineError(
+            f"{config.ray!r} is a Ray Client address, which is not supported: use local, auto, or the head's HOST:PORT"
+        )
+    from blendsearch.engine.on_ray import RayEngine
+
+    return RayEngine(config, evaluator)

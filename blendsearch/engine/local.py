@@ -1,0 +1,44 @@
+"""Evaluations one after another in this process: the whole product on a laptop, and the measure for other engines."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
+
+
+class LocalEngine:
+    """Evaluates when its outcomes are asked for."""
+
+    workers = 1
+
+    def __init__(self, evaluator: Evaluator, retries: int = 0) -> None:
+        self._evaluator = evaluator
+        self._retries = retries
+        self._queue: deque[Request] = deque()
+
+    def submit(self, asked: Request) -> None:
+        self._queue.append(asked)
+
+    def completed(self) -> Iterator[Outcome]:
+        while self._queue:
+            yield self._evaluate(self._queue.popleft())
+
+    def close(self) -> None:
+        self._queue.clear()
+
+    def _evaluate(self, asked: Request) -> Outcome:
+        for attempt in range(self._retries + 1):
+            try:
+                return self._evaluator.evaluate(asked)
+            except Exception as error:  # one candidate must not end the search, whatever it does
+                if attempt == self._retries:
+                    return failed(asked, error)
+        raise AssertionError("unreachable: the last attempt returns")
+
+
+def failed(asked: Request, error: BaseException) -> Outcome:
+    """The outcome of a request that raised."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Outcome(asked.digest, np.nan, np.nan, 0.0, reason[:500])

@@ -1,0 +1,106 @@
+"""What a search says while it runs: a live line on a terminal, plain lines in a pipe, JSON lines on request."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class JsonLines:
+    """One JSON object per event."""
+
+    def __init__(self, stream: TextIO = sys.stdout) -> None:
+        self._stream = stream
+
+    def __call__(self, kind: str, facts: Mapping[str, Any]) -> None:
+        print(json.dumps({"event": kind, **facts}), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Lines:
+    """One plain line per generation and per milestone, for a pipe or a log; and a live bar when on a terminal."""
+
+    def __init__(self, console: Console, evaluations: int) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        self._done = 0
+        self._best: float | None = None
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[best]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("searching", total=evaluations, best="", visible=False)
+            self._bar.start()
+
+    def __call__(self, kind: str, facts: Mapping[str, Any]) -> None:
+        handler = getattr(self, f"_on_{kind}", None)
+        if handler is not None:
+            handler(facts)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _on_traced(self, facts: Mapping[str, Any]) -> None:
+        least = ", ".join(f"{ratio:.1%} of {name}" for name, ratio in facts["reachable"].items())
+        frozen = f", {facts['frozen']} frozen" if facts["frozen"] else ""
+        self._say(f"{facts['groups']} groups can be cut{frozen}; reachable: down to {least}")
+
+    def _on_training(self, facts: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"training the base network, loss {facts['loss']:.3f}", visible=True)
+        if facts["done"] == 1:
+            self._say(f"base network trained, last loss {facts['loss']:.3f}")
+
+    def _on_scored(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"{len(facts['criteria'])} criteria scored")
+        left_out = [item for item in facts["left_out"] if item["reason"] != "does not apply"]
+        for item in left_out[:5]:
+            self._say(f"  left out: {item['criterion']} in {item['group']}: {item['reason']}")
+        if len(left_out) > 5:
+            self._say(f"  and {len(left_out) - 5} more")
+
+    def _on_run(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"run {facts['run']} in {facts['path']}")
+
+    def _on_dense(self, facts: Mapping[str, Any]) -> None:
+        if facts["error"] is not None:
+            self._say(f"dense network: validation accuracy {1 - facts['error']:.2%}, loss {facts['loss']:.4f}")
+
+    def _on_evaluated(self, facts: Mapping[str, Any]) -> None:
+        self._done = facts["id"] if self._bar is None else self._done + 1
+        if facts["loss"] is not None and (self._best is None or facts["loss"] < self._best):
+            self._best = facts["loss"]
+        if self._bar is not None:
+            best = "" if self._best is None else f"best loss {self._best:.4f}"
+            self._bar.update(self._task, description="searching", completed=facts["id"], best=best, visible=True)
+
+    def _on_generation(self, facts: Mapping[str, Any]) -> None:
+        best = "none" if facts["best_loss"] is None else f"{facts['best_loss']:.4f}"
+        self._say(
+            f"generation {facts['generation']:>3}  {facts['evaluations']:>5} evaluations  best loss {best}  "
+            f"front {facts['front']:>3}  hypervolume {facts['hypervolume']:.4f}  {time.monotonic() - self._started:.0f} s"
+        )
+
+    def _on_tested(self, facts: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description="testing", completed=facts["done"], total=facts["of"])
+
+    def _on_warning(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"warning: {facts['text']}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Evolution, its seeds, and the loop that asks, evaluates and tells."""

@@ -1,0 +1,61 @@
+"""Which evaluations no other beats, which of them to pick, and how good a front is as one number."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.runs.store import Evaluation
+
+REFERENCE = (np.log(10.0), 1.0)
+"""Worst corner for the hypervolume over (loss, MACs ratio): the loss of guessing among ten classes, the dense cost."""
+
+
+def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows of (n, m) minimised objectives no other row beats in every objective, or equals in all and precedes."""
+    if not len(objectives):
+        return np.zeros(0, dtype=np.bool_)
+    from moocore import is_nondominated
+
+    return np.asarray(is_nondominated(objectives, maximise=False, keep_weakly=False), dtype=np.bool_)
+
+
+def front(rows: Sequence[Evaluation], spans: bool) -> list[Evaluation]:
+    """The rows on the front, cheapest first: over loss and MACs where budgets span a range, else over loss and error."""
+    judged = [row for row in rows if row.loss is not None and row.error is not None]
+    table = np.array([[row.loss, row.macs if spans else row.error] for row in judged], dtype=np.float64).reshape(-1, 2)
+    chosen = [row for row, on in zip(judged, non_dominated(table), strict=True) if on]
+    return sorted(chosen, key=lambda row: (row.macs, row.loss, row.id) if spans else (row.loss, row.macs, row.id))
+
+
+def best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """At each seeded budget the best single criterion and the best equal blend, by validation loss."""
+    best: dict[tuple[str, str], Evaluation] = {}
+    for row in rows:
+        if row.origin == "evolved" or row.loss is None:
+            continue
+        for name in row.origin.split(" = "):
+            rule, _, place = name.partition(" at ")
+            key = (place, "equal" if rule.startswith("equal blend") else "single")
+            if key not in best or row.loss < (best[key].loss or 0.0):
+                best[key] = row
+    unique = {row.id: row for row in best.values()}
+    return sorted(unique.values(), key=lambda row: (row.macs, row.id))
+
+
+def knee(rows: Sequence[Evaluation]) -> Evaluation:
+    """The row of a front farthest below the line between its two ends, loss and MACs each scaled to [0, 1]."""
+    points = np.array([[row.macs, row.loss] for row in rows], dtype=np.float64)
+    span = np.ptp(points, axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1)
+    return rows[int(np.argmin(scaled.sum(axis=1)))]
+
+
+def hypervolume(rows: Sequence[Evaluation], dense_macs: int) -> float:
+    """The area that the rows dominate over (loss, MACs ratio), up to a fixed reference."""
+    from moocore import hypervolume as volume
+
+    points = np.array([[row.loss, row.macs / dense_macs] for row in rows if row.loss is not None], dtype=np.float64)
+    if not len(points):
+        return 0.0
+    return float(volume(points, ref=np.array(REFERENCE)))

@@ -1,0 +1,207 @@
+"""All that a search stands on, made from a config, or made again from a run directory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from blendsearch.blend.allocation import check_reachable, reachable, widths
+from blendsearch.blend.clustering import cluster_groups
+from blendsearch.blend.decode import Decoder
+from blendsearch.blend.genome import space_of
+from blendsearch.criteria.registry import pool
+from blendsearch.criteria.score import score_table
+from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.errors import ModelError, RunError
+from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
+from blendsearch.fitness.device import resolve_device
+from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.fitness.recovery import Recipe
+from blendsearch.fitness.training import Schedule, train
+from blendsearch.runs.config import Config, ScheduleConfig
+from blendsearch.runs.directory import Run, create_run
+from blendsearch.runs.provenance import arrays_digest, provenance
+from blendsearch.structure.trace import Structure, trace
+from blendsearch.zoo.factory import build_model
+from blendsearch.zoo.weights import load_weights
+
+Report = Callable[[str, Mapping[str, Any]], None]
+"""Hears what happens: the kind of event, and its facts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A network, its structure and scores, the data, and what decodes and judges candidates."""
+
+    config: Config
+    structure: Structure
+    table: ScoreTable
+    decoder: Decoder
+    evaluator: Evaluator
+
+    @property
+    def model(self) -> nn.Module:
+        return self.evaluator.model
+
+    @property
+    def splits(self) -> Splits:
+        return self.evaluator.splits
+
+
+def prepare(config: Config, report: Report) -> Setting:
+    """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit."""
+    chosen = pool(config.criteria.pool)
+    device = resolve_device(config.fitness.device)
+    _use_threads(config)
+    splits = load_splits(DataSpec(**config.data.model_dump()), config.seed)
+    model = _network(config)
+    structure = trace(model, _input_shape(splits))
+    check_labels(splits, _outputs(model, splits))
+    # before anything that takes time: a budget that cannot be met ends here
+    allowed = widths(structure.maps.sizes, config.budget.min_channels, config.budget.min_keep, config.budget.round_to)
+    least = reachable(structure.oracle, allowed)
+    report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
+    check_reachable(structure.oracle, allowed, {name: low for name, (low, _) in config.budget.spans().items()})
+    model.to(device)
+    if config.model.weights is None and config.model.train is not None:
+        _train_base(model, splits, config.model.train, device, config.seed, report)
+    rng = np.random.default_rng([config.seed, 1])
+    images = config.criteria.images
+
+    def calibration() -> Any:
+        return batches(
+            splits.train,
+            batch_size=min(images, 64),
+            mean=splits.mean,
+            std=splits.std,
+            device=device,
+            rng=rng,
+            augment=config.criteria.augment,
+            limit=images,
+        )
+
+    table = score_table(model, structure, chosen, calibration, rng.spawn(1)[0])
+    report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
+    clusters = cluster_groups(table, config.criteria.clustering, config.criteria.clusters, config.seed)
+    return _setting(config, structure, table, clusters, model, splits, device)
+
+
+def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run:
+    """Make the run directory of a prepared search."""
+    weights = dense_arrays(setting.model)
+    origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    scores = {f"group.{number}": values for number, values in enumerate(setting.table.scores)}
+    structure = {
+        "groups": [{"name": group.name, "channels": group.channels} for group in setting.structure.maps.groups],
+        "frozen": [asdict(item) for item in setting.structure.frozen],
+        "dense": dict(setting.structure.oracle.dense),
+        "criteria": list(setting.table.criteria),
+        "left_out": [asdict(item) for item in setting.table.left_out],
+        "clusters": [[list(members) for members in clusters] for clusters in setting.decoder.space.clusters],
+        "splits": setting.splits.note,
+    }
+    return create_run(folder, name, setting.config, origin, structure, {"dense": weights, "scores": scores})
+
+
+def restore(run: Run) -> Setting:
+    """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
+
+    Raises RunError when data or structure are not what the run was made with.
+    """
+    config = run.config
+    device = resolve_device(config.fitness.device)
+    _use_threads(config)
+    splits = load_splits(DataSpec(**config.data.model_dump()), config.seed)
+    if splits.digest() != run.provenance["data_sha256"]:
+        raise RunError(
+            f"run {run.name!r} was made with other data than {config.data.dataset!r} now holds: restore that data"
+        )
+    weights = run.arrays("dense")
+    if arrays_digest(weights) != run.provenance["weights_sha256"]:
+        raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
+    model = build_model(config.model.factory, config.model.arguments)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+    structure = trace(model, _input_shape(splits))
+    groups = [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
+    if groups != run.structure["groups"]:
+        raise RunError(
+            f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
+            "torch or Torch-Pruning; install the versions in its run.json"
+        )
+    stored = run.arrays("scores")
+    scores = tuple(stored[f"group.{number}"] for number in range(len(groups)))
+    left_out = tuple(LeftOut(**item) for item in run.structure["left_out"])
+    table = ScoreTable(tuple(run.structure["criteria"]), tuple(item["name"] for item in groups), scores, left_out)
+    clusters = tuple(tuple(tuple(members) for members in clusters) for clusters in run.structure["clusters"])
+    return _setting(config, structure, table, clusters, model.to(device), splits, device)
+
+
+def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """The state of `model` as arrays."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def _setting(
+    config: Config,
+    structure: Structure,
+    table: ScoreTable,
+    clusters: tuple[tuple[tuple[int, ...], ...], ...],
+    model: nn.Module,
+    splits: Splits,
+    device: torch.device,
+) -> Setting:
+    budget = config.budget
+    allowed = widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
+    decoder = Decoder(space_of(table, clusters), table, structure.oracle, allowed, budget.spans())
+    fitness = config.fitness
+    recipe = Recipe(fitness.recalibration_images, fitness.batch_size, _schedule(fitness.tuning))
+    model.eval()
+    evaluator = Evaluator(model, structure.maps, splits, recipe, device, fitness.precision)
+    return Setting(config, structure, table, decoder, evaluator)
+
+
+def _network(config: Config) -> nn.Module:
+    """The dense network on the CPU, with its weights when a file holds them."""
+    torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
+    model = build_model(config.model.factory, config.model.arguments)
+    if config.model.weights is not None:
+        load_weights(model, Path(config.model.weights))
+    return model
+
+
+def _train_base(
+    model: nn.Module, splits: Splits, schedule: ScheduleConfig, device: torch.device, seed: int, report: Report
+) -> None:
+    def progress(done: float, loss: float) -> None:
+        report("training", {"done": done, "loss": loss})
+
+    train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress)
+
+
+def _outputs(model: nn.Module, splits: Splits) -> int:
+    """How many classes the network tells apart."""
+    with torch.inference_mode():
+        output = model.eval()(torch.zeros(2, *_input_shape(splits)))
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        what = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(f"the model's output is {what}, expected logits of shape (images, classes)")
+    return int(output.shape[1])
+
+
+def _input_shape(splits: Splits) -> tuple[int, int, int]:
+    height, width, channels = splits.train.shape
+    return channels, height, width
+
+
+def _schedule(config: ScheduleConfig) -> Schedule:
+    return Schedule(**config.model_dump())
+
+
+def _use_threads(config: Config) -> None:
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)

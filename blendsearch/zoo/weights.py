@@ -1,0 +1,69 @@
+"""Weights from a file into a network, without running anything the file says."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from blendsearch.errors import ModelError
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill `model` with the state dict in `path`: safetensors, or a ``.pt``/``.pth`` that holds nothing but tensors.
+
+    A ``module.`` in front of every name (as DataParallel leaves it) and an outer ``state_dict`` are seen through.
+    Raises ModelError when the file is missing, damaged, not finite, or belongs to another architecture.
+    """
+    if not path.is_file():
+        raise ModelError(f"weights {path} are not there: check model.weights, or set model.train to train from scratch")
+    state = _read(path)
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    expected = model.state_dict()
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = sorted(expected.keys() - state.keys() - optional)
+    surplus = sorted(state.keys() - expected.keys())
+    if missing or surplus:
+        clauses = [_some("lacks", missing), _some("has besides", surplus)]
+        raise ModelError(
+            f"weights {path} belong to another architecture than {type(model).__name__}: the file "
+            f"{' and '.join(clause for clause in clauses if clause)}; check model.factory and model.arguments"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"weights {path} belong to another architecture than {type(model).__name__}: {name} has shape "
+                f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; check model.arguments"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"weights {path} hold NaN or infinity in {name}: take a checkpoint from before that")
+    model.load_state_dict(state, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ModelError(f"weights {path} are not a whole safetensors file: {error}") from error
+    except Exception as error:  # torch.load raises a dozen types for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"weights {path} cannot be read as tensors alone: {reason[:200]}; save a state dict, best as safetensors"
+        ) from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise ModelError(f"weights {path} hold a {type(found).__name__}, expected a state dict of tensors")
+    return found
+
+
+def _some(verb: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{verb} {', '.join(names[:3])}{more}"
