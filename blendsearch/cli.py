@@ -44,19 +44,23 @@ def main(words: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="blendsearch",
-        description="Search for really smaller CNNs: blended pruning criteria and per-layer widths under an exact budget.",
+        description="Search for really smaller CNNs: blended pruning criteria and per-layer widths, under an exact budget.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, function: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help, description=help)
         added.set_defaults(verb=function)
-        added.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+        added.add_argument(
+            "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)"
+        )
         return added
 
     search = verb("search", _search, "search for smaller networks; without CONFIG, the built-in digits example")
     search.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
-    search.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config")
+    search.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
+    )
     search.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address (default: engine.ray)")
     search.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")

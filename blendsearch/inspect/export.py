@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import ModelError, RunError
@@ -57,7 +56,7 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
         save_file(_contiguous(module), folder / WEIGHTS)
         write_atomically(folder / DESCRIPTION, json.dumps(_description(run, setting, row, cut), indent=1))
         loaded = load(folder, factory=lambda **given: build_model(run.config.model.factory, given))
-        loss, error = setting.evaluator.measure(loaded.to(setting.evaluator.device), "val")
+        loss, wrong = setting.evaluator.measure(loaded.to(setting.evaluator.device), "val")
         if abs(loss - (row.loss or 0.0)) > 1e-3 * max(1.0, loss):
             raise RunError(
                 f"network {row.id} gives validation loss {loss:.4f} after export, {row.loss:.4f} in the search: "
@@ -70,7 +69,7 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
         _remove(folder, made)
         raise
     dense = setting.structure.oracle.dense
-    return Exported(folder, row.id, row.macs, row.params, row.macs / dense["macs"], loss, 1 - error)
+    return Exported(folder, row.id, row.macs, row.params, row.macs / dense["macs"], loss, 1 - wrong)
 
 
 def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
@@ -88,13 +87,17 @@ def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) ->
         facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
-        raise ModelError(f"{error.filename or folder} is not there: expected a folder that blendsearch exported") from error
+        raise ModelError(
+            f"{error.filename or folder} is not there: expected a folder that blendsearch exported"
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"the network in {folder} is damaged: {error}") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
         raise ModelError(f"{folder / DESCRIPTION} does not describe a network that blendsearch exported")
     if facts["format"] > FORMAT:
-        raise ModelError(f"the network in {folder} was written by a newer blendsearch (format {facts['format']}): update")
+        raise ModelError(
+            f"the network in {folder} was written by a newer blendsearch (format {facts['format']}): update"
+        )
     arguments = dict(facts["arguments"])
     arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
     dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
@@ -103,7 +106,9 @@ def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) ->
     def stored(tensor: Tensor) -> Tensor:
         name = names[id(tensor)]
         if name not in tensors or tensors[name].ndim != tensor.ndim or tensors[name].dtype != tensor.dtype:
-            raise ModelError(f"the network in {folder} does not fit {facts['factory']!r}: {name} is missing or another kind")
+            raise ModelError(
+                f"the network in {folder} does not fit {facts['factory']!r}: {name} is missing or another kind"
+            )
         return tensors[name]
 
     surplus = tensors.keys() - set(names.values())

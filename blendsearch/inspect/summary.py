@@ -13,9 +13,9 @@ from blendsearch.search.loop import DENSE
 def summary(run: Run) -> dict[str, Any]:
     """``dense``, ``baselines`` and ``front`` as lists of one object per network, equal for equal searches.
 
-    Each has `id`, `cut` (digest), `origin`, `macs_ratio`, `params_ratio`, `val_loss`, `val_accuracy`, `test_accuracy` and
-    `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished. Baselines are, at
-    each seeded budget, the best single criterion and the best equal blend.
+    Each has `id`, `cut` (digest), `origin`, `macs_ratio`, `params_ratio`, `val_loss`, `val_accuracy`, `test_accuracy`
+    and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished. Baselines are,
+    at each seeded budget, the best single criterion and the best equal blend.
     """
     rows, tests = _read(run)
     valid = [row for row in rows if not row.failure and row.origin != DENSE]

@@ -9,10 +9,10 @@ from blendsearch.blend.genome import Genome
 def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
     """Every single criterion and the equal blend, each in the uniform and in a global allocation, by name.
 
-    A global allocation ranks all channels of the network by one criterion's raw score divided by the multiply-accumulates
-    that go with the channel; raw, because only so do scores of different groups compare. The equal blend, which has no
-    raw score, takes the mean of the criteria's global shares. Where budgets span a range, all stand at `anchors` evenly
-    spaced targets, the largest first.
+    A global allocation ranks all channels of the network by one criterion's raw score divided by the
+    multiply-accumulates that go with the channel; raw, because only so do scores of different groups compare. The equal
+    blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, all stand
+    at `anchors` evenly spaced targets, the largest first.
     """
     per_channel = decoder.oracle.per_channel("macs", decoder.allowed.sizes)
     targets = np.linspace(1, 0, anchors) if decoder.spans else np.zeros(1)

@@ -57,8 +57,8 @@ class Individual(list[float]):
 class Evolution:
     """A population and the random streams that drive it.
 
-    `decode` turns a genome into a cut. `crossover` is the probability that a pair mates, `mutation` that of each gene to
-    be redrawn. DEAP draws from Python's global random state: it is put aside while ours is used, and put back after.
+    `decode` turns a genome into a cut. `crossover` is the probability that a pair mates, `mutation` that of each gene
+    to be redrawn. DEAP draws from Python's global random state: it is put aside while ours is used, and put back after.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Evolution:
         return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
-        """Up to `count` children with cuts that are neither `known` nor asked twice; fewer where the space is used up."""
+        """Up to `count` children with cuts neither `known` nor asked twice; fewer where the space is used up."""
         asked: list[Candidate] = []
         taken = set(known)
         with self._drawing():

@@ -12,7 +12,7 @@ REFERENCE = (np.log(10.0), 1.0)
 
 
 def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows of (n, m) minimised objectives no other row beats in every objective, or equals in all and precedes."""
+    """Which rows of (n, m) minimised objectives no other row dominates; of equal rows the first."""
     if not len(objectives):
         return np.zeros(0, dtype=np.bool_)
     from moocore import is_nondominated
@@ -21,7 +21,7 @@ def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def front(rows: Sequence[Evaluation], spans: bool) -> list[Evaluation]:
-    """The rows on the front, cheapest first: over loss and MACs where budgets span a range, else over loss and error."""
+    """The rows that none dominates: over loss and MACs, cheapest first, where budgets span; else over loss and error."""
     judged = [row for row in rows if row.loss is not None and row.error is not None]
     table = np.array([[row.loss, row.macs if spans else row.error] for row in judged], dtype=np.float64).reshape(-1, 2)
     chosen = [row for row, on in zip(judged, non_dominated(table), strict=True) if on]

@@ -176,7 +176,7 @@ def _row(
 
 
 def _judged(candidate: Candidate, row: Evaluation, setting: Setting) -> Judged | None:
-    """The objectives that evolution minimises: loss and error at one budget, loss and cost where budgets span a range."""
+    """What evolution minimises: loss and error at one budget, loss and MACs where budgets span a range."""
     if row.failure or row.loss is None or row.error is None:
         return None
     second = row.macs / setting.structure.oracle.dense["macs"] if setting.decoder.spans else row.error

@@ -97,7 +97,7 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
     origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
     scores = {f"group.{number}": values for number, values in enumerate(setting.table.scores)}
     structure = {
-        "groups": [{"name": group.name, "channels": group.channels} for group in setting.structure.maps.groups],
+        "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
         "dense": dict(setting.structure.oracle.dense),
         "criteria": list(setting.table.criteria),
@@ -127,7 +127,7 @@ def restore(run: Run) -> Setting:
     model = build_model(config.model.factory, config.model.arguments)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
     structure = trace(model, _input_shape(splits))
-    groups = [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
+    groups = _listed(structure)
     if groups != run.structure["groups"]:
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
@@ -136,7 +136,7 @@ def restore(run: Run) -> Setting:
     stored = run.arrays("scores")
     scores = tuple(stored[f"group.{number}"] for number in range(len(groups)))
     left_out = tuple(LeftOut(**item) for item in run.structure["left_out"])
-    table = ScoreTable(tuple(run.structure["criteria"]), tuple(item["name"] for item in groups), scores, left_out)
+    table = ScoreTable(tuple(run.structure["criteria"]), tuple(str(item["name"]) for item in groups), scores, left_out)
     clusters = tuple(tuple(tuple(members) for members in clusters) for clusters in run.structure["clusters"])
     return _setting(config, structure, table, clusters, model.to(device), splits, device)
 
@@ -196,6 +196,10 @@ def _outputs(model: nn.Module, splits: Splits) -> int:
 def _input_shape(splits: Splits) -> tuple[int, int, int]:
     height, width, channels = splits.train.shape
     return channels, height, width
+
+
+def _listed(structure: Structure) -> list[dict[str, Any]]:
+    return [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
 
 
 def _schedule(config: ScheduleConfig) -> Schedule:
