@@ -8,7 +8,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -31,19 +31,27 @@ def coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group], list
     `example` is one input, shape (1, channels, height, width). Raises TraceError when Torch-Pruning cannot follow the
     network at all.
     """
+    shapes = {name: tensor.shape for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     with _stand_ins(model) as swapped:
         names = {id(module): name for name, module in model.named_modules()}
         order = {name: position for position, (name, _) in enumerate(model.named_modules())}
         parameters = {id(parameter): name for name, parameter in model.named_parameters()}
         found, unwrapped = _torch_pruning_groups(model, example, parameters)
-        read = [_Reading(items, names, order, swapped, parameters, unwrapped) for items in found]
-    read.sort(key=lambda reading: order.get(reading.name, len(order)))
+        makers = _Makers(order, frozenset(swapped), [name for name, item in model.named_modules() if _makes(item)])
     groups, frozen = [], []
-    for reading in read:
-        if reading.trouble:
-            frozen.append(Frozen(reading.name, reading.channels, reading.trouble))
-        else:
-            groups.append(Group(reading.name, reading.channels, tuple(reading.members)))
+    for items in found:
+        reading = _Reading(items, names, swapped, parameters, unwrapped)
+        for members, channels in reading.parts():
+            name = makers.first(members) or names.get(id(items[0][0]), "?")
+            trouble = reading.trouble or _beyond(members, shapes)
+            if not trouble and not any(member.side == "in" for member in members):
+                trouble = "its channels are the network's output"
+            if trouble:
+                frozen.append(Frozen(name, channels, trouble))
+            else:
+                groups.append(Group(name, channels, members))
+    groups.sort(key=lambda group: order.get(group.name, len(order)))
+    frozen.sort(key=lambda item: order.get(item.name, len(order)))
     return _untangle(groups, frozen)
 
 
@@ -54,15 +62,13 @@ class _Reading:
         self,
         items: list[tuple[Any, str, list[int], list[int]]],
         names: Mapping[int, str],
-        order: Mapping[str, int],
         swapped: Mapping[str, nn.Module],
         parameters: Mapping[int, str],
         unwrapped: Mapping[int, int],
     ) -> None:
         self.channels = len(items[0][2])
-        self.members: list[Member] = []
         self.trouble = ""
-        makers: list[str] = []
+        self._claims: list[_Claim] = []
         for module, side, positions, roots in items:
             if isinstance(module, nn.Parameter):
                 name = parameters.get(id(module))
@@ -70,14 +76,24 @@ class _Reading:
                     self._add(name, name.rpartition(".")[0], unwrapped[id(module)], "out", positions, roots)
                 continue
             name = names.get(id(module))
-            if name is None:  # Torch-Pruning's own node for an operation without parameters
-                continue
-            self._read(module, name, "in" if side == "in" else "out", positions, roots, swapped)
-            if side == "out" and isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)) and name not in swapped:
-                makers.append(name)
-        self.name = min(makers, key=lambda name: order[name]) if makers else names.get(id(items[0][0]), "?")
-        if not self.trouble and not any(member.side == "in" for member in self.members):
-            self.trouble = "its channels are the network's output"
+            if name is not None:  # else it is Torch-Pruning's own node for an operation without parameters
+                self._read(module, name, "in" if side == "in" else "out", positions, roots, swapped)
+
+    def parts(self) -> Iterator[tuple[tuple[Member, ...], int]]:
+        """The group's members and number of channels; several such where not all channels touch the same tensors.
+
+        Channels of two layers that are concatenated before a layer that works on each channel alone come from
+        Torch-Pruning as one group; nothing ties those of one layer to those of the other.
+        """
+        # for each channel, how many positions of each claim are its own
+        touched = np.zeros((self.channels, len(self._claims)), dtype=np.int64)
+        for number, claim in enumerate(self._claims):
+            np.add.at(touched[:, number], claim.roots, 1)
+        _, first, signature = np.unique(touched, axis=0, return_index=True, return_inverse=True)
+        for part in np.argsort(first):
+            channels = np.flatnonzero(signature.ravel() == part)
+            numbers = np.flatnonzero(touched[channels[0]])
+            yield tuple(self._claims[number].member(channels) for number in numbers), len(channels)
 
     def _read(
         self,
@@ -135,24 +151,55 @@ class _Reading:
     def _add(
         self, tensor: str, module: str, dim: int, side: Literal["out", "in"], positions: list[int], roots: list[int]
     ) -> None:
-        index = _by_channel(np.asarray(positions), np.asarray(roots), self.channels)
-        if index is None:
-            self._freeze(f"{tensor} does not give every channel the same number of positions")
+        if len(positions) != len(roots) or len(set(positions)) != len(positions):
+            self._freeze(f"{tensor} gives one position to several channels")
         else:
-            self.members.append(Member(tensor, module, dim, side, index))
+            self._claims.append(_Claim(tensor, module, dim, side, np.asarray(positions), np.asarray(roots)))
 
     def _freeze(self, reason: str) -> None:
         self.trouble = self.trouble or reason
 
 
-def _by_channel(positions: NDArray[np.int64], roots: NDArray[np.int64], channels: int) -> NDArray[np.int64] | None:
-    """Positions grouped by the channel they belong to, shape (channels, m); None where channels differ in number."""
-    if len(positions) != len(roots) or len(np.unique(positions)) != len(positions):
-        return None
-    counts = np.bincount(roots, minlength=channels)
-    if len(counts) != channels or counts.min() == 0 or counts.min() != counts.max():
-        return None
-    return positions[np.lexsort((positions, roots))].reshape(channels, -1).astype(np.int64)
+class _Claim(NamedTuple):
+    """Positions along one dimension of a tensor, and the group's channel that each belongs to."""
+
+    tensor: str
+    module: str
+    dim: int
+    side: Literal["out", "in"]
+    positions: NDArray[np.int64]
+    roots: NDArray[np.int64]
+
+    def member(self, channels: NDArray[np.int64]) -> Member:
+        """The claim of `channels` alone (ascending, all with the same number of positions)."""
+        mine = np.isin(self.roots, channels)
+        positions, roots = self.positions[mine], self.roots[mine]
+        index = positions[np.lexsort((positions, roots))].reshape(len(channels), -1).astype(np.int64)
+        return Member(self.tensor, self.module, self.dim, self.side, index)
+
+
+def _beyond(members: tuple[Member, ...], shapes: Mapping[str, torch.Size]) -> str:
+    """Why the members cannot be right, when one claims positions that its tensor does not have."""
+    for member in members:
+        if member.index.max() >= shapes[member.tensor][member.dim]:
+            return f"an operation before {member.module} changes the number of channels"
+    return ""
+
+
+class _Makers(NamedTuple):
+    """Which layers can give a group its name: the first, in the network's order, that makes its channels."""
+
+    order: Mapping[str, int]
+    swapped: frozenset[str]
+    layers: list[str]
+
+    def first(self, members: tuple[Member, ...]) -> str | None:
+        making = {member.module for member in members if member.side == "out"} & set(self.layers) - self.swapped
+        return min(making, key=lambda name: self.order[name], default=None)
+
+
+def _makes(module: nn.Module) -> bool:
+    return isinstance(module, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
 
 
 def _untangle(groups: list[Group], frozen: list[Frozen]) -> tuple[list[Group], list[Frozen]]:

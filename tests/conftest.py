@@ -1,0 +1,45 @@
+"""What several test files need: the data kept beside the project, small networks, and a search that takes seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import settings
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+settings.register_profile("blendsearch", deadline=None, max_examples=25)
+settings.load_profile("blendsearch")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with CIFAR and the trained ResNet-56."""
+    if not SHARED.is_dir():
+        pytest.skip("the data folder beside the project is absent")
+    return SHARED
+
+
+@pytest.fixture
+def quick() -> dict[str, Any]:
+    """A whole search on digits in a few seconds, as a config's tree."""
+    return {
+        "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 3, "rate": 0.1}},
+        "data": {"dataset": "digits", "val_size": 0.3},
+        "criteria": {"pool": ["l1", "bn_gamma", "apoz", "taylor_gate"], "images": 128},
+        "budget": {"macs": 0.5},
+        "fitness": {"recalibration_images": 128, "device": "cpu"},
+        "search": {"evaluations": 30, "population": 8},
+        "engine": {"threads": 1},
+        "seed": 3,
+    }
+
+
+@pytest.fixture
+def config_file(tmp_path: Path, quick: dict[str, Any]) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(quick))
+    return path
