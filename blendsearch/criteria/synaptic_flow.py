@@ -3,12 +3,14 @@
 Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow".
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.structure.groups import Group, IndexMaps
+from blendsearch.structure.groups import IndexMaps
 from blendsearch.structure.surgery import rehung
 
 ROUNDS = 5
@@ -44,16 +46,20 @@ def synaptic_flow(
             flow = network(ones).sum()
             gradients = torch.autograd.grad(flow, [weights[name] for name in made], allow_unused=True)
         by_name = dict(zip(made, gradients, strict=True))
+        losers: dict[str, NDArray[np.int64]] = {}
         for group in maps.groups:
             saliency = torch.zeros(group.channels, dtype=torch.float64)
             for member in filters[group.name]:
                 gradient = by_name[member.tensor]
                 if gradient is not None:
-                    product = (weights[member.tensor].detach() * gradient).movedim(member.dim, 0).flatten(1).sum(dim=1)
-                    saliency += product.cpu()[torch.from_numpy(member.index)].sum(dim=1)
+                    product = weights[member.tensor].detach() * gradient
+                    per_row = product.movedim(member.dim, 0).flatten(1).sum(dim=1).cpu()
+                    saliency += per_row[torch.from_numpy(member.index)].sum(dim=1)
             scores[group.name] += saliency / saliency.sum().clamp_min(torch.finfo(torch.float64).tiny)
             keep = max(1, group.channels >> (step + 1))
-            _silence(network, group, saliency.argsort(descending=True, stable=True)[keep:].numpy())
+            losers[group.name] = saliency.argsort(descending=True, stable=True)[keep:].numpy()
+        # only now: the weights that one group reads are the filters of another, whose saliency they are part of
+        _silence(network, maps, losers)
     return scores
 
 
@@ -80,11 +86,12 @@ def _linearised(model: nn.Module) -> nn.Module:
     return network.requires_grad_(True)
 
 
-def _silence(network: nn.Module, group: Group, channels: NDArray[np.int64]) -> None:
-    """Zero the slices of `network` that read these channels of `group`."""
+def _silence(network: nn.Module, maps: IndexMaps, channels: Mapping[str, NDArray[np.int64]]) -> None:
+    """Zero the slices of `network` that read these channels of each group."""
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     with torch.no_grad():
-        for member in group.on("in"):
-            tensor = tensors[member.tensor]
-            positions = torch.from_numpy(member.index[channels].ravel()).to(tensor.device)
-            tensor.index_fill_(member.dim, positions, 0)
+        for group in maps.groups:
+            for member in group.on("in"):
+                tensor = tensors[member.tensor]
+                positions = torch.from_numpy(member.index[channels[group.name]].ravel()).to(tensor.device)
+                tensor.index_fill_(member.dim, positions, 0)
