@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
+from torch import nn
 
 from blendsearch.criteria.probe import Subsample, probe
 from blendsearch.criteria.registry import CRITERIA, load_pool
 from blendsearch.structure.trace import trace
 from blendsearch.structure.verify import silenced
-from blendsearch.zoo.digits_net import digits_net
 
 load_pool()
 
@@ -61,17 +61,24 @@ def trained():
     torch.manual_seed(0)
     data = load_digits()
     images = torch.from_numpy(data.images).float()[:, None] / 8 - 1
+    images += torch.randn_like(images)  # so hard that the network is not sure of every image
     labels = torch.from_numpy(data.target).long()
-    model = digits_net(width=12)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    for _ in range(4):
-        for rows in torch.randperm(1200).split(60):
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, stride=2, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * 16, 10),
+    )
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+    for _ in range(6):
+        for rows in torch.randperm(1700).split(50):
             optimiser.zero_grad()
             F.cross_entropy(model(images[rows]), labels[rows]).backward()
             optimiser.step()
-    model.eval()
     structure = trace(model, (1, 8, 8))
-    images, labels = images[1200:1500], labels[1200:1500]
+    images, labels = images[:300], labels[:300]
     changes = {}
     with torch.no_grad():
         before = F.cross_entropy(model(images), labels)
@@ -86,7 +93,7 @@ def trained():
 
 
 @pytest.mark.parametrize(
-    ("name", "floor"), [("fisher", 0.6), ("taylor_gate", 0.5), ("obd", 0.4), ("hessian_trace", 0.3), ("thinet", 0.4)]
+    ("name", "floor"), [("fisher", 0.5), ("taylor_gate", 0.5), ("obd", 0.5), ("hessian_trace", 0.3), ("thinet", 0.4)]
 )
 def test_scores_rank_like_the_true_change_of_the_loss(trained, name, floor):
     seen, changes = trained

@@ -65,7 +65,7 @@ def snip(view: GroupView) -> Tensor | None:
     "synflow",
     family="gradient",
     needs=["flow"],
-    cost="free",
+    cost="weights",
     source="Tanaka et al. 2020, Pruning neural networks without any data by iteratively conserving synaptic flow",
 )
 def synflow(view: GroupView) -> Tensor | None:

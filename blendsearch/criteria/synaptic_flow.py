@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blendsearch.structure.groups import IndexMaps
 from blendsearch.structure.surgery import rehung
 
-ROUNDS = 5
+ROUNDS = 3
 """Rounds of scoring and silencing; every round silences half of the channels that are left."""
 
 
