@@ -1,4 +1,8 @@
-"""Criteria from how far a filter is from the others of its layer: what others can replace may go."""
+"""Criteria from how far a filter is from the others of its layer: what others can replace may go.
+
+All of them are functions of the inner products between a layer's filters, which the view works out once and in double
+precision: distances between nearly equal filters do not drown in round-off.
+"""
 
 import torch
 from torch import Tensor
@@ -6,20 +10,99 @@ from torch import Tensor
 from blendsearch.criteria.registry import criterion
 from blendsearch.criteria.view import GroupView, mean_over
 
+WEISZFELD_STEPS = 100
+"""Steps towards the geometric median, at most; a few dozen suffice for six digits."""
+
 
 @criterion("fpgm", family="distance", source="He et al. 2019, Filter Pruning via Geometric Median")
 def fpgm(view: GroupView) -> Tensor | None:
-    """Sum over the layer's filters j of ||w_i - w_j||; mean over the layers that make the channel."""
-    return mean_over([torch.cdist(weight, weight).sum(dim=1) for weight in view.filters()])
+    """Sum over the layer's filters j of ||w_i - w_j||; mean over the layers that make the channel.
+
+    The distances are true ones (Torch-Pruning raises |w| to a power before it takes them).
+    """
+    return mean_over([_distances(gram).sum(dim=1) for gram in view.filter_grams()])
+
+
+@criterion(
+    "fermat",
+    family="distance",
+    source="He et al. 2021, Blending Pruning Criteria for CNNs; the median by Vardi and Zhang 2000",
+)
+def fermat(view: GroupView) -> Tensor | None:
+    """||w_i - m||, m the geometric median (Fermat point) of the layer's filters; mean over the layers that make it."""
+    return mean_over([median_distances(gram) for gram in view.filter_grams()])
 
 
 @criterion(
     "cosine", family="distance", source="redundancy as in Shao et al. 2021, Filter Pruning via Cosine Similarity"
 )
 def cosine(view: GroupView) -> Tensor | None:
-    """Sum over the layer's filters j of 1 - |cos(w_i, w_j)|; mean over the layers that make the channel."""
+    """Sum over the layer's filters j of 1 - |cos(w_i, w_j)|; mean over the layers that make the channel.
+
+    A filter of zeros is like every other: it scores zero.
+    """
+    return mean_over([_unlikeness(gram).sum(dim=1) for gram in view.filter_grams()])
+
+
+@criterion(
+    "whc", family="distance", source="Chen et al. 2023, WHC: Weighted Hybrid Criterion for Filter Pruning on CNNs"
+)
+def whc(view: GroupView) -> Tensor | None:
+    """||w_i|| times the sum over the layer's filters j of ||w_j|| (1 - |cos(w_i, w_j)|); mean over its makers."""
     scores = []
-    for weight in view.filters():
-        unit = weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        scores.append((1 - (unit @ unit.T).abs()).sum(dim=1))
+    for gram in view.filter_grams():
+        norms = gram.diagonal().clamp_min(0).sqrt()
+        scores.append(norms * (_unlikeness(gram) @ norms))
     return mean_over(scores)
+
+
+def median_distances(gram: Tensor) -> Tensor:
+    """Distances of n points to their geometric median, from their inner products: (n, n) -> (n,).
+
+    Weiszfeld's iteration with the step of Vardi and Zhang, which leaves a data point that is not the median and stays
+    at one that is. The median is a weighted mean of the points, so that only its weights are kept and nothing as long
+    as a point is touched.
+    """
+    points = len(gram)
+    own = gram.diagonal()
+    scale = float(own.max().clamp_min(0).sqrt())
+    weights = torch.full((points,), 1 / points, dtype=gram.dtype, device=gram.device)
+    distances = _distances_to(gram, own, weights)
+    for _ in range(WEISZFELD_STEPS):
+        here = distances <= 1e-9 * scale
+        inverse = torch.where(here, 0.0, 1 / distances.clamp_min(1e-300))
+        total = inverse.sum()
+        if float(total) == 0:  # all points are one
+            break
+        towards = inverse / total
+        step = towards - weights
+        if bool(here.any()):
+            # the pull of the others on the point that we stand on, against the points that lie there
+            pull = float(total * (step @ gram @ step).clamp_min(0).sqrt())
+            step = step * max(0.0, 1 - float(here.sum()) / max(pull, 1e-300))
+        weights = weights + step
+        moved = float((step @ gram @ step).clamp_min(0).sqrt())
+        distances = _distances_to(gram, own, weights)
+        if moved <= 1e-9 * scale:
+            break
+    return distances
+
+
+def _distances_to(gram: Tensor, own: Tensor, weights: Tensor) -> Tensor:
+    """Distances of the points to their mean under `weights`."""
+    products = gram @ weights
+    return (own - 2 * products + weights @ products).clamp_min(0).sqrt()
+
+
+def _distances(gram: Tensor) -> Tensor:
+    own = gram.diagonal()
+    distances = (own[:, None] + own[None, :] - 2 * gram).clamp_min(0).sqrt()
+    return distances.fill_diagonal_(0)
+
+
+def _unlikeness(gram: Tensor) -> Tensor:
+    """1 - |cos| between every two filters, (C, C) in [0, 1]; zero where one of them has no direction."""
+    norms = gram.diagonal().clamp_min(0).sqrt()
+    lengths = norms[:, None] * norms[None, :]
+    cosines = torch.where(lengths > 0, gram / lengths.clamp_min(1e-300), 1.0)
+    return (1 - cosines.abs()).clamp_min(0)

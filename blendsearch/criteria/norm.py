@@ -21,12 +21,41 @@ def l2(view: GroupView) -> Tensor | None:
 
 @criterion("group_norm", family="norm", source="Fang et al. 2023, DepGraph: Towards Any Structural Pruning")
 def group_norm(view: GroupView) -> Tensor | None:
-    """Square root of the sum of w^2 over every slice that goes with the channel: its filters, batch-norms and readers."""
-    slices = [*view.filters(), *view.readers(), *(torch.stack(pair, dim=1) for pair in view.batch_norms())]
-    return torch.stack([weight.square().sum(dim=1) for weight in slices]).sum(dim=0).sqrt() if slices else None
+    """Square root of the sum of w^2 over every slice that goes with the channel: filters, readers, batch-norm scales.
+
+    Biases and batch-norm shifts are left out, as they are in Torch-Pruning's group norm.
+    """
+    squares = _coupled_squares(view)
+    return None if squares is None else squares.sqrt()
 
 
 @criterion("reader_norm", family="norm", source="the L1 norm of Li et al. 2017, taken at the next layer")
 def reader_norm(view: GroupView) -> Tensor | None:
     """Sum of |w| over the slices of the next layers that read the channel; mean over those layers."""
     return mean_over([weight.abs().sum(dim=1) for weight in view.readers()])
+
+
+@criterion(
+    "lamp",
+    family="norm",
+    source="Lee et al. 2021, Layer-adaptive Sparsity for the Magnitude-based Pruning; for channels as in Torch-Pruning",
+)
+def lamp(view: GroupView) -> Tensor | None:
+    """s_c / (sum of s over the channels with s >= s_c), s being the squared group norm.
+
+    Inside a group it orders channels as `group_norm` does; it is made to be compared between groups.
+    """
+    squares = _coupled_squares(view)
+    if squares is None:
+        return None
+    ascending, order = squares.double().sort(stable=True)
+    not_below = ascending.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(ascending)
+    scores[order] = ascending / not_below.clamp_min(torch.finfo(torch.float64).tiny)
+    return scores
+
+
+def _coupled_squares(view: GroupView) -> Tensor | None:
+    """Sum of squares over everything that is coupled to each channel, (C,)."""
+    slices = [*view.filters(), *view.readers(), *(scale for scale, _ in view.batch_norms())]
+    return torch.stack([weight.square().sum(dim=1) for weight in slices]).sum(dim=0) if slices else None

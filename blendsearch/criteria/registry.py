@@ -1,10 +1,18 @@
-"""The open pool of criteria: a criterion is one decorated function."""
+"""The open pool of criteria: a criterion is one decorated function.
+
+Three doors lead into the pool: the modules that come with blendsearch, modules that a person names in the configuration
+(`load_criteria`), and installed packages that announce theirs in the entry-point group ``blendsearch.criteria``.
+"""
 
 import difflib
+import importlib
+import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from blendsearch.errors import ConfigError
 
@@ -15,10 +23,53 @@ if TYPE_CHECKING:
 
     Score = Callable[[GroupView], Tensor | None]
 
-Family = Literal["norm", "distance", "batch-norm", "activation", "gradient", "curvature", "control"]
-Need = Literal["activations", "gradients"]
-Cost = Literal["free", "weights", "probe"]
+ENTRY_POINTS = "blendsearch.criteria"
+"""The entry-point group in which other packages announce modules that register criteria."""
 
+POOL = (
+    "norm",
+    "spectral",
+    "distance",
+    "batch_norm",
+    "activation",
+    "reconstruction",
+    "gradient",
+    "curvature",
+    "control",
+)
+"""Modules of the pool that comes with blendsearch, in the order in which its criteria are listed."""
+
+Family = Literal["norm", "distance", "batch-norm", "activation", "gradient", "curvature", "control"]
+Need = Literal[
+    "activations",
+    "pooled",
+    "ranks",
+    "independence",
+    "contributions",
+    "gates",
+    "gradients",
+    "squared_gradients",
+    "hessian",
+    "flow",
+]
+"""What a criterion reads of the probe, and what the probe therefore gathers.
+
+==================  ====================================================================================================
+activations         `Reading.mean`, `.square`, `.zeros`
+pooled              `Reading.pooled`
+ranks               `Reading.rank`, on the sub-sample
+independence        `Reading.independence`, on the sub-sample
+contributions       `Reading.contributions`, on a sub-sample of its own
+gates               `GroupView.gate`
+gradients           `GroupView.filter_gradients`, `.batch_norm_gradients`
+squared_gradients   `GroupView.squared_filter_gradients`, on the sub-sample
+hessian             `GroupView.hessian_diagonals`, on the sub-sample
+flow                `GroupView.flow`; needs one image's shape, no data
+==================  ====================================================================================================
+"""
+Cost = Literal["free", "weights", "probe", "sub-sample"]
+
+NEEDS: tuple[Need, ...] = get_args(Need)
 CRITERIA: "dict[str, Criterion]" = {}
 
 
@@ -30,7 +81,9 @@ class Criterion:
     ----------
     family: criteria of one family look at the same thing.
     needs: what of the probe it reads; empty for criteria that look at weights only.
-    cost: ``free`` (a look at stored vectors), ``weights`` (work on the weights), ``probe`` (part of the probe's pass).
+    cost: ``free`` (a look at stored vectors), ``weights`` (work on the weights), ``probe`` (part of the probe's pass
+    over
+        all images), ``sub-sample`` (dear per image, so the probe gathers it on a stated part of the images).
     source: the publication it is from.
     score: from a view of one group to its scores, shape (C,), or None where the group has nothing it could look at.
     """
@@ -53,11 +106,15 @@ def criterion(
 ) -> "Callable[[Score], Score]":
     """Register the decorated function as the criterion `name`.
 
-    The function takes a GroupView and returns the scores of the group's channels, shape (C,), high = keep, or None where
-    it does not apply. Raises ConfigError when the name is taken by another function.
+    The function takes a GroupView and returns the scores of the group's channels, shape (C,), high = keep, or None
+    where it does not apply. Raises ConfigError when the name is taken by another function, or for a need that the probe
+    does not know.
     """
 
     def register(score: "Score") -> "Score":
+        unknown = sorted(set(needs) - set(NEEDS))
+        if unknown:
+            raise ConfigError(f"criterion {name!r} needs {unknown[0]!r}: the probe gathers {', '.join(NEEDS)}")
         known = CRITERIA.get(name)
         if known is not None and (known.score.__module__, known.score.__qualname__) != (
             score.__module__,
@@ -88,5 +145,57 @@ def pool(names: Iterable[str] = ()) -> tuple[Criterion, ...]:
 
 
 def load_pool() -> None:
-    """Import the modules that register the pool that comes with blendsearch."""
-    from blendsearch.criteria import activation, batch_norm, control, distance, gradient, norm  # noqa: F401
+    """Register the pool that comes with blendsearch, and what installed packages add to it.
+
+    A broken entry point is skipped with a warning: a package that someone else installed must not stop a search.
+    """
+    for module in POOL:
+        importlib.import_module(f"blendsearch.criteria.{module}")
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if (entry.name, entry.value) in _seen_entries:
+            continue
+        _seen_entries.add((entry.name, entry.value))
+        try:
+            with _all_or_nothing():
+                entry.load()
+        except Exception as error:  # another package's module may fail in any way
+            warnings.warn(
+                f"criteria of the entry point {entry.name!r} ({entry.value}) are left out: {_line(error)}",
+                stacklevel=2,
+            )
+
+
+def load_criteria(modules: Sequence[str]) -> None:
+    """Import a person's own `modules` (dotted names), whose decorated functions then belong to the pool.
+
+    Raises ConfigError where one cannot be imported; none of its criteria is registered then.
+    """
+    load_pool()
+    for module in modules:
+        try:
+            with _all_or_nothing():
+                importlib.import_module(module)
+        except Exception as error:  # a person's module may fail in any way while it is imported
+            raise ConfigError(
+                f"criteria module {module!r} could not be imported: {_line(error)}; expected a module on Python's path "
+                "that registers criteria with @criterion"
+            ) from error
+
+
+_seen_entries: set[tuple[str, str]] = set()
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Inside, criteria may be registered; when something raises, the pool is as it was before."""
+    before = dict(CRITERIA)
+    try:
+        yield
+    except BaseException:
+        CRITERIA.clear()
+        CRITERIA.update(before)
+        raise
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

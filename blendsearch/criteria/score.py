@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blendsearch.criteria.probe import Probe, probe
-from blendsearch.criteria.registry import Criterion
+from blendsearch.criteria.probe import TEMPERATURE, Probe, probe
+from blendsearch.criteria.registry import Criterion, Need
 from blendsearch.criteria.table import ScoreTable, scored
 from blendsearch.criteria.view import GroupView
 from blendsearch.structure.trace import Structure
@@ -19,16 +19,19 @@ def score_table(
     pool: Sequence[Criterion],
     calibration: Callable[[], Iterable[tuple[Tensor, Tensor]]],
     rng: np.random.Generator,
+    temperature: float = TEMPERATURE,
 ) -> ScoreTable:
     """Scores of all channels by all criteria of `pool`.
 
     `calibration` gives batches of (images, labels) on the model's device; it is called once, and only when a criterion
-    needs the probe. A criterion that fails, or gives scores that cannot rank, is left out for that group and reported.
+    needs the probe, to which `temperature` goes. A criterion that fails, or gives scores that cannot rank, is left out
+    for that group and reported.
     """
     maps = structure.maps
     gathered: Probe | None = None
-    if any(criterion.needs for criterion in pool):
-        gathered = probe(model, maps, calibration())
+    needs = frozenset[Need]().union(*(criterion.needs for criterion in pool))
+    if needs:
+        gathered = probe(model, maps, calibration(), needs, temperature=temperature)
     per_channel = _macs_per_channel(structure)
     rows: dict[str, dict[str, object]] = {criterion.name: {} for criterion in pool}
     streams = rng.spawn(len(maps.groups))

@@ -40,8 +40,9 @@ class ScoreTable:
 def scored(criteria: tuple[str, ...], rows: dict[str, dict[str, object]], sizes: dict[str, int]) -> ScoreTable:
     """Build the table from raw results, leaving out what cannot rank a group's channels.
 
-    `rows[criterion][group]` is an array-like of shape (C,), None (does not apply), or an exception's text. A result that
-    has the wrong length, is not finite, or is the same for every channel is left out for that group, with the reason.
+    `rows[criterion][group]` is an array-like of shape (C,), None (does not apply), or an exception's text. A result
+    that has the wrong length, is not finite, or is the same for every channel is left out for that group, with the
+    reason.
     """
     left_out: list[LeftOut] = []
     scores = []

@@ -1,0 +1,41 @@
+"""Criteria from the singular values of a channel's filter, seen as a matrix of input channels by kernel positions.
+
+A 1 x 1 filter is a single column: both norms are then its L2 norm.
+"""
+
+import torch
+from torch import Tensor
+
+from blendsearch.criteria.registry import criterion
+from blendsearch.criteria.view import GroupView, mean_over
+
+
+@criterion(
+    "spectral_norm", family="norm", source="the spectral norm of Yoshida and Miyato 2017, taken filter by filter"
+)
+def spectral_norm(view: GroupView) -> Tensor | None:
+    """Largest singular value of the channel's filter matrix (input channels x kernel positions); mean over makers."""
+    return mean_over([singular_values(matrices).amax(dim=1) for matrices in view.filter_matrices()])
+
+
+@criterion("nuclear_norm", family="norm", source="the nuclear norm of Fazel et al. 2001, taken filter by filter")
+def nuclear_norm(view: GroupView) -> Tensor | None:
+    """Sum of singular values of the channel's filter matrix (input channels x kernel positions); mean over makers."""
+    return mean_over([singular_values(matrices).sum(dim=1) for matrices in view.filter_matrices()])
+
+
+def singular_values(matrices: Tensor) -> Tensor:
+    """Singular values of each matrix, (C, n, m) -> (C, min(n, m)) in float64, ascending.
+
+    By way of the smaller Gram matrix, which for a 3 x 3 kernel is 9 x 9 whatever the number of input channels; in
+    double precision that squares nothing away which single-precision weights could hold.
+    """
+    tall = matrices if matrices.shape[1] >= matrices.shape[2] else matrices.mT
+    if tall.shape[2] == 1:
+        lengths: Tensor = torch.linalg.vector_norm(tall[..., 0].double(), dim=1, keepdim=True)
+        return lengths
+    values = []
+    for some in torch.split(tall, 64):
+        double = some.double()
+        values.append(torch.linalg.eigvalsh(double.mT @ double).clamp_min(0).sqrt())
+    return torch.cat(values)

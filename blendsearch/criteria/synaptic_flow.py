@@ -1,0 +1,97 @@
+"""SynFlow: how much of an all-ones input flows through each channel of a network of absolute weights.
+
+Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow".
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blendsearch.structure.groups import IndexMaps
+from blendsearch.structure.surgery import rehung
+
+ROUNDS = 3
+"""Rounds of scoring and silencing; every round silences half of the channels that are left."""
+
+
+def synaptic_flow(
+    model: nn.Module, maps: IndexMaps, image_shape: tuple[int, ...], rounds: int = ROUNDS
+) -> dict[str, Tensor]:
+    """For each group, the synaptic saliency of its channels as shares of the group's, summed over rounds, each (C,).
+
+    The saliency of a channel is the sum over its filters of |w| dR/d|w|, where R is the sum of the outputs for an input
+    of ones. A round silences the half of each group with the least, as the paper's exponential schedule does, so that
+    the next sees how the flow is then shared; whoever is silenced collects nothing more. As R is conserved from layer
+    to layer, shares compare between the layers of a chain as well as the saliencies do.
+
+    Biases and the batch-norms' shifts are left out, and their scales are divided by the running deviations, which makes
+    the network one of linear layers; bounded activations (ReLU6) are not bounded. The caller's network is not touched.
+    """
+    network = _linearised(model)
+    weights = dict(network.named_parameters())
+    filters = {
+        group.name: [
+            member for member in group.on("out") if member.tensor in weights and weights[member.tensor].ndim > 1
+        ]
+        for group in maps.groups
+    }
+    made = sorted({member.tensor for members in filters.values() for member in members})
+    scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in maps.groups}
+    ones = torch.ones(1, *image_shape, dtype=torch.float64, device=next(network.parameters()).device)
+    for step in range(rounds):
+        with torch.enable_grad():
+            flow = network(ones).sum()
+            gradients = torch.autograd.grad(flow, [weights[name] for name in made], allow_unused=True)
+        by_name = dict(zip(made, gradients, strict=True))
+        losers: dict[str, NDArray[np.int64]] = {}
+        for group in maps.groups:
+            saliency = torch.zeros(group.channels, dtype=torch.float64)
+            for member in filters[group.name]:
+                gradient = by_name[member.tensor]
+                if gradient is not None:
+                    product = weights[member.tensor].detach() * gradient
+                    per_row = product.movedim(member.dim, 0).flatten(1).sum(dim=1).cpu()
+                    saliency += per_row[torch.from_numpy(member.index)].sum(dim=1)
+            scores[group.name] += saliency / saliency.sum().clamp_min(torch.finfo(torch.float64).tiny)
+            keep = max(1, group.channels >> (step + 1))
+            losers[group.name] = saliency.argsort(descending=True, stable=True)[keep:].numpy()
+        # only now: the weights that one group reads are the filters of another, whose saliency they are part of
+        _silence(network, maps, losers)
+    return scores
+
+
+_BOUNDED = (nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh)
+_NORMALISING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
+
+
+def _linearised(model: nn.Module) -> nn.Module:
+    """A copy in float64 with absolute weights and no shifts, through which an input of ones flows linearly."""
+    names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+    def linear(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.detach().clone()
+        shift = names[id(tensor)].endswith(("bias", "running_mean"))
+        return torch.zeros_like(tensor, dtype=torch.float64) if shift else tensor.detach().double().abs()
+
+    network = rehung(model, linear).eval()
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            unnormalised = isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_var is None
+            if unnormalised or isinstance(child, (*_BOUNDED, *_NORMALISING)):
+                setattr(module, name, nn.Identity())
+    return network.requires_grad_(True)
+
+
+def _silence(network: nn.Module, maps: IndexMaps, channels: Mapping[str, NDArray[np.int64]]) -> None:
+    """Zero the slices of `network` that read these channels of each group."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    with torch.no_grad():
+        for group in maps.groups:
+            for member in group.on("in"):
+                tensor = tensors[member.tensor]
+                positions = torch.from_numpy(member.index[channels[group.name]].ravel()).to(tensor.device)
+                tensor.index_fill_(member.dim, positions, 0)

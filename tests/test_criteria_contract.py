@@ -1,0 +1,95 @@
+"""What must hold for every criterion of the pool, whatever it looks at."""
+
+import numpy as np
+import pytest
+import torch
+from criteria_nets import EVERY, NETS, made, some_images, traced, views
+
+from blendsearch.criteria.probe import probe
+from blendsearch.criteria.registry import CRITERIA, load_pool, pool
+from blendsearch.criteria.score import score_table
+
+load_pool()
+NAMES = tuple(CRITERIA)
+NO_BATCH_NORM = {"bn_gamma", "bn_beta", "taylor_gamma", "taylor_beta"}
+
+
+@pytest.fixture(scope="module", params=NETS)
+def network(request):
+    model = made(request.param)
+    return request.param, model, traced(model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_rank_every_group_and_leave_the_network_alone(network, name):
+    _, model, structure = network
+    model.train()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    first = next(model.parameters())
+    first.requires_grad_(False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    (criterion,) = pool([name])
+    gathered = (
+        probe(model, structure.maps, [some_images()], criterion.needs, subsample=EVERY) if criterion.needs else None
+    )
+    for group, view in views(model, structure, gathered).items():
+        with torch.no_grad():
+            scores = criterion.score(view)
+        if scores is None:
+            assert name in NO_BATCH_NORM
+            assert not view.batch_norms()
+            continue
+        assert scores.shape == (view.group.channels,)
+        assert torch.isfinite(scores).all()
+        # the feature map of a feature is one number, and all of a strided conv's maps may well be of full rank
+        if name != "hrank":
+            assert float(scores.double().max() - scores.double().min()) > 0, group
+
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert not first.requires_grad
+    assert all(p.requires_grad for p in list(model.parameters())[1:])
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    first.requires_grad_(True)
+    model.zero_grad()
+    model.eval()
+
+
+def test_hrank_tells_channels_apart_where_maps_have_room():
+    model = made("residual")
+    table = score_table(model, traced(model), pool(["hrank"]), lambda: [some_images(32)], np.random.default_rng(0))
+    assert any(np.ptp(scores[0]) > 0 for scores in table.scores)
+
+
+def test_the_table_is_the_same_for_the_same_generator_and_any_batches(network):
+    _, model, structure = network
+    images, labels = some_images(24)
+
+    def table(batch, seed=0):
+        batches = list(zip(images.split(batch), labels.split(batch), strict=True))
+        return score_table(model, structure, pool(NAMES), lambda: batches, np.random.default_rng(seed))
+
+    whole, again, pieces = table(24), table(24), table(5)
+    for one, same, other in zip(whole.scores, again.scores, pieces.scores, strict=True):
+        np.testing.assert_array_equal(one, same)
+        spread = np.abs(np.nan_to_num(one)).max(axis=1, keepdims=True) + 1e-30
+        np.testing.assert_allclose(one / spread, other / spread, atol=2e-4)
+    assert whole.left_out == pieces.left_out
+    control = whole.criteria.index("random")
+    assert not np.array_equal(whole.scores[0][control], table(24, seed=1).scores[0][control])
+
+
+def test_every_criterion_states_formula_source_cost_and_only_what_it_needs(network):
+    _, model, structure = network
+    for name in NAMES:
+        criterion = CRITERIA[name]
+        assert criterion.formula
+        assert criterion.source
+        assert (criterion.cost in ("probe", "sub-sample")) == bool(criterion.needs - {"flow"})
+        # fed only what it names, it works: nothing comes from another criterion's need
+        gathered = probe(model, structure.maps, [some_images()], criterion.needs) if criterion.needs else None
+        for view in views(model, structure, gathered).values():
+            criterion.score(view)
