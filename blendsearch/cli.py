@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="blendsearch",
-        description="Search for really smaller CNNs: blended pruning criteria and per-layer widths, under an exact budget.",
+        description="Search for really smaller CNNs: blended pruning criteria and widths under an exact budget.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 

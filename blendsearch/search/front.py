@@ -21,7 +21,7 @@ def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def front(rows: Sequence[Evaluation], spans: bool) -> list[Evaluation]:
-    """The rows that none dominates: over loss and MACs, cheapest first, where budgets span; else over loss and error."""
+    """The rows that none dominates: over loss and MACs, cheapest first, where budgets span; else loss and error."""
     judged = [row for row in rows if row.loss is not None and row.error is not None]
     table = np.array([[row.loss, row.macs if spans else row.error] for row in judged], dtype=np.float64).reshape(-1, 2)
     chosen = [row for row, on in zip(judged, non_dominated(table), strict=True) if on]

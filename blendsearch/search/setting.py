@@ -14,7 +14,7 @@ from blendsearch.blend.allocation import check_reachable, reachable, widths
 from blendsearch.blend.clustering import cluster_groups
 from blendsearch.blend.decode import Decoder
 from blendsearch.blend.genome import space_of
-from blendsearch.criteria.registry import pool
+from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import LeftOut, ScoreTable
 from blendsearch.errors import ModelError, RunError
@@ -55,6 +55,7 @@ class Setting:
 
 def prepare(config: Config, report: Report) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit."""
+    load_criteria(config.criteria.modules)
     chosen = pool(config.criteria.pool)
     device = resolve_device(config.fitness.device)
     _use_threads(config)
@@ -85,7 +86,7 @@ def prepare(config: Config, report: Report) -> Setting:
             limit=images,
         )
 
-    table = score_table(model, structure, chosen, calibration, rng.spawn(1)[0])
+    table = score_table(model, structure, chosen, calibration, rng.spawn(1)[0], config.criteria.temperature)
     report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
     clusters = cluster_groups(table, config.criteria.clustering, config.criteria.clusters, config.seed)
     return _setting(config, structure, table, clusters, model, splits, device)
