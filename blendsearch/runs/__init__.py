@@ -1,0 +1,1 @@
+"""What must survive a crash: the resolved config, provenance, every evaluation, one checkpoint per generation."""

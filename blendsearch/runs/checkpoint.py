@@ -1,0 +1,76 @@
+"""The state of evolution after each generation, in one JSON file that is either whole or not there.
+
+A checkpoint holds what exact resumption needs and cannot be worked out again: the genomes in their order, their
+objectives and crowding distances as they were, both random streams, and which generation comes next.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from blendsearch.errors import RunError
+
+KEPT = 3
+"""Checkpoints that stay: the last, and what to fall back on should it be damaged."""
+
+
+def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> None:
+    """Write the checkpoint of `generation` atomically, then remove those older than the last few.
+
+    Raises RunError when it cannot be written (a full disk); the checkpoints before it stand.
+    """
+    body = json.dumps(state, separators=(",", ":"), allow_nan=False)
+    text = json.dumps({"sha256": _digest(body), "state": body})
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"generation-{generation:05d}.json", text)
+    for old in sorted(folder.glob("generation-*.json"))[:-KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, None where there is none; `report` hears of every damaged one passed over.
+
+    Raises RunError when checkpoints are there but all are damaged.
+    """
+    found = sorted(folder.glob("generation-*.json"), reverse=True)
+    for path in found:
+        try:
+            envelope = json.loads(path.read_text(encoding="utf-8"))
+            body = envelope["state"]
+            if envelope["sha256"] != _digest(body):
+                raise ValueError("its checksum does not match")
+            state: dict[str, Any] = json.loads(body)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            report(f"checkpoint {path.name} is damaged ({error}) and is passed over")
+            continue
+        return state
+    if found:
+        raise RunError(f"every checkpoint in {folder} is damaged: restore one from a backup, or start a new run")
+    return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text`: after a crash it holds the old text or the new, never a part.
+
+    Raises RunError when it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} could not be written ({error.strerror or error}): what was there before stands; free some space "
+            "and resume the run"
+        ) from error
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()

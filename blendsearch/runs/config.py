@@ -1,0 +1,241 @@
+"""The configuration of a run: one YAML file, every field checked and named when it is wrong."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from blendsearch.errors import ConfigError
+
+DIGITS = Path(__file__).with_name("digits.yaml")
+"""The built-in example."""
+
+Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path.expanduser(text)))]
+"""A path, relative to the working directory; ``~`` and ``$VARIABLES`` are expanded."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ScheduleConfig(Section):
+    """SGD with momentum and a cosine to zero; see fitness.training.Schedule."""
+
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    rate: Annotated[float, Field(gt=0)] = 0.01
+    batch_size: Positive = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    images: Positive | None = None
+
+
+class ModelConfig(Section):
+    """The dense network: a factory, and weights for it or a schedule to train it by."""
+
+    factory: str
+    arguments: dict[str, Any] = {}
+    weights: PathText | None = None
+    train: ScheduleConfig | None = None
+
+
+class DataConfig(Section):
+    """Images and their three splits; see fitness.data.DataSpec."""
+
+    dataset: str
+    root: PathText | None = None
+    train: PathText | None = None
+    test: PathText | None = None
+    val: PathText | None = None
+    val_from: Literal["train", "test"] = "train"
+    val_size: Annotated[float, Field(gt=0)] = 0.1
+    val_limit: Positive | None = None
+    train_limit: Positive | None = None
+    test_limit: Positive | None = None
+    image_size: Positive | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: tuple[str, ...] = ()
+    download: bool = False
+
+
+class CriteriaConfig(Section):
+    """Which criteria score the channels, on what, and how they are clustered.
+
+    `pool` names them (all but the controls when empty); `modules` are a person's own, imported for the criteria in them.
+    """
+
+    pool: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    images: Positive = 512
+    temperature: Annotated[float, Field(ge=1)] = 4.0
+    augment: tuple[str, ...] = ()
+    clustering: Literal["kmeans", "agglomerative"] = "kmeans"
+    clusters: Positive | Literal["silhouette"] = 3
+
+
+Span = Ratio | tuple[Ratio, Ratio]
+
+
+class BudgetConfig(Section):
+    """The largest ratio of each cost to the dense network's: one number, or [least, most] for a front between."""
+
+    macs: Span | None = None
+    params: Span | None = None
+    min_channels: Positive = 2
+    min_keep: Annotated[float, Field(ge=0, le=1)] = 0.05
+    round_to: Positive = 1
+
+    @model_validator(mode="after")
+    def _asked(self) -> "BudgetConfig":
+        if self.macs is None and self.params is None:
+            raise ValueError("no budget is given: set budget.macs or budget.params")
+        for name, (low, high) in self.spans().items():
+            if low > high:
+                raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
+        return self
+
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """Least and largest ratio of each budgeted cost."""
+        asked = {"macs": self.macs, "params": self.params}
+        return {
+            name: span if isinstance(span, tuple) else (span, span) for name, span in asked.items() if span is not None
+        }
+
+
+class FitnessConfig(Section):
+    """How a cut is recovered and judged, and where."""
+
+    fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
+    recalibration_images: Positive = 512
+    batch_size: Positive = 100
+    tuning: ScheduleConfig = ScheduleConfig()
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class SearchConfig(Section):
+    """How long and how evolution searches."""
+
+    evaluations: Positive = 200
+    population: Annotated[int, Field(ge=4, multiple_of=4)] = 24
+    crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
+    mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
+    anchors: Positive = 3
+
+
+class EngineConfig(Section):
+    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster."""
+
+    ray: str = "off"
+    workers: Positive | None = None
+    threads: Positive | None = None
+    gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    retries: Annotated[int, Field(ge=0)] = 2
+
+
+class Config(Section):
+    """Everything that a run is decided by."""
+
+    model: ModelConfig
+    data: DataConfig
+    criteria: CriteriaConfig = CriteriaConfig()
+    budget: BudgetConfig
+    fitness: FitnessConfig = FitnessConfig()
+    search: SearchConfig = SearchConfig()
+    engine: EngineConfig = EngineConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Config":
+        if self.model.weights is None and self.model.train is None:
+            raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
+        return self
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The config in the YAML file `path` (the digits example without one), changed by `section.field=value` overrides.
+
+    Raises ConfigError, naming the field, for anything that is not known or not allowed.
+    """
+    path = path or DIGITS
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
+    tree: dict[str, Any] = loaded or {}
+    for override in overrides:
+        _override(tree, override)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: Any, source: str) -> Config:
+    """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {'; '.join(_complaints(error))}") from error
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML with every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    fields = place.strip().split(".")
+    if not equals or not all(fields):
+        raise ConfigError(f"--set {override!r} is not understood: expected section.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+    branch = tree
+    for field in fields[:-1]:
+        if branch.get(field) is None:
+            branch[field] = {}
+        branch = branch[field]
+        if not isinstance(branch, dict):
+            raise ConfigError(f"--set {override!r}: {field} holds no fields")
+    branch[fields[-1]] = value
+
+
+_BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int")
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    """One clause per field that is wrong, the way a person would say it."""
+    complaints = []
+    for item in error.errors(include_url=False):
+        # pydantic names the branch of a union it tried as if it were a field
+        place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(_BRANCHES))
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            complaints.append(f"{place} is not a known field: {hint}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(item["input"], dict) else f", given {item['input']!r}"
+            complaints.append(f"{place}: {message}{given}" if place else message)
+    return list(dict.fromkeys(complaints))
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
+    return list(section.model_fields)

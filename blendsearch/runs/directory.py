@@ -1,0 +1,167 @@
+"""A run directory: made whole or not at all, opened only when it can be understood, and worked on by one process."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.errors import RunError
+from blendsearch.runs.checkpoint import write_atomically
+from blendsearch.runs.config import Config, dump_config, parse_config
+from blendsearch.runs.store import Store
+
+FORMAT = 1
+"""Version of the directory's layout. A directory with a larger number was written by a newer blendsearch."""
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
+    the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution.
+    """
+
+    path: Path
+    config: Config
+    provenance: dict[str, Any]
+    structure: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "finished.json").exists()
+
+    def store(self, *, read_only: bool = False) -> Store:
+        return Store(self.path / "run.sqlite", read_only=read_only)
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """The arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
+        return read_arrays(self.path / f"{name}.safetensors")
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Mark the run as finished, with facts such as the time it took."""
+        write_atomically(self.path / "finished.json", json.dumps(dict(facts), indent=1))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process works on this run. Raises RunError when one does."""
+        with open(self.path / "lock", "w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"run {self.name!r} is being searched by another process: wait for it, or stop it") from error
+            yield
+
+
+def check_name(folder: Path, name: str) -> None:
+    """Raise RunError unless `name` may become a new run in `folder`."""
+    if not NAME.fullmatch(name):
+        raise RunError(
+            f"a run cannot be called {name!r}: expected 1 to 64 lower-case letters, digits and dashes, no dash first"
+        )
+    if (folder / name).exists():
+        raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
+
+
+def free_name(folder: Path, stem: str) -> str:
+    """The first of stem-1, stem-2, ... that no run in `folder` has."""
+    stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:50] or "run"
+    taken = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return next(name for number in range(1, 10**9) if (name := f"{stem}-{number}") not in taken)
+
+
+def create_run(
+    folder: Path,
+    name: str,
+    config: Config,
+    provenance: dict[str, Any],
+    structure: dict[str, Any],
+    arrays: Mapping[str, Mapping[str, NDArray[Any]]],
+) -> Run:
+    """A new run directory with these files; on any failure nothing is left of it.
+
+    `arrays` maps a file's stem to its arrays. Raises RunError when the name is not allowed or taken, or the disk full.
+    """
+    from safetensors.numpy import save_file
+
+    check_name(folder, name)
+    draft = folder / f".{name}.draft-{os.getpid()}"
+    try:
+        draft.mkdir(parents=True)
+        for stem, named in arrays.items():
+            save_file({key: np.ascontiguousarray(value) for key, value in named.items()}, draft / f"{stem}.safetensors")
+        facts = {
+            "format": FORMAT,
+            "config": config.model_dump(mode="json"),
+            "provenance": provenance,
+            "structure": structure,
+        }
+        write_atomically(draft / "config.yaml", dump_config(config))
+        write_atomically(draft / "run.json", json.dumps(facts, indent=1))
+        Store(draft / "run.sqlite").close()
+        os.rename(draft, folder / name)
+    except OSError as error:
+        raise RunError(f"run {name!r} could not be made in {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Run(folder / name, config, provenance, structure)
+
+
+def open_run(folder: Path, name: str) -> Run:
+    """An existing run. Raises RunError when it is not there, not a run, damaged, or from a newer blendsearch."""
+    if not NAME.fullmatch(name):
+        raise RunError(f"no run is called {name!r}: expected the id of a run in {folder}, as `blendsearch runs` shows them")
+    path = folder / name
+    try:
+        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(runs_in(folder)[:8]) or "none"
+        raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
+    written = facts.get("format") if isinstance(facts, dict) else None
+    if not isinstance(written, int):
+        raise RunError(f"{path / 'run.json'} is not that of a run: it states no format")
+    if written > FORMAT:
+        raise RunError(
+            f"run {name!r} was written by a newer blendsearch (format {written}, this one reads up to {FORMAT}): "
+            "update blendsearch"
+        )
+    return Run(path, parse_config(facts["config"], str(path)), facts["provenance"], facts["structure"])
+
+
+def runs_in(folder: Path) -> list[str]:
+    """The ids of the runs in `folder`, in alphabetical order."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file. Raises RunError when it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,62 @@
+"""Where a run's numbers come from: code, versions, devices, and the hashes of weights and data."""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PACKAGES = ("blendsearch", "torch", "torchvision", "torch-pruning", "numpy", "deap", "scikit-learn", "ray")
+
+
+def provenance(command: list[str], device: str, weights: str, data: str) -> dict[str, Any]:
+    """What to record of the surroundings; `weights` and `data` are digests."""
+    return {
+        "command": command,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": _git_commit(),
+        "device": device,
+        "weights_sha256": weights,
+        "data_sha256": data,
+    }
+
+
+def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over names, types, shapes and contents, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, marked when it was changed; empty outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        # an installed package may lie inside somebody else's checkout
+        if not git("ls-files", "--error-unmatch", "provenance.py"):
+            return ""
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,135 @@
+"""Every evaluation of a run, in one SQLite file: written as each one finishes, readable while the search goes on."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blendsearch.errors import RunError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS evaluations (
+    id          INTEGER PRIMARY KEY,       -- in the order of asking, from 1
+    digest      TEXT NOT NULL,
+    cut         BLOB NOT NULL,             -- kept channels, packed bits
+    fidelity    TEXT NOT NULL,
+    seed        INTEGER NOT NULL,
+    generation  INTEGER NOT NULL,
+    origin      TEXT NOT NULL,             -- 'evolved', or the name of the baseline it is
+    genome      TEXT NOT NULL,             -- JSON
+    macs        INTEGER NOT NULL,
+    params      INTEGER NOT NULL,
+    loss        REAL,
+    error       REAL,
+    seconds     REAL NOT NULL,
+    failure     TEXT NOT NULL,             -- empty: the numbers stand
+    UNIQUE (digest, fidelity)
+);
+CREATE TABLE IF NOT EXISTS tests (
+    subject     TEXT PRIMARY KEY,          -- 'dense', or a cut's digest
+    loss        REAL NOT NULL,
+    error       REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS generations (
+    generation  INTEGER PRIMARY KEY,
+    evaluations INTEGER NOT NULL,
+    seconds     REAL NOT NULL,             -- of evaluation, summed over workers
+    wall        REAL NOT NULL,
+    summary     TEXT NOT NULL              -- JSON
+);
+"""
+
+
+class Evaluation(NamedTuple):
+    """One row: a cut, where it came from, what it costs, and how it was judged."""
+
+    id: int
+    digest: str
+    cut: bytes
+    fidelity: str
+    seed: int
+    generation: int
+    origin: str
+    genome: str
+    macs: int
+    params: int
+    loss: float | None
+    error: float | None
+    seconds: float
+    failure: str
+
+
+class TestResult(NamedTuple):
+    """Mean cross-entropy and error on the test images."""
+
+    loss: float
+    error: float
+
+
+class Store:
+    """The evaluations of one run. One process writes; any number read, also during a write."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        try:
+            target = f"file:{path}?mode=ro" if read_only else f"file:{path}"
+            self._connection = sqlite3.connect(target, uri=True, isolation_level=None, timeout=30)
+            if not read_only:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._connection.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Record one evaluation for good; one with the same cut and fidelity stays as it was (the first one wins)."""
+        marks = ", ".join("?" * len(evaluation))
+        with self._writing():
+            self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, by id."""
+        rows = self._read("SELECT * FROM evaluations ORDER BY id")
+        return [Evaluation(*row) for row in rows]
+
+    def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
+        """Record what one generation cost and found; a repeated one replaces what stood there."""
+        row = (generation, evaluations, seconds, wall, json.dumps(summary))
+        with self._writing():
+            self._connection.execute("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?)", row)
+
+    def generations(self) -> list[dict[str, Any]]:
+        """Per generation: evaluations, seconds of evaluation, wall seconds, and its summary."""
+        rows = self._read("SELECT * FROM generations ORDER BY generation")
+        names = ("generation", "evaluations", "seconds", "wall")
+        return [dict(zip(names, row[:4], strict=True)) | {"summary": json.loads(row[4])} for row in rows]
+
+    def add_test(self, subject: str, result: TestResult) -> None:
+        """Record the one test of a network: ``dense``, or a cut's digest."""
+        with self._writing():
+            self._connection.execute("INSERT OR IGNORE INTO tests VALUES (?, ?, ?)", (subject, *result))
+
+    def tests(self) -> dict[str, TestResult]:
+        """Test results by subject."""
+        rows = self._read("SELECT subject, loss, error FROM tests")
+        return {subject: TestResult(loss, error) for subject, loss, error in rows}
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _read(self, query: str) -> Sequence[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise RunError(f"{self.path} cannot be read: {error}; is this a run directory?") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(
+                f"{self.path} cannot be written ({error}): what was stored before stands; free some space and resume"
+            ) from error
