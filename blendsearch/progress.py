@@ -91,9 +91,10 @@ class Lines:
 
     def _on_generation(self, facts: Mapping[str, Any]) -> None:
         best = "none" if facts["best_loss"] is None else f"{facts['best_loss']:.4f}"
+        seconds = time.monotonic() - self._started
         self._say(
             f"generation {facts['generation']:>3} {facts['evaluations']:>6} evaluations  best loss {best}  "
-            f"front {facts['front']:>3}  hypervolume {facts['hypervolume']:.4f}  {time.monotonic() - self._started:.0f} s"
+            f"front {facts['front']:>3}  hypervolume {facts['hypervolume']:.4f}  {seconds:.0f} s"
         )
 
     def _on_tested(self, facts: Mapping[str, Any]) -> None:

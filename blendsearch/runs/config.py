@@ -67,7 +67,7 @@ class DataConfig(Section):
 class CriteriaConfig(Section):
     """Which criteria score the channels, on what, and how they are clustered.
 
-    `pool` names them (all but the controls when empty); `modules` are a person's own, imported for the criteria in them.
+    `pool` names them (all but the controls when empty); `modules` are a person's own, imported for their criteria.
     """
 
     pool: tuple[str, ...] = ()

@@ -68,7 +68,9 @@ class Run:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"run {self.name!r} is being searched by another process: wait for it, or stop it") from error
+                raise RunError(
+                    f"run {self.name!r} is being searched by another process: wait for it, or stop it"
+                ) from error
             yield
 
 
@@ -129,7 +131,9 @@ def create_run(
 def open_run(folder: Path, name: str) -> Run:
     """An existing run. Raises RunError when it is not there, not a run, damaged, or from a newer blendsearch."""
     if not NAME.fullmatch(name):
-        raise RunError(f"no run is called {name!r}: expected the id of a run in {folder}, as `blendsearch runs` shows them")
+        raise RunError(
+            f"no run is called {name!r}: expected the id of a run in {folder}, as `blendsearch runs` shows them"
+        )
     path = folder / name
     try:
         facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
