@@ -15,6 +15,7 @@ from blendsearch.errors import BlendsearchError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from blendsearch.engine.engine import Engine
     from blendsearch.progress import JsonLines, Lines
     from blendsearch.runs.config import Config
     from blendsearch.runs.directory import Run
@@ -100,12 +101,14 @@ def _search(arguments: argparse.Namespace) -> None:
     check_name(arguments.runs, name)  # before anything that takes time
     report = _reporter(arguments, config)
     try:
+        from blendsearch.engine.engine import start_engine
         from blendsearch.search.setting import prepare, record
 
         setting = prepare(config, report)
+        engine = start_engine(config.engine, setting.evaluator)
         run = record(setting, arguments.runs, name, ["blendsearch", *sys.argv[1:]])
         report("run", {"run": run.name, "path": str(run.path)})
-        _run(run, setting, report)
+        _run(run, setting, engine, report)
     finally:
         report.close()
     _show(run, arguments)
@@ -121,37 +124,37 @@ def _resume(arguments: argparse.Namespace) -> None:
         return
     report = _reporter(arguments, run.config)
     try:
+        from blendsearch.engine.engine import start_engine
         from blendsearch.search.setting import restore
 
-        _run(run, restore(run), report, ray=arguments.ray)
+        chosen = run.config.engine
+        if arguments.ray is not None:
+            chosen = chosen.model_copy(update={"ray": arguments.ray})
+        setting = restore(run)
+        _run(run, setting, start_engine(chosen, setting.evaluator), report)
     finally:
         report.close()
     _show(run, arguments)
 
 
-def _run(run: "Run", setting: "Setting", report: "JsonLines | Lines", ray: str | None = None) -> None:
+def _run(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLines | Lines") -> None:
     """Search `run` to its end; an interruption leaves it resumable and says how."""
-    from blendsearch.engine.engine import start_engine
     from blendsearch.search.loop import search
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
-    chosen = run.config.engine if ray is None else run.config.engine.model_copy(update={"ray": ray})
     try:
         with run.locked():
-            engine = start_engine(chosen, setting.evaluator)
-            try:
-                search(run, setting, engine, report)
-            finally:
-                engine.close()
+            search(run, setting, engine, report)
     except KeyboardInterrupt:
         report.close()
         folder = "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"
         print(f"blendsearch: stopped; continue with: blendsearch resume {run.name}{folder}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
+        engine.close()
         signal.signal(signal.SIGTERM, before)
 
 

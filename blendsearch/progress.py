@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class JsonLines:
     """One JSON object per event."""
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
 
     def __call__(self, kind: str, facts: Mapping[str, Any]) -> None:
         print(json.dumps({"event": kind, **facts}), file=self._stream, flush=True)
