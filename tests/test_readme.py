@@ -1,0 +1,42 @@
+"""What the README shows works as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from blendsearch.cli import main
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_criterion_of_ones_own_is_searched_with(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = README.split("## A criterion of your own")[1]
+    code, config = (re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL)[0] for kind in ("python", "yaml"))
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = yaml.safe_load(config_file.read_text()) | yaml.safe_load(config)
+    config_file.write_text(yaml.safe_dump(tree))
+    main(
+        [
+            "search",
+            str(config_file),
+            "--runs",
+            str(tmp_path / "runs"),
+            "--name",
+            "one",
+            "--set",
+            "search.evaluations=12",
+        ]
+    )
+    assert "5 criteria scored" in capsys.readouterr().out
+
+
+def test_the_example_config_is_one() -> None:
+    from blendsearch.runs.config import parse_config
+
+    example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])
+    assert parse_config(example, "README").budget.macs == 0.5
