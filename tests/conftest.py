@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 settings.register_profile("blendsearch", deadline=None, max_examples=25)
 settings.load_profile("blendsearch")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two threads that share two cores with anything else wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,11 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
         left = config.evaluations - asked
         if generation == 0:
             seeds = baselines(setting.decoder, config.anchors)
+            if 2 * len(seeds) > config.evaluations:
+                text = (
+                    f"{len(seeds)} baselines take most of {config.evaluations} evaluations: name fewer in criteria.pool"
+                )
+                report("warning", {"text": text})
             # a quarter of newcomers beside the seeds, so that evolution has more than what was known before
             candidates = evolution.first(seeds, min(left, max(config.population, len(seeds) + config.population // 4)))
         else:
