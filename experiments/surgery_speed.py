@@ -3,9 +3,9 @@
     python experiments/surgery_speed.py [MODEL ...]          # torchvision names; default resnet50 densenet121
 
 Both make a narrower copy of the same dense network in the same process, taking turns: ours slices a random half of
-every group into a fresh module; Torch-Pruning's deep-copies the network, builds its graph and steps its magnitude pruner at
-ratio 0.5 (a copy is needed because its graph can be neither copied nor reused). Prints medians and their ratio, and
-writes them to surgery_speed.json beside this file.
+every group into a fresh module; Torch-Pruning's deep-copies the network, builds its graph and steps its magnitude
+pruner at ratio 0.5 (a copy is needed because its graph can be neither copied nor reused). Prints medians and their
+ratio, and writes them to surgery_speed.json beside this file.
 """
 
 import copy
