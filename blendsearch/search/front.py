@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from blendsearch.runs.store import Evaluation
 
-REFERENCE = (np.log(10.0), 1.0)
-"""Worst corner for the hypervolume over (loss, MACs ratio): the loss of guessing among ten classes, the dense cost."""
+REFERENCE = (1.0, 1.0)
+"""Worst corner for the hypervolume over (error, MACs ratio): every answer wrong, at the dense cost."""
 
 
 def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -52,10 +52,10 @@ def knee(rows: Sequence[Evaluation]) -> Evaluation:
 
 
 def hypervolume(rows: Sequence[Evaluation], dense_macs: int) -> float:
-    """The area that the rows dominate over (loss, MACs ratio), up to a fixed reference."""
+    """The area that the rows dominate over (error, MACs ratio), up to a fixed reference: in [0, 1]."""
     from moocore import hypervolume as volume
 
-    points = np.array([[row.loss, row.macs / dense_macs] for row in rows if row.loss is not None], dtype=np.float64)
+    points = np.array([[row.error, row.macs / dense_macs] for row in rows if row.error is not None], dtype=np.float64)
     if not len(points):
         return 0.0
     return float(volume(points, ref=np.array(REFERENCE)))
