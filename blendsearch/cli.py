@@ -27,6 +27,8 @@ WRONG_INPUT, INTERRUPTED = 2, 130
 def main(words: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 2 wrong input, 130 interrupted."""
     arguments = _parser().parse_args(words)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)  # a person's own model and criteria stand beside their config
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warned
@@ -222,10 +224,12 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({**done.__dict__, "folder": str(done.folder)}))
         return
+    own = "" if ":" not in (factory := run.config.model.factory) or factory.startswith("torchvision:") else factory
+    hint = f", factory={own.rpartition(':')[2]}" if own else ""
     print(
         f"network {done.id} in {done.folder}: {done.macs:,} MACs ({done.macs_ratio:.2%} of dense), {done.params:,} "
         f"parameters, validation accuracy {done.val_accuracy:.2%} after loading it back\n"
-        f"load it with: blendsearch.load({str(done.folder)!r})"
+        f"load it with: blendsearch.load({str(done.folder)!r}{hint})"
     )
 
 

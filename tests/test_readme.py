@@ -1,6 +1,7 @@
 """What the README shows works as it stands there."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ def test_the_criterion_of_ones_own_is_searched_with(
     section = README.split("## A criterion of your own")[1]
     code, config = (re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL)[0] for kind in ("python", "yaml"))
     (tmp_path / "mine.py").write_text(code)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # modules beside the config are found
+    monkeypatch.setattr("sys.path", list(sys.path))
     tree = yaml.safe_load(config_file.read_text()) | yaml.safe_load(config)
     config_file.write_text(yaml.safe_dump(tree))
     main(
