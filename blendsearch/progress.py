@@ -29,7 +29,6 @@ class Lines:
     def __init__(self, console: Console, evaluations: int) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._done = 0
         self._best: float | None = None
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -82,7 +81,6 @@ class Lines:
             self._say(f"dense network: validation accuracy {1 - facts['error']:.2%}, loss {facts['loss']:.4f}")
 
     def _on_evaluated(self, facts: Mapping[str, Any]) -> None:
-        self._done = facts["id"] if self._bar is None else self._done + 1
         if facts["loss"] is not None and (self._best is None or facts["loss"] < self._best):
             self._best = facts["loss"]
         if self._bar is not None:

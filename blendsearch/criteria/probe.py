@@ -23,6 +23,7 @@ from blendsearch.criteria.registry import NEEDS, Need
 from blendsearch.criteria.second_order import hessian_diagonals, squared_gradient
 from blendsearch.criteria.synaptic_flow import synaptic_flow
 from blendsearch.structure.groups import Group, IndexMaps, Member
+from blendsearch.structure.rest import at_rest
 
 FAINT_LOSS = 0.02
 """Mean cross-entropy below which the images count as memorised: gradients have all but vanished."""
@@ -124,7 +125,7 @@ def probe(
     if not temperature >= 1:
         raise ValueError(f"temperature is {temperature}: expected a number of at least 1")
     passing = _Pass(model, maps, frozenset(needs), temperature, subsample)
-    with _at_rest(model):
+    with at_rest(model):
         for images, labels in batches:
             passing.take(images, labels)
             if not needs & (FORWARD | {"hessian"}):  # the flow of an all-ones image wants no more than a shape
@@ -328,18 +329,3 @@ def _makers(parameters: dict[str, nn.Parameter], group: Group) -> list[Member]:
         for member in group.on("out")
         if member.tensor.endswith("weight") and member.tensor in parameters and parameters[member.tensor].ndim > 1
     ]
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` is in evaluation mode; afterwards its mode and what takes gradients are as before."""
-    modes = [(item, item.training) for item in model.modules()]
-    wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for item, training in modes:
-            item.training = training
-        for parameter, wanted in wants:
-            parameter.requires_grad_(wanted)

@@ -32,7 +32,7 @@ def score_table(
     needs = frozenset[Need]().union(*(criterion.needs for criterion in pool))
     if needs:
         gathered = probe(model, maps, calibration(), needs, temperature=temperature)
-    per_channel = _macs_per_channel(structure)
+    per_channel = structure.oracle.per_channel("macs", maps.sizes)
     rows: dict[str, dict[str, object]] = {criterion.name: {} for criterion in pool}
     streams = rng.spawn(len(maps.groups))
     for number, group in enumerate(maps.groups):
@@ -50,13 +50,3 @@ def _score(criterion: Criterion, view: GroupView) -> object:
     except Exception as error:  # a person's own criterion may fail in any way; the search goes on without it
         return error
     return None if scores is None else scores.detach().double().cpu().numpy()
-
-
-def _macs_per_channel(structure: Structure) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """What the dense network saves when one channel of each group goes, shape (groups,)."""
-    sizes = structure.maps.sizes
-    one_less = sizes[None, :] - np.eye(len(sizes), dtype=np.int64)
-    saved: np.ndarray[tuple[int], np.dtype[np.float64]] = (
-        structure.oracle.dense["macs"] - structure.oracle.cost("macs", one_less)
-    ).astype(np.float64)
-    return saved

@@ -12,14 +12,14 @@ from torch import nn
 
 from blendsearch.fitness.data import Split, Splits, batches
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
-from blendsearch.structure.groups import Cut, IndexMaps, cut_digest
+from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
 from blendsearch.structure.surgery import narrow
 
 
 class Request(NamedTuple):
     """What an evaluator is asked: a few hundred bytes, safe to send anywhere.
 
-    cut: the kept channels packed to bits (`numpy.packbits`); channels: how many bits count.
+    cut: the kept channels packed to bits; channels: how many bits count.
     """
 
     digest: str
@@ -30,8 +30,7 @@ class Request(NamedTuple):
     split: Literal["val", "test"] = "val"
 
     def kept(self) -> Cut:
-        bits = np.unpackbits(np.frombuffer(self.cut, dtype=np.uint8), count=self.channels)
-        return bits.astype(np.bool_)
+        return unpacked(self.cut, self.channels)
 
 
 class Outcome(NamedTuple):
@@ -52,7 +51,7 @@ def request(cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test"
     digest = cut_digest(cut)
     material = f"{run_seed}:{digest}:{fidelity}".encode()
     seed = int.from_bytes(hashlib.sha256(material).digest()[:7], "little")
-    return Request(digest, np.packbits(cut).tobytes(), len(cut), fidelity, seed, split)
+    return Request(digest, packed(cut), len(cut), fidelity, seed, split)
 
 
 @dataclass(frozen=True, eq=False)

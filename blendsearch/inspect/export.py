@@ -17,6 +17,7 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.setting import Setting
+from blendsearch.structure.groups import unpacked
 from blendsearch.structure.surgery import rehung
 from blendsearch.zoo.factory import build_model
 
@@ -49,7 +50,7 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty: export to a new folder")
     made = not folder.exists()
-    cut = np.unpackbits(np.frombuffer(row.cut, np.uint8), count=setting.structure.maps.channels).astype(np.bool_)
+    cut = unpacked(row.cut, setting.structure.maps.channels)
     module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from blendsearch.search.baselines import baselines
 from blendsearch.search.evolution import Candidate, Evolution, Judged
 from blendsearch.search.front import best_baselines, front, hypervolume
 from blendsearch.search.setting import Report, Setting
+from blendsearch.structure.groups import unpacked
 
 DENSE = "dense"
 
@@ -141,7 +142,7 @@ def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None
     split: Literal["test"] = "test"
     for digest, row in subjects.items():
         if digest not in done:
-            cut = np.unpackbits(np.frombuffer(row.cut, np.uint8), count=setting.structure.maps.channels).astype(bool)
+            cut = unpacked(row.cut, setting.structure.maps.channels)
             engine.submit(request(cut, row.fidelity, setting.config.seed, split))
     for outcome in engine.completed():
         if outcome.failure:

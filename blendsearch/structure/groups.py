@@ -131,5 +131,14 @@ def index_maps(groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -
 
 def cut_digest(cut: Cut) -> str:
     """The identity of a pruned network: 32 hexadecimal digits of the SHA-256 of its kept channels."""
-    packed = np.packbits(cut).tobytes()
-    return hashlib.sha256(len(cut).to_bytes(8, "little") + packed).hexdigest()[:32]
+    return hashlib.sha256(len(cut).to_bytes(8, "little") + packed(cut)).hexdigest()[:32]
+
+
+def packed(cut: Cut) -> bytes:
+    """A cut as bits, eight channels a byte."""
+    return np.packbits(cut).tobytes()
+
+
+def unpacked(bits: bytes, channels: int) -> Cut:
+    """The cut of that many channels in `bits`, as `packed` made them."""
+    return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=channels).astype(np.bool_)

@@ -1,7 +1,5 @@
 """From a network and one example input to everything later floors need to know about its structure."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +9,7 @@ from blendsearch.errors import TraceError
 from blendsearch.structure.cost import CostOracle, cost_oracle
 from blendsearch.structure.dependency import coupled_groups
 from blendsearch.structure.groups import Frozen, IndexMaps, index_maps
+from blendsearch.structure.rest import at_rest
 from blendsearch.structure.verify import verified
 
 
@@ -32,7 +31,9 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
     """
     if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("trace the network on the CPU and move it afterwards")
-    with _at_rest(model):
+    with at_rest(model):
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)  # the tracer follows autograd's graph
         example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
@@ -50,20 +51,3 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
             reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
             raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
         return Structure(maps, tuple(frozen), cost_oracle(model, maps, example))
-
-
-@contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` is in evaluation mode and takes gradients; afterwards it is as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in wants:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, wanted in wants:
-            parameter.requires_grad_(wanted)
