@@ -61,7 +61,7 @@ class Lines:
     def _on_training(self, facts: Mapping[str, Any]) -> None:
         if self._bar is not None:
             doing = f"training the base network, loss {facts['loss']:.3f}"
-            self._bar.update(self._task, description=doing, visible=True)
+            self._bar.update(self._task, description=doing, visible=facts["done"] < 1)
         if facts["done"] == 1:
             self._say(f"base network trained, last loss {facts['loss']:.3f}")
 
