@@ -116,8 +116,13 @@ def shares_for(counts: Counts, sizes: Counts) -> NDArray[np.float64]:
     return np.asarray(np.clip((odds - np.median(odds)) / SHARE_SCALE, -1, 1))
 
 
+def _limits(oracle: CostOracle, budget: Budget) -> dict[str, int]:
+    """The largest absolute cost that each budget allows."""
+    return {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
+
+
 def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], bool]:
-    limits = {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
+    limits = _limits(oracle, budget)
 
     def fits(counts: Counts) -> bool:
         return all(int(oracle.cost(name, counts)) <= limit for name, limit in limits.items())
@@ -128,7 +133,7 @@ def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], bool]:
 def _filled(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]) -> Counts:
     """`counts` widened step by step while the budget lasts, the group furthest below `ideal` first."""
     counts = counts.copy()
-    limits = {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
+    limits = _limits(oracle, budget)
     groups = np.arange(len(counts))
     while True:
         if any(

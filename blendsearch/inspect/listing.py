@@ -5,7 +5,7 @@ from typing import Any
 
 from blendsearch.errors import BlendsearchError
 from blendsearch.runs.directory import open_run, runs_in
-from blendsearch.search.loop import DENSE
+from blendsearch.search.front import DENSE
 
 
 def listing(folder: Path) -> list[dict[str, Any]]:

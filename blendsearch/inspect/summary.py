@@ -6,8 +6,7 @@ from typing import Any
 from blendsearch.errors import RunError
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, TestResult
-from blendsearch.search.front import best_baselines, front, knee
-from blendsearch.search.loop import DENSE
+from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, knee
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def summary(run: Run) -> dict[str, Any]:
     at each seeded budget, the best single criterion and the best equal blend.
     """
     rows, tests = _read(run)
-    valid = [row for row in rows if not row.failure and row.origin != DENSE]
+    valid = judged_networks(rows)
 
     def described(chosen: Sequence[Evaluation]) -> list[dict[str, Any]]:
         return [describe(run, row, tests) for row in chosen]
@@ -53,7 +52,7 @@ def pick(run: Run, what: str) -> Evaluation:
     Raises RunError when there is none, or its evaluation failed.
     """
     rows, _ = _read(run)
-    on_front = front([row for row in rows if not row.failure and row.origin != DENSE], spans(run))
+    on_front = front(judged_networks(rows), spans(run))
     if what in ("best", "knee"):
         if not on_front:
             raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")

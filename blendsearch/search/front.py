@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from blendsearch.runs.store import Evaluation
 
+DENSE = "dense"
+"""The origin of the evaluation that is the dense network itself."""
+
 REFERENCE = (1.0, 1.0)
 """Worst corner for the hypervolume over (error, MACs ratio): every answer wrong, at the dense cost."""
 
@@ -18,6 +21,11 @@ def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
     from moocore import is_nondominated
 
     return np.asarray(is_nondominated(objectives, maximise=False, keep_weakly=False), dtype=np.bool_)
+
+
+def judged_networks(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """The rows that are pruned networks with numbers: neither the dense one nor failures."""
+    return [row for row in rows if not row.failure and row.origin != DENSE]
 
 
 def front(rows: Sequence[Evaluation], spans: bool) -> list[Evaluation]:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store, TestResult
 from blendsearch.search.baselines import baselines
 from blendsearch.search.evolution import Candidate, Evolution, Judged
-from blendsearch.search.front import best_baselines, front, hypervolume
+from blendsearch.search.front import DENSE, best_baselines, front, hypervolume, judged_networks
 from blendsearch.search.setting import Report, Setting
 from blendsearch.structure.groups import unpacked
-
-DENSE = "dense"
 
 
 def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
@@ -107,7 +105,7 @@ def conclude(generation: int, wall: float, setting: Setting, store: Store, repor
     """Record and report what a generation found."""
     rows = store.evaluations()
     mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
-    valid = [row for row in rows if not row.failure and row.origin != DENSE]
+    valid = judged_networks(rows)
     summary: dict[str, Any] = {
         "front": len(front(valid, setting.decoder.spans)),
         "hypervolume": hypervolume(valid, setting.structure.oracle.dense["macs"]),
@@ -135,15 +133,14 @@ def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None
     """The one look at the test images: the dense network, the best baselines, and the front."""
     rows = store.evaluations()
     done = store.tests()
-    valid = [row for row in rows if not row.failure and row.origin != DENSE]
+    valid = judged_networks(rows)
     subjects = {row.digest: row for row in rows if row.origin == DENSE}
     for row in [*best_baselines(valid), *front(valid, setting.decoder.spans)]:
         subjects[row.digest] = row
-    split: Literal["test"] = "test"
     for digest, row in subjects.items():
         if digest not in done:
             cut = unpacked(row.cut, setting.structure.maps.channels)
-            engine.submit(request(cut, row.fidelity, setting.config.seed, split))
+            engine.submit(request(cut, row.fidelity, setting.config.seed, "test"))
     for outcome in engine.completed():
         if outcome.failure:
             report("warning", {"text": f"testing {outcome.digest[:8]} failed: {outcome.failure}"})
