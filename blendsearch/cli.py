@@ -207,6 +207,13 @@ def _show(run: "Run", arguments: argparse.Namespace) -> None:
             )
         table.add_section()
     _print(table)
+    if found["finals"]:
+        table = _table("id", "fine-tuned to the end", "MACs", "params", "val acc", "test acc", "seeds")
+        for row in found["finals"]:
+            val, test = (f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}" for name in ("val", "test"))
+            costs = (f"{row['macs_ratio']:.2%}", f"{row['params_ratio']:.2%}")
+            table.add_row(str(row["id"]), row["origin"].split(" = ")[0], *costs, val, test, str(row["seeds"]))
+        _print(table)
     print(f"splits: {run.structure['splits']}")
     if not found["front"]:
         print("nothing has been evaluated yet")
@@ -260,7 +267,7 @@ def _table(*columns: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    numbers = {"id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy"}
+    numbers = {"id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy", "seeds"}
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left")
     return table

@@ -22,7 +22,7 @@ def evaluator() -> Evaluator:
     model = digits_net(width=8)
     structure = trace(model, (1, 8, 8))
     splits = load_splits(DataSpec("digits"), 0)
-    recipe = Recipe(64, 50, Schedule(0.2, 0.05, 32))
+    recipe = Recipe(64, 50, Schedule(0.2, 0.05, 32), Schedule(0.4, 0.05, 32))
     return Evaluator(model.eval(), structure.maps, splits, recipe, torch.device("cpu"))
 
 

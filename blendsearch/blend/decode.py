@@ -28,6 +28,8 @@ class Decoder:
     Attributes
     ----------
     budget: for each budgeted cost, its least and largest ratio to the dense cost; equal where one budget is asked.
+    given: channels kept per group where they are given beforehand; then there is no budget and shares mean nothing.
+    uniform: whether every cut takes the uniform allocation at its budget, whatever its genome's shares.
     """
 
     space: Space
@@ -35,6 +37,8 @@ class Decoder:
     oracle: CostOracle
     allowed: Widths
     budget: Mapping[str, tuple[float, float]]
+    given: Counts | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         check_reachable(self.oracle, self.allowed, self.budget_at(0.0))
@@ -50,8 +54,19 @@ class Decoder:
 
     def cut(self, genome: Genome) -> Cut:
         """The kept channels, shape (channels,)."""
-        counts = allocate(self.oracle, self.allowed, self.budget_at(genome.target), genome.share)
-        return keep_best(self.space.blend(genome), counts)
+        return keep_best(self.space.blend(genome), self.counts(genome))
+
+    def counts(self, genome: Genome) -> Counts:
+        """Channels kept per group, (groups,)."""
+        if self.given is not None:
+            return self.given
+        share = np.zeros_like(genome.share) if self.uniform else genome.share
+        return allocate(self.oracle, self.allowed, self.budget_at(genome.target), share)
+
+    @property
+    def evolves_widths(self) -> bool:
+        """Whether shares decide how much each group keeps."""
+        return self.given is None and not self.uniform
 
     def globally(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
         """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""

@@ -39,11 +39,13 @@ class Space:
     ----------
     ranks: per group, the criteria's scores rank-normalised to [0, 1], shape (criteria, C); left-out rows are NaN.
     clusters: per group, its clusters as tuples of row numbers.
+    means: whether a cluster may be heard as the mean of its criteria; else as one of them.
     """
 
     criteria: tuple[str, ...]
     ranks: tuple[NDArray[np.float64], ...]
     clusters: tuple[tuple[tuple[int, ...], ...], ...]
+    means: bool = True
 
     @property
     def groups(self) -> int:
@@ -62,6 +64,11 @@ class Space:
             for number, members in enumerate(clusters):
                 tops[group, number] = len(members)
         return tops
+
+    @property
+    def lowest(self) -> NDArray[np.int64]:
+        """Smallest choice per group and cluster, (groups, K): 0 where it may be the mean or there is no cluster."""
+        return np.zeros_like(self.choices) if self.means else np.minimum(self.choices, 1)
 
     def equal(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
@@ -87,7 +94,7 @@ class Space:
     def random(self, rng: np.random.Generator) -> Genome:
         """A uniform draw over choices, factors and target, with shares normal around the uniform allocation."""
         return Genome(
-            rng.integers(0, self.choices + 1),
+            rng.integers(self.lowest, self.choices + 1),
             rng.random((self.groups, self.width)),
             np.clip(rng.normal(0, 0.15, self.groups), -1, 1),
             float(rng.random()),
@@ -113,9 +120,9 @@ class Space:
         return blended
 
 
-def space_of(table: ScoreTable, clusters: tuple[tuple[tuple[int, ...], ...], ...]) -> Space:
+def space_of(table: ScoreTable, clusters: tuple[tuple[tuple[int, ...], ...], ...], means: bool = True) -> Space:
     """The space over a score table and its clusters (`clustering.cluster_groups`)."""
-    return Space(table.criteria, tuple(rank_normalised(scores) for scores in table.scores), clusters)
+    return Space(table.criteria, tuple(rank_normalised(scores) for scores in table.scores), clusters, means)
 
 
 def rank_normalised(scores: NDArray[np.float64]) -> NDArray[np.float64]:

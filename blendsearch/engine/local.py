@@ -41,4 +41,4 @@ class LocalEngine:
 def failed(asked: Request, error: BaseException) -> Outcome:
     """The outcome of a request that raised."""
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Outcome(asked.digest, np.nan, np.nan, 0.0, reason[:500])
+    return Outcome(asked.digest, np.nan, np.nan, 0.0, reason[:500], asked.seed)

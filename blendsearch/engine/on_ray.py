@@ -95,11 +95,12 @@ class RayEngine:
         """Kill and replace workers whose evaluation exceeds the time limit."""
         now = time.monotonic()
         for reference, item in list(self._running.items()):
-            if now - item.since > self._config.timeout:
+            allowed = self._config.final_timeout if item.asked.fidelity == "final" else self._config.timeout
+            if now - item.since > allowed:
                 del self._running[reference]
                 self._ray.kill(item.worker)
                 self._idle.append(self._new_worker())
-                limit = TimeoutError(f"not done after {self._config.timeout:g} s (engine.timeout)")
+                limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
                 outcome = self._again(item, limit)
                 if outcome is not None:
                     yield outcome

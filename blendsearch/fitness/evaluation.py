@@ -3,11 +3,12 @@
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.fitness.data import Split, Splits, batches
@@ -20,6 +21,8 @@ class Request(NamedTuple):
     """What an evaluator is asked: a few hundred bytes, safe to send anywhere.
 
     cut: the kept channels packed to bits; channels: how many bits count.
+    split: the images to judge on; ``both`` are validation and test images.
+    weights: whether the outcome is to bring the recovered network's state.
     """
 
     digest: str
@@ -27,7 +30,8 @@ class Request(NamedTuple):
     channels: int
     fidelity: str
     seed: int
-    split: Literal["val", "test"] = "val"
+    split: Literal["val", "test", "both"] = "val"
+    weights: bool = False
 
     def kept(self) -> Cut:
         return unpacked(self.cut, self.channels)
@@ -36,7 +40,8 @@ class Request(NamedTuple):
 class Outcome(NamedTuple):
     """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on the split asked for.
 
-    `failure` says in one line why there are no numbers; it is empty where there are.
+    `failure` says in one line why there are no numbers; it is empty where there are. `seed` is the request's. `test` is
+    loss and error on the test images where ``both`` were asked for, and `weights` the network's state where asked for.
     """
 
     digest: str
@@ -44,12 +49,20 @@ class Outcome(NamedTuple):
     error: float
     seconds: float
     failure: str = ""
+    seed: int = 0
+    test: tuple[float, float] | None = None
+    weights: dict[str, NDArray[Any]] | None = None
 
 
-def request(cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test"] = "val") -> Request:
-    """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when."""
+def request(
+    cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test", "both"] = "val", repeat: int = 0
+) -> Request:
+    """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when.
+
+    Another `repeat` gives the same cut another seed.
+    """
     digest = cut_digest(cut)
-    material = f"{run_seed}:{digest}:{fidelity}".encode()
+    material = (f"{run_seed}:{digest}:{fidelity}" + (f":{repeat}" if repeat else "")).encode()
     seed = int.from_bytes(hashlib.sha256(material).digest()[:7], "little")
     return Request(digest, packed(cut), len(cut), fidelity, seed, split)
 
@@ -68,11 +81,16 @@ class Evaluator:
     def evaluate(self, asked: Request) -> Outcome:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
         start = time.perf_counter()
-        loss, error = self.measure(self.network(asked), asked.split)
+        network = self.network(asked)
+        loss, error = self.measure(network, "test" if asked.split == "test" else "val")
+        test = self.measure(network, "test") if asked.split == "both" else None
         seconds = time.perf_counter() - start
         if not np.isfinite([loss, error]).all():
-            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {loss}")
-        return Outcome(asked.digest, loss, error, seconds)
+            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {loss}", asked.seed)
+        weights = None
+        if asked.weights:
+            weights = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+        return Outcome(asked.digest, loss, error, seconds, "", asked.seed, test, weights)
 
     def network(self, asked: Request) -> nn.Module:
         """The cut and recovered network itself, in evaluation mode."""

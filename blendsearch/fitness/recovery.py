@@ -20,11 +20,13 @@ class Recipe:
     recalibration_images: training images, without augmentation, whose statistics replace the dense network's.
     batch_size: images per forward pass.
     tuning: the short fine-tune.
+    final: the long one, of the networks that are picked in the end.
     """
 
     recalibration_images: int
     batch_size: int
     tuning: Schedule
+    final: Schedule
 
 
 Recovery = Callable[[nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
@@ -73,5 +75,11 @@ def tuned(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.devic
     train(module, splits, recipe.tuning, device, rng)
 
 
-FIDELITIES: dict[str, Recovery] = {"raw": raw, "recalibrated": recalibrated, "tuned": tuned}
+def final(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
+    """Recalibrate, then fine-tune for long."""
+    recalibrated(module, splits, recipe, device, rng)
+    train(module, splits, recipe.final, device, rng)
+
+
+FIDELITIES: dict[str, Recovery] = {"raw": raw, "recalibrated": recalibrated, "tuned": tuned, "final": final}
 """How a cut may be judged, from the cheapest to the dearest."""

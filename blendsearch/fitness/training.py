@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from blendsearch.fitness.data import Splits, batches
 
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with Nesterov momentum and one cosine from `rate` to zero over `epochs` (fractions allowed).
+    """SGD with momentum over `epochs` (fractions allowed).
 
     Attributes
     ----------
+    decay: ``cosine``, one cosine from `rate` to zero, or ``constant``.
+    nesterov: whether the momentum is Nesterov's.
     images: training images per epoch, all of them where None.
     """
 
@@ -26,6 +29,8 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     images: int | None = None
+    decay: Literal["cosine", "constant"] = "cosine"
+    nesterov: bool = True
 
 
 def train(
@@ -51,9 +56,9 @@ def train(
         [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=schedule.rate,
         momentum=schedule.momentum,
-        nesterov=schedule.momentum > 0,
+        nesterov=schedule.nesterov and schedule.momentum > 0,
     )
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if schedule.decay == "cosine" else None
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), torch.enable_grad():
         torch.manual_seed(int(rng.integers(2**63)))  # dropout draws from torch's own stream
@@ -76,7 +81,8 @@ def train(
                 loss = F.cross_entropy(module(images), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                cosine.step()
+                if cosine is not None:
+                    cosine.step()
                 total, seen, step = total + float(loss.detach()), seen + 1, step + 1
                 if step == steps:
                     break

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import ModelError, RunError
 from blendsearch.fitness.evaluation import request
-from blendsearch.inspect.summary import pick
+from blendsearch.inspect.summary import final_of, pick
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.setting import Setting
 from blendsearch.structure.groups import unpacked
-from blendsearch.structure.surgery import rehung
+from blendsearch.structure.surgery import narrow, rehung
 from blendsearch.zoo.factory import build_model
 
 FORMAT = 1
@@ -42,7 +43,7 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
     """Write the network that `what` names (``best``, ``knee`` or an id) to `folder`, which must be new or empty.
 
     The network is cut and recovered as it was for its evaluation, written, loaded back and judged again: what the front
-    reports is what is in the files. Raises RunError when it is not.
+    reports is what is in the files. One that was fine-tuned for long leaves so. Raises RunError when the loss differs.
     """
     from safetensors.torch import save_file
 
@@ -51,7 +52,14 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
         raise RunError(f"{folder} is not empty: export to a new folder")
     made = not folder.exists()
     cut = unpacked(row.cut, setting.structure.maps.channels)
-    module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
+    final = final_of(run, row)
+    if final is None:
+        module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
+    else:
+        module = narrow(setting.model, setting.structure.maps, cut).cpu()
+        weights = run.kept_weights(final.digest, final.repeat)
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        row = row._replace(fidelity="final", loss=final.loss, error=final.error)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_contiguous(module), folder / WEIGHTS)

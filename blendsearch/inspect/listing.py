@@ -27,6 +27,8 @@ def _row(folder: Path, name: str) -> dict[str, Any]:
         f"{low:.0%} {cost}" if low == high else f"{low:.0%} to {high:.0%} {cost}"
         for cost, (low, high) in run.config.budget.spans().items()
     )
+    if run.config.budget.keep is not None:
+        budget = "widths given"
     return {
         "run": name,
         "model": run.config.model.factory,

@@ -1,11 +1,12 @@
 """What a run found, as plain values: the dense network, the baselines, the front."""
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from blendsearch.errors import RunError
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, TestResult
+from blendsearch.runs.store import Evaluation, Final, TestResult
 from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, knee
 
 
@@ -14,9 +15,11 @@ def summary(run: Run) -> dict[str, Any]:
 
     Each has `id`, `cut` (digest), `origin`, `macs_ratio`, `params_ratio`, `val_loss`, `val_accuracy`, `test_accuracy`
     and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished. Baselines are,
-    at each seeded budget, the best single criterion and the best equal blend.
+    at each seeded budget, the best single criterion and the best equal blend. ``finals`` are the networks that were
+    fine-tuned for long, best validation first, each with `seeds` and, over them, the mean and the standard deviation
+    (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`.
     """
-    rows, tests = _read(run)
+    rows, tests, finals = _read(run)
     valid = judged_networks(rows)
 
     def described(chosen: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -26,6 +29,7 @@ def summary(run: Run) -> dict[str, Any]:
         "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
         "baselines": described(best_baselines(valid)),
         "front": described(front(valid, spans(run))),
+        "finals": [_finished(run, row, done) for row, done in _by_final(rows, finals)],
     }
 
 
@@ -46,12 +50,49 @@ def describe(run: Run, row: Evaluation, tests: dict[str, TestResult]) -> dict[st
     }
 
 
+def _by_final(rows: Sequence[Evaluation], finals: Sequence[Final]) -> list[tuple[Evaluation, list[Final]]]:
+    """The fine-tuned networks with their fine-tunes, the one with the least mean validation error first."""
+    by_digest: dict[str, list[Final]] = {}
+    for item in finals:
+        by_digest.setdefault(item.digest, []).append(item)
+    pairs = [(row, by_digest[row.digest]) for row in rows if row.digest in by_digest]
+    return sorted(pairs, key=lambda pair: (fmean(item.error for item in pair[1]), fmean(item.loss for item in pair[1])))
+
+
+def _finished(run: Run, row: Evaluation, done: Sequence[Final]) -> dict[str, Any]:
+    accuracies = [[1 - item.error for item in done], [1 - item.test_error for item in done]]
+    (val, val_spread), (test, test_spread) = [
+        (fmean(values), stdev(values) if len(values) > 1 else 0.0) for values in accuracies
+    ]
+    return {
+        **describe(run, row, {}),
+        "fidelity": "final",
+        "seeds": len(done),
+        "val_loss": fmean(item.loss for item in done),
+        "val_accuracy": val,
+        "val_spread": val_spread,
+        "test_accuracy": test,
+        "test_spread": test_spread,
+    }
+
+
+def final_of(run: Run, row: Evaluation) -> Final | None:
+    """The long fine-tune of `row` with the lowest validation loss; None where it had none."""
+    found = [item for item in _read(run)[2] if item.digest == row.digest]
+    return min(found, key=lambda item: (item.loss, item.repeat)) if found else None
+
+
 def pick(run: Run, what: str) -> Evaluation:
-    """The evaluation that `what` names: ``best`` (lowest validation loss on the front), ``knee``, or an id.
+    """The evaluation that `what` names: ``best``, ``knee``, or an id.
+
+    Best is the lowest validation error after the long fine-tune where there was one, else the lowest validation loss on
+    the front.
 
     Raises RunError when there is none, or its evaluation failed.
     """
-    rows, _ = _read(run)
+    rows, _, finals = _read(run)
+    if what == "best" and finals:
+        return _by_final(rows, finals)[0][0]
     on_front = front(judged_networks(rows), spans(run))
     if what in ("best", "knee"):
         if not on_front:
@@ -70,9 +111,9 @@ def spans(run: Run) -> bool:
     return any(high > low for low, high in run.config.budget.spans().values())
 
 
-def _read(run: Run) -> tuple[list[Evaluation], dict[str, TestResult]]:
+def _read(run: Run) -> tuple[list[Evaluation], dict[str, TestResult], list[Final]]:
     store = run.store(read_only=True)
     try:
-        return store.evaluations(), store.tests()
+        return store.evaluations(), store.tests(), store.finals()
     finally:
         store.close()

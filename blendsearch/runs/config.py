@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from blendsearch.errors import ConfigError
+from blendsearch.runs.methods import with_method
 
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
@@ -25,7 +26,7 @@ class Section(BaseModel):
 
 
 class ScheduleConfig(Section):
-    """SGD with momentum and a cosine to zero; see fitness.training.Schedule."""
+    """SGD with momentum; see fitness.training.Schedule."""
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
     rate: Annotated[float, Field(gt=0)] = 0.01
@@ -33,6 +34,8 @@ class ScheduleConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     images: Positive | None = None
+    decay: Literal["cosine", "constant"] = "cosine"
+    nesterov: bool = True
 
 
 class ModelConfig(Section):
@@ -83,18 +86,25 @@ Span = Ratio | tuple[Ratio, Ratio]
 
 
 class BudgetConfig(Section):
-    """The largest ratio of each cost to the dense network's: one number, or [least, most] for a front between."""
+    """The largest ratio of each cost to the dense network's: one number, or [least, most] for a front between.
+
+    Or `keep`, widths given beforehand: the share of channels that every group keeps, or one share per pattern of group
+    names (``{"layer1.*": 0.5, "*": 0.7}``; the first that matches holds, groups without one stay whole).
+    """
 
     macs: Span | None = None
     params: Span | None = None
+    keep: Ratio | dict[str, Ratio] | None = None
     min_channels: Positive = 2
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.05
     round_to: Positive = 1
 
     @model_validator(mode="after")
     def _asked(self) -> "BudgetConfig":
-        if self.macs is None and self.params is None:
+        if self.macs is None and self.params is None and self.keep is None:
             raise ValueError("no budget is given: set budget.macs or budget.params")
+        if self.keep is not None and (self.macs is not None or self.params is not None):
+            raise ValueError("budget.keep gives the widths themselves: leave out budget.macs and budget.params")
         for name, (low, high) in self.spans().items():
             if low > high:
                 raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
@@ -127,6 +137,16 @@ class SearchConfig(Section):
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
     anchors: Positive = 3
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.05
+    drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
+
+
+class FinalsConfig(Section):
+    """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds."""
+
+    picks: Annotated[int, Field(ge=0)] = 0
+    seeds: Positive = 1
+    tuning: ScheduleConfig = ScheduleConfig(epochs=40)
 
 
 class EngineConfig(Section):
@@ -137,18 +157,26 @@ class EngineConfig(Section):
     threads: Positive | None = None
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    final_timeout: Annotated[float, Field(gt=0)] = 86_400.0
     retries: Annotated[int, Field(ge=0)] = 2
 
 
 class Config(Section):
-    """Everything that a run is decided by."""
+    """Everything that a run is decided by.
 
+    `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
+    how the budget is shared out: evolved, or uniform.
+    """
+
+    method: Literal["blended", "cfbs"] = "blended"
+    allocation: Literal["evolved", "uniform"] = "evolved"
     model: ModelConfig
     data: DataConfig
     criteria: CriteriaConfig = CriteriaConfig()
     budget: BudgetConfig
     fitness: FitnessConfig = FitnessConfig()
     search: SearchConfig = SearchConfig()
+    finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -156,6 +184,11 @@ class Config(Section):
     def _whole(self) -> "Config":
         if self.model.weights is None and self.model.train is None:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
+        if self.method == "cfbs":
+            if self.allocation != "uniform" and self.budget.keep is None:
+                raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
+            if any(high > low for low, high in self.budget.spans().values()):
+                raise ValueError("method cfbs searches at one budget: give one number, not [least, most]")
         return self
 
 
@@ -182,7 +215,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 def parse_config(tree: Any, source: str) -> Config:
     """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(with_method(tree))
     except ValidationError as error:
         raise ConfigError(f"{source}: {'; '.join(_complaints(error))}") from error
 

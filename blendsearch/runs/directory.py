@@ -30,7 +30,8 @@ class Run:
     """One run directory.
 
     ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
-    the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution.
+    the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution; ``finals/`` the weights of
+    networks that were fine-tuned in the end.
     """
 
     path: Path
@@ -56,6 +57,22 @@ class Run:
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
+
+    def keep_weights(self, digest: str, repeat: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the weights of a fine-tuned network. Raises RunError when the disk is full."""
+        path = self.path / "finals" / _final(digest, repeat)
+        draft = path.with_suffix(".draft")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _save(arrays, draft)
+            os.replace(draft, path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
+
+    def kept_weights(self, digest: str, repeat: int) -> dict[str, NDArray[Any]]:
+        """The weights that `keep_weights` wrote. Raises RunError when they are missing or damaged."""
+        return read_arrays(self.path / "finals" / _final(digest, repeat))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Mark the run as finished, with facts such as the time it took."""
@@ -103,14 +120,12 @@ def create_run(
 
     `arrays` maps a file's stem to its arrays. Raises RunError when the name is not allowed or taken, or the disk full.
     """
-    from safetensors.numpy import save_file
-
     check_name(folder, name)
     draft = folder / f".{name}.draft-{os.getpid()}"
     try:
         draft.mkdir(parents=True)
         for stem, named in arrays.items():
-            save_file({key: np.ascontiguousarray(value) for key, value in named.items()}, draft / f"{stem}.safetensors")
+            _save(named, draft / f"{stem}.safetensors")
         facts = {
             "format": FORMAT,
             "config": config.model_dump(mode="json"),
@@ -158,6 +173,16 @@ def runs_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
+
+
+def _final(digest: str, repeat: int) -> str:
+    return f"{digest[:16]}-{repeat}.safetensors"
+
+
+def _save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -32,6 +32,16 @@ CREATE TABLE IF NOT EXISTS tests (
     loss        REAL NOT NULL,
     error       REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS finals (
+    digest      TEXT NOT NULL,
+    repeat      INTEGER NOT NULL,          -- which seed, from 0
+    loss        REAL NOT NULL,
+    error       REAL NOT NULL,
+    test_loss   REAL NOT NULL,
+    test_error  REAL NOT NULL,
+    seconds     REAL NOT NULL,
+    UNIQUE (digest, repeat)
+);
 CREATE TABLE IF NOT EXISTS generations (
     generation  INTEGER PRIMARY KEY,
     evaluations INTEGER NOT NULL,
@@ -66,6 +76,18 @@ class TestResult(NamedTuple):
 
     loss: float
     error: float
+
+
+class Final(NamedTuple):
+    """A picked network after its long fine-tune on one seed: validation and test loss and error."""
+
+    digest: str
+    repeat: int
+    loss: float
+    error: float
+    test_loss: float
+    test_error: float
+    seconds: float
 
 
 class Store:
@@ -115,6 +137,17 @@ class Store:
         """Test results by subject."""
         rows = self._read("SELECT subject, loss, error FROM tests")
         return {subject: TestResult(loss, error) for subject, loss, error in rows}
+
+    def add_final(self, final: Final) -> None:
+        """Record one long fine-tune; a repeated one changes nothing."""
+        with self._writing():
+            self._connection.execute("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?, ?)", final)
+
+    def finals(self) -> list[Final]:
+        """All long fine-tunes, in the order of their digests and seeds; none in a run from before there were any."""
+        if not self._read("SELECT name FROM sqlite_master WHERE name = 'finals'"):
+            return []
+        return [Final(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
 
     def close(self) -> None:
         self._connection.close()

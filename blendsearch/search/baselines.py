@@ -12,7 +12,7 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
     A global allocation ranks all channels of the network by one criterion's raw score divided by the
     multiply-accumulates that go with the channel; raw, because only so do scores of different groups compare. The equal
     blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, all stand
-    at `anchors` evenly spaced targets, the largest first.
+    at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one allocation.
     """
     per_channel = decoder.oracle.per_channel("macs", decoder.allowed.sizes)
     targets = np.linspace(1, 0, anchors) if decoder.spans else np.zeros(1)
@@ -22,7 +22,9 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
         shares = []
         for row, name in enumerate(decoder.space.criteria):
             genome = decoder.space.single(row)._replace(target=float(target))
-            found.append((f"{name} uniform{at}", genome))
+            found.append((f"{name} {'uniform' if decoder.given is None else 'given'}{at}", genome))
+            if not decoder.evolves_widths:
+                continue
             scores = []
             for group, table in enumerate(decoder.table.scores):
                 usable = np.isfinite(table[row]).all()
@@ -32,7 +34,7 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
                 shares.append(everywhere.share)
                 found.append((f"{name} global{at}", everywhere))
         equal = decoder.space.equal()._replace(target=float(target))
-        found.append((f"equal blend uniform{at}", equal))
+        found.append((f"equal blend {'uniform' if decoder.given is None else 'given'}{at}", equal))
         if shares:
             found.append((f"equal blend global{at}", equal._replace(share=np.mean(shares, axis=0))))
     return found

@@ -1,44 +1,23 @@
-"""NSGA-II over genomes, with DEAP's operators on flat lists of genes.
+"""Evolution over genomes: a population, DEAP's operators on flat lists of genes, and the streams that drive them.
 
-Deb et al. 2002, "A Fast and Elitist Multiobjective Genetic Algorithm". Generational: the offspring of generation n + 1
-depend on nothing but the state after generation n, so a resumed search asks for the very same cuts.
+Generational: the offspring of generation n + 1 depend on nothing but the state after generation n, so a resumed search
+asks for the very same cuts. What is crossed, mutated and selected how, `Rules` say: `nsga2.py`, `cfbs.py`.
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
-from deap import base, tools
-from numpy.typing import NDArray
+from deap import base
 
 from blendsearch.blend.genome import Genome, Space
+from blendsearch.search.optimiser import EVOLVED, Candidate, Judged
 from blendsearch.structure.groups import Cut, cut_digest
 
-SPREAD_OF_CROSSOVER = 15.0
-"""Deb's distribution index of simulated binary crossover: larger keeps children nearer their parents."""
-SPREAD_OF_MUTATION = 10.0
-"""The same of polynomial mutation."""
 TRIES = 20
 """How often a child that repeats a known cut is mutated on before a random genome takes its place."""
-
-
-class Candidate(NamedTuple):
-    """A genome and its cut, not yet judged. `origin` is ``evolved``, or the name of the baseline it is."""
-
-    genome: Genome
-    cut: Cut
-    digest: str
-    origin: str
-
-
-class Judged(NamedTuple):
-    """A candidate's genome with its objectives, all minimised and finite."""
-
-    genome: Genome
-    objectives: tuple[float, ...]
-    digest: str
 
 
 class Minimised(base.Fitness):  # type: ignore[misc]
@@ -46,7 +25,7 @@ class Minimised(base.Fitness):  # type: ignore[misc]
 
 
 class Individual(list[float]):
-    """Flat genes: choices, factors, shares, target."""
+    """Flat genes, as the rules lay them out."""
 
     def __init__(self, genes: Sequence[float], digest: str) -> None:
         super().__init__(genes)
@@ -54,42 +33,65 @@ class Individual(list[float]):
         self.fitness = Minimised()
 
 
+class Rules(Protocol):
+    """How genomes become genes, and how these are varied and selected. Draws come from Python's global stream.
+
+    Attributes
+    ----------
+    seeded: whether the baselines join the population, or are only judged beside it.
+    """
+
+    seeded: bool
+
+    def flat(self, genome: Genome) -> list[float]:
+        """The genes of `genome`, as JSON numbers."""
+
+    def genome(self, genes: Sequence[float]) -> Genome:
+        """The genome of `genes`."""
+
+    def mate(self, one: list[float], other: list[float]) -> None:
+        """Cross two lists of genes in place."""
+
+    def mutate(self, genes: list[float]) -> None:
+        """Mutate genes in place."""
+
+    def parents(self, population: list[Individual]) -> list[Individual]:
+        """An even number of parents, to be mated two by two."""
+
+    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+        """The next population out of the present one and its children."""
+
+
 class Evolution:
     """A population and the random streams that drive it.
 
-    `decode` turns a genome into a cut. `crossover` is the probability that a pair mates, `mutation` that of each gene
-    to be redrawn. DEAP draws from Python's global random state: it is put aside while ours is used, and put back after.
+    `decode` turns a genome into a cut. `crossover` is the probability that a pair mates. DEAP draws from Python's
+    global random state: it is put aside while ours is used, and put back after.
     """
 
     def __init__(
         self,
         space: Space,
         decode: Callable[[Genome], Cut],
+        rules: Rules,
         size: int,
         crossover: float,
-        mutation: float,
         rng: np.random.Generator,
     ) -> None:
-        self.space, self.decode, self.size = space, decode, size
-        self.crossover, self.mutation, self.rng = crossover, mutation, rng
-        self.genes = Genes(space)
+        self.space, self.decode, self.rules, self.size = space, decode, rules, size
+        self.crossover, self.rng = crossover, rng
         self.population: list[Individual] = []
         self._stream = random.Random(int(rng.integers(2**63))).getstate()
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], count: int) -> list[Candidate]:
-        """The first generation: the seeds, then random genomes up to `count`; no two cuts are equal.
+    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        """The first generation, of at most `limit`: the seeds, then random genomes; no two cuts are equal.
 
-        Seeds that decode to the same cut are one candidate with the names of all.
+        Seeds that decode to the same cut are one candidate with the names of all. Where seeds join the population, a
+        quarter of newcomers stands beside them, so that evolution has more than what was known before.
         """
-        found: dict[str, Candidate] = {}
-        for name, genome in seeds:
-            cut = self.decode(genome)
-            digest = cut_digest(cut)
-            twin = found.get(digest)
-            if twin is not None:
-                found[digest] = twin._replace(origin=f"{twin.origin} = {name}")
-            elif len(found) < count:
-                found[digest] = Candidate(genome, cut, digest, name)
+        newcomers = self.size // 4 if self.rules.seeded else self.size
+        count = min(limit, max(self.size, len(seeds) + newcomers))
+        found = distinct(seeds, self.decode, count)
         while len(found) < count:
             fresh = self._random(set(found))
             if fresh is None:
@@ -104,7 +106,7 @@ class Evolution:
         with self._drawing():
             while len(asked) < count:
                 before = len(asked)
-                parents = tools.selTournamentDCD(self.population, len(self.population))
+                parents = self.rules.parents(self.population)
                 for one, other in zip(parents[::2], parents[1::2], strict=True):
                     for genes in self._children(one, other):
                         child = self._fresh(genes, taken)
@@ -119,12 +121,11 @@ class Evolution:
         """Select the next population from the present one and `judged`."""
         newcomers = []
         for item in judged:
-            individual = Individual(self.genes.flat(item.genome), item.digest)
-            individual.fitness.values = item.objectives
-            newcomers.append(individual)
-        pool = self.population + newcomers
-        size = min(self.size, len(pool) - len(pool) % 4)
-        self.population = tools.selNSGA2(pool, size, nd="log") if size else pool
+            if item.origin == EVOLVED or self.rules.seeded:
+                individual = Individual(self.rules.flat(item.genome), item.digest)
+                individual.fitness.values = item.objectives
+                newcomers.append(individual)
+        self.population = self.rules.survivors(self.population + newcomers, self.size)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
@@ -160,19 +161,19 @@ class Evolution:
     def _children(self, one: Individual, other: Individual) -> tuple[list[float], list[float]]:
         first, second = list(one), list(other)
         if random.random() < self.crossover:
-            self.genes.mate(first, second)
-        self.genes.mutate(first, self.mutation)
-        self.genes.mutate(second, self.mutation)
+            self.rules.mate(first, second)
+        self.rules.mutate(first)
+        self.rules.mutate(second)
         return first, second
 
     def _fresh(self, genes: list[float], taken: set[str]) -> Candidate | None:
         for _ in range(TRIES):
-            genome = self.genes.genome(genes)
+            genome = self.rules.genome(genes)
             cut = self.decode(genome)
             digest = cut_digest(cut)
             if digest not in taken:
-                return Candidate(genome, cut, digest, "evolved")
-            self.genes.mutate(genes, self.mutation)
+                return Candidate(genome, cut, digest, EVOLVED)
+            self.rules.mutate(genes)
         return self._random(taken)
 
     def _random(self, taken: set[str]) -> Candidate | None:
@@ -181,7 +182,7 @@ class Evolution:
             cut = self.decode(genome)
             digest = cut_digest(cut)
             if digest not in taken:
-                return Candidate(genome, cut, digest, "evolved")
+                return Candidate(genome, cut, digest, EVOLVED)
         return None
 
     @contextmanager
@@ -196,37 +197,18 @@ class Evolution:
             random.setstate(outside)
 
 
-class Genes:
-    """Genomes as flat lists, and DEAP's operators on them."""
-
-    def __init__(self, space: Space) -> None:
-        self.shape = (space.groups, space.width)
-        self.tops = space.choices.ravel().tolist()
-        numbers = len(self.tops)
-        self.low = [0.0] * numbers + [-1.0] * space.groups + [0.0]
-        self.high = [1.0] * numbers + [1.0] * space.groups + [1.0]
-
-    def flat(self, genome: Genome) -> list[float]:
-        numbers = [*genome.factor.ravel().tolist(), *genome.share.tolist(), float(genome.target)]
-        return [*genome.choice.ravel().tolist(), *numbers]
-
-    def genome(self, genes: Sequence[float]) -> Genome:
-        split = len(self.tops)
-        choice: NDArray[np.int64] = np.array(genes[:split], dtype=np.int64).reshape(self.shape)
-        numbers = np.array(genes[split:], dtype=np.float64)
-        return Genome(choice, numbers[:split].reshape(self.shape), numbers[split:-1], float(numbers[-1]))
-
-    def mate(self, one: list[float], other: list[float]) -> None:
-        split = len(self.tops)
-        a, b = tools.cxUniform(one[:split], other[:split], 0.5)
-        c, d = tools.cxSimulatedBinaryBounded(one[split:], other[split:], SPREAD_OF_CROSSOVER, self.low, self.high)
-        one[:], other[:] = [*a, *c], [*b, *d]
-
-    def mutate(self, genes: list[float], probability: float) -> None:
-        split = len(self.tops)
-        (choices,) = tools.mutUniformInt(genes[:split], [0] * split, self.tops, probability)
-        (numbers,) = tools.mutPolynomialBounded(genes[split:], SPREAD_OF_MUTATION, self.low, self.high, probability)
-        genes[:] = [*choices, *numbers]
+def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut], count: int) -> dict[str, Candidate]:
+    """Up to `count` of the named `seeds` by digest; those with the same cut are one, with the names of all."""
+    found: dict[str, Candidate] = {}
+    for name, genome in seeds:
+        cut = decode(genome)
+        digest = cut_digest(cut)
+        twin = found.get(digest)
+        if twin is not None:
+            found[digest] = twin._replace(origin=f"{twin.origin} = {name}")
+        elif len(found) < count:
+            found[digest] = Candidate(genome, cut, digest, name)
+    return found
 
 
 def _crowding(individual: Individual) -> float | None:

@@ -5,37 +5,29 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from blendsearch.engine.engine import Engine
 from blendsearch.fitness.evaluation import Outcome, request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, Store, TestResult
+from blendsearch.runs.store import Evaluation, Store
 from blendsearch.search.baselines import baselines
-from blendsearch.search.evolution import Candidate, Evolution, Judged
-from blendsearch.search.front import DENSE, best_baselines, front, hypervolume, judged_networks
+from blendsearch.search.finals import finish, test
+from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
+from blendsearch.search.optimiser import Candidate, Judged
+from blendsearch.search.optimisers import optimiser_of
 from blendsearch.search.setting import Report, Setting
-from blendsearch.structure.groups import unpacked
 
 
 def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
-    """Evolve until the evaluations asked for are done, then test what was found; continues where a run stands."""
+    """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
     config = setting.config.search
     store = run.store()
-    evolution = Evolution(
-        setting.decoder.space,
-        setting.decoder.cut,
-        config.population,
-        config.crossover,
-        config.mutation,
-        np.random.default_rng([setting.config.seed, 2]),
-    )
+    optimiser = optimiser_of(setting)
     state = load_checkpoint(run.checkpoints, lambda text: report("warning", {"text": text}))
     generation, asked = 0, 0
     if state is not None:
         generation, asked = state["generation"], state["asked"]
-        evolution.restore(state["evolution"])
+        optimiser.restore(state["evolution"])
     judge_dense(setting, engine, store, report)
 
     while asked < config.evaluations:
@@ -48,25 +40,25 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
                     f"{len(seeds)} baselines take most of {config.evaluations} evaluations: name fewer in criteria.pool"
                 )
                 report("warning", {"text": text})
-            # a quarter of newcomers beside the seeds, so that evolution has more than what was known before
-            candidates = evolution.first(seeds, min(left, max(config.population, len(seeds) + config.population // 4)))
+            candidates = optimiser.first(seeds, left)
         else:
             known = {item.digest for item in store.evaluations() if item.id <= asked}
-            candidates = evolution.ask(min(left, config.population), known)
+            candidates = optimiser.ask(min(left, config.population), known)
         if not candidates:
             report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
             break
         judged = evaluate(candidates, generation, asked, setting, engine, store, report)
-        evolution.tell([item for item in judged if item is not None])
+        optimiser.tell([item for item in judged if item is not None])
         generation, asked = generation + 1, asked + len(candidates)
         save_checkpoint(
             run.checkpoints,
             generation,
-            {"generation": generation, "asked": asked, "evolution": evolution.state()},
+            {"generation": generation, "asked": asked, "evolution": optimiser.state()},
         )
         wall = time.perf_counter() - start
         conclude(generation, wall, setting, store, report)
 
+    finish(run, setting, engine, store, report)
     test(setting, engine, store, report)
     run.finish({"evaluations": asked, "generations": generation})
     store.close()
@@ -129,26 +121,6 @@ def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) 
             report("dense", _facts(row, setting))
 
 
-def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
-    """The one look at the test images: the dense network, the best baselines, and the front."""
-    rows = store.evaluations()
-    done = store.tests()
-    valid = judged_networks(rows)
-    subjects = {row.digest: row for row in rows if row.origin == DENSE}
-    for row in [*best_baselines(valid), *front(valid, setting.decoder.spans)]:
-        subjects[row.digest] = row
-    for digest, row in subjects.items():
-        if digest not in done:
-            cut = unpacked(row.cut, setting.structure.maps.channels)
-            engine.submit(request(cut, row.fidelity, setting.config.seed, "test"))
-    for outcome in engine.completed():
-        if outcome.failure:
-            report("warning", {"text": f"testing {outcome.digest[:8]} failed: {outcome.failure}"})
-        else:
-            store.add_test(outcome.digest, TestResult(outcome.loss, outcome.error))
-            report("tested", {"digest": outcome.digest, "done": len(store.tests()), "of": len(subjects)})
-
-
 def _row(
     number: int, candidate: Candidate, generation: int, asking: Any, outcome: Outcome, setting: Setting
 ) -> Evaluation:
@@ -179,11 +151,9 @@ def _row(
 
 
 def _judged(candidate: Candidate, row: Evaluation, setting: Setting) -> Judged | None:
-    """What evolution minimises: loss and error at one budget, loss and MACs where budgets span a range."""
-    if row.failure or row.loss is None or row.error is None:
+    if row.failure:
         return None
-    second = row.macs / setting.structure.oracle.dense["macs"] if setting.decoder.spans else row.error
-    return Judged(candidate.genome, (row.loss, second), row.digest)
+    return Judged(candidate.genome, setting.objectives(row), row.digest, candidate.origin)
 
 
 def _facts(row: Evaluation, setting: Setting) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blendsearch.blend.allocation import check_reachable, reachable, widths
+from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
 from blendsearch.blend.clustering import cluster_groups
 from blendsearch.blend.decode import Decoder
 from blendsearch.blend.genome import space_of
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import LeftOut, ScoreTable
-from blendsearch.errors import ModelError, RunError
+from blendsearch.errors import ConfigError, ModelError, RunError
 from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
 from blendsearch.fitness.device import resolve_device
 from blendsearch.fitness.evaluation import Evaluator
@@ -26,6 +27,7 @@ from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
+from blendsearch.runs.store import Evaluation
 from blendsearch.structure.trace import Structure, trace
 from blendsearch.zoo.factory import build_model
 from blendsearch.zoo.weights import load_weights
@@ -52,6 +54,17 @@ class Setting:
     def splits(self) -> Splits:
         return self.evaluator.splits
 
+    def objectives(self, row: Evaluation) -> tuple[float, float]:
+        """What is minimised, for a judged `row`: loss and error at one budget, loss and MACs where budgets span.
+
+        The paper's method (`search.cfbs`) minimises the error, and the loss only between equals.
+        """
+        if row.loss is None or row.error is None:
+            raise ValueError(f"network {row.id} was not judged: {row.failure}")
+        if self.config.method == "cfbs":
+            return row.error, row.loss
+        return row.loss, row.macs / self.structure.oracle.dense["macs"] if self.decoder.spans else row.error
+
 
 def prepare(config: Config, report: Report) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit."""
@@ -68,6 +81,7 @@ def prepare(config: Config, report: Report) -> Setting:
     least = reachable(structure.oracle, allowed)
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     check_reachable(structure.oracle, allowed, {name: low for name, (low, _) in config.budget.spans().items()})
+    _given(config.budget.keep, structure, allowed)
     model.to(device)
     if config.model.weights is None and config.model.train is not None:
         _train_base(model, splits, config.model.train, device, config.seed, report)
@@ -158,12 +172,35 @@ def _setting(
 ) -> Setting:
     budget = config.budget
     allowed = widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
-    decoder = Decoder(space_of(table, clusters), table, structure.oracle, allowed, budget.spans())
+    decoder = Decoder(
+        space_of(table, clusters, means=config.method != "cfbs"),
+        table,
+        structure.oracle,
+        allowed,
+        budget.spans(),
+        given=_given(budget.keep, structure, allowed),
+        uniform=config.allocation == "uniform",
+    )
     fitness = config.fitness
-    recipe = Recipe(fitness.recalibration_images, fitness.batch_size, _schedule(fitness.tuning))
+    recipe = Recipe(
+        fitness.recalibration_images, fitness.batch_size, _schedule(fitness.tuning), _schedule(config.finals.tuning)
+    )
     model.eval()
     evaluator = Evaluator(model, structure.maps, splits, recipe, device, fitness.precision)
     return Setting(config, structure, table, decoder, evaluator)
+
+
+def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
+    """The channels kept per group where the config gives them. Raises ConfigError for a pattern that names no group."""
+    if keep is None:
+        return None
+    patterns = keep if isinstance(keep, dict) else {"*": keep}
+    names = [group.name for group in structure.maps.groups]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"budget.keep: no group is called {pattern!r}: groups are {', '.join(names)}")
+    ratios = [next((patterns[item] for item in patterns if fnmatchcase(name, item)), 1.0) for name in names]
+    return allowed.rounded(np.array(ratios) * allowed.sizes)
 
 
 def _network(config: Config) -> nn.Module:

@@ -1,0 +1,49 @@
+"""Named methods: the settings that each stands for, under whatever a config says itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+METHODS: dict[str, dict[str, Any]] = {
+    "blended": {},
+    # what the paper states, and what it leaves open: search/cfbs.py
+    "cfbs": {
+        "allocation": "uniform",
+        "criteria": {
+            "pool": [
+                *("l1", "l2", "fpgm", "fermat", "bn_gamma", "bn_beta"),
+                *("taylor_weight", "taylor_weight_l2", "taylor_gamma", "taylor_beta", "apoz", "entropy"),
+            ],
+            "clustering": "kmeans",
+            "clusters": 3,
+            "temperature": 1.0,
+        },
+        "fitness": {
+            "fidelity": "tuned",
+            "tuning": {"epochs": 3, "rate": 0.001, "weight_decay": 1e-4, "decay": "constant", "nesterov": False},
+        },
+        "search": {
+            "population": 20,
+            "evaluations": 1013,  # 50 iterations of 20, 12 single criteria, the equal blend
+            "crossover": 0.8,
+            "mutation": 0.1,
+            "drop": 0.05,
+            "drop_ratio": 0.08,
+        },
+        "finals": {"picks": 5, "tuning": {"epochs": 40, "rate": 0.001, "weight_decay": 1e-4, "nesterov": False}},
+    },
+}
+
+
+def with_method(tree: Any) -> Any:
+    """`tree` on top of the settings of the method that it names; as it is where it names none that is known."""
+    if not isinstance(tree, Mapping) or tree.get("method") not in METHODS:
+        return tree
+    return _over(METHODS[tree["method"]], tree)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = _over(below[key], above[key])
+    return merged

@@ -1,0 +1,75 @@
+"""The long fine-tune of what was found, of the best controls beside it, and the one look at the test images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blendsearch.engine.engine import Engine
+from blendsearch.fitness.evaluation import request
+from blendsearch.runs.directory import Run
+from blendsearch.runs.store import Evaluation, Final, Store, TestResult
+from blendsearch.search.front import DENSE, best_baselines, front, judged_networks
+from blendsearch.search.setting import Report, Setting
+from blendsearch.structure.groups import unpacked
+
+
+def picked(rows: Sequence[Evaluation], setting: Setting) -> list[Evaluation]:
+    """The networks that are fine-tuned for long: `finals.picks` found ones, then the best controls.
+
+    At one budget the best by what the search minimises; over a span of budgets evenly along the front.
+    """
+    count = setting.config.finals.picks
+    valid = judged_networks(rows)
+    if not count:
+        return []
+    if setting.decoder.spans:
+        found = front(valid, True)
+        places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
+        best = [found[place] for place in places]
+    else:
+        best = sorted(valid, key=lambda row: (*setting.objectives(row), row.id))[:count]
+    unique = {row.digest: row for row in [*best, *best_baselines(valid)]}
+    return list(unique.values())
+
+
+def finish(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+    """Fine-tune the picks on every seed, keep their weights in the run directory, and judge them; done ones stay."""
+    config = setting.config
+    done = {(item.digest, item.repeat) for item in store.finals()}
+    asked: dict[tuple[str, int], int] = {}
+    chosen = picked(store.evaluations(), setting)
+    for row in chosen:
+        cut = unpacked(row.cut, setting.structure.maps.channels)
+        for repeat in range(config.finals.seeds):
+            if (row.digest, repeat) not in done:
+                asking = request(cut, "final", config.seed, "both", repeat)._replace(weights=True)
+                asked[asking.digest, asking.seed] = repeat
+                engine.submit(asking)
+    for outcome in engine.completed():
+        repeat = asked[outcome.digest, outcome.seed]
+        if outcome.failure or outcome.test is None or outcome.weights is None:
+            report("warning", {"text": f"fine-tuning {outcome.digest[:8]} failed: {outcome.failure}"})
+            continue
+        run.keep_weights(outcome.digest, repeat, outcome.weights)
+        store.add_final(Final(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds))
+        report("final", {"done": len(store.finals()), "of": len(chosen) * config.finals.seeds})
+
+
+def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+    """The one look at the test images: the dense network, the best baselines, and the front."""
+    rows = store.evaluations()
+    done = store.tests()
+    valid = judged_networks(rows)
+    subjects = {row.digest: row for row in rows if row.origin == DENSE}
+    for row in [*best_baselines(valid), *front(valid, setting.decoder.spans)]:
+        subjects[row.digest] = row
+    for digest, row in subjects.items():
+        if digest not in done:
+            cut = unpacked(row.cut, setting.structure.maps.channels)
+            engine.submit(request(cut, row.fidelity, setting.config.seed, "test"))
+    for outcome in engine.completed():
+        if outcome.failure:
+            report("warning", {"text": f"testing {outcome.digest[:8]} failed: {outcome.failure}"})
+        else:
+            store.add_test(outcome.digest, TestResult(outcome.loss, outcome.error))
+            report("tested", {"digest": outcome.digest, "done": len(store.tests()), "of": len(subjects)})
