@@ -1,8 +1,17 @@
-"""Where tensors live: chosen by the config, passed explicitly to everything that computes."""
+"""Where tensors live and how precisely they are multiplied: chosen by the config, passed down explicitly."""
+
+from typing import Literal
 
 import torch
 
 from blendsearch.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Inside, matrices are multiplied in `precision`; sums, statistics and weights stay in single precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def resolve_device(name: str) -> torch.device:

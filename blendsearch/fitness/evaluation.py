@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.fitness.data import Split, Splits, batches
+from blendsearch.fitness.device import autocast
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
 from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
 from blendsearch.structure.surgery import narrow
@@ -76,7 +77,6 @@ class Evaluator:
     splits: Splits
     recipe: Recipe
     device: torch.device
-    precision: Literal["float32", "bfloat16"] = "float32"
 
     def evaluate(self, asked: Request) -> Outcome:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
@@ -104,8 +104,7 @@ class Evaluator:
         images: Split = getattr(self.splits, split)
         total, wrong = 0.0, 0
         module.eval()
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(self.device, self.recipe.precision):
             for x, y in batches(
                 images,
                 batch_size=self.recipe.batch_size,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from blendsearch.fitness.data import Splits, batches
+from blendsearch.fitness.device import Precision, autocast
 from blendsearch.fitness.training import Schedule, train
 
 
@@ -21,12 +22,14 @@ class Recipe:
     batch_size: images per forward pass.
     tuning: the short fine-tune.
     final: the long one, of the networks that are picked in the end.
+    precision: of the products in every forward and backward pass, of recovery and of judging.
     """
 
     recalibration_images: int
     batch_size: int
     tuning: Schedule
     final: Schedule
+    precision: Precision = "float32"
 
 
 Recovery = Callable[[nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
@@ -53,7 +56,7 @@ def recalibrated(
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over batches
             norm.train()
-        with torch.no_grad():
+        with torch.no_grad(), autocast(device, recipe.precision):
             for images, _ in batches(
                 splits.train,
                 batch_size=recipe.batch_size,
@@ -72,13 +75,13 @@ def recalibrated(
 def tuned(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
     """Recalibrate, then fine-tune for a short while."""
     recalibrated(module, splits, recipe, device, rng)
-    train(module, splits, recipe.tuning, device, rng)
+    train(module, splits, recipe.tuning, device, rng, precision=recipe.precision)
 
 
 def final(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
     """Recalibrate, then fine-tune for long."""
     recalibrated(module, splits, recipe, device, rng)
-    train(module, splits, recipe.final, device, rng)
+    train(module, splits, recipe.final, device, rng, precision=recipe.precision)
 
 
 FIDELITIES: dict[str, Recovery] = {"raw": raw, "recalibrated": recalibrated, "tuned": tuned, "final": final}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from blendsearch.fitness.data import Splits, batches
+from blendsearch.fitness.device import Precision, autocast
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def train(
     device: torch.device,
     rng: np.random.Generator,
     progress: Callable[[float, float], None] | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Train `module` in place on the training split, augmented as the splits say.
 
@@ -78,7 +80,9 @@ def train(
                 drop_last=per_epoch >= schedule.batch_size,
             ):
                 optimizer.zero_grad(set_to_none=True)
-                loss = F.cross_entropy(module(images), labels)
+                with autocast(device, precision):
+                    logits = module(images)
+                loss = F.cross_entropy(logits.float(), labels)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if cosine is not None:

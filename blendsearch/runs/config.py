@@ -48,7 +48,11 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Images and their three splits; see fitness.data.DataSpec."""
+    """Images and their three splits; see fitness.data.DataSpec.
+
+    The splits are drawn by the run's seed, or by `split_seed`: give it wherever weights were trained on one side of the
+    split, so that no search with another seed validates on images that its network was trained on.
+    """
 
     dataset: str
     root: PathText | None = None
@@ -65,6 +69,7 @@ class DataConfig(Section):
     std: tuple[float, ...] | None = None
     augment: tuple[str, ...] = ()
     download: bool = False
+    split_seed: Annotated[int, Field(ge=0)] | None = None
 
 
 class CriteriaConfig(Section):
@@ -133,7 +138,7 @@ class SearchConfig(Section):
     """How long and how evolution searches."""
 
     evaluations: Positive = 200
-    population: Annotated[int, Field(ge=4, multiple_of=4)] = 24
+    population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
     anchors: Positive = 3
@@ -184,6 +189,10 @@ class Config(Section):
     def _whole(self) -> "Config":
         if self.model.weights is None and self.model.train is None:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
+        if self.method != "cfbs" and self.search.population % 4:
+            raise ValueError(
+                f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
+            )
         if self.method == "cfbs":
             if self.allocation != "uniform" and self.budget.keep is None:
                 raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")

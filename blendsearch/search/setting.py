@@ -20,7 +20,7 @@ from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import LeftOut, ScoreTable
 from blendsearch.errors import ConfigError, ModelError, RunError
 from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
-from blendsearch.fitness.device import resolve_device
+from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.training import Schedule, train
@@ -72,8 +72,8 @@ def prepare(config: Config, report: Report) -> Setting:
     chosen = pool(config.criteria.pool)
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = load_splits(DataSpec(**config.data.model_dump()), config.seed)
-    model = _network(config)
+    splits = splits_of(config)
+    model = network_of(config)
     structure = trace(model, _input_shape(splits))
     check_labels(splits, _outputs(model, splits))
     # before anything that takes time: a budget that cannot be met ends here
@@ -84,7 +84,7 @@ def prepare(config: Config, report: Report) -> Setting:
     _given(config.budget.keep, structure, allowed)
     model.to(device)
     if config.model.weights is None and config.model.train is not None:
-        _train_base(model, splits, config.model.train, device, config.seed, report)
+        train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
     rng = np.random.default_rng([config.seed, 1])
     images = config.criteria.images
 
@@ -131,7 +131,7 @@ def restore(run: Run) -> Setting:
     config = run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = load_splits(DataSpec(**config.data.model_dump()), config.seed)
+    splits = splits_of(config)
     if splits.digest() != run.provenance["data_sha256"]:
         raise RunError(
             f"run {run.name!r} was made with other data than {config.data.dataset!r} now holds: restore that data"
@@ -183,10 +183,14 @@ def _setting(
     )
     fitness = config.fitness
     recipe = Recipe(
-        fitness.recalibration_images, fitness.batch_size, _schedule(fitness.tuning), _schedule(config.finals.tuning)
+        fitness.recalibration_images,
+        fitness.batch_size,
+        _schedule(fitness.tuning),
+        _schedule(config.finals.tuning),
+        fitness.precision,
     )
     model.eval()
-    evaluator = Evaluator(model, structure.maps, splits, recipe, device, fitness.precision)
+    evaluator = Evaluator(model, structure.maps, splits, recipe, device)
     return Setting(config, structure, table, decoder, evaluator)
 
 
@@ -203,7 +207,13 @@ def _given(keep: float | dict[str, float] | None, structure: Structure, allowed:
     return allowed.rounded(np.array(ratios) * allowed.sizes)
 
 
-def _network(config: Config) -> nn.Module:
+def splits_of(config: Config) -> Splits:
+    """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
+    seed = config.seed if config.data.split_seed is None else config.data.split_seed
+    return load_splits(DataSpec(**config.data.model_dump(exclude={"split_seed"})), seed)
+
+
+def network_of(config: Config) -> nn.Module:
     """The dense network on the CPU, with its weights when a file holds them."""
     torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
     model = build_model(config.model.factory, config.model.arguments)
@@ -212,13 +222,21 @@ def _network(config: Config) -> nn.Module:
     return model
 
 
-def _train_base(
-    model: nn.Module, splits: Splits, schedule: ScheduleConfig, device: torch.device, seed: int, report: Report
+def train_base(
+    model: nn.Module,
+    splits: Splits,
+    schedule: ScheduleConfig,
+    precision: Precision,
+    device: torch.device,
+    seed: int,
+    report: Report,
 ) -> None:
+    """Train the dense network in place, telling `report` of each epoch."""
+
     def progress(done: float, loss: float) -> None:
         report("training", {"done": done, "loss": loss})
 
-    train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress)
+    train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
 
 
 def _outputs(model: nn.Module, splits: Splits) -> int:

@@ -1,0 +1,63 @@
+"""Train the base network of a config (its `model.train`) once, so that searches with many seeds share its weights.
+
+    python experiments/base/train.py CONFIG --out weights.safetensors [--set FIELD=VALUE ...]
+
+Writes the weights and, beside the config, a JSON with the schedule, the splits and the validation accuracy. Test images
+are not touched. Searches that load the weights must keep the config's `data.split_seed`: their validation images are
+then the ones that were set aside here.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from blendsearch.fitness.device import resolve_device
+from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.fitness.recovery import Recipe
+from blendsearch.fitness.training import Schedule
+from blendsearch.runs.config import load_config
+from blendsearch.search.setting import network_of, splits_of, train_base
+from blendsearch.structure.groups import index_maps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[])
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.set)
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    splits, model, device = splits_of(config), network_of(config), resolve_device(config.fitness.device)
+    start = time.perf_counter()
+    precision = config.fitness.precision
+    assert config.model.train is not None, "the config has no model.train"
+
+    def said(kind: str, facts: Mapping[str, Any]) -> None:
+        print(f"{facts['done']:.0%} done, loss {facts['loss']:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+
+    train_base(model.to(device), splits, config.model.train, precision, device, config.seed, said)
+    recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision)
+    loss, error = Evaluator(model, index_maps([], {}), splits, recipe, device).measure(model, "val")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)
+    facts = {
+        "config": config.model_dump(mode="json", include={"model", "data", "seed"}),
+        "changes": arguments.set,
+        "splits": splits.note,
+        "val_loss": loss,
+        "val_accuracy": 1 - error,
+        "seconds": time.perf_counter() - start,
+    }
+    arguments.config.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"validation accuracy {1 - error:.2%}, loss {loss:.4f}: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
