@@ -73,18 +73,21 @@ def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray
     """
     scaled = SHARE_SCALE * share
 
-    def counts(threshold: float) -> Counts:
-        return allowed.rounded(allowed.sizes / (1 + np.exp(-np.clip(scaled + threshold, -40, 40))))
+    def wanted(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        return allowed.sizes / (1 + np.exp(-np.clip(scaled + thresholds[:, None], -40, 40)))
 
     low, high = -45.0, 45.0
     fits = _fits(oracle, budget)
-    if fits(counts(high)):
-        return counts(high)
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(counts(middle)) else (low, middle)
-    ideal = allowed.sizes / (1 + np.exp(-np.clip(scaled + high, -40, 40)))
-    return _filled(oracle, allowed, budget, counts(low), ideal)
+    whole = allowed.rounded(wanted(np.array([high])))
+    if fits(whole)[0]:
+        return np.asarray(whole[0])
+    # costs grow with the threshold: many are tried at once, and the interval shrinks by that factor
+    while high - low > 1e-7:
+        thresholds = np.linspace(low, high, 34)
+        fitting = int(fits(allowed.rounded(wanted(thresholds[1:-1]))).sum())
+        low, high = float(thresholds[fitting]), float(thresholds[fitting + 1])
+    between = wanted(np.array([low, high]))
+    return _filled(oracle, allowed, budget, np.asarray(allowed.rounded(between[0])), between[1])
 
 
 def allocate_globally(
@@ -102,7 +105,7 @@ def allocate_globally(
     low, high = 0, len(thresholds)  # thresholds[high:] keep few enough
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(counts(thresholds[middle])) else (middle + 1, high)
+        low, high = (low, middle) if fits(counts(thresholds[middle])).all() else (middle + 1, high)
     below = thresholds[high - 1] if high else thresholds[0]
     start = counts(thresholds[high]) if high < len(thresholds) else allowed.low
     ideal = counts(below).astype(np.float64)
@@ -121,11 +124,15 @@ def _limits(oracle: CostOracle, budget: Budget) -> dict[str, int]:
     return {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
 
 
-def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], bool]:
+def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], NDArray[np.bool_]]:
+    """Whether cuts of these counts meet every budget: (..., groups) -> (...)."""
     limits = _limits(oracle, budget)
 
-    def fits(counts: Counts) -> bool:
-        return all(int(oracle.cost(name, counts)) <= limit for name, limit in limits.items())
+    def fits(counts: Counts) -> NDArray[np.bool_]:
+        met = np.ones(counts.shape[:-1], dtype=np.bool_)
+        for name, limit in limits.items():
+            met &= oracle.cost(name, counts) <= limit
+        return met
 
     return fits
 
