@@ -12,7 +12,8 @@ from test_blend import DECODER
 
 import blendsearch
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.genome import Genome, Space
+from blendsearch.blend.genome import of_flat
+from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.cli import main
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config import parse_config
@@ -21,7 +22,7 @@ from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.evolution import Evolution
 from blendsearch.search.optimiser import Candidate, Judged
 
-SPACE = Space(DECODER.space.criteria, DECODER.space.ranks, DECODER.space.clusters, means=False)
+SPACE = GroupSpace(DECODER.space.criteria, DECODER.space.ranks, DECODER.space.clusters, means=False)
 PAPER = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, uniform=True)
 MODEL_AND_DATA = {"model": {"factory": "digits_net", "train": {"epochs": 1}}, "data": {"dataset": "digits"}}
 
@@ -67,28 +68,27 @@ def test_one_criterion_per_cluster_never_their_mean() -> None:
     seen = set()
     for _ in range(50):
         genome = SPACE.random(rng)
-        assert (genome.choice[there] >= 1).all() and (genome.choice <= SPACE.choices).all()
-        seen.add(genome.choice.tobytes())
+        assert (SPACE.choice(genome)[there] >= 1).all() and (SPACE.choice(genome) <= SPACE.choices).all()
+        seen.add(SPACE.choice(genome).tobytes())
     assert len(seen) > 40
-    genes = rules(mutation=1.0).flat(SPACE.random(rng))
+    genes = SPACE.random(rng).flat()
     for _ in range(50):
         rules(mutation=1.0).mutate(genes)
-        genome = rules().genome(genes)
-        assert (genome.choice[there] >= 1).all() and (genome.choice <= SPACE.choices).all()
-        assert (genome.factor >= 0).all() and (genome.factor <= 1).all()
+        genome = of_flat(SPACE, genes)
+        assert (SPACE.choice(genome)[there] >= 1).all() and (SPACE.choice(genome) <= SPACE.choices).all()
+        assert (SPACE.factor(genome) >= 0).all() and (SPACE.factor(genome) <= 1).all()
 
 
 def test_criterion_and_factor_are_crossed_together() -> None:
     random.seed(0)
-    one = Genome(SPACE.lowest, np.full(SPACE.choices.shape, 0.25), np.zeros(SPACE.groups), 0.0)
-    other = Genome(SPACE.choices, np.full(SPACE.choices.shape, 0.75), np.zeros(SPACE.groups), 0.0)
-    a, b = rules().flat(one), rules().flat(other)
+    a = SPACE.genome(SPACE.lowest, np.full(SPACE.choices.shape, 0.25)).flat()
+    b = SPACE.genome(SPACE.choices, np.full(SPACE.choices.shape, 0.75)).flat()
     rules().mate(a, b)
-    first, second = rules().genome(a), rules().genome(b)
-    assert 0 < (first.factor == 0.75).sum() < first.factor.size  # it does cross
+    first, second = of_flat(SPACE, a), of_flat(SPACE, b)
+    assert 0 < (SPACE.factor(first) == 0.75).sum() < SPACE.choices.size  # it does cross
     for child in (first, second):
-        from_other = child.factor == 0.75
-        assert (child.choice == np.where(from_other, other.choice, one.choice)).all()
+        from_other = SPACE.factor(child) == 0.75
+        assert (SPACE.choice(child) == np.where(from_other, SPACE.choices, SPACE.lowest)).all()
 
 
 def test_drop_silences_a_part_of_the_criteria_in_that_share_of_children() -> None:
@@ -96,9 +96,9 @@ def test_drop_silences_a_part_of_the_criteria_in_that_share_of_children() -> Non
     there = int((SPACE.choices > 0).sum())
     silenced = []
     for _ in range(2000):
-        genes = [*SPACE.lowest.ravel().tolist(), *[0.5] * SPACE.choices.size]
+        genes = SPACE.genome(SPACE.lowest, np.full(SPACE.choices.shape, 0.5)).flat()
         rules(drop=0.05, mutation=0.0).mutate(genes)
-        silenced.append(genes[SPACE.choices.size :].count(0.0))
+        silenced.append(genes[SPACE.choices.size : 2 * SPACE.choices.size].count(0.0))
     counts = set(silenced)
     assert counts == {0, max(1, round(0.08 * there))}
     assert 0.03 < np.mean(np.array(silenced) > 0) < 0.07
@@ -113,7 +113,8 @@ def test_controls_stay_beside_the_population_and_the_best_of_it_survives() -> No
 
     def judged(candidates: list[Candidate]) -> list[Judged]:
         return [
-            Judged(item.genome, (float(item.genome.factor.sum()), 0.0), item.digest, item.origin) for item in candidates
+            Judged(item.genome, (float(SPACE.factor(item.genome).sum()), 0.0), item.digest, item.origin)
+            for item in candidates
         ]
 
     held.tell(judged(first))

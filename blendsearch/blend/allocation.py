@@ -74,7 +74,7 @@ def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray
     scaled = SHARE_SCALE * share
 
     def wanted(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-        return allowed.sizes / (1 + np.exp(-np.clip(scaled + thresholds[:, None], -40, 40)))
+        return np.asarray(allowed.sizes / (1 + np.exp(-np.clip(scaled + thresholds[:, None], -40, 40))))
 
     low, high = -45.0, 45.0
     fits = _fits(oracle, budget)

@@ -15,7 +15,7 @@ from blendsearch.blend.allocation import (
     check_reachable,
     shares_for,
 )
-from blendsearch.blend.genome import Genome, Space
+from blendsearch.blend.genome import Genome, Space, blended
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut
@@ -54,7 +54,7 @@ class Decoder:
 
     def cut(self, genome: Genome) -> Cut:
         """The kept channels, shape (channels,)."""
-        return keep_best(self.space.blend(genome), self.counts(genome))
+        return keep_best(blended(self.space.ranks, self.space.weights(genome)), self.counts(genome))
 
     def counts(self, genome: Genome) -> Counts:
         """Channels kept per group, (groups,)."""

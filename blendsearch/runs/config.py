@@ -135,13 +135,20 @@ class FitnessConfig(Section):
 
 
 class SearchConfig(Section):
-    """How long and how evolution searches."""
+    """How long and how the search goes on.
+
+    `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
+    factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
+    """
 
     evaluations: Positive = 200
     population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
     anchors: Positive = 3
+    blend: Literal["network", "group"] = "network"
+    deviations: bool = True
+    optimiser: Literal["auto", "cma", "nsga2", "random"] = "auto"
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -173,7 +180,7 @@ class Config(Section):
     how the budget is shared out: evolved, or uniform.
     """
 
-    method: Literal["blended", "cfbs"] = "blended"
+    method: Literal["blended", "cfbs", "random", "legr"] = "blended"
     allocation: Literal["evolved", "uniform"] = "evolved"
     model: ModelConfig
     data: DataConfig
@@ -193,11 +200,14 @@ class Config(Section):
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
-        if self.method == "cfbs":
-            if self.allocation != "uniform" and self.budget.keep is None:
-                raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
-            if any(high > low for low, high in self.budget.spans().values()):
-                raise ValueError("method cfbs searches at one budget: give one number, not [least, most]")
+        if self.method in ("cfbs", "legr") and any(high > low for low, high in self.budget.spans().values()):
+            raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
+        if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
+            raise ValueError(
+                "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
+            )
+        if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
+            raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
         return self
 
 

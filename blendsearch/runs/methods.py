@@ -5,6 +5,9 @@ from typing import Any
 
 METHODS: dict[str, dict[str, Any]] = {
     "blended": {},
+    # controls, at the same budget, recovery and number of evaluations
+    "random": {"search": {"optimiser": "random"}},
+    "legr": {"criteria": {"pool": ["l2"]}},
     # what the paper states, and what it leaves open: search/cfbs.py
     "cfbs": {
         "allocation": "uniform",

@@ -31,14 +31,11 @@ Where the paper is silent, this is what was chosen, and why:
 """
 
 import random
-from collections.abc import Sequence
 
-import numpy as np
 from deap import tools
-from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, Space
-from blendsearch.search.evolution import Individual
+from blendsearch.blend.groupwise import GroupSpace
+from blendsearch.search.evolution import Individual, redrawn
 
 TOURNAMENT = 3
 
@@ -52,33 +49,22 @@ class Cfbs:
 
     seeded = False
 
-    def __init__(self, space: Space, mutation: float, drop: float, drop_ratio: float) -> None:
+    def __init__(self, space: GroupSpace, mutation: float, drop: float, drop_ratio: float) -> None:
         self.mutation, self.drop, self.drop_ratio = mutation, drop, drop_ratio
-        self.shape = (space.groups, space.width)
-        self.bottoms = space.lowest.ravel().tolist()
-        self.tops = space.choices.ravel().tolist()
-
-    def flat(self, genome: Genome) -> list[float]:
-        """Choices, then factors."""
-        return [*genome.choice.ravel().tolist(), *genome.factor.ravel().tolist()]
-
-    def genome(self, genes: Sequence[float]) -> Genome:
-        split = len(self.tops)
-        choice: NDArray[np.int64] = np.array(genes[:split], dtype=np.int64).reshape(self.shape)
-        factor: NDArray[np.float64] = np.array(genes[split:], dtype=np.float64).reshape(self.shape)
-        return Genome(choice, factor, np.zeros(self.shape[0]), 0.0)
+        self.clusters = space.integers
+        self.bottoms, self.tops = space.lowest.ravel().tolist(), space.choices.ravel().tolist()
 
     def mate(self, one: list[float], other: list[float]) -> None:
-        split = len(self.tops)
-        pairs = [list(zip(genes[:split], genes[split:], strict=True)) for genes in (one, other)]
+        split, end = self.clusters, 2 * self.clusters
+        pairs = [list(zip(genes[:split], genes[split:end], strict=True)) for genes in (one, other)]
         for genes, crossed in zip((one, other), tools.cxUniform(*pairs, 0.5), strict=True):
             choices, factors = zip(*crossed, strict=True)
-            genes[:] = [*choices, *factors]
+            genes[:end] = [*choices, *factors]
 
     def mutate(self, genes: list[float]) -> None:
-        split = len(self.tops)
-        (genes[:split],) = tools.mutUniformInt(genes[:split], self.bottoms, self.tops, self.mutation)
-        for place in range(split, 2 * split):
+        split, end = self.clusters, 2 * self.clusters
+        genes[:split] = redrawn(genes[:split], self.bottoms, self.tops, self.mutation)
+        for place in range(split, end):
             if random.random() < self.mutation:
                 genes[place] = random.random()
         if random.random() < self.drop:

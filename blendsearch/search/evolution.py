@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
-from deap import base
+from deap import base, tools
 
-from blendsearch.blend.genome import Genome, Space
+from blendsearch.blend.genome import Genome, Space, of_flat
 from blendsearch.search.optimiser import EVOLVED, Candidate, Judged
 from blendsearch.structure.groups import Cut, cut_digest
 
@@ -25,7 +25,7 @@ class Minimised(base.Fitness):  # type: ignore[misc]
 
 
 class Individual(list[float]):
-    """Flat genes, as the rules lay them out."""
+    """Flat genes, as `Genome.flat` lays them out."""
 
     def __init__(self, genes: Sequence[float], digest: str) -> None:
         super().__init__(genes)
@@ -34,7 +34,7 @@ class Individual(list[float]):
 
 
 class Rules(Protocol):
-    """How genomes become genes, and how these are varied and selected. Draws come from Python's global stream.
+    """How flat genes are varied and selected. Draws come from Python's global stream.
 
     Attributes
     ----------
@@ -42,12 +42,6 @@ class Rules(Protocol):
     """
 
     seeded: bool
-
-    def flat(self, genome: Genome) -> list[float]:
-        """The genes of `genome`, as JSON numbers."""
-
-    def genome(self, genes: Sequence[float]) -> Genome:
-        """The genome of `genes`."""
 
     def mate(self, one: list[float], other: list[float]) -> None:
         """Cross two lists of genes in place."""
@@ -122,10 +116,13 @@ class Evolution:
         newcomers = []
         for item in judged:
             if item.origin == EVOLVED or self.rules.seeded:
-                individual = Individual(self.rules.flat(item.genome), item.digest)
+                individual = Individual(item.genome.flat(), item.digest)
                 individual.fitness.values = item.objectives
                 newcomers.append(individual)
         self.population = self.rules.survivors(self.population + newcomers, self.size)
+
+    def described(self, genome: Genome) -> dict[str, Any]:
+        return self.space.described(genome)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
@@ -168,7 +165,7 @@ class Evolution:
 
     def _fresh(self, genes: list[float], taken: set[str]) -> Candidate | None:
         for _ in range(TRIES):
-            genome = self.rules.genome(genes)
+            genome = of_flat(self.space, genes)
             cut = self.decode(genome)
             digest = cut_digest(cut)
             if digest not in taken:
@@ -209,6 +206,12 @@ def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut
         elif len(found) < count:
             found[digest] = Candidate(genome, cut, digest, name)
     return found
+
+
+def redrawn(genes: list[float], bottoms: list[int], tops: list[int], probability: float) -> list[float]:
+    """`genes`, whole numbers, each with `probability` drawn anew between its bottom and its top, both included."""
+    (found,) = tools.mutUniformInt(list(genes), bottoms, tops, probability)
+    return [float(gene) for gene in found]
 
 
 def _crowding(individual: Individual) -> float | None:

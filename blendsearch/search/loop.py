@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from blendsearch.engine.engine import Engine
-from blendsearch.fitness.evaluation import Outcome, request
+from blendsearch.fitness.evaluation import Outcome, Request, request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store
-from blendsearch.search.baselines import baselines
 from blendsearch.search.finals import finish, test
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
-from blendsearch.search.optimiser import Candidate, Judged
-from blendsearch.search.optimisers import optimiser_of
+from blendsearch.search.optimiser import Candidate, Judged, Optimiser
+from blendsearch.search.optimisers import optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
 
 
@@ -34,7 +33,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
         start = time.perf_counter()
         left = config.evaluations - asked
         if generation == 0:
-            seeds = baselines(setting.decoder, config.anchors)
+            seeds = seeds_of(setting)
             if 2 * len(seeds) > config.evaluations:
                 text = (
                     f"{len(seeds)} baselines take most of {config.evaluations} evaluations: name fewer in criteria.pool"
@@ -47,7 +46,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
         if not candidates:
             report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
             break
-        judged = evaluate(candidates, generation, asked, setting, engine, store, report)
+        judged = evaluate(candidates, optimiser, generation, asked, setting, engine, store, report)
         optimiser.tell([item for item in judged if item is not None])
         generation, asked = generation + 1, asked + len(candidates)
         save_checkpoint(
@@ -66,6 +65,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
 
 def evaluate(
     candidates: Sequence[Candidate],
+    optimiser: Optimiser,
     generation: int,
     asked: int,
     setting: Setting,
@@ -86,7 +86,8 @@ def evaluate(
             engine.submit(asking)
     for outcome in engine.completed():
         number, candidate = numbered[outcome.digest]
-        row = _row(number, candidate, generation, requests[outcome.digest], outcome, setting)
+        described = optimiser.described(candidate.genome)
+        row = _row(number, candidate, described, generation, requests[outcome.digest], outcome, setting)
         store.add(row)
         rows[outcome.digest] = row
         report("evaluated", _facts(row, setting))
@@ -116,22 +117,22 @@ def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) 
     if all(row.origin != DENSE for row in store.evaluations()):
         engine.submit(asking)
         for outcome in engine.completed():
-            row = _row(0, Candidate(space.equal(), whole, asking.digest, DENSE), 0, asking, outcome, setting)
+            row = _row(0, Candidate(space.equal(), whole, asking.digest, DENSE), {}, 0, asking, outcome, setting)
             store.add(row)
             report("dense", _facts(row, setting))
 
 
 def _row(
-    number: int, candidate: Candidate, generation: int, asking: Any, outcome: Outcome, setting: Setting
+    number: int,
+    candidate: Candidate,
+    described: dict[str, Any],
+    generation: int,
+    asking: Request,
+    outcome: Outcome,
+    setting: Setting,
 ) -> Evaluation:
     counts = setting.structure.maps.counts(candidate.cut)
     oracle = setting.structure.oracle
-    genome = {
-        "choice": candidate.genome.choice.tolist(),
-        "factor": candidate.genome.factor.tolist(),
-        "share": candidate.genome.share.tolist(),
-        "target": float(candidate.genome.target),
-    }
     return Evaluation(
         id=number,
         digest=candidate.digest,
@@ -140,7 +141,7 @@ def _row(
         seed=asking.seed,
         generation=generation,
         origin=candidate.origin,
-        genome=json.dumps(genome),
+        genome=json.dumps(described),
         macs=int(oracle.cost("macs", counts)),
         params=int(oracle.cost("params", counts)),
         loss=None if outcome.failure else outcome.loss,

@@ -44,6 +44,10 @@ class Optimiser(Protocol):
     def tell(self, judged: Sequence[Judged]) -> None:
         """Learn how the candidates last asked for were judged; failed ones are missing."""
 
+    def described(self, genome: Genome) -> dict[str, Any]:
+        """A genome as JSON values, for the store and its readers."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
 

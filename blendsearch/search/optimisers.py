@@ -1,21 +1,37 @@
-"""Which optimiser a config asks for."""
+"""Which optimiser a config asks for, and what it is given to begin with."""
 
 import numpy as np
 
+from blendsearch.blend.genome import Genome
+from blendsearch.blend.groupwise import GroupSpace
+from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.search.baselines import baselines
 from blendsearch.search.cfbs import Cfbs
-from blendsearch.search.evolution import Evolution, Rules
+from blendsearch.search.cma import Cma
+from blendsearch.search.evolution import Evolution
+from blendsearch.search.legr import Legr
 from blendsearch.search.nsga2 import Nsga2
 from blendsearch.search.optimiser import Optimiser
+from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
 
 
 def optimiser_of(setting: Setting) -> Optimiser:
     """The optimiser of a run, at its start; its randomness comes from the run's seed alone."""
-    config, space = setting.config.search, setting.decoder.space
-    rules: Rules
-    if setting.config.method == "cfbs":
+    config, decoder = setting.config.search, setting.decoder
+    space, rng = decoder.space, np.random.default_rng([setting.config.seed, 2])
+    if setting.config.method == "legr":
+        return Legr(decoder, rng)
+    if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
-    else:
-        rules = Nsga2(space, config.mutation)
-    rng = np.random.default_rng([setting.config.seed, 2])
-    return Evolution(space, setting.decoder.cut, rules, config.population, config.crossover, rng)
+        return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
+    if config.optimiser == "random":
+        return RandomSearch(space, decoder.cut, config.population, rng)
+    if isinstance(space, NetworkSpace) and not decoder.spans and config.optimiser != "nsga2":
+        return Cma(space, decoder.cut, config.population, rng, decoder.evolves_widths)
+    return Evolution(space, decoder.cut, Nsga2(space, config.mutation), config.population, config.crossover, rng)
+
+
+def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
+    """The baselines that the first generation begins with; LeGR's beginning is its own."""
+    return [] if setting.config.method == "legr" else baselines(setting.decoder, setting.config.search.anchors)

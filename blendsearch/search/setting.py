@@ -14,7 +14,9 @@ from torch import nn
 from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
 from blendsearch.blend.clustering import cluster_groups
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.genome import space_of
+from blendsearch.blend.genome import Space
+from blendsearch.blend.groupwise import Clusters, space_of
+from blendsearch.blend.networkwide import network_space_of
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import LeftOut, ScoreTable
@@ -43,6 +45,7 @@ class Setting:
     config: Config
     structure: Structure
     table: ScoreTable
+    clusters: Clusters
     decoder: Decoder
     evaluator: Evaluator
 
@@ -117,7 +120,7 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
         "dense": dict(setting.structure.oracle.dense),
         "criteria": list(setting.table.criteria),
         "left_out": [asdict(item) for item in setting.table.left_out],
-        "clusters": [[list(members) for members in clusters] for clusters in setting.decoder.space.clusters],
+        "clusters": [[list(members) for members in clusters] for clusters in setting.clusters],
         "splits": setting.splits.note,
     }
     return create_run(folder, name, setting.config, origin, structure, {"dense": weights, "scores": scores})
@@ -165,7 +168,7 @@ def _setting(
     config: Config,
     structure: Structure,
     table: ScoreTable,
-    clusters: tuple[tuple[tuple[int, ...], ...], ...],
+    clusters: Clusters,
     model: nn.Module,
     splits: Splits,
     device: torch.device,
@@ -173,7 +176,7 @@ def _setting(
     budget = config.budget
     allowed = widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
     decoder = Decoder(
-        space_of(table, clusters, means=config.method != "cfbs"),
+        _space(config, table, clusters),
         table,
         structure.oracle,
         allowed,
@@ -191,7 +194,15 @@ def _setting(
     )
     model.eval()
     evaluator = Evaluator(model, structure.maps, splits, recipe, device)
-    return Setting(config, structure, table, decoder, evaluator)
+    return Setting(config, structure, table, clusters, decoder, evaluator)
+
+
+def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
+    if config.method == "cfbs":
+        return space_of(table, clusters, means=False)
+    if config.search.blend == "group":
+        return space_of(table, clusters)
+    return network_space_of(table, clusters, deviations=config.search.deviations)
 
 
 def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:

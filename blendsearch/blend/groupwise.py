@@ -1,0 +1,139 @@
+"""Blends chosen group by group: of each cluster one criterion (or their mean) and its calibration factor.
+
+He et al. 2021, "Blending Pruning Criteria for CNNs", section 3.3.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.genome import Genome, rank_normalised
+from blendsearch.criteria.table import ScoreTable
+
+Clusters = tuple[tuple[tuple[int, ...], ...], ...]
+"""Per group, its clusters as tuples of row numbers of the score table."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSpace:
+    """The space of one run, as `genome.Space` says. A blend's genes are choices, then factors, both (groups, K):
+
+    a choice is, for each cluster, 0 for the mean of its criteria or i for its i-th criterion; a factor is in [0, 1].
+
+    Attributes
+    ----------
+    means: whether a cluster may be heard as the mean of its criteria; else as one of them.
+    """
+
+    criteria: tuple[str, ...]
+    ranks: tuple[NDArray[np.float64], ...]
+    clusters: Clusters
+    means: bool = True
+
+    @property
+    def groups(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def width(self) -> int:
+        """Clusters of the group that has most: K."""
+        return max(1, *(len(clusters) for clusters in self.clusters))
+
+    @cached_property
+    def choices(self) -> NDArray[np.int64]:
+        """Largest choice per group and cluster, (groups, K); zero where a group has no such cluster."""
+        tops = np.zeros((self.groups, self.width), dtype=np.int64)
+        for group, clusters in enumerate(self.clusters):
+            for number, members in enumerate(clusters):
+                tops[group, number] = len(members)
+        return tops
+
+    @property
+    def lowest(self) -> NDArray[np.int64]:
+        """Smallest choice per group and cluster, (groups, K): 0 where it may be the mean or there is no cluster."""
+        return np.zeros_like(self.choices) if self.means else np.minimum(self.choices, 1)
+
+    @property
+    def integers(self) -> int:
+        return self.groups * self.width
+
+    @cached_property
+    def low(self) -> NDArray[np.float64]:
+        return np.concatenate([self.lowest.ravel().astype(np.float64), np.zeros(self.integers)])
+
+    @cached_property
+    def high(self) -> NDArray[np.float64]:
+        return np.concatenate([self.choices.ravel().astype(np.float64), np.ones(self.integers)])
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        return np.concatenate([np.ones(self.integers), np.full(self.integers, 0.2)])
+
+    def choice(self, genome: Genome) -> NDArray[np.int64]:
+        """The genome's choices, (groups, K)."""
+        return genome.blend[: self.integers].astype(np.int64).reshape(self.choices.shape)
+
+    def factor(self, genome: Genome) -> NDArray[np.float64]:
+        """The genome's calibration factors, (groups, K)."""
+        return genome.blend[self.integers :].reshape(self.choices.shape)
+
+    def equal(self) -> Genome:
+        """The naive equal blend of all criteria in the uniform allocation."""
+        return self.genome(np.zeros_like(self.choices), self._sizes())
+
+    def single(self, criterion: int) -> Genome:
+        """One criterion (by row number) alone in the uniform allocation; the equal blend where it is left out."""
+        choice, factor = np.zeros_like(self.choices), self._sizes()
+        for group, clusters in enumerate(self.clusters):
+            for number, members in enumerate(clusters):
+                if criterion in members:
+                    factor[group] = 0.0
+                    factor[group, number] = 1.0
+                    choice[group, number] = members.index(criterion) + 1
+        return self.genome(choice, factor)
+
+    def random(self, rng: np.random.Generator) -> Genome:
+        """A uniform draw over choices, factors and target, with shares normal around the uniform allocation."""
+        choice = rng.integers(self.lowest, self.choices + 1)
+        factor = rng.random(self.choices.shape)
+        share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
+        return self.genome(choice, factor)._replace(share=share, target=float(rng.random()))
+
+    def genome(self, choice: NDArray[np.int64], factor: NDArray[np.float64]) -> Genome:
+        """The genome of these choices and factors, (groups, K) each, in the uniform allocation."""
+        blend = np.concatenate([choice.ravel().astype(np.float64), factor.ravel()])
+        return Genome(blend, np.zeros(self.groups), 0.0)
+
+    def weights(self, genome: Genome) -> NDArray[np.float64]:
+        """A cluster's factor goes to its chosen criterion, or evenly to all of them; (groups, criteria)."""
+        found = np.zeros((self.groups, len(self.criteria)))
+        choice, factor = self.choice(genome), self.factor(genome)
+        for group, clusters in enumerate(self.clusters):
+            for number, members in enumerate(clusters):
+                chosen = choice[group, number]
+                if chosen == 0:
+                    found[group, list(members)] = factor[group, number] / len(members)
+                else:
+                    found[group, members[chosen - 1]] = factor[group, number]
+        return found
+
+    def described(self, genome: Genome) -> dict[str, Any]:
+        return {
+            "choice": self.choice(genome).tolist(),
+            "factor": self.factor(genome).tolist(),
+            "share": genome.share.tolist(),
+            "target": float(genome.target),
+        }
+
+    def _sizes(self) -> NDArray[np.float64]:
+        """Factors that make every criterion count alike."""
+        sizes = self.choices.astype(np.float64)
+        return np.asarray(sizes / np.maximum(sizes.max(axis=1, keepdims=True), 1.0))
+
+
+def space_of(table: ScoreTable, clusters: Clusters, means: bool = True) -> GroupSpace:
+    """The space over a score table and its clusters (`clustering.cluster_groups`)."""
+    return GroupSpace(table.criteria, tuple(rank_normalised(scores) for scores in table.scores), clusters, means)

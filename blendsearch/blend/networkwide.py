@@ -1,0 +1,114 @@
+"""One blend for the whole network, with small deviations group by group: far fewer numbers than a blend per group.
+
+A criterion that serves one layer of a network mostly serves the others too, so what is learnt about it in one layer
+holds for all; the deviations leave room for the exceptions.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.genome import Genome, rank_normalised
+from blendsearch.blend.groupwise import Clusters
+from blendsearch.criteria.table import ScoreTable
+
+WEIGHT_SCALE = 4.0
+"""Log of what a weight gene of 1 multiplies a criterion's weight by."""
+DEVIATION_SCALE = 2.0
+"""The same of a deviation gene, for the criteria of one cluster in one group."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkSpace:
+    """The space of one run, as `genome.Space` says. A blend's genes, all in [-1, 1]: a weight for each criterion, then
+
+    a deviation for each group and cluster (groups, K), where deviations are asked for. A criterion's weight in a group
+    is exp(4 weight + 2 deviation of its cluster there).
+    """
+
+    criteria: tuple[str, ...]
+    ranks: tuple[NDArray[np.float64], ...]
+    clusters: Clusters
+    deviations: bool = True
+
+    @property
+    def groups(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def width(self) -> int:
+        """Clusters of the group that has most: K."""
+        return max(1, *(len(clusters) for clusters in self.clusters))
+
+    @property
+    def integers(self) -> int:
+        return 0
+
+    @property
+    def genes(self) -> int:
+        """How many genes a blend has."""
+        return len(self.criteria) + (self.groups * self.width if self.deviations else 0)
+
+    @property
+    def low(self) -> NDArray[np.float64]:
+        return np.full(self.genes, -1.0)
+
+    @property
+    def high(self) -> NDArray[np.float64]:
+        return np.ones(self.genes)
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        spread = np.full(self.genes, 0.15)
+        spread[: len(self.criteria)] = 0.175
+        return spread
+
+    def equal(self) -> Genome:
+        """The naive equal blend of all criteria in the uniform allocation."""
+        return Genome(np.zeros(self.genes), np.zeros(self.groups), 0.0)
+
+    def single(self, criterion: int) -> Genome:
+        """One criterion (by row number) with all but alone a say, in the uniform allocation."""
+        blend = np.zeros(self.genes)
+        blend[: len(self.criteria)] = -1.0
+        blend[criterion] = 1.0
+        return Genome(blend, np.zeros(self.groups), 0.0)
+
+    def random(self, rng: np.random.Generator) -> Genome:
+        """Weights uniform, deviations and shares normal around none, target uniform."""
+        blend = np.clip(rng.normal(0, 0.3, self.genes), -1, 1)
+        blend[: len(self.criteria)] = rng.uniform(-1, 1, len(self.criteria))
+        share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
+        return Genome(blend, share, float(rng.random()))
+
+    def weights(self, genome: Genome) -> NDArray[np.float64]:
+        """How much each criterion counts in each group, (groups, criteria), the largest 1; where left out, 0."""
+        logs = np.tile(WEIGHT_SCALE * genome.blend[: len(self.criteria)], (self.groups, 1))
+        deviation = self._deviation(genome)
+        heard = np.zeros(logs.shape, dtype=np.bool_)
+        for group, clusters in enumerate(self.clusters):
+            for number, members in enumerate(clusters):
+                logs[group, list(members)] += DEVIATION_SCALE * deviation[group, number]
+                heard[group, list(members)] = True
+        logs = np.where(heard, logs, -np.inf)
+        top = logs.max(axis=1, keepdims=True)
+        return np.asarray(np.exp(logs - np.where(np.isfinite(top), top, 0.0)))
+
+    def described(self, genome: Genome) -> dict[str, Any]:
+        return {
+            "weight": genome.blend[: len(self.criteria)].tolist(),
+            "deviation": self._deviation(genome).tolist(),
+            "share": genome.share.tolist(),
+            "target": float(genome.target),
+        }
+
+    def _deviation(self, genome: Genome) -> NDArray[np.float64]:
+        shape = (self.groups, self.width)
+        return genome.blend[len(self.criteria) :].reshape(shape) if self.deviations else np.zeros(shape)
+
+
+def network_space_of(table: ScoreTable, clusters: Clusters, deviations: bool = True) -> NetworkSpace:
+    """The space over a score table and its clusters (`clustering.cluster_groups`)."""
+    return NetworkSpace(table.criteria, tuple(rank_normalised(scores) for scores in table.scores), clusters, deviations)
