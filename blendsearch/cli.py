@@ -280,6 +280,11 @@ def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> No
     for item in sorted(listed, key=lambda item: (item.family, item.name)):
         table.add_row(item.name, item.family, item.cost, item.formula, item.source)
     _print(table)
+    print(
+        "cost: free, a look at stored vectors; weights, work on the weights; probe, one pass over the calibration "
+        "images;\nsub-sample, a pass over a part of them. Makers of a channel are the layers that give it, "
+        "readers those that take it."
+    )
 
 
 def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Namespace) -> None:

@@ -109,8 +109,8 @@ class _Picture:
         self.order = list(found.order)
         self.names = [found.criteria[row] for row in self.order]
         n = len(self.names)
-        self.cell = 0.52 if n <= NUMBERS else max(0.2, min(0.52, 7.3 / n))
-        self.side = max(2.2, n * self.cell)
+        self.side = max(2.2, n * (0.52 if n <= NUMBERS else max(0.2, 7.3 / n)))
+        self.cell = self.side / n
         self.shown = _most_different(found)
         names = 0.2 + LETTER * max(len(name) for name in self.names)
         self.labels = [self._label(number) for number in range(len(found.clusters))]
