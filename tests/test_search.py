@@ -69,7 +69,7 @@ def test_a_killed_search_resumes_to_the_front_it_would_have_had(
     words = ["search", str(config_file), "--runs", str(tmp_path), "--name", "killed"]
     process = subprocess.Popen([sys.executable, "-m", "blendsearch", *words], stdout=subprocess.DEVNULL)
     store = tmp_path / "killed" / "run.sqlite"
-    for _ in range(600):
+    for _ in range(6000):
         time.sleep(0.02)
         if store.exists() and len(origins(tmp_path, "killed", 1)) >= 2:
             break
@@ -97,7 +97,7 @@ def test_an_interrupted_search_says_how_to_go_on(config_file: Path, tmp_path: Pa
         "search.evaluations=5000",
     ]
     process = subprocess.Popen([sys.executable, "-m", "blendsearch", *words], stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+    for _ in range(6000):
         time.sleep(0.02)
         if (tmp_path / "stopped" / "run.sqlite").exists() and origins(tmp_path, "stopped", 0):
             break
