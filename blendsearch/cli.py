@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blendsearch.errors import BlendsearchError
+from blendsearch.errors import BlendsearchError, ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blendsearch.search.setting import Setting
 
 WRONG_INPUT, INTERRUPTED = 2, 130
+RHO = "rho inside", "rho to others"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -86,8 +87,21 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    criteria = verb("criteria", _criteria, "list the criteria")
-    criteria.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    criteria = verb("criteria", _criteria, "list the criteria, or map which of them say the same")
+    criteria.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file: the criteria it uses")
+    criteria.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
+    )
+    criteria.add_argument("--run", metavar="RUN", help="the criteria of this run, as it scored them")
+    criteria.add_argument(
+        "--map",
+        nargs="?",
+        type=Path,
+        const=Path("criteria-map.png"),
+        metavar="FILE",
+        help="score the channels, print the clusters, and draw the correlations (default: criteria-map.png)",
+    )
+    criteria.add_argument("--json", action="store_true", help="JSON instead of tables")
     return parser
 
 
@@ -241,25 +255,104 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _criteria(arguments: argparse.Namespace) -> None:
-    from blendsearch.criteria.registry import CRITERIA, load_pool
+    from blendsearch.runs.config import load_config
+    from blendsearch.runs.directory import open_run
 
-    load_pool()
+    run: Run | None = None
+    config: Config | None = None
+    if arguments.run is not None:
+        if arguments.config is not None or arguments.set:
+            raise ConfigError("--run has its own config: give neither CONFIG nor --set with it")
+        run = open_run(arguments.runs, arguments.run)
+        config = run.config
+    elif arguments.config is not None or arguments.set or arguments.map is not None:
+        config = load_config(arguments.config, arguments.set)
+    if arguments.map is not None and config is not None:
+        _map_criteria(config, run, arguments)
+    else:
+        _list_criteria(config, arguments)
+
+
+def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> None:
+    """Those that `config` uses; without one, all there are."""
+    from blendsearch.criteria.registry import CRITERIA, load_criteria, pool
+
+    load_criteria(() if config is None else config.criteria.modules)
+    listed = list(CRITERIA.values()) if config is None else list(pool(config.criteria.pool))
     if arguments.json:
         fields = ("name", "family", "cost", "source", "formula")
-        print(json.dumps([{field: getattr(item, field) for field in fields} for item in CRITERIA.values()], indent=1))
+        print(json.dumps([{field: getattr(item, field) for field in fields} for item in listed], indent=1))
         return
     table = _table("criterion", "family", "cost", "what it computes", "from")
-    for item in sorted(CRITERIA.values(), key=lambda item: (item.family, item.name)):
+    for item in sorted(listed, key=lambda item: (item.family, item.name)):
         table.add_row(item.name, item.family, item.cost, item.formula, item.source)
     _print(table)
+    print(
+        "cost: free, a look at stored vectors; weights, work on the weights; probe, one pass over the calibration "
+        "images;\nsub-sample, a pass over a part of them. Makers of a channel are the layers that give it, "
+        "readers those that take it."
+    )
+
+
+def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.picture_file import check_picture
+
+    check_picture(arguments.map)  # before anything that takes time
+    if run is None:
+        from blendsearch.search.setting import score
+
+        lines = _lines(config, to_stderr=arguments.json)
+        try:
+            # what is left out stands with each group below
+            scored = score(config, lambda kind, facts: None if kind == "scored" else lines(kind, facts))
+        finally:
+            lines.close()
+    else:
+        from blendsearch.runs.scores import read_scores
+
+        scored = read_scores(run)
+    from blendsearch.blend.correlation_map import correlation_map
+    from blendsearch.inspect.criteria_map import described, draw, signed
+
+    asked = config.criteria
+    found = correlation_map(*scored, asked.clustering, asked.clusters, config.seed)
+    draw(found, config.model.title, arguments.map)
+    facts = {"model": config.model.title, "picture": str(arguments.map), **described(found)}
+    if arguments.json:
+        print(json.dumps(facts))
+        return
+    table = _table("cluster", "centre", *RHO, "members")
+    for row in facts["clusters"]:
+        means = (signed(row["mean_inside"]), signed(row["mean_to_others"]))
+        table.add_row(row["cluster"], row["centre"], *means, ", ".join(row["members"]))
+    print(
+        f"{len(found.order)} criteria, clustered by the average of rho over {len(found.groups)} groups of "
+        f"{facts['model']} (rho: rank correlation of the channels' scores)"
+    )
+    _print(table)
+    print(f"mean rho {signed(found.inside)} inside clusters, {signed(found.between)} between them\n")
+    width = max(len(name) for name in found.groups)
+    for group in facts["groups"]:
+        clusters = " | ".join(", ".join(members) for members in group["clusters"])
+        print(f"{group['group']:<{width}} {group['channels']:>5} channels: {clusters}")
+        for reason in dict.fromkeys(item["reason"] for item in group["left_out"]):
+            names = ", ".join(item["criterion"] for item in group["left_out"] if item["reason"] == reason)
+            print(f"{'':<{width}}       left out: {names}: {reason}")
+    print(f"\npicture: {arguments.map}")
 
 
 def _reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | Lines":
+    from blendsearch.progress import JsonLines
+
+    return JsonLines() if arguments.json else _lines(config)
+
+
+def _lines(config: "Config", *, to_stderr: bool = False) -> "Lines":
     from rich.console import Console
 
-    from blendsearch.progress import JsonLines, Lines
+    from blendsearch.progress import Lines
 
-    return JsonLines() if arguments.json else Lines(Console(), config.search.evaluations)
+    return Lines(Console(stderr=to_stderr), config.search.evaluations)
 
 
 def _table(*columns: str) -> "Table":
@@ -267,7 +360,10 @@ def _table(*columns: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    numbers = {"id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy", "seeds"}
+    numbers = {
+        *("id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy", "seeds"),
+        *("rho inside", "rho to others"),
+    }
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left")
     return table

@@ -13,6 +13,8 @@ from scipy.stats import rankdata
 from blendsearch.criteria.table import ScoreTable
 
 Method = Literal["kmeans", "agglomerative"]
+Clusters = tuple[tuple[tuple[int, ...], ...], ...]
+"""For each group, its clusters as tuples of row numbers of the score table."""
 
 
 def rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,10 +48,8 @@ def cluster(
     return _canonical(_labels(correlation, method, min(clusters, n), seed))
 
 
-def cluster_groups(
-    table: ScoreTable, method: Method, clusters: int | Literal["silhouette"], seed: int
-) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """For each group, its clusters as tuples of row numbers of the score table; left-out criteria are in none."""
+def cluster_groups(table: ScoreTable, method: Method, clusters: int | Literal["silhouette"], seed: int) -> Clusters:
+    """The clusters of every group's criteria; left-out ones are in none."""
     found: list[tuple[tuple[int, ...], ...]] = []
     for group in range(len(table.groups)):
         rows = table.usable(group)

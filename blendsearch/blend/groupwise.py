@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.genome import Genome, rank_normalised
 from blendsearch.criteria.table import ScoreTable
-
-Clusters = tuple[tuple[tuple[int, ...], ...], ...]
-"""Per group, its clusters as tuples of row numbers of the score table."""
 
 
 @dataclass(frozen=True, eq=False)

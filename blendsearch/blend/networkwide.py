@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.genome import Genome, rank_normalised
-from blendsearch.blend.groupwise import Clusters
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0

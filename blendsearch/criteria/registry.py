@@ -82,8 +82,7 @@ class Criterion:
     family: criteria of one family look at the same thing.
     needs: what of the probe it reads; empty for criteria that look at weights only.
     cost: ``free`` (a look at stored vectors), ``weights`` (work on the weights), ``probe`` (part of the probe's pass
-    over
-        all images), ``sub-sample`` (dear per image, so the probe gathers it on a stated part of the images).
+        over all images), ``sub-sample`` (dear per image, so the probe gathers it on a stated part of the images).
     source: the publication it is from.
     score: from a view of one group to its scores, shape (C,), or None where the group has nothing it could look at.
     """

@@ -46,6 +46,12 @@ class ModelConfig(Section):
     weights: PathText | None = None
     train: ScheduleConfig | None = None
 
+    @property
+    def title(self) -> str:
+        """The network for a reader: its factory and what it was called with, such as ``cifar_resnet (depth 56)``."""
+        given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
+        return self.factory.rpartition(":")[2] + (f" ({given})" if 0 < len(given) <= 40 else "")
+
 
 class DataConfig(Section):
     """Images and their three splits; see fitness.data.DataSpec.

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
-from blendsearch.blend.clustering import cluster_groups
+from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
 from blendsearch.blend.genome import Space
-from blendsearch.blend.groupwise import Clusters, space_of
+from blendsearch.blend.groupwise import space_of
 from blendsearch.blend.networkwide import network_space_of
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
-from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError, ModelError, RunError
 from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
 from blendsearch.fitness.device import Precision, resolve_device
@@ -29,6 +29,7 @@ from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
+from blendsearch.runs.scores import read_scores, score_arrays, score_facts
 from blendsearch.runs.store import Evaluation
 from blendsearch.structure.trace import Structure, trace
 from blendsearch.zoo.factory import build_model
@@ -71,59 +72,34 @@ class Setting:
 
 def prepare(config: Config, report: Report) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit."""
-    load_criteria(config.criteria.modules)
-    chosen = pool(config.criteria.pool)
-    device = resolve_device(config.fitness.device)
-    _use_threads(config)
-    splits = splits_of(config)
-    model = network_of(config)
-    structure = trace(model, _input_shape(splits))
-    check_labels(splits, _outputs(model, splits))
+    traced = _traced(config, report)
     # before anything that takes time: a budget that cannot be met ends here
-    allowed = widths(structure.maps.sizes, config.budget.min_channels, config.budget.min_keep, config.budget.round_to)
-    least = reachable(structure.oracle, allowed)
-    report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    check_reachable(structure.oracle, allowed, {name: low for name, (low, _) in config.budget.spans().items()})
-    _given(config.budget.keep, structure, allowed)
-    model.to(device)
-    if config.model.weights is None and config.model.train is not None:
-        train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
-    rng = np.random.default_rng([config.seed, 1])
-    images = config.criteria.images
+    least = {name: low for name, (low, _) in config.budget.spans().items()}
+    allowed = _widths(config, traced.structure)
+    check_reachable(traced.structure.oracle, allowed, least)
+    _given(config.budget.keep, traced.structure, allowed)
+    table, clusters = _scored(config, traced, report)
+    return _setting(config, traced, table, clusters)
 
-    def calibration() -> Any:
-        return batches(
-            splits.train,
-            batch_size=min(images, 64),
-            mean=splits.mean,
-            std=splits.std,
-            device=device,
-            rng=rng,
-            augment=config.criteria.augment,
-            limit=images,
-        )
 
-    table = score_table(model, structure, chosen, calibration, rng.spawn(1)[0], config.criteria.temperature)
-    report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
-    clusters = cluster_groups(table, config.criteria.clustering, config.criteria.clusters, config.seed)
-    return _setting(config, structure, table, clusters, model, splits, device)
+def score(config: Config, report: Report) -> tuple[ScoreTable, Clusters]:
+    """What `prepare` finds out about the criteria, whatever the budget: the score table, and its clusters per group."""
+    return _scored(config, _traced(config, report), report)
 
 
 def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run:
     """Make the run directory of a prepared search."""
     weights = dense_arrays(setting.model)
     origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
-    scores = {f"group.{number}": values for number, values in enumerate(setting.table.scores)}
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
         "dense": dict(setting.structure.oracle.dense),
-        "criteria": list(setting.table.criteria),
-        "left_out": [asdict(item) for item in setting.table.left_out],
-        "clusters": [[list(members) for members in clusters] for clusters in setting.clusters],
+        **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
     }
-    return create_run(folder, name, setting.config, origin, structure, {"dense": weights, "scores": scores})
+    arrays = {"dense": weights, "scores": score_arrays(setting.table)}
+    return create_run(folder, name, setting.config, origin, structure, arrays)
 
 
 def restore(run: Run) -> Setting:
@@ -151,12 +127,7 @@ def restore(run: Run) -> Setting:
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch or Torch-Pruning; install the versions in its run.json"
         )
-    stored = run.arrays("scores")
-    scores = tuple(stored[f"group.{number}"] for number in range(len(groups)))
-    left_out = tuple(LeftOut(**item) for item in run.structure["left_out"])
-    table = ScoreTable(tuple(run.structure["criteria"]), tuple(str(item["name"]) for item in groups), scores, left_out)
-    clusters = tuple(tuple(tuple(members) for members in clusters) for clusters in run.structure["clusters"])
-    return _setting(config, structure, table, clusters, model.to(device), splits, device)
+    return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -164,24 +135,66 @@ def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
-def _setting(
-    config: Config,
-    structure: Structure,
-    table: ScoreTable,
-    clusters: Clusters,
-    model: nn.Module,
-    splits: Splits,
-    device: torch.device,
-) -> Setting:
-    budget = config.budget
-    allowed = widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
+@dataclass(frozen=True, eq=False)
+class _Traced:
+    """A dense network on its device, what can be cut of it, and its data."""
+
+    model: nn.Module
+    structure: Structure
+    splits: Splits
+    device: torch.device
+
+
+def _traced(config: Config, report: Report) -> _Traced:
+    load_criteria(config.criteria.modules)
+    pool(config.criteria.pool)  # a wrong name ends here, before data are read
+    device = resolve_device(config.fitness.device)
+    _use_threads(config)
+    splits = splits_of(config)
+    model = network_of(config)
+    structure = trace(model, _input_shape(splits))
+    check_labels(splits, _outputs(model, splits))
+    least = reachable(structure.oracle, _widths(config, structure))
+    report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
+    return _Traced(model.to(device), structure, splits, device)
+
+
+def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
+    """Train the network where it has no weights, then score and cluster."""
+    model, splits, device = traced.model, traced.splits, traced.device
+    if config.model.weights is None and config.model.train is not None:
+        train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
+    rng = np.random.default_rng([config.seed, 1])
+    asked = config.criteria
+
+    def calibration() -> Any:
+        return batches(
+            splits.train,
+            batch_size=min(asked.images, 64),
+            mean=splits.mean,
+            std=splits.std,
+            device=device,
+            rng=rng,
+            augment=asked.augment,
+            limit=asked.images,
+        )
+
+    chosen = pool(asked.pool)
+    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature)
+    report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
+    return table, cluster_groups(table, asked.clustering, asked.clusters, config.seed)
+
+
+def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clusters) -> Setting:
+    structure, model = traced.structure, traced.model
+    allowed = _widths(config, structure)
     decoder = Decoder(
         _space(config, table, clusters),
         table,
         structure.oracle,
         allowed,
-        budget.spans(),
-        given=_given(budget.keep, structure, allowed),
+        config.budget.spans(),
+        given=_given(config.budget.keep, structure, allowed),
         uniform=config.allocation == "uniform",
     )
     fitness = config.fitness
@@ -193,7 +206,7 @@ def _setting(
         fitness.precision,
     )
     model.eval()
-    evaluator = Evaluator(model, structure.maps, splits, recipe, device)
+    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device)
     return Setting(config, structure, table, clusters, decoder, evaluator)
 
 
@@ -203,6 +216,12 @@ def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
     if config.search.blend == "group":
         return space_of(table, clusters)
     return network_space_of(table, clusters, deviations=config.search.deviations)
+
+
+def _widths(config: Config, structure: Structure) -> Widths:
+    """The widths that the budget lets each group have."""
+    budget = config.budget
+    return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
 
 
 def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:

@@ -1,0 +1,162 @@
+"""Which criteria say the same in the whole network: correlations averaged over groups, clustered, and put in order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from blendsearch.blend.clustering import Clusters, Method, cluster, rank_correlation
+from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Criteria with alike rows of the averaged correlation.
+
+    Attributes
+    ----------
+    members: row numbers of the score table, neighbours alike.
+    centre: the medoid, the member with the highest mean correlation to the others; the earliest of equals.
+    inside: mean correlation over pairs of members; NaN for a single one.
+    outside: mean correlation of members with criteria of other clusters; NaN where there are none.
+    """
+
+    members: tuple[int, ...]
+    centre: int
+    inside: float
+    outside: float
+
+
+@dataclass(frozen=True, eq=False)
+class CorrelationMap:
+    """Spearman's rho between n criteria, in each of G groups and on average.
+
+    Attributes
+    ----------
+    criteria, groups: names, in the order of the score table.
+    channels: per group, its width C.
+    correlations: (G, n, n), NaN where a criterion is left out, or where fewer than two channels leave nothing to rank.
+    average: (n, n), each pair's mean over the groups where both serve; NaN for pairs that meet in no group.
+    clusters: those of `average`, in the order in which they are shown.
+    inside, between: mean of `average` over pairs of criteria of one cluster, and of two; NaN where there are none.
+    difference: (G,) mean |rho - average| over the pairs of the group, NaN where it has none.
+    group_clusters: per group, its own clusters.
+    """
+
+    criteria: tuple[str, ...]
+    groups: tuple[str, ...]
+    channels: tuple[int, ...]
+    correlations: NDArray[np.float64]
+    average: NDArray[np.float64]
+    clusters: tuple[Cluster, ...]
+    inside: float
+    between: float
+    difference: NDArray[np.float64]
+    group_clusters: Clusters
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Row numbers as they are shown, cluster after cluster; criteria that serve in no group are not among them."""
+        return tuple(row for found in self.clusters for row in found.members)
+
+
+def correlation_map(
+    table: ScoreTable, group_clusters: Clusters, method: Method, clusters: int | Literal["silhouette"], seed: int
+) -> CorrelationMap:
+    """Average the groups' correlations, each group counting once, and cluster the average as each group is clustered.
+
+    A pair of criteria that meets in no group counts as unrelated where clusters are formed. Raises ConfigError when no
+    criterion serves anywhere.
+    """
+    correlations = group_correlations(table)
+    average = averaged(correlations)
+    rows = np.flatnonzero(np.isfinite(average.diagonal()))
+    if not len(rows):
+        raise ConfigError("no criterion of the pool ranks the channels of any group: name others in criteria.pool")
+    known = np.nan_to_num(average[np.ix_(rows, rows)])
+    labels = cluster(known, method, clusters, seed)
+    order = leaf_order(known, labels)
+    shown = list(dict.fromkeys(labels[order].tolist()))
+    members = [tuple(int(row) for row in rows[order[labels[order] == label]]) for label in shown]
+    same = np.equal.outer(labels, labels)
+    apart = ~np.eye(len(rows), dtype=bool)
+    of_rows = average[np.ix_(rows, rows)]
+    return CorrelationMap(
+        table.criteria,
+        table.groups,
+        tuple(scores.shape[1] for scores in table.scores),
+        correlations,
+        average,
+        tuple(_cluster(average, found, rows) for found in members),
+        mean(of_rows[same & apart]),
+        mean(of_rows[~same]),
+        differences(correlations, average),
+        group_clusters,
+        table.left_out,
+    )
+
+
+def group_correlations(table: ScoreTable) -> NDArray[np.float64]:
+    """Spearman's rho of every group over all rows of the table, (G, n, n), NaN where there is none."""
+    n = len(table.criteria)
+    found = np.full((len(table.groups), n, n), np.nan)
+    for group, scores in enumerate(table.scores):
+        rows = table.usable(group)
+        if scores.shape[1] > 1 and len(rows):
+            found[group][np.ix_(rows, rows)] = rank_correlation(scores[rows])
+    return found
+
+
+def averaged(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over groups of each pair's correlation, (G, n, n) -> (n, n), over the groups that have one."""
+    known = np.isfinite(correlations)
+    groups = known.sum(axis=0)
+    total = np.where(known, correlations, 0.0).sum(axis=0)
+    return np.where(groups > 0, total / np.maximum(groups, 1), np.nan)
+
+
+def differences(correlations: NDArray[np.float64], average: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each group is from the average: mean |rho - average| over its pairs of criteria, (G,)."""
+    apart = ~np.eye(len(average), dtype=bool)
+    return np.asarray([mean(np.abs(rho - average)[apart]) for rho in correlations])
+
+
+def leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row numbers such that clusters are contiguous and neighbours as alike as they can be, shape (n,).
+
+    Optimal leaf ordering (Bar-Joseph et al. 2001) of the average-linkage tree on 1 - rho. Of the two directions, the
+    one that begins with the larger cluster, then with the smaller row number.
+    """
+    n = len(correlation)
+    if n < 3:
+        return np.argsort(labels, kind="stable").astype(np.int64)
+    # distances inside a cluster are at most 2: what is further apart joins the tree when all clusters are whole
+    distance = 1 - (correlation + correlation.T) / 2 + 4.0 * np.not_equal.outer(labels, labels)
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(np.clip(distance, 0, None), checks=False), "average", optimal_ordering=True)
+    order = np.asarray(leaves_list(tree), dtype=np.int64)
+    sizes = np.bincount(labels)[labels[order]]
+    if (-sizes[-1], order[-1]) < (-sizes[0], order[0]):
+        order = order[::-1]
+    return order
+
+
+def mean(values: NDArray[np.float64]) -> float:
+    """Mean of what is finite; NaN of nothing."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _cluster(average: NDArray[np.float64], members: tuple[int, ...], rows: NDArray[np.int64]) -> Cluster:
+    among = average[np.ix_(members, members)].copy()
+    np.fill_diagonal(among, np.nan)
+    closeness = {row: mean(among[place]) for place, row in enumerate(members)}
+    # means of the same numbers in another order differ in the last bits: they are equal
+    centre = max(sorted(members), key=lambda row: round(closeness[row], 9) if np.isfinite(closeness[row]) else -2.0)
+    others = [int(row) for row in rows if row not in members]
+    return Cluster(members, centre, mean(among), mean(average[np.ix_(members, others)]))
