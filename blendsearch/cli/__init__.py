@@ -1,0 +1,103 @@
+"""The command line: verbs over the floors below. Knows everything, decides nothing."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from blendsearch.cli import criteria as on_criteria
+from blendsearch.cli import searching, showing
+from blendsearch.errors import BlendsearchError
+
+WRONG_INPUT, INTERRUPTED = 2, searching.INTERRUPTED
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one verb and exit: 0 done, 2 wrong input, 130 interrupted."""
+    arguments = _parser().parse_args(words)
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)  # a person's own model and criteria stand beside their config
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            arguments.verb(arguments)
+    except BlendsearchError as error:
+        print(f"blendsearch: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(WRONG_INPUT)
+    except KeyboardInterrupt:
+        print("blendsearch: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blendsearch",
+        description="Search for really smaller CNNs: blended pruning criteria and widths under an exact budget.",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, function: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help, description=help)
+        added.set_defaults(verb=function)
+        added.add_argument(
+            "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)"
+        )
+        return added
+
+    search = verb(
+        "search", searching.search, "search for smaller networks; without CONFIG, the built-in digits example"
+    )
+    search.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
+    search.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
+    )
+    search.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address (default: engine.ray)")
+    search.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+
+    resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
+    resume.add_argument("run", metavar="RUN")
+    resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
+    resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+
+    runs = verb("runs", showing.runs, "list the runs")
+    runs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+
+    front = verb("front", showing.front, "show what a run found")
+    front.add_argument("run", metavar="RUN")
+    front.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+    export = verb("export", showing.export, "write a found network as safetensors and JSON")
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    export.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    criteria = verb("criteria", on_criteria.criteria, "list the criteria, or map which of them say the same")
+    criteria.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file: the criteria it uses")
+    criteria.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
+    )
+    criteria.add_argument("--run", metavar="RUN", help="the criteria of this run, as it scored them")
+    criteria.add_argument(
+        "--map",
+        nargs="?",
+        type=Path,
+        const=Path("criteria-map.png"),
+        metavar="FILE",
+        help="score the channels, print the clusters, and draw the correlations (default: criteria-map.png)",
+    )
+    criteria.add_argument("--json", action="store_true", help="JSON instead of tables")
+    return parser
+
+
+def _warned(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    """Our own warnings as one line; those of libraries are of no use to a person."""
+    if category is UserWarning and "blendsearch" in filename:
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,90 @@
+"""The verbs that read a run: runs, front, export."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from blendsearch.cli.terminal import print_table, table_of
+
+if TYPE_CHECKING:
+    from blendsearch.runs.directory import Run
+
+
+def runs(arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.listing import listing
+
+    rows = listing(arguments.runs)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        print(f"no runs in {arguments.runs}")
+        return
+    table = table_of("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
+    for row in rows:
+        best = "" if row["best_val_accuracy"] is None else f"{row['best_val_accuracy']:.2%}"
+        done = f"{row['evaluations']} of {row['asked']}"
+        table.add_row(row["run"], row["model"], row["data"], row["budget"], done, best, row["state"])
+    print_table(table)
+
+
+def front(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.directory import open_run
+
+    show(open_run(arguments.runs, arguments.run), arguments)
+
+
+def show(run: "Run", arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.summary import summary
+
+    found = summary(run)
+    if arguments.json:
+        whole = {"run": run.name, "finished": run.finished, **found}
+        print(json.dumps(whole, indent=1 if arguments.verb is front else None))
+        return
+    table = table_of("id", "network", "MACs", "params", "val loss", "val acc", "test acc")
+    for section in ("dense", "baselines", "front"):
+        for row in found[section]:
+            origin = row["origin"].split(" = ")[0] if section != "front" else f"front: {row['origin'].split(' = ')[0]}"
+            table.add_row(
+                str(row["id"]),
+                origin,
+                f"{row['macs_ratio']:.2%}",
+                f"{row['params_ratio']:.2%}",
+                f"{row['val_loss']:.4f}",
+                f"{row['val_accuracy']:.2%}",
+                "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
+            )
+        table.add_section()
+    print_table(table)
+    if found["finals"]:
+        table = table_of("id", "fine-tuned to the end", "MACs", "params", "val acc", "test acc", "seeds")
+        for row in found["finals"]:
+            val, test = (f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}" for name in ("val", "test"))
+            costs = (f"{row['macs_ratio']:.2%}", f"{row['params_ratio']:.2%}")
+            table.add_row(str(row["id"]), row["origin"].split(" = ")[0], *costs, val, test, str(row["seeds"]))
+        print_table(table)
+    print(f"splits: {run.structure['splits']}")
+    if not found["front"]:
+        print("nothing has been evaluated yet")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.export import export
+    from blendsearch.inspect.summary import pick
+    from blendsearch.runs.directory import open_run
+    from blendsearch.search.setting import restore
+
+    run = open_run(arguments.runs, arguments.run)
+    pick(run, arguments.pick)  # before the data is loaded
+    done = export(run, restore(run), arguments.pick, arguments.to)
+    if arguments.json:
+        print(json.dumps({**done.__dict__, "folder": str(done.folder)}))
+        return
+    own = "" if ":" not in (factory := run.config.model.factory) or factory.startswith("torchvision:") else factory
+    hint = f", factory={own.rpartition(':')[2]}" if own else ""
+    print(
+        f"network {done.id} in {done.folder}: {done.macs:,} MACs ({done.macs_ratio:.2%} of dense), {done.params:,} "
+        f"parameters, validation accuracy {done.val_accuracy:.2%} after loading it back\n"
+        f"load it with: blendsearch.load({str(done.folder)!r}{hint})"
+    )

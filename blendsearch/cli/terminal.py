@@ -1,0 +1,46 @@
+"""Tables and lines on the terminal."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from blendsearch.progress import JsonLines, Lines
+    from blendsearch.runs.config import Config
+
+
+def reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | Lines":
+    from blendsearch.progress import JsonLines
+
+    return JsonLines() if arguments.json else lines_of(config)
+
+
+def lines_of(config: "Config", *, to_stderr: bool = False) -> "Lines":
+    from rich.console import Console
+
+    from blendsearch.progress import Lines
+
+    return Lines(Console(stderr=to_stderr), config.search.evaluations)
+
+
+def table_of(*columns: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    numbers = {
+        *("id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy", "seeds"),
+        *("rho inside", "rho to others"),
+    }
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left")
+    return table
+
+
+def print_table(table: "Table") -> None:
+    from rich.console import Console
+
+    console = Console()
+    # in a pipe there is no width to fit: let every row be one line
+    Console(width=None if console.is_terminal else 200).print(table)
