@@ -99,6 +99,10 @@ class Lines:
         if self._bar is not None:
             self._bar.update(self._task, description="testing", completed=facts["done"], total=facts["of"])
 
+    def _on_control(self, facts: Mapping[str, Any]) -> None:
+        self._best = None
+        self._say(f"control {facts['name']}")
+
     def _on_final(self, facts: Mapping[str, Any]) -> None:
         if self._bar is not None:
             self._bar.update(self._task, description="fine-tuning", completed=facts["done"], total=facts["of"])

@@ -59,12 +59,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address (default: engine.ray)")
     search.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    search.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
 
     resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+
+    compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
+    compare.add_argument("run", metavar="RUN")
+    compare.add_argument("--seeds", type=_count, default=3, metavar="N", help="on how many seeds (default: 3)")
+    compare.add_argument(
+        "--controls", metavar="A,B", help="which controls (default: all; none shows what is there already)"
+    )
+    compare.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
+    compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
     runs = verb("runs", showing.runs, "list the runs")
     runs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
@@ -95,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     criteria.add_argument("--json", action="store_true", help="JSON instead of tables")
     return parser
+
+
+def _count(text: str) -> int:
+    """A whole number above zero, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _warned(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

@@ -1,13 +1,15 @@
-"""The verbs that search: search, resume."""
+"""The verbs that search: search, resume, compare."""
 
 import argparse
 import json
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.showing import show
+from blendsearch.cli.showing import show, show_comparison
 from blendsearch.cli.terminal import reporter
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ def search(arguments: argparse.Namespace) -> None:
     finally:
         report.close()
     show(run, arguments)
+    if arguments.controls:
+        from blendsearch.search.controls import CONTROLS
+
+        _compare(run, CONTROLS, 3, arguments)
 
 
 def resume(arguments: argparse.Namespace) -> None:
@@ -67,22 +73,65 @@ def resume(arguments: argparse.Namespace) -> None:
     show(run, arguments)
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.directory import open_run
+    from blendsearch.search.controls import CONTROLS
+
+    run = open_run(arguments.runs, arguments.run)
+    if arguments.controls == "none":
+        show_comparison(run, arguments)
+        return
+    named = CONTROLS if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
+    _compare(run, named, arguments.seeds, arguments)
+
+
+def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.comparison import comparison
+    from blendsearch.search.controls import compare, planned
+
+    planned(run, controls, seeds)  # before anything that takes time
+    comparison(run)
+    report = reporter(arguments, run.config)
+    engine = run.config.engine
+    if arguments.ray is not None:
+        engine = engine.model_copy(update={"ray": arguments.ray})
+    try:
+        with _resumable(f"blendsearch compare {run.name}{_below(run)}", report):
+            compare(run, controls, seeds, engine, report)
+    finally:
+        report.close()
+    show_comparison(run, arguments)
+
+
 def run_search(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLines | Lines") -> None:
     """Search `run` to its end; an interruption leaves it resumable and says how."""
     from blendsearch.search.loop import search
+
+    try:
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report), run.locked():
+            search(run, setting, engine, report)
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _resumable(command: str, report: "JsonLines | Lines") -> Iterator[None]:
+    """Inside, an interruption or SIGTERM ends the process with 130 and the `command` that goes on."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with run.locked():
-            search(run, setting, engine, report)
+        yield
     except KeyboardInterrupt:
         report.close()
-        folder = "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"
-        print(f"blendsearch: stopped; continue with: blendsearch resume {run.name}{folder}", file=sys.stderr)
+        print(f"blendsearch: stopped; continue with: {command}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
-        engine.close()
         signal.signal(signal.SIGTERM, before)
+
+
+def _below(run: "Run") -> str:
+    """The option that finds the folder of `run`, with a space before it; empty for the default folder."""
+    return "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"

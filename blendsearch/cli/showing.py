@@ -1,8 +1,9 @@
-"""The verbs that read a run: runs, front, export."""
+"""The verbs that read a run: runs, front, export; and the table of a comparison."""
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from blendsearch.cli.terminal import print_table, table_of
 
@@ -67,6 +68,36 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
     print(f"splits: {run.structure['splits']}")
     if not found["front"]:
         print("nothing has been evaluated yet")
+
+
+def show_comparison(run: "Run", arguments: argparse.Namespace) -> None:
+    """A run beside its controls, as far as they have been searched."""
+    from blendsearch.inspect.comparison import comparison
+
+    found = comparison(run)
+    if arguments.json:
+        print(json.dumps(found))
+        return
+
+    def spread(facts: Mapping[str, Any], form: str) -> str:
+        if facts["mean"] is None:
+            return ""
+        return f"{facts['mean']:{form}}" + ("" if facts["deviation"] is None else f" ± {facts['deviation']:{form}}")
+
+    table = table_of("method", "seeds", "val loss", "val acc", "test acc", "difference on test, 95 %")
+    for row in found["methods"]:
+        numbers = (
+            *(spread(row["val_loss"], ".4f"), spread(row["val_accuracy"], ".2%")),
+            spread(row["test_accuracy"], ".2%"),
+        )
+        difference = row.get("difference", {"mean": None})
+        apart = "" if difference["mean"] is None else f"{difference['mean']:+.2%}"
+        if difference.get("half_width") is not None:
+            apart += f" ± {difference['half_width']:.2%}"
+        table.add_row(row["name"], str(len(row["seeds"])), *numbers, apart)
+    print(f"{run.name} at {found['budget']}, each with {run.config.search.evaluations} evaluations a seed")
+    print_table(table)
+    print(found["verdict"])
 
 
 def export(arguments: argparse.Namespace) -> None:

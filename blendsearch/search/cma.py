@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from blendsearch.blend.genome import Genome, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
 from blendsearch.search.evolution import TRIES, distinct
-from blendsearch.search.optimiser import EVOLVED, Candidate, Judged
+from blendsearch.search.front import EVOLVED, IN_BEST
+from blendsearch.search.optimiser import Candidate, Judged
 from blendsearch.structure.groups import Cut, cut_digest
 
 SHARE_STEP = 0.05
@@ -73,7 +74,7 @@ class Cma:
             if self.best is None or item.objectives[0] < self.best[0]:
                 self.best = (item.objectives[0], item.genome.flat())
         if self.strategy is None:
-            if any(" in the best allocation" in item.origin for item in judged):
+            if any(IN_BEST in item.origin for item in judged):
                 self._start(judged)
             return
         drawn = [(item.objectives[0], self._asked[item.digest]) for item in judged if item.digest in self._asked]
@@ -100,19 +101,14 @@ class Cma:
         best = of_flat(self.space, self.best[1])
         genomes = [(name, self.space.single(row)) for row, name in enumerate(self.space.criteria)]
         genomes.append(("equal blend", self.space.equal()))
-        return [
-            (f"{name} in the best allocation", genome._replace(share=best.share, target=best.target))
-            for name, genome in genomes
-        ]
+        return [(f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes]
 
     def _start(self, judged: Sequence[Judged]) -> None:
         """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
         assert self.best is not None
         centre = of_flat(self.space, self.best[1])
         losses = {
-            name.removesuffix(" in the best allocation"): item.objectives[0]
-            for item in judged
-            for name in item.origin.split(" = ")
+            name.removesuffix(IN_BEST): item.objectives[0] for item in judged for name in item.origin.split(" = ")
         }
         if losses and min(losses.values()) > 0:
             least = min(losses.values())

@@ -13,7 +13,8 @@ import numpy as np
 from deap import base, tools
 
 from blendsearch.blend.genome import Genome, Space, of_flat
-from blendsearch.search.optimiser import EVOLVED, Candidate, Judged
+from blendsearch.search.front import EVOLVED
+from blendsearch.search.optimiser import Candidate, Judged
 from blendsearch.structure.groups import Cut, cut_digest
 
 TRIES = 20

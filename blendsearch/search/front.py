@@ -10,6 +10,12 @@ from blendsearch.runs.store import Evaluation
 DENSE = "dense"
 """The origin of the evaluation that is the dense network itself."""
 
+EVOLVED = "evolved"
+"""The origin of a candidate that the optimiser made; others carry the names of the baselines they are."""
+
+IN_BEST = " in the best allocation"
+"""Ends the name of a criterion, or equal blend, that was judged in the allocation of the best baseline."""
+
 REFERENCE = (1.0, 1.0)
 """Worst corner for the hypervolume over (error, MACs ratio): every answer wrong, at the dense cost."""
 
@@ -37,18 +43,34 @@ def front(rows: Sequence[Evaluation], spans: bool) -> list[Evaluation]:
 
 
 def best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
-    """At each seeded budget the best single criterion and the best equal blend, by validation loss."""
-    best: dict[tuple[str, str], Evaluation] = {}
+    """At each seeded budget the best of every kind of baseline (`kinds_of`), by validation loss."""
+    best: dict[str, Evaluation] = {}
     for row in rows:
-        if row.origin == "evolved" or row.loss is None:
-            continue
-        for name in row.origin.split(" = "):
-            rule, _, place = name.partition(" at ")
-            key = (place, "equal" if rule.startswith("equal blend") else "single")
-            if key not in best or row.loss < (best[key].loss or 0.0):
-                best[key] = row
+        for kind in kinds_of(row) if row.loss is not None else ():
+            if kind not in best or (row.loss, row.id) < (best[kind].loss, best[kind].id):
+                best[kind] = row
     unique = {row.id: row for row in best.values()}
     return sorted(unique.values(), key=lambda row: (row.macs, row.id))
+
+
+def kinds_of(row: Evaluation) -> list[str]:
+    """What kinds of baseline a row is, each with its budget where there are several; none for an evolved one.
+
+    ``single criterion`` and ``equal blend``, in the uniform or their own global allocation; the same ``in the best
+    allocation`` that these found; ``global ranking``, where LeGR starts.
+    """
+    if row.origin in (EVOLVED, DENSE):
+        return []
+    kinds = []
+    for name in row.origin.split(" = "):
+        rule, at, place = name.partition(" at ")
+        kind = "equal blend" if rule.startswith("equal blend") else "single criterion"
+        if rule.endswith(" ranking"):
+            kind = "global ranking"
+        if rule.endswith(IN_BEST):
+            kind += IN_BEST
+        kinds.append(f"{kind}{at}{place}")
+    return list(dict.fromkeys(kinds))
 
 
 def knee(rows: Sequence[Evaluation]) -> Evaluation:

@@ -18,7 +18,8 @@ from blendsearch.blend.allocation import allocate_globally
 from blendsearch.blend.decode import Decoder, keep_best
 from blendsearch.blend.genome import Genome
 from blendsearch.search.evolution import TRIES
-from blendsearch.search.optimiser import EVOLVED, Candidate, Judged
+from blendsearch.search.front import EVOLVED
+from blendsearch.search.optimiser import Candidate, Judged
 from blendsearch.structure.groups import Cut, cut_digest
 
 POOL, TOURNAMENT, MUTATED = 64, 16, 0.1

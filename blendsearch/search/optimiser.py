@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from blendsearch.blend.genome import Genome
+from blendsearch.search.front import EVOLVED
 from blendsearch.structure.groups import Cut
-
-EVOLVED = "evolved"
-"""The origin of a candidate that the optimiser made; others carry the name of the baseline they are."""
 
 
 class Candidate(NamedTuple):

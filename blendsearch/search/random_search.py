@@ -11,7 +11,8 @@ import numpy as np
 
 from blendsearch.blend.genome import Genome, Space, of_flat
 from blendsearch.search.evolution import TRIES, distinct
-from blendsearch.search.optimiser import EVOLVED, Candidate, Judged
+from blendsearch.search.front import EVOLVED
+from blendsearch.search.optimiser import Candidate, Judged
 from blendsearch.structure.groups import Cut, cut_digest
 
 WIDEST_STEP = 0.15

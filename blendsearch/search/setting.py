@@ -70,9 +70,12 @@ class Setting:
         return row.loss, row.macs / self.structure.oracle.dense["macs"] if self.decoder.spans else row.error
 
 
-def prepare(config: Config, report: Report) -> Setting:
-    """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit."""
-    traced = _traced(config, report)
+def prepare(config: Config, report: Report, dense: Mapping[str, NDArray[Any]] | None = None) -> Setting:
+    """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit.
+
+    With `dense`, arrays such as `dense_arrays` gives, these are the network's weights, and nothing is trained.
+    """
+    traced = _traced(config, report, dense)
     # before anything that takes time: a budget that cannot be met ends here
     least = {name: low for name, (low, _) in config.budget.spans().items()}
     allowed = _widths(config, traced.structure)
@@ -118,8 +121,7 @@ def restore(run: Run) -> Setting:
     weights = run.arrays("dense")
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
-    model = build_model(config.model.factory, config.model.arguments)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+    model = network_of(config, weights)
     structure = trace(model, _input_shape(splits))
     groups = _listed(structure)
     if groups != run.structure["groups"]:
@@ -143,26 +145,27 @@ class _Traced:
     structure: Structure
     splits: Splits
     device: torch.device
+    trained: bool = False
 
 
-def _traced(config: Config, report: Report) -> _Traced:
+def _traced(config: Config, report: Report, dense: Mapping[str, NDArray[Any]] | None = None) -> _Traced:
     load_criteria(config.criteria.modules)
     pool(config.criteria.pool)  # a wrong name ends here, before data are read
     device = resolve_device(config.fitness.device)
     _use_threads(config)
     splits = splits_of(config)
-    model = network_of(config)
+    model = network_of(config, dense)
     structure = trace(model, _input_shape(splits))
     check_labels(splits, _outputs(model, splits))
     least = reachable(structure.oracle, _widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    return _Traced(model.to(device), structure, splits, device)
+    return _Traced(model.to(device), structure, splits, device, dense is not None)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
     """Train the network where it has no weights, then score and cluster."""
     model, splits, device = traced.model, traced.splits, traced.device
-    if config.model.weights is None and config.model.train is not None:
+    if config.model.weights is None and config.model.train is not None and not traced.trained:
         train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
     rng = np.random.default_rng([config.seed, 1])
     asked = config.criteria
@@ -243,11 +246,13 @@ def splits_of(config: Config) -> Splits:
     return load_splits(DataSpec(**config.data.model_dump(exclude={"split_seed"})), seed)
 
 
-def network_of(config: Config) -> nn.Module:
-    """The dense network on the CPU, with its weights when a file holds them."""
+def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None) -> nn.Module:
+    """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
     torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
     model = build_model(config.model.factory, config.model.arguments)
-    if config.model.weights is not None:
+    if dense is not None:
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
+    elif config.model.weights is not None:
         load_weights(model, Path(config.model.weights))
     return model
 

@@ -1,0 +1,127 @@
+"""A run beside its controls: what each found on each seed, and whether the search was worth it."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from scipy.stats import t as student
+
+from blendsearch.errors import RunError
+from blendsearch.inspect.summary import describe
+from blendsearch.runs.directory import Run, open_run, runs_in
+from blendsearch.runs.store import Evaluation, TestResult
+from blendsearch.search.front import judged_networks, kinds_of
+
+CONFIDENCE = 0.95
+
+
+class Found(NamedTuple):
+    """What one method found on one seed: its best network by validation, and that one's accuracy on test images."""
+
+    cut: str
+    origin: str
+    evaluations: int
+    macs_ratio: float
+    params_ratio: float
+    val_loss: float
+    val_accuracy: float
+    test_accuracy: float | None
+
+
+def comparison(run: Run) -> dict[str, Any]:
+    """``methods``: one object per method, the run's own first, and ``verdict``, a sentence.
+
+    A method has `name`, `seeds`, `found` (one object per seed), and over seeds the `mean` and `deviation` of
+    `val_accuracy`, `val_loss` and `test_accuracy`; a control has also `difference`: the run's own test accuracy minus
+    its, paired by seed, with `mean` and the half-width of its 95 % confidence interval by Student's t (None on one
+    seed). The single criteria and the equal blend are those that the run's own searches were seeded with.
+    """
+    by_method = _found(run)
+    own = run.config.method
+    if not by_method.get(own):
+        raise RunError(f"run {run.name!r} has not finished: resume it, then compare")
+    rows = [_described(name, by_method[own], found) for name, found in by_method.items()]
+    return {"run": run.name, "budget": _budget(run), "methods": rows, "verdict": _verdict(rows)}
+
+
+def _found(run: Run) -> dict[str, dict[int, Found]]:
+    """By method and seed."""
+    folder = run.path / "controls"
+    runs = [run, *(open_run(folder, name) for name in runs_in(folder))]
+    by_method: dict[str, dict[int, Found]] = {run.config.method: {}}
+    for held in runs:
+        if not held.finished:
+            continue
+        seed, method = held.config.seed, held.config.method
+        store = held.store(read_only=True)
+        try:
+            rows, tests = judged_networks(store.evaluations()), store.tests()
+        finally:
+            store.close()
+
+        by_method.setdefault(method, {})[seed] = _best(held, rows, tests)
+        if method == run.config.method:
+            kinds: dict[str, list[Evaluation]] = {}
+            for row in rows:
+                for kind in kinds_of(row):
+                    kinds.setdefault(kind, []).append(row)
+            for kind, chosen in kinds.items():
+                by_method.setdefault(kind, {})[seed] = _best(held, chosen, tests)
+    return by_method
+
+
+def _best(run: Run, chosen: Sequence[Evaluation], tests: dict[str, TestResult]) -> Found:
+    best = min(chosen, key=lambda row: (row.loss, row.id))
+    facts = describe(run, best, tests)
+    numbers = (facts[key] for key in ("macs_ratio", "params_ratio", "val_loss", "val_accuracy", "test_accuracy"))
+    return Found(facts["cut"], facts["origin"].split(" = ")[0], len(chosen), *numbers)
+
+
+def _described(name: str, own: Mapping[int, Found], found: Mapping[int, Found]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "name": name,
+        "seeds": sorted(found),
+        "found": [{"seed": seed, **found[seed]._asdict()} for seed in sorted(found)],
+    }
+    for key in ("val_loss", "val_accuracy", "test_accuracy"):
+        values = [getattr(found[seed], key) for seed in sorted(found)]
+        known = [value for value in values if value is not None]
+        facts[key] = {
+            "mean": fmean(known) if known else None,
+            "deviation": stdev(known) if len(known) > 1 else None,
+        }
+    if found is not own:
+        pairs = [(own[seed].test_accuracy, found[seed].test_accuracy) for seed in sorted(own.keys() & found.keys())]
+        facts["difference"] = paired([(a, b) for a, b in pairs if a is not None and b is not None])
+    return facts
+
+
+def paired(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Mean of first minus second, and the half-width of its confidence interval (None for fewer than two pairs)."""
+    differences = [one - other for one, other in pairs]
+    half = None
+    if len(differences) > 1:
+        quantile = float(student.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
+        half = quantile * stdev(differences) / len(differences) ** 0.5
+    return {"mean": fmean(differences) if differences else None, "half_width": half, "pairs": len(differences)}
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    own, controls = rows[0], [row for row in rows[1:] if row["difference"]["mean"] is not None]
+    if not controls:
+        return "nothing to compare with yet"
+    best = min(controls, key=lambda row: row["difference"]["mean"])
+    gain, half = best["difference"]["mean"], best["difference"]["half_width"]
+    beside = f"the best control, {best['name']}, on the test images"
+    if half is None:
+        return f"{gain:+.2%} beside {beside}; one seed says nothing about chance: compare on more"
+    interval = f"({CONFIDENCE:.0%} interval {gain - half:+.2%} to {gain + half:+.2%}, {len(own['seeds'])} seeds)"
+    if gain - half > 0:
+        return f"{own['name']} found {gain:+.2%} more than {beside} {interval}"
+    if gain + half < 0:
+        return f"{own['name']} did not help: it found {gain:+.2%} beside {beside} {interval}"
+    return f"{own['name']} did not measurably help: {gain:+.2%} beside {beside} {interval}"
+
+
+def _budget(run: Run) -> str:
+    return ", ".join(f"{high:.0%} of {name}" for name, (_, high) in run.config.budget.spans().items())

@@ -1,0 +1,81 @@
+"""Controls: other ways to spend the same evaluations on the same network, data, budget and recovery.
+
+Each control on each seed is a run of its own below ``controls/`` of the run it is compared with: it is resumed,
+shown and exported like any other.
+"""
+
+from collections.abc import Sequence
+
+from blendsearch.engine.engine import start_engine
+from blendsearch.errors import ConfigError
+from blendsearch.runs.config import Config, EngineConfig, parse_config
+from blendsearch.runs.directory import Run, open_run
+from blendsearch.search.loop import search
+from blendsearch.search.setting import Report, prepare, record, restore
+
+CONTROLS = ("random", "legr")
+"""Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
+
+SETTLED = {
+    "random": {"search": {"blend": "network", "optimiser": "random"}, "allocation": "evolved"},
+    "legr": {"criteria": {"pool": ("l2",)}, "allocation": "evolved"},
+}
+"""What of a run's config another method must not inherit."""
+
+
+def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report) -> None:
+    """Search with every one of `methods` on every seed, and with the run's own method on the seeds it has not seen.
+
+    Continues where an earlier comparison stopped. Raises ConfigError for a run over a span of budgets.
+    """
+    for name, config in planned(run, methods, seeds):
+        folder = run.path / "controls"
+        report("control", {"name": name})
+        if (folder / name).exists():
+            held = open_run(folder, name)
+            if held.finished:
+                continue
+            setting = restore(held)
+        else:
+            setting = prepare(config, report, run.arrays("dense"))
+            held = record(setting, folder, name, ["blendsearch", "compare", run.name])
+        running = start_engine(engine, setting.evaluator)
+        try:
+            with held.locked():
+                search(held, setting, running, report)
+        finally:
+            running.close()
+
+
+def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:
+    """The runs of a comparison, by name: METHOD-SEED. The compared run itself is not among them."""
+    spans = run.config.budget.spans()
+    if not spans or any(high > low for low, high in spans.values()):
+        raise ConfigError(
+            f"run {run.name!r} searched {'given widths' if not spans else 'a span of budgets'}: compare needs one "
+            "budget; search again with --set budget.macs=0.5, say"
+        )
+    own = run.config.method
+    unknown = [method for method in methods if method not in CONTROLS]
+    if unknown:
+        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(CONTROLS)}")
+    first = run.config.seed
+    plan = []
+    for seed in range(first, first + seeds):
+        for method in [own, *(method for method in methods if method != own)]:
+            if (method, seed) != (own, first):
+                plan.append((f"{method}-{seed}", control_config(run.config, method, seed)))
+    return plan
+
+
+def control_config(config: Config, method: str, seed: int) -> Config:
+    """`config` with another method and seed: same splits, budget, recovery and number of evaluations."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    tree["seed"] = seed
+    # the splits stay those of the compared run: its base network may have been trained on one side of them
+    tree["data"]["split_seed"] = config.seed if config.data.split_seed is None else config.data.split_seed
+    if method != config.method:
+        tree["method"] = method
+        for key, value in SETTLED[method].items():
+            tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+    return parse_config(tree, f"control {method}")

@@ -1,0 +1,154 @@
+"""What holds for every optimiser: distinct cuts at the budget, one stream of randomness, exact resumption."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_blend import DECODER, RESNET
+
+from blendsearch.blend.decode import Decoder
+from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.search.baselines import baselines
+from blendsearch.search.cfbs import Cfbs
+from blendsearch.search.cma import Cma, Strategy
+from blendsearch.search.evolution import Evolution
+from blendsearch.search.legr import Legr
+from blendsearch.search.nsga2 import Nsga2
+from blendsearch.search.optimiser import Candidate, Judged, Optimiser
+from blendsearch.search.random_search import RandomSearch
+
+GROUPWISE = DECODER.space
+NETWORKWIDE = NetworkSpace(GROUPWISE.criteria, GROUPWISE.ranks, GROUPWISE.clusters)
+WISH = np.random.default_rng(7).random(RESNET.maps.channels)
+"""What a judge would like to keep: the test's stand-in for accuracy, the same for all optimisers."""
+
+
+def networkwide() -> Decoder:
+    return Decoder(NETWORKWIDE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget)
+
+
+def l2_table() -> Decoder:
+    table = replace(DECODER.table, criteria=("l2", *DECODER.table.criteria[1:]))
+    return Decoder(GROUPWISE, table, DECODER.oracle, DECODER.allowed, DECODER.budget)
+
+
+def make(name: str, seed: int) -> Optimiser:
+    rng, held = np.random.default_rng(seed), networkwide()
+    return {
+        "nsga2": lambda: Evolution(GROUPWISE, DECODER.cut, Nsga2(GROUPWISE, 0.1), 12, 0.8, rng),
+        "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.cut, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
+        "cfbs": lambda: Evolution(GROUPWISE, DECODER.cut, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
+        "cma": lambda: Cma(NETWORKWIDE, held.cut, 12, rng),
+        "random": lambda: RandomSearch(NETWORKWIDE, held.cut, 12, rng),
+        "legr": lambda: Legr(l2_table(), rng),
+    }[name]()
+
+
+def seeds_for(name: str) -> list:
+    if name == "legr":
+        return []
+    return baselines(DECODER if name in ("nsga2", "cfbs") else networkwide(), 1)
+
+
+def loss(candidate: Candidate) -> float:
+    return 1 - float(WISH[candidate.cut].sum() / WISH.sum())
+
+
+def told(held: Optimiser, candidates: list[Candidate]) -> None:
+    held.tell([Judged(item.genome, (loss(item), loss(item)), item.digest, item.origin) for item in candidates])
+
+
+def generations(held: Optimiser, number: int, known: set[str], count: int = 12) -> list[list[Candidate]]:
+    found = []
+    for _ in range(number):
+        asked = held.ask(count, known)
+        known |= {item.digest for item in asked}
+        told(held, asked)
+        found.append(asked)
+    return found
+
+
+def begun(name: str, seed: int = 0) -> tuple[Optimiser, set[str], list[Candidate]]:
+    held = make(name, seed)
+    first = held.first(seeds_for(name), 200)
+    told(held, first)
+    return held, {item.digest for item in first}, first
+
+
+EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_cut_is_asked_for_twice_and_all_meet_the_budget(name: str) -> None:
+    held, known, first = begun(name)
+    asked = [*first, *(item for some in generations(held, 4, known) for item in some)]
+    assert len({item.digest for item in asked}) == len(asked) >= 50
+    for item in asked:
+        assert 0.495 <= float(RESNET.oracle.ratio("macs", RESNET.maps.counts(item.cut))) <= 0.5
+        json.dumps(held.described(item.genome), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_restored_optimiser_goes_on_as_if_it_had_never_stopped(name: str) -> None:
+    held, known, _ = begun(name)
+    generations(held, 3, known)
+    state, seen = json.loads(json.dumps(held.state())), set(known)
+    one = generations(held, 3, known)
+    twin = make(name, 99)
+    twin.restore(state)
+    other = generations(twin, 3, seen)
+    assert [[item.digest for item in some] for some in one] == [[item.digest for item in some] for some in other]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_same_seed_asks_for_the_same_cuts_and_another_for_others(name: str) -> None:
+    asked = []
+    for seed in (0, 0, 1):
+        held, known, _ = begun(name, seed)
+        asked.append({item.digest for some in generations(held, 3, known) for item in some if item.origin == "evolved"})
+    assert asked[0] == asked[1]
+    assert len(asked[0] & asked[2]) <= len(asked[0]) // 20
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "legr"])
+def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
+    held, known, first = begun(name)
+    found = [loss(item) for some in generations(held, 12, known) for item in some]
+    assert min(found) < min(loss(item) for item in first)
+    assert np.mean(found[-24:]) < np.mean(found[:24])
+
+
+def test_cma_judges_every_criterion_in_the_best_allocation_before_it_draws() -> None:
+    held, known, first = begun("cma")
+    best = min(first, key=loss)
+    crossed = held.ask(12, known)
+    origins = {name for item in [*first, *crossed] for name in item.origin.split(" = ")}
+    assert any("in the best allocation" in name for name in origins)
+    widths = RESNET.maps.counts(best.cut)
+    for item in crossed:
+        assert (RESNET.maps.counts(item.cut) == widths).all()
+
+
+def test_the_strategy_finds_the_bottom_of_a_bowl_whose_axes_differ_a_hundredfold() -> None:
+    rng = np.random.default_rng(0)
+    n = 10
+    scale, bottom = np.logspace(0, 2, n), rng.normal(size=n)
+    held = Strategy(np.zeros(n), np.ones(n), 10)
+
+    def height(vector: np.ndarray) -> float:
+        return float((scale * (vector - bottom) ** 2).sum())
+
+    start = height(held.mean)
+    for _ in range(200):
+        held.learn(sorted((held.draw(rng) for _ in range(10)), key=height))
+    assert height(held.mean) < 1e-6 * start
+    assert held.variance[0] / held.variance[-1] > 10  # it has learnt which axis is steep
+
+
+def test_genes_that_do_not_vary_stay_where_they_are() -> None:
+    rng = np.random.default_rng(0)
+    held = Strategy(np.array([0.5, 0.25]), np.array([0.1, 0.0]), 6)
+    for _ in range(10):
+        held.learn(sorted((held.draw(rng) for _ in range(6)), key=lambda vector: vector[0]))
+    assert held.mean[1] == 0.25 and held.mean[0] < 0.5
