@@ -5,6 +5,7 @@ holds for all; the deviations leave room for the exceptions.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,15 +87,19 @@ class NetworkSpace:
     def weights(self, genome: Genome) -> NDArray[np.float64]:
         """How much each criterion counts in each group, (groups, criteria), the largest 1; where left out, 0."""
         logs = np.tile(WEIGHT_SCALE * genome.blend[: len(self.criteria)], (self.groups, 1))
-        deviation = self._deviation(genome)
-        heard = np.zeros(logs.shape, dtype=np.bool_)
-        for group, clusters in enumerate(self.clusters):
-            for number, members in enumerate(clusters):
-                logs[group, list(members)] += DEVIATION_SCALE * deviation[group, number]
-                heard[group, list(members)] = True
-        logs = np.where(heard, logs, -np.inf)
+        deviation = np.take_along_axis(self._deviation(genome), np.maximum(self._cluster, 0), axis=1)
+        logs = np.where(self._cluster >= 0, logs + DEVIATION_SCALE * deviation, -np.inf)
         top = logs.max(axis=1, keepdims=True)
         return np.asarray(np.exp(logs - np.where(np.isfinite(top), top, 0.0)))
+
+    @cached_property
+    def _cluster(self) -> NDArray[np.int64]:
+        """The number of each criterion's cluster in each group, (groups, criteria); -1 where it is left out."""
+        found = np.full((self.groups, len(self.criteria)), -1, dtype=np.int64)
+        for group, clusters in enumerate(self.clusters):
+            for number, members in enumerate(clusters):
+                found[group, list(members)] = number
+        return found
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return {

@@ -1,0 +1,99 @@
+"""What the search costs outside its evaluations: per candidate, and as a share of 400 evaluations of one second.
+
+    python experiments/overhead.py [--out overhead.json]
+
+Runs whole searches of a ResNet-56 (random weights; the scores and losses do not matter here) with an engine that
+answers at once, so that all the time measured is ours: decoding, the optimiser, the store, checkpoints, progress.
+Processor seconds of this process, so that other work on the machine does not count; wall seconds beside them.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blendsearch.fitness.evaluation import Outcome, Request
+from blendsearch.runs.config import parse_config
+from blendsearch.search.loop import search
+from blendsearch.search.setting import dense_arrays, network_of, prepare, record
+
+EVALUATIONS, SECONDS_EACH = 400, 1.0
+CASES = [
+    ("cma, population 24", {"population": 24, "evaluations": EVALUATIONS}),
+    ("nsga2 group by group, population 24", {"population": 24, "evaluations": EVALUATIONS, "blend": "group"}),
+    ("cma, population 500", {"population": 500, "evaluations": 3000}),
+    ("nsga2 group by group, population 500", {"population": 500, "evaluations": 3000, "blend": "group"}),
+]
+
+
+class Instant:
+    """An engine whose evaluations take no time: the loss is what a cut lacks of a fixed wish for channels."""
+
+    workers = 1
+
+    def __init__(self) -> None:
+        self._queue: list[Request] = []
+
+    def submit(self, asked: Request) -> None:
+        self._queue.append(asked)
+
+    def completed(self) -> Iterator[Outcome]:
+        while self._queue:
+            asked = self._queue.pop()
+            cut = asked.kept()
+            wish = np.random.default_rng(0).random(len(cut))
+            loss = 1 - float(wish[cut].sum() / wish.sum())
+            yield Outcome(asked.digest, loss, loss / 2, 0.0, seed=asked.seed)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        for split in ("train", "test"):
+            images = rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
+            np.savez(Path(folder) / f"{split}.npz", x=images, y=np.arange(200) % 10)
+        for name, settings in CASES:
+            config = parse_config(
+                {
+                    "model": {"factory": "cifar_resnet", "arguments": {"depth": 56}, "train": {"epochs": 1}},
+                    "data": {"dataset": "npz", "train": f"{folder}/train.npz", "test": f"{folder}/test.npz"},
+                    "criteria": {"pool": ["l1", "l2", "fpgm", "bn_gamma", "apoz", "taylor_gate"], "images": 32},
+                    "budget": {"macs": 0.5},
+                    "search": settings,
+                },
+                "overhead",
+            )
+            setting = prepare(config, lambda kind, facts: None, dense_arrays(network_of(config)))
+            run = record(setting, Path(folder), f"case-{len(results)}", ["overhead"])
+            wall, own = time.perf_counter(), time.process_time()
+            search(run, setting, Instant(), lambda kind, facts: None)
+            own, wall = time.process_time() - own, time.perf_counter() - wall
+            each = own / settings["evaluations"]
+            results.append(
+                {
+                    "case": name,
+                    "evaluations": settings["evaluations"],
+                    "processor_ms_per_candidate": 1000 * each,
+                    "wall_ms_per_candidate": 1000 * wall / settings["evaluations"],
+                    "share_of_one_second_evaluations": each / (SECONDS_EACH + each),
+                }
+            )
+            print(json.dumps(results[-1]), flush=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
