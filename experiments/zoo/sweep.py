@@ -17,9 +17,8 @@ classifier needs them) and 224 where the architecture fixes it (ViT, MaxViT).
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
@@ -32,20 +31,20 @@ HARMLESS = ("its channels are the network's output", "it runs in training only")
 
 
 def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help="torchvision names, separated by commas; default: all")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--limit", type=float, default=300, metavar="SECONDS", help="per network and side")
     parser.add_argument("--table", action="store_true", help="print --out as Markdown and run nothing")
-    parser.add_argument("--one", nargs=2, metavar=("SIDE", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--resume", action="store_true", help="keep what --out has and run the rest")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(json.loads(arguments.out.read_text())))
-    elif arguments.one:
-        side, name = arguments.one
-        print(json.dumps({"ours": ours, "torch_pruning": theirs}[side](name)))
     else:
-        sweep(arguments.models.split(",") if arguments.models else all_models(), arguments.limit, arguments.out)
+        names = arguments.models.split(",") if arguments.models else all_models()
+        done = json.loads(arguments.out.read_text())["models"] if arguments.resume else {}
+        sweep(names, arguments.limit, arguments.out, done)
 
 
 def all_models() -> list[str]:
@@ -55,29 +54,44 @@ def all_models() -> list[str]:
     return names
 
 
-def sweep(names: list[str], limit: float, out: Path) -> None:
-    results: dict[str, dict[str, Any]] = {}
+def sweep(names: list[str], limit: float, out: Path, results: dict[str, dict[str, Any]]) -> None:
     for name in names:
+        if name in results:
+            continue
         results[name] = {"side": image_side(name)}
         for side in ("ours", "torch_pruning"):
             results[name][side] = in_a_process(side, name, limit)
         row = results[name]
         print(f"{name}: ours {said(row['ours'])}; Torch-Pruning {said(row['torch_pruning'])}", flush=True)
+        results = dict(sorted(results.items()))
         out.write_text(json.dumps({"limit_s": limit, "packages": versions(), "models": results}, indent=1) + "\n")
 
 
 def in_a_process(side: str, name: str, limit: float) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", side, name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    server = multiprocessing.get_context("forkserver")  # imports torch once, then forks
+    server.set_forkserver_preload(["torch_pruning", "torchvision", "blendsearch.structure.trace"])
+    here, there = server.Pipe(duplex=False)
+    process = server.Process(target=send, args=(side, name, there), daemon=True)
+    process.start()
+    there.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment)
-    except subprocess.TimeoutExpired:
-        return {"status": "error", "message": f"not done after {limit:g} s", "seconds": limit}
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        return {"status": "error", "message": last}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+        if not here.poll(limit):
+            return {"status": "error", "message": f"not done after {limit:g} s", "seconds": limit}
+        result: dict[str, Any] = here.recv()
+        return result
+    except EOFError:
+        process.join()
+        return {"status": "error", "message": f"its process ended with {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def send(side: str, name: str, there: Any) -> None:
+    try:
+        there.send({"ours": ours, "torch_pruning": theirs}[side](name))
+    except Exception as error:  # reported, whatever it is: a crash is what the sweep looks for
+        there.send({"status": "error", "message": f"crash: {type(error).__name__}: {error}"})
 
 
 def ours(name: str) -> dict[str, Any]:
