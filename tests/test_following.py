@@ -52,6 +52,9 @@ FREE = {
     "a number": lambda net, x: 2 * x + 1,
     "a sum of two layers": lambda net, x: x + net.spare(x),
     "hardswish": lambda net, x: F.hardswish(x),
+    "dropout in training": lambda net, x: F.dropout(x, training=net.training),
+    "dropout of whole channels in training": lambda net, x: F.dropout2d(x, training=net.training),
+    "zeros made as wide": lambda net, x: torch.maximum(x, x.new_zeros(x.shape)),
 }
 
 STOPPED = {
@@ -91,6 +94,27 @@ def test_a_convolution_in_groups_ties_what_each_of_its_groups_reads_and_makes() 
     index = {(member.tensor, member.dim): member.index.tolist() for member in group.members}
     assert index["one.weight", 0] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert index["blocks.weight", 0] == index["two.weight", 1] == [[0, 1], [2, 3]]
+
+
+class Counts(nn.Module):
+    """Keeps statistics of its own, in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+        return self.out(F.relu(self.one(x)).mean(dim=(2, 3)))
+
+
+def test_statistics_of_a_persons_block_are_left_alone() -> None:
+    net = Counts().train()
+    trace(net, (3, 4, 4))
+    assert net.training
+    assert float(net.seen) == 0
 
 
 def test_a_network_that_cannot_be_followed_is_refused_with_the_module() -> None:

@@ -29,6 +29,8 @@ PER_CHANNEL_TENSORS = ("weight", "bias", "running_mean", "running_var")
 LEAVES = (*MAKERS, *PER_CHANNEL, PaddedShortcut)
 
 SAME = {"clone", "_to_copy", "alias", "detach", "lift_fresh", "native_dropout", "dropout"}
+LIKE = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
+NEW = {"new_empty", "new_zeros", "new_ones", "new_full"}
 VIEWS = {"view", "_unsafe_view", "_reshape_alias"}
 MOVES = {
     *("transpose", "t", "permute", "squeeze", "unsqueeze", "expand"),
@@ -91,6 +93,7 @@ class Following(TorchDispatchMode):
         self._pass(example)
         evaluated = self.ties.count
         blocks = [module for module in self._model.modules() if any(True for _ in module.children())]
+        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         try:  # once more as in training, where auxiliary classifiers read channels too
             for module in blocks:
                 module.training = True
@@ -100,6 +103,8 @@ class Following(TorchDispatchMode):
         finally:
             for module in blocks:
                 module.training = False
+            for buffer, before in buffers:  # a block of a person's own may keep statistics
+                buffer.copy_(before)
         self.ties.freeze(torch.arange(evaluated, self.ties.count), "it runs in training only")
         for (tensor, *_), labels in self.claims.items():
             if tensor in self._used_loose:
@@ -134,8 +139,10 @@ class Following(TorchDispatchMode):
                 self._freeze(inputs, f"{where} writes into a part of a tensor")
                 return
         single = len(labelled) == 1 and args[0] is labelled[0]
-        if name in SAME and single:
+        if name in SAME | LIKE and single:
             self._set(outputs[0], self._of(args[0]))
+        elif name in NEW and single:
+            self._make_like(args[0], outputs[0])
         elif name in (VIEWS | MOVES) and single:
             self._move(func, args, kwargs, outputs, where)
         elif name == "cat":
@@ -168,6 +175,12 @@ class Following(TorchDispatchMode):
                 self.ties.freeze(before, f"{where} splits or reorders its channels")
         for tensor, labels in zip(outputs, moved, strict=True):
             self._set(tensor, labels)
+
+    def _make_like(self, tensor: Tensor, output: Tensor) -> None:
+        """A tensor as wide as another took its sizes from there: the noise of a dropout, for one."""
+        labels = _collapsed(self._of(tensor))
+        if output.ndim == tensor.ndim and all(output.shape[dim] == labels.shape[dim] for dim in _varying(labels)):
+            self._set(output, labels.expand(output.shape))
 
     def _concatenate(self, tensors: Sequence[Tensor], dim: int, output: Tensor) -> None:
         parts = [self._of(tensor) for tensor in tensors if tensor.ndim == output.ndim]
