@@ -132,7 +132,7 @@ def restore(run: Run) -> Setting:
     if groups != run.structure["groups"]:
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
-            "torch or Torch-Pruning; install the versions in its run.json"
+            "torch; install the versions in its run.json"
         )
     stored = run.arrays("scores")
     scores = tuple(stored[f"group.{number}"] for number in range(len(groups)))
