@@ -1,5 +1,9 @@
 """Torchvision's classification networks, one of each family by its smallest member; all of them when asked for slow."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +127,17 @@ def test_auxiliary_classifiers_follow_the_cut_into_training() -> None:
     assert {item.name for item in structure.frozen if item.reason == TRAINING} >= {"aux1.conv.conv", "aux2.fc1"}
     logits, aux2, aux1 = small.train()(torch.randn(2, 3, 64, 64))
     assert logits.shape == aux1.shape == aux2.shape == (2, 1000)
+
+
+def test_the_published_table_is_that_of_the_last_sweep() -> None:
+    here = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("sweep", here / "experiments/zoo/sweep.py")
+    assert spec is not None and spec.loader is not None
+    sweep = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sweep)
+    data = json.loads((here / "experiments/zoo/sweep.json").read_text())
+    assert set(data["models"]) == set(sweep.all_models())
+    assert sweep.table(data) in (here / "docs/zoo.md").read_text()
 
 
 @pytest.mark.slow

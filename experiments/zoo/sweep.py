@@ -264,7 +264,7 @@ def table(data: dict[str, Any]) -> str:
                 f"{our['macs_ratio']:.1%}",
                 str(our["seconds"]),
             ]
-        alone = f"ok, {other['macs_ratio']:.1%} of MACs" if other["status"] == "ok" else f"error in {other['message']}"
+        alone = f"ok, {other['macs_ratio']:.1%} of MACs" if other["status"] == "ok" else f"error: {other['message']}"
         lines.append(f"| {name} | {row['side']} | {' | '.join(cells)} | {alone.replace('|', '/')} |")
     return "\n".join(lines)
 
