@@ -69,7 +69,29 @@ class Flattened(nn.Module):
         return out
 
 
-NETS = {"residual": Residual, "depthwise": Depthwise, "flattened": Flattened}
+class Grouped(nn.Module):
+    """A convolution in groups: three channels of its input and two of its output go together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(2, 9, 1, bias=False),
+            nn.BatchNorm2d(9),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(9, 6, 3, padding=1, groups=3, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(6, 5, 1, bias=False),
+            nn.BatchNorm2d(5),
+        )
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x).mean(dim=(2, 3)))
+        return out
+
+
+NETS = {"residual": Residual, "depthwise": Depthwise, "flattened": Flattened, "grouped": Grouped}
 SHAPE = (2, 6, 6)
 
 

@@ -173,7 +173,7 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
 
 
 class PadsChannels(nn.Module):
-    """Option A as most repositories write it: a pad of channels, which Torch-Pruning ties wrongly."""
+    """Option A as most repositories write it: a pad, which ties some channels to others and some to zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,6 +189,18 @@ class PadsChannels(nn.Module):
         return self.out(x.mean(dim=(2, 3)))
 
 
+class CountsChannels(nn.Module):
+    """No operation between tensors shows that the number of channels matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.one(x))
+        return self.out(F.relu(self.two(x / x.shape[1])).mean(dim=(2, 3)))
+
+
 class NormalisesChannels(nn.Module):
     """A LayerNorm over channels that are cut sees fewer of them: cut and silenced differ."""
 
@@ -202,17 +214,20 @@ class NormalisesChannels(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "frozen", "free"),
-    [(PadsChannels(), (3, 8, 8), "stem", "inner"), (NormalisesChannels(), (2, 3, 5), "one", "two")],
-    ids=["pad", "layer-norm"],
+    ("model", "shape", "frozen", "free", "reason"),
+    [
+        (CountsChannels(), (2, 5, 5), "one", "two", "cut and silenced outputs differ"),
+        (NormalisesChannels(), (2, 3, 5), "one", "two", "layer_norm in norm sees all its channels"),
+        (PadsChannels(), (3, 8, 8), "outer", "stem", "add in PadsChannels ties it to what stays whole"),
+    ],
+    ids=["count", "layer-norm", "pad"],
 )
-def test_groups_that_fail_verification_are_frozen_with_the_reason(
-    model: nn.Module, shape: tuple[int, int, int], frozen: str, free: str
+def test_what_cannot_be_cut_is_frozen_with_the_reason(
+    model: nn.Module, shape: tuple[int, int, int], frozen: str, free: str, reason: str
 ) -> None:
     structure = trace(model.eval(), shape)
     reasons = {item.name: item.reason for item in structure.frozen}
-    assert frozen in reasons
-    assert reasons[frozen]
+    assert reason in reasons[frozen]
     assert free in {group.name for group in structure.maps.groups}
     check_cuts(model, structure, shape, (0.5,))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PACKAGES = ("blendsearch", "torch", "torchvision", "torch-pruning", "numpy", "deap", "scikit-learn", "ray")
+PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
 
 
 def provenance(command: list[str], device: str, weights: str, data: str) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def restore(run: Run) -> Setting:
     if groups != run.structure["groups"]:
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
-            "torch or Torch-Pruning; install the versions in its run.json"
+            "torch; install the versions in its run.json"
         )
     return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
 

@@ -32,8 +32,6 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
     if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("trace the network on the CPU and move it afterwards")
     with at_rest(model):
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)  # the tracer follows autograd's graph
         example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():

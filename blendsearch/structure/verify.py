@@ -26,6 +26,7 @@ def verified(model: nn.Module, maps: IndexMaps, example: Tensor, seed: int = 0) 
     halved until the culprits stand alone.
     """
     rng = np.random.default_rng(seed)
+    model = _awake(model, seed)
     images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(seed))
 
     def trouble(groups: Sequence[Group]) -> str:
@@ -81,6 +82,29 @@ def silenced(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
         return out
 
     return rehung(model, zeroed)
+
+
+def _awake(model: nn.Module, seed: int) -> nn.Module:
+    """The model, or a copy of it in which random numbers stand for weights and scales that are all the same.
+
+    A classifier, a last batch-norm or a layer scale that starts as zero or nearly so lets nothing through, and any cut
+    behind it would look right.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if id(tensor) not in asleep:
+            return tensor.detach()
+        if sum(size > 1 for size in tensor.shape) > 1:
+            return torch.randn(tensor.shape, generator=generator).div(float(tensor[0].numel()) ** 0.5)
+        return torch.rand(tensor.shape, generator=generator) + 0.5
+
+    asleep = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if not name.endswith("bias") and parameter.numel() > 1 and bool((parameter == parameter.view(-1)[0]).all())
+    }
+    return rehung(model, drawn) if asleep else model
 
 
 def _culprits(groups: list[Group], trouble: Callable[[Sequence[Group]], str]) -> list[tuple[Group, str]]:

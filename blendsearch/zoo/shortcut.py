@@ -27,11 +27,6 @@ class PaddedShortcut(nn.Module):
         zero = x.new_zeros(x.shape[0], 1, x.shape[2], x.shape[3])
         return torch.cat([x, zero], dim=1).index_select(1, self._sources())
 
-    def stand_in(self) -> nn.Conv2d:
-        """The strided 1x1 convolution with the same channels in and out, for a tracer that knows convolutions."""
-        out_channels, in_channels = self.links.shape
-        return nn.Conv2d(in_channels, out_channels, 1, stride=self.stride, bias=False)
-
     def _sources(self) -> Tensor:
         """For each output channel the input channel it copies; the appended zero channel where there is none.
 

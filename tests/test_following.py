@@ -1,0 +1,122 @@
+"""What single operations do to channels, on networks of a few layers that hold one of them each."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blendsearch.errors import TraceError
+from blendsearch.structure.trace import trace
+
+
+class Between(nn.Module):
+    """Two convolutions of eight channels with an operation between them, and a linear layer behind."""
+
+    def __init__(self, operation: Callable[["Between", Tensor], Tensor], reads: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(reads, 8, 3, padding=1)
+        self.mask, self.spare = nn.Conv2d(8, 1, 1), nn.Conv2d(8, 8, 1)
+        self.scale, self.shift = nn.Parameter(torch.rand(8, 1, 1)), nn.Parameter(torch.rand(8, 4, 4))
+        self.blocks = nn.Conv2d(8, 4, 3, padding=1, groups=2)
+        self.up = nn.ConvTranspose2d(8, 8, 2, stride=2, groups=4)
+        self.out = nn.Linear(8, 4)
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.two(self.operation(self, F.relu(self.one(x)))))
+        return self.out(x.mean(dim=(2, 3)))
+
+
+def shuffled(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def written_into(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, :, :2] += 1
+    return y
+
+
+FREE = {
+    "a move of all channels to the end and back": lambda net, x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "pixels rolled": lambda net, x: x.roll(1, dims=2),
+    "padded pixels": lambda net, x: F.pad(x, (1, 1, 2, 2)),
+    "pooled": lambda net, x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2),
+    "a gate per channel": lambda net, x: x * torch.sigmoid(x.mean(dim=(2, 3), keepdim=True)),
+    "a mask for all channels": lambda net, x: x * torch.sigmoid(net.mask(x)),
+    "a scale per channel": lambda net, x: x * net.scale,
+    "a number": lambda net, x: 2 * x + 1,
+    "a sum of two layers": lambda net, x: x + net.spare(x),
+    "hardswish": lambda net, x: F.hardswish(x),
+    "dropout in training": lambda net, x: F.dropout(x, training=net.training),
+    "dropout of whole channels in training": lambda net, x: F.dropout2d(x, training=net.training),
+    "zeros made as wide": lambda net, x: torch.maximum(x, x.new_zeros(x.shape)),
+}
+
+STOPPED = {
+    "a shuffle": (lambda net, x: shuffled(x), "in Between splits or reorders its channels"),
+    "half of the channels": (lambda net, x: torch.cat(x.chunk(2, dim=1)[::-1], 1), "split in Between splits or reord"),
+    "channels rolled": (lambda net, x: x.roll(1, dims=1), "roll in Between splits or reorders its channels"),
+    "softmax over channels": (lambda net, x: x.softmax(dim=1), "_softmax in Between sees all its channels at once"),
+    "a mean of channels": (lambda net, x: x - x.mean(dim=1, keepdim=True), "mean in Between sees all its channels"),
+    "a parameter per channel and pixel": (lambda net, x: x + net.shift, "add in Between ties it to what stays whole"),
+    "a constant per channel": (lambda net, x: x + torch.ones(8, 1, 1), "add in Between ties it to what stays whole"),
+    "a part written into": (lambda net, x: written_into(x), "add_ in Between writes into a part of a tensor"),
+    "a weight used by hand": (
+        lambda net, x: x + F.conv2d(x, net.spare.weight),
+        "convolution in Between sees all its channels at once",
+    ),
+    "a transposed convolution in groups": (lambda net, x: net.up(x), "up is a transposed convolution in 4 groups"),
+}
+
+
+@pytest.mark.parametrize("operation", FREE.values(), ids=FREE)
+def test_channels_are_followed_through(operation: Callable[[Between, Tensor], Tensor]) -> None:
+    structure = trace(Between(operation).eval(), (3, 4, 4))
+    assert {group.name: group.channels for group in structure.maps.groups} == {"one": 8, "two": 8}
+
+
+@pytest.mark.parametrize(("operation", "reason"), STOPPED.values(), ids=STOPPED)
+def test_channels_stay_whole_at(operation: Callable[[Between, Tensor], Tensor], reason: str) -> None:
+    structure = trace(Between(operation).eval(), (3, 4, 4))
+    assert "one" not in {group.name for group in structure.maps.groups}
+    assert reason in {item.name: item.reason for item in structure.frozen}["one"]
+
+
+def test_a_convolution_in_groups_ties_what_each_of_its_groups_reads_and_makes() -> None:
+    structure = trace(Between(lambda net, x: net.blocks(x), reads=4).eval(), (3, 4, 4))
+    group = structure.maps.groups[0]
+    assert (group.name, group.channels) == ("one", 2)
+    index = {(member.tensor, member.dim): member.index.tolist() for member in group.members}
+    assert index["one.weight", 0] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert index["blocks.weight", 0] == index["two.weight", 1] == [[0, 1], [2, 3]]
+
+
+class Counts(nn.Module):
+    """Keeps statistics of its own, in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen += 1
+        return self.out(F.relu(self.one(x)).mean(dim=(2, 3)))
+
+
+def test_statistics_of_a_persons_block_are_left_alone() -> None:
+    net = Counts().train()
+    trace(net, (3, 4, 4))
+    assert net.training
+    assert float(net.seen) == 0
+
+
+def test_a_network_that_cannot_be_followed_is_refused_with_the_module() -> None:
+    with pytest.raises(TraceError, match=r"cannot be followed through spare: TypeError: spare is called with keywords"):
+        trace(Between(lambda net, x: net.spare(input=x)).eval(), (3, 4, 4))
