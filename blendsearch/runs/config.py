@@ -124,9 +124,13 @@ class BudgetConfig(Section):
 
 
 class FitnessConfig(Section):
-    """How a cut is recovered and judged, and where."""
+    """How a cut is repaired, recovered and judged, and where.
+
+    `repair`: whether kept channels take over, before recovery, what removed ones told the next layer (fitness.repair).
+    """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
+    repair: Literal["none", "merge", "refit"] = "none"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: ScheduleConfig = ScheduleConfig()

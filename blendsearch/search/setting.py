@@ -23,6 +23,7 @@ from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, lo
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
+from blendsearch.fitness.repair import Repair, gather
 from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
@@ -190,8 +191,30 @@ def _setting(
         fitness.precision,
     )
     model.eval()
-    evaluator = Evaluator(model, structure.maps, splits, recipe, device)
+    evaluator = Evaluator(
+        model, structure.maps, splits, recipe, device, _repair(config, structure, model, splits, device)
+    )
     return Setting(config, structure, table, decoder, evaluator)
+
+
+def _repair(
+    config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
+) -> Repair | None:
+    """What every cut is repaired with; its statistics are worked out anew where a run is restored."""
+    fitness = config.fitness
+    if fitness.repair == "none":
+        return None
+    readers = gather(
+        model,
+        structure.maps,
+        splits,
+        images=fitness.recalibration_images,
+        batch_size=fitness.batch_size,
+        device=device,
+        patches=fitness.repair == "refit",
+        renewed=fitness.fidelity != "raw",
+    )
+    return Repair(readers, fitness.repair)
 
 
 def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
