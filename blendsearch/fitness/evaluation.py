@@ -100,7 +100,7 @@ class Evaluator:
         cut = asked.kept()
         module = narrow(self.model, self.maps, cut).eval()
         if self.repair is not None:
-            self.repair(self.model, self.maps, cut, module)
+            self.repair(self.maps, cut, module)
         rng = np.random.default_rng(asked.seed)
         FIDELITIES[asked.fidelity](module, self.splits, self.recipe, self.device, rng)
         return module

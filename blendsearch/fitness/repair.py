@@ -1,18 +1,19 @@
-"""One step between cutting and recovery: kept channels take over what removed ones used to tell their readers.
+"""One step between cutting and recovery: each layer is refitted to what it said in the dense network.
 
-A layer that reads cut channels loses their contribution. As far as the kept channels tell what the removed ones would
-have said, the layer's weights can make up for it in closed form: with the covariance of the dense layer's input,
-gathered once per run, the removed inputs are written as a linear map of the kept ones, x_r ~ A x_k, and the kept
-weights become W_k + W_r A. Nothing is trained, no label is looked at, and the narrow network has the shape it had.
+A layer that reads cut channels loses their contribution, and those before it have changed what the kept ones say. From
+first to last, each layer's weights are set by least squares so that from its inputs in the narrow network, as they are
+once the layers before it are repaired, it comes closest to its output in the dense one. No label is looked at, no
+gradient taken, and the narrow network has the shape it had. After He, Zhang and Sun 2017, "Channel Pruning for
+Accelerating Very Deep Neural Networks", section 3: positions are sampled, and the target is the dense network's.
 
-The least squares are those of He, Zhang and Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", but
-all from the dense network's inputs: every layer is repaired as if the kept channels before it still said what they did.
-Merging, A with one non-zero per removed input, is the cheaper and weaker choice; `experiments/repair.py` measures both.
+`experiments/repair.py` measures it against two cheaper ways that are not kept: the same least squares from the dense
+network's inputs alone, which is blind to errors that add up, and merging a removed channel into the kept one that
+explains most of it.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,44 +22,41 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.fitness.data import Splits, batches
+from blendsearch.fitness.device import Precision, autocast
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.rest import at_rest
 
-Method = Literal["merge", "refit"]
+IMAGES = 256
+"""Training images on which layers are fitted, in one batch."""
 
-RIDGE = 1e-3
-"""Added to the covariance's diagonal, as a share of its mean. From 1e-3 to 1e-1 the outcome hardly moves."""
+ROWS = 8192
+"""Outputs of one layer that are fitted, spread evenly over the images at random positions."""
 
-WIDEST = 2304
-"""Inputs of one layer whose covariance is held: those of a 3x3 convolution over 256 channels, 42 MB."""
+LEAST_ROWS = 4
+"""Outputs per input of a layer, below which it is left as the cut made it: it would learn the images by heart."""
 
-CHUNK = 1 << 24
-"""Elements of unfolded inputs that are held at once."""
+WIDEST = 4608
+"""Inputs of one layer, those of a 3x3 convolution over 512 channels, above which it is left as the cut made it."""
+
+RIDGE = 1e-2
+"""Draws the weights towards those that the cut kept, as a share of the inputs' mean square."""
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
-    """A layer that reads channels which can be cut, and what it read in the dense network.
-
-    Its weight is seen as (outputs, units, inner, outer): a unit is kept or removed as a whole, its `inner` inputs stand
-    apart in the covariance, and the map A is the same at each of the `outer` ones, which do not.
+class Target:
+    """What one layer said in the dense network.
 
     Attributes
     ----------
     tensor, module: names of the weight and of the layer.
-    index: (units, m), each unit's positions along the weight's second dimension; m is above one behind a flattened
-        feature map, where `outer` is m.
-    inner: the kernel's positions, or 1 where inputs are taken by channel: then `outer` is the kernel's positions.
-    mean, covariance: float64, (units * inner,) and (units * inner, units * inner), over images and positions.
-        Where nothing can take up a shift of the layer's output, the mean is zero and second moments are not centred.
+    positions: (images, m), which of each image's flattened output positions are fitted; m is one for a linear layer.
+    outputs: float32, (images * m, outputs), there.
     """
 
     tensor: str
     module: str
-    index: NDArray[np.int64]
-    inner: int
-    mean: Tensor
-    covariance: Tensor
+    positions: Tensor
+    outputs: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,186 +65,159 @@ class Repair:
 
     Attributes
     ----------
-    method: ``refit``, least squares on all kept inputs; ``merge``, on the one that explains most of the removed input.
-    ridge: see `RIDGE`; above 0. It draws the repaired weights towards those that the cut kept, so that on the images
-        behind the covariance a refit never leaves a layer's output further from the dense one than the cut did, where
-        `outer` is 1. By channel, and in a merge, that holds of each removed input but not of their sum.
+    targets: of every layer that can be repaired.
+    images: the normalised images behind them, (images, channels, height, width).
+    renewed: whether batch-norm statistics are estimated anew afterwards. Then they are those of the batch while layers
+        are fitted, and take up the means that layers without a bias lose.
     """
 
-    readers: tuple[Reader, ...]
-    method: Method
+    targets: tuple[Target, ...]
+    images: Tensor
+    renewed: bool
+    precision: Precision = "float32"
     ridge: float = RIDGE
 
-    def __call__(self, dense: nn.Module, maps: IndexMaps, cut: Cut, narrowed: nn.Module) -> None:
-        """Change the readers' weights and biases of `narrowed`, which is `dense` cut by `cut`, in place."""
+    def __call__(self, maps: IndexMaps, cut: Cut, narrowed: nn.Module) -> None:
+        """Change the layers' weights and biases of `narrowed`, cut by `cut`, in place; one forward pass.
+
+        On the fitted outputs no layer ends further from the dense network's than the weights that it was cut with would
+        have left it, given the same inputs.
+        """
+        if cut.all():
+            return
         kept = np.append(cut, True)
-        for reader in self.readers:
-            sources = {dim: maps.sources[number] for dim, number in maps.slices[reader.tensor]}
-            stays = kept[sources[1]][reader.index[:, 0]]
-            if stays.all():
-                continue
-            layer, narrow_layer = _layer(dense, reader.module), _layer(narrowed, reader.module)
-            rows = np.flatnonzero(kept[sources[0]]) if 0 in sources else np.arange(len(layer.weight))
-            with torch.no_grad():
-                self._mend(reader, layer.weight, rows, stays, narrow_layer)
+        place = next(narrowed.parameters()).device
+        hooks = []
+        for target in self.targets:
+            sources = {dim: maps.sources[number] for dim, number in maps.slices[target.tensor]}
+            wanted = target.outputs.to(place)
+            if 0 in sources:
+                wanted = wanted[:, torch.from_numpy(np.flatnonzero(kept[sources[0]])).to(place)]
+            fit = _Fit(target.positions.to(place), wanted, self.renewed, self.ridge)
+            hooks.append(narrowed.get_submodule(target.module).register_forward_pre_hook(fit))
+        try:
+            with torch.no_grad(), self._statistics(narrowed), autocast(place, self.precision):
+                narrowed(self.images.to(place))
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-    def _mend(
-        self,
-        reader: Reader,
-        weight: Tensor,
-        rows: NDArray[np.int64],
-        stays: NDArray[np.bool_],
-        layer: nn.Conv2d | nn.Linear,
-    ) -> None:
-        """Add W_r A to the weight of the narrow `layer`; `weight` is the dense one, `rows` its kept outputs."""
-
-        def on(positions: NDArray[np.int64]) -> Tensor:
-            return torch.from_numpy(positions).to(weight.device)
-
-        mixing, shift = self._mixing(reader, stays, weight.device)
-        gone = weight.index_select(0, on(rows)).index_select(1, on(reader.index[~stays].ravel()))
-        # behind a flattened feature map a unit's m positions are `outer`, else all that a unit has are kernel positions
-        seen = gone.reshape(len(rows), int((~stays).sum()), reader.inner, -1)
-        told = seen.permute(0, 3, 1, 2).flatten(2)  # (outputs, outer, removed inputs)
-        added = (told @ mixing).reshape(*told.shape[:2], -1, reader.inner).permute(0, 2, 3, 1)
-        positions = reader.index[stays].ravel()
-        laid = added.reshape(len(rows), len(positions), -1)
-        narrow_order = on(positions.argsort(kind="stable"))
-        layer.weight += laid.index_select(1, narrow_order).reshape(layer.weight.shape)
-        if layer.bias is not None:
-            layer.bias += (told @ shift).sum(dim=1)
-
-    def _mixing(self, reader: Reader, stays: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:
-        """A, shape (removed inputs, kept inputs), and what of the removed inputs' mean A leaves over."""
-        inputs = np.repeat(stays, reader.inner)
-        kept, gone = (torch.from_numpy(np.flatnonzero(mask)).to(device) for mask in (inputs, ~inputs))
-        rows = reader.covariance.to(device)[kept]
-        gram, across = rows[:, kept], rows[:, gone]
-        tiny = torch.finfo(torch.float32).tiny  # inputs that never move explain nothing
-        if self.method == "merge":
-            own = gram.diagonal().clamp_min(tiny)
-            best = (across.square() / own[:, None]).argmax(dim=0)
-            each = torch.arange(len(gone), device=device)
-            mixing = torch.zeros(len(gone), len(kept), dtype=torch.float64, device=device)
-            mixing[each, best] = across[best, each] / own[best]
-        else:
-            gram.diagonal().add_(self.ridge * gram.diagonal().mean() + tiny)
-            mixing = torch.cholesky_solve(across, torch.linalg.cholesky(gram)).T
-        mean = reader.mean.to(device)
-        return mixing.float(), (mean[gone] - mixing @ mean[kept]).float()
+    @contextmanager
+    def _statistics(self, module: nn.Module) -> Iterator[None]:
+        """Inside, batch-norms normalise as they will after recovery; their running statistics stay as they are."""
+        norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        with at_rest(module):
+            for norm in norms if self.renewed else ():
+                norm.train()
+                norm.momentum = 0.0
+            try:
+                yield
+            finally:
+                for norm, momentum in zip(norms, momenta, strict=True):
+                    norm.momentum = momentum
 
 
-def gather(
+class _Fit:
+    """Refits one layer just before its first use, to what it is about to read."""
+
+    def __init__(self, positions: Tensor, wanted: Tensor, renewed: bool, ridge: float) -> None:
+        self.positions, self.wanted, self.renewed, self.ridge = positions, wanted, renewed, ridge
+        self.done = False
+
+    def __call__(self, layer: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        if self.done:  # a layer that is used twice is fitted to its first use
+            return
+        self.done = True
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            rows = patches(layer, inputs[0].float(), self.positions)
+            if len(rows) < LEAST_ROWS * rows.shape[1]:
+                return
+            weight = layer.weight.flatten(1)
+            wanted, mean, middle = self.wanted, rows.new_zeros(rows.shape[1]), self.wanted.new_zeros(len(weight))
+            if layer.bias is not None or self.renewed:
+                mean, middle = rows.mean(dim=0), wanted.mean(dim=0)
+            rows = rows - mean
+            missing = wanted - middle - rows @ weight.T
+            gram = (rows.T @ rows).double() / len(rows)
+            gram.diagonal().add_(self.ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny)
+            across = (rows.T @ missing).double() / len(rows)
+            fitted = weight + torch.cholesky_solve(across, torch.linalg.cholesky(gram)).T.float()
+            layer.weight.copy_(fitted.reshape(layer.weight.shape))
+            if layer.bias is not None:
+                layer.bias.copy_(middle - fitted @ mean)
+
+
+def repair_for(
     model: nn.Module,
     maps: IndexMaps,
     splits: Splits,
     *,
     images: int,
-    batch_size: int,
     device: torch.device,
-    patches: bool,
     renewed: bool,
-) -> tuple[Reader, ...]:
-    """The layers of `model` that can be repaired, with the covariances of their inputs over the first training images.
+    precision: Precision = "float32",
+    ridge: float = RIDGE,
+) -> Repair:
+    """What every cut of `model` is repaired with, from its outputs on the first training images, `IMAGES` at most.
 
-    One forward pass, in single precision whatever the recipe's. `patches`: whether a convolution's kernel positions
-    stand apart, as least squares on its output wants; above `WIDEST` inputs they do not. `renewed`: whether batch-norm
-    statistics are estimated anew after the repair, and take up what the means of the layers before them lose.
-
-    Left out, and so left as the cut made them: layers that see each channel alone, transposed and one- or
-    three-dimensional convolutions, parameter-free shortcuts, and layers of more than `WIDEST` channels.
+    `renewed`: whether batch-norm statistics are estimated anew after the repair. Left out, and so left as the cut made
+    them: layers that see each channel alone, transposed and one- or three-dimensional convolutions, parameter-free
+    shortcuts, linear layers with more than one position, and layers of more than `WIDEST` inputs.
     """
-    renewed = renewed and any(isinstance(item, nn.modules.batchnorm._BatchNorm) for item in model.modules())
-    gathering = [
-        _Gathering(tensor, name, _layer(model, name), index, inner, renewed)
-        for tensor, name, index, inner in _reading(model, maps, patches)
-    ]
-    hooks = [item.layer.register_forward_pre_hook(item.saw) for item in gathering]
+    count = min(images, IMAGES)
+    batch, _ = next(
+        batches(splits.train, batch_size=count, mean=splits.mean, std=splits.std, device=device, limit=count)
+    )
+    readers = {member.tensor: member.module for group in maps.groups for member in group.on("in")}
+    found: dict[str, Target] = {}
+
+    def saw(tensor: str, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if name in found or len(output) != count or output.ndim != (4 if isinstance(layer, nn.Conv2d) else 2):
+            return
+        flat = output.reshape(count, output.shape[1], -1)
+        positions = _positions(count, flat.shape[2], -(-ROWS // count)).to(device)
+        picked = flat.gather(2, positions[:, None, :].expand(-1, flat.shape[1], -1))
+        found[name] = Target(tensor, name, positions.cpu(), picked.transpose(1, 2).flatten(0, 1).cpu())
+
+    hooks = []
+    for tensor, name in readers.items():
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight[0].numel() <= WIDEST:
+            hooks.append(layer.register_forward_hook(lambda *seen, of=(tensor, name): saw(*of, *seen)))
     try:
         with at_rest(model), torch.no_grad():
-            for batch, _ in batches(
-                splits.train, batch_size=batch_size, mean=splits.mean, std=splits.std, device=device, limit=images
-            ):
-                model(batch)
+            model(batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(item.reader() for item in gathering if item.count)
+    renewed = renewed and any(isinstance(item, nn.modules.batchnorm._BatchNorm) for item in model.modules())
+    return Repair(tuple(found.values()), batch.cpu(), renewed, precision, ridge)
 
 
-def _reading(model: nn.Module, maps: IndexMaps, patches: bool) -> Iterator[tuple[str, str, NDArray[np.int64], int]]:
-    """Weight, layer, units and inner positions of every layer that can be repaired."""
-    readers = {member.tensor: member.module for group in maps.groups for member in group.on("in")}
-    for tensor, name in readers.items():
-        if not isinstance(model.get_submodule(name), nn.Conv2d | nn.Linear):
-            continue
-        layer = _layer(model, name)
-        index = _units(maps, tensor) if isinstance(layer, nn.Linear) else _each_alone(maps, tensor)
-        kernel = int(np.prod(layer.kernel_size)) if patches and isinstance(layer, nn.Conv2d) else 1
-        inner = kernel if len(index) * kernel <= WIDEST else 1
-        if len(index) <= WIDEST:
-            yield tensor, name, index, inner
+def patches(layer: nn.Conv2d | nn.Linear, x: Tensor, positions: Tensor) -> Tensor:
+    """What `layer` reads of its input `x` to make its output at `positions`, (images * m, inputs).
 
-
-def _units(maps: IndexMaps, tensor: str) -> NDArray[np.int64]:
-    """What of the second dimension of `tensor` goes together, (units, m).
-
-    The m positions of each channel where every channel has as many (behind a flattened feature map), else each alone.
+    `positions` has shape (images, m), in the flattened output; inputs stand in the order of the flattened weight.
     """
-    found = [member.index for group in maps.groups for member in group.on("in") if member.tensor == tensor]
-    if len({index.shape[1] for index in found}) == 1 and sum(index.size for index in found) == maps.shapes[tensor][1]:
-        return np.concatenate(found)
-    return _each_alone(maps, tensor)
+    if isinstance(layer, nn.Linear):
+        return x
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    wide = x.shape[3]
+    (tall, broad), (down, right), (apart, aside) = layer.kernel_size, layer.stride, layer.dilation
+    columns = (wide - aside * (broad - 1) - 1) // right + 1
+    taps = apart * torch.arange(tall)[:, None] * wide + aside * torch.arange(broad)
+    corner = (positions // columns) * (down * wide) + positions % columns * right
+    at = (corner[:, :, None] + taps.to(x.device).flatten()).flatten(1)  # (images, m * taps)
+    read = x.flatten(2).gather(2, at[:, None, :].expand(-1, x.shape[1], -1))
+    images, each = positions.shape
+    return read.reshape(images, x.shape[1], each, -1).transpose(1, 2).reshape(images * each, -1)
 
 
-def _each_alone(maps: IndexMaps, tensor: str) -> NDArray[np.int64]:
-    return np.arange(maps.shapes[tensor][1], dtype=np.int64)[:, None]
-
-
-def _layer(model: nn.Module, name: str) -> nn.Conv2d | nn.Linear:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    return layer
-
-
-class _Gathering:
-    """Sums of one layer's inputs and of their products, in double precision: a covariance is a small difference."""
-
-    def __init__(
-        self, tensor: str, name: str, layer: nn.Conv2d | nn.Linear, index: NDArray[np.int64], inner: int, renewed: bool
-    ) -> None:
-        self.tensor, self.name, self.layer, self.index, self.inner = tensor, name, layer, index, inner
-        self.centred = renewed or layer.bias is not None
-        device = layer.weight.device
-        self.positions = torch.from_numpy(index.ravel()).to(device)
-        self.count = 0
-        self.total = torch.zeros(len(index) * inner, dtype=torch.float64, device=device)
-        self.products = torch.zeros(len(self.total), len(self.total), dtype=torch.float64, device=device)
-
-    def saw(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
-        if not isinstance(layer, nn.Conv2d):
-            by_unit = x.reshape(-1, x.shape[-1])[:, self.positions].reshape(-1, *self.index.shape)
-            self._add(by_unit.transpose(1, 2).flatten(0, 1))
-            return
-        if self.inner > 1:
-            mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-            x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
-        for some in torch.split(x, max(1, CHUNK // (x[0].numel() * self.inner))):
-            if self.inner > 1:
-                columns = F.unfold(some, layer.kernel_size, layer.dilation, 0, layer.stride)
-            else:
-                columns = some.flatten(2)
-            self._add(columns.transpose(1, 2).flatten(0, 1))
-
-    def _add(self, rows: Tensor) -> None:
-        """Take in `rows`, shape (observations, units * inner)."""
-        rows = rows.double()
-        self.count += len(rows)
-        self.total += rows.sum(dim=0)
-        self.products += rows.T @ rows
-
-    def reader(self) -> Reader:
-        mean = self.total / self.count * self.centred
-        covariance = self.products / self.count - torch.outer(mean, mean)
-        return Reader(self.tensor, self.name, self.index, self.inner, mean.cpu(), covariance.cpu())
+def _positions(images: int, places: int, each: int) -> Tensor:
+    """For each image `each` of the places of a feature map, all where there are no more, (images, m)."""
+    every: NDArray[np.int64] = np.tile(np.arange(places, dtype=np.int64), (images, 1))
+    if places > each:
+        every = np.random.default_rng(0).permuted(every, axis=1)[:, :each]
+    return torch.from_numpy(np.ascontiguousarray(every))

@@ -126,11 +126,11 @@ class BudgetConfig(Section):
 class FitnessConfig(Section):
     """How a cut is repaired, recovered and judged, and where.
 
-    `repair`: whether kept channels take over, before recovery, what removed ones told the next layer (fitness.repair).
+    `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
-    repair: Literal["none", "merge", "refit"] = "none"
+    repair: Literal["none", "refit"] = "none"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: ScheduleConfig = ScheduleConfig()

@@ -23,7 +23,7 @@ from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, lo
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.repair import Repair, gather
+from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
@@ -200,21 +200,19 @@ def _setting(
 def _repair(
     config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
 ) -> Repair | None:
-    """What every cut is repaired with; its statistics are worked out anew where a run is restored."""
+    """What every cut is repaired with; its targets are worked out anew where a run is restored."""
     fitness = config.fitness
     if fitness.repair == "none":
         return None
-    readers = gather(
+    return repair_for(
         model,
         structure.maps,
         splits,
         images=fitness.recalibration_images,
-        batch_size=fitness.batch_size,
         device=device,
-        patches=fitness.repair == "refit",
         renewed=fitness.fidelity != "raw",
+        precision=fitness.precision,
     )
-    return Repair(readers, fitness.repair)
 
 
 def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
