@@ -87,9 +87,9 @@ def main() -> None:
 
     for budget in BUDGETS:
         judge(named(at(setting.decoder, budget)), budget, ["none", "refit"])
-    judge(randoms(setting.decoder, BUDGETS[0.5]), 0.5, ["none", "refit"])
     judge(named(setting.decoder), 0.5, ["none", "refit"], "tuned")
-    judge(randoms(at(setting.decoder, 0.3), BUDGETS[0.3]), 0.3, ["none", "refit"])
+    for budget, random in BUDGETS.items():
+        judge(randoms(at(setting.decoder, budget), random), budget, ["none", "refit"])
     judge(named(setting.decoder), 0.5, [name for name in repairs if "ridge" in name])
     write(asked.out, rows, seconds)
     print(json.dumps(summary(rows), indent=1))

@@ -1,5 +1,7 @@
 """What a repair restores, what it leaves alone, and that it never does a layer's output harm."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, patches, repair_for
 from blendsearch.fitness.training import Schedule
 from blendsearch.runs.config import parse_config
+from blendsearch.search.setting import prepare, record, restore
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace
@@ -221,6 +224,17 @@ def test_an_evaluation_with_repair_is_pure() -> None:
 
 def asked(cuts: list[Cut]) -> list:
     return [request(cut, "tuned", 0) for cut in cuts]
+
+
+def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Path) -> None:
+    quick["fitness"]["repair"] = "refit"
+    setting = prepare(parse_config(quick, "here"), lambda *_: None)
+    item = request(random_cut(setting.structure.maps, 0.5, 0), "recalibrated", 0)
+    first = setting.evaluator.evaluate(item)
+    bare = dataclasses.replace(setting.evaluator, repair=None).evaluate(item)
+    assert first.loss < bare.loss
+    again = restore(record(setting, tmp_path, "one", [])).evaluator.evaluate(item)
+    assert again._replace(seconds=0) == first._replace(seconds=0)
 
 
 def test_a_repair_that_is_not_known_is_refused(quick: dict[str, Any]) -> None:

@@ -29,11 +29,14 @@ from blendsearch.structure.rest import at_rest
 IMAGES = 256
 """Training images on which layers are fitted, in one batch."""
 
-ROWS = 8192
-"""Outputs of one layer that are fitted, spread evenly over the images at random positions."""
+ROWS = 4096
+"""Outputs of one layer that are fitted at least, spread evenly over the images at random positions."""
 
-LEAST_ROWS = 4
-"""Outputs per input of a layer, below which it is left as the cut made it: it would learn the images by heart."""
+ROWS_PER_INPUT = 8
+"""As many more as a wide layer's inputs want, where its feature maps have them."""
+
+LEAST_ROWS_PER_INPUT = 4
+"""Below it a layer is left as the cut made it: it would learn the images by heart."""
 
 WIDEST = 4608
 """Inputs of one layer, those of a 3x3 convolution over 512 channels, above which it is left as the cut made it."""
@@ -131,7 +134,7 @@ class _Fit:
         self.done = True
         with torch.autocast(inputs[0].device.type, enabled=False):
             rows = patches(layer, inputs[0].float(), self.positions)
-            if len(rows) < LEAST_ROWS * rows.shape[1]:
+            if len(rows) < LEAST_ROWS_PER_INPUT * rows.shape[1]:
                 return
             weight = layer.weight.flatten(1)
             wanted, mean, middle = self.wanted, rows.new_zeros(rows.shape[1]), self.wanted.new_zeros(len(weight))
@@ -175,8 +178,9 @@ def repair_for(
     def saw(tensor: str, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if name in found or len(output) != count or output.ndim != (4 if isinstance(layer, nn.Conv2d) else 2):
             return
+        wanted = max(ROWS, ROWS_PER_INPUT * model.get_parameter(tensor)[0].numel())
         flat = output.reshape(count, output.shape[1], -1)
-        positions = _positions(count, flat.shape[2], -(-ROWS // count)).to(device)
+        positions = _positions(count, flat.shape[2], -(-wanted // count)).to(device)
         picked = flat.gather(2, positions[:, None, :].expand(-1, flat.shape[1], -1))
         found[name] = Target(tensor, name, positions.cpu(), picked.transpose(1, 2).flatten(0, 1).cpu())
 
