@@ -5,7 +5,7 @@
 ResNet-56 on CIFAR-10, settings of `experiments/main_job/resnet56.yaml` with products in bfloat16: the cuts of four
 baselines and of random genomes, at 50 % and 30 % of the multiply-accumulates, judged on the same 2,000 validation
 images after recalibration on 500 training images, as they are and refitted; the four at 50 % with other ridges too, and
-after a fine-tune on 5,000 training images. No test image is looked at. `DIR` holds or gets cifar10-train.npz and
+after a fine-tune on 5,000 training images. The test half is not looked at. `DIR` holds or gets cifar10-train.npz and
 cifar10-test.npz; rows go to a JSON file beside this script as they come, and those that stand there are not measured
 again.
 

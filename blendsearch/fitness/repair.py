@@ -42,7 +42,8 @@ WIDEST = 4608
 """Inputs of one layer, those of a 3x3 convolution over 512 channels, above which it is left as the cut made it."""
 
 RIDGE = 1e-2
-"""Draws the weights towards those that the cut kept, as a share of the inputs' mean square."""
+"""Draws the weights towards those that the cut kept, as a share of the inputs' mean variance. From 1e-3 to 1e-1
+accuracy moves by 1.6 points at most, mostly upwards (`experiments/repair.py`)."""
 
 
 @dataclass(frozen=True, eq=False)
