@@ -14,6 +14,7 @@ from torch import nn
 from blendsearch.fitness.data import Split, Splits, batches
 from blendsearch.fitness.device import autocast
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
+from blendsearch.fitness.repair import Repair
 from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
 from blendsearch.structure.surgery import narrow
 
@@ -70,13 +71,15 @@ def request(
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Cuts, recovers and judges. Holds the dense network and the data on one device; changes neither."""
+    """Cuts, repairs where asked, recovers and judges. Holds the dense network and the data on one device; changes
+    neither."""
 
     model: nn.Module
     maps: IndexMaps
     splits: Splits
     recipe: Recipe
     device: torch.device
+    repair: Repair | None = None
 
     def evaluate(self, asked: Request) -> Outcome:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
@@ -93,8 +96,11 @@ class Evaluator:
         return Outcome(asked.digest, loss, error, seconds, "", asked.seed, test, weights)
 
     def network(self, asked: Request) -> nn.Module:
-        """The cut and recovered network itself, in evaluation mode."""
-        module = narrow(self.model, self.maps, asked.kept()).eval()
+        """The cut, repaired and recovered network itself, in evaluation mode."""
+        cut = asked.kept()
+        module = narrow(self.model, self.maps, cut).eval()
+        if self.repair is not None:
+            self.repair(self.maps, cut, module)
         rng = np.random.default_rng(asked.seed)
         FIDELITIES[asked.fidelity](module, self.splits, self.recipe, self.device, rng)
         return module

@@ -130,9 +130,13 @@ class BudgetConfig(Section):
 
 
 class FitnessConfig(Section):
-    """How a cut is recovered and judged, and where."""
+    """How a cut is repaired, recovered and judged, and where.
+
+    `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
+    """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
+    repair: Literal["none", "refit"] = "none"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: ScheduleConfig = ScheduleConfig()

@@ -25,6 +25,7 @@ from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, lo
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
+from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
@@ -209,7 +210,8 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         fitness.precision,
     )
     model.eval()
-    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device)
+    repair = _repair(config, structure, model, traced.splits, traced.device)
+    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair)
     return Setting(config, structure, table, clusters, decoder, evaluator)
 
 
@@ -225,6 +227,24 @@ def _widths(config: Config, structure: Structure) -> Widths:
     """The widths that the budget lets each group have."""
     budget = config.budget
     return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
+
+
+def _repair(
+    config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
+) -> Repair | None:
+    """What every cut is repaired with; its targets are worked out anew where a run is restored."""
+    fitness = config.fitness
+    if fitness.repair == "none":
+        return None
+    return repair_for(
+        model,
+        structure.maps,
+        splits,
+        images=fitness.recalibration_images,
+        device=device,
+        renewed=fitness.fidelity != "raw",
+        precision=fitness.precision,
+    )
 
 
 def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
