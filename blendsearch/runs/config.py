@@ -157,7 +157,7 @@ class SearchConfig(Section):
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
-    deviations: bool = True
+    deviations: bool = False
     optimiser: Literal["auto", "cma", "nsga2", "random"] = "auto"
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
