@@ -30,13 +30,13 @@ def test_every_control_has_the_same_budget_evaluations_and_splits(
     main(["compare", "one", "--runs", str(tmp_path), "--controls", "none", "--json"])
     found = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in found["methods"]}
-    assert {"blended", "random", "legr", "single criterion", "equal blend"} <= rows.keys()
+    assert {"blended", "random", "legr", "torch-pruning", "single criterion", "equal blend"} <= rows.keys()
     assert found["methods"][0]["name"] == "blended" and "difference" not in found["methods"][0]
     whole = open_run(tmp_path, "one")
     for name, row in rows.items():
         assert row["seeds"] == [3, 4]
         for item in row["found"]:
-            assert 0.45 <= item["macs_ratio"] <= 0.5 and item["test_accuracy"] is not None
+            assert 0.4 <= item["macs_ratio"] <= 0.5 and item["test_accuracy"] is not None
         if name in ("blended", "random", "legr"):
             assert {item["evaluations"] for item in row["found"]} == {quick["search"]["evaluations"]}
     for run in ("random-3", "legr-4", "blended-4"):

@@ -190,7 +190,7 @@ class Config(Section):
     how the budget is shared out: evolved, or uniform.
     """
 
-    method: Literal["blended", "cfbs", "random", "legr"] = "blended"
+    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning"] = "blended"
     allocation: Literal["evolved", "uniform"] = "evolved"
     model: ModelConfig
     data: DataConfig
@@ -210,8 +210,12 @@ class Config(Section):
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
-        if self.method in ("cfbs", "legr") and any(high > low for low, high in self.budget.spans().values()):
+        if self.method in ("cfbs", "legr", "torch-pruning") and any(
+            high > low for low, high in self.budget.spans().values()
+        ):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
+        if self.method == "torch-pruning" and not self.budget.spans():
+            raise ValueError("method torch-pruning needs a budget instead of budget.keep")
         if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
             raise ValueError(
                 "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"

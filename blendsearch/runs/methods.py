@@ -8,6 +8,7 @@ METHODS: dict[str, dict[str, Any]] = {
     # controls, at the same budget, recovery and number of evaluations
     "random": {"search": {"optimiser": "random"}},
     "legr": {"criteria": {"pool": ["l2"]}},
+    "torch-pruning": {"criteria": {"pool": ["l2"]}, "search": {"evaluations": 2}},
     # what the paper states, and what it leaves open: search/cfbs.py
     "cfbs": {
         "allocation": "uniform",

@@ -13,12 +13,13 @@ from blendsearch.runs.directory import Run, open_run
 from blendsearch.search.loop import search
 from blendsearch.search.setting import Report, prepare, record, restore
 
-CONTROLS = ("random", "legr")
+CONTROLS = ("random", "legr", "torch-pruning")
 """Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
 
 SETTLED = {
     "random": {"search": {"blend": "network", "optimiser": "random"}, "allocation": "evolved"},
     "legr": {"criteria": {"pool": ("l2",)}, "allocation": "evolved"},
+    "torch-pruning": {"criteria": {"pool": ("l2",)}, "allocation": "evolved", "search": {"evaluations": 2}},
 }
 """What of a run's config another method must not inherit."""
 

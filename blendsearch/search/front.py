@@ -57,7 +57,7 @@ def kinds_of(row: Evaluation) -> list[str]:
     """What kinds of baseline a row is, each with its budget where there are several; none for an evolved one.
 
     ``single criterion`` and ``equal blend``, in the uniform or their own global allocation; the same ``in the best
-    allocation`` that these found; ``global ranking``, where LeGR starts.
+    allocation`` that these found; what another method brings along, by its own name.
     """
     if row.origin in (EVOLVED, DENSE):
         return []
@@ -65,8 +65,8 @@ def kinds_of(row: Evaluation) -> list[str]:
     for name in row.origin.split(" = "):
         rule, at, place = name.partition(" at ")
         kind = "equal blend" if rule.startswith("equal blend") else "single criterion"
-        if rule.endswith(" ranking"):
-            kind = "global ranking"
+        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning"):
+            kind = rule
         if rule.endswith(IN_BEST):
             kind += IN_BEST
         kinds.append(f"{kind}{at}{place}")

@@ -44,7 +44,8 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
             known = {item.digest for item in store.evaluations() if item.id <= asked}
             candidates = optimiser.ask(min(left, config.population), known)
         if not candidates:
-            report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
+            if setting.config.method != "torch-pruning":
+                report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
             break
         judged = evaluate(candidates, optimiser, generation, asked, setting, engine, store, report)
         optimiser.tell([item for item in judged if item is not None])

@@ -12,6 +12,7 @@ from blendsearch.search.evolution import Evolution
 from blendsearch.search.legr import Legr
 from blendsearch.search.nsga2 import Nsga2
 from blendsearch.search.optimiser import Optimiser
+from blendsearch.search.peers import Peers
 from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
 
@@ -22,6 +23,8 @@ def optimiser_of(setting: Setting) -> Optimiser:
     space, rng = decoder.space, np.random.default_rng([setting.config.seed, 2])
     if setting.config.method == "legr":
         return Legr(decoder, rng)
+    if setting.config.method == "torch-pruning":
+        return Peers(setting)
     if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
         return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
@@ -33,5 +36,6 @@ def optimiser_of(setting: Setting) -> Optimiser:
 
 
 def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
-    """The baselines that the first generation begins with; LeGR's beginning is its own."""
-    return [] if setting.config.method == "legr" else baselines(setting.decoder, setting.config.search.anchors)
+    """The baselines that the first generation begins with; controls from elsewhere begin with their own."""
+    elsewhere = setting.config.method in ("legr", "torch-pruning")
+    return [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
