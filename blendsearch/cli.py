@@ -192,15 +192,15 @@ def _show(run: "Run", arguments: argparse.Namespace) -> None:
         whole = {"run": run.name, "finished": run.finished, **found}
         print(json.dumps(whole, indent=1 if arguments.verb is _front else None))
         return
-    table = _table("id", "network", "MACs", "params", "val loss", "val acc", "test acc")
+    costs = _costs_shown(found["dense"])
+    table = _table("id", "network", *costs, "val loss", "val acc", "test acc")
     for section in ("dense", "baselines", "front"):
         for row in found[section]:
             origin = row["origin"].split(" = ")[0] if section != "front" else f"front: {row['origin'].split(' = ')[0]}"
             table.add_row(
                 str(row["id"]),
                 origin,
-                f"{row['macs_ratio']:.2%}",
-                f"{row['params_ratio']:.2%}",
+                *_ratios(row, costs),
                 f"{row['val_loss']:.4f}",
                 f"{row['val_accuracy']:.2%}",
                 "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
@@ -208,15 +208,41 @@ def _show(run: "Run", arguments: argparse.Namespace) -> None:
         table.add_section()
     _print(table)
     if found["finals"]:
-        table = _table("id", "fine-tuned to the end", "MACs", "params", "val acc", "test acc", "seeds")
+        table = _table("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
         for row in found["finals"]:
             val, test = (f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}" for name in ("val", "test"))
-            costs = (f"{row['macs_ratio']:.2%}", f"{row['params_ratio']:.2%}")
-            table.add_row(str(row["id"]), row["origin"].split(" = ")[0], *costs, val, test, str(row["seeds"]))
+            table.add_row(
+                str(row["id"]), row["origin"].split(" = ")[0], *_ratios(row, costs), val, test, str(row["seeds"])
+            )
         _print(table)
     print(f"splits: {run.structure['splits']}")
+    if "latency" in run.structure:
+        facts = run.structure["latency"]
+        print(
+            f"latency on {facts['where']}: charged {facts['margin']:.1%} above what the model predicts; measured "
+            f"beside the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
+        )
     if not found["front"]:
         print("nothing has been evaluated yet")
+
+
+COSTS_SHOWN = {
+    "MACs": "macs_ratio",
+    "params": "params_ratio",
+    "memory": "memory_ratio",
+    "latency": "latency_ratio",
+    "measured": "latency_measured",
+}
+"""Columns of costs, and the fields they show; those that a run has no budget for are left out."""
+
+
+def _costs_shown(rows: list[dict[str, Any]]) -> dict[str, str]:
+    known = rows[0] if rows else {}
+    return {column: field for column, field in COSTS_SHOWN.items() if column in ("MACs", "params") or field in known}
+
+
+def _ratios(row: dict[str, Any], costs: dict[str, str]) -> list[str]:
+    return ["" if row[field] is None else f"{row[field]:.2%}" for field in costs.values()]
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -267,7 +293,7 @@ def _table(*columns: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    numbers = {"id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy", "seeds"}
+    numbers = {*COSTS_SHOWN, "id", "val loss", "val acc", "test acc", "best accuracy", "seeds"}
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left")
     return table

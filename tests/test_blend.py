@@ -126,7 +126,7 @@ def test_a_memory_budget_leaves_alone_what_does_not_stand_in_the_peak() -> None:
 
 
 def test_a_budget_of_memory_out_of_reach_is_refused_with_the_range() -> None:
-    with pytest.raises(BudgetError, match=r"dense memory: reachable is .* to 100 % \([\d,]+ to [\d,]+\)"):
+    with pytest.raises(BudgetError, match=r"dense memory: reachable is .* to 100 % \([\d,]+ to [\d,]+ bytes\)"):
         check_reachable(ORACLE, widths(NET.maps.sizes, 2, 0.02, 1), {"macs": 0.5, "memory": 0.001})
 
 

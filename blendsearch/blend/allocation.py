@@ -17,6 +17,8 @@ Budget = Mapping[str, float]
 CHARGED = ("macs", "params")
 """Costs that every channel adds to. Peak memory is not one: layers beside the peak are free until they make another."""
 
+UNITS = {"memory": " bytes", "latency": " ns"}
+
 REACHED = 0.001
 """Filling up stops when a budgeted cost is this close to its budget (a share of the dense cost)."""
 
@@ -63,7 +65,7 @@ def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None
         if ratio < least[name]:
             raise BudgetError(
                 f"no cut keeps {ratio:.1%} of the dense {name}: reachable is {least[name]:.1%} to 100 % "
-                f"({int(oracle.cost(name, allowed.low)):,} to {oracle.dense[name]:,}); "
+                f"({int(oracle.cost(name, allowed.low)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
                 f"ask for more, or lower the minimum width of groups"
             )
 

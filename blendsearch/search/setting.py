@@ -1,7 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,16 @@ from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.store import Evaluation
+from blendsearch.search.costs import (
+    FILE,
+    conditions_text,
+    cost_arrays,
+    latency_facts,
+    stored_oracle,
+    with_latency,
+    with_memory,
+)
+from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
 from blendsearch.zoo.factory import build_model
 from blendsearch.zoo.weights import load_weights
@@ -76,13 +86,20 @@ def prepare(config: Config, report: Report) -> Setting:
     model = network_of(config)
     structure = trace(model, _input_shape(splits))
     check_labels(splits, _outputs(model, splits))
+    spans = config.budget.spans()
+    if "memory" in spans:
+        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
     # before anything that takes time: a budget that cannot be met ends here
     allowed = widths(structure.maps.sizes, config.budget.min_channels, config.budget.min_keep, config.budget.round_to)
     least = reachable(structure.oracle, allowed)
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    check_reachable(structure.oracle, allowed, {name: low for name, (low, _) in config.budget.spans().items()})
+    check_reachable(structure.oracle, allowed, {name: spans[name][0] for name in spans if name != "latency"})
     _given(config.budget.keep, structure, allowed)
     model.to(device)
+    if "latency" in spans:
+        shape = _input_shape(splits)
+        oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+        structure = replace(structure, oracle=oracle)
     if config.model.weights is None and config.model.train is not None:
         train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
     rng = np.random.default_rng([config.seed, 1])
@@ -120,7 +137,13 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
         "clusters": [[list(members) for members in clusters] for clusters in setting.decoder.space.clusters],
         "splits": setting.splits.note,
     }
-    return create_run(folder, name, setting.config, origin, structure, {"dense": weights, "scores": scores})
+    arrays = {"dense": weights, "scores": scores}
+    if costs := cost_arrays(setting.structure.oracle):
+        arrays[FILE] = costs
+    latency = setting.structure.oracle.further.get("latency")
+    if isinstance(latency, LatencyModel):
+        structure["latency"] = latency_facts(latency) | {"where": conditions_text(setting.model, setting.config.budget)}
+    return create_run(folder, name, setting.config, origin, structure, arrays)
 
 
 def restore(run: Run) -> Setting:
@@ -148,6 +171,7 @@ def restore(run: Run) -> Setting:
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch or Torch-Pruning; install the versions in its run.json"
         )
+    structure = replace(structure, oracle=stored_oracle(run, structure))
     stored = run.arrays("scores")
     scores = tuple(stored[f"group.{number}"] for number in range(len(groups)))
     left_out = tuple(LeftOut(**item) for item in run.structure["left_out"])
