@@ -69,7 +69,8 @@ class Lines:
         )
 
     def _on_latencies(self, facts: Mapping[str, Any]) -> None:
-        self._say(f"latency of {facts['networks']} networks measured on {facts['where']}")
+        slower = f"; {facts['slower']} slower than charged" if facts["slower"] else ", none slower than charged"
+        self._say(f"latency of {facts['networks']} networks measured on {facts['where']}{slower}")
 
     def _on_training(self, facts: Mapping[str, Any]) -> None:
         if self._bar is not None:

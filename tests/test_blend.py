@@ -72,7 +72,10 @@ def test_no_genome_exceeds_its_budget_and_all_but_reach_it(seed: int, ratio: flo
     genome = held.space.random(rng)._replace(share=rng.uniform(-1, 1, held.space.groups))
     counts = RESNET.maps.counts(held.cut(genome))
     found = float(RESNET.oracle.ratio("macs", counts))
-    assert ratio - 0.005 <= found <= ratio
+    assert found <= ratio
+    steps = (counts + np.eye(len(counts), dtype=int))[counts < held.allowed.sizes]
+    # near the dense network nothing but whole streams may be left to give back, 2 % of all MACs a channel
+    assert found >= ratio - 0.005 or all(RESNET.oracle.ratio("macs", row) > ratio for row in steps)
     assert (counts >= held.allowed.low).all()
     assert (counts <= held.allowed.sizes).all()
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,8 +36,9 @@ class Conditions:
 def measured(model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions: Conditions) -> NDArray[np.float64]:
     """Seconds of one pass, of the dense network beside each cut and of the cut itself: (cuts, 2), medians.
 
-    On the device that `model` is on, warmed up. A few cuts and the dense network take turns, so that whatever else the
-    machine does slows both alike: the ratio of a row is steadier than its seconds.
+    On the device that `model` is on, warmed up. A few cuts and the dense network take turns, and each round is divided
+    by how slow it was for all of them: what else the machine does cancels, and the ratio of a row is steadier than its
+    seconds.
     """
     device = next(model.parameters()).device
     images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
@@ -52,11 +53,23 @@ def measured(model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions:
                     for _ in range(conditions.repeats)
                 ]
             )
-            each = np.median(seconds[:, 1:], axis=0)
-            # the ratio within a round, then its median: a slow round slows both sides
-            ratio = np.median(seconds[:, 1:] / seconds[:, :1], axis=0)
-            rows.append(np.stack([each / ratio, each], axis=1))
+            each = _steadied(seconds)
+            rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
     return np.concatenate([np.empty((0, 2)), *rows])
+
+
+def _steadied(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each network's seconds in the median round: (rounds, networks) -> (networks,).
+
+    Tukey's median polish of the logarithms: a time is its network's times its round's, and medians find both.
+    """
+    logs = np.log(seconds)
+    rounds = np.zeros(len(logs))
+    for _ in range(5):
+        networks = np.median(logs - rounds[:, None], axis=0)
+        rounds = np.median(logs - networks, axis=1)
+        rounds -= np.median(rounds)
+    return np.asarray(np.exp(np.median(logs - rounds[:, None], axis=0)))
 
 
 def latency_model(
@@ -83,7 +96,8 @@ def latency_model(
     dense = int(np.median(seconds[:, 0]) * 1e9)
     ratios = seconds[:, 1] / seconds[:, 0]
     first = fitted(layers, counts, ratios, dense, np.ones(spread, dtype=np.bool_))
-    so_far = oracle.with_cost("latency", first, dense)
+    # without its margin: where the budget is, not where few measurements would keep clear of it
+    so_far = oracle.with_cost("latency", replace(first, margin=0.0), dense)
     drawn = []
     for _ in range(cuts - spread):
         # candidates evolve to shares near zero and far from it: small and large ones are drawn

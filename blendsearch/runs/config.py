@@ -100,7 +100,7 @@ class MeasuredConfig(Section):
     batch_size: Positive = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     repeats: Annotated[int, Field(ge=3)] = 15
-    cuts: Annotated[int, Field(ge=15)] = 48
+    cuts: Annotated[int, Field(ge=15)] = 60
 
 
 class BudgetConfig(Section):

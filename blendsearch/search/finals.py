@@ -73,7 +73,10 @@ def measure_reported(setting: Setting, store: Store, report: Report) -> None:
     seconds = measured(setting.model, maps, cuts, conditions(config, (channels, height, width)))
     for digest, (dense, own) in zip(waiting, seconds, strict=True):
         store.add_latency(digest, Latency(float(own / dense), float(own)))
-    report("latencies", {"networks": len(cuts), "where": conditions_text(setting.model, config)})
+    charged = setting.decoder.oracle.ratio("latency", maps.counts(np.array(cuts).reshape(-1, maps.channels)))
+    slower = int((seconds[:, 1] / seconds[:, 0] > np.where(charged < 1, charged, np.inf)).sum())
+    facts = {"networks": len(cuts), "slower": slower, "where": conditions_text(setting.model, config)}
+    report("latencies", facts)
 
 
 def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
