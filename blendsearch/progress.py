@@ -58,6 +58,20 @@ class Lines:
         frozen = f", {facts['frozen']} frozen" if facts["frozen"] else ""
         self._say(f"{facts['groups']} groups can be cut{frozen}; reachable: down to {least}")
 
+    def _on_measuring(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"measuring the latency of {facts['cuts']} cuts on {facts['where']}")
+
+    def _on_latency(self, facts: Mapping[str, Any]) -> None:
+        self._say(
+            f"dense network: {facts['dense_ms']:.2f} ms; the latency model is off by {facts['error_median']:.1%} in "
+            f"the median of {facts['held_out']} held-out cuts, at most {facts['error_most']:.1%}; cuts are charged "
+            f"{facts['margin']:.1%} more than it predicts; reachable: down to {facts['reachable']:.1%} of latency"
+        )
+
+    def _on_latencies(self, facts: Mapping[str, Any]) -> None:
+        slower = f"; {facts['slower']} slower than charged" if facts["slower"] else ", none slower than charged"
+        self._say(f"latency of {facts['networks']} networks measured on {facts['where']}{slower}")
+
     def _on_training(self, facts: Mapping[str, Any]) -> None:
         if self._bar is not None:
             doing = f"training the base network, loss {facts['loss']:.3f}"

@@ -20,7 +20,7 @@ import torch
 from blendsearch.fitness.evaluation import Outcome, Request
 from blendsearch.runs.config import parse_config
 from blendsearch.search.loop import search
-from blendsearch.search.setting import dense_arrays, network_of, prepare, record
+from blendsearch.search.setting import prepare, record
 
 EVALUATIONS, SECONDS_EACH = 400, 1.0
 CASES = [
@@ -68,7 +68,7 @@ def main() -> None:
         for name, settings in CASES:
             config = parse_config(
                 {
-                    "model": {"factory": "cifar_resnet", "arguments": {"depth": 56}, "train": {"epochs": 1}},
+                    "model": {"factory": "cifar_resnet", "arguments": {"depth": 56}, "train": {"epochs": 0.01}},
                     "data": {"dataset": "npz", "train": f"{folder}/train.npz", "test": f"{folder}/test.npz"},
                     "criteria": {"pool": ["l1", "l2", "fpgm", "bn_gamma", "apoz", "taylor_gate"], "images": 32},
                     "budget": {"macs": 0.5},
@@ -76,7 +76,7 @@ def main() -> None:
                 },
                 "overhead",
             )
-            setting = prepare(config, lambda kind, facts: None, dense_arrays(network_of(config)))
+            setting = prepare(config, lambda kind, facts: None)
             run = record(setting, Path(folder), f"case-{len(results)}", ["overhead"])
             wall, own = time.perf_counter(), time.process_time()
             search(run, setting, Instant(), lambda kind, facts: None)

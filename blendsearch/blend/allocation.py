@@ -12,7 +12,12 @@ from blendsearch.structure.cost import CostOracle
 
 Counts = NDArray[np.int64]
 Budget = Mapping[str, float]
-"""For each budgeted cost (``macs``, ``params``) its largest ratio to the dense network's, in (0, 1]."""
+"""For each budgeted cost (any that the oracle knows) its largest ratio to the dense network's, in (0, 1]."""
+
+CHARGED = ("macs", "params")
+"""Costs that every channel adds to. Peak memory is not one: layers beside the peak are free until they make another."""
+
+UNITS = {"memory": " bytes", "latency": " ns"}
 
 REACHED = 0.001
 """Filling up stops when a budgeted cost is this close to its budget (a share of the dense cost)."""
@@ -60,7 +65,7 @@ def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None
         if ratio < least[name]:
             raise BudgetError(
                 f"no cut keeps {ratio:.1%} of the dense {name}: reachable is {least[name]:.1%} to 100 % "
-                f"({int(oracle.cost(name, allowed.low)):,} to {oracle.dense[name]:,}); "
+                f"({int(oracle.cost(name, allowed.low)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
                 f"ask for more, or lower the minimum width of groups"
             )
 
@@ -69,7 +74,8 @@ def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray
     """Channels kept per group for shares in [-1, 1], shape (groups,): every budgeted cost at or below its budget.
 
     A group keeps the part sigmoid(SHARE_SCALE * share + t) of its channels, with one threshold t for the network found
-    by bisection; what rounding leaves of the budget is filled up, the groups most in arrears first.
+    by bisection. Where a budget binds only some groups (peak memory), the others go on up to a threshold of their own.
+    What rounding leaves of the budget is filled up, the groups most in arrears first.
     """
     scaled = SHARE_SCALE * share
 
@@ -78,16 +84,19 @@ def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray
 
     low, high = -45.0, 45.0
     fits = _fits(oracle, budget)
-    whole = allowed.rounded(wanted(np.array([high])))
-    if fits(whole)[0]:
-        return np.asarray(whole[0])
+
+    def counts(threshold: float) -> Counts:
+        return np.asarray(allowed.rounded(wanted(np.array([threshold]))[0]))
+
+    if fits(counts(high)):
+        return counts(high)
     # costs grow with the threshold: many are tried at once, and the interval shrinks by that factor
     while high - low > 1e-7:
         thresholds = np.linspace(low, high, 34)
         fitting = int(fits(allowed.rounded(wanted(thresholds[1:-1]))).sum())
         low, high = float(thresholds[fitting]), float(thresholds[fitting + 1])
-    between = wanted(np.array([low, high]))
-    return _filled(oracle, allowed, budget, np.asarray(allowed.rounded(between[0])), between[1])
+    found, reached = _raised(oracle, allowed, budget, counts(low), counts, (low, high, 45.0))
+    return _filled(oracle, allowed, budget, found, wanted(np.array([reached]))[0])
 
 
 def allocate_globally(
@@ -106,10 +115,16 @@ def allocate_globally(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(counts(thresholds[middle])).all() else (middle + 1, high)
-    below = thresholds[high - 1] if high else thresholds[0]
     start = counts(thresholds[high]) if high < len(thresholds) else allowed.low
-    ideal = counts(below).astype(np.float64)
-    return _filled(oracle, allowed, budget, start, ideal)
+
+    def downwards(level: float) -> Counts:
+        place = int(np.ceil(-level))
+        return counts(thresholds[place]) if place < len(thresholds) else allowed.low
+
+    levels = (-float(high), -float(max(high - 1, 0)), 0.0)
+    found, reached = _raised(oracle, allowed, budget, start, downwards, levels)
+    ideal = downwards(reached).astype(np.float64)
+    return _filled(oracle, allowed, budget, found, ideal)
 
 
 def shares_for(counts: Counts, sizes: Counts) -> NDArray[np.float64]:
@@ -137,23 +152,76 @@ def _fits(oracle: CostOracle, budget: Budget) -> Callable[[Counts], NDArray[np.b
     return fits
 
 
+def _raised(
+    oracle: CostOracle,
+    allowed: Widths,
+    budget: Budget,
+    counts: Counts,
+    path: Callable[[float], Counts],
+    levels: tuple[float, float, float],
+) -> tuple[Counts, float]:
+    """`counts` with the groups that no budget stops raised along `path`, and the level just above where that ended.
+
+    `path` gives the counts at a level, never fewer at a higher one; `levels` are that of `counts`, the one just above
+    it, and the last. Groups that cannot be widened by a step stay; the others rise together until one of them cannot:
+    max-min fairness by progressive filling. Where every channel is charged for, the first stop is the last.
+    """
+    level, above, last = levels
+    fits = _fits(oracle, budget)
+    while not set(budget) <= set(CHARGED):
+        free = _can_widen(oracle, allowed, budget, counts)
+        if not free.any() or _spent(oracle, budget, counts):
+            break
+
+        def raised(to: float, free: NDArray[np.bool_] = free, counts: Counts = counts) -> Counts:
+            return np.where(free, np.maximum(path(to), counts), counts)
+
+        low, high = level, last
+        if fits(raised(high)):
+            return raised(high), last
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(raised(middle)) else (low, middle)
+        above = high
+        if (raised(low) == counts).all():
+            break
+        counts, level = raised(low), low
+    return counts, above
+
+
+def _can_widen(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts) -> NDArray[np.bool_]:
+    """Which groups can each be one step wider within the budget, (groups,)."""
+    wider = _widened(allowed, counts)
+    able = np.asarray(counts < allowed.sizes)
+    for name, limit in _limits(oracle, budget).items():
+        able &= oracle.cost(name, wider) <= limit
+    return able
+
+
+def _widened(allowed: Widths, counts: Counts) -> Counts:
+    """`counts` with one group each a step wider: (groups,) -> (groups, groups)."""
+    wider = np.repeat(counts[None], len(counts), axis=0)
+    np.fill_diagonal(wider, allowed.next(counts))
+    return wider
+
+
+def _spent(oracle: CostOracle, budget: Budget, counts: Counts) -> bool:
+    """Whether a budget on what every channel adds to is used up."""
+    limits = _limits(oracle, budget)
+    return any(
+        limits[name] - int(oracle.cost(name, counts)) <= REACHED * oracle.dense[name]
+        for name in limits.keys() & set(CHARGED)
+    )
+
+
 def _filled(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]) -> Counts:
     """`counts` widened step by step while the budget lasts, the group furthest below `ideal` first."""
     counts = counts.copy()
-    limits = _limits(oracle, budget)
-    groups = np.arange(len(counts))
-    while True:
-        if any(
-            limit - int(oracle.cost(name, counts)) <= REACHED * oracle.dense[name] for name, limit in limits.items()
-        ):
-            return counts
-        wider = np.repeat(counts[None], len(counts), axis=0)
-        wider[groups, groups] = allowed.next(counts)
-        fitting = counts < allowed.sizes
-        for name, limit in limits.items():
-            fitting &= oracle.cost(name, wider) <= limit
+    while not _spent(oracle, budget, counts):
+        fitting = _can_widen(oracle, allowed, budget, counts)
         if not fitting.any():
-            return counts
+            break
         arrears = np.where(fitting, (ideal - counts) / allowed.sizes, -np.inf)
         chosen = int(np.argmax(arrears))
-        counts[chosen] = wider[chosen, chosen]
+        counts[chosen] = allowed.next(counts)[chosen]
+    return counts

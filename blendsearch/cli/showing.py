@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blendsearch.cli.terminal import print_table, table_of
+from blendsearch.cli.terminal import COSTS_SHOWN, print_table, table_of
 
 if TYPE_CHECKING:
     from blendsearch.runs.directory import Run
@@ -43,15 +43,15 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
         whole = {"run": run.name, "finished": run.finished, **found}
         print(json.dumps(whole, indent=1 if arguments.verb is front else None))
         return
-    table = table_of("id", "network", "MACs", "params", "val loss", "val acc", "test acc")
+    costs = _costs_shown(found["dense"])
+    table = table_of("id", "network", *costs, "val loss", "val acc", "test acc")
     for section in ("dense", "baselines", "front"):
         for row in found[section]:
             origin = row["origin"].split(" = ")[0] if section != "front" else f"front: {row['origin'].split(' = ')[0]}"
             table.add_row(
                 str(row["id"]),
                 origin,
-                f"{row['macs_ratio']:.2%}",
-                f"{row['params_ratio']:.2%}",
+                *_ratios(row, costs),
                 f"{row['val_loss']:.4f}",
                 f"{row['val_accuracy']:.2%}",
                 "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
@@ -59,15 +59,31 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
         table.add_section()
     print_table(table)
     if found["finals"]:
-        table = table_of("id", "fine-tuned to the end", "MACs", "params", "val acc", "test acc", "seeds")
+        table = table_of("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
         for row in found["finals"]:
             val, test = (f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}" for name in ("val", "test"))
-            costs = (f"{row['macs_ratio']:.2%}", f"{row['params_ratio']:.2%}")
-            table.add_row(str(row["id"]), row["origin"].split(" = ")[0], *costs, val, test, str(row["seeds"]))
+            table.add_row(
+                str(row["id"]), row["origin"].split(" = ")[0], *_ratios(row, costs), val, test, str(row["seeds"])
+            )
         print_table(table)
     print(f"splits: {run.structure['splits']}")
+    if "latency" in run.structure:
+        facts = run.structure["latency"]
+        print(
+            f"latency on {facts['where']}: charged {facts['margin']:.1%} above what the model predicts; measured "
+            f"beside the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
+        )
     if not found["front"]:
         print("nothing has been evaluated yet")
+
+
+def _costs_shown(rows: list[dict[str, Any]]) -> dict[str, str]:
+    known = rows[0] if rows else {}
+    return {column: field for column, field in COSTS_SHOWN.items() if column in ("MACs", "params") or field in known}
+
+
+def _ratios(row: dict[str, Any], costs: dict[str, str]) -> list[str]:
+    return ["" if row[field] is None else f"{row[field]:.2%}" for field in costs.values()]
 
 
 def show_comparison(run: "Run", arguments: argparse.Namespace) -> None:

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from blendsearch.runs.config import Config
 
 
+COSTS_SHOWN = {
+    "MACs": "macs_ratio",
+    "params": "params_ratio",
+    "memory": "memory_ratio",
+    "latency": "latency_ratio",
+    "measured": "latency_measured",
+}
+"""Columns of costs, and the fields they show; those that a run has no budget for are left out."""
+
+
 def reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | Lines":
     from blendsearch.progress import JsonLines
 
@@ -30,7 +40,7 @@ def table_of(*columns: str) -> "Table":
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     numbers = {
-        *("id", "MACs", "params", "val loss", "val acc", "test acc", "best accuracy", "seeds"),
+        *(*COSTS_SHOWN, "id", "val loss", "val acc", "test acc", "best accuracy", "seeds"),
         *("rho inside", "rho to others"),
     }
     for column in columns:

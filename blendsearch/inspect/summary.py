@@ -5,8 +5,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from blendsearch.errors import RunError
+from blendsearch.inspect.costs import cost_reader
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, Final, TestResult
+from blendsearch.runs.store import Evaluation, Final, Latency, TestResult
 from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, knee
 
 
@@ -17,19 +18,21 @@ def summary(run: Run) -> dict[str, Any]:
     and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished. Baselines are,
     at each seeded budget, the best single criterion and the best equal blend. ``finals`` are the networks that were
     fine-tuned for long, best validation first, each with `seeds` and, over them, the mean and the standard deviation
-    (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`.
+    (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`. Where memory or
+    latency is budgeted, each network also has what `inspect.costs` gives.
     """
-    rows, tests, finals = _read(run)
+    rows, tests, finals, latencies = _read(run)
     valid = judged_networks(rows)
+    costs = cost_reader(run)
 
     def described(chosen: Sequence[Evaluation]) -> list[dict[str, Any]]:
-        return [describe(run, row, tests) for row in chosen]
+        return [describe(run, row, tests) | costs(row, latencies) for row in chosen]
 
     return {
         "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
         "baselines": described(best_baselines(valid)),
         "front": described(front(valid, spans(run))),
-        "finals": [_finished(run, row, done) for row, done in _by_final(rows, finals)],
+        "finals": [_finished(run, row, done) | costs(row, latencies) for row, done in _by_final(rows, finals)],
     }
 
 
@@ -90,7 +93,7 @@ def pick(run: Run, what: str) -> Evaluation:
 
     Raises RunError when there is none, or its evaluation failed.
     """
-    rows, _, finals = _read(run)
+    rows, _, finals, _ = _read(run)
     if what == "best" and finals:
         return _by_final(rows, finals)[0][0]
     on_front = front(judged_networks(rows), spans(run))
@@ -111,9 +114,9 @@ def spans(run: Run) -> bool:
     return any(high > low for low, high in run.config.budget.spans().values())
 
 
-def _read(run: Run) -> tuple[list[Evaluation], dict[str, TestResult], list[Final]]:
+def _read(run: Run) -> tuple[list[Evaluation], dict[str, TestResult], list[Final], dict[str, Latency]]:
     store = run.store(read_only=True)
     try:
-        return store.evaluations(), store.tests(), store.finals()
+        return store.evaluations(), store.tests(), store.finals(), store.latencies()
     finally:
         store.close()

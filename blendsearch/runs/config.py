@@ -94,10 +94,26 @@ class CriteriaConfig(Section):
 
 
 Span = Ratio | tuple[Ratio, Ratio]
+COSTS = ("macs", "params", "memory", "latency")
+
+
+class MeasuredConfig(Section):
+    """How latency is measured: images per pass, precision, passes that the median is over, cuts the model is fitted on.
+
+    On `fitness.device`, and on a CPU with `engine.threads` threads.
+    """
+
+    batch_size: Positive = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    repeats: Annotated[int, Field(ge=3)] = 15
+    cuts: Annotated[int, Field(ge=15)] = 60
 
 
 class BudgetConfig(Section):
     """The largest ratio of each cost to the dense network's: one number, or [least, most] for a front between.
+
+    `macs`, `params`, `memory` (peak activation bytes of one float32 image) and `latency` (`measured` says how) may
+    be given alone or together.
 
     Or `keep`, widths given beforehand: the share of channels that every group keeps, or one share per pattern of group
     names (``{"layer1.*": 0.5, "*": 0.7}``; the first that matches holds, groups without one stay whole).
@@ -105,6 +121,9 @@ class BudgetConfig(Section):
 
     macs: Span | None = None
     params: Span | None = None
+    memory: Span | None = None
+    latency: Span | None = None
+    measured: MeasuredConfig = MeasuredConfig()
     keep: Ratio | dict[str, Ratio] | None = None
     min_channels: Positive = 2
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -112,10 +131,11 @@ class BudgetConfig(Section):
 
     @model_validator(mode="after")
     def _asked(self) -> "BudgetConfig":
-        if self.macs is None and self.params is None and self.keep is None:
-            raise ValueError("no budget is given: set budget.macs or budget.params")
-        if self.keep is not None and (self.macs is not None or self.params is not None):
-            raise ValueError("budget.keep gives the widths themselves: leave out budget.macs and budget.params")
+        if not self.spans() and self.keep is None:
+            raise ValueError(f"no budget is given: set {' or '.join(f'budget.{cost}' for cost in COSTS)}")
+        if self.keep is not None and self.spans():
+            given = " and ".join(f"budget.{cost}" for cost in self.spans())
+            raise ValueError(f"budget.keep gives the widths themselves: leave out {given}")
         for name, (low, high) in self.spans().items():
             if low > high:
                 raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
@@ -123,7 +143,7 @@ class BudgetConfig(Section):
 
     def spans(self) -> dict[str, tuple[float, float]]:
         """Least and largest ratio of each budgeted cost."""
-        asked = {"macs": self.macs, "params": self.params}
+        asked = {name: getattr(self, name) for name in COSTS}
         return {
             name: span if isinstance(span, tuple) else (span, span) for name, span in asked.items() if span is not None
         }

@@ -42,6 +42,11 @@ CREATE TABLE IF NOT EXISTS finals (
     seconds     REAL NOT NULL,
     UNIQUE (digest, repeat)
 );
+CREATE TABLE IF NOT EXISTS latencies (
+    digest      TEXT PRIMARY KEY,
+    ratio       REAL NOT NULL,             -- to the dense network, measured beside it
+    seconds     REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS generations (
     generation  INTEGER PRIMARY KEY,
     evaluations INTEGER NOT NULL,
@@ -87,6 +92,13 @@ class Final(NamedTuple):
     error: float
     test_loss: float
     test_error: float
+    seconds: float
+
+
+class Latency(NamedTuple):
+    """A network's latency as measured when the search was over: ratio to the dense network's, and median seconds."""
+
+    ratio: float
     seconds: float
 
 
@@ -145,12 +157,27 @@ class Store:
 
     def finals(self) -> list[Final]:
         """All long fine-tunes, in the order of their digests and seeds; none in a run from before there were any."""
-        if not self._read("SELECT name FROM sqlite_master WHERE name = 'finals'"):
+        if not self._has("finals"):
             return []
         return [Final(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
 
+    def add_latency(self, digest: str, latency: Latency) -> None:
+        """Record the measured latency of a network; a repeated one changes nothing."""
+        with self._writing():
+            self._connection.execute("INSERT OR IGNORE INTO latencies VALUES (?, ?, ?)", (digest, *latency))
+
+    def latencies(self) -> dict[str, Latency]:
+        """Measured latencies by digest; none in a run from before there were any."""
+        if not self._has("latencies"):
+            return {}
+        rows = self._read("SELECT digest, ratio, seconds FROM latencies")
+        return {digest: Latency(ratio, seconds) for digest, ratio, seconds in rows}
+
     def close(self) -> None:
         self._connection.close()
+
+    def _has(self, table: str) -> bool:
+        return bool(self._read(f"SELECT name FROM sqlite_master WHERE name = '{table}'"))
 
     def _read(self, query: str) -> Sequence[tuple[Any, ...]]:
         try:

@@ -38,7 +38,7 @@ def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, 
                 continue
             setting = restore(held)
         else:
-            setting = prepare(config, report, run.arrays("dense"))
+            setting = prepare(config, report, run)
             held = record(setting, folder, name, ["blendsearch", "compare", run.name])
         running = start_engine(engine, setting.evaluator)
         try:

@@ -1,4 +1,4 @@
-"""The long fine-tune of what was found, of the best controls beside it, and the one look at the test images."""
+"""The long fine-tune of what was found and of the best controls, one look at the test images, and the stop watch."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,10 @@ import numpy as np
 
 from blendsearch.engine.engine import Engine
 from blendsearch.fitness.evaluation import request
+from blendsearch.fitness.latency import measured
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, Final, Store, TestResult
+from blendsearch.runs.store import Evaluation, Final, Latency, Store, TestResult
+from blendsearch.search.costs import conditions, conditions_text
 from blendsearch.search.front import DENSE, best_baselines, front, judged_networks
 from blendsearch.search.setting import Report, Setting
 from blendsearch.structure.groups import unpacked
@@ -53,6 +55,28 @@ def finish(run: Run, setting: Setting, engine: Engine, store: Store, report: Rep
         run.keep_weights(outcome.digest, repeat, outcome.weights)
         store.add_final(Final(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds))
         report("final", {"done": len(store.finals()), "of": len(chosen) * config.finals.seeds})
+
+
+def measure_reported(setting: Setting, store: Store, report: Report) -> None:
+    """Measure the latency of every network that is reported, once, where latency is budgeted."""
+    config = setting.config.budget
+    if "latency" not in config.spans():
+        return
+    rows, done = store.evaluations(), store.latencies()
+    valid = judged_networks(rows)
+    finals = {item.digest for item in store.finals()}
+    reported = [row for row in rows if row.origin == DENSE or row.digest in finals]
+    reported += [*best_baselines(valid), *front(valid, setting.decoder.spans)]
+    waiting = {row.digest: row for row in reported if row.digest not in done}
+    maps, height, width, channels = setting.structure.maps, *setting.splits.train.shape
+    cuts = [unpacked(row.cut, maps.channels) for row in waiting.values()]
+    seconds = measured(setting.model, maps, cuts, conditions(config, (channels, height, width)))
+    for digest, (dense, own) in zip(waiting, seconds, strict=True):
+        store.add_latency(digest, Latency(float(own / dense), float(own)))
+    charged = setting.decoder.oracle.ratio("latency", maps.counts(np.array(cuts).reshape(-1, maps.channels)))
+    slower = int((seconds[:, 1] / seconds[:, 0] > np.where(charged < 1, charged, np.inf)).sum())
+    facts = {"networks": len(cuts), "slower": slower, "where": conditions_text(setting.model, config)}
+    report("latencies", facts)
 
 
 def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None:

@@ -10,7 +10,7 @@ from blendsearch.fitness.evaluation import Outcome, Request, request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store
-from blendsearch.search.finals import finish, test
+from blendsearch.search.finals import finish, measure_reported, test
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import optimiser_of, seeds_of
@@ -60,6 +60,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
 
     finish(run, setting, engine, store, report)
     test(setting, engine, store, report)
+    measure_reported(setting, store, report)
     run.finish({"evaluations": asked, "generations": generation})
     store.close()
 

@@ -1,7 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,16 @@ from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
 from blendsearch.runs.store import Evaluation
+from blendsearch.search.costs import (
+    FILE,
+    conditions_text,
+    cost_arrays,
+    latency_facts,
+    stored_oracle,
+    with_latency,
+    with_memory,
+)
+from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
 from blendsearch.zoo.factory import build_model
 from blendsearch.zoo.weights import load_weights
@@ -71,17 +81,23 @@ class Setting:
         return row.loss, row.macs / self.structure.oracle.dense["macs"] if self.decoder.spans else row.error
 
 
-def prepare(config: Config, report: Report, dense: Mapping[str, NDArray[Any]] | None = None) -> Setting:
+def prepare(config: Config, report: Report, beside: Run | None = None) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit.
 
-    With `dense`, arrays such as `dense_arrays` gives, these are the network's weights, and nothing is trained.
+    With `beside`, the dense network is that run's, and so is what budgets are counted by: nothing is trained, and no
+    latency measured.
     """
-    traced = _traced(config, report, dense)
+    traced = _traced(config, report, beside)
     # before anything that takes time: a budget that cannot be met ends here
-    least = {name: low for name, (low, _) in config.budget.spans().items()}
+    spans = config.budget.spans()
     allowed = _widths(config, traced.structure)
+    least = {name: spans[name][0] for name in spans if name != "latency"}
     check_reachable(traced.structure.oracle, allowed, least)
     _given(config.budget.keep, traced.structure, allowed)
+    if "latency" in spans and beside is None:
+        structure, shape = traced.structure, _input_shape(traced.splits)
+        oracle = with_latency(traced.model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+        traced = replace(traced, structure=replace(structure, oracle=oracle))
     table, clusters = _scored(config, traced, report)
     return _setting(config, traced, table, clusters)
 
@@ -103,6 +119,11 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
         "splits": setting.splits.note,
     }
     arrays = {"dense": weights, "scores": score_arrays(setting.table)}
+    if costs := cost_arrays(setting.structure.oracle):
+        arrays[FILE] = costs
+    latency = setting.structure.oracle.further.get("latency")
+    if isinstance(latency, LatencyModel):
+        structure["latency"] = latency_facts(latency) | {"where": conditions_text(setting.model, setting.config.budget)}
     return create_run(folder, name, setting.config, origin, structure, arrays)
 
 
@@ -130,6 +151,7 @@ def restore(run: Run) -> Setting:
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
         )
+    structure = replace(structure, oracle=stored_oracle(run, structure))
     return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
 
 
@@ -149,18 +171,22 @@ class _Traced:
     trained: bool = False
 
 
-def _traced(config: Config, report: Report, dense: Mapping[str, NDArray[Any]] | None = None) -> _Traced:
+def _traced(config: Config, report: Report, beside: Run | None = None) -> _Traced:
     load_criteria(config.criteria.modules)
     pool(config.criteria.pool)  # a wrong name ends here, before data are read
     device = resolve_device(config.fitness.device)
     _use_threads(config)
     splits = splits_of(config)
-    model = network_of(config, dense)
+    model = network_of(config, None if beside is None else beside.arrays("dense"))
     structure = trace(model, _input_shape(splits))
     check_labels(splits, _outputs(model, splits))
+    if beside is not None:
+        structure = replace(structure, oracle=stored_oracle(beside, structure))
+    elif "memory" in config.budget.spans():
+        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
     least = reachable(structure.oracle, _widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    return _Traced(model.to(device), structure, splits, device, dense is not None)
+    return _Traced(model.to(device), structure, splits, device, beside is not None)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:

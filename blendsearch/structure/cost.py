@@ -1,7 +1,7 @@
 """What a cut costs, from its widths alone: exact, and for many cuts at once."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from blendsearch.structure.groups import ALWAYS, IndexMaps
 
 COSTS = ("macs", "params")
+Cost = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+"""From kept channels per group, (..., groups), to a cost in whole units, (...); never less for a wider network."""
+
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
@@ -29,6 +32,9 @@ class CostOracle:
     first, second: (T,) the widths of each term.
     params, macs: (T,) the factor of each term.
     fixed_macs: multiply-accumulates of operations that no group touches and no layer owns.
+    dense: for each cost that of the dense network.
+    further: costs besides these two, by name: ``memory`` in bytes (structure.memory), ``latency`` in nanoseconds
+        (structure.latency).
     """
 
     base: NDArray[np.int64]
@@ -39,16 +45,23 @@ class CostOracle:
     macs: NDArray[np.int64]
     fixed_macs: int
     dense: Mapping[str, int]
+    further: Mapping[str, Cost] = field(default_factory=dict)
 
     def cost(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cost `name`, ``macs`` or ``params``, of kept channels per group: (..., groups) -> (...)."""
+        """Cost `name` of kept channels per group: (..., groups) -> (...)."""
+        if name in self.further:
+            return self.further[name](counts)
         widths = counts @ self.slope.T + self.base
         sizes = widths[..., self.first] * widths[..., self.second]
         if name == "macs":
             return np.asarray(sizes @ self.macs + self.fixed_macs)
         if name == "params":
             return np.asarray(sizes @ self.params)
-        raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(COSTS)}")
+        raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(self.dense)}")
+
+    def with_cost(self, name: str, cost: Cost, dense: int) -> "CostOracle":
+        """This oracle with one cost more, which is `dense` for the dense network."""
+        return replace(self, dense={**self.dense, name: dense}, further={**self.further, name: cost})
 
     def ratio(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost `name` as a share of the dense network's: (..., groups) -> (...), in (0, 1]."""
