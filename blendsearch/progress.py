@@ -113,6 +113,13 @@ class Lines:
         if self._bar is not None:
             self._bar.update(self._task, description="testing", completed=facts["done"], total=facts["of"])
 
+    def _on_promoted(self, facts: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description="judging again", completed=facts["done"], total=facts["of"])
+
+    def _on_stopped(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"stopped early: {facts['reason']}")
+
     def _on_control(self, facts: Mapping[str, Any]) -> None:
         self._best = None
         self._say(f"control {facts['name']}")

@@ -66,6 +66,12 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
                 str(row["id"]), row["origin"].split(" = ")[0], *_ratios(row, costs), val, test, str(row["seeds"])
             )
         print_table(table)
+    for item in found["fidelities"]:
+        if item["tau"] is not None:
+            print(
+                f"Kendall's tau between {item['cheaper']} and {item['dearer']} losses: {item['tau']:.2f} over the "
+                f"{item['networks']} networks that had both"
+            )
     print(f"splits: {run.structure['splits']}")
     if "latency" in run.structure:
         facts = run.structure["latency"]

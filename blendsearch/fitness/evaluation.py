@@ -102,7 +102,7 @@ class Evaluator:
         if self.repair is not None:
             self.repair(self.maps, cut, module)
         rng = np.random.default_rng(asked.seed)
-        FIDELITIES[asked.fidelity](module, self.splits, self.recipe, self.device, rng)
+        FIDELITIES[asked.fidelity](module, self.model, self.splits, self.recipe, self.device, rng)
         return module
 
     def measure(self, module: nn.Module, split: Literal["train", "val", "test"]) -> tuple[float, float]:

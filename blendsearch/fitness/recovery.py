@@ -9,7 +9,7 @@ from torch import nn
 
 from blendsearch.fitness.data import Splits, batches
 from blendsearch.fitness.device import Precision, autocast
-from blendsearch.fitness.training import Schedule, train
+from blendsearch.fitness.training import Schedule, Teacher, train
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Recipe:
     recalibration_images: training images, without augmentation, whose statistics replace the dense network's.
     batch_size: images per forward pass.
     tuning: the short fine-tune.
-    final: the long one, of the networks that are picked in the end.
+    final: the long one, of the networks that are picked in the end; `distillation`: the teacher's part in its loss.
     precision: of the products in every forward and backward pass, of recovery and of judging.
     """
 
@@ -29,18 +29,27 @@ class Recipe:
     batch_size: int
     tuning: Schedule
     final: Schedule
+    distillation: float = 0.0
     precision: Precision = "float32"
 
 
-Recovery = Callable[[nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
+Recovery = Callable[[nn.Module, nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
+"""Recovers the first network in place; the second is the dense one."""
 
 
-def raw(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
+def raw(
+    module: nn.Module,
+    dense: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> None:
     """Leave the network as the cut made it."""
 
 
 def recalibrated(
-    module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
+    module: nn.Module, dense: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
 ) -> None:
     """Re-estimate every batch-norm's mean and variance on training images, the same ones for every cut.
 
@@ -72,16 +81,31 @@ def recalibrated(
         module.eval()
 
 
-def tuned(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
+def tuned(
+    module: nn.Module,
+    dense: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> None:
     """Recalibrate, then fine-tune for a short while."""
-    recalibrated(module, splits, recipe, device, rng)
+    recalibrated(module, dense, splits, recipe, device, rng)
     train(module, splits, recipe.tuning, device, rng, precision=recipe.precision)
 
 
-def final(module: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator) -> None:
+def final(
+    module: nn.Module,
+    dense: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> None:
     """Recalibrate, then fine-tune for long."""
-    recalibrated(module, splits, recipe, device, rng)
-    train(module, splits, recipe.final, device, rng, precision=recipe.precision)
+    recalibrated(module, dense, splits, recipe, device, rng)
+    teacher = Teacher(dense, recipe.distillation) if recipe.distillation else None
+    train(module, splits, recipe.final, device, rng, precision=recipe.precision, teacher=teacher)
 
 
 FIDELITIES: dict[str, Recovery] = {"raw": raw, "recalibrated": recalibrated, "tuned": tuned, "final": final}

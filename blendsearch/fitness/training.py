@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from blendsearch.fitness.data import Splits, batches
 from blendsearch.fitness.device import Precision, autocast
@@ -34,6 +34,31 @@ class Schedule:
     nesterov: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A network whose outputs a smaller one is trained towards (Hinton et al. 2015, "Distilling the Knowledge").
+
+    Attributes
+    ----------
+    weight: the part, in [0, 1], of the loss that is the divergence from the teacher; the labels' is the rest.
+    temperature: softens both distributions; the divergence is multiplied by its square, as in the paper.
+    """
+
+    module: nn.Module
+    weight: float
+    temperature: float = 4.0
+
+    def joined(self, loss: Tensor, logits: Tensor, images: Tensor, precision: Precision) -> Tensor:
+        """`loss` against the labels, and the divergence of `logits` from the teacher's, weighted."""
+        with torch.no_grad(), autocast(images.device, precision):
+            wanted = self.module(images)
+        softer = 1 / self.temperature
+        divergence = F.kl_div(
+            F.log_softmax(logits * softer, dim=1), F.softmax(wanted.float() * softer, dim=1), reduction="batchmean"
+        )
+        return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+
+
 def train(
     module: nn.Module,
     splits: Splits,
@@ -42,6 +67,7 @@ def train(
     rng: np.random.Generator,
     progress: Callable[[float, float], None] | None = None,
     precision: Precision = "float32",
+    teacher: Teacher | None = None,
 ) -> None:
     """Train `module` in place on the training split, augmented as the splits say.
 
@@ -83,6 +109,8 @@ def train(
                 with autocast(device, precision):
                     logits = module(images)
                 loss = F.cross_entropy(logits.float(), labels)
+                if teacher is not None:
+                    loss = teacher.joined(loss, logits.float(), images, precision)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if cosine is not None:

@@ -1,13 +1,16 @@
 """What a run found, as plain values: the dense network, the baselines, the front."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import kendalltau
 
 from blendsearch.errors import RunError
 from blendsearch.inspect.costs import cost_reader
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, Final, Latency, TestResult
+from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, TestResult
 from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, knee
 
 
@@ -18,10 +21,12 @@ def summary(run: Run) -> dict[str, Any]:
     and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished. Baselines are,
     at each seeded budget, the best single criterion and the best equal blend. ``finals`` are the networks that were
     fine-tuned for long, best validation first, each with `seeds` and, over them, the mean and the standard deviation
-    (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`. Where memory or
-    latency is budgeted, each network also has what `inspect.costs` gives.
+    (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`. ``fidelities``
+    says how far a cheaper judgement can be trusted: `tau`, Kendall's, between the losses that the same `networks` had
+    at fidelity `cheaper` and `dearer` in this run (None below three networks). Where memory or latency is budgeted, each
+    network also has what `inspect.costs` gives.
     """
-    rows, tests, finals, latencies = _read(run)
+    rows, tests, finals, latencies, rejudged = _read(run)
     valid = judged_networks(rows)
     costs = cost_reader(run)
 
@@ -32,8 +37,33 @@ def summary(run: Run) -> dict[str, Any]:
         "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
         "baselines": described(best_baselines(valid)),
         "front": described(front(valid, spans(run))),
+        "fidelities": _fidelities(rows, rejudged, finals),
         "finals": [_finished(run, row, done) | costs(row, latencies) for row, done in _by_final(rows, finals)],
     }
+
+
+def _fidelities(
+    rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], finals: Sequence[Final]
+) -> list[dict[str, Any]]:
+    """The agreement of each fidelity with the next dearer one."""
+    first = {row.digest: row.loss for row in judged_networks(rows)}
+    stages: list[tuple[str, dict[str, Any]]] = [
+        (next((row.fidelity for row in rows if row.origin != DENSE), ""), first)
+    ]
+    if rejudged:
+        stages.append((rejudged[0].fidelity, {item.digest: item.loss for item in rejudged}))
+    if finals:
+        digests = {item.digest for item in finals}
+        means = {digest: fmean(item.loss for item in finals if item.digest == digest) for digest in digests}
+        stages.append(("final", means))
+    found = []
+    for (cheaper, before), (dearer, after) in pairwise(stages):
+        both = sorted(before.keys() & after.keys())
+        tau = None
+        if len(both) > 2:
+            tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
+        found.append({"cheaper": cheaper, "dearer": dearer, "networks": len(both), "tau": tau})
+    return found
 
 
 def describe(run: Run, row: Evaluation, tests: dict[str, TestResult]) -> dict[str, Any]:
@@ -93,7 +123,7 @@ def pick(run: Run, what: str) -> Evaluation:
 
     Raises RunError when there is none, or its evaluation failed.
     """
-    rows, _, finals, _ = _read(run)
+    rows, _, finals, *_ = _read(run)
     if what == "best" and finals:
         return _by_final(rows, finals)[0][0]
     on_front = front(judged_networks(rows), spans(run))
@@ -114,9 +144,11 @@ def spans(run: Run) -> bool:
     return any(high > low for low, high in run.config.budget.spans().values())
 
 
-def _read(run: Run) -> tuple[list[Evaluation], dict[str, TestResult], list[Final], dict[str, Latency]]:
+def _read(
+    run: Run,
+) -> tuple[list[Evaluation], dict[str, TestResult], list[Final], dict[str, Latency], list[Rejudged]]:
     store = run.store(read_only=True)
     try:
-        return store.evaluations(), store.tests(), store.finals(), store.latencies()
+        return store.evaluations(), store.tests(), store.finals(), store.latencies(), store.rejudged()
     finally:
         store.close()

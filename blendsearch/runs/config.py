@@ -167,6 +167,7 @@ class FitnessConfig(Section):
 class SearchConfig(Section):
     """How long and how the search goes on.
 
+    It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
     """
@@ -175,6 +176,8 @@ class SearchConfig(Section):
     population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    stalled: Positive | None = None
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
@@ -183,11 +186,22 @@ class SearchConfig(Section):
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
 
+class PromoteConfig(Section):
+    """The `share` of networks, the best by the search's own fidelity, that are judged again at a dearer one."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    fidelity: Literal["tuned"] = "tuned"
+
+
 class FinalsConfig(Section):
-    """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds."""
+    """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds.
+
+    `distillation` is the part of the loss that asks for the dense network's outputs instead of the labels.
+    """
 
     picks: Annotated[int, Field(ge=0)] = 0
     seeds: Positive = 1
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     tuning: ScheduleConfig = ScheduleConfig(epochs=40)
 
 
@@ -218,6 +232,7 @@ class Config(Section):
     budget: BudgetConfig
     fitness: FitnessConfig = FitnessConfig()
     search: SearchConfig = SearchConfig()
+    promote: PromoteConfig = PromoteConfig()
     finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
     seed: Annotated[int, Field(ge=0)] = 0

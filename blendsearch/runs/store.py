@@ -32,6 +32,14 @@ CREATE TABLE IF NOT EXISTS tests (
     loss        REAL NOT NULL,
     error       REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS rejudged (
+    digest      TEXT NOT NULL,
+    fidelity    TEXT NOT NULL,             -- dearer than that of its evaluation
+    loss        REAL NOT NULL,
+    error       REAL NOT NULL,
+    seconds     REAL NOT NULL,
+    UNIQUE (digest, fidelity)
+);
 CREATE TABLE IF NOT EXISTS finals (
     digest      TEXT NOT NULL,
     repeat      INTEGER NOT NULL,          -- which seed, from 0
@@ -81,6 +89,16 @@ class TestResult(NamedTuple):
 
     loss: float
     error: float
+
+
+class Rejudged(NamedTuple):
+    """A network judged again at a dearer fidelity, on validation images."""
+
+    digest: str
+    fidelity: str
+    loss: float
+    error: float
+    seconds: float
 
 
 class Final(NamedTuple):
@@ -149,6 +167,17 @@ class Store:
         """Test results by subject."""
         rows = self._read("SELECT subject, loss, error FROM tests")
         return {subject: TestResult(loss, error) for subject, loss, error in rows}
+
+    def add_rejudged(self, item: Rejudged) -> None:
+        """Record one network judged again; a repeated one changes nothing."""
+        with self._writing():
+            self._connection.execute("INSERT OR IGNORE INTO rejudged VALUES (?, ?, ?, ?, ?)", item)
+
+    def rejudged(self) -> list[Rejudged]:
+        """All networks judged again, by digest; none in a run from before there were any."""
+        if not self._read("SELECT name FROM sqlite_master WHERE name = 'rejudged'"):
+            return []
+        return [Rejudged(*row) for row in self._read("SELECT * FROM rejudged ORDER BY digest")]
 
     def add_final(self, final: Final) -> None:
         """Record one long fine-tune; a repeated one changes nothing."""

@@ -1,4 +1,4 @@
-"""The long fine-tune of what was found and of the best controls, one look at the test images, and the stop watch."""
+"""Cheap first, dear later: the best are judged again, then fine-tuned for long; one look at the test images; timing."""
 
 from collections.abc import Sequence
 
@@ -8,28 +8,56 @@ from blendsearch.engine.engine import Engine
 from blendsearch.fitness.evaluation import request
 from blendsearch.fitness.latency import measured
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, Final, Latency, Store, TestResult
+from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, Store, TestResult
 from blendsearch.search.costs import conditions, conditions_text
 from blendsearch.search.front import DENSE, best_baselines, front, judged_networks
 from blendsearch.search.setting import Report, Setting
 from blendsearch.structure.groups import unpacked
 
 
-def picked(rows: Sequence[Evaluation], setting: Setting) -> list[Evaluation]:
+def promoted(rows: Sequence[Evaluation], setting: Setting) -> list[Evaluation]:
+    """The networks that are judged again at a dearer fidelity: the best `promote.share`, then the best controls."""
+    valid = judged_networks(rows)
+    count = round(setting.config.promote.share * len(valid))
+    best = sorted(valid, key=lambda row: (*setting.objectives(row), row.id))[:count]
+    return list({row.digest: row for row in [*best, *best_baselines(valid)]}.values()) if count else []
+
+
+def promote(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+    """Judge the promoted networks again, on validation images; those that were stay."""
+    fidelity = setting.config.promote.fidelity
+    done = {item.digest for item in store.rejudged()}
+    chosen = promoted(store.evaluations(), setting)
+    for row in chosen:
+        if row.digest not in done:
+            cut = unpacked(row.cut, setting.structure.maps.channels)
+            engine.submit(request(cut, fidelity, setting.config.seed))
+    for outcome in engine.completed():
+        if outcome.failure:
+            report("warning", {"text": f"judging {outcome.digest[:8]} again failed: {outcome.failure}"})
+            continue
+        store.add_rejudged(Rejudged(outcome.digest, fidelity, outcome.loss, outcome.error, outcome.seconds))
+        report("promoted", {"done": len(store.rejudged()), "of": len(chosen)})
+
+
+def picked(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], setting: Setting) -> list[Evaluation]:
     """The networks that are fine-tuned for long: `finals.picks` found ones, then the best controls.
 
-    At one budget the best by what the search minimises; over a span of budgets evenly along the front.
+    At one budget the best by their dearest judgement; over a span of budgets evenly along the front.
     """
     count = setting.config.finals.picks
     valid = judged_networks(rows)
     if not count:
         return []
+    again = {item.digest: item.loss for item in rejudged}
     if setting.decoder.spans:
         found = front(valid, True)
         places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
         best = [found[place] for place in places]
     else:
-        best = sorted(valid, key=lambda row: (*setting.objectives(row), row.id))[:count]
+        # what was not judged again was worse than what was
+        order = sorted(valid, key=lambda row: (again.get(row.digest, np.inf), *setting.objectives(row), row.id))
+        best = order[:count]
     unique = {row.digest: row for row in [*best, *best_baselines(valid)]}
     return list(unique.values())
 
@@ -39,7 +67,7 @@ def finish(run: Run, setting: Setting, engine: Engine, store: Store, report: Rep
     config = setting.config
     done = {(item.digest, item.repeat) for item in store.finals()}
     asked: dict[tuple[str, int], int] = {}
-    chosen = picked(store.evaluations(), setting)
+    chosen = picked(store.evaluations(), store.rejudged(), setting)
     for row in chosen:
         cut = unpacked(row.cut, setting.structure.maps.channels)
         for repeat in range(config.finals.seeds):

@@ -10,11 +10,12 @@ from blendsearch.fitness.evaluation import Outcome, Request, request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store
-from blendsearch.search.finals import finish, measure_reported, test
+from blendsearch.search.finals import finish, measure_reported, promote, test
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
+from blendsearch.search.stopping import reason_to_stop
 
 
 def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
@@ -57,7 +58,11 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
         )
         wall = time.perf_counter() - start
         conclude(generation, wall, setting, store, report)
+        if (reason := reason_to_stop(config, store.generations())) is not None:
+            report("stopped", {"reason": reason})
+            break
 
+    promote(setting, engine, store, report)
     finish(run, setting, engine, store, report)
     test(setting, engine, store, report)
     measure_reported(setting, store, report)

@@ -233,6 +233,7 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         fitness.batch_size,
         _schedule(fitness.tuning),
         _schedule(config.finals.tuning),
+        config.finals.distillation,
         fitness.precision,
     )
     model.eval()

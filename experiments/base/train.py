@@ -44,7 +44,7 @@ def main() -> None:
         print(f"{facts['done']:.0%} done, loss {facts['loss']:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
     train_base(model.to(device), splits, config.model.train, precision, device, config.seed, said)
-    recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision)
+    recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)
     loss, error = Evaluator(model, index_maps([], {}), splits, recipe, device).measure(model, "val")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)
     facts = {
