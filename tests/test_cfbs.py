@@ -144,7 +144,7 @@ def test_a_whole_run_by_name(tmp_path: Path, quick: dict[str, Any], capsys: pyte
     quick["criteria"] = {"images": 128}
     quick |= {"method": "cfbs", "budget": {"keep": {"*": 0.5}}}
     quick["fitness"]["tuning"] = {"epochs": 0.2}
-    quick["finals"] = {"picks": 2, "seeds": 2, "tuning": {"epochs": 1, "rate": 0.01}}
+    quick["finals"] = {"picks": 2, "seeds": 2, "tuning": {"epochs": 2, "rate": 0.1}}
     quick["search"] = {"evaluations": 40, "population": 8}
     path = tmp_path / "cfbs.yaml"
     path.write_text(yaml.safe_dump(quick))

@@ -120,3 +120,18 @@ def test_statistics_of_a_persons_block_are_left_alone() -> None:
 def test_a_network_that_cannot_be_followed_is_refused_with_the_module() -> None:
     with pytest.raises(TraceError, match=r"cannot be followed through spare: TypeError: spare is called with keywords"):
         trace(Between(lambda net, x: net.spare(input=x)).eval(), (3, 4, 4))
+
+
+def test_a_zero_dimensional_tensor_meets_others() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.out = nn.Conv2d(3, 8, 1), nn.Linear(8, 2)
+            self.register_buffer("scale", torch.tensor(0.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.one(x) * self.scale
+            return self.out(x.mean(dim=(2, 3)))
+
+    found = trace(Scaled(), (3, 4, 4))
+    assert [group.channels for group in found.maps.groups] == [8]

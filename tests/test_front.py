@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_runs import row
 
+from blendsearch.runs.store import Evaluation
 from blendsearch.search.front import best_baselines, front, hypervolume, knee, non_dominated
 
 
@@ -22,23 +23,27 @@ def test_non_dominated_is_what_comparing_all_pairs_finds(points: list[tuple[int,
     assert non_dominated(table).tolist() == expected
 
 
+def by_macs(item: Evaluation) -> tuple[float, ...]:
+    return (item.macs / 100,)
+
+
 def test_failed_evaluations_are_on_no_front() -> None:
     rows = [row(1, 0.5)._replace(macs=50), row(2, None)._replace(macs=10, error=None), row(3, 0.4)._replace(macs=60)]
-    assert [item.id for item in front(rows, spans=True)] == [1, 3]
-    assert front([], spans=True) == []
+    assert [item.id for item in front(rows, by_macs)] == [1, 3]
+    assert front([], by_macs) == []
 
 
 def test_the_knee_is_where_giving_more_gains_least() -> None:
     rows = [
         row(number, loss)._replace(macs=macs) for number, (loss, macs) in enumerate([(1, 10), (0.2, 20), (0.1, 90)])
     ]
-    assert knee(rows).id == 1
-    assert knee(rows[:1]).id == 0
+    assert knee(rows, by_macs).id == 1
+    assert knee(rows[:1], by_macs).id == 0
 
 
 def test_the_hypervolume_of_one_point_is_its_rectangle() -> None:
-    assert hypervolume([row(1)._replace(error=0.25, macs=40)], 100) == pytest.approx(0.75 * 0.6)
-    assert hypervolume([], 100) == 0
+    assert hypervolume([row(1)._replace(error=0.25, macs=40)], by_macs) == pytest.approx(0.75 * 0.6)
+    assert hypervolume([], by_macs) == 0
 
 
 def test_the_best_baselines_are_found_at_each_budget_also_under_a_shared_name() -> None:

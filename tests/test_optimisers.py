@@ -14,7 +14,7 @@ from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma, Strategy
 from blendsearch.search.evolution import Evolution
 from blendsearch.search.legr import Legr
-from blendsearch.search.nsga2 import Nsga2
+from blendsearch.search.nsga2 import Nsga2, Nsga3
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.random_search import RandomSearch
 
@@ -152,3 +152,41 @@ def test_genes_that_do_not_vary_stay_where_they_are() -> None:
     for _ in range(10):
         held.learn(sorted((held.draw(rng) for _ in range(6)), key=lambda vector: vector[0]))
     assert held.mean[1] == 0.25 and held.mean[0] < 0.5
+
+
+def test_three_objectives_are_spread_by_nsga3_and_resume_exactly() -> None:
+    def begun_with_three(seed: int) -> Evolution:
+        rng = np.random.default_rng(seed)
+        return Evolution(GROUPWISE, DECODER.cut, Nsga3(GROUPWISE, 0.1, 3, 12), 12, 0.8, rng)
+
+    def tell(held: Evolution, candidates: list[Candidate]) -> None:
+        counts = [RESNET.maps.counts(item.cut) for item in candidates]
+        found = [
+            Judged(item.genome, (loss(item), float(kept[:15].sum()), float(kept[15:].sum())), item.digest)
+            for item, kept in zip(candidates, counts, strict=True)
+        ]
+        held.tell(found)
+
+    def on(held: Evolution, known: set[str], number: int) -> list[list[str]]:
+        found = []
+        for _ in range(number):
+            asked = held.ask(12, known)
+            known |= {item.digest for item in asked}
+            tell(held, asked)
+            found.append([item.digest for item in asked])
+        return found
+
+    held = begun_with_three(0)
+    first = held.first(baselines(DECODER, 1), 200)
+    tell(held, first)
+    known = {item.digest for item in first}
+    on(held, known, 3)
+    state, seen = json.loads(json.dumps(held.state())), set(known)
+    np.random.seed(5)  # a stream of the caller's
+    before = np.random.get_state()[1].copy()
+    one = on(held, known, 3)
+    assert (np.random.get_state()[1] == before).all()
+    twin = begun_with_three(99)
+    twin.restore(state)
+    assert on(twin, seen, 3) == one
+    assert len(held.population) == 12

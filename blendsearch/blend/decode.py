@@ -46,7 +46,12 @@ class Decoder:
     @property
     def spans(self) -> bool:
         """Whether the budgets span a range, so that the search returns a front over costs."""
-        return any(high > low for low, high in self.budget.values())
+        return bool(self.spanned)
+
+    @property
+    def spanned(self) -> tuple[str, ...]:
+        """The costs whose budgets span a range."""
+        return tuple(name for name, (low, high) in self.budget.items() if high > low)
 
     def budget_at(self, target: float) -> Budget:
         """The budget that the gene `target`, in [0, 1], asks for."""

@@ -39,3 +39,16 @@ def cost_reader(run: Run) -> Callable[[Evaluation, dict[str, Latency]], dict[str
         return found
 
     return read
+
+
+def spanned_reader(run: Run) -> Callable[[Evaluation], tuple[float, ...]]:
+    """From a network to what it spends of each cost whose budget spans a range, as shares of the dense cost."""
+    names = [name for name, (low, high) in run.config.budget.spans().items() if high > low]
+    dense, further = run.structure["dense"], cost_reader(run)
+
+    def read(row: Evaluation) -> tuple[float, ...]:
+        known = {"macs": row.macs / dense["macs"], "params": row.params / dense["params"]}
+        rest = further(row, {}) if any(name not in known for name in names) else {}
+        return tuple(known[name] if name in known else rest[f"{name}_ratio"] for name in names)
+
+    return read

@@ -8,7 +8,7 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from blendsearch.errors import RunError
-from blendsearch.inspect.costs import cost_reader
+from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, TestResult
 from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, knee
@@ -23,8 +23,8 @@ def summary(run: Run) -> dict[str, Any]:
     fine-tuned for long, best validation first, each with `seeds` and, over them, the mean and the standard deviation
     (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`. ``fidelities``
     says how far a cheaper judgement can be trusted: `tau`, Kendall's, between the losses that the same `networks` had
-    at fidelity `cheaper` and `dearer` in this run (None below three networks). Where memory or latency is budgeted, each
-    network also has what `inspect.costs` gives.
+    at fidelity `cheaper` and `dearer` in this run (None below three networks). Where memory or latency is budgeted,
+    each network also has what `inspect.costs` gives.
     """
     rows, tests, finals, latencies, rejudged = _read(run)
     valid = judged_networks(rows)
@@ -36,7 +36,7 @@ def summary(run: Run) -> dict[str, Any]:
     return {
         "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
         "baselines": described(best_baselines(valid)),
-        "front": described(front(valid, spans(run))),
+        "front": described(front(valid, spanned_reader(run))),
         "fidelities": _fidelities(rows, rejudged, finals),
         "finals": [_finished(run, row, done) | costs(row, latencies) for row, done in _by_final(rows, finals)],
     }
@@ -126,11 +126,12 @@ def pick(run: Run, what: str) -> Evaluation:
     rows, _, finals, *_ = _read(run)
     if what == "best" and finals:
         return _by_final(rows, finals)[0][0]
-    on_front = front(judged_networks(rows), spans(run))
+    spent = spanned_reader(run)
+    on_front = front(judged_networks(rows), spent)
     if what in ("best", "knee"):
         if not on_front:
             raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")
-        return knee(on_front) if what == "knee" else min(on_front, key=lambda row: (row.loss, row.macs, row.id))
+        return knee(on_front, spent) if what == "knee" else min(on_front, key=lambda row: (row.loss, row.macs, row.id))
     found = [row for row in rows if str(row.id) == what]
     if not found:
         raise RunError(f"run {run.name!r} has no network {what!r}: expected best, knee or an id as `front` shows them")

@@ -7,6 +7,7 @@ asks for the very same cuts. What is crossed, mutated and selected how, `Rules` 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,17 +22,20 @@ TRIES = 20
 """How often a child that repeats a known cut is mutated on before a random genome takes its place."""
 
 
-class Minimised(base.Fitness):  # type: ignore[misc]
-    weights = (-1.0, -1.0)
+@cache
+def minimised(objectives: int) -> type:
+    """The DEAP fitness of so many objectives, all minimised."""
+    return type("Minimised", (base.Fitness,), {"weights": (-1.0,) * objectives})
 
 
 class Individual(list[float]):
     """Flat genes, as `Genome.flat` lays them out."""
 
-    def __init__(self, genes: Sequence[float], digest: str) -> None:
+    def __init__(self, genes: Sequence[float], digest: str, objectives: tuple[float, ...]) -> None:
         super().__init__(genes)
         self.digest = digest
-        self.fitness = Minimised()
+        self.fitness: Any = minimised(len(objectives))()
+        self.fitness.values = objectives
 
 
 class Rules(Protocol):
@@ -117,10 +121,9 @@ class Evolution:
         newcomers = []
         for item in judged:
             if item.origin == EVOLVED or self.rules.seeded:
-                individual = Individual(item.genome.flat(), item.digest)
-                individual.fitness.values = item.objectives
-                newcomers.append(individual)
-        self.population = self.rules.survivors(self.population + newcomers, self.size)
+                newcomers.append(Individual(item.genome.flat(), item.digest, item.objectives))
+        with self._drawing():
+            self.population = self.rules.survivors(self.population + newcomers, self.size)
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
@@ -150,8 +153,7 @@ class Evolution:
         self.rng.bit_generator.state = state["numpy"]
         self.population = []
         for item in state["population"]:
-            individual = Individual(item["genes"], item["digest"])
-            individual.fitness.values = tuple(item["objectives"])
+            individual = Individual(item["genes"], item["digest"], tuple(item["objectives"]))
             crowding = item["crowding"]
             individual.fitness.crowding_dist = float("inf") if crowding is None else crowding
             self.population.append(individual)
@@ -186,13 +188,15 @@ class Evolution:
     @contextmanager
     def _drawing(self) -> Iterator[None]:
         """Inside, Python's global random state is this evolution's own."""
-        outside = random.getstate()
+        outside, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
         random.setstate(self._stream)
+        np.random.seed(random.getrandbits(32))  # noqa: NPY002 - NSGA-III shuffles its niches with NumPy's global stream
         try:
             yield
         finally:
             self._stream = random.getstate()
             random.setstate(outside)
+            np.random.set_state(arrays)  # noqa: NPY002
 
 
 def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut], count: int) -> dict[str, Candidate]:

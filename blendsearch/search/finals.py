@@ -51,7 +51,7 @@ def picked(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], setting: Se
         return []
     again = {item.digest: item.loss for item in rejudged}
     if setting.decoder.spans:
-        found = front(valid, True)
+        found = front(valid, setting.costs)
         places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
         best = [found[place] for place in places]
     else:
@@ -94,7 +94,7 @@ def measure_reported(setting: Setting, store: Store, report: Report) -> None:
     valid = judged_networks(rows)
     finals = {item.digest for item in store.finals()}
     reported = [row for row in rows if row.origin == DENSE or row.digest in finals]
-    reported += [*best_baselines(valid), *front(valid, setting.decoder.spans)]
+    reported += [*best_baselines(valid), *front(valid, setting.costs)]
     waiting = {row.digest: row for row in reported if row.digest not in done}
     maps, height, width, channels = setting.structure.maps, *setting.splits.train.shape
     cuts = [unpacked(row.cut, maps.channels) for row in waiting.values()]
@@ -113,7 +113,7 @@ def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None
     done = store.tests()
     valid = judged_networks(rows)
     subjects = {row.digest: row for row in rows if row.origin == DENSE}
-    for row in [*best_baselines(valid), *front(valid, setting.decoder.spans)]:
+    for row in [*best_baselines(valid), *front(valid, setting.costs)]:
         subjects[row.digest] = row
     for digest, row in subjects.items():
         if digest not in done:

@@ -1,6 +1,6 @@
 """Which evaluations no other beats, which of them to pick, and how good a front is as one number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ EVOLVED = "evolved"
 IN_BEST = " in the best allocation"
 """Ends the name of a criterion, or equal blend, that was judged in the allocation of the best baseline."""
 
-REFERENCE = (1.0, 1.0)
-"""Worst corner for the hypervolume over (error, MACs ratio): every answer wrong, at the dense cost."""
+Costs = Callable[[Evaluation], tuple[float, ...]]
+"""What a row spends of each cost whose budget spans a range, as shares of the dense cost; nothing at one budget."""
 
 
 def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -34,12 +34,18 @@ def judged_networks(rows: Sequence[Evaluation]) -> list[Evaluation]:
     return [row for row in rows if not row.failure and row.origin != DENSE]
 
 
-def front(rows: Sequence[Evaluation], spans: bool) -> list[Evaluation]:
-    """The rows that none dominates: over loss and MACs, cheapest first, where budgets span; else loss and error."""
+def front(rows: Sequence[Evaluation], costs: Costs) -> list[Evaluation]:
+    """The rows that none dominates: over loss and `costs`, cheapest first, where budgets span; else loss and error.
+
+    Budgets span where `costs` gives a row any cost at all.
+    """
     judged = [row for row in rows if row.loss is not None and row.error is not None]
-    table = np.array([[row.loss, row.macs if spans else row.error] for row in judged], dtype=np.float64).reshape(-1, 2)
+    if not judged:
+        return []
+    spent = {row.id: costs(row) for row in judged}
+    table = np.array([[row.loss, *(spent[row.id] or (row.error,))] for row in judged], dtype=np.float64)
     chosen = [row for row, on in zip(judged, non_dominated(table), strict=True) if on]
-    return sorted(chosen, key=lambda row: (row.macs, row.loss, row.id) if spans else (row.loss, row.macs, row.id))
+    return sorted(chosen, key=lambda row: (*spent[row.id], row.loss, row.macs, row.id))
 
 
 def best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
@@ -73,19 +79,28 @@ def kinds_of(row: Evaluation) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def knee(rows: Sequence[Evaluation]) -> Evaluation:
-    """The row of a front farthest below the line between its two ends, loss and MACs each scaled to [0, 1]."""
-    points = np.array([[row.macs, row.loss] for row in rows], dtype=np.float64)
+def knee(rows: Sequence[Evaluation], costs: Costs) -> Evaluation:
+    """The row of a front with the least sum of loss and costs, each scaled to [0, 1] over the front.
+
+    Of two objectives that is the one farthest below the line between the front's ends. At one budget, which has no
+    costs to weigh, MACs stand for them.
+    """
+    points = np.array([[*(costs(row) or (row.macs,)), row.loss] for row in rows], dtype=np.float64)
     span = np.ptp(points, axis=0)
     scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1)
     return rows[int(np.argmin(scaled.sum(axis=1)))]
 
 
-def hypervolume(rows: Sequence[Evaluation], dense_macs: int) -> float:
-    """The area that the rows dominate over (error, MACs ratio), up to a fixed reference: in [0, 1]."""
+def hypervolume(rows: Sequence[Evaluation], costs: Costs) -> float:
+    """The volume that the rows dominate over error and costs, up to a fixed worst corner of all ones: in [0, 1].
+
+    The corner is every answer wrong at the dense cost. At one budget only the error counts.
+    """
     from moocore import hypervolume as volume
 
-    points = np.array([[row.error, row.macs / dense_macs] for row in rows if row.error is not None], dtype=np.float64)
+    points = np.array([[row.error, *costs(row)] for row in rows if row.error is not None], dtype=np.float64)
     if not len(points):
         return 0.0
-    return float(volume(points, ref=np.array(REFERENCE)))
+    if points.shape[1] == 1:
+        return float(1 - points.min())
+    return float(volume(points, ref=np.ones(points.shape[1])))

@@ -107,8 +107,8 @@ def conclude(generation: int, wall: float, setting: Setting, store: Store, repor
     mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
     valid = judged_networks(rows)
     summary: dict[str, Any] = {
-        "front": len(front(valid, setting.decoder.spans)),
-        "hypervolume": hypervolume(valid, setting.structure.oracle.dense["macs"]),
+        "front": len(front(valid, setting.costs)),
+        "hypervolume": hypervolume(valid, setting.costs),
         "best_loss": min((row.loss for row in valid if row.loss is not None), default=None),
     }
     store.add_generation(generation, len(mine), sum(row.seconds for row in mine), wall, summary)

@@ -4,6 +4,8 @@ Deb et al. 2002, "A Fast and Elitist Multiobjective Genetic Algorithm". Whole nu
 the others take simulated binary crossover and polynomial mutation.
 """
 
+import random
+
 from deap import tools
 
 from blendsearch.blend.genome import Space
@@ -45,4 +47,26 @@ class Nsga2:
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         size = min(size, len(pool) - len(pool) % 4)
         chosen: list[Individual] = tools.selNSGA2(pool, size, nd="log") if size else pool
+        return chosen
+
+
+class Nsga3(Nsga2):
+    """The same genes for three or more objectives, where crowding no longer tells neighbours apart.
+
+    Deb and Jain 2014, "An Evolutionary Many-Objective Optimization Algorithm Using Reference-Point-Based Nondominated
+    Sorting": survivors are spread over reference directions, parents drawn at random.
+    """
+
+    def __init__(self, space: Space, mutation: float, objectives: int, size: int) -> None:
+        super().__init__(space, mutation)
+        divisions = 1
+        while len(tools.uniform_reference_points(objectives, divisions)) < size:
+            divisions += 1
+        self.directions = tools.uniform_reference_points(objectives, divisions)
+
+    def parents(self, population: list[Individual]) -> list[Individual]:
+        return random.sample(population, len(population) // 2 * 2)
+
+    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+        chosen: list[Individual] = tools.selNSGA3(pool, min(size, len(pool)), self.directions, nd="log")
         return chosen

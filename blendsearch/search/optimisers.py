@@ -8,9 +8,9 @@ from blendsearch.blend.networkwide import NetworkSpace
 from blendsearch.search.baselines import baselines
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
-from blendsearch.search.evolution import Evolution
+from blendsearch.search.evolution import Evolution, Rules
 from blendsearch.search.legr import Legr
-from blendsearch.search.nsga2 import Nsga2
+from blendsearch.search.nsga2 import Nsga2, Nsga3
 from blendsearch.search.optimiser import Optimiser
 from blendsearch.search.peers import Peers
 from blendsearch.search.random_search import RandomSearch
@@ -21,6 +21,7 @@ def optimiser_of(setting: Setting) -> Optimiser:
     """The optimiser of a run, at its start; its randomness comes from the run's seed alone."""
     config, decoder = setting.config.search, setting.decoder
     space, rng = decoder.space, np.random.default_rng([setting.config.seed, 2])
+    rules: Rules
     if setting.config.method == "legr":
         return Legr(decoder, rng)
     if setting.config.method == "torch-pruning":
@@ -32,7 +33,10 @@ def optimiser_of(setting: Setting) -> Optimiser:
         return RandomSearch(space, decoder.cut, config.population, rng)
     if isinstance(space, NetworkSpace) and not decoder.spans and config.optimiser != "nsga2":
         return Cma(space, decoder.cut, config.population, rng, decoder.evolves_widths)
-    return Evolution(space, decoder.cut, Nsga2(space, config.mutation), config.population, config.crossover, rng)
+    objectives = 1 + len(decoder.spanned)
+    many = objectives > 2
+    rules = Nsga3(space, config.mutation, objectives, config.population) if many else Nsga2(space, config.mutation)
+    return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
 
 
 def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:

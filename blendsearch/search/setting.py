@@ -41,6 +41,7 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
 from blendsearch.zoo.factory import build_model
@@ -69,8 +70,14 @@ class Setting:
     def splits(self) -> Splits:
         return self.evaluator.splits
 
-    def objectives(self, row: Evaluation) -> tuple[float, float]:
-        """What is minimised, for a judged `row`: loss and error at one budget, loss and MACs where budgets span.
+    def costs(self, row: Evaluation) -> tuple[float, ...]:
+        """What `row` spends of each cost whose budget spans a range, as shares of the dense cost."""
+        maps, oracle = self.structure.maps, self.structure.oracle
+        counts = maps.counts(unpacked(row.cut, maps.channels))
+        return tuple(float(oracle.ratio(name, counts)) for name in self.decoder.spanned)
+
+    def objectives(self, row: Evaluation) -> tuple[float, ...]:
+        """What is minimised, for a judged `row`: loss and error at one budget, loss and costs where budgets span.
 
         The paper's method (`search.cfbs`) minimises the error, and the loss only between equals.
         """
@@ -78,7 +85,7 @@ class Setting:
             raise ValueError(f"network {row.id} was not judged: {row.failure}")
         if self.config.method == "cfbs":
             return row.error, row.loss
-        return row.loss, row.macs / self.structure.oracle.dense["macs"] if self.decoder.spans else row.error
+        return row.loss, *(self.costs(row) or (row.error,))
 
 
 def prepare(config: Config, report: Report, beside: Run | None = None) -> Setting:

@@ -218,7 +218,7 @@ class Following(TorchDispatchMode):
             if first is not None and labels is not first:
                 flat = [dim for dim in range(len(shape)) if _is_flat(first, dim) and _is_flat(labels, dim)]
                 self.ties.unite(_collapsed(first, flat), _collapsed(labels, flat), where)
-        self._set(output, torch.full((1,), FIXED).expand(shape) if first is None else first)
+        self._set(output, torch.full((), FIXED).expand(shape) if first is None else first)
 
     def _reduce(self, tensor: Tensor, over: Any, output: Tensor, where: str) -> None:
         labels = self._of(tensor)
@@ -326,7 +326,7 @@ class Following(TorchDispatchMode):
 
     def _of(self, tensor: Tensor) -> Labels:
         labels: Tensor | None = self._labels.get(tensor)
-        return torch.full((1,), FIXED).expand(tensor.shape) if labels is None else labels
+        return torch.full((), FIXED).expand(tensor.shape) if labels is None else labels
 
     def _set(self, tensor: Tensor, labels: Labels) -> None:
         if bool((_collapsed(labels) != FIXED).any()):
