@@ -54,3 +54,12 @@ def test_the_example_config_is_one() -> None:
 
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])
     assert parse_config(example, "README").budget.macs == 0.5
+
+
+def test_the_dearer_judgements_are_understood() -> None:
+    from blendsearch.runs.config import Config, load_config
+
+    section = README.split("## Was the search worth it?")[1].split("\n## ")[0]
+    tree = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
+    config = Config.model_validate(load_config(None).model_dump() | tree)
+    assert config.promote.share == 0.1 and config.finals.distillation == 0.5
