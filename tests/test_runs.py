@@ -138,3 +138,23 @@ def test_overrides_reach_nested_fields_and_paths_are_expanded(monkeypatch: pytes
     config: Any = load_config(DIGITS, changes)
     assert (config.search.evaluations, config.fitness.tuning.rate) == (7, 0.5)
     assert config.model.weights == "/somewhere/w.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"search": {"optimiser": "cma"}, "budget": {"macs": [0.3, 0.5]}}, "cma searches at one budget"),
+        ({"search": {"optimiser": "cma", "blend": "group"}}, "with search.blend network"),
+        ({"search": {"blend": "group", "population": 10}}, "multiple of 4"),
+        ({"method": "legr", "criteria": {"pool": ["l1"]}}, "put it in criteria.pool"),
+        ({"method": "legr", "budget": {"macs": [0.3, 0.5]}}, "searches at one budget"),
+        ({"method": "torch-pruning", "budget": {"keep": 0.5}}, "needs a budget"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config(quick | changes, "test")
+
+
+def test_a_population_need_not_be_a_multiple_of_four_without_tournaments(quick: dict[str, Any]) -> None:
+    assert parse_config(quick | {"search": {"population": 10}}, "test").search.population == 10

@@ -241,14 +241,21 @@ class Config(Section):
     def _whole(self) -> "Config":
         if self.model.weights is None and self.model.train is None:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
-        if self.method != "cfbs" and self.search.population % 4:
+        spanned = [name for name, (low, high) in self.budget.spans().items() if high > low]
+        if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
+            raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
+        if self.search.optimiser == "cma" and (spanned or self.search.blend == "group"):
+            raise ValueError(
+                "search.optimiser cma searches at one budget, with search.blend network: take nsga2 or auto"
+            )
+        optimiser = self.search.optimiser
+        if optimiser == "auto":
+            optimiser = "nsga2" if spanned or self.search.blend == "group" else "cma"
+        by_nsga2 = self.method == "blended" and optimiser == "nsga2" and len(spanned) < 2
+        if by_nsga2 and self.search.population % 4:
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
-        if self.method in ("cfbs", "legr", "torch-pruning") and any(
-            high > low for low, high in self.budget.spans().values()
-        ):
-            raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
         if self.method == "torch-pruning" and not self.budget.spans():
             raise ValueError("method torch-pruning needs a budget instead of budget.keep")
         if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
