@@ -96,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
     show.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
+    report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
+    report.add_argument("run", metavar="RUN")
+    report.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
+
     export = verb("export", showing.export, "write a found network as safetensors and JSON")
     export.add_argument("run", metavar="RUN")
     export.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")

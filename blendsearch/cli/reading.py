@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from blendsearch.cli.terminal import COSTS_SHOWN, print_table, table_of
@@ -50,6 +51,19 @@ def show(arguments: argparse.Namespace) -> None:
         f"{', git ' + origin['git'][:12] if origin['git'] else ''}; data {origin['data_sha256'][:12]}, "
         f"dense weights {origin['weights_sha256'][:12]}"
     )
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.picture_file import check_picture
+    from blendsearch.inspect.report import write_report
+    from blendsearch.runs.directory import open_run
+
+    run = open_run(arguments.runs, arguments.run)
+    path = arguments.to or Path(f"{run.name}.html")
+    check_picture(path, "report", (".html", ".htm"))
+    sentences = write_report(run, path)
+    print("\n".join(sentences))
+    print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 
 def _origin(facts: dict[str, Any]) -> str:

@@ -72,6 +72,11 @@ def by_kind(found: Course) -> dict[str, list[Evaluation]]:
 def highest(found: Course) -> float:
     """The largest error that a picture has room for: what is far above most networks stands at its edge."""
     errors = sorted(_error(row) for row in found.judged)
+    if not found.spans:
+        # what was judged before the search had learnt anything would leave no room for what it then found
+        usual = errors[(len(errors) - 1) * 3 // 4]
+        first = min(_error(row) for row in [found.best_so_far[-1], *found.baselines])
+        return min(errors[-1], errors[0] + max(2.5 * (usual - errors[0]), 1.2 * (first - errors[0]))) + 0.002
     shown = [*found.front, *found.baselines, *([found.dense] if found.dense else [])]
     usual = errors[min(len(errors) - 1, int(0.8 * len(errors)))]
     least = min(errors[0], *(_error(row) for row in shown))

@@ -107,7 +107,12 @@ def _convergence(axes: Axes, found: Course) -> None:
     for kind, rows in by_kind(found).items():
         colour, _, dashes = LOOKS.get(kind, OTHER)
         for row in rows:
-            axes.axhline(row.error or 0.0, color=colour, ls=dashes, lw=1.4, label=f"best {kind}: {called(row)}")
+            error = row.error or 0.0
+            label = f"{called(row)}: {error:.1%}{'' if error <= top else ', above the picture'}"
+            if error <= top:
+                axes.axhline(error, color=colour, ls=dashes, lw=1.4, label=label)
+            else:
+                axes.plot([], [], color=colour, ls=dashes, lw=1.4, label=label)
     axes.step(
         places,
         [row.error or 0.0 for row in found.best_so_far],
@@ -118,4 +123,5 @@ def _convergence(axes: Axes, found: Course) -> None:
     )
     if found.dense is not None:
         axes.axhline(found.dense.error or 0.0, color=INK, lw=1.4, label="dense network")
+    axes.set_ylim(top=top + 0.03 * (top - axes.get_ylim()[0]))
     axes.set_xlabel("evaluations")
