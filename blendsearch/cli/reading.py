@@ -62,7 +62,7 @@ def report(arguments: argparse.Namespace) -> None:
     path = arguments.to or Path(f"{run.name}.html")
     check_picture(path, "report", (".html", ".htm"))
     sentences = write_report(run, path)
-    print("\n".join(sentences))
+    print("\n".join(sentences).replace("\N{NO-BREAK SPACE}", " "))
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

@@ -7,7 +7,10 @@ from blendsearch.inspect.costs import cost_reader
 from blendsearch.inspect.summary import spans
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
-from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, kinds_of
+from blendsearch.search.front import DENSE, IN_BEST, best_baselines, front, judged_networks, kinds_of
+
+ORDER = ("single criterion", "equal blend", f"single criterion{IN_BEST}", f"equal blend{IN_BEST}")
+"""The kinds of baseline as a reader meets them; other methods' own come after."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def by_kind(found: Course) -> dict[str, list[Evaluation]]:
     for row in found.baselines:
         for kind in dict.fromkeys(kind.partition(" at ")[0] for kind in kinds_of(row)):
             kinds.setdefault(kind, []).append(row)
-    return kinds
+    return dict(sorted(kinds.items(), key=lambda pair: ORDER.index(pair[0]) if pair[0] in ORDER else len(ORDER)))
 
 
 def highest(found: Course) -> float:

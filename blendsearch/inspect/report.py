@@ -17,6 +17,7 @@ from blendsearch.inspect.report_figures import (
     difference_figure,
     front_figure,
     hypervolume_figure,
+    legend,
 )
 from blendsearch.inspect.report_words import budget_text, sentences, share
 from blendsearch.inspect.summary import pick, spans, summary
@@ -62,7 +63,7 @@ def report_facts(run: Run) -> dict[str, Any]:
         "names": {row.id: f"{name} ({row.id})" for name, row in named.items()},
         "main": _main(found, named),
         "second": _second(found, generations),
-        "kinds": list(by_kind(found)),
+        "legend": legend(found) if found.judged else [],
         "picks": [_pick(run, name, row, words, order) for name, (row, words) in picks.items()],
         "controls": controls,
         "differences": difference_figure(controls["methods"][1:]) if controls and controls["methods"][1:] else None,
@@ -136,7 +137,7 @@ def _second(found: Course, generations: list[dict[str, Any]]) -> Any:
         return None
     if not found.spans:
         return convergence_figure(found, "loss")
-    return hypervolume_figure(generations) if generations else None
+    return hypervolume_figure(generations) if len(generations) > 1 else None
 
 
 def _costs(dense: list[dict[str, Any]]) -> dict[str, str]:

@@ -1,19 +1,44 @@
 """The figures of the report about the whole search: the front, the way to it, the controls, the criteria."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from blendsearch.blend.correlation_map import CorrelationMap
-from blendsearch.inspect.course import Course, by_kind, called, highest
+from blendsearch.inspect.course import ORDER, Course, by_kind, called, highest
 from blendsearch.inspect.criteria_map import letter, signed
+from blendsearch.inspect.report_words import share
 from blendsearch.inspect.svg import Drawing, Scale, frame, percent
 from blendsearch.runs.store import Evaluation
+from blendsearch.search.front import IN_BEST
 
-WIDTH, HEIGHT = 720.0, 380.0
+WIDTH, HEIGHT = 780.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 34.0, 52.0
 
-SHAPES = {"single criterion": ("diamond", "single"), "equal blend": ("square", "equal")}
-OTHER_SHAPE = "cross", "other"
+SHAPES = dict(
+    zip(ORDER, (("diamond", "single"), ("square", "equal"), ("triangle", "third"), ("cross", "fourth")), strict=True)
+)
+OTHER_SHAPE = "cross", "fourth"
+
+
+class Key(NamedTuple):
+    """A line of a legend: the class that decides mark and colour, and what they stand for."""
+
+    style: str
+    words: str
+
+
+def legend(found: Course) -> list[Key]:
+    """The baselines of the first figure; at one budget with their names and errors, those above the picture too."""
+    keys = []
+    for kind, rows in by_kind(found).items():
+        style = SHAPES.get(kind, OTHER_SHAPE)[1]
+        words = f"best {kind}"
+        if not found.spans:
+            above = ", above the picture" if _error(rows[0]) > highest(found) else ""
+            name = "" if called(rows[0]).startswith(kind) else f": {called(rows[0]).removesuffix(IN_BEST)}"
+            words += f"{name}, {share(_error(rows[0]))}{above}"
+        keys.append(Key(style, words))
+    return keys
 
 
 def front_figure(found: Course, picks: Mapping[int, str]) -> Drawing:
@@ -30,8 +55,8 @@ def front_figure(found: Course, picks: Mapping[int, str]) -> Drawing:
     y = Scale(0.0 if _least(found) < 0.4 * top else _least(found) * 0.9, top, HEIGHT - BOTTOM, TOP)
     names = f"{found.cost}, share of the dense network's", "Error on validation images"
     frame(drawing, x, y, names, (percent(x.ticks(6)), percent(y.ticks())))
-    for row, share in zip(found.judged, shares, strict=True):
-        _dot(drawing, row, x(share), y, top)
+    for row, cost in zip(found.judged, shares, strict=True):
+        _dot(drawing, row, x(cost), y, top)
     drawing.line([(x(found.share(row)), y(_error(row))) for row in found.front], "front-line")
     for kind, rows in by_kind(found).items():
         shape, style = SHAPES.get(kind, OTHER_SHAPE)
@@ -76,6 +101,8 @@ def convergence_figure(found: Course, measure: str) -> Drawing:
         drawing.line([(LEFT, y(dense)), (WIDTH - RIGHT, y(dense))], "level dense")
     steps: list[tuple[float, float]] = []
     for place, row in enumerate(found.best_so_far):
+        if not steps and _value(row, measure) > top and found.best_so_far[-1] is not row:
+            continue  # still above the picture
         height = y(min(top, _value(row, measure)))
         if not steps or height != steps[-1][1]:
             steps += [(x(place + 1), steps[-1][1])] if steps else []

@@ -14,7 +14,7 @@ COSTS = {"macs": "MACs", "params": "parameters", "memory": "memory", "latency": 
 def share(value: float, digits: int = 1) -> str:
     """``86.96 %``; whole per cents without a fraction where there is none to one digit."""
     text = f"{value * 100:.{digits}f}"
-    return f"{text.removesuffix('.0')} %"
+    return f"{text.removesuffix('.0')}\N{NO-BREAK SPACE}%"
 
 
 def points(difference: float) -> str:
@@ -76,7 +76,7 @@ class _Told:
         self.where = "unseen test images" if run.finished else "validation images"
 
     def best_of_kind(self, found: Course, kind: str) -> Evaluation | None:
-        """The best baseline of a kind, by the rule for the best network: after the long fine-tune where there was one."""
+        """The best baseline of a kind, chosen as the best network is: after the long fine-tune where there was one."""
         places = {number: place for place, number in enumerate(self.finals)}
         rows = [row for row in found.judged if row.id in places and kind in kinds_of(row)]
         if rows:
@@ -137,11 +137,13 @@ def _over_a_span(run: Run, found: Course, picks: Mapping[str, Evaluation], told:
         own, other = told.accuracy(affordable[-1].id), told.accuracy(row.id)
         if own is not None and other is not None:
             budgets.append(share(found.share(row)))
-            differences.append(f"{(own - other) * 100:+.2f}")
+            differences.append(round((own - other) * 100, 2))
     if budgets:
+        signed = _and([f"{difference:+.2f}" for difference in differences])
+        differs = f"differs by {signed} points" if any(differences) else "does as well, and no better"
         said.append(
             f"Beside the best single criterion at {_and(budgets)} of {found.cost}, the front's network that costs no "
-            f"more differs by {_and(differences)} points."
+            f"more {differs}."
         )
     return said
 

@@ -74,7 +74,7 @@ class Scale:
         """Round numbers inside the range, some `about` of them."""
         rough = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next((power * times for times in (1, 2, 2.5, 5) if power * times >= rough), power * 10)
+        step = next((power * times for times in (1, 2, 5) if power * times >= rough), power * 10)
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
