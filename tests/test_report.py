@@ -1,5 +1,6 @@
 """`show`, `front --plot` and `report`: one network taken apart, the front as a picture, a run as one page."""
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -18,7 +19,7 @@ from blendsearch.runs.directory import open_run
 from blendsearch.structure.groups import unpacked
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
-SPANS = ("--set", "budget.macs=[0.3, 0.6]")
+SPANS = ("--set", "budget.macs=[0.3, 0.6]", "--set", "search.anchors=2")
 
 
 class Page(HTMLParser):
@@ -58,13 +59,13 @@ class Page(HTMLParser):
 def check(text: str) -> Page:
     """What holds for every report."""
     page = Page(text)
-    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!#)|url\(|@import""", text)
+    assert not re.search(r"""\s(?:src|srcset|action|(?:xlink:)?href)\s*=(?!"#)|url\(|@import""", text)
     assert "http://" not in text and "https://" not in text and not page.all("script")
     policy = next(item for item in page.all("meta") if item.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in (policy["content"] or "") and "http" not in (policy["content"] or "")
     headings = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h[1-6]", name)]
     assert headings[0] == 1 and headings.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
     names = [item["id"] for _, item in page.elements if "id" in item]
     assert len(names) == len(set(names))
     for figure in page.all("svg"):
@@ -127,7 +128,7 @@ def test_a_report_says_what_the_front_says(
     page, found = reported(tmp_path / "runs", capsys)
     for row in (*found["dense"], *found["baselines"], *found["front"]):
         for field in ("macs_ratio", "params_ratio", "val_accuracy", "test_accuracy"):
-            assert f"{row[field] * 100:.2f} %" in page.words
+            assert f"{row[field] * 100:.2f} %" in page.words, field
         assert f"{row['val_loss']:.4f}" in page.words
     best = min(found["front"], key=lambda row: row["val_loss"])
     assert f"{best['test_accuracy'] * 100:.2f} % accuracy on unseen test images" in page.words
@@ -157,7 +158,7 @@ def test_finals_and_controls_stand_in_the_report(config_file: Path, tmp_path: Pa
         assert (
             f"{method['difference']['mean'] * 100:+.2f} ± {method['difference']['half_width'] * 100:.2f}" in page.words
         )
-    control = open_run(tmp_path / "runs" / "one" / "controls", "random-0")
+    control = open_run(tmp_path / "runs" / "one" / "controls", "random-3")
     write_report(control, tmp_path / "control.html")
     check((tmp_path / "control.html").read_text(encoding="utf-8"))
 
