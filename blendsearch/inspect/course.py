@@ -80,10 +80,9 @@ def highest(found: Course) -> float:
         usual = errors[(len(errors) - 1) * 3 // 4]
         first = min(_error(row) for row in [found.best_so_far[-1], *found.baselines])
         return min(errors[-1], errors[0] + max(2.5 * (usual - errors[0]), 1.2 * (first - errors[0]))) + 0.002
-    shown = [*found.front, *found.baselines, *([found.dense] if found.dense else [])]
-    usual = errors[min(len(errors) - 1, int(0.8 * len(errors)))]
-    least = min(errors[0], *(_error(row) for row in shown))
-    return max(usual, *(_error(row) for row in shown)) + 0.04 * max(0.001, usual - least)
+    # the cheapest end of a front is often next to chance, and would leave no room for the rest
+    shown = [_error(row) for row in [*(found.baselines or found.front), *([found.dense] if found.dense else [])]]
+    return min(1.0, errors[-1], 1.3 * max(shown)) + 0.002
 
 
 def called(row: Evaluation) -> str:

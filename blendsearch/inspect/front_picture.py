@@ -84,6 +84,7 @@ def _front(axes: Axes, found: Course) -> None:
     axes.plot(*points(found.front), "-o", color=BLUE, ms=5, lw=1.4, label="front, by loss")
     if found.dense is not None:
         axes.plot(1, found.dense.error or 0.0, "*", color=INK, ms=12, label="dense network")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=1.03 * top)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(f"{found.cost}, as a share of the dense network's")
 

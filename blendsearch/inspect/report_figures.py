@@ -57,20 +57,24 @@ def front_figure(found: Course, picks: Mapping[int, str]) -> Drawing:
     frame(drawing, x, y, names, (percent(x.ticks(6)), percent(y.ticks())))
     for row, cost in zip(found.judged, shares, strict=True):
         _dot(drawing, row, x(cost), y, top)
-    drawing.line([(x(found.share(row)), y(_error(row))) for row in found.front], "front-line")
+    drawing.line([(x(found.share(row)), y(min(top, _error(row)))) for row in found.front], "front-line")
     for kind, rows in by_kind(found).items():
         shape, style = SHAPES.get(kind, OTHER_SHAPE)
         for row in rows:
             drawing.mark(shape, x(found.share(row)), y(_error(row)), 6, f"mark {style}", f"best {kind}: {_tip(row)}")
     for row in found.front:
-        drawing.mark("circle", x(found.share(row)), y(_error(row)), 3.6, "on-front", _tip(row))
+        inside = _error(row) <= top
+        shape, height = ("circle", _error(row)) if inside else ("triangle", top)
+        tip = f"{'' if inside else 'above the picture: '}{_tip(row)}"
+        drawing.mark(shape, x(found.share(row)), y(height), 3.6 if inside else 4.6, "on-front", tip)
     if found.dense is not None:
         place = x(1.0), y(_error(found.dense))
         drawing.mark("star", *place, 8, "dense", f"dense network: {_error(found.dense):.2%} error")
     for row in found.front:
         if row.id in picks:
-            drawing.mark("circle", x(found.share(row)), y(_error(row)), 8, "ring")
-            drawing.text(x(found.share(row)) + 11, y(_error(row)) - 9, picks[row.id], "note")
+            height = y(min(top, _error(row)))
+            drawing.mark("circle", x(found.share(row)), height, 8, "ring")
+            drawing.text(x(found.share(row)) + 11, height - 9, picks[row.id], "note")
     return drawing
 
 
