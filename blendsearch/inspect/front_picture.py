@@ -11,16 +11,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from blendsearch.errors import RunError
-from blendsearch.inspect.course import Course, by_kind, called, course, highest
+from blendsearch.inspect.course import ORDER, Course, by_kind, called, course, highest
 from blendsearch.inspect.picture_file import written
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 
-BLUE, ORANGE, GREEN, VERMILLION, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8a8a", "#1a1a1a"
+BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+GREY, INK = "#8a8a8a", "#1a1a1a"
 """Okabe and Ito's colours, which the colour-blind can tell apart; shapes differ too."""
 
-LOOKS = {"single criterion": (VERMILLION, "D", "--"), "equal blend": (ORANGE, "s", ":")}
-OTHER = GREEN, "X", "-."
+LOOKS = dict(
+    zip(
+        ORDER,
+        ((VERMILLION, "D", "--"), (ORANGE, "s", ":"), (GREEN, "^", "-."), (PURPLE, "X", (0, (1, 1, 5, 1)))),
+        strict=True,
+    )
+)
+"""Of every kind of baseline: colour, shape, and dashes where it is a line."""
+OTHER = PURPLE, "X", "-."
 
 
 def draw_front(run: Run, path: Path) -> None:
@@ -45,7 +53,7 @@ def draw_front(run: Run, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(framealpha=0.9, edgecolor="none", fontsize=9)
         with written(path) as draft:
             kind = path.suffix[1:].lower()
             dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
