@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.cli import criteria as on_criteria
-from blendsearch.cli import searching, showing
+from blendsearch.cli import reading, searching, showing
 from blendsearch.errors import BlendsearchError
 
 WRONG_INPUT, INTERRUPTED = 2, searching.INTERRUPTED
@@ -81,7 +81,24 @@ def _parser() -> argparse.ArgumentParser:
 
     front = verb("front", showing.front, "show what a run found")
     front.add_argument("run", metavar="RUN")
+    front.add_argument(
+        "--plot",
+        nargs="?",
+        type=Path,
+        const=Path("front.png"),
+        metavar="FILE",
+        help="draw it too; at one budget, how the search came to its best (default: front.png)",
+    )
     front.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+    show = verb("show", reading.show, "show one network: its channels, its blend, its costs, and where it came from")
+    show.add_argument("run", metavar="RUN")
+    show.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
+    show.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
+    report.add_argument("run", metavar="RUN")
+    report.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
 
     export = verb("export", showing.export, "write a found network as safetensors and JSON")
     export.add_argument("run", metavar="RUN")

@@ -32,7 +32,16 @@ def runs(arguments: argparse.Namespace) -> None:
 def front(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
-    show(open_run(arguments.runs, arguments.run), arguments)
+    run = open_run(arguments.runs, arguments.run)
+    if arguments.plot is not None:
+        from blendsearch.inspect.front_picture import draw_front
+        from blendsearch.inspect.picture_file import check_picture
+
+        check_picture(arguments.plot)
+        draw_front(run, arguments.plot)
+    show(run, arguments)
+    if arguments.plot is not None and not arguments.json:
+        print(f"picture: {arguments.plot}")
 
 
 def show(run: "Run", arguments: argparse.Namespace) -> None:

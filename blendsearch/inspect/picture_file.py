@@ -1,4 +1,4 @@
-"""Where a picture may be written, asked before the work that it shows, and written whole or not at all."""
+"""Where a picture or a page may be written, asked before the work that it shows; written whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -10,27 +10,27 @@ from blendsearch.errors import RunError
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def check_picture(path: Path) -> None:
-    """Raise RunError unless a picture can be written to `path`, in the format of its suffix."""
-    if path.suffix.lower() not in FORMATS:
-        raise RunError(f"a picture cannot be written as {path}: expected a file that ends in {', '.join(FORMATS)}")
+def check_picture(path: Path, what: str = "picture", formats: tuple[str, ...] = FORMATS) -> None:
+    """Raise RunError unless a picture (or `what` else) can be written to `path`, in the format of its suffix."""
+    if path.suffix.lower() not in formats:
+        raise RunError(f"a {what} cannot be written as {path}: expected a file that ends in {', '.join(formats)}")
     folder = path.parent
     if not folder.is_dir():
-        raise RunError(f"the picture {path} cannot be written: {folder} is not a folder; make it first")
+        raise RunError(f"the {what} {path} cannot be written: {folder} is not a folder; make it first")
     if path.is_dir():
-        raise RunError(f"the picture {path} cannot be written: a folder has that name; choose another")
+        raise RunError(f"the {what} {path} cannot be written: a folder has that name; choose another")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise RunError(f"the picture {path} cannot be written: no permission to write to {folder}")
+        raise RunError(f"the {what} {path} cannot be written: no permission to write to {folder}")
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def written(path: Path, what: str = "picture") -> Iterator[Path]:
     """A file to draw to, which becomes `path` at the end; on any failure `path` is as it was. Raises RunError."""
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        raise RunError(f"the picture {path} could not be written: {error.strerror or error}") from error
+        raise RunError(f"the {what} {path} could not be written: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)
