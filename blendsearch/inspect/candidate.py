@@ -11,8 +11,8 @@ from blendsearch.blend.genome import Genome, Space
 from blendsearch.blend.groupwise import space_of
 from blendsearch.blend.networkwide import network_space_of
 from blendsearch.errors import RunError
-from blendsearch.inspect.costs import cost_reader
-from blendsearch.inspect.summary import describe, pick, spans
+from blendsearch.inspect.costs import cost_reader, spanned_reader
+from blendsearch.inspect.summary import describe, pick
 from blendsearch.runs.directory import Run
 from blendsearch.runs.scores import read_scores
 from blendsearch.runs.store import Evaluation
@@ -44,7 +44,7 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
         "seed": row.seed,
         "seconds": row.seconds,
         "kinds": kinds_of(row),
-        "on_front": any(other.id == row.id for other in front(judged_networks(rows), spans(run))),
+        "on_front": any(other.id == row.id for other in front(judged_networks(rows), spanned_reader(run))),
         "finals": [
             {
                 "repeat": item.repeat,

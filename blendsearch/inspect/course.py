@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blendsearch.inspect.costs import cost_reader
+from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.inspect.summary import spans
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
@@ -57,7 +57,7 @@ def course(run: Run) -> Course:
         next((row for row in rows if row.origin == DENSE and not row.failure), None),
         judged,
         best_baselines(judged),
-        front(judged, spans(run)),
+        front(judged, spanned_reader(run)),
         best,
         sum(bool(row.failure) for row in rows),
     )
