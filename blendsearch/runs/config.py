@@ -192,15 +192,22 @@ class FinalsConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster."""
+    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster.
+
+    `workers`: as many as there is room for, nodes that join later included, when not given. `device`: what workers
+    evaluate on; same is what the searching process uses. `patience`: seconds without any worker before the search stops
+    (it can be resumed).
+    """
 
     ray: str = "off"
     workers: Positive | None = None
+    device: Literal["same", "cpu", "cuda"] = "same"
     threads: Positive | None = None
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     timeout: Annotated[float, Field(gt=0)] = 600.0
     final_timeout: Annotated[float, Field(gt=0)] = 86_400.0
     retries: Annotated[int, Field(ge=0)] = 2
+    patience: Annotated[float, Field(gt=0)] = 1800.0
 
 
 class Config(Section):
