@@ -266,10 +266,14 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
-    tree: dict[str, Any] = loaded or {}
+    return parse_config(with_overrides(loaded or {}, overrides), str(path))
+
+
+def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree`, changed in place by `section.field=value`. Raises ConfigError for what is not written that way."""
     for override in overrides:
         _override(tree, override)
-    return parse_config(tree, str(path))
+    return tree
 
 
 def parse_config(tree: Any, source: str) -> Config:
