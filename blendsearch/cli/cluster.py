@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import secrets
+from pathlib import Path
 from typing import Any
 
 
@@ -28,6 +30,36 @@ def status(arguments: argparse.Namespace) -> None:
         )
 
 
+def submit(arguments: argparse.Namespace) -> None:
+    from blendsearch.engine.jobs import submit
+    from blendsearch.errors import ConfigError
+    from blendsearch.runs.config import load_config
+    from blendsearch.runs.directory import NAME
+
+    config = load_config(arguments.config, arguments.set)
+    stem = config.model.factory.rpartition(":")[2].lower().replace("_", "-")
+    name = arguments.name or f"{stem}-{secrets.token_hex(3)}"
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"a run cannot be called {name!r}: expected lower-case letters, digits and dashes")
+    job = submit(arguments.address, config, Path.cwd(), name, arguments.cluster_runs)
+    if arguments.json:
+        print(json.dumps({"job": job, "run": name}))
+        return
+    print(f"job {job} searches as run {name}; see: blendsearch job logs {job} --address {arguments.address}")
+
+
+def job(arguments: argparse.Namespace) -> None:
+    from blendsearch.engine import jobs
+
+    if arguments.action == "status":
+        print(jobs.status(arguments.address, arguments.job))
+    elif arguments.action == "logs":
+        print(jobs.logs(arguments.address, arguments.job), end="")
+    else:
+        going = jobs.stop(arguments.address, arguments.job)
+        print("told to stop; submit with the same --name to resume its run" if going else "it was over already")
+
+
 def _span(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
@@ -38,3 +70,19 @@ def add_verbs(verb: Any) -> None:
     shown = verb("status", status, "show how a search is going")
     shown.add_argument("run", metavar="RUN")
     shown.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    handed = verb("submit", submit, "hand a search to a Ray cluster; with the --name of a run there, resume it")
+    handed.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
+    handed.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
+    )
+    handed.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    handed.add_argument(
+        "--cluster-runs", default="/runs", metavar="DIR", help="where runs are on the cluster's head (default: /runs)"
+    )
+    handed.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    asked = verb("job", job, "ask for a submitted job, read what it says, or stop it")
+    asked.add_argument("action", choices=("status", "logs", "stop"))
+    asked.add_argument("job", metavar="ID")
+    for parser in (handed, asked):
+        parser.add_argument("--address", required=True, metavar="URL", help="the head's dashboard, http://HEAD:8265")
