@@ -22,7 +22,7 @@ from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 
 
 class Faulty(Evaluator):
-    """Faults: slow, die, die once, hang, hang once, wait once, raise, nan, memory."""
+    """Faults: slow, long, die, die once, hang, hang once, wait once, raise, nan, memory."""
 
     def evaluate(self, asked: Request) -> Outcome:
         folder = Path(os.environ["FAULTS_DIR"])
@@ -38,6 +38,8 @@ class Faulty(Evaluator):
     def _failing(self, fault: str, first: bool, asked: Request) -> Outcome:
         if fault == "slow":
             time.sleep(0.05)
+        if fault == "long":
+            time.sleep(0.5)
         if fault == "die" or (fault == "die once" and first):
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hang" or (fault == "hang once" and first):
