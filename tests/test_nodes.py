@@ -56,10 +56,11 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a head with one CPU, which demands a token."""
     for name, value in (PROMPT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "6f" * 32}).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
     port, agent = free_ports(2)
     place = ["--include-dashboard=false", f"--temp-dir=/tmp/ray-{port}", f"--dashboard-agent-listen-port={agent}"]
     node = start_node("--head", f"--port={port}", "--num-cpus=1", *place)
@@ -73,13 +74,9 @@ def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attempt(
-    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attempt(head: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
     (tmp_path / "plan.json").write_text(json.dumps({"*": "long"}))
-    monkeypatch.syspath_prepend(str(Path(faulty.__file__).parent))
     import ray
 
     ray.cloudpickle.register_pickle_by_value(faulty)
@@ -102,6 +99,7 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
     killed, phase = False, 0
     try:
         for outcome in engine.completed():
+            assert not outcome.failure
             outcomes[outcome.digest] = outcome
             most = max(most, engine.workers)
             if phase == 0:

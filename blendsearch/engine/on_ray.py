@@ -23,6 +23,10 @@ RESIZE_SECONDS = 5.0
 LOST_AT_MOST = 10
 """Nodes that may die under one request before the request is blamed for it."""
 
+DOUBT_SECONDS = 30.0
+"""How long a worker may be out of reach on a node that counts as alive before its request is blamed: Ray takes about
+half of that to notice a node that was killed."""
+
 FAILED_STARTS = 6
 """Workers that may fail to start, one after another with none in between that does, before that is an error."""
 
@@ -83,6 +87,7 @@ class RayEngine:
         self._starting: dict[Any, Place] = {}
         self._idle: deque[Place] = deque()
         self._running: dict[Any, Running] = {}
+        self._doubtful: list[tuple[Running, BaseException, float]] = []
         self._failed_starts = 0
         self._resized = self._worked = time.monotonic()
         self._fill()
@@ -92,8 +97,9 @@ class RayEngine:
 
     def completed(self) -> Iterator[Outcome]:
         self._worked = time.monotonic()
-        while self._queue or self._running:
+        while self._queue or self._running or self._doubtful:
             self._resize()
+            yield from self._decided()
             self._dispatch()
             waiting = [*self._running, *self._starting]
             if not waiting:
@@ -115,6 +121,7 @@ class RayEngine:
         self._starting.clear()
         self._idle.clear()
         self._running.clear()
+        self._doubtful.clear()
         self._disconnect()
 
     def processes(self) -> dict[int, str]:
@@ -157,15 +164,31 @@ class RayEngine:
             return self._again(item, error.cause if isinstance(error.cause, Exception) else error)
         except self._ray.exceptions.RayError as error:  # the worker, its node or its memory is gone
             self._kill(item.place)
-            if item.asked.lost < LOST_AT_MOST and item.place.node not in self._nodes():
-                item.asked.lost += 1
-                self._queue.append(item.asked)
-                self._fill()
-                return None
             self._fill()
-            return self._again(item, error)
+            if not isinstance(error, self._ray.exceptions.ActorUnavailableError):
+                return self._gone(item, error)
+            self._doubtful.append((item, error, time.monotonic()))
+            return None
         self._idle.append(item.place)
         return outcome
+
+    def _gone(self, item: Running, error: BaseException) -> Outcome | None:
+        """What becomes of a request whose worker is gone: it is blamed unless the whole node is gone too."""
+        if item.asked.lost < LOST_AT_MOST and item.place.node not in self._nodes():
+            item.asked.lost += 1
+            self._queue.append(item.asked)
+            return None
+        return self._again(item, error)
+
+    def _decided(self) -> Iterator[Outcome]:
+        """Requests whose worker could not be reached, once it is known why, or was waited for long enough."""
+        waiting, self._doubtful = self._doubtful, []
+        nodes = self._nodes() if waiting else {}
+        for item, error, since in waiting:
+            if item.place.node in nodes and time.monotonic() - since < DOUBT_SECONDS:
+                self._doubtful.append((item, error, since))
+            elif (outcome := self._gone(item, error)) is not None:
+                yield outcome
 
     def _overdue(self) -> Iterator[Outcome]:
         """Kill and replace workers whose evaluation exceeds the time limit."""
