@@ -255,6 +255,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_search_in_one_line_and_costs_nothing(
     small_disk: Path, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
