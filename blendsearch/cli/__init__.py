@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from blendsearch.cli import cluster, reading, searching, showing
 from blendsearch.cli import criteria as on_criteria
-from blendsearch.cli import reading, searching, showing
 from blendsearch.errors import BlendsearchError
 
 WRONG_INPUT, INTERRUPTED = 2, searching.INTERRUPTED
@@ -59,11 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address (default: engine.ray)")
     search.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    search.add_argument("--or-resume", action="store_true", help="continue the run --name where it is there already")
     search.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
 
     resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
     resume.add_argument("run", metavar="RUN")
+    resume.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="more search.evaluations, engine or finals"
+    )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
 
@@ -105,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    cluster.add_verbs(verb)
 
     criteria = verb("criteria", on_criteria.criteria, "list the criteria, or map which of them say the same")
     criteria.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file: the criteria it uses")

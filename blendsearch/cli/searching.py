@@ -3,7 +3,9 @@
 import argparse
 import json
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from blendsearch.cli.showing import show, show_comparison
 from blendsearch.cli.terminal import reporter
+from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from blendsearch.engine.engine import Engine
@@ -29,6 +32,13 @@ def search(arguments: argparse.Namespace) -> None:
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
     config = load_config(arguments.config, overrides)
+    if arguments.or_resume:
+        if arguments.name is None:
+            raise ConfigError("--or-resume needs --name: a run is found again by its id")
+        if (arguments.runs / arguments.name / "run.json").exists():
+            arguments.run, arguments.set = arguments.name, []  # as it was begun, whatever CONFIG says by now
+            resume(arguments)
+            return
     name = arguments.name or free_name(arguments.runs, config.model.factory.rpartition(":")[2])
     check_name(arguments.runs, name)  # before anything that takes time
     report = reporter(arguments, config)
@@ -54,6 +64,11 @@ def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
     run = open_run(arguments.runs, arguments.run)
+    if arguments.set:
+        from blendsearch.runs.changes import changed
+
+        with run.locked():
+            run = changed(run, arguments.set)
     if run.finished:
         print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         show(run, arguments)
@@ -109,6 +124,7 @@ def run_search(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLi
 
     try:
         with _resumable(f"blendsearch resume {run.name}{_below(run)}", report), run.locked():
+            run.note_engine({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
             search(run, setting, engine, report)
     finally:
         engine.close()

@@ -11,155 +11,309 @@ from typing import Any
 
 import torch
 
+from blendsearch.engine.connection import connect
 from blendsearch.engine.local import failed
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.runs.config import EngineConfig
 
+RESIZE_SECONDS = 5.0
+"""How often the cluster is asked what it has room for now."""
+
+LOST_AT_MOST = 10
+"""Nodes that may die under one request before the request is blamed for it."""
+
+DOUBT_SECONDS = 30.0
+"""How long a worker may be out of reach on a node that counts as alive before its request is blamed: Ray takes about
+half of that to notice a node that was killed."""
+
+FAILED_STARTS = 6
+"""Workers that may fail to start, one after another with none in between that does, before that is an error."""
+
+
+@dataclass(eq=False)
+class Place:
+    """A worker's actor, and the node it runs on once it has started."""
+
+    actor: Any
+    node: str = ""
+
+
+@dataclass
+class Asked:
+    """A request, how often it has been tried in vain, and how many nodes were lost under it."""
+
+    request: Request
+    attempt: int = 0
+    lost: int = 0
+
 
 @dataclass
 class Running:
-    """A request on its way: which attempt it is, on which worker, and since when."""
+    """A request on its way: on which worker, and since when."""
 
-    asked: Request
-    attempt: int
-    worker: Any
+    asked: Asked
+    place: Place
     since: float
 
 
 class RayEngine:
-    """One actor per GPU share or CPU slot.
+    """One actor per GPU share or CPU slot, as many as the cluster has room for at the time.
 
     A worker that dies or exceeds the time limit is replaced, and its request tried again elsewhere; after `retries`
-    more attempts the request comes back as failed. Evaluations are pure, so one that is repeated does no harm.
+    more attempts the request comes back as failed. A node that dies takes no attempt away. Evaluations are pure, so one
+    that is repeated does no harm. Workers of nodes that join are put to work. Raises EngineError, from `completed`,
+    when no worker can be started, or none is there for `engine.patience` seconds.
     """
 
     def __init__(self, config: EngineConfig, evaluator: Evaluator) -> None:
         self._config = config
-        self._ray, self._ours = _connect(config.ray)
-        self._on_gpu = evaluator.device.type == "cuda"
-        self.workers = config.workers or self._places()
+        self._ray, self._ours = connect(config.ray)
+        self._device = evaluator.device.type if config.device == "same" else config.device
+        self._on_gpu = self._device == "cuda"
+        try:
+            self.workers = config.workers or self._room()
+        except EngineError:
+            self._disconnect()
+            raise
+        cores = int(self._ray.cluster_resources().get("CPU", 1))
+        # fixed now, and the same everywhere: sums over another number of threads end in other last digits
+        self._threads = config.threads or max(1, cores // self.workers)
         # the model as one copy per worker, which may write to its own; image arrays are shared memory, read only
         resting = dataclasses.replace(evaluator, model=evaluator.model.cpu())
         self._payload = self._ray.put(resting)
         evaluator.model.to(evaluator.device)
-        self._threads = config.threads or max(1, (os.cpu_count() or 1) // self.workers)
-        self._idle: deque[Any] = deque(self._new_worker() for _ in range(self.workers))
-        self._queue: deque[tuple[Request, int]] = deque()
+        self._queue: deque[Asked] = deque()
+        self._starting: dict[Any, Place] = {}
+        self._idle: deque[Place] = deque()
         self._running: dict[Any, Running] = {}
+        self._doubtful: list[tuple[Running, BaseException, float]] = []
+        self._failed_starts = 0
+        self._resized = self._worked = time.monotonic()
+        self._fill()
 
     def submit(self, asked: Request) -> None:
-        self._queue.append((asked, 0))
+        self._queue.append(Asked(asked))
 
     def completed(self) -> Iterator[Outcome]:
-        while self._queue or self._running:
+        self._worked = time.monotonic()
+        while self._queue or self._running or self._doubtful:
+            self._resize()
+            yield from self._decided()
             self._dispatch()
-            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=1.0)
+            waiting = [*self._running, *self._starting]
+            if not waiting:
+                time.sleep(0.2)
+                continue
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=1.0)
             for reference in ready:
-                outcome = self._received(reference)
-                if outcome is not None:
+                if reference in self._starting:
+                    self._started(reference)
+                elif (outcome := self._received(reference)) is not None:
                     yield outcome
             yield from self._overdue()
 
     def close(self) -> None:
         self._queue.clear()
-        for worker in [*self._idle, *(item.worker for item in self._running.values())]:
-            with contextlib.suppress(Exception):
-                self._ray.kill(worker)
+        busy = [item.place for item in self._running.values()]
+        for place in [*self._starting.values(), *self._idle, *busy]:
+            self._kill(place)
+        self._starting.clear()
         self._idle.clear()
         self._running.clear()
-        if self._ours:
-            self._ray.shutdown()
+        self._doubtful.clear()
+        self._disconnect()
+
+    def processes(self) -> dict[int, str]:
+        """Process ids of the workers that wait for work, with their node; to see, and to test by killing them."""
+        found: list[tuple[str, int]] = self._ray.get([place.actor.start.remote() for place in self._idle])
+        return {process: node for node, process in found}
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
-            asked, attempt = self._queue.popleft()
-            worker = self._idle.popleft()
-            self._running[worker.evaluate.remote(asked)] = Running(asked, attempt, worker, time.monotonic())
+            asked, place = self._queue.popleft(), self._idle.popleft()
+            self._running[place.actor.evaluate.remote(asked.request)] = Running(asked, place, time.monotonic())
+
+    def _started(self, reference: Any) -> None:
+        place = self._starting.pop(reference)
+        try:
+            place.node, _ = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._kill(place)
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS:
+                cause = getattr(error, "cause", None) or error
+                reason = next((line for line in reversed(str(cause).splitlines()) if line.strip()), str(type(cause)))
+                raise EngineError(
+                    f"{FAILED_STARTS} workers in turn did not start: {reason.strip()}; has every node this code, the "
+                    "same versions, and memory for the data?"
+                ) from error
+            self._fill()
+        else:
+            self._failed_starts = 0
+            self._idle.append(place)
 
     def _received(self, reference: Any) -> Outcome | None:
         """The outcome of a finished call; None when it failed and is tried again."""
         item = self._running.pop(reference)
+        self._worked = time.monotonic()
         try:
             outcome: Outcome = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            self._idle.append(item.worker)
+            self._idle.append(item.place)
             return self._again(item, error.cause if isinstance(error.cause, Exception) else error)
         except self._ray.exceptions.RayError as error:  # the worker, its node or its memory is gone
-            self._idle.append(self._new_worker())
-            return self._again(item, error)
-        self._idle.append(item.worker)
+            self._kill(item.place)
+            self._fill()
+            if not isinstance(error, self._ray.exceptions.ActorUnavailableError):
+                return self._gone(item, error)
+            self._doubtful.append((item, error, time.monotonic()))
+            return None
+        self._idle.append(item.place)
         return outcome
+
+    def _gone(self, item: Running, error: BaseException) -> Outcome | None:
+        """What becomes of a request whose worker is gone: it is blamed unless the whole node is gone too."""
+        if item.asked.lost < LOST_AT_MOST and item.place.node not in self._nodes():
+            item.asked.lost += 1
+            self._queue.append(item.asked)
+            return None
+        return self._again(item, error)
+
+    def _decided(self) -> Iterator[Outcome]:
+        """Requests whose worker could not be reached, once it is known why, or was waited for long enough."""
+        waiting, self._doubtful = self._doubtful, []
+        nodes = self._nodes() if waiting else {}
+        for item, error, since in waiting:
+            if item.place.node in nodes and time.monotonic() - since < DOUBT_SECONDS:
+                self._doubtful.append((item, error, since))
+            elif (outcome := self._gone(item, error)) is not None:
+                yield outcome
 
     def _overdue(self) -> Iterator[Outcome]:
         """Kill and replace workers whose evaluation exceeds the time limit."""
         now = time.monotonic()
         for reference, item in list(self._running.items()):
-            allowed = self._config.final_timeout if item.asked.fidelity == "final" else self._config.timeout
+            final = item.asked.request.fidelity == "final"
+            allowed = self._config.final_timeout if final else self._config.timeout
             if now - item.since > allowed:
                 del self._running[reference]
-                self._ray.kill(item.worker)
-                self._idle.append(self._new_worker())
+                self._kill(item.place)
+                self._fill()
                 limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
                 outcome = self._again(item, limit)
                 if outcome is not None:
                     yield outcome
 
     def _again(self, item: Running, error: BaseException) -> Outcome | None:
-        if item.attempt < self._config.retries:
-            self._queue.append((item.asked, item.attempt + 1))
+        if item.asked.attempt < self._config.retries:
+            item.asked.attempt += 1
+            self._queue.append(item.asked)
             return None
-        return failed(item.asked, error)
+        return failed(item.asked.request, error)
 
-    def _new_worker(self) -> Any:
+    def _resize(self) -> None:
+        """Every few seconds: as many workers as the cluster now has room for. Raises EngineError out of patience."""
+        now = time.monotonic()
+        if self._running or self._idle:
+            self._worked = now
+        elif now - self._worked > self._config.patience:
+            raise EngineError(
+                f"no worker for {self._config.patience:g} s (engine.patience): nothing that was evaluated is lost; "
+                "resume the run when the cluster has room again"
+            )
+        if now - self._resized < RESIZE_SECONDS:
+            return
+        self._resized = now
+        if self._config.workers is None:
+            # never none: a worker that waits for a place is what makes an autoscaler start a node
+            self.workers = max(1, self._places())
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start the workers that are missing; of too many, those that wait for a place go."""
+        surplus = len(self._starting) + len(self._idle) + len(self._running) - self.workers
+        for reference in list(self._starting)[: max(0, surplus)]:
+            self._kill(self._starting.pop(reference))
+        for _ in range(-surplus):
+            place = self._new_worker()
+            # the first call returns when the worker has started: until then no request waits on it, and no clock runs
+            self._starting[place.actor.start.remote()] = place
+
+    def _new_worker(self) -> Place:
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
+        share = self._config.gpus_per_worker
         if self._on_gpu:
-            options |= {"num_gpus": self._config.gpus_per_worker, "num_cpus": 0}
+            options |= {"num_gpus": share, "num_cpus": 0}
         else:
-            options |= {"num_cpus": min(self._threads, os.cpu_count() or 1), "num_gpus": 0}
-        device = "cuda" if self._on_gpu else "cpu"
-        return self._ray.remote(Worker).options(**options).remote(self._payload, self._threads, device)
+            options |= {"num_cpus": self._config.threads or 1, "num_gpus": 0}
+        actor = self._ray.remote(Worker).options(**options)
+        return Place(actor.remote(self._payload, self._threads, self._device, min(1.0, share)))
+
+    def _kill(self, place: Place) -> None:
+        with contextlib.suppress(Exception):
+            self._ray.kill(place.actor)
+
+    def _nodes(self) -> dict[str, dict[str, float]]:
+        """What every living node offers in all."""
+        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
 
     def _places(self) -> int:
-        """How many workers the cluster has room for."""
-        total = self._ray.cluster_resources()
+        """How many workers the living nodes have room for, each node as it comes; a share of a GPU is of one GPU."""
         if self._on_gpu:
-            places = int(total.get("GPU", 0) / self._config.gpus_per_worker)
+            share = self._config.gpus_per_worker
+            return sum(places_on(offer.get("GPU", 0.0), share) for offer in self._nodes().values())
+        return sum(int(offer.get("CPU", 0.0) // (self._config.threads or 1)) for offer in self._nodes().values())
+
+    def _room(self) -> int:
+        """`_places`, where there are any. Raises EngineError where there are none."""
+        if places := self._places():
+            return places
+        need = f"{self._config.threads or 1} CPU per worker (engine.threads)"
+        if self._on_gpu:
             need = f"{self._config.gpus_per_worker:g} GPU per worker (engine.gpus_per_worker)"
-        else:
-            places = int(total.get("CPU", 0) / (self._config.threads or 1))
-            need = f"{self._config.threads or 1} CPU per worker (engine.threads)"
-        if places < 1:
-            raise EngineError(f"the cluster has no room for one worker: it offers {dict(total)}, expected {need}")
-        return places
+        offers = ", ".join(
+            f"{offer.get('CPU', 0):g} CPU and {offer.get('GPU', 0):g} GPU" for offer in self._nodes().values()
+        )
+        raise EngineError(
+            f"the cluster has no room for one worker: its nodes offer {offers}, expected {need}; to wait for nodes "
+            "that are yet to come, set engine.workers"
+        )
+
+    def _disconnect(self) -> None:
+        if self._ours:
+            self._ray.shutdown()
+
+
+def places_on(gpus: float, share: float) -> int:
+    """How many workers of `share` GPU a node of `gpus` has room for: a share below one never spans two GPUs."""
+    slack = 1e-6  # 1 / 0.1 is 9.99... to some
+    if share <= 1:
+        return int(gpus + slack) * int(1 / share + slack)
+    return int(gpus / share + slack)
 
 
 class Worker:
     """One actor: an evaluator on its own device."""
 
-    def __init__(self, evaluator: Evaluator, threads: int, device: str) -> None:
+    def __init__(self, evaluator: Evaluator, threads: int, device: str, share: float) -> None:
         # Ray's OMP_NUM_THREADS does not reach a reused process that has imported torch
         torch.set_num_threads(threads)
         place = torch.device(device)
+        if place.type == "cuda" and share < 1:
+            # Ray divides a card by counting; without this, one worker's memory is whatever the others left
+            torch.cuda.set_per_process_memory_fraction(share)
         self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(place), device=place)
 
+    def start(self) -> tuple[str, int]:
+        """The node and the process this worker runs in; answered once it is ready."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), os.getpid()
+
     def evaluate(self, asked: Request) -> Outcome:
-        return self._evaluator.evaluate(asked)
-
-
-def _connect(where: str) -> tuple[Any, bool]:
-    """The ray module, connected, and whether the connection is ours to close."""
-    if where == "local":
-        # said in every process we start: since 2.59 it decides whether others may connect
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
-
-    if ray.is_initialized():
-        return ray, False
-    try:
-        address = None if where == "local" else where
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray raises a dozen types when there is no cluster
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(f"no Ray at {where!r}: {reason}; is the cluster up? use local to start one here") from error
-    return ray, True
+        try:
+            return self._evaluator.evaluate(asked)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()  # what this one took must not fail the next one too
+            raise

@@ -206,15 +206,22 @@ class FinalsConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster."""
+    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster.
+
+    `workers`: as many as there is room for, nodes that join later included, when not given. `device`: what workers
+    evaluate on; same is what the searching process uses. `patience`: seconds without any worker before the search stops
+    (it can be resumed).
+    """
 
     ray: str = "off"
     workers: Positive | None = None
+    device: Literal["same", "cpu", "cuda"] = "same"
     threads: Positive | None = None
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     timeout: Annotated[float, Field(gt=0)] = 600.0
     final_timeout: Annotated[float, Field(gt=0)] = 86_400.0
     retries: Annotated[int, Field(ge=0)] = 2
+    patience: Annotated[float, Field(gt=0)] = 1800.0
 
 
 class Config(Section):
@@ -281,10 +288,14 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
-    tree: dict[str, Any] = loaded or {}
+    return parse_config(with_overrides(loaded or {}, overrides), str(path))
+
+
+def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree`, changed in place by `section.field=value`. Raises ConfigError for what is not written that way."""
     for override in overrides:
         _override(tree, override)
-    return parse_config(tree, str(path))
+    return tree
 
 
 def parse_config(tree: Any, source: str) -> Config:

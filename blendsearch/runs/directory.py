@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,13 +83,41 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Inside, no other process works on this run. Raises RunError when one does."""
         with open(self.path / "lock", "w", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"run {self.name!r} is being searched by another process: wait for it, or stop it"
-                ) from error
+            for patience in range(5, -1, -1):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if not patience:
+                        raise RunError(
+                            f"run {self.name!r} is being searched by another process: wait for it, or stop it"
+                        ) from error
+                    time.sleep(0.1)  # somebody may only be looking whether it is locked
             yield
+
+    @property
+    def running(self) -> bool:
+        """Whether a process works on this run now; on a network file system, as far as its locks reach."""
+        try:
+            with open(self.path / "lock", encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def note_engine(self, facts: Mapping[str, Any]) -> None:
+        """Write down where evaluations run from now on, for whoever asks how the search is going."""
+        write_atomically(self.path / "engine.json", json.dumps(dict(facts), indent=1))
+
+    def noted_engine(self) -> dict[str, Any]:
+        """What `note_engine` wrote last; empty where it never did."""
+        try:
+            facts: dict[str, Any] = json.loads((self.path / "engine.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts
 
 
 def check_name(folder: Path, name: str) -> None:

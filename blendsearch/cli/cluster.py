@@ -1,0 +1,88 @@
+"""The verbs for a search that runs elsewhere: status, submit, job."""
+
+import argparse
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def status(arguments: argparse.Namespace) -> None:
+    from blendsearch.inspect.status import status
+    from blendsearch.runs.directory import open_run
+
+    found = status(open_run(arguments.runs, arguments.run))
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    failed = f", {found['failed']} failed" if found["failed"] else ""
+    print(f"{found['run']}: {found['state']}, {found['evaluations']} of {found['asked']} evaluations{failed}")
+    if found["per_minute"] is not None:
+        pace = f"{found['per_minute']:.1f} a minute, {found['seconds_each']:.3g} s each"
+        if found["utilisation"] is not None:
+            pace += f", {found['utilisation']:.0%} of the time of {found['workers']} workers"
+        left = found["seconds_left"]
+        print(pace + (f"; {_span(left)} left at this pace" if left else ""))
+    if (best := found["best"]) is not None:
+        print(
+            f"best so far: network {best['id']} ({best['origin'].split(' = ')[0]}), validation loss "
+            f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.2%}, {best['macs_ratio']:.2%} of MACs"
+        )
+
+
+def submit(arguments: argparse.Namespace) -> None:
+    from blendsearch.engine.jobs import submit
+    from blendsearch.errors import ConfigError
+    from blendsearch.runs.config import load_config
+    from blendsearch.runs.directory import NAME
+
+    config = load_config(arguments.config, arguments.set)
+    stem = config.model.factory.rpartition(":")[2].lower().replace("_", "-")
+    name = arguments.name or f"{stem}-{secrets.token_hex(3)}"
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"a run cannot be called {name!r}: expected lower-case letters, digits and dashes")
+    job = submit(arguments.address, config, Path.cwd(), name, arguments.cluster_runs)
+    if arguments.json:
+        print(json.dumps({"job": job, "run": name}))
+        return
+    print(f"job {job} searches as run {name}; see: blendsearch job logs {job} --address {arguments.address}")
+
+
+def job(arguments: argparse.Namespace) -> None:
+    from blendsearch.engine import jobs
+
+    if arguments.action == "status":
+        print(jobs.status(arguments.address, arguments.job))
+    elif arguments.action == "logs":
+        print(jobs.logs(arguments.address, arguments.job), end="")
+    else:
+        going = jobs.stop(arguments.address, arguments.job)
+        print("told to stop; submit with the same --name to resume its run" if going else "it was over already")
+
+
+def _span(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def add_verbs(verb: Any) -> None:
+    """Add this file's verbs by `verb`, which makes a parser of a name, a function and a help text."""
+    shown = verb("status", status, "show how a search is going")
+    shown.add_argument("run", metavar="RUN")
+    shown.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    handed = verb("submit", submit, "hand a search to a Ray cluster; with the --name of a run there, resume it")
+    handed.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
+    handed.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
+    )
+    handed.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    handed.add_argument(
+        "--cluster-runs", default="/runs", metavar="DIR", help="where runs are on the cluster's head (default: /runs)"
+    )
+    handed.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    asked = verb("job", job, "ask for a submitted job, read what it says, or stop it")
+    asked.add_argument("action", choices=("status", "logs", "stop"))
+    asked.add_argument("job", metavar="ID")
+    for parser in (handed, asked):
+        parser.add_argument("--address", required=True, metavar="URL", help="the head's dashboard, http://HEAD:8265")

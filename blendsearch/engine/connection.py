@@ -1,0 +1,84 @@
+"""Connecting to Ray, as somebody who may: with a token wherever others could reach the cluster too.
+
+Since 2.59 Ray may turn token authentication on by itself, in some processes and not in others, after which they do not
+find each other. So it is said here, before Ray is imported, and every process that is started from here inherits it.
+"""
+
+import contextlib
+import ipaddress
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from blendsearch.errors import EngineError
+
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for what was submitted to it: whoever submitted has shown the token already."""
+
+
+def connect(where: str) -> tuple[Any, bool]:
+    """The ray module, connected, and whether the connection is ours to close.
+
+    `where`: local (a cluster of this machine, for this process), auto (the one this machine belongs to, or that
+    RAY_ADDRESS names), or HOST:PORT. Raises EngineError when there is none, or authentication is missing.
+    """
+    authenticate(where)
+    import ray
+
+    if ray.is_initialized():
+        return ray, False
+    try:
+        address = None if where == "local" else where
+        if address is None:
+            os.environ.pop("RAY_ADDRESS", None)  # or Ray would take it for the address it was not given
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray raises a dozen types when there is no cluster
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EngineError(f"no Ray at {where!r}: {reason}; is the cluster up? use local to start one here") from error
+    return ray, True
+
+
+def authenticate(where: str) -> None:
+    """Set RAY_AUTH_MODE for this process and those it starts. The token itself is never shown.
+
+    Raises EngineError for a cluster on another machine when no token is known.
+    """
+    if where == "local":
+        if not token_known():
+            # in the environment, not in the file Ray would write: every cluster started later would demand that one
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_MODE"] = "token"
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token" if token_known() else "disabled")
+    address = where
+    if where == "auto":
+        address = "" if IN_A_JOB in os.environ else os.environ.get("RAY_ADDRESS", "")
+    shielded = os.environ["RAY_AUTH_MODE"].lower() == "token" and token_known()
+    if not shielded and address and not loopback(address):
+        raise EngineError(
+            f"{address!r} is another machine and no token is known: whoever reaches a Ray cluster without one runs "
+            "code on it; give the cluster one, and its file here in RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE=token)"
+        )
+
+
+def token_known() -> bool:
+    """Whether Ray would find a token, where it looks for one."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        return Path(path).stat().st_size > 0
+    return False
+
+
+def loopback(address: str) -> bool:
+    """Whether HOST:PORT or a URL names this machine by an address that only this machine reaches."""
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

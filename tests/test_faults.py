@@ -1,0 +1,283 @@
+"""What dies, hangs, lies or fills up costs no finished evaluation: each fault is really made, and the loss counted."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faulty
+import pytest
+import torch
+import yaml
+from test_engine import asked, collect, evaluator
+
+from blendsearch.cli import main
+from blendsearch.engine.connection import authenticate
+from blendsearch.engine.engine import Engine, start_engine
+from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.runs.config import EngineConfig
+
+HARNESS = [sys.executable, faulty.__file__]
+
+
+def faulty_evaluator() -> Evaluator:
+    held = evaluator()
+    return faulty.Faulty(held.model, held.maps, held.splits, held.recipe, held.device)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    made = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAULTS_DIR", str(made))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    authenticate("local")
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(faulty)  # workers do not see the folder of tests
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    started = start_engine(EngineConfig(ray="local", workers=2, threads=1, retries=1, timeout=5), faulty_evaluator())
+    yield started
+    started.close()
+    ray.shutdown()
+
+
+def planned(folder: Path, requests: list, *faults: str) -> None:
+    """The first requests get the faults; what was counted before is forgotten."""
+    (folder / "log").unlink(missing_ok=True)
+    plan = {item.digest: fault for item, fault in zip(requests, faults, strict=False)}
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def attempts(folder: Path, digest: str) -> int:
+    return sum(count for work, count in faulty.counted(folder, "begin").items() if work.startswith(digest))
+
+
+def check_good(folder: Path, outcomes: dict[str, Any], requests: list) -> None:
+    """These were judged once, and have the numbers that they have without any fault."""
+    direct = evaluator()
+    for item in requests:
+        assert outcomes[item.digest]._replace(seconds=0) == direct.evaluate(item)._replace(seconds=0)
+    assert faulty.repeated(folder) == 0
+
+
+def test_candidates_that_raise_lie_or_take_all_memory_are_failed_and_the_rest_goes_on(
+    engine: Engine, folder: Path
+) -> None:
+    torch.set_num_threads(1)
+    requests = asked(6)
+    planned(folder, requests, "raise", "nan", "memory")
+    outcomes = collect(engine, requests)
+    raised, nan, memory, *good = requests
+    assert "this candidate cannot be judged" in outcomes[raised.digest].failure
+    assert outcomes[nan.digest].failure == "the loss is nan"
+    assert "memory" in outcomes[memory.digest].failure.lower()
+    assert [attempts(folder, item.digest) for item in (raised, nan, memory)] == [2, 1, 2]
+    check_good(folder, outcomes, good)
+
+
+def test_workers_that_die_under_a_candidate_are_replaced_and_it_is_tried_again(engine: Engine, folder: Path) -> None:
+    requests = asked(6)
+    planned(folder, requests, "die once", "die")
+    outcomes = collect(engine, requests)
+    once, always, *good = requests
+    assert outcomes[always.digest].failure
+    assert [attempts(folder, item.digest) for item in (once, always)] == [2, 2]
+    check_good(folder, outcomes, [once, *good])
+
+
+def test_a_worker_killed_from_outside_in_the_middle_of_an_evaluation_loses_none(engine: Engine, folder: Path) -> None:
+    requests = asked(4)
+    planned(folder, requests, "wait once")
+
+    def kill() -> None:
+        for _ in range(1000):
+            time.sleep(0.02)
+            text = (folder / "log").read_text() if (folder / "log").exists() else ""
+            for line in text.splitlines():
+                what, process, digest, *_ = line.split(" ")
+                if what == "begin" and digest == requests[0].digest:
+                    os.kill(int(process), signal.SIGKILL)
+                    return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcomes = collect(engine, requests)
+    killer.join()
+    assert attempts(folder, requests[0].digest) == 2
+    check_good(folder, outcomes, requests)
+
+
+def test_evaluations_that_hang_are_killed_tried_elsewhere_and_then_failed(engine: Engine, folder: Path) -> None:
+    requests = asked(5)
+    planned(folder, requests, "hang once", "hang")
+    outcomes = collect(engine, requests)
+    once, always, *good = requests
+    assert "not done after 5 s" in outcomes[always.digest].failure
+    assert [attempts(folder, item.digest) for item in (once, always)] == [2, 2]
+    check_good(folder, outcomes, [once, *good])
+
+
+def front(runs: Path, name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    main(["front", name, "--runs", str(runs), "--json"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return {key: found[key] for key in ("finished", "dense", "baselines", "front")}
+
+
+def rows(runs: Path, name: str) -> set[tuple[Any, ...]]:
+    """Every evaluation as it stands in the store, fine-tunes and tests too."""
+    path = runs / name / "run.sqlite"
+    if not path.exists():
+        return set()
+    found: set[tuple[Any, ...]] = set()
+    connection = sqlite3.connect(path)
+    for table in ("evaluations", "finals", "tests"):
+        found |= {(table, *row) for row in connection.execute(f"SELECT * FROM {table}")}
+    connection.close()
+    return found
+
+
+def kill_again_and_again(config: Path, runs: Path, folder: Path, kills: int, *words: str) -> tuple[int, int]:
+    """Search run ``killed`` to its end, killing the controller `kills` times; evaluations lost and repeated.
+
+    It is killed at a random moment after its first evaluation since it was started, whatever it does then.
+    """
+    rng = random.Random(0)
+    (folder / "log").unlink(missing_ok=True)
+    (folder / "plan.json").write_text('{"*": "slow"}')
+    surroundings = {**os.environ, "FAULTS_DIR": str(folder), "OMP_NUM_THREADS": "1"}
+    lost, done, killed = 0, 0, set()
+    while not (runs / "killed" / "finished.json").exists():
+        begin = ["search", str(config), "--name", "killed"]
+        verb = ["resume", "killed"] if (runs / "killed").exists() else begin
+        before = len(faulty.lines(folder))
+        process = subprocess.Popen(
+            [*HARNESS, *verb, "--runs", str(runs), *words], env=surroundings, stdout=subprocess.DEVNULL
+        )
+        if done < kills:
+            while process.poll() is None and len(faulty.lines(folder)) == before:
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0, 0.6))
+            if process.poll() is None:
+                process.kill()
+                done += 1
+        process.wait()
+        assert process.returncode in (0, -signal.SIGKILL)
+        now = rows(runs, "killed")
+        lost += len(killed - now)
+        killed = now
+    assert done == kills, f"the search was over after {done} kills: give it more evaluations"
+    return lost, faulty.repeated(folder)
+
+
+def longer(config: Path, quick: dict[str, Any], evaluations: int) -> None:
+    quick["search"]["evaluations"] = evaluations
+    quick["finals"] = {"picks": 1, "tuning": {"epochs": 0.3}}
+    config.write_text(yaml.safe_dump(quick))
+
+
+@pytest.mark.parametrize(("kills", "evaluations"), [(3, 40), pytest.param(50, 500, marks=pytest.mark.slow)])
+def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undisturbed_run(
+    kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    longer(config_file, quick, evaluations)
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
+    lost, repeated = kill_again_and_again(config_file, tmp_path, tmp_path, kills)
+    assert front(tmp_path, "killed", capsys) == front(tmp_path, "whole", capsys)
+    with capsys.disabled():
+        print(f"\n{kills} kills of the controller: {lost} evaluations lost, {repeated} repeated", file=sys.stderr)
+    assert lost == 0
+    assert repeated <= kills  # no more than the one under way, which had ended but was not yet stored
+
+
+@pytest.mark.slow
+def test_on_ray_a_killed_controller_takes_its_workers_along_and_resumes_to_the_same_front(
+    config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    longer(config_file, quick, 120)
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
+    lost, repeated = kill_again_and_again(config_file, tmp_path, tmp_path, 4, "--ray", "local")
+    assert front(tmp_path, "killed", capsys) == front(tmp_path, "whole", capsys)
+    with capsys.disabled():
+        print(f"\n4 kills on Ray: {lost} evaluations lost, {repeated} repeated", file=sys.stderr)
+    assert lost == 0
+    assert repeated <= 4 * 2 * 2
+    workers = {int(line.split(" ")[1]) for line in (tmp_path / "log").read_text().splitlines()}
+    for _ in range(100):
+        if not any(Path(f"/proc/{process}").exists() for process in workers):
+            break
+        time.sleep(0.2)
+    assert not [process for process in workers if Path(f"/proc/{process}").exists()], "workers outlived the controller"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "tampered"])
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(
+    damage: str, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "one"])
+    before, stored = front(tmp_path, "one", capsys), rows(tmp_path, "one")
+    (tmp_path / "one" / "finished.json").unlink()
+    newest = max((tmp_path / "one" / "checkpoints").glob("generation-*.json"))
+    text = newest.read_text()
+    newest.write_text(text[: len(text) // 2] if damage == "truncated" else text.replace("asked", "Asked", 1))
+    monkeypatch.setattr(Evaluator, "evaluate", lambda self, asked: pytest.fail("an evaluation was repeated"))
+    main(["resume", "one", "--runs", str(tmp_path)])
+    assert f"checkpoint {newest.name} is damaged" in capsys.readouterr().out
+    assert front(tmp_path, "one", capsys) == before
+    assert rows(tmp_path, "one") == stored
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a megabyte and a half."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_search_in_one_line_and_costs_nothing(
+    small_disk: Path, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    longer(config_file, quick, 60)
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
+    (tmp_path / "plan.json").write_text('{"*": "slow"}')
+    surroundings = {**os.environ, "FAULTS_DIR": str(tmp_path)}
+    words = [*HARNESS, "search", str(config_file), "--runs", str(small_disk), "--name", "one"]
+    process = subprocess.Popen(words, env=surroundings, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and len(faulty.counted(tmp_path, "end")) < 20:
+        time.sleep(0.02)
+    with contextlib.suppress(OSError), open(small_disk / "filler", "wb", buffering=0) as file:
+        while file.write(bytes(512)):
+            pass
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "could not be written" in said or "cannot be written" in said
+    assert "Traceback" not in said and len(said.strip().splitlines()) == 1
+    (small_disk / "filler").unlink()
+    before = rows(small_disk, "one")
+    assert before
+    subprocess.run([*HARNESS, "resume", "one", "--runs", str(small_disk)], env=surroundings, check=True)
+    assert before <= rows(small_disk, "one")
+    assert faulty.repeated(tmp_path) <= 1
+    assert front(small_disk, "one", capsys) == front(tmp_path, "whole", capsys)
