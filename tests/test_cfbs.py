@@ -155,6 +155,7 @@ def test_a_whole_run_by_name(tmp_path: Path, quick: dict[str, Any], capsys: pyte
     assert len({row["macs_ratio"] for key in ("front", "baselines", "finals") for row in found[key]}) == 1
     finals = found["finals"]
     assert len(finals) >= 3 and all(row["seeds"] == 2 for row in finals)
+    assert sum(row["origin"] == "evolved" for row in finals) == 2  # controls are beside, never among the picks
     assert any(row["val_spread"] > 0 for row in finals)  # two seeds are two fine-tunes
     accuracies = [row["val_accuracy"] for row in finals]
     assert accuracies == sorted(accuracies, reverse=True)

@@ -10,7 +10,7 @@ from blendsearch.fitness.latency import measured
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, Store, TestResult
 from blendsearch.search.costs import conditions, conditions_text
-from blendsearch.search.front import DENSE, best_baselines, front, judged_networks
+from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks
 from blendsearch.search.setting import Report, Setting
 from blendsearch.structure.groups import unpacked
 
@@ -55,8 +55,10 @@ def picked(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], setting: Se
         places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
         best = [found[place] for place in places]
     else:
+        # the paper's picks come from its population, where no control stands
+        found = [row for row in valid if row.origin == EVOLVED or setting.config.method != "cfbs"]
         # what was not judged again was worse than what was
-        order = sorted(valid, key=lambda row: (again.get(row.digest, np.inf), *setting.objectives(row), row.id))
+        order = sorted(found, key=lambda row: (again.get(row.digest, np.inf), *setting.objectives(row), row.id))
         best = order[:count]
     unique = {row.digest: row for row in [*best, *best_baselines(valid)]}
     return list(unique.values())
