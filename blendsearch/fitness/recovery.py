@@ -81,32 +81,28 @@ def recalibrated(
         module.eval()
 
 
-def tuned(
-    module: nn.Module,
-    dense: nn.Module,
-    splits: Splits,
-    recipe: Recipe,
-    device: torch.device,
-    rng: np.random.Generator,
-) -> None:
-    """Recalibrate, then fine-tune for a short while."""
-    recalibrated(module, dense, splits, recipe, device, rng)
-    train(module, splits, recipe.tuning, device, rng, precision=recipe.precision)
+def fine_tuned(schedule: Callable[[Recipe], Schedule], *, taught: bool) -> Recovery:
+    """Recalibrate, then train by one of the recipe's schedules; with the dense network as teacher where `taught`."""
+
+    def recovery(
+        module: nn.Module,
+        dense: nn.Module,
+        splits: Splits,
+        recipe: Recipe,
+        device: torch.device,
+        rng: np.random.Generator,
+    ) -> None:
+        recalibrated(module, dense, splits, recipe, device, rng)
+        teacher = Teacher(dense, recipe.distillation) if taught and recipe.distillation else None
+        train(module, splits, schedule(recipe), device, rng, precision=recipe.precision, teacher=teacher)
+
+    return recovery
 
 
-def final(
-    module: nn.Module,
-    dense: nn.Module,
-    splits: Splits,
-    recipe: Recipe,
-    device: torch.device,
-    rng: np.random.Generator,
-) -> None:
-    """Recalibrate, then fine-tune for long."""
-    recalibrated(module, dense, splits, recipe, device, rng)
-    teacher = Teacher(dense, recipe.distillation) if recipe.distillation else None
-    train(module, splits, recipe.final, device, rng, precision=recipe.precision, teacher=teacher)
-
-
-FIDELITIES: dict[str, Recovery] = {"raw": raw, "recalibrated": recalibrated, "tuned": tuned, "final": final}
+FIDELITIES: dict[str, Recovery] = {
+    "raw": raw,
+    "recalibrated": recalibrated,
+    "tuned": fine_tuned(lambda recipe: recipe.tuning, taught=False),
+    "final": fine_tuned(lambda recipe: recipe.final, taught=True),
+}
 """How a cut may be judged, from the cheapest to the dearest."""
