@@ -47,8 +47,11 @@ def main() -> None:
     recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)
     loss, error = Evaluator(model, index_maps([], {}), splits, recipe, device).measure(model, "val")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)
+    told = config.model_dump(mode="json", include={"model", "data", "seed"})
+    for key in ("root", "train", "test", "val"):  # where things lie on this machine is nobody's business
+        told["data"][key] = told["data"][key] and f"$DATA/{Path(told['data'][key]).name}"
     facts = {
-        "config": config.model_dump(mode="json", include={"model", "data", "seed"}),
+        "config": told,
         "changes": arguments.set,
         "splits": splits.note,
         "val_loss": loss,
