@@ -4,11 +4,14 @@ Two genomes may decode to the same cut; a candidate's identity is the cut.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+
+from blendsearch.blend.clustering import Clusters
 
 SHARE_SCALE = 8.0
 """Log-odds of keeping a channel that a share of 1 adds over the network's threshold."""
@@ -76,6 +79,30 @@ class Space(Protocol):
     def described(self, genome: Genome) -> dict[str, Any]:
         """The genome as JSON values, for a reader."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Clustered:
+    """What every space over clustered criteria holds.
+
+    Attributes
+    ----------
+    ranks: per group, the criteria's scores rank-normalised to [0, 1], shape (criteria, C); left-out rows are NaN.
+    clusters: per group, its clusters as tuples of row numbers.
+    """
+
+    criteria: tuple[str, ...]
+    ranks: tuple[NDArray[np.float64], ...]
+    clusters: Clusters
+
+    @property
+    def groups(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def width(self) -> int:
+        """Clusters of the group that has most: K."""
+        return max(1, *(len(clusters) for clusters in self.clusters))
 
 
 def of_flat(space: Space, genes: Sequence[float]) -> Genome:

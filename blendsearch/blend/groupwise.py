@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import Genome, rank_normalised
+from blendsearch.blend.genome import Clustered, Genome, rank_normalised
 from blendsearch.criteria.table import ScoreTable
 
 
 @dataclass(frozen=True, eq=False)
-class GroupSpace:
+class GroupSpace(Clustered):
     """The space of one run, as `genome.Space` says. A blend's genes are choices, then factors, both (groups, K):
 
     a choice is, for each cluster, 0 for the mean of its criteria or i for its i-th criterion; a factor is in [0, 1].
@@ -26,19 +26,7 @@ class GroupSpace:
     means: whether a cluster may be heard as the mean of its criteria; else as one of them.
     """
 
-    criteria: tuple[str, ...]
-    ranks: tuple[NDArray[np.float64], ...]
-    clusters: Clusters
     means: bool = True
-
-    @property
-    def groups(self) -> int:
-        return len(self.ranks)
-
-    @property
-    def width(self) -> int:
-        """Clusters of the group that has most: K."""
-        return max(1, *(len(clusters) for clusters in self.clusters))
 
     @cached_property
     def choices(self) -> NDArray[np.int64]:

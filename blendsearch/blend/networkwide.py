@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import Genome, rank_normalised
+from blendsearch.blend.genome import Clustered, Genome, rank_normalised
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0
@@ -22,26 +22,14 @@ DEVIATION_SCALE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkSpace:
+class NetworkSpace(Clustered):
     """The space of one run, as `genome.Space` says. A blend's genes, all in [-1, 1]: a weight for each criterion, then
 
     a deviation for each group and cluster (groups, K), where deviations are asked for. A criterion's weight in a group
     is exp(4 weight + 2 deviation of its cluster there).
     """
 
-    criteria: tuple[str, ...]
-    ranks: tuple[NDArray[np.float64], ...]
-    clusters: Clusters
     deviations: bool = True
-
-    @property
-    def groups(self) -> int:
-        return len(self.ranks)
-
-    @property
-    def width(self) -> int:
-        """Clusters of the group that has most: K."""
-        return max(1, *(len(clusters) for clusters in self.clusters))
 
     @property
     def integers(self) -> int:

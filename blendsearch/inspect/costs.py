@@ -43,7 +43,7 @@ def cost_reader(run: Run) -> Callable[[Evaluation, dict[str, Latency]], dict[str
 
 def spanned_reader(run: Run) -> Callable[[Evaluation], tuple[float, ...]]:
     """From a network to what it spends of each cost whose budget spans a range, as shares of the dense cost."""
-    names = [name for name, (low, high) in run.config.budget.spans().items() if high > low]
+    names = run.config.budget.spanned()
     dense, further = run.structure["dense"], cost_reader(run)
 
     def read(row: Evaluation) -> tuple[float, ...]:

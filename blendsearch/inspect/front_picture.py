@@ -74,18 +74,7 @@ def _front(axes: Axes, found: Course) -> None:
         mew=0,
         label="evaluated",
     )
-    above = [row for row in found.judged if (row.error or 0) > top]
-    if above:
-        axes.plot(
-            [found.share(row) for row in above],
-            [top] * len(above),
-            "^",
-            color=GREY,
-            ms=4,
-            alpha=0.5,
-            mew=0,
-            label=f"{len(above)} with a larger error",
-        )
+    _above(axes, [found.share(row) for row in found.judged if (row.error or 0) > top], top)
     for kind, rows in by_kind(found).items():
         colour, shape, _ = LOOKS.get(kind, OTHER)
         axes.plot(*points(rows), shape, color=colour, ms=7, mfc="none", mew=1.6, label=f"best {kind}")
@@ -101,18 +90,7 @@ def _convergence(axes: Axes, found: Course) -> None:
     top, places = highest(found), range(1, len(found.judged) + 1)
     inside = [(x, row.error) for x, row in zip(places, found.judged, strict=True) if (row.error or 0.0) <= top]
     axes.plot(*zip(*inside, strict=True), "o", color=GREY, ms=3.5, alpha=0.6, mew=0, label="evaluated")
-    above = [x for x, row in zip(places, found.judged, strict=True) if (row.error or 0.0) > top]
-    if above:
-        axes.plot(
-            above,
-            [top] * len(above),
-            "^",
-            color=GREY,
-            ms=4,
-            alpha=0.5,
-            mew=0,
-            label=f"{len(above)} with a larger error",
-        )
+    _above(axes, [x for x, row in zip(places, found.judged, strict=True) if (row.error or 0.0) > top], top)
     for kind, rows in by_kind(found).items():
         colour, _, dashes = LOOKS.get(kind, OTHER)
         for row in rows:
@@ -134,3 +112,10 @@ def _convergence(axes: Axes, found: Course) -> None:
         axes.axhline(found.dense.error or 0.0, color=INK, lw=1.4, label="dense network")
     axes.set_ylim(top=top + 0.03 * (top - axes.get_ylim()[0]))
     axes.set_xlabel("evaluations")
+
+
+def _above(axes: Axes, places: Sequence[float], top: float) -> None:
+    """Mark at the upper edge, at these places along x, what has a larger error than the picture has room for."""
+    if places:
+        label = f"{len(places)} with a larger error"
+        axes.plot(places, [top] * len(places), "^", color=GREY, ms=4, alpha=0.5, mew=0, label=label)

@@ -53,9 +53,7 @@ def _fidelities(
     if rejudged:
         stages.append((rejudged[0].fidelity, {item.digest: item.loss for item in rejudged}))
     if finals:
-        digests = {item.digest for item in finals}
-        means = {digest: fmean(item.loss for item in finals if item.digest == digest) for digest in digests}
-        stages.append(("final", means))
+        stages.append(("final", {key: fmean(item.loss for item in done) for key, done in _grouped(finals).items()}))
     found = []
     for (cheaper, before), (dearer, after) in pairwise(stages):
         both = sorted(before.keys() & after.keys())
@@ -83,11 +81,17 @@ def describe(run: Run, row: Evaluation, tests: dict[str, TestResult]) -> dict[st
     }
 
 
-def _by_final(rows: Sequence[Evaluation], finals: Sequence[Final]) -> list[tuple[Evaluation, list[Final]]]:
-    """The fine-tuned networks with their fine-tunes, the one with the least mean validation error first."""
+def _grouped(finals: Sequence[Final]) -> dict[str, list[Final]]:
+    """The fine-tunes of each network, by its digest."""
     by_digest: dict[str, list[Final]] = {}
     for item in finals:
         by_digest.setdefault(item.digest, []).append(item)
+    return by_digest
+
+
+def _by_final(rows: Sequence[Evaluation], finals: Sequence[Final]) -> list[tuple[Evaluation, list[Final]]]:
+    """The fine-tuned networks with their fine-tunes, the one with the least mean validation error first."""
+    by_digest = _grouped(finals)
     pairs = [(row, by_digest[row.digest]) for row in rows if row.digest in by_digest]
     return sorted(pairs, key=lambda pair: (fmean(item.error for item in pair[1]), fmean(item.loss for item in pair[1])))
 
@@ -142,7 +146,7 @@ def pick(run: Run, what: str) -> Evaluation:
 
 def spans(run: Run) -> bool:
     """Whether the run searched a range of budgets, so that its front is over costs."""
-    return any(high > low for low, high in run.config.budget.spans().values())
+    return bool(run.config.budget.spanned())
 
 
 def _read(

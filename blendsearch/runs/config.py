@@ -141,6 +141,10 @@ class BudgetConfig(Section):
                 raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
         return self
 
+    def spanned(self) -> tuple[str, ...]:
+        """The costs whose budgets are a range, so that networks of many costs compete."""
+        return tuple(name for name, (low, high) in self.spans().items() if high > low)
+
     def spans(self) -> dict[str, tuple[float, float]]:
         """Least and largest ratio of each budgeted cost."""
         asked = {name: getattr(self, name) for name in COSTS}
@@ -248,7 +252,7 @@ class Config(Section):
     def _whole(self) -> "Config":
         if self.model.weights is None and self.model.train is None:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
-        spanned = [name for name, (low, high) in self.budget.spans().items() if high > low]
+        spanned = self.budget.spanned()
         if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
         if self.search.optimiser == "cma" and (spanned or self.search.blend == "group"):

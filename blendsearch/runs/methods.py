@@ -5,10 +5,10 @@ from typing import Any
 
 METHODS: dict[str, dict[str, Any]] = {
     "blended": {},
-    # controls, at the same budget, recovery and number of evaluations
-    "random": {"search": {"optimiser": "random"}},
-    "legr": {"criteria": {"pool": ["l2"]}},
-    "torch-pruning": {"criteria": {"pool": ["l2"]}, "search": {"evaluations": 2}},
+    # controls, at the same budget, recovery and number of evaluations; whole, since `compare` lays them over a config
+    "random": {"allocation": "evolved", "search": {"blend": "network", "optimiser": "random"}},
+    "legr": {"allocation": "evolved", "criteria": {"pool": ["l2"]}},
+    "torch-pruning": {"allocation": "evolved", "criteria": {"pool": ["l2"]}, "search": {"evaluations": 2}},
     # what the paper states, and what it leaves open: search/cfbs.py
     "cfbs": {
         "allocation": "uniform",
@@ -42,12 +42,13 @@ def with_method(tree: Any) -> Any:
     """`tree` on top of the settings of the method that it names; as it is where it names none that is known."""
     if not isinstance(tree, Mapping) or tree.get("method") not in METHODS:
         return tree
-    return _over(METHODS[tree["method"]], tree)
+    return over(METHODS[tree["method"]], tree)
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` on top of `below`, section by section."""
     merged = {**below, **above}
     for key in below.keys() & above.keys():
         if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
-            merged[key] = _over(below[key], above[key])
+            merged[key] = over(below[key], above[key])
     return merged

@@ -175,7 +175,7 @@ class Store:
 
     def rejudged(self) -> list[Rejudged]:
         """All networks judged again, by digest; none in a run from before there were any."""
-        if not self._read("SELECT name FROM sqlite_master WHERE name = 'rejudged'"):
+        if not self._has("rejudged"):
             return []
         return [Rejudged(*row) for row in self._read("SELECT * FROM rejudged ORDER BY digest")]
 

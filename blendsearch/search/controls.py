@@ -10,18 +10,12 @@ from blendsearch.engine.engine import start_engine
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config import Config, EngineConfig, parse_config
 from blendsearch.runs.directory import Run, open_run
+from blendsearch.runs.methods import METHODS, over
 from blendsearch.search.loop import search
 from blendsearch.search.setting import Report, prepare, record, restore
 
 CONTROLS = ("random", "legr", "torch-pruning")
 """Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
-
-SETTLED = {
-    "random": {"search": {"blend": "network", "optimiser": "random"}, "allocation": "evolved"},
-    "legr": {"criteria": {"pool": ("l2",)}, "allocation": "evolved"},
-    "torch-pruning": {"criteria": {"pool": ("l2",)}, "allocation": "evolved", "search": {"evaluations": 2}},
-}
-"""What of a run's config another method must not inherit."""
 
 
 def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report) -> None:
@@ -51,7 +45,7 @@ def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, 
 def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:
     """The runs of a comparison, by name: METHOD-SEED. The compared run itself is not among them."""
     spans = run.config.budget.spans()
-    if not spans or any(high > low for low, high in spans.values()):
+    if not spans or run.config.budget.spanned():
         raise ConfigError(
             f"run {run.name!r} searched {'given widths' if not spans else 'a span of budgets'}: compare needs one "
             "budget; search again with --set budget.macs=0.5, say"
@@ -76,7 +70,5 @@ def control_config(config: Config, method: str, seed: int) -> Config:
     # the splits stay those of the compared run: its base network may have been trained on one side of them
     tree["data"]["split_seed"] = config.seed if config.data.split_seed is None else config.data.split_seed
     if method != config.method:
-        tree["method"] = method
-        for key, value in SETTLED[method].items():
-            tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+        tree = over(tree, {"method": method, **METHODS[method]})
     return parse_config(tree, f"control {method}")
