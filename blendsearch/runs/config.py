@@ -1,48 +1,26 @@
 """The configuration of a run: one YAML file, every field checked and named when it is wrong."""
 
 import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.methods import with_method
+from blendsearch.runs.section import PathText, Positive, Ratio, ScheduleConfig, Section
 
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
-
-Positive = Annotated[int, Field(ge=1)]
-Ratio = Annotated[float, Field(gt=0, le=1)]
-PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path.expanduser(text)))]
-"""A path, relative to the working directory; ``~`` and ``$VARIABLES`` are expanded."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ScheduleConfig(Section):
-    """SGD with momentum; see fitness.training.Schedule."""
-
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    rate: Annotated[float, Field(gt=0)] = 0.01
-    batch_size: Positive = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    images: Positive | None = None
-    decay: Literal["cosine", "constant"] = "cosine"
-    nesterov: bool = True
 
 
 class ModelConfig(Section):
     """The dense network: a factory, and weights for it or a schedule to train it by."""
 
     factory: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     weights: PathText | None = None
     train: ScheduleConfig | None = None
 

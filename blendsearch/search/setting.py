@@ -27,10 +27,11 @@ from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.training import Schedule, train
-from blendsearch.runs.config import Config, ScheduleConfig
+from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
+from blendsearch.runs.section import ScheduleConfig
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.costs import (
     FILE,
