@@ -79,6 +79,13 @@ class Lines:
         if facts["done"] == 1:
             self._say(f"base network trained, last loss {facts['loss']:.3f}")
 
+    def _on_probed(self, facts: Mapping[str, Any]) -> None:
+        if self._bar is not None:
+            doing = f"measuring {facts['group']}"
+            self._bar.update(self._task, description=doing, completed=facts["done"], total=facts["of"], visible=True)
+        if facts["done"] == facts["of"]:
+            self._say(f"sensitivity: {facts['of']} networks judged")
+
     def _on_scored(self, facts: Mapping[str, Any]) -> None:
         self._say(f"{len(facts['criteria'])} criteria scored")
         left_out = [item for item in facts["left_out"] if item["reason"] != "does not apply"]

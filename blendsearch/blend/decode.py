@@ -1,7 +1,8 @@
 """From a genome to a cut: blend the scores, allot the budget, keep the best channels of each group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from blendsearch.blend.allocation import (
     check_reachable,
     shares_for,
 )
+from blendsearch.blend.fixed import Fixed
 from blendsearch.blend.genome import Genome, Space, blended
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.cost import CostOracle
@@ -28,8 +30,7 @@ class Decoder:
     Attributes
     ----------
     budget: for each budgeted cost, its least and largest ratio to the dense cost; equal where one budget is asked.
-    given: channels kept per group where they are given beforehand; then there is no budget and shares mean nothing.
-    uniform: whether every cut takes the uniform allocation at its budget, whatever its genome's shares.
+    fixed: the allocation that every cut takes, whatever its genome's shares; None where the shares decide.
     """
 
     space: Space
@@ -37,8 +38,7 @@ class Decoder:
     oracle: CostOracle
     allowed: Widths
     budget: Mapping[str, tuple[float, float]]
-    given: Counts | None = None
-    uniform: bool = False
+    fixed: Fixed | None = None
 
     def __post_init__(self) -> None:
         check_reachable(self.oracle, self.allowed, self.budget_at(0.0))
@@ -63,15 +63,25 @@ class Decoder:
 
     def counts(self, genome: Genome) -> Counts:
         """Channels kept per group, (groups,)."""
-        if self.given is not None:
-            return self.given
-        share = np.zeros_like(genome.share) if self.uniform else genome.share
-        return allocate(self.oracle, self.allowed, self.budget_at(genome.target), share)
+        if self.fixed is not None:
+            return self._fixed_at(genome.target)
+        return allocate(self.oracle, self.allowed, self.budget_at(genome.target), genome.share)
 
     @property
     def evolves_widths(self) -> bool:
         """Whether shares decide how much each group keeps."""
-        return self.given is None and not self.uniform
+        return self.fixed is None
+
+    @cached_property
+    def _fixed_at(self) -> Callable[[float], Counts]:
+        """The fixed widths at a target: most candidates ask for the same."""
+        assert self.fixed is not None
+        widths = self.fixed.widths
+        return lru_cache(maxsize=256)(lambda target: widths(self.budget_at(target)))
+
+    def seeded(self, genome: Genome, fixed: Fixed) -> Genome:
+        """`genome` with the shares that decode to the widths of `fixed` at the genome's budget."""
+        return genome._replace(share=shares_for(fixed.widths(self.budget_at(genome.target)), self.allowed.sizes))
 
     def globally(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
         """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.methods import with_method
+from blendsearch.runs.neighbours import AllocatingConfig, DerivedConfig, TailoredConfig
 from blendsearch.runs.section import PathText, Positive, Ratio, ScheduleConfig, Section
 
 DIGITS = Path(__file__).with_name("digits.yaml")
@@ -152,6 +153,8 @@ class SearchConfig(Section):
     It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
+    `seeds`: allocations that are measured before the search and stand in its first generation; uniform and global ones
+    always do.
     """
 
     evaluations: Positive = 200
@@ -164,6 +167,7 @@ class SearchConfig(Section):
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
     optimiser: Literal["auto", "cma", "nsga2", "random"] = "auto"
+    seeds: tuple[Literal["sensitivity", "derived", "tailored"], ...] = ()
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -206,15 +210,21 @@ class EngineConfig(Section):
     patience: Annotated[float, Field(gt=0)] = 1800.0
 
 
+Method = Literal[
+    "blended", "cfbs", "random", "legr", "torch-pruning", "sensitivity", "derived", "tailored"
+]  # fmt: skip
+
+
 class Config(Section):
     """Everything that a run is decided by.
 
     `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
-    how the budget is shared out: evolved, or uniform.
+    how the budget is shared out: evolved, or by widths found beforehand, within which only the blend is searched
+    (blend.fixed, search.sensitivity, search.derived, search.tailored).
     """
 
-    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning"] = "blended"
-    allocation: Literal["evolved", "uniform"] = "evolved"
+    method: Method = "blended"
+    allocation: Literal["evolved", "uniform", "global", "sensitivity", "derived", "tailored"] = "evolved"
     model: ModelConfig
     data: DataConfig
     criteria: CriteriaConfig = CriteriaConfig()
@@ -224,6 +234,9 @@ class Config(Section):
     promote: PromoteConfig = PromoteConfig()
     finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
+    allocating: AllocatingConfig = AllocatingConfig()
+    derived: DerivedConfig = DerivedConfig()
+    tailored: TailoredConfig = TailoredConfig()
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -251,9 +264,24 @@ class Config(Section):
             raise ValueError(
                 "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
             )
+        self._neighbours(spanned)
         if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
             raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
         return self
+
+    def _neighbours(self, spanned: tuple[str, ...]) -> None:
+        """Refuse what named allocations and the methods of that name cannot do."""
+        asked = {*self.search.seeds, self.allocation, self.method} & {"sensitivity", "derived", "tailored"}
+        if asked and not self.budget.spans():
+            raise ValueError(f"{min(asked)} finds widths for a budget: give one instead of budget.keep")
+        if spanned and ("tailored" in asked or self.method in asked):
+            raise ValueError("one network is trained towards one budget: give one number, not [least, most]")
+        if "tailored" in asked and not set(self.budget.spans()) <= {"macs", "params"}:
+            raise ValueError("tailored presses on what every channel adds to: leave budget.memory and latency out")
+        if self.search.seeds and (self.method not in ("blended", "random") or self.allocation != "evolved"):
+            raise ValueError("search.seeds begin a search that evolves its widths: leave them out")
+        if self.method in ("derived", "tailored") and self.finals.picks:
+            raise ValueError(f"method {self.method} trains its network itself: leave finals.picks at 0")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:

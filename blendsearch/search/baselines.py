@@ -1,20 +1,27 @@
 """The baselines, as genomes: seeded into the first generation, so that no search ends below them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from blendsearch.blend.decode import Decoder
+from blendsearch.blend.fixed import BLEND, Fixed, global_scores, row_of
 from blendsearch.blend.genome import Genome
 
 
-def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
+def baselines(
+    decoder: Decoder, anchors: int, measured: Sequence[Fixed] = (), criterion: str = BLEND
+) -> list[tuple[str, Genome]]:
     """Every single criterion and the equal blend, each in the uniform and in a global allocation, by name.
 
     A global allocation ranks all channels of the network by one criterion's raw score divided by the
     multiply-accumulates that go with the channel; raw, because only so do scores of different groups compare. The equal
     blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, all stand
-    at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one allocation.
+    at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one allocation. In
+    each of the allocations `measured` stand the equal blend and, where it is one, the `criterion` they were found with.
     """
-    per_channel = decoder.oracle.per_channel("macs", decoder.allowed.sizes)
+    table, oracle, allowed = decoder.table, decoder.oracle, decoder.allowed
+    own = "uniform" if decoder.fixed is None else decoder.fixed.name
     targets = np.linspace(1, 0, anchors) if decoder.spans else np.zeros(1)
     found: list[tuple[str, Genome]] = []
     for target in targets:
@@ -22,21 +29,23 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
         shares = []
         for row, name in enumerate(decoder.space.criteria):
             genome = decoder.space.single(row)._replace(target=float(target))
-            found.append((f"{name} {'uniform' if decoder.given is None else 'given'}{at}", genome))
+            found.append((f"{name} {own}{at}", genome))
             if not decoder.evolves_widths:
                 continue
-            scores = []
-            for group, table in enumerate(decoder.table.scores):
-                usable = np.isfinite(table[row]).all()
-                scores.append(table[row] / per_channel[group] if usable else np.full(table.shape[1], np.nan))
-            if all(np.isfinite(values).all() for values in scores):
+            scores = global_scores(table, oracle, allowed, row)
+            if scores is not None:
                 everywhere = decoder.globally(genome, scores)
                 shares.append(everywhere.share)
                 found.append((f"{name} global{at}", everywhere))
         equal = decoder.space.equal()._replace(target=float(target))
-        found.append((f"equal blend {'uniform' if decoder.given is None else 'given'}{at}", equal))
+        found.append((f"equal blend {own}{at}", equal))
         if shares:
             found.append((f"equal blend global{at}", equal._replace(share=np.mean(shares, axis=0))))
+        for fixed in measured:
+            if criterion != BLEND:
+                alone = decoder.space.single(row_of(table, criterion))._replace(target=float(target))
+                found.append((f"{criterion} {fixed.name}{at}", decoder.seeded(alone, fixed)))
+            found.append((f"equal blend {fixed.name}{at}", decoder.seeded(equal, fixed)))
     return found
 
 

@@ -12,8 +12,9 @@ from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store
 from blendsearch.search.finals import finish, measure_reported, promote, test
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
+from blendsearch.search.measured import with_measured
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
-from blendsearch.search.optimisers import optimiser_of, seeds_of
+from blendsearch.search.optimisers import BRINGS_ITS_OWN, optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
 from blendsearch.search.stopping import reason_to_stop
 
@@ -22,13 +23,14 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
     config = setting.config.search
     store = run.store()
+    judge_dense(setting, engine, store, report)
+    setting = with_measured(run, setting, engine, store, report)
     optimiser = optimiser_of(setting)
     state = load_checkpoint(run.checkpoints, lambda text: report("warning", {"text": text}))
     generation, asked = 0, 0
     if state is not None:
         generation, asked = state["generation"], state["asked"]
         optimiser.restore(state["evolution"])
-    judge_dense(setting, engine, store, report)
 
     while asked < config.evaluations:
         start = time.perf_counter()
@@ -45,7 +47,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
             known = {item.digest for item in store.evaluations() if item.id <= asked}
             candidates = optimiser.ask(min(left, config.population), known)
         if not candidates:
-            if setting.config.method != "torch-pruning":
+            if setting.config.method not in BRINGS_ITS_OWN:
                 report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
             break
         judged = evaluate(candidates, optimiser, generation, asked, setting, engine, store, report)

@@ -6,15 +6,19 @@ from blendsearch.blend.genome import Genome
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.blend.networkwide import NetworkSpace
 from blendsearch.search.baselines import baselines
+from blendsearch.search.brought import Brought, own_network
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
 from blendsearch.search.evolution import Evolution, Rules
 from blendsearch.search.legr import Legr
 from blendsearch.search.nsga2 import Nsga2, Nsga3
 from blendsearch.search.optimiser import Optimiser
-from blendsearch.search.peers import Peers
+from blendsearch.search.peers import peers
 from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
+
+BRINGS_ITS_OWN = ("torch-pruning", "sensitivity", "derived", "tailored")
+"""Methods that bring networks and search nothing."""
 
 
 def optimiser_of(setting: Setting) -> Optimiser:
@@ -25,7 +29,9 @@ def optimiser_of(setting: Setting) -> Optimiser:
     if setting.config.method == "legr":
         return Legr(decoder, rng)
     if setting.config.method == "torch-pruning":
-        return Peers(setting)
+        return Brought(setting, peers(setting))
+    if setting.config.method in BRINGS_ITS_OWN:
+        return Brought(setting, own_network(setting))
     if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
         return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
@@ -41,5 +47,8 @@ def optimiser_of(setting: Setting) -> Optimiser:
 
 def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
     """The baselines that the first generation begins with; controls from elsewhere begin with their own."""
-    elsewhere = setting.config.method in ("legr", "torch-pruning")
-    return [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
+    config = setting.config
+    if config.method in ("legr", *BRINGS_ITS_OWN):
+        return []
+    measured = [setting.measured[name].fixed for name in config.search.seeds]
+    return baselines(setting.decoder, config.search.anchors, measured, config.allocating.criterion)

@@ -1,7 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
+from blendsearch.blend.fixed import Fixed, Measured, given, ranked, uniform
 from blendsearch.blend.genome import Space
 from blendsearch.blend.groupwise import space_of
 from blendsearch.blend.networkwide import network_space_of
@@ -54,7 +55,10 @@ Report = Callable[[str, Mapping[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A network, its structure and scores, the data, and what decodes and judges candidates."""
+    """A network, its structure and scores, the data, and what decodes and judges candidates.
+
+    `measured`: allocations by name, where the config asks for any and the search has begun (search.measured).
+    """
 
     config: Config
     structure: Structure
@@ -62,6 +66,7 @@ class Setting:
     clusters: Clusters
     decoder: Decoder
     evaluator: Evaluator
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
@@ -232,8 +237,7 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         structure.oracle,
         allowed,
         config.budget.spans(),
-        given=_given(config.budget.keep, structure, allowed),
-        uniform=config.allocation == "uniform",
+        _fixed(config, structure, allowed, table),
     )
     fitness = config.fitness
     recipe = Recipe(
@@ -280,6 +284,18 @@ def _repair(
         renewed=fitness.fidelity != "raw",
         precision=fitness.precision,
     )
+
+
+def _fixed(config: Config, structure: Structure, allowed: Widths, table: ScoreTable) -> Fixed | None:
+    """The allocation that needs nothing but scores and costs; those that are measured come later."""
+    counts = _given(config.budget.keep, structure, allowed)
+    if counts is not None:
+        return given(counts)
+    if config.allocation == "uniform":
+        return uniform(structure.oracle, allowed)
+    if config.allocation == "global":
+        return ranked(table, structure.oracle, allowed, config.allocating.criterion)
+    return None
 
 
 def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
