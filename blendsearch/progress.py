@@ -86,6 +86,11 @@ class Lines:
         if facts["done"] == facts["of"]:
             self._say(f"sensitivity: {facts['of']} networks judged")
 
+    def _on_derived(self, facts: Mapping[str, Any]) -> None:
+        kept = f"{facts['macs_ratio']:.1%} of macs  {facts['params_ratio']:.1%} of params"
+        end = "" if facts["stands"] else "  taken back"
+        self._say(f"derived step {facts['step']:>3}  {kept}  validation accuracy {facts['val_accuracy']:.2%}{end}")
+
     def _on_scored(self, facts: Mapping[str, Any]) -> None:
         self._say(f"{len(facts['criteria'])} criteria scored")
         left_out = [item for item in facts["left_out"] if item["reason"] != "does not apply"]

@@ -12,7 +12,7 @@ from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store
 from blendsearch.search.finals import finish, measure_reported, promote, test
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
-from blendsearch.search.measured import with_measured
+from blendsearch.search.measured import keep_trained, with_measured
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import BRINGS_ITS_OWN, optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
@@ -64,6 +64,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
             report("stopped", {"reason": reason})
             break
 
+    keep_trained(run, setting, store, report)
     promote(setting, engine, store, report)
     finish(run, setting, engine, store, report)
     test(setting, engine, store, report)

@@ -243,8 +243,8 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     recipe = Recipe(
         fitness.recalibration_images,
         fitness.batch_size,
-        _schedule(fitness.tuning),
-        _schedule(config.finals.tuning),
+        schedule_of(fitness.tuning),
+        schedule_of(config.finals.tuning),
         config.finals.distillation,
         fitness.precision,
     )
@@ -342,7 +342,7 @@ def train_base(
     def progress(done: float, loss: float) -> None:
         report("training", {"done": done, "loss": loss})
 
-    train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
+    train(model, splits, schedule_of(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
 
 
 def _outputs(model: nn.Module, splits: Splits) -> int:
@@ -364,7 +364,7 @@ def _listed(structure: Structure) -> list[dict[str, Any]]:
     return [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
 
 
-def _schedule(config: ScheduleConfig) -> Schedule:
+def schedule_of(config: ScheduleConfig) -> Schedule:
     return Schedule(**config.model_dump())
 
 
