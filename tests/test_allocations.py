@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from known_nets import quick_on
 from test_blend import DECODER, RESNET
 
 from blendsearch.blend.allocation import allocate_along, allocate_globally, widths
@@ -19,41 +18,14 @@ from blendsearch.blend.fixed import along, global_scores, ranked, uniform
 from blendsearch.cli import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.data import load_splits
-from blendsearch.fitness.datasets import DataSpec
-from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import parse_config
 from blendsearch.runs.directory import open_run
 from blendsearch.search.baselines import baselines
 from blendsearch.search.sensitivity import Curve, curve, sensitivity, widths_of
 from blendsearch.search.setting import prepare, record
 from blendsearch.structure.groups import unpacked
-from blendsearch.zoo.digits_net import digits_net
 
 SIZES = RESNET.maps.sizes
-
-
-@pytest.fixture(scope="module")
-def useless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a trained digits net whose residual branch says nothing: its inner group is provably useless."""
-    torch.manual_seed(0)
-    module = digits_net(width=8)
-    splits = load_splits(DataSpec(dataset="digits", val_size=0.3), 3)
-    train(module, splits, Schedule(4, 0.1), torch.device("cpu"), np.random.default_rng(0))
-    with torch.no_grad():
-        module.outer[1].weight.zero_()
-        module.outer[1].bias.zero_()
-    train_rest(module, splits)
-    path = tmp_path_factory.mktemp("useless") / "net.safetensors"
-    save_file(module.state_dict(), path)
-    return path
-
-
-def train_rest(module: torch.nn.Module, splits: Any) -> None:
-    """Train what is left of the network, with the branch still silent."""
-    for parameter in module.outer.parameters():
-        parameter.requires_grad_(False)
-    train(module, splits, Schedule(2, 0.05), torch.device("cpu"), np.random.default_rng(1))
 
 
 @given(st.integers(0, 10_000), st.floats(0.08, 1.0))
@@ -146,12 +118,6 @@ def test_widths_allow_every_group_the_same_drop() -> None:
     gone = 1 - counts / SIZES
     wide = SIZES >= 32
     assert gone[1::2][wide[1::2]].mean() == pytest.approx(gone[0::2][wide[0::2]].mean() / 4, abs=0.03)
-
-
-def quick_on(quick: dict[str, Any], weights: Path, **changes: Any) -> dict[str, Any]:
-    model = {"factory": "digits_net", "arguments": {"width": 8}, "weights": str(weights)}
-    allocating = {"ratios": [0.75, 0.5, 0.25], "criterion": "l1", "fidelity": "raw", "measure": "loss"}
-    return quick | {"model": model, "allocating": allocating} | changes
 
 
 def test_sensitivity_takes_first_what_is_provably_useless(quick: dict[str, Any], useless: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_allocations import quick_on, useless
+from known_nets import quick_on
 
 from blendsearch.blend.allocation import widths
 from blendsearch.blend.rates import narrowed, pruning_errors, stepwise, thresholds, trusted
@@ -21,8 +21,6 @@ from blendsearch.search.setting import Setting, prepare, record
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace
 from blendsearch.zoo.digits_net import digits_net
-
-__all__ = ["useless"]
 
 
 def quiet(kind: str, facts: Any) -> None:
@@ -94,7 +92,7 @@ def test_filters_are_those_of_all_coupled_layers() -> None:
     found = heard(small, filters, [(images, labels)])
     loss = F.cross_entropy(small(images), labels)
     loss.backward()
-    assert found.losses.tolist() == pytest.approx([float(loss)])
+    assert found.losses.tolist() == pytest.approx([loss.item()])
     sizes, weights = filters.sizes(small), filters.weights(small)
     names = [group.name for group in maps.groups]
     stem, inner = (next(i for i, name in enumerate(names) if name.startswith(start)) for start in ("stem", "inner"))

@@ -13,6 +13,7 @@ from blendsearch.runs.store import Final, Store
 from blendsearch.search.derived import derived
 from blendsearch.search.sensitivity import sensitivity
 from blendsearch.search.setting import Report, Setting
+from blendsearch.search.tailored import tailored
 from blendsearch.structure.groups import cut_digest
 from blendsearch.structure.surgery import narrow
 
@@ -25,9 +26,14 @@ def _derived(run: Run, setting: Setting, engine: Engine, store: Store, report: R
     return derived(run, setting, report)
 
 
+def _tailored(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> Measured:
+    return tailored(run, setting, report)
+
+
 FOUND_BY: dict[str, Callable[[Run, Setting, Engine, Store, Report], Measured]] = {
     "sensitivity": _sensitivity,
     "derived": _derived,
+    "tailored": _tailored,
 }
 
 
