@@ -265,7 +265,7 @@ class Config(Section):
             )
         optimiser = self.search.optimiser
         if optimiser == "auto":
-            optimiser = "nsga2" if spanned or self.search.blend == "group" else "surrogate"
+            optimiser = "nsga2" if spanned or self.search.blend == "group" else "cma"
         by_nsga2 = self.method == "blended" and optimiser == "nsga2" and len(spanned) < 2
         if by_nsga2 and self.search.population % 4:
             raise ValueError(
