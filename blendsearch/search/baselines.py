@@ -7,6 +7,8 @@ import numpy as np
 from blendsearch.blend.decode import Decoder
 from blendsearch.blend.fixed import BLEND, Fixed, global_scores, row_of
 from blendsearch.blend.genome import Genome
+from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.search.front import IN_BEST
 
 
 def baselines(
@@ -47,6 +49,13 @@ def baselines(
                 found.append((f"{criterion} {fixed.name}{at}", decoder.seeded(alone, fixed)))
             found.append((f"equal blend {fixed.name}{at}", decoder.seeded(equal, fixed)))
     return found
+
+
+def in_allocation(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
+    """Every criterion, and the equal blend, with the shares of `best`, by name."""
+    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
+    genomes.append(("equal blend", space.equal()))
+    return [(f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes]
 
 
 def _describe(decoder: Decoder, target: float) -> str:
