@@ -63,15 +63,13 @@ def largest_errors(filters: Sequence[Vector], weights: Vector, allowed: Widths, 
 def stepwise(counts: Sequence[Counts], level: float) -> Vector:
     """The widths at minus `level` steps of a derivation through `counts`, the first of them whole; (groups,).
 
-    Between steps the way is straight; after the last all groups go on by the rates that they have had so far.
+    Between steps the way is straight; after the last every step takes a tenth of each group.
     """
     step, last = max(0.0, -level), len(counts) - 1
-    if step <= last and last > 0:
-        before = min(int(step), last - 1)
-        part = step - before
-        return np.asarray(counts[before] + part * (counts[before + 1] - counts[before]))
-    rate = np.minimum(counts[-1] / counts[0], 0.98)
-    return np.asarray(counts[-1] * rate ** ((step - last) / max(1, last)))
+    if step >= last:
+        return np.asarray(counts[-1] * 0.9 ** (step - last))
+    before = int(step)
+    return np.asarray(counts[before] + (step - before) * (counts[before + 1] - counts[before]))
 
 
 def _kept(counts: Counts, allowed: Widths, rate: float) -> Counts:

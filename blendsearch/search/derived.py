@@ -19,9 +19,9 @@ Filled in here, where only the abstract is public:
 - The budget. The method decides by itself how much goes; here it has to meet a budget. Where all rates are 0 before
   that, the margin is doubled if the thresholds are too low for the ladder; else the trust region is too small, after
   steps that did not stand, and the tolerance is doubled and the bound grows. The step that passes the budget goes only
-  as far as the budget allows, all groups by the same part of their rates. At the search limit all groups go on by the
-  rates they have had so far, down to the budget. As an allocation at several budgets, widths between two steps are read
-  the same way.
+  as far as the budget allows, all groups by the same part of their rates. At the search limit all groups go on by one
+  ratio, down to the budget. As an allocation at several budgets, widths between and beyond the steps are read the same
+  way.
 - Retraining starts from recalibrated batch-norms and follows `derived.tuning`, the last one `derived.final` too.
 
 It works in the searching process, and goes on from its last step when it is resumed.
@@ -54,7 +54,7 @@ from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
 FURTHEST = 500.0
-"""How many times the steps taken a path goes on: far enough for any budget."""
+"""How many steps of a tenth a path goes on after the last: far enough for any budget."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def derived(run: Run, setting: Setting, report: Report) -> Measured:
         report("derived", {"step": state.step, "of": setting.config.derived.steps, **state.said})
     counts = [np.array(item) for item in state.counts]
     decoder, last = setting.decoder, len(counts) - 1
-    levels = (-(last + FURTHEST * max(1, last)), 0.0)
+    levels = (-(last + FURTHEST), 0.0)
     fixed = along("derived", decoder.oracle, decoder.allowed, lambda level: stepwise(counts, level), levels)
     return Measured(fixed, np.array(state.cut), dense_arrays(module), state.seconds)
 
@@ -112,7 +112,7 @@ class Derivation:
     def begun(self) -> tuple[State, nn.Module]:
         """The dense network before the first step."""
         config, maps, whole = self.config, self.maps, self.maps.whole()
-        module = narrow(self.setting.model, maps, whole)
+        module = narrow(self.setting.model, maps, whole).to(memory_format=torch.channels_last)
         filters = Filters(maps, whole)
         said = self._heard(module, filters, 0)
         values, weights = self._split(filters.sizes(module), whole), filters.weights(module)
@@ -125,7 +125,8 @@ class Derivation:
 
     def restored(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
         """The network of a stored state."""
-        module = narrow(self.setting.model, self.maps, np.array(state.cut))
+        cut = np.array(state.cut)
+        module = narrow(self.setting.model, self.maps, cut).to(memory_format=torch.channels_last)
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return module
 
@@ -147,7 +148,7 @@ class Derivation:
             path = [counts, wanted]
             wanted = self._along(lambda level: stepwise(path, level), (-1.0, 0.0), counts)
         smaller = self._cut(cut, values, wanted)
-        candidate = narrow(module, self.maps, smaller, already=cut)
+        candidate = narrow(module, self.maps, smaller, already=cut).to(memory_format=torch.channels_last)
         self._retrain(candidate, config.tuning, state.step)
         _, error = self.setting.evaluator.measure(candidate, "val")
         stands = forced or error <= state.error + state.tolerance
@@ -188,12 +189,10 @@ class Derivation:
         return state, self._down_to_budget(state, before), state.bound
 
     def _down_to_budget(self, state: State, counts: Counts) -> Counts:
-        """`counts` narrowed to the budget by the rates so far."""
+        """`counts` narrowed to the budget, all groups by one ratio."""
         steps = [np.array(item) for item in state.counts]
         last = len(steps) - 1
-        return self._along(
-            lambda level: stepwise(steps, level), (-(last + FURTHEST * max(1, last)), -float(last)), counts
-        )
+        return self._along(lambda level: stepwise(steps, level), (-(last + FURTHEST), -float(last)), counts)
 
     def _along(self, path: Any, levels: tuple[float, float], counts: Counts) -> Counts:
         """The allocation along `path` in what `counts` have left."""

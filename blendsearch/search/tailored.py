@@ -206,8 +206,8 @@ class Tailoring:
 
     def _take(self, module: nn.Module) -> None:
         """Train `module` from now on, its momentum at rest."""
-        self.module = module
-        self.optimizer = descent(module, self.schedule)
+        self.module = module.to(memory_format=torch.channels_last)
+        self.optimizer = descent(self.module, self.schedule)
 
     def _examples(self) -> Tensor:
         height, width, channels = self.setting.splits.train.shape
