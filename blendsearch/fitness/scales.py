@@ -20,10 +20,11 @@ class Scales:
     """For every group the tensors whose slices, all zero, silence a channel exactly as a cut does.
 
     These are the scales and shifts of all batch-norms that the coupled channels pass; where there are none, the weights
-    that read the channel. Norms are root mean squares over the coupled batch-norms; those of readers are scaled to the
-    batch-norms' mean, so that all compare. Where neither silences a channel (a shortcut without numbers to train leads
-    in, and another one out), the group is one of `whole`, (groups,), its channels' norms are 1, and nothing presses
-    them.
+    that read the channel. Where neither silences a channel (a shortcut without numbers to train leads in, and another
+    one out), the group is one of `whole`, (groups,), and nothing presses it.
+
+    Norms are told as parts of their group's mean: the layers behind a batch-norm make up for a scale that all its
+    channels share, so only what a channel has beside its neighbours says anything.
 
     `images`, (n, ...), are what the two networks are compared on.
     """
@@ -46,16 +47,9 @@ class Scales:
         self.whole = np.array([number not in by_norm | by_reader for number in groups])
         chosen = [normed[number] if number in by_norm else reading[number] for number in groups]
         self.places = [self._place(place, number) for number in sorted(by_norm | by_reader) for place in chosen[number]]
-        self.parts = np.array([len(normed[number]) / 2 if number in by_norm else 1.0 for number in groups])[self.owner]
-        self.unit = np.ones(self.channels)
-        norms = self.norms(model)
-        usual = float(norms[np.isin(self.owner, sorted(by_norm))].mean()) if by_norm else 1.0
-        for number in by_reader:
-            mine = self.owner == number
-            self.unit[mine] = usual / max(float(norms[mine].mean()), 1e-12)
 
     def norms(self, module: nn.Module) -> Vector:
-        """The norm of each channel, (channels,); 0 where it is silent."""
+        """The norm of each channel over its group's mean, (channels,); 0 where it is silent, 1 in whole groups."""
         tensors = dict(module.named_parameters())
         squares = np.zeros(self.channels)
         for name, dim, channels in self.places:
@@ -64,7 +58,9 @@ class Scales:
             rows = torch.linalg.vector_norm(tensor, dim=others) if others else tensor
             there = channels >= 0
             np.add.at(squares, channels[there], rows.double().square().cpu().numpy()[there])
-        return np.where(self.whole[self.owner], 1.0, np.sqrt(squares / self.parts) * self.unit)
+        norms = np.where(self.whole[self.owner], 1.0, np.sqrt(squares))
+        mean = np.bincount(self.owner, norms) / self.maps.sizes
+        return np.asarray(norms / np.maximum(mean, 1e-12)[self.owner])
 
     def scale(self, module: nn.Module, factors: Vector) -> None:
         """Multiply the numbers of each channel by its factor, (channels,), in place; exactly 0 and 1 are exact."""

@@ -61,4 +61,4 @@ class TailoredConfig(Section):
 
     tuning: ScheduleConfig = ScheduleConfig(epochs=20.0)
     arrival: Ratio = 0.5
-    by_cost: Annotated[float, Field(ge=0, le=2)] = 0.5
+    by_cost: Annotated[float, Field(ge=0, le=2)] = 0.0

@@ -11,6 +11,8 @@ Filled in here, where only the abstract is public:
   length, down to zero). A channel at zero is silent, so cutting it changes nothing. Where batch-norms do not silence a
   channel, the weights that read it take their place; a group that neither silences stays whole: the middle stage's
   stream of a CIFAR ResNet, with a shortcut without weights at both ends (fitness.scales).
+- Norms are told as parts of their group's mean, since what all channels of a group share the next layer makes up for: a
+  pressure on plain norms shrinks the group of the dearest channels as one, down to its least width.
 - A channel is pressed the more, the more it costs: by its cost in MACs (or parameters, where only they are budgeted)
   over the mean of all, to the power `tailored.by_cost`.
 - The pressure is concave, as that of re-weighted norms is: on a channel above the level that meets the budget it falls
@@ -61,7 +63,8 @@ class State:
     """Where the training stands after an epoch, as JSON values.
 
     cut: the channels kept, once it has arrived; narrowed: whether the network is that narrow already.
-    last: the norm of the largest channel that the step of arrival silenced, and the median of those that stayed.
+    last: the norm, over its group's mean, of the largest channel that the step of arrival silenced, and the median of
+        those that stayed.
     """
 
     epoch: int = 0
