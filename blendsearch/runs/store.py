@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,12 @@ CREATE TABLE IF NOT EXISTS evaluations (
     seconds     REAL NOT NULL,
     failure     TEXT NOT NULL,             -- empty: the numbers stand
     UNIQUE (digest, fidelity)
+);
+CREATE TABLE IF NOT EXISTS completions (
+    place       INTEGER PRIMARY KEY,       -- in the order of coming back, from 1
+    id          INTEGER NOT NULL UNIQUE,   -- of the evaluation
+    asked       INTEGER NOT NULL,          -- how many had been asked for when it came back
+    at          REAL NOT NULL              -- seconds since 1970
 );
 CREATE TABLE IF NOT EXISTS tests (
     subject     TEXT PRIMARY KEY,          -- 'dense', or a cut's digest
@@ -84,6 +91,14 @@ class Evaluation(NamedTuple):
     failure: str
 
 
+class Completion(NamedTuple):
+    """That an evaluation came back: its `id`, how many had been `asked` for, and when, in seconds since 1970."""
+
+    id: int
+    asked: int
+    at: float
+
+
 class TestResult(NamedTuple):
     """Mean cross-entropy and error on the test images."""
 
@@ -135,16 +150,28 @@ class Store:
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
 
-    def add(self, evaluation: Evaluation) -> None:
-        """Record one evaluation for good; one with the same cut and fidelity stays as it was (the first one wins)."""
+    def add(self, evaluation: Evaluation, asked: int = 0) -> None:
+        """Record one evaluation for good; one with the same cut and fidelity stays as it was (the first one wins).
+
+        `asked`: how many had been asked for by now; with it, the order of coming back makes a steady search again.
+        """
         marks = ", ".join("?" * len(evaluation))
-        with self._writing():
-            self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
+        with self._writing(), self._at_once():
+            added = self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
+            if added.rowcount:
+                came = (evaluation.id, asked, time.time())
+                self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, by id."""
         rows = self._read("SELECT * FROM evaluations ORDER BY id")
         return [Evaluation(*row) for row in rows]
+
+    def completions(self) -> list[Completion]:
+        """Which evaluations came back when, in that order; none in a run from before this was written down."""
+        if not self._has("completions"):
+            return []
+        return [Completion(*row) for row in self._read("SELECT id, asked, at FROM completions ORDER BY place")]
 
     def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
         """Record what one generation cost and found; a repeated one replaces what stood there."""
@@ -213,6 +240,18 @@ class Store:
             return self._connection.execute(query).fetchall()
         except sqlite3.Error as error:
             raise RunError(f"{self.path} cannot be read: {error}; is this a run directory?") from error
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Inside, all is written or nothing."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):  # a full disk has rolled back already
+                self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

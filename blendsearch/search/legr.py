@@ -47,6 +47,12 @@ class Legr:
         self.pool += [(item.objectives[0], item.genome.blend.tolist()) for item in judged]
         self.pool = self.pool[-POOL:]
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
     def described(self, genome: Genome) -> dict[str, Any]:
         groups = len(self.norms)
         return {"log_alpha": genome.blend[:groups].tolist(), "beta": genome.blend[groups:].tolist()}

@@ -37,6 +37,12 @@ class Peers:
     def tell(self, judged: Sequence[Judged]) -> None:
         """Nothing is learnt."""
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return None
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        """Nothing is learnt."""
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return {}
 

@@ -47,6 +47,12 @@ class RandomSearch:
             if item.origin != EVOLVED and (self.best is None or item.objectives[0] < self.best[0]):
                 self.best = (item.objectives[0], item.genome.flat())
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
 
