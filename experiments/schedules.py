@@ -33,7 +33,7 @@ SHORTEST, LONGEST = 2.0, 20.0
 CONTROLLER = 0.012
 PER_WORKER, FEWEST = 25, 400  # evaluations: so many per worker, and never fewer
 WORKERS = (2, 4, 8, 16, 32, 64)
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 
 
 class Simulated:
@@ -112,14 +112,14 @@ def measured(engine: Simulated) -> dict[str, float]:
 
 
 def prepared(folder: str) -> Setting:
-    """A ResNet-56 with random weights: what it scores does not matter here."""
+    """A ResNet-20 with random weights: what it scores does not matter here."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         images = rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
         np.savez(Path(folder) / f"{split}.npz", x=images, y=np.arange(200) % 10)
     config = parse_config(
         {
-            "model": {"factory": "cifar_resnet", "arguments": {"depth": 56}, "train": {"epochs": 0.01}},
+            "model": {"factory": "cifar_resnet", "arguments": {"depth": 20}, "train": {"epochs": 0.01}},
             "data": {"dataset": "npz", "train": f"{folder}/train.npz", "test": f"{folder}/test.npz"},
             "criteria": {"pool": ["l1", "l2", "fpgm", "bn_gamma", "apoz", "taylor_gate"], "images": 32},
             "budget": {"macs": 0.5},

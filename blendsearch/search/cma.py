@@ -18,7 +18,7 @@ those are solutions from outside, whose steps are bounded as in Hansen 2011, "In
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.genome import Genome, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
+from blendsearch.search.baselines import in_allocation
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED, IN_BEST
 from blendsearch.search.optimiser import Candidate, Judged
@@ -107,7 +108,7 @@ class Cma:
 
     def tell_one(self, digest: str, judged: Judged | None) -> None:
         self._out.discard(digest)
-        vector = self._asked.pop(digest, None)
+        self._asked.pop(digest, None)
         if judged is None:
             return
         loss = judged.objectives[0]
@@ -116,8 +117,8 @@ class Cma:
         if self.strategy is None:
             if self._crossing is not None and IN_BEST in judged.origin:
                 self._crossing.append(judged)
-        elif vector is not None:
-            self._drawn_and_told.append((loss, vector))
+        elif judged.origin == EVOLVED:
+            self._drawn_and_told.append((loss, np.array(judged.genome.flat())))
             if len(self._drawn_and_told) == self.size:
                 ranked = sorted(self._drawn_and_told, key=lambda pair: pair[0])
                 self.strategy.learn([vector for _, vector in ranked], bounded=True)
@@ -125,6 +126,9 @@ class Cma:
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
@@ -142,13 +146,8 @@ class Cma:
 
     def _crossed(self, known: set[str]) -> list[Candidate]:
         """Every criterion, and the equal blend, with the shares of the best baseline; those not `known`."""
-        best = self._best_genome()
-        genomes = [(name, self.space.single(row)) for row, name in enumerate(self.space.criteria)]
-        genomes.append(("equal blend", self.space.equal()))
-        named = [
-            (f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes
-        ]
-        found = distinct(named, self.decode, len(named))
+        every = in_allocation(self.space, self._best_genome())
+        found = distinct(every, self.decode, len(every))
         return [candidate for digest, candidate in found.items() if digest not in known]
 
     def _start(self, judged: Sequence[Judged]) -> None:

@@ -7,7 +7,7 @@ Algorithms"). What is crossed, mutated and selected how, `Rules` say: `nsga2.py`
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
@@ -150,6 +150,9 @@ class Evolution:
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""

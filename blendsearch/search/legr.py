@@ -8,7 +8,7 @@ least one), alpha by exp(N(0, 1)) and beta by N(0, 1); the pool fills with mutan
 (alpha 1, beta 0); children are asked for `BATCH` at a time, from the same pool.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,9 @@ class Legr:
     def described(self, genome: Genome) -> dict[str, Any]:
         groups = len(self.norms)
         return {"log_alpha": genome.blend[:groups].tolist(), "beta": genome.blend[groups:].tolist()}
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return Genome(np.array([*facts["log_alpha"], *facts["beta"]]), np.zeros(len(self.norms)), 0.0)
 
     def state(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "pool": self.pool}

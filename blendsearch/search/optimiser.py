@@ -1,6 +1,6 @@
 """What every optimiser is: it is asked for cuts that nobody has judged yet, and told how they were judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from blendsearch.blend.genome import Genome
@@ -51,6 +51,10 @@ class Optimiser(Protocol):
 
     def described(self, genome: Genome) -> dict[str, Any]:
         """A genome as JSON values, for the store and its readers."""
+        ...
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        """The genome that `described` gave these values."""
         ...
 
     def state(self) -> dict[str, Any]:

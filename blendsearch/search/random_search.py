@@ -4,7 +4,7 @@ A strong one: it judges the same baselines, so it ends no worse than any of them
 the allocation of the best baseline, the others anywhere in the space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,9 @@ class RandomSearch:
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "best": self.best}

@@ -5,14 +5,17 @@ how many had been asked for by then. With one seed that makes every question and
 the optimiser stands exactly where it stood when the last evaluation was stored, nothing stored is evaluated again, and
 what was out is asked for again under the same numbers. From there on the order is once more what the workers make of
 it. With one worker there is only one order, and a resumed search ends bit for bit as the undisturbed one does.
+
+On a machine that rounds otherwise the optimiser may ask otherwise than it did. Then it is told what was judged instead
+of what it asks for now, which is said, and the search goes on from there.
 """
 
+import json
 import sys
 import time
 from collections import deque
 
 from blendsearch.engine.engine import Engine
-from blendsearch.errors import RunError
 from blendsearch.fitness.evaluation import request
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Store
@@ -29,6 +32,7 @@ from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
 from blendsearch.search.stopping import reason_to_stop
+from blendsearch.structure.groups import unpacked
 
 
 def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> None:
@@ -36,7 +40,7 @@ def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: R
     config, fidelity, seed = setting.config.search, setting.config.fitness.fidelity, setting.config.seed
     judge_dense(setting, engine, store, report)
     asking = Asking(setting, report)
-    replay(asking, setting, store, run.name)
+    replay(asking, setting, store, report)
     stood, begun = asking.told, time.perf_counter()
     if len(store.generations()) < stood // config.population:  # stopped between an evaluation and the record of all
         conclude(stood // config.population, 0.0, setting, store, report)
@@ -98,6 +102,17 @@ class Asking:
         self._known.add(candidate.digest)
         return candidate
 
+    def replace(self, number: int, candidate: Candidate) -> None:
+        """That `candidate` is what was asked for under `number`, not what would be asked for now."""
+        self.out = {digest: item for digest, item in self.out.items() if item[0] != number}
+        self.out[candidate.digest] = (number, candidate)
+        self.asked = max(self.asked, number)
+        self._known.add(candidate.digest)
+
+    def forget(self, digests: set[str]) -> None:
+        """That these are judged already, under whatever number."""
+        self.out = {digest: item for digest, item in self.out.items() if digest not in digests}
+
     def tell(self, digest: str, judged: Judged | None) -> None:
         """That a candidate has come back."""
         del self.out[digest]
@@ -105,22 +120,24 @@ class Asking:
         self.optimiser.tell_one(digest, judged)
 
 
-def replay(asking: Asking, setting: Setting, store: Store, name: str) -> None:
-    """Ask and tell as the store says it went, so that `asking` stands where the search was stopped.
-
-    Raises RunError where the questions are not those that were answered.
-    """
+def replay(asking: Asking, setting: Setting, store: Store, report: Report) -> None:
+    """Ask and tell as the store says it went, so that `asking` stands where the search was stopped."""
     rows = {row.id: row for row in store.evaluations()}
+    otherwise = 0
     for completion in store.completions():
         row = rows[completion.id]
-        if not completion.id:
+        if not row.id:
             continue  # the dense network: nobody asked for it
         while asking.asked < completion.asked and asking.next() is not None:
             pass
-        number, candidate = asking.out.get(row.digest, (0, None))
-        if candidate is None or number != row.id:
-            raise RunError(
-                f"run {name!r}: made again from its journal, the search does not ask for network {row.id} as it did: "
-                "this code or this machine computes otherwise; go on where it was begun, or fork the run"
-            )
+        if asking.out.get(row.digest, (0,))[0] != row.id:
+            otherwise += 1
+            cut = unpacked(row.cut, setting.structure.maps.channels)
+            genome = asking.optimiser.of_described(json.loads(row.genome))
+            asking.replace(row.id, Candidate(genome, cut, row.digest, row.origin))
+        _, candidate = asking.out[row.digest]
         asking.tell(row.digest, judged_of(candidate, row, setting))
+    if otherwise:
+        text = f"{otherwise} networks of the journal are not asked for again here: this machine computes otherwise"
+        report("warning", {"text": f"{text}; the search goes on from what was judged"})
+        asking.forget({row.digest for row in rows.values()})
