@@ -34,6 +34,19 @@ CREATE TABLE IF NOT EXISTS completions (
     asked       INTEGER NOT NULL,          -- how many had been asked for when it came back
     at          REAL NOT NULL              -- seconds since 1970
 );
+CREATE TABLE IF NOT EXISTS inherited (     -- by a fork, from the run it was forked from
+    place       INTEGER PRIMARY KEY,
+    digest      TEXT NOT NULL,
+    fidelity    TEXT NOT NULL,
+    seed        INTEGER NOT NULL,
+    origin      TEXT NOT NULL,
+    genome      TEXT NOT NULL,             -- JSON
+    loss        REAL,
+    error       REAL,
+    failure     TEXT NOT NULL,
+    judged      INTEGER NOT NULL,          -- whether the judgement is taken over too
+    begins      INTEGER NOT NULL           -- whether the search begins with it
+);
 CREATE TABLE IF NOT EXISTS tests (
     subject     TEXT PRIMARY KEY,          -- 'dense', or a cut's digest
     loss        REAL NOT NULL,
@@ -97,6 +110,24 @@ class Completion(NamedTuple):
     id: int
     asked: int
     at: float
+
+
+class Inherited(NamedTuple):
+    """What a fork takes over of one network: its genome; the judgement where it is `judged`; and whether it `begins`.
+
+    Those that begin stand in the first generation; the judgements of all are used where their cuts are asked for.
+    """
+
+    digest: str
+    fidelity: str
+    seed: int
+    origin: str
+    genome: str
+    loss: float | None
+    error: float | None
+    failure: str
+    judged: bool
+    begins: bool
 
 
 class TestResult(NamedTuple):
@@ -172,6 +203,19 @@ class Store:
         if not self._has("completions"):
             return []
         return [Completion(*row) for row in self._read("SELECT id, asked, at FROM completions ORDER BY place")]
+
+    def add_inherited(self, items: Sequence[Inherited]) -> None:
+        """Record what a fork takes over, all of it or nothing; the order stays."""
+        marks = ", ".join("?" * (1 + len(Inherited._fields)))
+        with self._writing(), self._at_once():
+            self._connection.executemany(f"INSERT INTO inherited VALUES ({marks})", [(None, *item) for item in items])
+
+    def inherited(self) -> list[Inherited]:
+        """What was taken over, in order; nothing in a run that is no fork."""
+        if not self._has("inherited"):
+            return []
+        rows = self._read("SELECT * FROM inherited ORDER BY place")
+        return [Inherited(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
 
     def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
         """Record what one generation cost and found; a repeated one replaces what stood there."""

@@ -63,6 +63,7 @@ class Cma:
         self._waiting: deque[Candidate] = deque()
         self._out: set[str] = set()
         self._crossing: list[Judged] | None = None
+        self._forked = False
         self._drawn_and_told: list[tuple[float, Vector]] = []
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
@@ -86,7 +87,9 @@ class Cma:
             if self.best is None or item.objectives[0] < self.best[0]:
                 self.best = (item.objectives[0], item.genome.flat())
         if self.strategy is None:
-            if any(IN_BEST in item.origin for item in judged):
+            if any(item.origin == EVOLVED for item in judged):  # a fork: the best is known, blend and all
+                self._start([])
+            elif any(IN_BEST in item.origin for item in judged):
                 self._start(judged)
             return
         drawn = [(item.objectives[0], self._asked[item.digest]) for item in judged if item.digest in self._asked]
@@ -97,20 +100,22 @@ class Cma:
     def ask_one(self, known: set[str]) -> Candidate | None:
         if self.strategy is None and not self._out and self.best is not None:
             if self._crossing is None:
-                self._crossing, self._waiting = [], deque(self._crossed(known))
+                self._crossing, self._waiting = [], deque([] if self._forked else self._crossed(known))
                 self._out = {item.digest for item in self._waiting}
             if not self._out:
-                self._start(self._crossing)
+                self._start([] if self._forked else self._crossing)
         if self._waiting:
             return self._waiting.popleft()
         strategy = self.strategy or self._strategy(self.space.equal() if self.best is None else self._best_genome())
         return next(iter(self._drawn(strategy, 1, known, TRIES * self.size)), None)
 
     def tell_one(self, digest: str, judged: Judged | None) -> None:
+        seed = digest in self._out and self._crossing is None
         self._out.discard(digest)
         self._asked.pop(digest, None)
         if judged is None:
             return
+        self._forked |= seed and judged.origin == EVOLVED
         loss = judged.objectives[0]
         if self.best is None or loss < self.best[0]:
             self.best = (loss, judged.genome.flat())

@@ -233,7 +233,8 @@ def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut
         digest = cut_digest(cut)
         twin = found.get(digest)
         if twin is not None:
-            found[digest] = twin._replace(origin=f"{twin.origin} = {name}")
+            names = [item for item in (twin.origin, name) if item != EVOLVED] or [EVOLVED]
+            found[digest] = twin._replace(origin=" = ".join(names))
         elif len(found) < count:
             found[digest] = Candidate(genome, cut, digest, name)
     return found

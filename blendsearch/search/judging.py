@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import numpy as np
+
 from blendsearch.engine.engine import Engine
 from blendsearch.fitness.evaluation import Outcome, Request, request
 from blendsearch.runs.store import Evaluation, Store
@@ -16,12 +18,30 @@ def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) 
     whole = setting.structure.maps.whole()
     asking = request(whole, "raw", setting.config.seed)
     if all(row.origin != DENSE for row in store.evaluations()):
-        engine.submit(asking)
-        for outcome in engine.completed():
-            candidate = Candidate(setting.decoder.space.equal(), whole, asking.digest, DENSE)
-            row = row_of(0, candidate, {}, 0, asking, outcome, setting)
-            store.add(row)
-            report("dense", facts_of(row, setting))
+        outcome = taken_over(store, "raw").get(asking.digest)
+        if outcome is None:
+            engine.submit(asking)
+            (outcome,) = engine.completed()
+        candidate = Candidate(setting.decoder.space.equal(), whole, asking.digest, DENSE)
+        row = row_of(0, candidate, {}, 0, asking, outcome, setting)
+        store.add(row)
+        report("dense", facts_of(row, setting))
+
+
+def taken_over(store: Store, fidelity: str) -> dict[str, Outcome]:
+    """By digest, what a fork need not judge again: the outcomes at `fidelity` of the run it was forked from."""
+    return {
+        item.digest: Outcome(
+            item.digest,
+            np.nan if item.loss is None else item.loss,
+            np.nan if item.error is None else item.error,
+            0.0,  # here it costs nothing
+            item.failure,
+            item.seed,
+        )
+        for item in store.inherited()
+        if item.judged and item.fidelity == fidelity
+    }
 
 
 def row_of(

@@ -36,9 +36,14 @@ class Legr:
         self.pool: list[tuple[float, list[float]]] = []
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """The plain ranking, and mutants of it up to the pool's size."""
+        """The plain ranking, the seeds (which a fork alone has), and mutants of the plain one up to the pool's size."""
         plain = self._candidate(self._plain())._replace(origin="l2 global ranking")
-        return [plain, *self._mutants(min(limit, POOL) - 1, {plain.digest}, lambda: self._plain())]
+        found = {plain.digest: plain}
+        for _, genome in seeds:
+            candidate = self._candidate(genome.blend)
+            found.setdefault(candidate.digest, candidate)
+        begun = list(found.values())[:limit]
+        return [*begun, *self._mutants(min(limit, POOL) - len(begun), set(found), lambda: self._plain())]
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         return self._mutants(min(count, BATCH), known, self._parent)

@@ -5,6 +5,7 @@ This is the generational schedule; `steady.py` has the one without generations.
 
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 from blendsearch.engine.engine import Engine
 from blendsearch.fitness.evaluation import request
@@ -18,6 +19,7 @@ from blendsearch.search.judging import (
     judge_dense,
     judged_of,
     row_of,
+    taken_over,
     warn_of_baselines,
     warn_of_exhaustion,
 )
@@ -58,7 +60,7 @@ def by_generations(run: Run, setting: Setting, engine: Engine, store: Store, rep
         start = time.perf_counter()
         left = config.evaluations - asked
         if generation == 0:
-            seeds = seeds_of(setting)
+            seeds = seeds_of(setting, store, optimiser)
             warn_of_baselines(len(seeds), config.evaluations, report)
             candidates = optimiser.first(seeds, left)
         else:
@@ -94,16 +96,18 @@ def evaluate(
 ) -> list[Judged | None]:
     """Objectives of `candidates` in their order, None for those that failed; each is stored as soon as it is there.
 
-    What the store already holds (from before a crash) is not evaluated again.
+    What the store already holds (from before a crash, or taken over by a fork) is not evaluated again.
     """
     fidelity = setting.config.fitness.fidelity
     rows = {item.digest: item for item in store.evaluations() if item.fidelity == fidelity}
     numbered = {candidate.digest: (asked + 1 + place, candidate) for place, candidate in enumerate(candidates)}
     requests = {item.digest: request(item.cut, fidelity, setting.config.seed) for item in candidates}
-    for digest, asking in requests.items():
-        if digest not in rows:
-            engine.submit(asking)
-    for outcome in engine.completed():
+    missing = [digest for digest in requests if digest not in rows]
+    known = taken_over(store, fidelity)
+    for digest in missing:
+        if digest not in known:
+            engine.submit(requests[digest])
+    for outcome in chain((known[digest] for digest in missing if digest in known), engine.completed()):
         number, candidate = numbered[outcome.digest]
         described = optimiser.described(candidate.genome)
         row = row_of(number, candidate, described, generation, requests[outcome.digest], outcome, setting)

@@ -16,7 +16,7 @@ import time
 from collections import deque
 
 from blendsearch.engine.engine import Engine
-from blendsearch.fitness.evaluation import request
+from blendsearch.fitness.evaluation import Outcome, request
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Store
 from blendsearch.search.judging import (
@@ -25,6 +25,7 @@ from blendsearch.search.judging import (
     judge_dense,
     judged_of,
     row_of,
+    taken_over,
     warn_of_baselines,
     warn_of_exhaustion,
 )
@@ -39,23 +40,28 @@ def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: R
     """Ask for one candidate whenever a worker is free, and tell each outcome as it comes."""
     config, fidelity, seed = setting.config.search, setting.config.fitness.fidelity, setting.config.seed
     judge_dense(setting, engine, store, report)
-    asking = Asking(setting, report)
+    asking, known = Asking(setting, store, report), taken_over(store, fidelity)
     replay(asking, setting, store, report)
     stood, begun = asking.told, time.perf_counter()
     if len(store.generations()) < stood // config.population:  # stopped between an evaluation and the record of all
         conclude(stood // config.population, 0.0, setting, store, report)
     reason = reason_to_stop(config, store.generations())
 
+    def send(candidate: Candidate) -> None:
+        if candidate.digest in known:
+            came_back(known[candidate.digest])
+        else:
+            engine.submit(request(candidate.cut, fidelity, seed))
+
     def feed() -> None:
         while reason is None and asking.asked < config.evaluations and len(asking.out) < engine.workers:
             candidate = asking.next()
             if candidate is None:
                 break
-            engine.submit(request(candidate.cut, fidelity, seed))
+            send(candidate)
 
-    for _, candidate in asking.out.values():
-        engine.submit(request(candidate.cut, fidelity, seed))
-    for outcome in engine.completed(feed):
+    def came_back(outcome: Outcome) -> None:
+        nonlocal reason, begun
         number, candidate = asking.out[outcome.digest]
         described = asking.optimiser.described(candidate.genome)
         asked = request(candidate.cut, fidelity, seed)
@@ -67,6 +73,11 @@ def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: R
             conclude(asking.told // config.population, time.perf_counter() - begun, setting, store, report)
             begun = time.perf_counter()
             reason = reason or reason_to_stop(config, store.generations())
+
+    for _, candidate in list(asking.out.values()):
+        send(candidate)
+    for outcome in engine.completed(feed):
+        came_back(outcome)
     if asking.told % config.population and asking.told > stood:
         conclude(asking.told // config.population + 1, time.perf_counter() - begun, setting, store, report)
     if reason is not None:
@@ -76,10 +87,10 @@ def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: R
 class Asking:
     """An optimiser, what it was asked, and what of that is still out: by digest, with the number it was asked under."""
 
-    def __init__(self, setting: Setting, report: Report) -> None:
+    def __init__(self, setting: Setting, store: Store, report: Report) -> None:
         self.setting, self.report = setting, report
         self.optimiser: Optimiser = optimiser_of(setting)
-        seeds = seeds_of(setting)
+        seeds = seeds_of(setting, store, self.optimiser)
         warn_of_baselines(len(seeds), setting.config.search.evaluations, report)
         # however long the search is to be: a longer one begins with the same
         self._first = deque(self.optimiser.first(seeds, sys.maxsize))

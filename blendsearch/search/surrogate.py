@@ -86,6 +86,10 @@ class Surrogate:
         return self._guided(min(count, self.size), known)
 
     def tell(self, judged: Sequence[Judged]) -> None:
+        self.crossed |= any(item.origin == EVOLVED for item in judged)  # a fork knows more than baselines
+        self._learn(judged)
+
+    def _learn(self, judged: Sequence[Judged]) -> None:
         self.judged += [(item.objectives[0], item.genome.flat()) for item in judged]
 
     def ask_one(self, known: set[str]) -> Candidate | None:
@@ -104,8 +108,10 @@ class Surrogate:
         return None
 
     def tell_one(self, digest: str, judged: Judged | None) -> None:
+        if judged is not None:
+            self.crossed |= digest in self._out and judged.origin == EVOLVED
+            self._learn([judged])
         self._out.discard(digest)
-        self.tell([] if judged is None else [judged])
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
