@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, of_flat
+from blendsearch.blend.genome import HALFWAY, Genome, bounds, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED, IN_BEST
@@ -101,7 +101,7 @@ class Cma:
         best = of_flat(self.space, self.best[1])
         genomes = [(name, self.space.single(row)) for row, name in enumerate(self.space.criteria)]
         genomes.append(("equal blend", self.space.equal()))
-        return [(f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes]
+        return [(f"{name}{IN_BEST}", best._replace(blend=genome.blend)) for name, genome in genomes]
 
     def _start(self, judged: Sequence[Judged]) -> None:
         """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
@@ -120,15 +120,19 @@ class Cma:
             blend = np.zeros(len(self.space.low))
             blend[: len(weights)] = np.clip(weights, -1, 0)
             centre = centre._replace(blend=blend)
-        spread = [*self.space.spread, *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups, 0.0]
+        spread = [
+            *self.space.spread,
+            *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
+            *[HALFWAY] * self.space.layers,
+            0.0,
+        ]
         self.strategy = Strategy(np.array(centre.flat()), np.array(spread), self.size)
 
     def _drawn(self, count: int, known: set[str]) -> list[Candidate]:
         assert self.strategy is not None
         found: list[Candidate] = []
         taken = set(known)
-        low = np.concatenate([self.space.low, np.full(self.space.groups, -1.0), [0.0]])
-        high = np.concatenate([self.space.high, np.full(self.space.groups, 1.0), [1.0]])
+        low, high = bounds(self.space)
         for _ in range(TRIES * count):
             vector = np.clip(self.strategy.draw(self.rng), low, high)
             genome = of_flat(self.space, vector.tolist())

@@ -45,7 +45,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
             known = {item.digest for item in store.evaluations() if item.id <= asked}
             candidates = optimiser.ask(min(left, config.population), known)
         if not candidates:
-            if setting.config.method != "torch-pruning":
+            if setting.config.method not in ("torch-pruning", "depthwise"):
                 report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
             break
         judged = evaluate(candidates, optimiser, generation, asked, setting, engine, store, report)

@@ -5,7 +5,8 @@ import numpy as np
 from blendsearch.blend.genome import Genome
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.blend.networkwide import NetworkSpace
-from blendsearch.search.baselines import baselines
+from blendsearch.search.all_depthwise import AllDepthwise
+from blendsearch.search.baselines import all_depthwise, baselines
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
 from blendsearch.search.evolution import Evolution, Rules
@@ -29,6 +30,8 @@ def optimiser_of(setting: Setting) -> Optimiser:
     if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
         return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
+    if setting.config.method == "depthwise":
+        return AllDepthwise(space, decoder.cut)
     if config.optimiser == "random":
         return RandomSearch(space, decoder.cut, config.population, rng)
     if isinstance(space, NetworkSpace) and not decoder.spans and config.optimiser != "nsga2":
@@ -42,4 +45,6 @@ def optimiser_of(setting: Setting) -> Optimiser:
 def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
     """The baselines that the first generation begins with; controls from elsewhere begin with their own."""
     elsewhere = setting.config.method in ("legr", "torch-pruning")
+    if setting.config.method == "depthwise":
+        return all_depthwise(setting.decoder)
     return [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
