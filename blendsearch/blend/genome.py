@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from blendsearch.blend.clustering import Clusters
 
@@ -40,6 +40,14 @@ class Genome(NamedTuple):
     def flat(self) -> list[float]:
         """All genes as JSON numbers: blend, shares, transform, target."""
         return [*self.blend.tolist(), *self.share.tolist(), *self.transform.tolist(), float(self.target)]
+
+
+def flip_step(layers: int) -> float:
+    """The standard deviation by which about two of so many transform genes leave the side on which a baseline has them.
+
+    Each flips a whole layer: a step that is right for one of five layers would throw eight of fifty-five over.
+    """
+    return float(HALFWAY / norm.isf(min(0.25, 2 / max(1, layers))))
 
 
 class Space(Protocol):

@@ -112,13 +112,14 @@ def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) ->
     arguments = dict(facts["arguments"])
     arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
     dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
-    for name in facts.get("decomposed", []):
-        try:
+    try:
+        for name in facts.get("decomposed", []):
             dense.set_submodule(name, halves(dense.get_submodule(name)))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the network in {folder} does not fit {facts['factory']!r}: {name!r} is no convolution of it"
-            ) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the network in {folder} does not fit {facts['factory']!r}: a layer that is said to be decomposed is no "
+            f"convolution of it ({error})"
+        ) from error
     names = {id(tensor): name for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]}
 
     def stored(tensor: Tensor) -> Tensor:

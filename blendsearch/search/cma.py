@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import HALFWAY, Genome, bounds, of_flat
+from blendsearch.blend.genome import Genome, bounds, flip_step, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED, IN_BEST
@@ -123,7 +123,7 @@ class Cma:
         spread = [
             *self.space.spread,
             *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
-            *[HALFWAY] * self.space.layers,
+            *[flip_step(self.space.layers)] * self.space.layers,
             0.0,
         ]
         self.strategy = Strategy(np.array(centre.flat()), np.array(spread), self.size)
