@@ -14,7 +14,7 @@ SWEEPS = 2
 
 
 def fitted_pair(
-    gram: Tensor, across: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float
+    gram: Tensor, across: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float, sweeps: int = SWEEPS
 ) -> tuple[Tensor, Tensor]:
     """The pair nearest to what was said, from the one given: depthwise (in, taps), pointwise (out, in).
 
@@ -25,7 +25,7 @@ def fitted_pair(
     gram = gram.reshape(into, taps, into, taps)
     across = across.reshape(into, taps, -1)
     pointwise = _pointwise(gram, across, depthwise, pointwise, ridge)
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         depthwise = _depthwise(gram, across, depthwise, pointwise, ridge)
         pointwise = _pointwise(gram, across, depthwise, pointwise, ridge)
     return depthwise, pointwise

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.fitness.data import Splits, batches
-from blendsearch.fitness.depthwise import fitted_pair, ridged
+from blendsearch.fitness.depthwise import SWEEPS, fitted_pair, ridged
 from blendsearch.fitness.device import Precision, autocast
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.rest import at_rest
@@ -80,6 +80,7 @@ class Repair:
     renewed: whether batch-norm statistics are estimated anew afterwards. Then they are those of the batch while layers
         are fitted, and take up the means that layers without a bias lose.
     refit: whether all layers that read what was cut are fitted, or only those that the cut decomposes.
+    sweeps: how often the depthwise half of a decomposed layer is fitted (fitness.depthwise).
     """
 
     targets: tuple[Target, ...]
@@ -88,6 +89,7 @@ class Repair:
     precision: Precision = "float32"
     ridge: float = RIDGE
     refit: bool = True
+    sweeps: int = SWEEPS
 
     def __call__(self, maps: IndexMaps, cut: Cut, narrowed: nn.Module) -> None:
         """Change the layers' weights and biases of `narrowed`, cut by `cut`, in place; one forward pass.
@@ -109,7 +111,7 @@ class Repair:
             wanted = target.outputs.to(place)
             if 0 in sources:
                 wanted = wanted[:, torch.from_numpy(np.flatnonzero(kept[sources[0]])).to(place)]
-            fit = (_PairFit if pair else _Fit)(target.positions.to(place), wanted, self.renewed, self.ridge)
+            fit = (_PairFit if pair else _Fit)(target.positions.to(place), wanted, self)
             hooks.append(narrowed.get_submodule(target.module).register_forward_pre_hook(fit))
         try:
             with torch.no_grad(), self._statistics(narrowed), autocast(place, self.precision):
@@ -137,8 +139,8 @@ class Repair:
 class _Fit:
     """Refits one layer just before its first use, to what it is about to read."""
 
-    def __init__(self, positions: Tensor, wanted: Tensor, renewed: bool, ridge: float) -> None:
-        self.positions, self.wanted, self.renewed, self.ridge = positions, wanted, renewed, ridge
+    def __init__(self, positions: Tensor, wanted: Tensor, repair: Repair) -> None:
+        self.positions, self.wanted, self.repair = positions, wanted, repair
         self.done = False
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -158,7 +160,7 @@ class _Fit:
         missing = wanted - rows @ weight.T
         gram = (rows.T @ rows).double() / len(rows)
         across = (rows.T @ missing).double() / len(rows)
-        fitted = weight + ridged(gram, across, self.ridge).T.float()
+        fitted = weight + ridged(gram, across, self.repair.ridge).T.float()
         layer.weight.copy_(fitted.reshape(layer.weight.shape))
         if layer.bias is not None:
             layer.bias.copy_(middle - fitted @ mean)
@@ -166,7 +168,7 @@ class _Fit:
     def centred(self, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`rows`, their means taken off, the same of what is wanted; zeros where nothing takes up the means."""
         mean, middle = rows.new_zeros(rows.shape[1]), self.wanted.new_zeros(self.wanted.shape[1])
-        if bias is not None or self.renewed:
+        if bias is not None or self.repair.renewed:
             mean, middle = rows.mean(dim=0), self.wanted.mean(dim=0)
         return rows - mean, mean, self.wanted - middle, middle
 
@@ -184,7 +186,8 @@ class _PairFit(_Fit):
         rows, mean, wanted, middle = self.centred(rows, pointwise.bias)
         gram, across = (rows.T @ rows).double() / len(rows), (rows.T @ wanted).double() / len(rows)
         halves = depthwise.weight.flatten(1).double(), pointwise.weight.flatten(1).double()
-        deep, wide = (half.float() for half in fitted_pair(gram, across, *halves, self.ridge))
+        pair = fitted_pair(gram, across, *halves, self.repair.ridge, self.repair.sweeps)
+        deep, wide = (half.float() for half in pair)
         depthwise.weight.copy_(deep.reshape(depthwise.weight.shape))
         pointwise.weight.copy_(wide.reshape(pointwise.weight.shape))
         if pointwise.bias is not None:
