@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.decode import Decoder
 from blendsearch.blend.genome import HALFWAY, Genome
+from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.search.front import IN_BEST
 
 ALL = "all depthwise"
 
@@ -76,6 +78,13 @@ def transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[np.fl
     enough = layers if decoder.given is not None or not meeting else meeting[0]
     sets = {ALL: layers, "enough depthwise": enough, "half of enough depthwise": enough // 2}
     return [(name, np.where(place < number, HALFWAY, -HALFWAY)) for name, number in sets.items()]
+
+
+def in_allocation(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
+    """Every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
+    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
+    genomes.append(("equal blend", space.equal()))
+    return [(f"{name}{IN_BEST}", best._replace(blend=genome.blend)) for name, genome in genomes]
 
 
 def _describe(decoder: Decoder, target: float) -> str:
