@@ -25,12 +25,10 @@ def with_depthwise(model: nn.Module, structure: Structure, input_shape: tuple[in
     names = _candidates(model, structure.oracle)
     image = torch.zeros(1, *input_shape)
     with at_rest(model):
-        names = (
-            names
-            if _hold(model, structure, names, image)
-            else [name for name in names if _hold(model, structure, [name], image)]
-        )
-    if not names or not _hold(model, structure, names, image):
+        if not _hold(model, structure, names, image):  # find the culprits, each alone
+            names = [name for name in names if _hold(model, structure, [name], image)]
+        together = bool(names) and _hold(model, structure, names, image)
+    if not together:
         raise ConfigError(
             f"transform depthwise: no convolution of {type(model).__name__} can be decomposed: expected ungrouped ones "
             "over more than one pixel; leave transform out"
