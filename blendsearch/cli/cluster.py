@@ -24,9 +24,10 @@ def status(arguments: argparse.Namespace) -> None:
         left = found["seconds_left"]
         print(pace + (f"; {_span(left)} left at this pace" if left else ""))
     if (best := found["best"]) is not None:
+        accuracy = "" if best["val_accuracy"] is None else f"accuracy {best['val_accuracy']:.2%}, "
         print(
             f"best so far: network {best['id']} ({best['origin'].split(' = ')[0]}), validation loss "
-            f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.2%}, {best['macs_ratio']:.2%} of MACs"
+            f"{best['val_loss']:.4f}, {accuracy}{best['macs_ratio']:.2%} of MACs"
         )
 
 

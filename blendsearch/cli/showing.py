@@ -62,15 +62,17 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
                 origin,
                 *_ratios(row, costs),
                 f"{row['val_loss']:.4f}",
-                f"{row['val_accuracy']:.2%}",
-                "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
+                *("" if row[name] is None else f"{row[name]:.2%}" for name in ("val_accuracy", "test_accuracy")),
             )
         table.add_section()
     print_table(table)
     if found["finals"]:
         table = table_of("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
         for row in found["finals"]:
-            val, test = (f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}" for name in ("val", "test"))
+            val, test = (
+                "" if row["val_accuracy"] is None else f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}"
+                for name in ("val", "test")
+            )
             table.add_row(
                 str(row["id"]), row["origin"].split(" = ")[0], *_ratios(row, costs), val, test, str(row["seeds"])
             )

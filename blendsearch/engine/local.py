@@ -18,6 +18,10 @@ class LocalEngine:
         self._retries = retries
         self._queue: deque[Request] = deque()
 
+    @property
+    def busy(self) -> int:
+        return min(1, len(self._queue))
+
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,6 +14,7 @@ from blendsearch.fitness.data import Split, Splits, batches
 from blendsearch.fitness.device import autocast
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
 from blendsearch.fitness.repair import Repair
+from blendsearch.fitness.task import Judgement, judged_by, stand_in
 from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
 from blendsearch.structure.surgery import narrow
 
@@ -43,7 +43,8 @@ class Outcome(NamedTuple):
     """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on the split asked for.
 
     `failure` says in one line why there are no numbers; it is empty where there are. `seed` is the request's. `test` is
-    loss and error on the test images where ``both`` were asked for, and `weights` the network's state where asked for.
+    loss and error on the test images where ``both`` were asked for, and `weights` the network's parameters and buffers
+    where asked for. `further` is what else a person's own judgement said.
     """
 
     digest: str
@@ -54,6 +55,7 @@ class Outcome(NamedTuple):
     seed: int = 0
     test: tuple[float, float] | None = None
     weights: dict[str, NDArray[Any]] | None = None
+    further: dict[str, float] | None = None
 
 
 def request(
@@ -85,15 +87,18 @@ class Evaluator:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
         start = time.perf_counter()
         network = self.network(asked)
-        loss, error = self.measure(network, "test" if asked.split == "test" else "val")
+        found = self.judge(network, "test" if asked.split == "test" else "val", asked.seed)
         test = self.measure(network, "test") if asked.split == "both" else None
         seconds = time.perf_counter() - start
-        if not np.isfinite([loss, error]).all():
-            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {loss}", asked.seed)
+        if not np.isfinite([found.loss, found.error]).all():
+            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {found.loss}", asked.seed)
         weights = None
         if asked.weights:
-            weights = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
-        return Outcome(asked.digest, loss, error, seconds, "", asked.seed, test, weights)
+            named = [*network.named_parameters(), *network.named_buffers()]
+            weights = {name: tensor.detach().cpu().numpy() for name, tensor in named}
+        return Outcome(
+            asked.digest, found.loss, found.error, seconds, "", asked.seed, test, weights, found.further or None
+        )
 
     def network(self, asked: Request) -> nn.Module:
         """The cut, repaired and recovered network itself, in evaluation mode."""
@@ -106,7 +111,16 @@ class Evaluator:
         return module
 
     def measure(self, module: nn.Module, split: Literal["train", "val", "test"]) -> tuple[float, float]:
-        """Mean cross-entropy and error, in [0, 1], of `module` on one split."""
+        """Mean loss and error, in [0, 1], of `module` on one split."""
+        found = self.judge(module, split)
+        return found.loss, found.error
+
+    def judge(self, module: nn.Module, split: Literal["train", "val", "test"], seed: int = 0) -> Judgement:
+        """`module` in numbers, on one split or by a person's own judgement, which stands for validation and test."""
+        task = self.recipe.task
+        own = {"val": task.evaluate, "test": task.evaluate_test}.get(split)
+        if own is not None:
+            return judged_by(own, module, seed)
         images: Split = getattr(self.splits, split)
         total, wrong = 0.0, 0
         module.eval()
@@ -118,7 +132,12 @@ class Evaluator:
                 std=self.splits.std,
                 device=self.device,
             ):
-                logits = module(x).float()
-                total += float(F.cross_entropy(logits, y, reduction="sum").double())
-                wrong += int((logits.argmax(dim=1) != y).sum())
-        return total / len(images), wrong / len(images)
+                output = module(x)
+                if task.loss is None:
+                    output = output.float()
+                    wrong += int((output.argmax(dim=1) != y).sum())
+                total += float(task.summed_loss(output, y).double())
+        loss = total / len(images)
+        if task.loss is not None:
+            return Judgement(loss, stand_in(loss), told=False)
+        return Judgement(loss, wrong / len(images))

@@ -52,14 +52,7 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
         raise RunError(f"{folder} is not empty: export to a new folder")
     made = not folder.exists()
     cut = unpacked(row.cut, setting.structure.maps.channels)
-    final = final_of(run, row)
-    if final is None:
-        module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
-    else:
-        module = narrow(setting.model, setting.structure.maps, cut).cpu()
-        weights = run.kept_weights(final.digest, final.repeat)
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        row = row._replace(fidelity="final", loss=final.loss, error=final.error)
+    module, row = module_of(run, setting, row)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_contiguous(module), folder / WEIGHTS)
@@ -79,6 +72,24 @@ def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
         raise
     dense = setting.structure.oracle.dense
     return Exported(folder, row.id, row.macs, row.params, row.macs / dense["macs"], loss, 1 - wrong)
+
+
+def module_of(run: Run, setting: Setting, row: Evaluation) -> tuple[nn.Module, Evaluation]:
+    """The network of `row`, cut and recovered as it was judged, on the CPU; and the row.
+
+    After a long fine-tune it is the fine-tuned network, and so is what the row says.
+    """
+    cut = unpacked(row.cut, setting.structure.maps.channels)
+    final = final_of(run, row)
+    if final is None:
+        return setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu(), row
+    module = narrow(setting.model, setting.structure.maps, cut).cpu()
+    weights = run.kept_weights(final.digest, final.repeat)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in weights:  # a buffer that is not part of the state is as the cut made it
+                tensor.copy_(torch.from_numpy(weights[name]))
+    return module.eval(), row._replace(fidelity="final", loss=final.loss, error=final.error)
 
 
 def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) -> nn.Module:

@@ -10,7 +10,7 @@ from blendsearch.fitness.evaluation import Outcome, Request, request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Store
-from blendsearch.search.finals import finish, measure_reported, promote, test
+from blendsearch.search.finals import finish, keep, measure_reported, promote, test
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import optimiser_of, seeds_of
@@ -65,6 +65,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     promote(setting, engine, store, report)
     finish(run, setting, engine, store, report)
     test(setting, engine, store, report)
+    keep(run, setting, engine, store, report)
     measure_reported(setting, store, report)
     run.finish({"evaluations": asked, "generations": generation})
     store.close()
@@ -88,6 +89,9 @@ def evaluate(
     rows = {item.digest: item for item in store.evaluations() if item.fidelity == fidelity}
     numbered = {candidate.digest: (asked + 1 + place, candidate) for place, candidate in enumerate(candidates)}
     requests = {item.digest: request(item.cut, fidelity, setting.config.seed) for item in candidates}
+    cached = sum(digest in rows for digest in requests)
+    about = {"generation": generation, "before": asked, "candidates": len(candidates), "cached": cached}
+    report("asked", {**about, "workers": engine.workers})
     for digest, asking in requests.items():
         if digest not in rows:
             engine.submit(asking)
@@ -96,8 +100,10 @@ def evaluate(
         described = optimiser.described(candidate.genome)
         row = _row(number, candidate, described, generation, requests[outcome.digest], outcome, setting)
         store.add(row)
+        if outcome.further:
+            store.add_further(row.digest, fidelity, outcome.further)
         rows[outcome.digest] = row
-        report("evaluated", _facts(row, setting))
+        report("evaluated", {**_facts(row, setting), "busy": engine.busy, "workers": engine.workers})
     return [_judged(candidate, rows[candidate.digest], setting) for candidate in candidates]
 
 
@@ -126,7 +132,11 @@ def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) 
         for outcome in engine.completed():
             row = _row(0, Candidate(space.equal(), whole, asking.digest, DENSE), {}, 0, asking, outcome, setting)
             store.add(row)
-            report("dense", _facts(row, setting))
+            if outcome.further:
+                store.add_further(row.digest, row.fidelity, outcome.further)
+            if outcome.failure:
+                report("warning", {"text": f"the dense network could not be judged: {outcome.failure}"})
+            report("dense", {**_facts(row, setting), "tells_error": setting.tells_error})
 
 
 def _row(

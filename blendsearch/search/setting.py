@@ -17,15 +17,17 @@ from blendsearch.blend.decode import Decoder
 from blendsearch.blend.genome import Space
 from blendsearch.blend.groupwise import space_of
 from blendsearch.blend.networkwide import network_space_of
+from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.errors import ConfigError, ModelError, RunError
-from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
+from blendsearch.errors import BlendsearchError, ConfigError, ModelError, RunError
+from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
+from blendsearch.fitness.task import CLASSES, Task, called, judged_by
 from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
@@ -41,11 +43,10 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.search.given import BY_NAME, Given, check_given, network_of, splits_of
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
-from blendsearch.zoo.factory import build_model
-from blendsearch.zoo.weights import load_weights
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Hears what happens: the kind of event, and its facts."""
@@ -53,7 +54,10 @@ Report = Callable[[str, Mapping[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A network, its structure and scores, the data, and what decodes and judges candidates."""
+    """A network, its structure and scores, the data, and what decodes and judges candidates.
+
+    `tells_error` is false where a person's own judgement or loss tells no error, and a stand-in takes its place.
+    """
 
     config: Config
     structure: Structure
@@ -61,6 +65,7 @@ class Setting:
     clusters: Clusters
     decoder: Decoder
     evaluator: Evaluator
+    tells_error: bool = True
 
     @property
     def model(self) -> nn.Module:
@@ -88,13 +93,14 @@ class Setting:
         return row.loss, *(self.costs(row) or (row.error,))
 
 
-def prepare(config: Config, report: Report, beside: Run | None = None) -> Setting:
+def prepare(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit.
 
     With `beside`, the dense network is that run's, and so is what budgets are counted by: nothing is trained, and no
-    latency measured.
+    latency measured. What is `given` is not looked for under the names of the config.
     """
-    traced = _traced(config, report, beside)
+    _check_task(config, given.task)
+    traced = _traced(config, report, beside, given)
     # before anything that takes time: a budget that cannot be met ends here
     spans = config.budget.spans()
     allowed = _widths(config, traced.structure)
@@ -125,6 +131,9 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
     }
+    task = setting.evaluator.recipe.task
+    if task.names():
+        structure |= {"task": task.names(), "error": setting.tells_error, "trains_on_classes": task.classes}
     arrays = {"dense": weights, "scores": score_arrays(setting.table)}
     if costs := cost_arrays(setting.structure.oracle):
         arrays[FILE] = costs
@@ -134,15 +143,17 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
     return create_run(folder, name, setting.config, origin, structure, arrays)
 
 
-def restore(run: Run) -> Setting:
+def restore(run: Run, given: Given = BY_NAME) -> Setting:
     """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
 
-    Raises RunError when data or structure are not what the run was made with.
+    Raises RunError when data or structure are not what the run was made with, and where what was handed over in Python
+    is not `given` again.
     """
+    check_given(run, given)
     config = run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = splits_of(config)
+    splits = splits_of(config, given)
     if splits.digest() != run.provenance["data_sha256"]:
         raise RunError(
             f"run {run.name!r} was made with other data than {config.data.dataset!r} now holds: restore that data"
@@ -150,7 +161,7 @@ def restore(run: Run) -> Setting:
     weights = run.arrays("dense")
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
-    model = network_of(config, weights)
+    model = network_of(config, weights, given)
     structure = trace(model, _input_shape(splits))
     groups = _listed(structure)
     if groups != run.structure["groups"]:
@@ -159,7 +170,9 @@ def restore(run: Run) -> Setting:
             "torch; install the versions in its run.json"
         )
     structure = replace(structure, oracle=stored_oracle(run, structure))
-    return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
+    task = replace(given.task, classes=run.structure.get("trains_on_classes", True))
+    traced = _Traced(model.to(device), structure, splits, device, True, task, run.structure.get("error", True))
+    return _setting(config, traced, *read_scores(run))
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -176,24 +189,41 @@ class _Traced:
     splits: Splits
     device: torch.device
     trained: bool = False
+    task: Task = CLASSES
+    tells_error: bool = True
 
 
-def _traced(config: Config, report: Report, beside: Run | None = None) -> _Traced:
+def _traced(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> _Traced:
     load_criteria(config.criteria.modules)
     pool(config.criteria.pool)  # a wrong name ends here, before data are read
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = splits_of(config)
-    model = network_of(config, None if beside is None else beside.arrays("dense"))
+    splits = splits_of(config, given)
+    model = network_of(config, None if beside is None else beside.arrays("dense"), given)
     structure = trace(model, _input_shape(splits))
-    check_labels(splits, _outputs(model, splits))
+    task = replace(given.task, classes=splits.classes > 0)
+    if task.evaluate is None and task.loss is None:
+        check_labels(splits, _outputs(model, splits))
+    elif task.classes and task.loss is None:
+        task = replace(task, classes=_tells(model, splits))
     if beside is not None:
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
     least = reachable(structure.oracle, _widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    return _Traced(model.to(device), structure, splits, device, beside is not None)
+    if not task.trains and (config.fitness.fidelity == "tuned" or config.promote.share or config.finals.picks):
+        raise ConfigError(
+            "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
+            "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
+        )
+    told = task.loss is None
+    if task.evaluate is not None:
+        # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
+        judged = judged_by(task.evaluate, model.to(device), config.seed)
+        told = judged.told
+        report("judged", {"by": called(task.evaluate), "loss": judged.loss, **judged.further})
+    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
@@ -217,7 +247,8 @@ def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable
         )
 
     chosen = pool(asked.pool)
-    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature)
+    loss = traced.task.summed_loss if traced.task.loss is not None else cross_entropy if traced.task.classes else None
+    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature, loss)
     report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
     return table, cluster_groups(table, asked.clustering, asked.clusters, config.seed)
 
@@ -242,11 +273,12 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         _schedule(config.finals.tuning),
         config.finals.distillation,
         fitness.precision,
+        traced.task,
     )
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
     evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair)
-    return Setting(config, structure, table, clusters, decoder, evaluator)
+    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
 
 
 def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
@@ -294,23 +326,6 @@ def _given(keep: float | dict[str, float] | None, structure: Structure, allowed:
     return allowed.rounded(np.array(ratios) * allowed.sizes)
 
 
-def splits_of(config: Config) -> Splits:
-    """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
-    seed = config.seed if config.data.split_seed is None else config.data.split_seed
-    return load_splits(DataSpec(**config.data.model_dump(exclude={"split_seed"})), seed)
-
-
-def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None) -> nn.Module:
-    """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
-    torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
-    model = build_model(config.model.factory, config.model.arguments)
-    if dense is not None:
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
-    elif config.model.weights is not None:
-        load_weights(model, Path(config.model.weights))
-    return model
-
-
 def train_base(
     model: nn.Module,
     splits: Splits,
@@ -326,6 +341,25 @@ def train_base(
         report("training", {"done": done, "loss": loss})
 
     train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
+
+
+def _check_task(config: Config, task: Task) -> None:
+    """Raise ConfigError for what a person's own loss or judgement cannot serve."""
+    if not task.names():
+        return
+    if config.finals.distillation:
+        raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
+    if config.finals.picks and not task.tests:
+        raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
+
+
+def _tells(model: nn.Module, splits: Splits) -> bool:
+    """Whether the network's outputs are logits of classes that the labels name."""
+    try:
+        check_labels(splits, _outputs(model, splits))
+    except BlendsearchError:
+        return False
+    return True
 
 
 def _outputs(model: nn.Module, splits: Splits) -> int:
