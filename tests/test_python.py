@@ -417,9 +417,7 @@ def test_pixels_are_normalised_and_floats_are_not() -> None:
         assert splits.train.shape == (6, 8, 3) and [len(splits.train), len(splits.val), len(splits.test)] == [24, 8, 8]
         held.append(splits.digest())
     assert len(set(held)) == 1
-    x, _ = next(
-        batches(splits.train, batch_size=24, mean=splits.mean, std=splits.std, device=torch.device("cpu"))
-    )
+    x, _ = next(batches(splits.train, batch_size=24, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
     assert x.mean().abs() < 0.01 and abs(x.std() - 1) < 0.01
     ready = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() + 500, torch.from_numpy(labels))
     splits = handed_splits(Handed(ready), Task(), DataSpec("python:it"), 3)

@@ -77,7 +77,7 @@ class Task:
         if self.loss is None:
             return F.cross_entropy(output / temperature, targets, reduction="sum")
         found = self.loss(output, targets)
-        return found * len(targets) if found.ndim == 0 else found.flatten(1).mean(dim=1).sum()
+        return found * len(targets) if found.ndim == 0 else found.reshape(len(found), -1).mean(dim=1).sum()
 
     def names(self) -> dict[str, str]:
         """What the person's own functions are called."""
