@@ -344,10 +344,9 @@ def test_the_loss_of_ones_own_judges_and_fine_tunes(tmp_path: Path) -> None:
         TensorDataset(images[:300], targets[:300]),
         budget=bs.macs(0.5),
         loss=lambda output, target: ((output - target) ** 2).mean(dim=1),  # one per image
-        fidelity="tuned",
         evaluations=8,
         runs=tmp_path,
-        **QUICK,
+        **(QUICK | {"fitness": {"fidelity": "tuned", "tuning": {"epochs": 5, "rate": 0.2, "batch_size": 16}}}),
     )
     best = run.best()
     assert best.val_accuracy is None and 0 < best.val_loss < run.dense().val_loss  # fine-tuned; the dense is untrained

@@ -61,6 +61,10 @@ def report(arguments: argparse.Namespace) -> None:
     path = arguments.to or Path(f"{run.name}.html")
     check_picture(path, "report", (".html", ".htm"))
     sentences = write_report(run, path)
+    if arguments.json:
+        plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences]
+        print(json.dumps({"run": run.name, "report": str(path), "bytes": path.stat().st_size, "sentences": plain}))
+        return
     print("\n".join(sentences).replace("\N{NO-BREAK SPACE}", " "))
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 

@@ -57,6 +57,10 @@ def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
     run = open_run(arguments.runs, arguments.run)
+    if arguments.set or not run.finished:
+        from blendsearch.search.given import BY_NAME, check_given
+
+        check_given(run, BY_NAME)  # before anything is changed
     if arguments.set:
         from blendsearch.runs.changes import changed
 

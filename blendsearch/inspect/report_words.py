@@ -52,7 +52,7 @@ def sentences(
     if not tells_error(run):
         said.append(
             f"Networks were judged by losses alone ({', '.join(run.structure['task'].values())}): the best has "
-            f"{picks['best'].loss:.4f} on validation. Where an error is shown, it is a stand-in that rises with the loss."
+            f"{picks['best'].loss:.4f} on validation. Errors shown only stand in, and rise with the loss."
         )
     if not run.finished:
         said.append(

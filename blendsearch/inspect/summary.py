@@ -85,7 +85,7 @@ def describe(run: Run, row: Evaluation, tests: dict[str, TestResult]) -> dict[st
 
 
 def further_of(run: Run) -> Callable[[Evaluation], dict[str, Any]]:
-    """From a network to ``{"further": ...}``, what else a person's own judgement told; to nothing where there is none."""
+    """From a network to ``{"further": ...}``, what else a person's own judgement told; nothing where no more."""
     store = run.store(read_only=True)
     try:
         known = store.further()

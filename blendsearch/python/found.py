@@ -188,10 +188,11 @@ class Network:
         setting = self.owner.setting()
         return module_of(self.owner.run, setting, pick(self.owner.run, str(self.facts["id"])))[0]
 
-    def export(self, folder: str | Path) -> Exported:
+    def export(self, folder: str | Path, *, pt2: bool = False, onnx: bool = False) -> Exported:
         """Write it to a new `folder`, as ``blendsearch export`` does; `blendsearch.load` reads it back."""
+        formats = [name for name, asked in (("pt2", pt2), ("onnx", onnx)) if asked]
         setting = self.owner.setting()
-        return export(self.owner.run, setting, str(self.facts["id"]), Path(folder))
+        return export(self.owner.run, setting, str(self.facts["id"]), Path(folder), formats)
 
     def __repr__(self) -> str:
         return showing.network_line(self.facts)

@@ -218,7 +218,8 @@ def _final(digest: str, repeat: int | None) -> str:
 def _save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     from safetensors.numpy import save_file
 
-    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
+    # not ascontiguousarray, which gives a scalar a dimension
+    save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

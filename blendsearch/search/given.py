@@ -84,6 +84,25 @@ def check_given(run: Run, given: Given) -> None:
         raise RunError(f"run {run.name!r} was searched without {min(surplus)}=: leave it out, or search anew")
 
 
+def check_task(config: Config, task: Task) -> None:
+    """Raise ConfigError for what a person's own loss or judgement cannot serve."""
+    if not task.names():
+        return
+    if config.finals.distillation:
+        raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
+    if config.finals.picks and not task.tests:
+        raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
+
+
+def check_trains(config: Config, task: Task) -> None:
+    """Raise ConfigError where networks are to be fine-tuned and there is no loss to do it by."""
+    if not task.trains and (config.fitness.fidelity == "tuned" or config.promote.share or config.finals.picks):
+        raise ConfigError(
+            "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
+            "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
+        )
+
+
 def in_python(config: Config) -> bool:
     """Whether the config's network is one that was handed over."""
     return config.model.factory.startswith(f"{IN_PYTHON}:")

@@ -25,6 +25,7 @@ from blendsearch.errors import BlendsearchError, ConfigError, ModelError, RunErr
 from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.fitness.images import ready
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.task import CLASSES, Task, called, judged_by
@@ -43,7 +44,15 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
-from blendsearch.search.given import BY_NAME, Given, check_given, network_of, splits_of
+from blendsearch.search.given import (
+    BY_NAME,
+    Given,
+    check_given,
+    check_task,
+    check_trains,
+    network_of,
+    splits_of,
+)
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
@@ -99,7 +108,7 @@ def prepare(config: Config, report: Report, beside: Run | None = None, given: Gi
     With `beside`, the dense network is that run's, and so is what budgets are counted by: nothing is trained, and no
     latency measured. What is `given` is not looked for under the names of the config.
     """
-    _check_task(config, given.task)
+    check_task(config, given.task)
     traced = _traced(config, report, beside, given)
     # before anything that takes time: a budget that cannot be met ends here
     spans = config.budget.spans()
@@ -130,6 +139,7 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
+        "input": input_facts(setting.splits),
     }
     task = setting.evaluator.recipe.task
     if task.names():
@@ -175,6 +185,15 @@ def restore(run: Run, given: Given = BY_NAME) -> Setting:
     return _setting(config, traced, *read_scores(run))
 
 
+def input_facts(splits: Splits) -> dict[str, Any]:
+    """What the network takes: one image's shape, and how pixels become it; no `mean` where a person's data did that."""
+    height, width, channels = splits.train.shape
+    if ready(splits.train):
+        return {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
+    normalised = {"mean": splits.mean.tolist(), "std": splits.std.tolist(), "scaled_to": [0, 1]}
+    return {"shape": [channels, height, width], **normalised}
+
+
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
     """The state of `model` as arrays."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
@@ -212,11 +231,7 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
     least = reachable(structure.oracle, _widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    if not task.trains and (config.fitness.fidelity == "tuned" or config.promote.share or config.finals.picks):
-        raise ConfigError(
-            "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
-            "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
-        )
+    check_trains(config, task)
     told = task.loss is None
     if task.evaluate is not None:
         # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
@@ -341,16 +356,6 @@ def train_base(
         report("training", {"done": done, "loss": loss})
 
     train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
-
-
-def _check_task(config: Config, task: Task) -> None:
-    """Raise ConfigError for what a person's own loss or judgement cannot serve."""
-    if not task.names():
-        return
-    if config.finals.distillation:
-        raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
-    if config.finals.picks and not task.tests:
-        raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
 
 
 def _tells(model: nn.Module, splits: Splits) -> bool:
