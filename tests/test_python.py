@@ -350,7 +350,7 @@ def test_the_loss_of_ones_own_judges_and_fine_tunes(tmp_path: Path) -> None:
     )
     best = run.best()
     assert best.val_accuracy is None and 0 < best.val_loss < run.dense().val_loss  # fine-tuned; the dense is untrained
-    assert "300" in run.run.structure["splits"]
+    assert "Test images are 30 of the 300 images of the one data set given" in run.run.structure["splits"]
     again = bs.open(str(run.path), model=network(), data=TensorDataset(images[:300], targets[:300]))
     with pytest.raises(RunError, match="loss="):
         again.best().module()

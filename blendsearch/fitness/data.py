@@ -308,5 +308,5 @@ def _note(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[s
     }
     return (
         f"{spec.dataset}: validation is {val}{used('val')}, test is {rest['test']}{used('test')}, training is"
-        f" {rest['train']}{used('train')}."
+        f" {rest['train']}{used('train')}.{raw.about and ' ' + raw.about}"
     )

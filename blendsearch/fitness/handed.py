@@ -68,13 +68,17 @@ def _raw(handed: Handed, task: Task, spec: DataSpec, seed: int) -> RawData:
         return RawData(train, nothing, nothing, _classes(split.values(), task), judged_here=False)
     val, test = split.get("val"), split.get("test")
     classes = _classes(split.values(), task)
+    about = ""
     if test is None:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 3])))
+        kind = "validation images" if val is not None else "images of the one data set given"
+        whole = len(train if val is None else val)
         if val is not None:
             test, val = _two(val, 0.5, classes, rng, "val")
         else:
             test, train = _two(train, spec.val_size, classes, rng, "given")
-    return RawData(train, test, val, classes)
+        about = f"Test images are {len(test):,} of the {whole:,} {kind}."
+    return RawData(train, test, val, classes, about=about)
 
 
 def _classes(splits: Iterable[Split], task: Task) -> int:
