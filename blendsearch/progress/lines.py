@@ -97,6 +97,10 @@ class Lines:
     def _on_judged(self, facts: Mapping[str, Any]) -> None:
         self._say(f"dense network judged by {facts['by']}: loss {facts['loss']:.4g}")
 
+    def _on_resumed(self, facts: Mapping[str, Any]) -> None:
+        best = "" if facts["best"] is None else f", best loss {facts['best']['loss']:.4f}"
+        self._say(f"goes on after {facts['evaluations']} evaluations{best}")
+
     def _on_asked(self, facts: Mapping[str, Any]) -> None:
         if facts["cached"]:
             self._say(f"{facts['cached']} of generation {facts['generation'] + 1} were evaluated before, and stay")

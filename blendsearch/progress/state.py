@@ -72,6 +72,11 @@ class State:
     def _on_run(self, facts: Mapping[str, Any]) -> None:
         self.name = facts["run"]
 
+    def _on_resumed(self, facts: Mapping[str, Any]) -> None:
+        self.done, self.generation = facts["evaluations"], facts["generation"]
+        self.best, self.hypervolumes = facts["best"], list(facts["hypervolumes"])
+        self.tells_error = facts["tells_error"]
+
     def _on_control(self, facts: Mapping[str, Any]) -> None:
         self.__init__(self.asked, self.clock)  # type: ignore[misc]
         self.name = facts["name"]

@@ -28,6 +28,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     if state is not None:
         generation, asked = state["generation"], state["asked"]
         optimiser.restore(state["evolution"])
+        report("resumed", _stand(asked, generation, setting, store))
     judge_dense(setting, engine, store, report)
 
     while asked < config.evaluations:
@@ -166,6 +167,18 @@ def _row(
         seconds=outcome.seconds,
         failure=outcome.failure,
     )
+
+
+def _stand(asked: int, generation: int, setting: Setting, store: Store) -> dict[str, Any]:
+    """Where a search stood that goes on."""
+    best = min(judged_networks(store.evaluations()), key=lambda row: (row.loss, row.id), default=None)
+    return {
+        "evaluations": asked,
+        "generation": generation,
+        "best": None if best is None else _facts(best, setting),
+        "hypervolumes": [item["summary"]["hypervolume"] for item in store.generations()],
+        "tells_error": setting.tells_error,
+    }
 
 
 def _judged(candidate: Candidate, row: Evaluation, setting: Setting) -> Judged | None:
