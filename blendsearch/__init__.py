@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from blendsearch.inspect.export import load
     from blendsearch.python.budgets import Budget, keep, latency, macs, memory, params
     from blendsearch.python.found import Front, Network, SearchRun
-    from blendsearch.python.searching import open, resume, search
+    from blendsearch.python.searching import fork, open, resume, search
 
 __all__ = [
     "Budget",
     "Front",
     "Network",
     "SearchRun",
+    "fork",
     "keep",
     "latency",
     "load",
@@ -37,7 +38,7 @@ _PLACES = {
     "load": "inspect.export",
     **dict.fromkeys(("Budget", "keep", "latency", "macs", "memory", "params"), "python.budgets"),
     **dict.fromkeys(("Front", "Network", "SearchRun"), "python.found"),
-    **dict.fromkeys(("open", "resume"), "python.searching"),
+    **dict.fromkeys(("fork", "open", "resume"), "python.searching"),
 }
 
 

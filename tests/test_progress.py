@@ -18,7 +18,14 @@ from blendsearch.progress.state import State
 Events = list[tuple[str, Mapping[str, Any]]]
 
 
-def searched(folder: Path, name: str, heard: Events, stop_at: int | None = None, resumed: bool = False) -> None:
+def searched(
+    folder: Path,
+    name: str,
+    heard: Events,
+    stop_at: int | None = None,
+    resumed: bool = False,
+    evolution: Mapping[str, Any] = {"population": 8},
+) -> None:
     def report(kind: str, facts: Mapping[str, Any]) -> None:
         heard.append((kind, facts))
         if kind == "evaluated" and facts["id"] == stop_at:
@@ -39,13 +46,23 @@ def searched(folder: Path, name: str, heard: Events, stop_at: int | None = None,
         budget=bs.macs(0.2, 0.7),
         evaluations=40,
         criteria=["l1", "apoz"],
-        evolution={"population": 8},
+        evolution=evolution,
         engine={"threads": 1},
         device="cpu",
         name=name,
         runs=folder,
         progress=report,
     )
+
+
+@pytest.mark.parametrize("schedule", ["generational", "steady"])
+def test_both_schedules_are_told_alike(schedule: str, tmp_path: Path) -> None:
+    heard: Events = []
+    searched(tmp_path, "one", heard, evolution={"population": 8, "schedule": schedule})
+    state = told(heard)
+    assert (state.done, state.cached, state.failed) == (40, 0, 0)
+    assert state.workers == 1 and state.best is not None and len(state.hypervolumes) > 1
+    assert state.best["loss"] == min(facts["loss"] for kind, facts in heard if kind == "evaluated")
 
 
 def told(heard: Events) -> State:
@@ -83,8 +100,8 @@ def test_the_view_shows_what_there_is_to_know() -> None:
     for number, loss in enumerate((0.7, 0.5, None)):
         now[0] += 2
         state.take("evaluated", row | {"id": 43 + number, "loss": loss})
-    state.take("generation", {"hypervolume": 0.25})
-    state.take("generation", {"hypervolume": 0.75})
+    state.take("generation", {"generation": 4, "hypervolume": 0.25})
+    state.take("generation", {"generation": 4, "hypervolume": 0.75})
     state.busy = 3
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(drawn(state, 100))

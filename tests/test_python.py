@@ -122,6 +122,15 @@ def test_a_stopped_search_goes_on_in_python_to_the_same_front(found: bs.SearchRu
     assert bs.open(str(tmp_path / "own")).front()[0].facts == found.front()[0].facts
 
 
+def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
+    heard: dict[str, Any] = {}
+    changes = {"budget.macs": 0.3, "search.evaluations": 16}
+    forked = bs.fork(found, changes, progress=lambda kind, facts: heard.setdefault(kind, facts))
+    assert heard["forked"]["judgements"] > 0 and heard["forked"]["parent"] == "own"
+    assert forked.name == "own-fork-1" and forked.best().macs_ratio <= 0.3
+    assert sum(tensor.numel() for tensor in forked.best().module().parameters()) == forked.best().details()["params"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -149,6 +158,7 @@ def test_a_stopped_search_goes_on_in_python_to_the_same_front(found: bs.SearchRu
         ({"evaluate": lambda module: {"accuracy": 0.5}}, "expected a dict of numbers in which 'loss' is"),
         ({"evaluate": lambda module: {"loss": 1, "error": 1.5}}, "expected a share"),
         ({"evaluate": lambda module: {"loss": 1}, "finals": {"picks": 1}}, "evaluate_test="),
+        ({"loss": F.mse_loss, "fitness": {"against": "dense"}}, "against dense"),
         ({"loss": F.mse_loss, "finals": {"picks": 1, "distillation": 0.5}}, "distillation"),
     ],
 )
@@ -187,7 +197,7 @@ def test_all_show_themselves(found: bs.SearchRun) -> None:
 
     state = State(10)
     state.take("asked", {"generation": 0, "before": 0, "candidates": 4, "cached": 1, "workers": 2})
-    state.take("generation", {"hypervolume": 0.5})
+    state.take("generation", {"generation": 1, "hypervolume": 0.5})
     assert "1 done, 1 from the store, 0 failed" in html(state, ["<b>"]) and "&lt;b&gt;" in html(state, ["<b>"])
 
 

@@ -4,6 +4,7 @@ A criterion that serves one layer of a network mostly serves the others too, so 
 holds for all; the deviations leave room for the exceptions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,6 +81,12 @@ class NetworkSpace(Clustered):
         top = logs.max(axis=1, keepdims=True)
         return np.asarray(np.exp(logs - np.where(np.isfinite(top), top, 0.0)))
 
+    def coordinates(self, blends: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Blends, (n, genes), as each criterion's part of the sum, then the deviations: (n, d), near where alike."""
+        logs = WEIGHT_SCALE * blends[:, : len(self.criteria)]
+        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+        return np.hstack([weights / weights.sum(axis=1, keepdims=True), blends[:, len(self.criteria) :]])
+
     @cached_property
     def _cluster(self) -> NDArray[np.int64]:
         """The number of each criterion's cluster in each group, (groups, criteria); -1 where it is left out."""
@@ -96,6 +103,11 @@ class NetworkSpace(Clustered):
             "share": genome.share.tolist(),
             "target": float(genome.target),
         }
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
+        blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
+        return Genome(blend, np.asarray(facts["share"], dtype=np.float64), float(facts["target"]))
 
     def _deviation(self, genome: Genome) -> NDArray[np.float64]:
         shape = (self.groups, self.width)

@@ -206,7 +206,9 @@ def module_of(run: Run, setting: Setting, row: Evaluation) -> tuple[nn.Module, E
     cut = unpacked(row.cut, setting.structure.maps.channels)
     final = final_of(run, row)
     if final is None:
-        return setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu(), row
+        module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
+        # in the layout that a person expects, not the one that was fastest to judge
+        return module.to(memory_format=torch.contiguous_format), row
     module = narrow(setting.model, setting.structure.maps, cut).cpu()
     weights = run.kept_weights(final.digest, final.repeat)
     with torch.no_grad():

@@ -95,6 +95,9 @@ class State:
             self._since = self.clock()
 
     def _on_evaluated(self, facts: Mapping[str, Any]) -> None:
+        if self._since is None:
+            self._since = self.clock()
+        self.part = None
         self.done, self._here = self.done + 1, self._here + 1
         self.busy, self.workers = facts.get("busy", 0), facts.get("workers", 0)
         if facts["loss"] is None:
@@ -103,5 +106,6 @@ class State:
             self.best = facts
 
     def _on_generation(self, facts: Mapping[str, Any]) -> None:
+        self.generation = max(self.generation, facts["generation"] - 1)
         self.hypervolumes.append(facts["hypervolume"])
         self.busy = 0

@@ -114,7 +114,7 @@ class SearchRun:
     def setting(self) -> Setting:
         """Network, data and scores, restored where this run was only opened. Raises RunError where they are missing."""
         if self._setting is None:
-            self._setting = restore(self.run, self.given)
+            self._setting = restore(self.run, given=self.given)
         return self._setting
 
     def __repr__(self) -> str:

@@ -19,6 +19,8 @@ from blendsearch.python.found import SearchRun
 from blendsearch.runs.changes import changed
 from blendsearch.runs.config import IN_PYTHON, Config, parse_config
 from blendsearch.runs.directory import Run, check_name, free_name, open_run
+from blendsearch.search.fork import fork as forked
+from blendsearch.search.fork import forked_config
 from blendsearch.search.given import Given, check_given
 from blendsearch.search.running import begin, go_on
 from blendsearch.search.setting import Report, restore
@@ -158,9 +160,31 @@ def resume(
         return SearchRun(run, given)
     chosen = run.config.engine if ray is None else run.config.engine.model_copy(update={"ray": ray})
     with _told(progress, run.config, run.path, given) as report, seeded(run.config.seed):
-        setting = restore(run, given)
+        setting = restore(run, given=given)
         go_on(run, setting, start_engine(chosen, setting.evaluator), report)
     return SearchRun(run, given, setting)
+
+
+def fork(
+    run: SearchRun,
+    changes: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    progress: bool | Report = True,
+) -> SearchRun:
+    """Search anew from what `run` found, with `changes` such as ``{"budget.macs": 0.3, "search.evaluations": 400}``.
+
+    See ``blendsearch fork``. The new run stands beside the old one.
+    """
+    overrides = [f"{field}={_text(value)}" for field, value in changes.items()]
+    config, _ = forked_config(run.run, overrides)
+    folder = run.path.parent
+    name = name or free_name(folder, f"{run.name}-fork")
+    with _told(progress, config, folder / name, run.given) as report, seeded(config.seed):
+        made = forked(run.run, folder, name, overrides, _command(), report, run.given)
+        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        go_on(made.run, made.setting, start_engine(config.engine, made.setting.evaluator), report)
+    return SearchRun(made.run, run.given, made.setting)
 
 
 def open(

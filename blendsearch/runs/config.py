@@ -160,10 +160,13 @@ class FitnessConfig(Section):
     """How a cut is repaired, recovered and judged, and where.
 
     `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
+    `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
+    outputs, which needs fewer images to tell two networks apart.
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "none"
+    against: Literal["labels", "dense"] = "labels"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: ScheduleConfig = ScheduleConfig()
@@ -175,11 +178,14 @@ class SearchConfig(Section):
     """How long and how the search goes on.
 
     It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
+    `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
+    never waits for a slow one (a generation is then what `population` evaluations that came back make).
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
     """
 
     evaluations: Positive = 200
+    schedule: Literal["generational", "steady"] = "generational"
     population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -188,7 +194,7 @@ class SearchConfig(Section):
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
-    optimiser: Literal["auto", "cma", "nsga2", "random"] = "auto"
+    optimiser: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -259,9 +265,10 @@ class Config(Section):
         spanned = self.budget.spanned()
         if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
-        if self.search.optimiser == "cma" and (spanned or self.search.blend == "group"):
+        if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
-                "search.optimiser cma searches at one budget, with search.blend network: take nsga2 or auto"
+                f"search.optimiser {self.search.optimiser} searches at one budget, with search.blend network: "
+                "take nsga2 or auto"
             )
         optimiser = self.search.optimiser
         if optimiser == "auto":

@@ -28,22 +28,27 @@ def compare(
     """
     check_given(run, given)
     for name, config in planned(run, methods, seeds):
-        folder = run.path / "controls"
-        report("control", {"name": name})
-        if (folder / name).exists():
-            held = open_run(folder, name)
-            if held.finished:
-                continue
-            setting = restore(held, given)
-        else:
-            setting = prepare(config, report, run, given)
-            held = record(setting, folder, name, ["blendsearch", "compare", run.name])
-        running = start_engine(engine, setting.evaluator)
-        try:
-            with held.locked():
-                search(held, setting, running, report)
-        finally:
-            running.close()
+        control(run, name, config, engine, report, given)
+
+
+def control(run: Run, name: str, config: Config, engine: EngineConfig, report: Report, given: Given = BY_NAME) -> None:
+    """Search as one control of `run`, from where it stands; a finished one stays as it is."""
+    folder = run.path / "controls"
+    report("control", {"name": name})
+    if (folder / name).exists():
+        held = open_run(folder, name)
+        if held.finished:
+            return
+        setting = restore(held, given=given)
+    else:
+        setting = prepare(config, report, run, given)
+        held = record(setting, folder, name, ["blendsearch", "compare", run.name])
+    running = start_engine(engine, setting.evaluator)
+    try:
+        with held.locked():
+            search(held, setting, running, report)
+    finally:
+        running.close()
 
 
 def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:

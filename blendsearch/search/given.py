@@ -88,6 +88,8 @@ def check_task(config: Config, task: Task) -> None:
     """Raise ConfigError for what a person's own loss or judgement cannot serve."""
     if not task.names():
         return
+    if config.fitness.against == "dense":
+        raise ConfigError("fitness.against dense compares logits, and this search has a loss of its own: leave it out")
     if config.finals.distillation:
         raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
     if config.finals.picks and not task.tests:

@@ -1,8 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
+from blendsearch.blend.allocation import check_reachable, reachable
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.genome import Space
-from blendsearch.blend.groupwise import space_of
-from blendsearch.blend.networkwide import network_space_of
 from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.errors import BlendsearchError, ConfigError, ModelError, RunError
+from blendsearch.errors import BlendsearchError, ModelError, RunError
 from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
@@ -34,7 +30,8 @@ from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
-from blendsearch.runs.store import Evaluation
+from blendsearch.runs.store import Evaluation, Inherited
+from blendsearch.search.choices import allowed_widths, given_widths, space_for
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -112,10 +109,10 @@ def prepare(config: Config, report: Report, beside: Run | None = None, given: Gi
     traced = _traced(config, report, beside, given)
     # before anything that takes time: a budget that cannot be met ends here
     spans = config.budget.spans()
-    allowed = _widths(config, traced.structure)
+    allowed = allowed_widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
     check_reachable(traced.structure.oracle, allowed, least)
-    _given(config.budget.keep, traced.structure, allowed)
+    given_widths(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
         structure, shape = traced.structure, _input_shape(traced.splits)
         oracle = with_latency(traced.model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
@@ -129,10 +126,19 @@ def score(config: Config, report: Report) -> tuple[ScoreTable, Clusters]:
     return _scored(config, _traced(config, report), report)
 
 
-def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run:
-    """Make the run directory of a prepared search."""
+def record(
+    setting: Setting,
+    folder: Path,
+    name: str,
+    command: list[str],
+    parent: Mapping[str, Any] | None = None,
+    inherited: Sequence[Inherited] = (),
+) -> Run:
+    """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
     weights = dense_arrays(setting.model)
     origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    if parent is not None:
+        origin["parent"] = dict(parent)
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
@@ -150,17 +156,23 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
     latency = setting.structure.oracle.further.get("latency")
     if isinstance(latency, LatencyModel):
         structure["latency"] = latency_facts(latency) | {"where": conditions_text(setting.model, setting.config.budget)}
-    return create_run(folder, name, setting.config, origin, structure, arrays)
+    return create_run(folder, name, setting.config, origin, structure, arrays, inherited)
 
 
-def restore(run: Run, given: Given = BY_NAME) -> Setting:
+def restore(
+    run: Run,
+    fork: Config | None = None,
+    report: Report = lambda kind, facts: None,
+    given: Given = BY_NAME,
+) -> Setting:
     """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
 
+    `fork`: another config for the same model, data and criteria; costs that it budgets for the first time are measured.
     Raises RunError when data or structure are not what the run was made with, and where what was handed over in Python
     is not `given` again.
     """
     check_given(run, given)
-    config = run.config
+    config = fork or run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
     splits = splits_of(config, given)
@@ -179,9 +191,17 @@ def restore(run: Run, given: Given = BY_NAME) -> Setting:
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
         )
-    structure = replace(structure, oracle=stored_oracle(run, structure))
+    structure = replace(structure, oracle=stored_oracle(run, structure, config.budget))
+    missing = {"memory", "latency"} & config.budget.spans().keys() - structure.oracle.further.keys()
+    if "memory" in missing:
+        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
+    model = model.to(device)
+    if "latency" in missing:
+        shape, allowed = _input_shape(splits), allowed_widths(config, structure)
+        oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+        structure = replace(structure, oracle=oracle)
     task = replace(given.task, classes=run.structure.get("trains_on_classes", True))
-    traced = _Traced(model.to(device), structure, splits, device, True, task, run.structure.get("error", True))
+    traced = _Traced(model, structure, splits, device, True, task, run.structure.get("error", True))
     return _setting(config, traced, *read_scores(run))
 
 
@@ -229,7 +249,7 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
-    least = reachable(structure.oracle, _widths(config, structure))
+    least = reachable(structure.oracle, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     check_trains(config, task)
     told = task.loss is None
@@ -270,14 +290,14 @@ def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable
 
 def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clusters) -> Setting:
     structure, model = traced.structure, traced.model
-    allowed = _widths(config, structure)
+    allowed = allowed_widths(config, structure)
     decoder = Decoder(
-        _space(config, table, clusters),
+        space_for(config, table, clusters),
         table,
         structure.oracle,
         allowed,
         config.budget.spans(),
-        given=_given(config.budget.keep, structure, allowed),
+        given=given_widths(config.budget.keep, structure, allowed),
         uniform=config.allocation == "uniform",
     )
     fitness = config.fitness
@@ -292,22 +312,8 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     )
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
-    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair)
+    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
     return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
-
-
-def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
-    if config.method == "cfbs":
-        return space_of(table, clusters, means=False)
-    if config.search.blend == "group":
-        return space_of(table, clusters)
-    return network_space_of(table, clusters, deviations=config.search.deviations)
-
-
-def _widths(config: Config, structure: Structure) -> Widths:
-    """The widths that the budget lets each group have."""
-    budget = config.budget
-    return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
 
 
 def _repair(
@@ -326,19 +332,6 @@ def _repair(
         renewed=fitness.fidelity != "raw",
         precision=fitness.precision,
     )
-
-
-def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
-    """The channels kept per group where the config gives them. Raises ConfigError for a pattern that names no group."""
-    if keep is None:
-        return None
-    patterns = keep if isinstance(keep, dict) else {"*": keep}
-    names = [group.name for group in structure.maps.groups]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"budget.keep: no group is called {pattern!r}: groups are {', '.join(names)}")
-    ratios = [next((patterns[item] for item in patterns if fnmatchcase(name, item)), 1.0) for name in names]
-    return allowed.rounded(np.array(ratios) * allowed.sizes)
 
 
 def train_base(
