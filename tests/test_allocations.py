@@ -49,7 +49,7 @@ def test_one_threshold_over_a_criterion_is_the_allocation_of_its_global_baseline
         fixed = ranked(DECODER.table, DECODER.oracle, DECODER.allowed, name)
         scores = global_scores(DECODER.table, DECODER.oracle, DECODER.allowed, row)
         assert scores is not None
-        counts = fixed.widths(DECODER.budget_at(0.0))
+        counts = fixed.widths(DECODER.oracle, DECODER.budget_at(0.0))
         budget = DECODER.budget_at(0.0)
         assert (counts == allocate_globally(DECODER.oracle, DECODER.allowed, budget, scores)).all()
         assert np.abs(counts - DECODER.counts(seeded[f"{name} global"])).max() <= 2  # its shares are clipped
@@ -63,19 +63,19 @@ def test_a_criterion_without_scores_in_some_group_has_no_global_allocation() -> 
     table = replace(DECODER.table, scores=scores)
     with pytest.raises(ConfigError, match="no score in some group"):
         ranked(table, DECODER.oracle, DECODER.allowed, "b")
-    counts = ranked(table, DECODER.oracle, DECODER.allowed, "blend").widths({"macs": 0.5})
+    counts = ranked(table, DECODER.oracle, DECODER.allowed, "blend").widths(DECODER.oracle, {"macs": 0.5})
     assert float(RESNET.oracle.ratio("macs", counts)) <= 0.5
 
 
 def test_within_a_named_allocation_only_the_blend_is_left_to_genomes() -> None:
     for fixed in (
-        uniform(DECODER.oracle, DECODER.allowed),
+        uniform(DECODER.allowed),
         ranked(DECODER.table, DECODER.oracle, DECODER.allowed, "blend"),
     ):
         held = replace(DECODER, fixed=fixed)
         rng = np.random.default_rng(0)
         genomes = [held.space.random(rng) for _ in range(10)]
-        expected = fixed.widths(held.budget_at(0.0))
+        expected = fixed.widths(held.oracle, held.budget_at(0.0))
         assert all((RESNET.maps.counts(held.cut(genome)) == expected).all() for genome in genomes)
         assert len({held.cut(genome).tobytes() for genome in genomes}) == 10
         assert {name.rpartition(" ")[2] for name, _ in baselines(held, 1)} == {fixed.name}
@@ -85,9 +85,9 @@ def test_within_a_named_allocation_only_the_blend_is_left_to_genomes() -> None:
 def test_a_search_can_start_from_any_widths_at_its_budget(seed: int) -> None:
     rng = np.random.default_rng(seed)
     kept = rng.uniform(0.3, 1.0, len(SIZES))
-    fixed = along("some", RESNET.oracle, DECODER.allowed, lambda level: SIZES * kept * level, (0.0, 4.0))
+    fixed = along("some", DECODER.allowed, lambda level: SIZES * kept * level, (0.0, 4.0))
     genome = DECODER.seeded(DECODER.space.equal(), fixed)
-    assert np.abs(DECODER.counts(genome) - fixed.widths(DECODER.budget_at(0.0))).max() <= 1
+    assert np.abs(DECODER.counts(genome) - fixed.widths(DECODER.oracle, DECODER.budget_at(0.0))).max() <= 1
 
 
 def test_the_curve_is_read_where_it_was_measured_and_between() -> None:
@@ -114,7 +114,7 @@ def test_widths_allow_every_group_the_same_drop() -> None:
     found = [steep if number % 2 else flat for number in range(len(SIZES))]
     allowed = widths(SIZES * 1, 1, 0.0, 1)
     held = replace(DECODER, allowed=allowed)
-    counts = widths_of(found, held).widths({"macs": 0.8})
+    counts = widths_of(found, held).widths(held.oracle, {"macs": 0.8})
     gone = 1 - counts / SIZES
     wide = SIZES >= 32
     assert gone[1::2][wide[1::2]].mean() == pytest.approx(gone[0::2][wide[0::2]].mean() / 4, abs=0.03)
@@ -131,7 +131,7 @@ def test_sensitivity_takes_first_what_is_provably_useless(quick: dict[str, Any],
     names = [group.name for group in setting.structure.maps.groups]
     inner = next(number for number, name in enumerate(names) if name.startswith("inner"))
     for ratio in (0.9, 0.75):
-        counts = fixed.widths({"macs": ratio})
+        counts = fixed.widths(setting.structure.oracle, {"macs": ratio})
         gone = 1 - counts / setting.structure.maps.sizes
         assert float(setting.structure.oracle.ratio("macs", counts)) <= ratio
         assert np.argmax(gone) == inner and gone[inner] > 2 * np.delete(gone, inner).max()
@@ -140,7 +140,9 @@ def test_sensitivity_takes_first_what_is_provably_useless(quick: dict[str, Any],
     assert len(probes) == heard[-1]["of"] == 1 + 3 * len(names)
     assert len({item.loss for item in probes if item.subject in ("dense", names[inner])}) == 1
     again = sensitivity(setting, _NoEngine(), store, lambda kind, facts: None)
-    assert (again.widths({"macs": 0.6}) == fixed.widths({"macs": 0.6})).all()
+    assert (
+        again.widths(setting.structure.oracle, {"macs": 0.6}) == fixed.widths(setting.structure.oracle, {"macs": 0.6})
+    ).all()
 
 
 class _NoEngine(LocalEngine):

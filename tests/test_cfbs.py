@@ -24,9 +24,7 @@ from blendsearch.search.evolution import Evolution
 from blendsearch.search.optimiser import Candidate, Judged
 
 SPACE = GroupSpace(DECODER.space.criteria, DECODER.space.ranks, DECODER.space.clusters, means=False)
-PAPER = Decoder(
-    SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, uniform(DECODER.oracle, DECODER.allowed)
-)
+PAPER = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, uniform(DECODER.allowed))
 MODEL_AND_DATA = {"model": {"factory": "digits_net", "train": {"epochs": 1}}, "data": {"dataset": "digits"}}
 
 

@@ -13,6 +13,7 @@ from known_nets import quick_on
 
 from blendsearch.blend.allocation import widths
 from blendsearch.blend.rates import narrowed, pruning_errors, stepwise, thresholds, trusted
+from blendsearch.fitness.task import CLASSES
 from blendsearch.fitness.weighing import FLOOR, Filters, heard
 from blendsearch.runs.config import parse_config
 from blendsearch.runs.directory import Run
@@ -89,7 +90,7 @@ def test_filters_are_those_of_all_coupled_layers() -> None:
     small = narrow(module, maps, cut).eval()
     images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
     filters = Filters(maps, cut)
-    found = heard(small, filters, [(images, labels)])
+    found = heard(small, filters, CLASSES, [(images, labels)])
     loss = F.cross_entropy(small(images), labels)
     loss.backward()
     assert found.losses.tolist() == pytest.approx([loss.item()])
@@ -151,9 +152,9 @@ def test_it_ends_at_the_budget_and_goes_on_where_it_was_stopped(
     oracle, maps = setting.structure.oracle, setting.structure.maps
     counts = maps.counts(whole.cut)
     assert 0.45 <= float(oracle.ratio("macs", counts)) <= 0.5
-    assert np.abs(whole.fixed.widths({"macs": 0.5}) - counts).max() <= 1
+    assert np.abs(whole.fixed.widths(oracle, {"macs": 0.5}) - counts).max() <= 1
     for ratio in (0.9, 0.7, 0.3, 0.1):  # and at budgets that it did not stop at
-        assert ratio - 0.1 <= float(oracle.ratio("macs", whole.fixed.widths({"macs": ratio}))) <= ratio
+        assert ratio - 0.1 <= float(oracle.ratio("macs", whole.fixed.widths(oracle, {"macs": ratio}))) <= ratio
     other, stopped = prepared(quick, useless, tmp_path / "b")
 
     def stop(kind: str, facts: Any) -> None:

@@ -30,10 +30,13 @@ BLEND = "blend"
 
 
 class Fixed(NamedTuple):
-    """Channels kept per group at a budget, whatever the genome; `name` says whose widths these are."""
+    """Channels kept per group at a budget, whatever the genome; `name` says whose widths these are.
+
+    What networks cost comes with the budget, since layers may be decomposed.
+    """
 
     name: str
-    widths: Callable[[Budget], Counts]
+    widths: Callable[[CostOracle, Budget], Counts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,23 +59,22 @@ class Measured:
 
 def given(counts: Counts) -> Fixed:
     """The same widths at every budget."""
-    return Fixed("given", lambda budget: counts)
+    return Fixed("given", lambda oracle, budget: counts)
 
 
-def uniform(oracle: CostOracle, allowed: Widths) -> Fixed:
+def uniform(allowed: Widths) -> Fixed:
     """One ratio for every group."""
-    return Fixed("uniform", lambda budget: allocate(oracle, allowed, budget, np.zeros(len(allowed.sizes))))
+    return Fixed("uniform", lambda oracle, budget: allocate(oracle, allowed, budget, np.zeros(len(allowed.sizes))))
 
 
 def along(
     name: str,
-    oracle: CostOracle,
     allowed: Widths,
     path: Callable[[float], NDArray[np.float64]],
     levels: tuple[float, float],
 ) -> Fixed:
     """The widths at the level of `path` where the budget is met; see `allocation.allocate_along`."""
-    return Fixed(name, lambda budget: allocate_along(oracle, allowed, budget, path, levels))
+    return Fixed(name, lambda oracle, budget: allocate_along(oracle, allowed, budget, path, levels))
 
 
 def ranked(table: ScoreTable, oracle: CostOracle, allowed: Widths, criterion: str) -> Fixed:
@@ -89,11 +91,11 @@ def ranked(table: ScoreTable, oracle: CostOracle, allowed: Widths, criterion: st
             "another of criteria.pool, or give another allocation"
         )
     if criterion != BLEND:
-        return Fixed("global", lambda budget: allocate_globally(oracle, allowed, budget, usable[0]))
+        return Fixed("global", lambda held, budget: allocate_globally(held, allowed, budget, usable[0]))
 
-    def mean(budget: Budget) -> Counts:
-        shares = [shares_for(allocate_globally(oracle, allowed, budget, item), allowed.sizes) for item in usable]
-        return allocate(oracle, allowed, budget, np.mean(shares, axis=0))
+    def mean(held: CostOracle, budget: Budget) -> Counts:
+        shares = [shares_for(allocate_globally(held, allowed, budget, item), allowed.sizes) for item in usable]
+        return allocate(held, allowed, budget, np.mean(shares, axis=0))
 
     return Fixed("global", mean)
 

@@ -71,6 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
 
+    fork = verb("fork", searching.fork, "search anew from what a run has found, with another budget or other settings")
+    fork.add_argument("run", metavar="RUN")
+    fork.add_argument("--name", metavar="ID", help="the new run's id (default: after RUN)")
+    fork.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change seed, allocation, or a field of search, budget, fitness, promote, finals or engine",
+    )
+    fork.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
+    fork.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+
     compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
     compare.add_argument("run", metavar="RUN")
     compare.add_argument("--seeds", type=_count, default=3, metavar="N", help="on how many seeds (default: 3)")
@@ -103,11 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
     report.add_argument("run", metavar="RUN")
     report.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
+    report.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    export = verb("export", showing.export, "write a found network as safetensors and JSON")
+    export = verb("export", showing.export, "write a found network as safetensors and JSON, with a model card")
     export.add_argument("run", metavar="RUN")
     export.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    export.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
+    export.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
     cluster.add_verbs(verb)

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blendsearch.fitness.task import Task
 from blendsearch.structure.groups import ALWAYS, Cut, IndexMaps
 
 FLOOR = 1e-3
@@ -85,14 +85,14 @@ class Filters:
         return np.asarray(np.bincount(self.owner, values, minlength=len(self.maps.groups)), dtype=np.float64)
 
 
-def heard(module: nn.Module, filters: Filters, batches: Iterable[tuple[Tensor, Tensor]]) -> Heard:
+def heard(module: nn.Module, filters: Filters, task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Heard:
     """The loss and the groups' inverse gradients on each of `batches`, in evaluation mode; `module` is not changed."""
     losses, inverses = [], []
     module.eval()
     with torch.enable_grad():
         for images, labels in batches:
             module.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(module(images).float(), labels)
+            loss = task.mean_loss(module(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
             inverses.append(filters.inverse(module))

@@ -10,11 +10,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.methods import with_method
-from blendsearch.runs.neighbours import AllocatingConfig, DerivedConfig, TailoredConfig
+from blendsearch.runs.neighbours import AllocatingConfig, DerivedConfig, TailoredConfig, check_measured
 from blendsearch.runs.section import PathText, Positive, Ratio, ScheduleConfig, Section
 
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
+
+IN_PYTHON = "python"
+"""Stands before the colon, in a factory or a data set, for what was handed over in Python and has no name."""
 
 
 class ModelConfig(Section):
@@ -154,6 +157,8 @@ class SearchConfig(Section):
     """How long and how the search goes on.
 
     It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
+    `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
+    never waits for a slow one (a generation is then what `population` evaluations that came back make).
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
     `seeds`: allocations that are measured before the search and stand in its first generation; uniform and global ones
@@ -161,6 +166,7 @@ class SearchConfig(Section):
     """
 
     evaluations: Positive = 200
+    schedule: Literal["generational", "steady"] = "generational"
     population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -214,7 +220,7 @@ class EngineConfig(Section):
 
 
 Method = Literal[
-    "blended", "cfbs", "random", "legr", "torch-pruning", "sensitivity", "derived", "tailored"
+    "blended", "cfbs", "random", "legr", "torch-pruning", "depthwise", "sensitivity", "derived", "tailored"
 ]  # fmt: skip
 
 
@@ -223,11 +229,13 @@ class Config(Section):
 
     `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
     how the budget is shared out: evolved, or by widths found beforehand, within which only the blend is searched
-    (blend.fixed, search.sensitivity, search.derived, search.tailored).
+    (blend.fixed, search.sensitivity, search.derived, search.tailored). `transform`: whether the search also decides
+    which layers become a depthwise and a pointwise one (structure.depthwise).
     """
 
     method: Method = "blended"
     allocation: Literal["evolved", "uniform", "global", "sensitivity", "derived", "tailored"] = "evolved"
+    transform: Literal["none", "depthwise"] = "none"
     model: ModelConfig
     data: DataConfig
     criteria: CriteriaConfig = CriteriaConfig()
@@ -244,10 +252,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Config":
-        if self.model.weights is None and self.model.train is None:
+        in_python = self.model.factory.startswith(f"{IN_PYTHON}:")
+        if self.model.weights is None and self.model.train is None and not in_python:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
         spanned = self.budget.spanned()
-        if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
+        if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
         if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
@@ -262,30 +271,29 @@ class Config(Section):
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
+        if self.transform != "none":
+            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.spans()]
+            if unknown:
+                raise ValueError(
+                    f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
+                    "give budget.macs or budget.params"
+                )
+            if self.method in ("cfbs", "legr", "torch-pruning"):
+                raise ValueError(f"method {self.method} decomposes no layers: leave transform out")
+        elif self.method == "depthwise":
+            raise ValueError("method depthwise decomposes layers: leave transform as it is there")
+        if self.method == "depthwise" and self.allocation != "uniform" and self.budget.keep is None:
+            raise ValueError("method depthwise cuts all layers alike: leave allocation uniform")
         if self.method == "torch-pruning" and not self.budget.spans():
             raise ValueError("method torch-pruning needs a budget instead of budget.keep")
         if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
             raise ValueError(
                 "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
             )
-        self._neighbours(spanned)
+        check_measured(self)
         if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
             raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
         return self
-
-    def _neighbours(self, spanned: tuple[str, ...]) -> None:
-        """Refuse what named allocations and the methods of that name cannot do."""
-        asked = {*self.search.seeds, self.allocation, self.method} & {"sensitivity", "derived", "tailored"}
-        if asked and not self.budget.spans():
-            raise ValueError(f"{min(asked)} finds widths for a budget: give one instead of budget.keep")
-        if spanned and ("tailored" in asked or self.method in asked):
-            raise ValueError("one network is trained towards one budget: give one number, not [least, most]")
-        if "tailored" in asked and not set(self.budget.spans()) <= {"macs", "params"}:
-            raise ValueError("tailored presses on what every channel adds to: leave budget.memory and latency out")
-        if self.search.seeds and (self.method not in ("blended", "random") or self.allocation != "evolved"):
-            raise ValueError("search.seeds begin a search that evolves its widths: leave them out")
-        if self.method in ("derived", "tailored") and self.finals.picks:
-            raise ValueError(f"method {self.method} trains its network itself: leave finals.picks at 0")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config import Config, dump_config, parse_config
-from blendsearch.runs.store import Store
+from blendsearch.runs.logs import WorkerLogs
+from blendsearch.runs.store import Inherited, Store
 
 FORMAT = 1
 """Version of the directory's layout. A directory with a larger number was written by a newer blendsearch."""
@@ -32,7 +33,7 @@ class Run:
 
     ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
     the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution; ``finals/`` the weights of
-    networks that were fine-tuned in the end.
+    networks that were fine-tuned in the end; ``logs/`` what every worker did.
     """
 
     path: Path
@@ -52,6 +53,10 @@ class Run:
     def finished(self) -> bool:
         return (self.path / "finished.json").exists()
 
+    @property
+    def logs(self) -> WorkerLogs:
+        return WorkerLogs(self.path / "logs")
+
     def store(self, *, read_only: bool = False) -> Store:
         return Store(self.path / "run.sqlite", read_only=read_only)
 
@@ -59,8 +64,11 @@ class Run:
         """The arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
 
-    def keep_weights(self, digest: str, repeat: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write the weights of a fine-tuned network. Raises RunError when the disk is full."""
+    def keep_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the weights of a fine-tuned network, or, without `repeat`, of one as it was judged.
+
+        Raises RunError when the disk is full.
+        """
         path = self.path / "finals" / _final(digest, repeat)
         draft = path.with_suffix(".draft")
         try:
@@ -71,7 +79,11 @@ class Run:
             draft.unlink(missing_ok=True)
             raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
 
-    def kept_weights(self, digest: str, repeat: int) -> dict[str, NDArray[Any]]:
+    def keeps_weights(self, digest: str, repeat: int | None) -> bool:
+        """Whether `keep_weights` wrote these."""
+        return (self.path / "finals" / _final(digest, repeat)).exists()
+
+    def kept_weights(self, digest: str, repeat: int | None) -> dict[str, NDArray[Any]]:
         """The weights that `keep_weights` wrote. Raises RunError when they are missing or damaged."""
         return read_arrays(self.path / "finals" / _final(digest, repeat))
 
@@ -144,10 +156,12 @@ def create_run(
     provenance: dict[str, Any],
     structure: dict[str, Any],
     arrays: Mapping[str, Mapping[str, NDArray[Any]]],
+    inherited: Sequence[Inherited] = (),
 ) -> Run:
     """A new run directory with these files; on any failure nothing is left of it.
 
-    `arrays` maps a file's stem to its arrays. Raises RunError when the name is not allowed or taken, or the disk full.
+    `arrays` maps a file's stem to its arrays; `inherited` is what a fork takes over. Raises RunError when the name is
+    not allowed or taken, or the disk full.
     """
     check_name(folder, name)
     draft = folder / f".{name}.draft-{os.getpid()}"
@@ -163,7 +177,9 @@ def create_run(
         }
         write_atomically(draft / "config.yaml", dump_config(config))
         write_atomically(draft / "run.json", json.dumps(facts, indent=1))
-        Store(draft / "run.sqlite").close()
+        store = Store(draft / "run.sqlite")
+        store.add_inherited(inherited)
+        store.close()
         os.rename(draft, folder / name)
     except OSError as error:
         raise RunError(f"run {name!r} could not be made in {folder}: {error.strerror or error}") from error
@@ -204,15 +220,16 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
 
 
-def _final(digest: str, repeat: int) -> str:
-    return f"{digest[:16]}-{repeat}.safetensors"
+def _final(digest: str, repeat: int | None) -> str:
+    return f"{digest[:16]}-{'judged' if repeat is None else repeat}.safetensors"
 
 
 def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write a safetensors file."""
     from safetensors.numpy import save_file
 
-    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
+    # not ascontiguousarray, which gives a scalar a dimension
+    save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _NEIGHBOUR: dict[str, Any] = {
+    "transform": "none",
     "criteria": {"pool": ["l1"]},
     "allocating": {"criterion": "l1"},
     "search": {"evaluations": 1, "seeds": []},
@@ -13,12 +14,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "blended": {},
     # controls, at the same budget, recovery and number of evaluations; whole, since `compare` lays them over a config
     "random": {"allocation": "evolved", "search": {"blend": "network", "optimiser": "random"}},
-    "legr": {"allocation": "evolved", "criteria": {"pool": ["l2"]}, "search": {"seeds": []}},
+    "legr": {"allocation": "evolved", "transform": "none", "criteria": {"pool": ["l2"]}, "search": {"seeds": []}},
     "torch-pruning": {
         "allocation": "evolved",
+        "transform": "none",
         "criteria": {"pool": ["l2"]},
         "search": {"evaluations": 2, "seeds": []},
     },
+    # every k x k convolution decomposed after a uniform cut: structure/depthwise.py
+    "depthwise": {"allocation": "uniform", "transform": "depthwise", "search": {"seeds": []}},
     # one network each, whose widths are measured, derived or trained; what was filled in: search/<its name>.py
     "sensitivity": _NEIGHBOUR | {"allocation": "sensitivity"},
     "derived": _NEIGHBOUR | {"allocation": "derived", "finals": {"picks": 0}},

@@ -1,10 +1,16 @@
 """Sections of the config for allocations that are measured, and for the method that trains towards a budget."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from blendsearch.runs.section import Positive, Ratio, ScheduleConfig, Section
+
+if TYPE_CHECKING:
+    from blendsearch.runs.config import Config
+
+MEASURED = ("sensitivity", "derived", "tailored")
+"""Allocations that take work on the network to find, and the methods of the same names."""
 
 Part = Annotated[float, Field(ge=0, lt=1)]
 
@@ -62,3 +68,20 @@ class TailoredConfig(Section):
     tuning: ScheduleConfig = ScheduleConfig(epochs=20.0)
     arrival: Ratio = 0.5
     by_cost: Annotated[float, Field(ge=0, le=2)] = 0.0
+
+
+def check_measured(config: "Config") -> None:
+    """Raise ValueError for what these allocations and methods cannot do."""
+    asked = [name for name in MEASURED if name in (*config.search.seeds, config.allocation, config.method)]
+    if asked and not config.budget.spans():
+        raise ValueError(f"{asked[0]} finds widths for a budget: give one instead of budget.keep")
+    if asked and config.transform != "none":
+        raise ValueError(f"{asked[0]} knows of no decomposed layers: leave transform out")
+    if config.budget.spanned() and ("tailored" in asked or config.method in asked):
+        raise ValueError("one network is trained towards one budget: give one number, not [least, most]")
+    if "tailored" in asked and not set(config.budget.spans()) <= {"macs", "params"}:
+        raise ValueError("tailored presses on what every channel adds to: leave budget.memory and latency out")
+    if config.search.seeds and (config.method not in ("blended", "random") or config.allocation != "evolved"):
+        raise ValueError("search.seeds begin a search that evolves its widths: leave them out")
+    if config.method in ("derived", "tailored") and config.finals.picks:
+        raise ValueError(f"method {config.method} trains its network itself: leave finals.picks at 0")

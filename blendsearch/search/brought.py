@@ -1,6 +1,6 @@
 """Methods that bring the networks to judge along: Torch-Pruning's pruners, and the neighbours' one network each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ class Brought:
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """Each network in its name, one candidate where two agree."""
-        nothing = Genome(np.zeros(0), np.zeros(self.groups), 0.0)
+        nothing = self._nothing()
         found: dict[str, Candidate] = {}
         for name, cut in self.networks:
             found.setdefault(cut_digest(cut), Candidate(nothing, cut, cut_digest(cut), name))
@@ -30,6 +30,18 @@ class Brought:
 
     def tell(self, judged: Sequence[Judged]) -> None:
         """Nothing is learnt."""
+
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return None
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        """Nothing is learnt."""
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self._nothing()
+
+    def _nothing(self) -> Genome:
+        return Genome(np.zeros(0), np.zeros(self.groups), 0.0)
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return {}

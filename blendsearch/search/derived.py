@@ -49,7 +49,8 @@ from blendsearch.fitness.weighing import Filters, Heard, heard
 from blendsearch.runs.directory import Run
 from blendsearch.runs.section import ScheduleConfig
 from blendsearch.runs.stage import load_stage, save_stage
-from blendsearch.search.setting import Report, Setting, dense_arrays, schedule_of
+from blendsearch.search.choices import schedule_of
+from blendsearch.search.setting import Report, Setting, dense_arrays
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
@@ -92,11 +93,11 @@ def derived(run: Run, setting: Setting, report: Report) -> Measured:
         state, module = derivation.stepped(state, module)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_stage(folder, state.step, state.__dict__, dense_arrays(module))
-        report("derived", {"step": state.step, "of": setting.config.derived.steps, **state.said})
+        report("derived", {"step": state.step, "done": state.step, "of": setting.config.derived.steps, **state.said})
     counts = [np.array(item) for item in state.counts]
     decoder, last = setting.decoder, len(counts) - 1
     levels = (-(last + FURTHEST), 0.0)
-    fixed = along("derived", decoder.oracle, decoder.allowed, lambda level: stepwise(counts, level), levels)
+    fixed = along("derived", decoder.allowed, lambda level: stepwise(counts, level), levels)
     return Measured(fixed, np.array(state.cut), dense_arrays(module), state.seconds)
 
 
@@ -220,6 +221,7 @@ class Derivation:
         return heard(
             module,
             filters,
+            self.setting.evaluator.recipe.task,
             batches(
                 splits.train,
                 batch_size=min(config.batch_size, len(splits.train)),
@@ -237,7 +239,8 @@ class Derivation:
         held = self.setting.evaluator
         rng = np.random.default_rng([self.setting.config.seed, 12, step])
         recalibrated(module, held.model, held.splits, held.recipe, held.device, rng)
-        train(module, held.splits, schedule_of(tuning), held.device, rng, precision=held.recipe.precision)
+        recipe = held.recipe
+        train(module, held.splits, schedule_of(tuning), held.device, rng, precision=recipe.precision, task=recipe.task)
 
     def _said(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
         oracle = self.setting.structure.oracle

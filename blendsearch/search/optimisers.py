@@ -1,11 +1,16 @@
 """Which optimiser a config asks for, and what it is given to begin with."""
 
+import json
+
 import numpy as np
 
 from blendsearch.blend.genome import Genome
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.blend.networkwide import NetworkSpace
-from blendsearch.search.baselines import baselines
+from blendsearch.runs.neighbours import MEASURED
+from blendsearch.runs.store import Store
+from blendsearch.search.all_depthwise import AllDepthwise
+from blendsearch.search.baselines import all_depthwise, baselines
 from blendsearch.search.brought import Brought, own_network
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
@@ -18,9 +23,6 @@ from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
 from blendsearch.search.surrogate import Surrogate
 
-BRINGS_ITS_OWN = ("torch-pruning", "sensitivity", "derived", "tailored")
-"""Methods that bring networks and search nothing."""
-
 
 def optimiser_of(setting: Setting) -> Optimiser:
     """The optimiser of a run, at its start; its randomness comes from the run's seed alone."""
@@ -31,11 +33,13 @@ def optimiser_of(setting: Setting) -> Optimiser:
         return Legr(decoder, rng)
     if setting.config.method == "torch-pruning":
         return Brought(setting, peers(setting))
-    if setting.config.method in BRINGS_ITS_OWN:
+    if setting.config.method in MEASURED:
         return Brought(setting, own_network(setting))
     if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
         return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
+    if setting.config.method == "depthwise":
+        return AllDepthwise(space, decoder.cut)
     if config.optimiser == "random":
         return RandomSearch(space, decoder.cut, config.population, rng)
     if isinstance(space, NetworkSpace) and not decoder.spans and config.optimiser != "nsga2":
@@ -47,10 +51,18 @@ def optimiser_of(setting: Setting) -> Optimiser:
     return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
 
 
-def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
-    """The baselines that the first generation begins with; controls from elsewhere begin with their own."""
+def seeds_of(setting: Setting, store: Store, optimiser: Optimiser) -> list[tuple[str, Genome]]:
+    """What the first generation begins with: the baselines, then what a fork took over from its parent's population.
+
+    Controls from elsewhere begin with baselines of their own.
+    """
     config = setting.config
-    if config.method in ("legr", *BRINGS_ITS_OWN):
-        return []
-    measured = [setting.measured[name].fixed for name in config.search.seeds]
-    return baselines(setting.decoder, config.search.anchors, measured, config.allocating.criterion)
+    if config.method == "depthwise":
+        found = all_depthwise(setting.decoder)
+    elif config.method in ("legr", "torch-pruning", *MEASURED):
+        found = []
+    else:
+        measured = [setting.measured[name].fixed for name in config.search.seeds]
+        found = baselines(setting.decoder, config.search.anchors, measured, config.allocating.criterion)
+    begun = [item for item in store.inherited() if item.begins]
+    return [*found, *((item.origin, optimiser.of_described(json.loads(item.genome))) for item in begun)]

@@ -104,7 +104,7 @@ def widths_of(found: Sequence[Curve], decoder: Decoder) -> Fixed:
         return np.asarray(sizes * [item.narrowest(-level) for item in found])
 
     largest = max(float(item.drop[-1]) for item in found)
-    return along("sensitivity", decoder.oracle, decoder.allowed, path, (-largest - 1e-9, 1.0))
+    return along("sensitivity", decoder.allowed, path, (-largest - 1e-9, 1.0))
 
 
 def _planned(setting: Setting) -> list[tuple[str, float, Cut]]:

@@ -1,8 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,30 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
+from blendsearch.blend.allocation import check_reachable, reachable
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.fixed import Fixed, Measured, given, ranked, uniform
-from blendsearch.blend.genome import Space
-from blendsearch.blend.groupwise import space_of
-from blendsearch.blend.networkwide import network_space_of
+from blendsearch.blend.fixed import Measured
+from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.errors import ConfigError, ModelError, RunError
-from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
+from blendsearch.errors import BlendsearchError, ModelError, RunError
+from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.fitness.images import ready
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
-from blendsearch.fitness.training import Schedule, train
+from blendsearch.fitness.task import CLASSES, Task, called, judged_by
+from blendsearch.fitness.training import train
 from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
 from blendsearch.runs.section import ScheduleConfig
-from blendsearch.runs.store import Evaluation
+from blendsearch.runs.store import Evaluation, Inherited
+from blendsearch.search.choices import allowed_widths, fixed_widths, given_widths, schedule_of, space_for
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -43,11 +43,20 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.search.given import (
+    BY_NAME,
+    Given,
+    check_given,
+    check_task,
+    check_trains,
+    network_of,
+    splits_of,
+)
+from blendsearch.structure.decomposable import with_depthwise
+from blendsearch.structure.depthwise import misfit
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
-from blendsearch.zoo.factory import build_model
-from blendsearch.zoo.weights import load_weights
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Hears what happens: the kind of event, and its facts."""
@@ -58,6 +67,7 @@ class Setting:
     """A network, its structure and scores, the data, and what decodes and judges candidates.
 
     `measured`: allocations by name, where the config asks for any and the search has begun (search.measured).
+    `tells_error` is false where a person's own judgement or loss tells no error, and a stand-in takes its place.
     """
 
     config: Config
@@ -66,6 +76,7 @@ class Setting:
     clusters: Clusters
     decoder: Decoder
     evaluator: Evaluator
+    tells_error: bool = True
     measured: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
@@ -94,19 +105,20 @@ class Setting:
         return row.loss, *(self.costs(row) or (row.error,))
 
 
-def prepare(config: Config, report: Report, beside: Run | None = None) -> Setting:
+def prepare(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit.
 
     With `beside`, the dense network is that run's, and so is what budgets are counted by: nothing is trained, and no
-    latency measured.
+    latency measured. What is `given` is not looked for under the names of the config.
     """
-    traced = _traced(config, report, beside)
+    check_task(config, given.task)
+    traced = _traced(config, report, beside, given)
     # before anything that takes time: a budget that cannot be met ends here
     spans = config.budget.spans()
-    allowed = _widths(config, traced.structure)
+    allowed = allowed_widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
-    check_reachable(traced.structure.oracle, allowed, least)
-    _given(config.budget.keep, traced.structure, allowed)
+    check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
+    given_widths(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
         structure, shape = traced.structure, _input_shape(traced.splits)
         oracle = with_latency(traced.model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
@@ -120,35 +132,57 @@ def score(config: Config, report: Report) -> tuple[ScoreTable, Clusters]:
     return _scored(config, _traced(config, report), report)
 
 
-def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run:
-    """Make the run directory of a prepared search."""
+def record(
+    setting: Setting,
+    folder: Path,
+    name: str,
+    command: list[str],
+    parent: Mapping[str, Any] | None = None,
+    inherited: Sequence[Inherited] = (),
+) -> Run:
+    """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
     weights = dense_arrays(setting.model)
     origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    if parent is not None:
+        origin["parent"] = dict(parent)
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
+        **({"layers": list(setting.structure.maps.layers)} if setting.structure.maps.layers else {}),
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
+        "input": input_facts(setting.splits),
     }
+    task = setting.evaluator.recipe.task
+    if task.names():
+        structure |= {"task": task.names(), "error": setting.tells_error, "trains_on_classes": task.classes}
     arrays = {"dense": weights, "scores": score_arrays(setting.table)}
     if costs := cost_arrays(setting.structure.oracle):
         arrays[FILE] = costs
     latency = setting.structure.oracle.further.get("latency")
     if isinstance(latency, LatencyModel):
         structure["latency"] = latency_facts(latency) | {"where": conditions_text(setting.model, setting.config.budget)}
-    return create_run(folder, name, setting.config, origin, structure, arrays)
+    return create_run(folder, name, setting.config, origin, structure, arrays, inherited)
 
 
-def restore(run: Run) -> Setting:
+def restore(
+    run: Run,
+    fork: Config | None = None,
+    report: Report = lambda kind, facts: None,
+    given: Given = BY_NAME,
+) -> Setting:
     """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
 
-    Raises RunError when data or structure are not what the run was made with.
+    `fork`: another config for the same model, data and criteria; costs that it budgets for the first time are measured.
+    Raises RunError when data or structure are not what the run was made with, and where what was handed over in Python
+    is not `given` again.
     """
-    config = run.config
+    check_given(run, given)
+    config = fork or run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = splits_of(config)
+    splits = splits_of(config, given)
     if splits.digest() != run.provenance["data_sha256"]:
         raise RunError(
             f"run {run.name!r} was made with other data than {config.data.dataset!r} now holds: restore that data"
@@ -156,16 +190,35 @@ def restore(run: Run) -> Setting:
     weights = run.arrays("dense")
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
-    model = network_of(config, weights)
-    structure = trace(model, _input_shape(splits))
-    groups = _listed(structure)
-    if groups != run.structure["groups"]:
+    model = network_of(config, weights, given)
+    structure = _structure(config, model, splits)
+    groups, layers = _listed(structure), list(structure.maps.layers)
+    if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
         )
-    structure = replace(structure, oracle=stored_oracle(run, structure))
-    return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
+    structure = replace(structure, oracle=stored_oracle(run, structure, config.budget))
+    missing = {"memory", "latency"} & config.budget.spans().keys() - structure.oracle.further.keys()
+    if "memory" in missing:
+        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
+    model = model.to(device)
+    if "latency" in missing:
+        shape, allowed = _input_shape(splits), allowed_widths(config, structure)
+        oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+        structure = replace(structure, oracle=oracle)
+    task = replace(given.task, classes=run.structure.get("trains_on_classes", True))
+    traced = _Traced(model, structure, splits, device, True, task, run.structure.get("error", True))
+    return _setting(config, traced, *read_scores(run))
+
+
+def input_facts(splits: Splits) -> dict[str, Any]:
+    """What the network takes: one image's shape, and how pixels become it; no `mean` where a person's data did that."""
+    height, width, channels = splits.train.shape
+    if ready(splits.train):
+        return {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
+    normalised = {"mean": splits.mean.tolist(), "std": splits.std.tolist(), "scaled_to": [0, 1]}
+    return {"shape": [channels, height, width], **normalised}
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -182,24 +235,37 @@ class _Traced:
     splits: Splits
     device: torch.device
     trained: bool = False
+    task: Task = CLASSES
+    tells_error: bool = True
 
 
-def _traced(config: Config, report: Report, beside: Run | None = None) -> _Traced:
+def _traced(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> _Traced:
     load_criteria(config.criteria.modules)
     pool(config.criteria.pool)  # a wrong name ends here, before data are read
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = splits_of(config)
-    model = network_of(config, None if beside is None else beside.arrays("dense"))
-    structure = trace(model, _input_shape(splits))
-    check_labels(splits, _outputs(model, splits))
+    splits = splits_of(config, given)
+    model = network_of(config, None if beside is None else beside.arrays("dense"), given)
+    structure = _structure(config, model, splits)
+    task = replace(given.task, classes=splits.classes > 0)
+    if task.evaluate is None and task.loss is None:
+        check_labels(splits, _outputs(model, splits))
+    elif task.classes and task.loss is None:
+        task = replace(task, classes=_tells(model, splits))
     if beside is not None:
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
-    least = reachable(structure.oracle, _widths(config, structure))
+    least = reachable(structure.oracle.all_decomposed, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    return _Traced(model.to(device), structure, splits, device, beside is not None)
+    check_trains(config, task)
+    told = task.loss is None
+    if task.evaluate is not None:
+        # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
+        judged = judged_by(task.evaluate, model.to(device), config.seed)
+        told = judged.told
+        report("judged", {"by": called(task.evaluate), "loss": judged.loss, **judged.further})
+    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
@@ -223,21 +289,23 @@ def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable
         )
 
     chosen = pool(asked.pool)
-    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature)
+    loss = traced.task.summed_loss if traced.task.loss is not None else cross_entropy if traced.task.classes else None
+    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature, loss)
     report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
     return table, cluster_groups(table, asked.clustering, asked.clusters, config.seed)
 
 
 def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clusters) -> Setting:
     structure, model = traced.structure, traced.model
-    allowed = _widths(config, structure)
+    allowed = allowed_widths(config, structure)
     decoder = Decoder(
-        _space(config, table, clusters),
+        replace(space_for(config, table, clusters), layers=len(structure.maps.layers)),
         table,
         structure.oracle,
         allowed,
         config.budget.spans(),
-        _fixed(config, structure, allowed, table),
+        fixed_widths(config, structure, allowed, table),
+        misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
     fitness = config.fitness
     recipe = Recipe(
@@ -247,33 +315,29 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         schedule_of(config.finals.tuning),
         config.finals.distillation,
         fitness.precision,
+        traced.task,
     )
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
     evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
-    return Setting(config, structure, table, clusters, decoder, evaluator)
+    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
 
 
-def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
-    if config.method == "cfbs":
-        return space_of(table, clusters, means=False)
-    if config.search.blend == "group":
-        return space_of(table, clusters)
-    return network_space_of(table, clusters, deviations=config.search.deviations)
-
-
-def _widths(config: Config, structure: Structure) -> Widths:
-    """The widths that the budget lets each group have."""
-    budget = config.budget
-    return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
+def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
+    """The structure of `model`, on the CPU, with the layers that may be decomposed where the config asks for it."""
+    structure = trace(model, _input_shape(splits))
+    return structure if config.transform == "none" else with_depthwise(model, structure, _input_shape(splits))
 
 
 def _repair(
     config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
 ) -> Repair | None:
-    """What every cut is repaired with; its targets are worked out anew where a run is restored."""
+    """What every cut is repaired with; its targets are worked out anew where a run is restored.
+
+    Without `fitness.repair` only what a cut decomposes is fitted, and nothing where no transform is asked for.
+    """
     fitness = config.fitness
-    if fitness.repair == "none":
+    if fitness.repair == "none" and not structure.maps.layers:
         return None
     return repair_for(
         model,
@@ -282,50 +346,9 @@ def _repair(
         images=fitness.recalibration_images,
         device=device,
         renewed=fitness.fidelity != "raw",
+        refit=fitness.repair != "none",
         precision=fitness.precision,
     )
-
-
-def _fixed(config: Config, structure: Structure, allowed: Widths, table: ScoreTable) -> Fixed | None:
-    """The allocation that needs nothing but scores and costs; those that are measured come later."""
-    counts = _given(config.budget.keep, structure, allowed)
-    if counts is not None:
-        return given(counts)
-    if config.allocation == "uniform":
-        return uniform(structure.oracle, allowed)
-    if config.allocation == "global":
-        return ranked(table, structure.oracle, allowed, config.allocating.criterion)
-    return None
-
-
-def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
-    """The channels kept per group where the config gives them. Raises ConfigError for a pattern that names no group."""
-    if keep is None:
-        return None
-    patterns = keep if isinstance(keep, dict) else {"*": keep}
-    names = [group.name for group in structure.maps.groups]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"budget.keep: no group is called {pattern!r}: groups are {', '.join(names)}")
-    ratios = [next((patterns[item] for item in patterns if fnmatchcase(name, item)), 1.0) for name in names]
-    return allowed.rounded(np.array(ratios) * allowed.sizes)
-
-
-def splits_of(config: Config) -> Splits:
-    """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
-    seed = config.seed if config.data.split_seed is None else config.data.split_seed
-    return load_splits(DataSpec(**config.data.model_dump(exclude={"split_seed"})), seed)
-
-
-def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None) -> nn.Module:
-    """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
-    torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
-    model = build_model(config.model.factory, config.model.arguments)
-    if dense is not None:
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
-    elif config.model.weights is not None:
-        load_weights(model, Path(config.model.weights))
-    return model
 
 
 def train_base(
@@ -345,6 +368,15 @@ def train_base(
     train(model, splits, schedule_of(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
 
 
+def _tells(model: nn.Module, splits: Splits) -> bool:
+    """Whether the network's outputs are logits of classes that the labels name."""
+    try:
+        check_labels(splits, _outputs(model, splits))
+    except BlendsearchError:
+        return False
+    return True
+
+
 def _outputs(model: nn.Module, splits: Splits) -> int:
     """How many classes the network tells apart."""
     with torch.inference_mode():
@@ -362,10 +394,6 @@ def _input_shape(splits: Splits) -> tuple[int, int, int]:
 
 def _listed(structure: Structure) -> list[dict[str, Any]]:
     return [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
-
-
-def schedule_of(config: ScheduleConfig) -> Schedule:
-    return Schedule(**config.model_dump())
 
 
 def _use_threads(config: Config) -> None:

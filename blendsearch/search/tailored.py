@@ -35,7 +35,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -48,7 +47,8 @@ from blendsearch.fitness.scales import Scales
 from blendsearch.fitness.training import descent
 from blendsearch.runs.directory import Run
 from blendsearch.runs.stage import load_stage, save_stage
-from blendsearch.search.setting import Report, Setting, dense_arrays, schedule_of
+from blendsearch.search.choices import schedule_of
+from blendsearch.search.setting import Report, Setting, dense_arrays
 from blendsearch.structure.surgery import narrow
 
 CONCAVE = 2.0
@@ -87,10 +87,10 @@ def tailored(run: Run, setting: Setting, report: Report) -> Measured:
         state = tailoring.train(state)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_stage(folder, state.epoch, state.__dict__, tailoring.arrays())
-        report("tailored", {"epoch": state.epoch, "of": tailoring.epochs, **state.said})
+        report("tailored", {"epoch": state.epoch, "done": state.epoch, "of": tailoring.epochs, **state.said})
     cut = np.array(state.cut)
     counts = setting.structure.maps.counts(cut)
-    fixed = Fixed("tailored", lambda budget: counts)
+    fixed = Fixed("tailored", lambda oracle, budget: counts)
     return Measured(fixed, cut, dense_arrays(tailoring.module), state.seconds)
 
 
@@ -181,9 +181,10 @@ class Tailoring:
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.rates[step])
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(images.device, self.setting.evaluator.recipe.precision):
+        recipe = self.setting.evaluator.recipe
+        with autocast(images.device, recipe.precision):
             logits = self.module(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = recipe.task.mean_loss(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return float(loss.detach())
