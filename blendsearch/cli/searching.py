@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blendsearch.cli import remote
 from blendsearch.cli.showing import show, show_comparison
 from blendsearch.cli.terminal import reporter
 from blendsearch.errors import ConfigError
@@ -28,6 +29,9 @@ def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config import load_config
     from blendsearch.runs.directory import check_name, free_name
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.search(server, arguments)
+        return
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
@@ -63,6 +67,9 @@ def search(arguments: argparse.Namespace) -> None:
 def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.resume(server, arguments)
+        return
     run = open_run(arguments.runs, arguments.run)
     if arguments.set:
         from blendsearch.runs.changes import changed

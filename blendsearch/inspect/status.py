@@ -1,5 +1,6 @@
 """How a search is going: read from its run directory, which is left as it is."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blendsearch.runs.directory import Run
@@ -21,28 +22,17 @@ def status(run: Run) -> dict[str, Any]:
         generations, finals, tests = store.generations(), len(store.finals()), len(store.tests())
     finally:
         store.close()
-    asked = run.config.search.evaluations
-    recent = generations[-RECENT:]
-    wall, seconds = sum(item["wall"] for item in recent), sum(item["seconds"] for item in recent)
-    done = sum(item["evaluations"] for item in recent)
-    workers = run.noted_engine().get("workers")
-    state = "running" if run.running else "finished" if run.finished else "stopped"
-    left = max(0, asked - len(rows))
     best = min(judged_networks(rows), key=lambda row: (row.loss, row.id), default=None)
     return {
         "run": run.name,
-        "state": state,
+        "state": state_of(run),
         "evaluations": len(rows),
-        "asked": asked,
+        "asked": run.config.search.evaluations,
         "failed": sum(bool(row.failure) for row in rows),
         "generations": len(generations),
         "fine_tuned": finals,
         "tested": tests,
-        "workers": workers,
-        "per_minute": 60 * done / wall if wall else None,
-        "seconds_each": seconds / done if done else None,
-        "utilisation": min(1.0, seconds / (wall * workers)) if wall and workers else None,
-        "seconds_left": left * wall / done if done and state != "finished" else None,
+        **pace(run, generations, len(rows)),
         "best": None
         if best is None or best.loss is None or best.error is None
         else {
@@ -52,4 +42,25 @@ def status(run: Run) -> dict[str, Any]:
             "val_accuracy": 1 - best.error,
             "macs_ratio": best.macs / run.structure["dense"]["macs"],
         },
+    }
+
+
+def state_of(run: Run) -> str:
+    """``running``, ``finished`` or ``stopped``."""
+    return "running" if run.running else "finished" if run.finished else "stopped"
+
+
+def pace(run: Run, generations: Sequence[Mapping[str, Any]], evaluations: int) -> dict[str, Any]:
+    """The part of `status` that is about speed, of a search that has come to so many `evaluations`."""
+    recent = generations[-RECENT:]
+    wall, seconds = sum(item["wall"] for item in recent), sum(item["seconds"] for item in recent)
+    done = sum(item["evaluations"] for item in recent)
+    workers = run.noted_engine().get("workers")
+    left = max(0, run.config.search.evaluations - evaluations)
+    return {
+        "workers": workers,
+        "per_minute": 60 * done / wall if wall else None,
+        "seconds_each": seconds / done if done else None,
+        "utilisation": min(1.0, seconds / (wall * workers)) if wall and workers else None,
+        "seconds_left": left * wall / done if done and not run.finished else None,
     }
