@@ -112,6 +112,7 @@ def make_app(place: Place, keys: Keys, hosts: frozenset[str], cookie: str = "ble
         openapi_url="/api/openapi.json",
         docs_url=None,  # its page would load its scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         responses=_problems(400, 401, 403, 413, 421, 422),
     )
     app.include_router(_session(keys, cookie))

@@ -1,6 +1,7 @@
 """What one server serves: a folder of runs, the processes that search there, and a folder of data for new ones."""
 
 import shutil
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Place:
                 continue
             lives, said = self.children.lives(name), self.children.said(name)
             row = {"run": name, "model": "", "data": "", "budget": "", "evaluations": 0, "asked": 0}
-            state = "starting" if lives else f"failed: {said[-1] if said else 'no reason was given'}"
+            reason = textwrap.shorten(said[-1] if said else "no reason was given", 160, placeholder=" …")
+            state = "starting" if lives else f"failed: {reason}"
             rows.append({**row, "best_val_accuracy": None, "state": state})
         return sorted(rows, key=lambda row: str(row["run"]))
 

@@ -36,7 +36,7 @@ function parts(run, facts) {
     el("tbody", {}, ...facts.groups.map((group, n) => el("tr", {}, el("th", { scope: "row" }, group.group), el("td", { class: "wide" }, bar(group.kept_ratio)),
       el("td", { class: "n" }, `${group.kept} of ${group.channels}`), alike || !said.some(Boolean) ? null : el("td", {}, said[n])))));
   return [
-    el("p", {}, el("strong", {}, `Network ${facts.id}`)), list,
+    list,
     take(run, facts),
     ...(alike && facts.groups[0].blend ? [el("h3", {}, "Blend, the same in every group"), bars(facts.groups[0].blend)] : []),
     alike && !facts.groups[0].blend && said[0] ? el("p", {}, said[0]) : null,

@@ -64,7 +64,7 @@ function facts() {
     ["best, test accuracy", (side) => percent(side.tests.get(side.front.best))],
     ["on the front", (side) => side.front.ids.length], ["hypervolume", (side) => number(volume(side))],
   ];
-  find("names").replaceChildren(el("th", { scope: "col" }, ""), ...sides.map((side) => el("th", { scope: "col" }, side?.head ? el("a", { href: `/runs/${encodeURIComponent(side.head.run)}` }, side.head.run) : "–")));
+  find("names").replaceChildren(el("th", { scope: "col" }, "of the run"), ...sides.map((side) => el("th", { scope: "col" }, side?.head ? el("a", { href: `/runs/${encodeURIComponent(side.head.run)}` }, side.head.run) : "–")));
   find("facts").replaceChildren(...lines.map(([name, words]) => el("tr", {}, el("th", { scope: "row" }, name), ...sides.map((side) => el("td", {}, side?.head ? words(side) : "–")))));
 }
 

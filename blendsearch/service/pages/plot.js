@@ -1,7 +1,7 @@
 // A picture on a canvas: axes, dots by the ten thousand, lines, marks; pointed at by mouse, finger or arrow keys.
 import { el } from "./api.js";
 
-const LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 44;
+const LEFT = 68, RIGHT = 14, TOP = 12, BOTTOM = 44;
 const REACH = 18; // pixels from a dot within which it is meant
 
 export class Plot {
@@ -86,7 +86,7 @@ export class Plot {
     pen.fillStyle = colours.soft;
     pen.fillText(x.name, (LEFT + width - RIGHT) / 2, floor + 25);
     pen.save();
-    pen.translate(13, (TOP + floor) / 2); pen.rotate(-Math.PI / 2); pen.textBaseline = "middle";
+    pen.translate(10, (TOP + floor) / 2); pen.rotate(-Math.PI / 2); pen.textBaseline = "middle";
     pen.fillText(y.name, 0, 0);
     pen.restore();
   }
