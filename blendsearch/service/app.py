@@ -225,7 +225,7 @@ def _reading(place: Place) -> APIRouter:
         text = place.children.config(run) if not place.has(run) else None
         return Response(text or dump_config(place.open(run).config), media_type="text/plain")
 
-    @router.get("/api/runs/{run}/report", response_class=HTMLResponse, responses=missing | page)
+    @router.get("/api/runs/{run}/report", response_class=Response, responses=missing | page)
     def read_the_report(run: RunName) -> HTMLResponse:
         """As `blendsearch report`: one page that loads nothing."""
         with TemporaryDirectory() as folder:
