@@ -266,6 +266,8 @@ def test_no_page_has_what_axe_finds(at: Opener, scheme: str, width: int) -> None
         if path == "/start":
             expect(page.locator("#config")).not_to_have_value("")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
+        if path.startswith("/compare"):
+            expect(page.locator("#legend li")).to_have_count(2)
         picture(page, f"{path.partition('?')[0].strip('/').replace('/', '-') or 'runs'}-{scheme}-{width}")
         results = Axe().run(page)
         found[path] = [f"{item['id']}: {item['nodes'][0]['html'][:80]}" for item in results.response["violations"]]

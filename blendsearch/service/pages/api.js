@@ -88,12 +88,28 @@ function wayIn(page) {
   token.focus();
 }
 
-// Server-sent events, with the connection made again when it breaks; after a refusal the reason is shown.
+// Server-sent events, with the connection made again when it breaks; `path()` says from where. Returns what ends it.
 export function listen(path, heard) {
-  const source = new EventSource(`/api/${path}`);
-  source.onmessage = (event) => { complain(null); heard(JSON.parse(event.data)); };
-  source.addEventListener("gone", (event) => { source.close(); complain(new Error(JSON.parse(event.data))); });
-  source.onerror = () => complain(new Error("The connection to the server is broken; trying again."));
-  addEventListener("pagehide", () => source.close());
-  return source;
+  let source = null, over = false;
+  const close = () => { over = true; source.close(); };
+  const open = () => {
+    if (over) return;
+    source = new EventSource(`/api/${path()}`);
+    source.onmessage = (event) => { complain(null); heard(JSON.parse(event.data)); };
+    source.addEventListener("gone", (event) => { close(); complain(new Error(JSON.parse(event.data))); });
+    source.onerror = async () => {
+      complain(new Error("The connection to the server is broken; trying again."));
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again
+      try { await ask("runs"); } catch (error) {
+        if (error.status === 401) {
+          close();
+          complain(new Error("The server was started again: open the address that it printed then."));
+        }
+      }
+      setTimeout(open, 1000);
+    };
+  };
+  open();
+  addEventListener("pagehide", close);
+  return close;
 }

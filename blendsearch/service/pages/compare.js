@@ -5,7 +5,7 @@ import { Plot, sample } from "./plot.js";
 
 const LOOKS = [{ colour: "blue", shape: "circle", dash: [] }, { colour: "vermillion", shape: "diamond", dash: [7, 4] }];
 const sides = [null, null];
-const sources = [null, null];
+const ends = [null, null];
 let plot = null;
 
 function scene() {
@@ -69,7 +69,7 @@ function facts() {
 }
 
 async function take(n, run) {
-  sources[n]?.close();
+  ends[n]?.();
   sides[n] = null;
   complain(null);
   if (!run) { draw(); return; }
@@ -78,7 +78,7 @@ async function take(n, run) {
     course.hear(await ask(`runs/${run}/course`));
     sides[n] = course;
     draw();
-    if (course.head) sources[n] = listen(`runs/${run}/events?after=${course.last}`, (news) => { course.hear(news); draw(); });
+    if (course.head) ends[n] = listen(() => `runs/${run}/events?after=${course.last}`, (news) => { course.hear(news); draw(); });
   } catch (error) { complain(error); }
 }
 
@@ -88,11 +88,13 @@ enter(async () => {
   const names = rows.map((row) => row.run);
   const first = names.includes(wanted.get("one")) ? wanted.get("one") : names[0];
   const second = names.includes(wanted.get("other")) ? wanted.get("other") : names.find((name) => name !== first);
+  const taken = [];
   for (const [n, [id, chosen]] of [["one", first], ["other", second]].entries()) {
     const list = find(id);
     list.replaceChildren(...(n ? [el("option", { value: "" }, "–")] : []), ...names.map((name) => el("option", { value: name, selected: name === chosen }, name)));
     list.addEventListener("change", () => take(n, list.value));
-    if (chosen) await take(n, chosen);
+    if (chosen) taken.push(take(n, chosen));
   }
+  await Promise.all(taken);
   if (!names.length) complain(new Error("There are no runs to compare yet."));
 });

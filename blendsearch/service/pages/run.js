@@ -128,5 +128,5 @@ act("resume", "resume", () => {
 
 enter(async () => {
   hear(await ask(`runs/${run}/course`));
-  listen(`runs/${run}/events?after=${course.last}`, hear);
+  listen(() => `runs/${run}/events?after=${course.last}`, hear);
 });

@@ -14,5 +14,5 @@ function show(rows) {
 
 enter(async () => {
   show(await ask("runs"));
-  listen("events", show);
+  listen(() => "events", show);
 });
