@@ -17,6 +17,7 @@ from blendsearch.search.legr import Legr
 from blendsearch.search.nsga2 import Nsga2, Nsga3
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.random_search import RandomSearch
+from blendsearch.search.surrogate import Surrogate
 
 GROUPWISE = DECODER.space
 NETWORKWIDE = NetworkSpace(GROUPWISE.criteria, GROUPWISE.ranks, GROUPWISE.clusters)
@@ -40,6 +41,7 @@ def make(name: str, seed: int) -> Optimiser:
         "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.cut, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
         "cfbs": lambda: Evolution(GROUPWISE, DECODER.cut, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
         "cma": lambda: Cma(NETWORKWIDE, held.cut, 12, rng),
+        "surrogate": lambda: Surrogate(NETWORKWIDE, held.cut, 12, rng),
         "random": lambda: RandomSearch(NETWORKWIDE, held.cut, 12, rng),
         "legr": lambda: Legr(l2_table(), rng),
     }[name]()
@@ -76,7 +78,7 @@ def begun(name: str, seed: int = 0) -> tuple[Optimiser, set[str], list[Candidate
     return held, {item.digest for item in first}, first
 
 
-EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr"]
+EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "surrogate", "random", "legr"]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -111,7 +113,7 @@ def test_the_same_seed_asks_for_the_same_cuts_and_another_for_others(name: str) 
     assert len(asked[0] & asked[2]) <= len(asked[0]) // 20
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "legr"])
+@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
 def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
     held, known, first = begun(name)
     found = [loss(item) for some in generations(held, 12, known) for item in some]
@@ -119,8 +121,9 @@ def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
     assert np.mean(found[-24:]) < np.mean(found[:24])
 
 
-def test_cma_judges_every_criterion_in_the_best_allocation_before_it_draws() -> None:
-    held, known, first = begun("cma")
+@pytest.mark.parametrize("name", ["cma", "surrogate"])
+def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_drawn(name: str) -> None:
+    held, known, first = begun(name)
     best = min(first, key=loss)
     crossed = held.ask(12, known)
     origins = {name for item in [*first, *crossed] for name in item.origin.split(" = ")}

@@ -157,10 +157,13 @@ class FitnessConfig(Section):
     """How a cut is repaired, recovered and judged, and where.
 
     `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
+    `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
+    outputs, which needs fewer images to tell two networks apart.
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "none"
+    against: Literal["labels", "dense"] = "labels"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: ScheduleConfig = ScheduleConfig()
@@ -185,7 +188,7 @@ class SearchConfig(Section):
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
-    optimiser: Literal["auto", "cma", "nsga2", "random"] = "auto"
+    optimiser: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -255,9 +258,10 @@ class Config(Section):
         spanned = self.budget.spanned()
         if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
-        if self.search.optimiser == "cma" and (spanned or self.search.blend == "group"):
+        if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
-                "search.optimiser cma searches at one budget, with search.blend network: take nsga2 or auto"
+                f"search.optimiser {self.search.optimiser} searches at one budget, with search.blend network: "
+                "take nsga2 or auto"
             )
         optimiser = self.search.optimiser
         if optimiser == "auto":

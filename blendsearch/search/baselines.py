@@ -4,6 +4,8 @@ import numpy as np
 
 from blendsearch.blend.decode import Decoder
 from blendsearch.blend.genome import Genome
+from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.search.front import IN_BEST
 
 
 def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
@@ -38,6 +40,13 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
         if shares:
             found.append((f"equal blend global{at}", equal._replace(share=np.mean(shares, axis=0))))
     return found
+
+
+def in_allocation(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
+    """Every criterion, and the equal blend, with the shares of `best`, by name."""
+    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
+    genomes.append(("equal blend", space.equal()))
+    return [(f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes]
 
 
 def _describe(decoder: Decoder, target: float) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.genome import Genome, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
+from blendsearch.search.baselines import in_allocation
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED, IN_BEST
 from blendsearch.search.optimiser import Candidate, Judged
@@ -62,7 +63,8 @@ class Cma:
         if self.best is None:  # no baseline could be judged: begin anywhere
             self.best = (np.inf, self.space.random(self.rng).flat())
         if self.strategy is None:
-            crossed = distinct(self._crossed(), self.decode, len(self.space.criteria) + 1)
+            every = in_allocation(self.space, of_flat(self.space, self.best[1]))
+            crossed = distinct(every, self.decode, len(every))
             fresh = [candidate for digest, candidate in crossed.items() if digest not in known][:count]
             if fresh:
                 return fresh
@@ -94,14 +96,6 @@ class Cma:
         self.rng.bit_generator.state = state["numpy"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.strategy = None if state["strategy"] is None else Strategy.restored(state["strategy"])
-
-    def _crossed(self) -> list[tuple[str, Genome]]:
-        """Every criterion, and the equal blend, with the shares of the best baseline."""
-        assert self.best is not None
-        best = of_flat(self.space, self.best[1])
-        genomes = [(name, self.space.single(row)) for row, name in enumerate(self.space.criteria)]
-        genomes.append(("equal blend", self.space.equal()))
-        return [(f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes]
 
     def _start(self, judged: Sequence[Judged]) -> None:
         """Begin the strategy from the best allocation, with weights by how each criterion did in it."""

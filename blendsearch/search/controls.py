@@ -24,22 +24,27 @@ def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, 
     Continues where an earlier comparison stopped. Raises ConfigError for a run over a span of budgets.
     """
     for name, config in planned(run, methods, seeds):
-        folder = run.path / "controls"
-        report("control", {"name": name})
-        if (folder / name).exists():
-            held = open_run(folder, name)
-            if held.finished:
-                continue
-            setting = restore(held)
-        else:
-            setting = prepare(config, report, run)
-            held = record(setting, folder, name, ["blendsearch", "compare", run.name])
-        running = start_engine(engine, setting.evaluator)
-        try:
-            with held.locked():
-                search(held, setting, running, report)
-        finally:
-            running.close()
+        control(run, name, config, engine, report)
+
+
+def control(run: Run, name: str, config: Config, engine: EngineConfig, report: Report) -> None:
+    """Search as one control of `run`, from where it stands; a finished one stays as it is."""
+    folder = run.path / "controls"
+    report("control", {"name": name})
+    if (folder / name).exists():
+        held = open_run(folder, name)
+        if held.finished:
+            return
+        setting = restore(held)
+    else:
+        setting = prepare(config, report, run)
+        held = record(setting, folder, name, ["blendsearch", "compare", run.name])
+    running = start_engine(engine, setting.evaluator)
+    try:
+        with held.locked():
+            search(held, setting, running, report)
+    finally:
+        running.close()
 
 
 def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:

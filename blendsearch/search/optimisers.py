@@ -15,6 +15,7 @@ from blendsearch.search.optimiser import Optimiser
 from blendsearch.search.peers import Peers
 from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
+from blendsearch.search.surrogate import Surrogate
 
 
 def optimiser_of(setting: Setting) -> Optimiser:
@@ -32,7 +33,8 @@ def optimiser_of(setting: Setting) -> Optimiser:
     if config.optimiser == "random":
         return RandomSearch(space, decoder.cut, config.population, rng)
     if isinstance(space, NetworkSpace) and not decoder.spans and config.optimiser != "nsga2":
-        return Cma(space, decoder.cut, config.population, rng, decoder.evolves_widths)
+        guided = Surrogate if config.optimiser == "surrogate" else Cma
+        return guided(space, decoder.cut, config.population, rng, decoder.evolves_widths)
     objectives = 1 + len(decoder.spanned)
     many = objectives > 2
     rules = Nsga3(space, config.mutation, objectives, config.population) if many else Nsga2(space, config.mutation)

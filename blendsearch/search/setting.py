@@ -245,7 +245,7 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     )
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
-    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair)
+    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
     return Setting(config, structure, table, clusters, decoder, evaluator)
 
 
