@@ -190,10 +190,19 @@ def longer(config: Path, quick: dict[str, Any], evaluations: int) -> None:
     config.write_text(yaml.safe_dump(quick))
 
 
-@pytest.mark.parametrize(("kills", "evaluations"), [(3, 40), pytest.param(50, 500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("schedule", "kills", "evaluations"),
+    [
+        ("generational", 3, 40),
+        ("steady", 2, 40),
+        pytest.param("generational", 50, 500, marks=pytest.mark.slow),
+        pytest.param("steady", 50, 500, marks=pytest.mark.slow),
+    ],
+)
 def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undisturbed_run(
-    kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+    schedule: str, kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
+    quick["search"]["schedule"] = schedule  # here, with one worker, steady too has but one order
     longer(config_file, quick, evaluations)
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
     lost, repeated = kill_again_and_again(config_file, tmp_path, tmp_path, kills)

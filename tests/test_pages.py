@@ -63,11 +63,10 @@ def _fill(run: Path) -> None:
     store = Store(run / "run.sqlite")
     last = store.evaluations()[-1]
     last = last._replace(genome=json.dumps({**json.loads(last.genome), "length": "x" * 6000}))
-    store._connection.execute("BEGIN")
-    for number in range(last.id + 1, MANY + 1):
-        store.add(_another(last, number, float(rng.uniform(0.2, 1.0))))
-    store._connection.execute("COMMIT")
     store.close()
+    rows = [_another(last, number, float(rng.uniform(0.2, 1.0))) for number in range(last.id + 1, MANY + 1)]
+    with sqlite3.connect(run / "run.sqlite") as connection:
+        connection.executemany(f"INSERT INTO evaluations VALUES ({', '.join('?' * len(last))})", rows)
 
 
 def _another(row: Evaluation, number: int, error: float) -> Evaluation:

@@ -21,7 +21,7 @@ from blendsearch.inspect.following import Follower
 from blendsearch.runs.directory import open_run
 from blendsearch.runs.store import Store
 from blendsearch.search.front import DENSE, front, judged_networks
-from blendsearch.service.admission import LARGEST_CONFIG, admitted, resumable
+from blendsearch.service.admission import LARGEST_CONFIG, admitted, forkable, resumable
 from blendsearch.service.app import make_app
 from blendsearch.service.guard import LARGEST_BODY, Keys
 from blendsearch.service.place import Place
@@ -264,6 +264,17 @@ def test_other_refusals_of_configs() -> None:
             admitted(text, [], None)
     for good in ("search.evaluations=400", "finals.tuning.epochs=3", "engine.workers=2"):
         resumable([good])
+    for good in ("budget.macs=[0.2, 0.4]", "seed=3", "fitness.tuning.epochs=2", "engine.ray=local", "engine.threads=1"):
+        forkable([good])
+    for bad in (
+        "engine.ray=1.2.3.4:1",
+        "engine={ray: x}",
+        "model.factory=os:getcwd",
+        "criteria.modules=[x]",
+        "data.root=/",
+    ):
+        with pytest.raises(ConfigError, match="not taken from a network"):
+            forkable([bad])
     for bad in ("engine.ray=1.2.3.4:1", "engine={ray: x}", "budget.macs=0.1", "finals=", "search.evaluations"):
         with pytest.raises(ConfigError, match="not taken from a network"):
             resumable([bad])
@@ -278,5 +289,5 @@ def test_wrong_requests_are_answered_in_one_line(client: TestClient) -> None:
     assert "no process" in client.post("/api/runs/one/stop", headers=BEARER).json()["error"]
     for path in ("/api/runs/absent", "/api/runs/absent/events", "/api/runs/one/exports/1/files", "/nowhere"):
         assert client.get(path, headers=BEARER).status_code == 404
-    for path in ("resume", "exports"):
+    for path in ("resume", "exports", "fork"):
         assert client.post(f"/api/runs/absent/{path}", json={}, headers=BEARER).status_code == 404

@@ -87,6 +87,7 @@ def test_a_search_from_start_to_export(
         server.until("runs/one", lambda facts: facts["state"] == "finished")
         front = said("front", "one", *there)
         assert front["front"] and front["finished"]
+        assert said("fork", "one", "--name", "two", "--set", "search.evaluations=12", *there)["run"] == "two"
         network = server.ask("runs/one/exports", {"pick": "best"})["network"]
         assert network == said("show", "one", "best", *there)["id"]
         server.until(f"runs/one/exports/{network}", lambda facts: facts["state"] == "done")
@@ -96,6 +97,7 @@ def test_a_search_from_start_to_export(
         with urlopen(request) as answer:
             zipfile.ZipFile(io.BytesIO(answer.read())).extractall(tmp_path / "out")
         module = blendsearch.load(tmp_path / "out" / f"one-{network}")
+        server.until("runs", lambda rows: [row["state"] for row in rows if row["run"] == "two"] == ["finished"])
         kept = said("show", "one", str(network), *there)["params"]
         assert sum(parameter.numel() for parameter in module.parameters()) == kept
 

@@ -3,7 +3,7 @@
 Two genomes may decode to the same cut; a candidate's identity is the cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -78,6 +78,10 @@ class Space(Protocol):
 
     def described(self, genome: Genome) -> dict[str, Any]:
         """The genome as JSON values, for a reader."""
+        ...
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        """The genome that `described` gave these values."""
         ...
 
 

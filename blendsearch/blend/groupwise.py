@@ -3,6 +3,7 @@
 He et al. 2021, "Blending Pruning Criteria for CNNs", section 3.3.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -113,6 +114,10 @@ class GroupSpace(Clustered):
             "share": genome.share.tolist(),
             "target": float(genome.target),
         }
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        found = self.genome(np.asarray(facts["choice"]), np.asarray(facts["factor"], dtype=np.float64))
+        return found._replace(share=np.asarray(facts["share"], dtype=np.float64), target=float(facts["target"]))
 
     def _sizes(self) -> NDArray[np.float64]:
         """Factors that make every criterion count alike."""

@@ -4,6 +4,7 @@ A criterion that serves one layer of a network mostly serves the others too, so 
 holds for all; the deviations leave room for the exceptions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -102,6 +103,11 @@ class NetworkSpace(Clustered):
             "share": genome.share.tolist(),
             "target": float(genome.target),
         }
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
+        blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
+        return Genome(blend, np.asarray(facts["share"], dtype=np.float64), float(facts["target"]))
 
     def _deviation(self, genome: Genome) -> NDArray[np.float64]:
         shape = (self.groups, self.width)

@@ -62,7 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--or-resume", action="store_true", help="continue the run --name where it is there already")
     search.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
-
     serving.add_server(search)
 
     resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
@@ -72,8 +71,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
-
     serving.add_server(resume)
+
+    fork = verb("fork", searching.fork, "search anew from what a run has found, with another budget or other settings")
+    fork.add_argument("run", metavar="RUN")
+    fork.add_argument("--name", metavar="ID", help="the new run's id (default: after RUN)")
+    fork.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change seed, allocation, or a field of search, budget, fitness, promote, finals or engine",
+    )
+    fork.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
+    fork.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(fork)
 
     compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
     compare.add_argument("run", metavar="RUN")

@@ -88,6 +88,13 @@ def resume(server: Server, arguments: argparse.Namespace) -> None:
     _started(server.post("runs", arguments.run, "resume", body={"set": arguments.set})["run"], arguments)
 
 
+def fork(server: Server, arguments: argparse.Namespace) -> None:
+    """Fork a run there."""
+    changes = [*arguments.set, *([] if arguments.ray is None else [f"engine.ray={arguments.ray}"])]
+    found = server.post("runs", arguments.run, "fork", body={"name": arguments.name, "set": changes})
+    _started(found["run"], arguments)
+
+
 def _started(run: str, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"run": run, "server": arguments.server}))

@@ -1,4 +1,4 @@
-"""The verbs that search: search, resume, compare."""
+"""The verbs that search: search, resume, fork, compare."""
 
 import argparse
 import json
@@ -93,6 +93,30 @@ def resume(arguments: argparse.Namespace) -> None:
     finally:
         report.close()
     show(run, arguments)
+
+
+def fork(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.directory import open_run
+    from blendsearch.search.fork import fork, forked_config
+
+    if (server := remote.server_of(arguments)) is not None:
+        remote.fork(server, arguments)
+        return
+    parent = open_run(arguments.runs, arguments.run)
+    overrides = list(arguments.set)
+    if arguments.ray is not None:
+        overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    config, _ = forked_config(parent, overrides)  # before anything that takes time
+    report = reporter(arguments, config)
+    try:
+        from blendsearch.engine.engine import start_engine
+
+        made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
+        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        run_search(made.run, made.setting, start_engine(config.engine, made.setting.evaluator), report)
+    finally:
+        report.close()
+    show(made.run, arguments)
 
 
 def compare(arguments: argparse.Namespace) -> None:

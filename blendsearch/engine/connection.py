@@ -45,6 +45,9 @@ def authenticate(where: str) -> None:
 
     Raises EngineError for a cluster on another machine when no token is known.
     """
+    # under `uv run`, Ray would pack up the working directory and start every worker by `uv run` in a copy of it, where
+    # there is no environment, or the wrong one: a search then waits for workers that never come
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if where == "local":
         if not token_known():
             # in the environment, not in the file Ray would write: every cluster started later would demand that one

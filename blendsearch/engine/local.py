@@ -1,10 +1,11 @@
 """Evaluations one after another in this process: the whole product on a laptop, and the measure for other engines."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from blendsearch.engine.engine import nothing_more
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 
 
@@ -21,9 +22,11 @@ class LocalEngine:
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 
-    def completed(self) -> Iterator[Outcome]:
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        feed()
         while self._queue:
             yield self._evaluate(self._queue.popleft())
+            feed()
 
     def close(self) -> None:
         self._queue.clear()

@@ -5,13 +5,14 @@ import dataclasses
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from blendsearch.engine.connection import connect
+from blendsearch.engine.engine import nothing_more
 from blendsearch.engine.local import failed
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
@@ -95,9 +96,12 @@ class RayEngine:
     def submit(self, asked: Request) -> None:
         self._queue.append(Asked(asked))
 
-    def completed(self) -> Iterator[Outcome]:
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
         self._worked = time.monotonic()
-        while self._queue or self._running or self._doubtful:
+        while True:
+            feed()
+            if not (self._queue or self._running or self._doubtful):
+                return
             self._resize()
             yield from self._decided()
             self._dispatch()

@@ -175,11 +175,14 @@ class SearchConfig(Section):
     """How long and how the search goes on.
 
     It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
+    `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
+    never waits for a slow one (a generation is then what `population` evaluations that came back make).
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
     """
 
     evaluations: Positive = 200
+    schedule: Literal["generational", "steady"] = "generational"
     population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1

@@ -40,13 +40,13 @@ class Nsga2:
         (numbers,) = tools.mutPolynomialBounded(genes[split:], SPREAD_OF_MUTATION, self.low, self.high, self.mutation)
         genes[:] = [*choices, *numbers]
 
-    def parents(self, population: list[Individual]) -> list[Individual]:
-        chosen: list[Individual] = tools.selTournamentDCD(population, len(population))
-        return chosen
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        # four at a time: a tournament takes its pairs from two shufflings of the population
+        chosen: list[Individual] = tools.selTournamentDCD(population, max(4, count - count % 4))
+        return chosen[:count]
 
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
-        size = min(size, len(pool) - len(pool) % 4)
-        chosen: list[Individual] = tools.selNSGA2(pool, size, nd="log") if size else pool
+        chosen: list[Individual] = tools.selNSGA2(pool, min(size, len(pool)), nd="log") if pool else pool
         return chosen
 
 
@@ -64,8 +64,8 @@ class Nsga3(Nsga2):
             divisions += 1
         self.directions = tools.uniform_reference_points(objectives, divisions)
 
-    def parents(self, population: list[Individual]) -> list[Individual]:
-        return random.sample(population, len(population) // 2 * 2)
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        return random.sample(population, count)
 
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         chosen: list[Individual] = tools.selNSGA3(pool, min(size, len(pool)), self.directions, nd="log")

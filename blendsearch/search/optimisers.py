@@ -1,10 +1,13 @@
 """Which optimiser a config asks for, and what it is given to begin with."""
 
+import json
+
 import numpy as np
 
 from blendsearch.blend.genome import Genome
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.runs.store import Store
 from blendsearch.search.baselines import baselines
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
@@ -41,7 +44,12 @@ def optimiser_of(setting: Setting) -> Optimiser:
     return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
 
 
-def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
-    """The baselines that the first generation begins with; controls from elsewhere begin with their own."""
+def seeds_of(setting: Setting, store: Store, optimiser: Optimiser) -> list[tuple[str, Genome]]:
+    """What the first generation begins with: the baselines, then what a fork took over from its parent's population.
+
+    Controls from elsewhere begin with baselines of their own.
+    """
     elsewhere = setting.config.method in ("legr", "torch-pruning")
-    return [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
+    found = [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
+    begun = [item for item in store.inherited() if item.begins]
+    return [*found, *((item.origin, optimiser.of_described(json.loads(item.genome))) for item in begun)]

@@ -4,7 +4,7 @@ A strong one: it judges the same baselines, so it ends no worse than any of them
 the allocation of the best baseline, the others anywhere in the space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,17 @@ class RandomSearch:
             if item.origin != EVOLVED and (self.best is None or item.objectives[0] < self.best[0]):
                 self.best = (item.objectives[0], item.genome.flat())
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "best": self.best}

@@ -1,6 +1,6 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,7 +31,7 @@ from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
-from blendsearch.runs.store import Evaluation
+from blendsearch.runs.store import Evaluation, Inherited
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -114,10 +114,19 @@ def score(config: Config, report: Report) -> tuple[ScoreTable, Clusters]:
     return _scored(config, _traced(config, report), report)
 
 
-def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run:
-    """Make the run directory of a prepared search."""
+def record(
+    setting: Setting,
+    folder: Path,
+    name: str,
+    command: list[str],
+    parent: Mapping[str, Any] | None = None,
+    inherited: Sequence[Inherited] = (),
+) -> Run:
+    """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
     weights = dense_arrays(setting.model)
     origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    if parent is not None:
+        origin["parent"] = dict(parent)
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
@@ -131,15 +140,16 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
     latency = setting.structure.oracle.further.get("latency")
     if isinstance(latency, LatencyModel):
         structure["latency"] = latency_facts(latency) | {"where": conditions_text(setting.model, setting.config.budget)}
-    return create_run(folder, name, setting.config, origin, structure, arrays)
+    return create_run(folder, name, setting.config, origin, structure, arrays, inherited)
 
 
-def restore(run: Run) -> Setting:
+def restore(run: Run, fork: Config | None = None, report: Report = lambda kind, facts: None) -> Setting:
     """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
 
+    `fork`: another config for the same model, data and criteria; costs that it budgets for the first time are measured.
     Raises RunError when data or structure are not what the run was made with.
     """
-    config = run.config
+    config = fork or run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
     splits = splits_of(config)
@@ -158,8 +168,16 @@ def restore(run: Run) -> Setting:
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
         )
-    structure = replace(structure, oracle=stored_oracle(run, structure))
-    return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
+    structure = replace(structure, oracle=stored_oracle(run, structure, config.budget))
+    missing = {"memory", "latency"} & config.budget.spans().keys() - structure.oracle.further.keys()
+    if "memory" in missing:
+        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
+    model = model.to(device)
+    if "latency" in missing:
+        shape, allowed = _input_shape(splits), _widths(config, structure)
+        oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+        structure = replace(structure, oracle=oracle)
+    return _setting(config, _Traced(model, structure, splits, device), *read_scores(run))
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:

@@ -8,9 +8,14 @@ known and tries what is not. The pool stands around the best known genomes (a tr
 "Scalable Global Optimization via Local Bayesian Optimization").
 
 Stages as in `search.cma`: the baselines; every criterion in the best one's allocation; the guided search.
+
+One at a time (the steady schedule): whoever is free before a stage has come back is guided by what is known already.
+What is still out is no hindrance to draws: Kandasamy et al. 2018, "Parallelised Bayesian Optimisation via Thompson
+Sampling".
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +39,11 @@ STEPS = (0.05, 0.3)
 KEPT = 400
 """The model learns from so many judged genomes, the best and the latest: it is cubic in them."""
 
+AHEAD = 4
+"""One at a time, so many candidates are taken from a model before it is fitted again."""
+FEWEST = 4
+"""Judged genomes that a model needs; before that, candidates are drawn at random."""
+
 Vector = NDArray[np.float64]
 
 
@@ -56,28 +66,58 @@ class Surrogate:
         self.judged: list[tuple[float, list[float]]] = []
         self.crossed = False
         self.model = GaussianProcess()
+        # one at a time: what is to be asked next, and which baselines are out
+        self._waiting: deque[Candidate] = deque()
+        self._out: set[str] = set()
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The baselines alone; those with the same cut are one candidate with the names of all."""
-        return list(distinct(seeds, self.decode, limit).values())
+        found = distinct(seeds, self.decode, limit)
+        self._out = set(found)
+        return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         if not self.judged:  # no baseline could be judged: begin anywhere
             return self._fresh([self.space.random(self.rng).flat() for _ in range(TRIES * count)], count, known)
         if not self.crossed:
             self.crossed = True
-            every = in_allocation(self.space, of_flat(self.space, min(self.judged)[1]))
-            found = distinct(every, self.decode, len(every))
-            fresh = [candidate for digest, candidate in found.items() if digest not in known][:count]
-            if fresh:
+            if fresh := self._crossing(known)[:count]:
                 return fresh
         return self._guided(min(count, self.size), known)
 
     def tell(self, judged: Sequence[Judged]) -> None:
+        self.crossed |= any(item.origin == EVOLVED for item in judged)  # a fork knows more than baselines
+        self._learn(judged)
+
+    def _learn(self, judged: Sequence[Judged]) -> None:
         self.judged += [(item.objectives[0], item.genome.flat()) for item in judged]
+
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        if not self.crossed and not self._out and self.judged:
+            self.crossed, self._waiting = True, deque(self._crossing(known))
+        for refilled in (False, True):
+            while self._waiting:
+                candidate = self._waiting.popleft()
+                if candidate.digest not in known:
+                    return candidate
+            if not refilled and len(self.judged) < FEWEST:
+                drawn = [self.space.random(self.rng).flat() for _ in range(TRIES)]
+                self._waiting.extend(self._fresh(drawn, 1, known))
+            elif not refilled:
+                self._waiting.extend(self._guided(AHEAD, known))
+        return None
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        if judged is not None:
+            self.crossed |= digest in self._out and judged.origin == EVOLVED
+            self._learn([judged])
+        self._out.discard(digest)
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
@@ -93,6 +133,12 @@ class Surrogate:
         self.judged = [(loss, genes) for loss, genes in state["judged"]]
         self.crossed = state["crossed"]
         self.model = GaussianProcess(np.array(state["model"]))
+
+    def _crossing(self, known: set[str]) -> list[Candidate]:
+        """Every criterion, and the equal blend, in the allocation of the best so far; those not `known`."""
+        every = in_allocation(self.space, of_flat(self.space, min(self.judged)[1]))
+        found = distinct(every, self.decode, len(every))
+        return [candidate for digest, candidate in found.items() if digest not in known]
 
     def _guided(self, count: int, known: set[str]) -> list[Candidate]:
         """The best of the pool in one draw of the model each, then in further draws for those that are known."""

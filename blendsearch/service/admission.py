@@ -26,6 +26,12 @@ RESUMABLE = re.compile(
 )
 """What `resume` may change, without where evaluations run."""
 
+FORKABLE = re.compile(
+    r"((seed|allocation|(search|budget|fitness|promote|finals)\.[a-z_.]+|"
+    r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*)|engine\.ray *= *(off|local)"
+)
+"""What `fork` may change, without which machine evaluations run on."""
+
 
 def admitted(text: str, overrides: Sequence[str], data: Path | None) -> Config:
     """The config in YAML `text` with `section.field=value` overrides, its paths made absolute, below `data`.
@@ -64,11 +70,20 @@ def read_tree(text: str) -> Any:
 
 def resumable(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that a resumed run does not take from a network."""
+    _check_overrides(overrides, RESUMABLE, "search.evaluations=, finals.FIELD=")
+
+
+def forkable(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that a fork does not take from a network."""
+    _check_overrides(overrides, FORKABLE, "a field of search, budget, fitness, promote or finals, seed=, allocation=")
+
+
+def _check_overrides(overrides: Sequence[str], taken: re.Pattern[str], expected: str) -> None:
     for override in overrides:
-        if not RESUMABLE.fullmatch(override):
+        if not taken.fullmatch(override):
             raise ConfigError(
-                f"--set {override[:80]!r} is not taken from a network: expected search.evaluations=, finals.FIELD=, or "
-                "engine.FIELD= that does not say where"
+                f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that does "
+                "not say where"
             )
         read_tree(override.partition("=")[2])
 

@@ -91,6 +91,10 @@ class Changes(Given):
     set: Overrides = []
 
 
+class Fork(Changes):
+    name: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the new run's id")
+
+
 class Pick(Given):
     pick: str = Field("best", pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
 
@@ -276,6 +280,11 @@ def _changing(place: Place) -> APIRouter:
     def resume_a_search(run: RunName, given: Changes) -> Any:
         place.resume(run, given.set)
         return {"run": run}
+
+    @router.post("/api/runs/{run}/fork", status_code=201, response_model=Started)
+    def fork_a_run(run: RunName, given: Fork) -> Any:
+        """As `blendsearch fork`: a new search that begins with what this one found."""
+        return {"run": place.fork(run, given.name, given.set)}
 
     @router.post("/api/runs/{run}/exports", status_code=202, response_model=Export)
     def export_a_network(run: RunName, given: Pick) -> Any:

@@ -12,7 +12,7 @@ from blendsearch.inspect.listing import listing
 from blendsearch.inspect.summary import pick
 from blendsearch.runs.config import dump_config
 from blendsearch.runs.directory import NAME, Run, check_name, free_name, open_run
-from blendsearch.service.admission import admitted, resumable
+from blendsearch.service.admission import admitted, forkable, resumable
 from blendsearch.service.children import Children
 
 
@@ -92,6 +92,20 @@ class Place:
             raise RunError(f"run {name!r} has finished: give it more search.evaluations to go on")
         changes = [word for override in overrides for word in ("--set", override)]
         self.children.start(name, ["resume", name, "--runs", str(self.runs), *changes])
+
+    def fork(self, name: str, new: str | None, overrides: list[str]) -> str:
+        """Start a search from what run `name` found, as run `new`, and return its name.
+
+        What its process finds wrong with the overrides is told as the reason why the new run failed. Raises Missing,
+        ConfigError for an override, RunError for a name that is taken.
+        """
+        forkable(overrides)
+        self.open(name)
+        new = new or free_name(self.runs, f"{name}-fork", self.children.names())
+        check_name(self.runs, new)
+        changes = [word for override in overrides for word in ("--set", override)]
+        self.children.start(new, ["fork", name, "--runs", str(self.runs), "--name", new, *changes])
+        return new
 
     def stop(self, name: str) -> bool:
         """Stop the search of `name` so that it can be resumed; whether it has stopped by now."""

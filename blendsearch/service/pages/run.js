@@ -49,6 +49,7 @@ function head() {
   find("report").hidden = false;
   find("against").href = `/compare?one=${run}`;
   find("against").hidden = false;
+  find("fork").hidden = false;
   if (!configured) {
     configured = true;
     ask(`runs/${run}/config`).then((text) => { find("config").textContent = text; }).catch(complain);
@@ -124,6 +125,22 @@ act("stop", "stop", () => ({}));
 act("resume", "resume", () => {
   const wanted = Number(find("evaluations").value);
   return { set: wanted && wanted !== course.state.asked ? [`search.evaluations=${wanted}`] : [] };
+});
+
+find("fork").addEventListener("click", () => {
+  const form = find("forking");
+  form.hidden = !form.hidden;
+  find("fork").setAttribute("aria-expanded", String(!form.hidden));
+  if (!form.hidden) find("changes").focus();
+});
+find("forking").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  complain(null);
+  try {
+    const set = find("changes").value.split("\n").map((line) => line.trim()).filter(Boolean);
+    const made = await ask(`runs/${run}/fork`, { name: find("forked").value || null, set });
+    location.assign(`/runs/${encodeURIComponent(made.run)}`);
+  } catch (error) { complain(error); }
 });
 
 enter(async () => {
