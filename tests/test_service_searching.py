@@ -24,12 +24,15 @@ from blendsearch.service.children import Children
 
 
 def heard(server: Served, path: str, seconds: float = 30.0) -> Any:
-    """The first event at `path` that tells of evaluations."""
+    """The events at `path` until one tells of evaluations, put together."""
     request = Request(f"{server.url}/api/{path}", headers={"authorization": f"Bearer {TOKEN}"})
     end = time.monotonic() + seconds
+    news: dict[str, Any] = {}
     with urlopen(request, timeout=seconds) as stream:
         for line in stream:
-            if line.startswith(b"data: ") and "rows" in (news := json.loads(line[6:])):
+            if line.startswith(b"data: "):
+                news |= json.loads(line[6:])
+            if "rows" in news:
                 return news
             assert time.monotonic() < end
     raise AssertionError("the stream ended")
