@@ -19,7 +19,7 @@ from blendsearch.service.place import Place
 
 TOKEN = "a-token-that-only-tests-know"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-EACH = 10
+EACH = 6
 """Requests per operation, as described and against it; twice for operations that name a run: any, and one that is."""
 
 
