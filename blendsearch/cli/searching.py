@@ -151,12 +151,12 @@ def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argpars
 
 def run_search(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLines | Lines") -> None:
     """Search `run` to its end; an interruption leaves it resumable and says how."""
-    from blendsearch.search.loop import search
+    from blendsearch.search.loop import search, watched
 
     try:
         with _resumable(f"blendsearch resume {run.name}{_below(run)}", report), run.locked():
             run.note_engine({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            search(run, setting, engine, report)
+            search(run, setting, engine, watched(engine, run, report))
     finally:
         engine.close()
 

@@ -100,7 +100,7 @@ class Evaluator:
     device: torch.device
     repair: Repair | None = None
     against: Against = "labels"
-    _dense: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _dense: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def evaluate(self, asked: Request) -> Outcome:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""

@@ -7,10 +7,10 @@ from typing import Any
 from blendsearch.inspect.costs import spanned_reader
 from blendsearch.inspect.course import ORDER, axis
 from blendsearch.inspect.report_words import budget_text
-from blendsearch.inspect.status import pace, state_of
+from blendsearch.inspect.status import RECENT, pace, state_of
 from blendsearch.inspect.summary import spans
 from blendsearch.runs.directory import Run, open_run
-from blendsearch.runs.store import Evaluation
+from blendsearch.runs.store import Completion, Evaluation
 from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks, kinds_of, knee
 
 OUT_OF_ORDER = 1000
@@ -31,6 +31,8 @@ class Follower:
         self._version: int | None = None
         self._changed: float | None = None
         self._seen: dict[int, str] = {}
+        self._seconds: dict[int, float] = {}
+        self._completions: list[Completion] = []
         self._best: Evaluation | None = None
         self._front: list[Evaluation] = []
         self._baselines: list[Evaluation] = []
@@ -74,6 +76,7 @@ class Follower:
         if not new:
             return {}
         self._seen |= {row.id: row.digest for row in new}
+        self._seconds |= {row.id: row.seconds for row in new if row.origin != DENSE}
         self._failed += sum(bool(row.failure) for row in new)
         found: dict[str, Any] = {}
         for row in new:
@@ -115,6 +118,7 @@ class Follower:
     def _ends(self) -> dict[str, Any]:
         """What changes once a generation, or when the search is over."""
         found: dict[str, Any] = {}
+        self._completions = self._store.completions(3 * RECENT)
         known = self._store.generations()
         if len(known) != len(self._generations):
             self._generations, done = known, 0
@@ -149,16 +153,15 @@ class Follower:
         }
 
     def _state(self) -> dict[str, Any]:
-        done = len(self._seen) - (0 in self._seen)
         best: Mapping[str, Any] | None = None
         if self._best is not None:
             best = {"id": self._best.id, "loss": _short(self._best.loss), "error": _short(self._best.error)}
         return {
             "state": state_of(self._run),
-            "evaluations": done,
+            "evaluations": len(self._seconds),
             "asked": self._run.config.search.evaluations,
             "failed": self._failed,
-            **pace(self._run, self._generations, done),
+            **pace(self._run, self._seconds, self._completions, self._generations),
             "best": best,
         }
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config import Config, dump_config, parse_config
+from blendsearch.runs.logs import WorkerLogs
 from blendsearch.runs.store import Inherited, Store
 
 FORMAT = 1
@@ -32,7 +33,7 @@ class Run:
 
     ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
     the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution; ``finals/`` the weights of
-    networks that were fine-tuned in the end.
+    networks that were fine-tuned in the end; ``logs/`` what every worker did.
     """
 
     path: Path
@@ -51,6 +52,10 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.path / "finished.json").exists()
+
+    @property
+    def logs(self) -> WorkerLogs:
+        return WorkerLogs(self.path / "logs")
 
     def store(self, *, read_only: bool = False) -> Store:
         return Store(self.path / "run.sqlite", read_only=read_only)

@@ -14,7 +14,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
     id          INTEGER PRIMARY KEY,       -- in the order of asking, from 1
     digest      TEXT NOT NULL,
-    cut         BLOB NOT NULL,             -- kept channels, packed bits
+    cut         BLOB NOT NULL,             -- kept channels, then whole layers, packed bits
     fidelity    TEXT NOT NULL,
     seed        INTEGER NOT NULL,
     generation  INTEGER NOT NULL,
@@ -233,11 +233,15 @@ class Store:
         """A number that changes when another process has written something since it was last asked for."""
         return int(self._read("PRAGMA data_version")[0][0])
 
-    def completions(self) -> list[Completion]:
-        """Which evaluations came back when, in that order; none in a run from before this was written down."""
+    def completions(self, last: int = -1) -> list[Completion]:
+        """Which evaluations came back when, in that order; none in a run from before this was written down.
+
+        With `last`, only so many of them.
+        """
         if not self._has("completions"):
             return []
-        return [Completion(*row) for row in self._read("SELECT id, asked, at FROM completions ORDER BY place")]
+        rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
+        return [Completion(*row) for row in reversed(rows)]
 
     def add_inherited(self, items: Sequence[Inherited]) -> None:
         """Record what a fork takes over, all of it or nothing; the order stays."""

@@ -11,11 +11,14 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config import Config, EngineConfig, parse_config
 from blendsearch.runs.directory import Run, open_run
 from blendsearch.runs.methods import METHODS, over
-from blendsearch.search.loop import search
+from blendsearch.search.loop import search, watched
 from blendsearch.search.setting import Report, prepare, record, restore
 
 CONTROLS = ("random", "legr", "torch-pruning")
 """Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
+
+NEIGHBOURS = ("depthwise",)
+"""Other published ways that a run is compared with where they are named."""
 
 
 def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report) -> None:
@@ -42,7 +45,7 @@ def control(run: Run, name: str, config: Config, engine: EngineConfig, report: R
     running = start_engine(engine, setting.evaluator)
     try:
         with held.locked():
-            search(held, setting, running, report)
+            search(held, setting, running, watched(running, held, report))
     finally:
         running.close()
 
@@ -56,9 +59,10 @@ def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Con
             "budget; search again with --set budget.macs=0.5, say"
         )
     own = run.config.method
-    unknown = [method for method in methods if method not in CONTROLS]
+    known = (*CONTROLS, *NEIGHBOURS)
+    unknown = [method for method in methods if method not in known]
     if unknown:
-        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(CONTROLS)}")
+        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(known)}")
     first = run.config.seed
     plan = []
     for seed in range(first, first + seeds):
