@@ -45,6 +45,7 @@ def search(
     criteria: Sequence[str] | Sections | None = None,
     method: str | None = None,
     allocation: str | None = None,
+    transform: str | None = None,
     seed: int = 0,
     ray: str | None = None,
     device: str | None = None,
@@ -83,7 +84,7 @@ def search(
         for training alone, and its targets may be anything. Without `loss`, and with targets that are not classes,
         criteria that look at gradients are left out.
     evaluate_test: the same on test data; called once the search is over, for the networks that are reported.
-    evaluations, fidelity, criteria, method, allocation, seed, ray, device: the fields of the same name of a config,
+    evaluations, fidelity, criteria, method, allocation, transform, seed, ray, device: the fields of the same name of a config,
         wherever they stand in it.
     splits, fitness, evolution, promote, finals, engine: further fields of its sections data, fitness, search and so on,
         such as ``splits={"val_size": 0.2}`` or ``finals={"picks": 3}``.
@@ -105,7 +106,7 @@ def search(
         "promote": dict(promote or {}),
         "finals": dict(finals or {}),
         "engine": _without_none(ray=ray) | dict(engine or {}),
-        **_without_none(method=method, allocation=allocation),
+        **_without_none(method=method, allocation=allocation, transform=transform),
     }
     handed = _handed(data, train, val, test)
     if handed is None:

@@ -7,16 +7,15 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import Widths, widths
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import Space
-from blendsearch.blend.groupwise import space_of
-from blendsearch.blend.networkwide import network_space_of
+from blendsearch.blend.groupwise import GroupSpace, space_of
+from blendsearch.blend.networkwide import NetworkSpace, network_space_of
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config import Config
 from blendsearch.structure.trace import Structure
 
 
-def space_for(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
+def space_for(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
     """The genomes that the config's method searches among."""
     if config.method == "cfbs":
         return space_of(table, clusters, means=False)

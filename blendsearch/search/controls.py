@@ -18,6 +18,9 @@ from blendsearch.search.setting import Report, prepare, record, restore
 CONTROLS = ("random", "legr", "torch-pruning")
 """Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
 
+NEIGHBOURS = ("depthwise",)
+"""Other published ways that a run is compared with where they are named."""
+
 
 def compare(
     run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report, given: Given = BY_NAME
@@ -62,9 +65,10 @@ def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Con
             "budget; search again with --set budget.macs=0.5, say"
         )
     own = run.config.method
-    unknown = [method for method in methods if method not in CONTROLS]
+    known = (*CONTROLS, *NEIGHBOURS)
+    unknown = [method for method in methods if method not in known]
     if unknown:
-        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(CONTROLS)}")
+        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(known)}")
     first = run.config.seed
     plan = []
     for seed in range(first, first + seeds):

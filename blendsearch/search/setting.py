@@ -21,7 +21,6 @@ from blendsearch.errors import BlendsearchError, ModelError, RunError
 from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
-from blendsearch.fitness.images import ready
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.task import CLASSES, Task, called, judged_by
@@ -50,6 +49,8 @@ from blendsearch.search.given import (
     network_of,
     splits_of,
 )
+from blendsearch.structure.decomposable import with_depthwise
+from blendsearch.structure.depthwise import misfit
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
@@ -111,7 +112,7 @@ def prepare(config: Config, report: Report, beside: Run | None = None, given: Gi
     spans = config.budget.spans()
     allowed = allowed_widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
-    check_reachable(traced.structure.oracle, allowed, least)
+    check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
     given_widths(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
         structure, shape = traced.structure, _input_shape(traced.splits)
@@ -142,10 +143,11 @@ def record(
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
+        **({"layers": list(setting.structure.maps.layers)} if setting.structure.maps.layers else {}),
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
-        "input": input_facts(setting.splits),
+        "input": setting.splits.input_facts(),
     }
     task = setting.evaluator.recipe.task
     if task.names():
@@ -184,9 +186,9 @@ def restore(
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
     model = network_of(config, weights, given)
-    structure = trace(model, _input_shape(splits))
-    groups = _listed(structure)
-    if groups != run.structure["groups"]:
+    structure = _structure(config, model, splits)
+    groups, layers = _listed(structure), list(structure.maps.layers)
+    if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
@@ -203,15 +205,6 @@ def restore(
     task = replace(given.task, classes=run.structure.get("trains_on_classes", True))
     traced = _Traced(model, structure, splits, device, True, task, run.structure.get("error", True))
     return _setting(config, traced, *read_scores(run))
-
-
-def input_facts(splits: Splits) -> dict[str, Any]:
-    """What the network takes: one image's shape, and how pixels become it; no `mean` where a person's data did that."""
-    height, width, channels = splits.train.shape
-    if ready(splits.train):
-        return {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
-    normalised = {"mean": splits.mean.tolist(), "std": splits.std.tolist(), "scaled_to": [0, 1]}
-    return {"shape": [channels, height, width], **normalised}
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -239,7 +232,7 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
     _use_threads(config)
     splits = splits_of(config, given)
     model = network_of(config, None if beside is None else beside.arrays("dense"), given)
-    structure = trace(model, _input_shape(splits))
+    structure = _structure(config, model, splits)
     task = replace(given.task, classes=splits.classes > 0)
     if task.evaluate is None and task.loss is None:
         check_labels(splits, _outputs(model, splits))
@@ -249,7 +242,7 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
-    least = reachable(structure.oracle, allowed_widths(config, structure))
+    least = reachable(structure.oracle.all_decomposed, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     check_trains(config, task)
     told = task.loss is None
@@ -292,13 +285,14 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     structure, model = traced.structure, traced.model
     allowed = allowed_widths(config, structure)
     decoder = Decoder(
-        space_for(config, table, clusters),
+        replace(space_for(config, table, clusters), layers=len(structure.maps.layers)),
         table,
         structure.oracle,
         allowed,
         config.budget.spans(),
         given=given_widths(config.budget.keep, structure, allowed),
         uniform=config.allocation == "uniform",
+        misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
     fitness = config.fitness
     recipe = Recipe(
@@ -316,12 +310,21 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
 
 
+def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
+    """The structure of `model`, on the CPU, with the layers that may be decomposed where the config asks for it."""
+    structure = trace(model, _input_shape(splits))
+    return structure if config.transform == "none" else with_depthwise(model, structure, _input_shape(splits))
+
+
 def _repair(
     config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
 ) -> Repair | None:
-    """What every cut is repaired with; its targets are worked out anew where a run is restored."""
+    """What every cut is repaired with; its targets are worked out anew where a run is restored.
+
+    Without `fitness.repair` only what a cut decomposes is fitted, and nothing where no transform is asked for.
+    """
     fitness = config.fitness
-    if fitness.repair == "none":
+    if fitness.repair == "none" and not structure.maps.layers:
         return None
     return repair_for(
         model,
@@ -330,6 +333,7 @@ def _repair(
         images=fitness.recalibration_images,
         device=device,
         renewed=fitness.fidelity != "raw",
+        refit=fitness.repair != "none",
         precision=fitness.precision,
     )
 
