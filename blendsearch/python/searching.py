@@ -84,8 +84,8 @@ def search(
         for training alone, and its targets may be anything. Without `loss`, and with targets that are not classes,
         criteria that look at gradients are left out.
     evaluate_test: the same on test data; called once the search is over, for the networks that are reported.
-    evaluations, fidelity, criteria, method, allocation, transform, seed, ray, device: the fields of the same name of a config,
-        wherever they stand in it.
+    evaluations, fidelity, criteria, method, allocation, transform, seed, ray, device: the fields of the same name of
+        a config, wherever they stand in it.
     splits, fitness, evolution, promote, finals, engine: further fields of its sections data, fitness, search and so on,
         such as ``splits={"val_size": 0.2}`` or ``finals={"picks": 3}``.
     name, runs: the run's id and folder.
