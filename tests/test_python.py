@@ -346,6 +346,30 @@ def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure
     assert run.best().val_loss <= 4
 
 
+def test_a_noisy_judgement_is_noticed(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def report(kind: str, facts: Mapping[str, Any]) -> None:
+        heard.extend([facts["text"]] if kind == "warning" else [])
+
+    for name, evaluate in (
+        ("steady", lambda module: {"loss": 1.5}),
+        ("noisy", lambda module: {"loss": random.random()}),
+    ):
+        heard.clear()
+        bs.search(
+            network(),
+            three(),
+            budget=bs.macs(0.5),
+            evaluate=evaluate,
+            evaluations=9,
+            runs=tmp_path,
+            name=name,
+            **(QUICK | {"progress": report}),
+        )
+        assert any("evaluate= is noisy" in text for text in heard) == (name == "noisy")
+
+
 def test_the_loss_of_ones_own_judges_and_fine_tunes(tmp_path: Path) -> None:
     images, labels = digits()
     targets = F.one_hot(labels, 10).float()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -288,6 +289,7 @@ def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> 
         report = shown = progress_of(config)
     elif callable(progress):
         report = progress
+    threads = torch.get_num_threads()  # a search may change it, for the same last digits everywhere
     try:
         yield report
     except KeyboardInterrupt:
@@ -297,6 +299,7 @@ def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> 
             shown("interrupted", {"how": f"blendsearch.resume({str(path)!r}, {', '.join(again)})"})
         raise
     finally:
+        torch.set_num_threads(threads)
         if shown is not None:
             shown.close()
 

@@ -64,6 +64,7 @@ class Setting:
     """A network, its structure and scores, the data, and what decodes and judges candidates.
 
     `tells_error` is false where a person's own judgement or loss tells no error, and a stand-in takes its place.
+    `judged` is the loss that such a judgement gave the dense network before a new search.
     """
 
     config: Config
@@ -73,6 +74,7 @@ class Setting:
     decoder: Decoder
     evaluator: Evaluator
     tells_error: bool = True
+    judged: float | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -223,6 +225,7 @@ class _Traced:
     trained: bool = False
     task: Task = CLASSES
     tells_error: bool = True
+    judged: float | None = None
 
 
 def _traced(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> _Traced:
@@ -245,13 +248,13 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
     least = reachable(structure.oracle.all_decomposed, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     check_trains(config, task)
-    told = task.loss is None
+    told, first = task.loss is None, None
     if task.evaluate is not None:
         # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
         judged = judged_by(task.evaluate, model.to(device), config.seed)
-        told = judged.told
+        told, first = judged.told, judged.loss
         report("judged", {"by": called(task.evaluate), "loss": judged.loss, **judged.further})
-    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told)
+    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told, first)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
@@ -307,7 +310,7 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
     evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
-    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
+    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error, traced.judged)
 
 
 def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
