@@ -74,7 +74,8 @@ def search(
         tensors. Or a mapping of ``train``, ``val`` and ``test`` to such; or a name or mapping with ``dataset``, the
         `data` section of a config. Float images are given to the network as they are; uint8 and PIL images are
         normalised by the mean and standard deviation of the training images, or by `splits`' ``mean`` and ``std``.
-        Transforms are applied once. Give images that the network was not trained on for `val` and `test`.
+        Transforms are applied once, or, of a Dataset of more than 4 GiB, with the same random numbers every time. Give
+        images that the network was not trained on for `val` and `test`.
     train, val, test: the three, where they are separate. Without `test`, half of `val` is kept for it.
     budget: ``macs(0.5)``, ``macs(0.2, 0.7)``, ``macs(0.5) & params(0.6)``; or the `budget` section of a config.
     loss: from outputs and targets to the mean loss of a batch, or one per image, where it is not cross-entropy. The
