@@ -1,11 +1,12 @@
 """What every engine is, and how one is chosen."""
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.runs.config import EngineConfig
+from blendsearch.runs.logs import WorkerLogs
 
 
 def nothing_more() -> None:
@@ -35,6 +36,12 @@ class Engine(Protocol):
         `feed` is called before every wait and may submit more, so that no worker waits for what is still out.
         A request that cannot be evaluated comes back as an outcome with its `failure`, never as an exception.
         """
+
+    def watch(self, run: str, logs: WorkerLogs) -> None:
+        """From now on write down in `logs` what workers do; figures that are published bear the name `run`."""
+
+    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """What the search reports of itself, for the figures that are published."""
 
     def close(self) -> None:
         """Let go of workers. Outstanding requests are dropped."""

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config import Config, dump_config, parse_config
+from blendsearch.runs.logs import WorkerLogs
 from blendsearch.runs.store import Inherited, Store
 
 FORMAT = 1
@@ -32,7 +33,7 @@ class Run:
 
     ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
     the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution; ``finals/`` the weights of
-    networks that were fine-tuned in the end.
+    networks that were fine-tuned in the end; ``logs/`` what every worker did.
     """
 
     path: Path
@@ -51,6 +52,10 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.path / "finished.json").exists()
+
+    @property
+    def logs(self) -> WorkerLogs:
+        return WorkerLogs(self.path / "logs")
 
     def store(self, *, read_only: bool = False) -> Store:
         return Store(self.path / "run.sqlite", read_only=read_only)
@@ -137,10 +142,10 @@ def check_name(folder: Path, name: str) -> None:
         raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
 
 
-def free_name(folder: Path, stem: str) -> str:
-    """The first of stem-1, stem-2, ... that no run in `folder` has."""
+def free_name(folder: Path, stem: str, promised: Collection[str] = ()) -> str:
+    """The first of stem-1, stem-2, ... that no run in `folder` has, and that is not `promised` to one."""
     stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:50] or "run"
-    taken = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    taken = {*promised, *((path.name for path in folder.iterdir()) if folder.is_dir() else ())}
     return next(name for number in range(1, 10**9) if (name := f"{stem}-{number}") not in taken)
 
 

@@ -12,7 +12,7 @@ from blendsearch.runs.config import Config, EngineConfig, parse_config
 from blendsearch.runs.directory import Run, open_run
 from blendsearch.runs.methods import METHODS, over
 from blendsearch.search.given import BY_NAME, Given, check_given
-from blendsearch.search.loop import search
+from blendsearch.search.loop import search, watched
 from blendsearch.search.setting import Report, prepare, record, restore
 
 CONTROLS = ("random", "legr", "torch-pruning")
@@ -49,7 +49,7 @@ def control(run: Run, name: str, config: Config, engine: EngineConfig, report: R
     running = start_engine(engine, setting.evaluator)
     try:
         with held.locked():
-            search(held, setting, running, report)
+            search(held, setting, running, watched(running, held, report))
     finally:
         running.close()
 

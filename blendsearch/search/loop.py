@@ -4,8 +4,9 @@ This is the generational schedule; `steady.py` has the one without generations.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from blendsearch.engine.engine import Engine
 from blendsearch.fitness.evaluation import request
@@ -45,6 +46,17 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     evaluations = max((row.id for row in store.evaluations()), default=0)
     run.finish({"evaluations": evaluations, "generations": len(store.generations())})
     store.close()
+
+
+def watched(engine: Engine, run: Run, report: Report) -> Report:
+    """`report`, heard by `engine` too, which from now on writes its workers' logs into the run directory."""
+    engine.watch(run.name, run.logs)
+
+    def both(kind: str, facts: Mapping[str, Any]) -> None:
+        engine.heard(kind, facts)
+        report(kind, facts)
+
+    return both
 
 
 def by_generations(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> None:

@@ -8,7 +8,7 @@ from blendsearch.engine.engine import Engine, start_engine
 from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run
 from blendsearch.search.given import BY_NAME, Given
-from blendsearch.search.loop import search
+from blendsearch.search.loop import search, watched
 from blendsearch.search.setting import Report, Setting, prepare, record
 
 
@@ -32,6 +32,6 @@ def go_on(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     try:
         with run.locked():
             run.note_engine({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            search(run, setting, engine, report)
+            search(run, setting, engine, watched(engine, run, report))
     finally:
         engine.close()
