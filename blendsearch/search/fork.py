@@ -100,7 +100,7 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
         if field.startswith(SPACE) or not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot change in a fork: the networks of run {parent.name!r} would mean something else; "
-                "start a new search, or change search, budget, fitness, promote, finals, engine, seed or allocation"
+                "start a new search, or change only search, budget, fitness, promote, finals, engine, seed, allocation"
             )
     return config, changed
 
