@@ -262,6 +262,8 @@ def test_no_page_has_what_axe_finds(at: Opener, scheme: str, width: int) -> None
             page.locator("#front button").last.click()
             expect(page.locator("#network-body .bar").first).to_be_visible()
             page.locator("summary").click()
+            page.get_by_role("button", name="Fork", exact=True).click()
+            expect(page.get_by_label("Changes")).to_be_focused()
         if path == "/start":
             expect(page.locator("#config")).not_to_have_value("")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} scrolls sideways"
