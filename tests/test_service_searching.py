@@ -52,7 +52,7 @@ def test_a_search_from_start_to_export(
         main([*words, "--json"])
         return json.loads(capsys.readouterr().out)
 
-    with served(runs) as server:
+    with served(runs, leave=True) as server:
         there = ("--server", server.url)
         assert said("search", str(config), "--name", "one", *there)["run"] == "one"
         assert server.ask("runs")[0]["state"] == "starting"
