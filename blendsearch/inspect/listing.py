@@ -5,6 +5,7 @@ from typing import Any
 
 from blendsearch.errors import BlendsearchError
 from blendsearch.inspect.status import state_of
+from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import Run, open_run, runs_in
 from blendsearch.search.front import DENSE
 
@@ -32,7 +33,7 @@ def _row(folder: Path, name: str) -> dict[str, Any]:
         "budget": _budget(run),
         "evaluations": found.evaluations,
         "asked": run.config.search.evaluations,
-        "best_val_accuracy": None if found.least_error is None else 1 - found.least_error,
+        "best_val_accuracy": None if found.least_error is None or not tells_error(run) else 1 - found.least_error,
         "state": state_of(run),
     }
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
-from blendsearch import __doc__ as subject
 from blendsearch.errors import BlendsearchError, ConfigError
 from blendsearch.runs.config import DIGITS, dump_config
 from blendsearch.service.admission import LARGEST_CONFIG
@@ -112,7 +111,8 @@ def make_app(place: Place, keys: Keys, hosts: frozenset[str], cookie: str = "ble
     app = FastAPI(
         title="blendsearch",
         version="1",
-        description=f"{subject} Every answer to a refused request is a Problem.",
+        description="Searches for really smaller CNNs: their runs, found networks and files. "
+        "Every answer to a refused request is a Problem.",
         openapi_url="/api/openapi.json",
         docs_url=None,  # its page would load its scripts from elsewhere
         redoc_url=None,
