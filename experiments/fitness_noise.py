@@ -1,6 +1,6 @@
 """How well a fitness on few validation images tells networks apart: labels, or the dense network's outputs, asked for.
 
-    python experiments/fitness_noise.py CONFIG [--networks 60] [--images 2000] [--out fitness_noise.json] [--set F=V ...]
+    python experiments/fitness_noise.py CONFIG [--networks 60] [--images 2000] [--out FILE] [--set F=V ...]
 
 Draws networks around the best global baseline of CONFIG (whose `data.val_limit` is lifted), recovers each, and takes
 its outputs on all validation images. Then, many times: `--images` of them are the fitness, the others say which

@@ -57,21 +57,21 @@ class NetworkSpace(Clustered):
 
     def equal(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
-        return Genome(np.zeros(self.genes), np.zeros(self.groups), 0.0)
+        return self.uniform(np.zeros(self.genes))
 
     def single(self, criterion: int) -> Genome:
         """One criterion (by row number) with all but alone a say, in the uniform allocation."""
         blend = np.zeros(self.genes)
         blend[: len(self.criteria)] = -1.0
         blend[criterion] = 1.0
-        return Genome(blend, np.zeros(self.groups), 0.0)
+        return self.uniform(blend)
 
     def random(self, rng: np.random.Generator) -> Genome:
         """Weights uniform, deviations and shares normal around none, target uniform."""
         blend = np.clip(rng.normal(0, 0.3, self.genes), -1, 1)
         blend[: len(self.criteria)] = rng.uniform(-1, 1, len(self.criteria))
         share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
-        return Genome(blend, share, float(rng.random()))
+        return Genome(blend, share, float(rng.random()), self.drawn_transform(rng))
 
     def weights(self, genome: Genome) -> NDArray[np.float64]:
         """How much each criterion counts in each group, (groups, criteria), the largest 1; where left out, 0."""
@@ -102,12 +102,14 @@ class NetworkSpace(Clustered):
             "deviation": self._deviation(genome).tolist(),
             "share": genome.share.tolist(),
             "target": float(genome.target),
+            **self.described_transform(genome),
         }
 
     def of_described(self, facts: Mapping[str, Any]) -> Genome:
         deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
         blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
-        return Genome(blend, np.asarray(facts["share"], dtype=np.float64), float(facts["target"]))
+        share = np.asarray(facts["share"], dtype=np.float64)
+        return Genome(blend, share, float(facts["target"]), self.transform_of_described(facts))
 
     def _deviation(self, genome: Genome) -> NDArray[np.float64]:
         shape = (self.groups, self.width)

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from blendsearch.fitness.data import Split, Splits, batches
 from blendsearch.fitness.device import autocast
+from blendsearch.fitness.folding import Pair, foldable, folded
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
 from blendsearch.fitness.repair import Repair
 from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
@@ -98,7 +100,7 @@ class Evaluator:
     device: torch.device
     repair: Repair | None = None
     against: Against = "labels"
-    _dense: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _dense: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def evaluate(self, asked: Request) -> Outcome:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
@@ -139,6 +141,13 @@ class Evaluator:
             seen += len(y)
         return total / seen, wrong / seen
 
+    @cached_property
+    def _pairs(self) -> tuple[Pair, ...]:
+        """The batch-norms that need no pass of their own."""
+        splits = self.splits
+        (first, _) = next(batches(splits.val, batch_size=1, mean=splits.mean, std=splits.std, device=self.device))
+        return foldable(self.model, first)
+
     def _wanted(self, split: SplitName) -> Tensor:
         """The dense network's softened outputs on a split, worked out once: logarithms, (n, classes)."""
         if split not in self._dense:
@@ -149,7 +158,7 @@ class Evaluator:
         """Logits and labels of one split, batch by batch and in order."""
         images: Split = getattr(self.splits, split)
         module.eval()
-        with torch.inference_mode(), autocast(self.device, self.recipe.precision):
+        with folded(module, self._pairs), torch.inference_mode(), autocast(self.device, self.recipe.precision):
             for x, y in batches(
                 images,
                 batch_size=self.recipe.batch_size,

@@ -238,11 +238,13 @@ class Config(Section):
     """Everything that a run is decided by.
 
     `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
-    how the budget is shared out: evolved, or uniform.
+    how the budget is shared out: evolved, or uniform. `transform`: whether the search also decides which layers become
+    a depthwise and a pointwise one (structure.depthwise).
     """
 
-    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning"] = "blended"
+    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning", "depthwise"] = "blended"
     allocation: Literal["evolved", "uniform"] = "evolved"
+    transform: Literal["none", "depthwise"] = "none"
     model: ModelConfig
     data: DataConfig
     criteria: CriteriaConfig = CriteriaConfig()
@@ -259,7 +261,7 @@ class Config(Section):
         if self.model.weights is None and self.model.train is None:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
         spanned = self.budget.spanned()
-        if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
+        if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
         if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
@@ -268,12 +270,25 @@ class Config(Section):
             )
         optimiser = self.search.optimiser
         if optimiser == "auto":
-            optimiser = "nsga2" if spanned or self.search.blend == "group" else "surrogate"
+            optimiser = "nsga2" if spanned or self.search.blend == "group" else "cma"
         by_nsga2 = self.method == "blended" and optimiser == "nsga2" and len(spanned) < 2
         if by_nsga2 and self.search.population % 4:
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
+        if self.transform != "none":
+            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.spans()]
+            if unknown:
+                raise ValueError(
+                    f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
+                    "give budget.macs or budget.params"
+                )
+            if self.method in ("cfbs", "legr", "torch-pruning"):
+                raise ValueError(f"method {self.method} decomposes no layers: leave transform out")
+        elif self.method == "depthwise":
+            raise ValueError("method depthwise decomposes layers: leave transform as it is there")
+        if self.method == "depthwise" and self.allocation != "uniform" and self.budget.keep is None:
+            raise ValueError("method depthwise cuts all layers alike: leave allocation uniform")
         if self.method == "torch-pruning" and not self.budget.spans():
             raise ValueError("method torch-pruning needs a budget instead of budget.keep")
         if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):

@@ -14,7 +14,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
     id          INTEGER PRIMARY KEY,       -- in the order of asking, from 1
     digest      TEXT NOT NULL,
-    cut         BLOB NOT NULL,             -- kept channels, packed bits
+    cut         BLOB NOT NULL,             -- kept channels, then whole layers, packed bits
     fidelity    TEXT NOT NULL,
     seed        INTEGER NOT NULL,
     generation  INTEGER NOT NULL,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, of_flat
+from blendsearch.blend.genome import Genome, bounds, flip_step, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
 from blendsearch.search.baselines import in_allocation
 from blendsearch.search.evolution import TRIES, distinct
@@ -174,14 +174,18 @@ class Cma:
         self.strategy = self._strategy(centre)
 
     def _strategy(self, centre: Genome) -> "Strategy":
-        spread = [*self.space.spread, *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups, 0.0]
+        spread = [
+            *self.space.spread,
+            *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
+            *[flip_step(self.space.layers)] * self.space.layers,
+            0.0,
+        ]
         return Strategy(np.array(centre.flat()), np.array(spread), self.size)
 
     def _drawn(self, strategy: "Strategy", count: int, known: set[str], tries: int | None = None) -> list[Candidate]:
         found: list[Candidate] = []
         taken = set(known)
-        low = np.concatenate([self.space.low, np.full(self.space.groups, -1.0), [0.0]])
-        high = np.concatenate([self.space.high, np.full(self.space.groups, 1.0), [1.0]])
+        low, high = bounds(self.space)
         for _ in range(tries or TRIES * count):
             vector = np.clip(strategy.draw(self.rng), low, high)
             genome = of_flat(self.space, vector.tolist())

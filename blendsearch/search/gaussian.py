@@ -36,9 +36,28 @@ class GaussianProcess:
 
     logs: Array = field(default_factory=START.copy)
 
-    @threadpool_limits.wrap(limits=1)
     def fit(self, features: Features, values: Array) -> None:
         """Learn from `values`, (n,), at `features`; they are centred and scaled here."""
+        with threadpool_limits(1):
+            self._fit(features, values)
+
+    def mean(self, features: Features) -> Array:
+        """The expected values, (m,)."""
+        with threadpool_limits(1):
+            across = _covariance(self.logs, _squares(features, self._features))
+            return np.asarray(self._centre + self._scale * (across @ self._weights))
+
+    def draws(self, features: Features, count: int, rng: np.random.Generator) -> Array:
+        """`count` draws of all values together from the posterior, without noise: (count, m)."""
+        with threadpool_limits(1):
+            across = _covariance(self.logs, _squares(features, self._features))
+            solved = solve_triangular(self._factor, across.T, lower=True)
+            spread = _covariance(self.logs, _squares(features, features)) - solved.T @ solved
+            root = cholesky(spread + 1e-6 * np.eye(len(spread)), lower=True)
+            normal = rng.normal(size=(count, len(spread)))
+            return np.asarray(self._centre + self._scale * (across @ self._weights + normal @ root.T))
+
+    def _fit(self, features: Features, values: Array) -> None:
         self._features = features
         self._centre, self._scale = float(values.mean()), float(values.std()) or 1.0
         scaled = (values - self._centre) / self._scale
@@ -54,22 +73,6 @@ class GaussianProcess:
         self.logs = np.asarray(found.x)
         self._factor = _factor(_covariance(self.logs, squares), self.logs)
         self._weights = cho_solve((self._factor, True), scaled)
-
-    @threadpool_limits.wrap(limits=1)
-    def mean(self, features: Features) -> Array:
-        """The expected values, (m,)."""
-        across = _covariance(self.logs, _squares(features, self._features))
-        return np.asarray(self._centre + self._scale * (across @ self._weights))
-
-    @threadpool_limits.wrap(limits=1)
-    def draws(self, features: Features, count: int, rng: np.random.Generator) -> Array:
-        """`count` draws of all values together from the posterior, without noise: (count, m)."""
-        across = _covariance(self.logs, _squares(features, self._features))
-        solved = solve_triangular(self._factor, across.T, lower=True)
-        spread = _covariance(self.logs, _squares(features, features)) - solved.T @ solved
-        root = cholesky(spread + 1e-6 * np.eye(len(spread)), lower=True)
-        normal = rng.normal(size=(count, len(spread)))
-        return np.asarray(self._centre + self._scale * (across @ self._weights + normal @ root.T))
 
     def _penalty(self, logs: Array, squares: Features, scaled: Array) -> float:
         """The negative logarithm of the marginal likelihood and of the prior, up to a constant."""

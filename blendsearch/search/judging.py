@@ -120,5 +120,5 @@ def warn_of_baselines(count: int, evaluations: int, report: Report) -> None:
 
 def warn_of_exhaustion(setting: Setting, report: Report) -> None:
     """Say that there is nothing left to ask for; a method that asks twice in all need not be told."""
-    if setting.config.method != "torch-pruning":
+    if setting.config.method not in ("torch-pruning", "depthwise"):
         report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})

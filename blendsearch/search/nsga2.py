@@ -8,7 +8,7 @@ import random
 
 from deap import tools
 
-from blendsearch.blend.genome import Space
+from blendsearch.blend.genome import Space, bounds
 from blendsearch.search.evolution import Individual, redrawn
 
 SPREAD_OF_CROSSOVER = 15.0
@@ -25,8 +25,7 @@ class Nsga2:
     def __init__(self, space: Space, mutation: float) -> None:
         self.mutation, self.integers = mutation, space.integers
         self.bottoms, self.tops = space.low[: self.integers].astype(int), space.high[: self.integers].astype(int)
-        self.low = [*space.low[self.integers :].tolist(), *[-1.0] * space.groups, 0.0]
-        self.high = [*space.high[self.integers :].tolist(), *[1.0] * space.groups, 1.0]
+        self.low, self.high = (side[self.integers :].tolist() for side in bounds(space))
 
     def mate(self, one: list[float], other: list[float]) -> None:
         split = self.integers

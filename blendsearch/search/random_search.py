@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blendsearch.blend.genome import Genome, Space, of_flat
+from blendsearch.blend.genome import Genome, Space, flip_step, of_flat
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED
 from blendsearch.search.optimiser import Candidate, Judged
@@ -72,4 +72,6 @@ class RandomSearch:
             return genome
         around = of_flat(self.space, self.best[1])
         noise = self.rng.normal(0, self.rng.uniform(0, WIDEST_STEP), len(around.share))
-        return genome._replace(share=np.clip(around.share + noise, -1, 1))
+        other = self.rng.normal(0, flip_step(self.space.layers), len(around.transform))
+        share, transform = np.clip(around.share + noise, -1, 1), np.clip(around.transform + other, -1, 1)
+        return genome._replace(share=share, transform=transform)

@@ -14,9 +14,8 @@ from torch import nn
 from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.genome import Space
-from blendsearch.blend.groupwise import space_of
-from blendsearch.blend.networkwide import network_space_of
+from blendsearch.blend.groupwise import GroupSpace, space_of
+from blendsearch.blend.networkwide import NetworkSpace, network_space_of
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
@@ -42,6 +41,8 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.structure.decomposable import with_depthwise
+from blendsearch.structure.depthwise import misfit
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
@@ -100,7 +101,7 @@ def prepare(config: Config, report: Report, beside: Run | None = None) -> Settin
     spans = config.budget.spans()
     allowed = _widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
-    check_reachable(traced.structure.oracle, allowed, least)
+    check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
     _given(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
         structure, shape = traced.structure, _input_shape(traced.splits)
@@ -138,6 +139,7 @@ def record(
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
+        **({"layers": list(setting.structure.maps.layers)} if setting.structure.maps.layers else {}),
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
@@ -172,9 +174,9 @@ def restore(run: Run, fork: Config | None = None, report: Report = lambda kind, 
     if run.provenance.get("scores_sha256", scores) != scores:
         raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
     model = network_of(config, weights)
-    structure = trace(model, _input_shape(splits))
-    groups = _listed(structure)
-    if groups != run.structure["groups"]:
+    structure = _structure(config, model, splits)
+    groups, layers = _listed(structure), list(structure.maps.layers)
+    if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
@@ -214,13 +216,13 @@ def _traced(config: Config, report: Report, beside: Run | None = None) -> _Trace
     _use_threads(config)
     splits = splits_of(config)
     model = network_of(config, None if beside is None else beside.arrays("dense"))
-    structure = trace(model, _input_shape(splits))
+    structure = _structure(config, model, splits)
     check_labels(splits, _outputs(model, splits))
     if beside is not None:
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
-    least = reachable(structure.oracle, _widths(config, structure))
+    least = reachable(structure.oracle.all_decomposed, _widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     return _Traced(model.to(device), structure, splits, device, beside is not None)
 
@@ -255,13 +257,14 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     structure, model = traced.structure, traced.model
     allowed = _widths(config, structure)
     decoder = Decoder(
-        _space(config, table, clusters),
+        replace(_space(config, table, clusters), layers=len(structure.maps.layers)),
         table,
         structure.oracle,
         allowed,
         config.budget.spans(),
         given=_given(config.budget.keep, structure, allowed),
         uniform=config.allocation == "uniform",
+        misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
     fitness = config.fitness
     recipe = Recipe(
@@ -278,7 +281,13 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     return Setting(config, structure, table, clusters, decoder, evaluator)
 
 
-def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
+def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
+    """The structure of `model`, on the CPU, with the layers that may be decomposed where the config asks for it."""
+    structure = trace(model, _input_shape(splits))
+    return structure if config.transform == "none" else with_depthwise(model, structure, _input_shape(splits))
+
+
+def _space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
     if config.method == "cfbs":
         return space_of(table, clusters, means=False)
     if config.search.blend == "group":
@@ -295,9 +304,12 @@ def _widths(config: Config, structure: Structure) -> Widths:
 def _repair(
     config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
 ) -> Repair | None:
-    """What every cut is repaired with; its targets are worked out anew where a run is restored."""
+    """What every cut is repaired with; its targets are worked out anew where a run is restored.
+
+    Without `fitness.repair` only what a cut decomposes is fitted, and nothing where no transform is asked for.
+    """
     fitness = config.fitness
-    if fitness.repair == "none":
+    if fitness.repair == "none" and not structure.maps.layers:
         return None
     return repair_for(
         model,
@@ -306,6 +318,7 @@ def _repair(
         images=fitness.recalibration_images,
         device=device,
         renewed=fitness.fidelity != "raw",
+        refit=fitness.repair != "none",
         precision=fitness.precision,
     )
 

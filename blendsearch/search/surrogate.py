@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, of_flat
+from blendsearch.blend.genome import Genome, bounds, of_flat
 from blendsearch.blend.networkwide import NetworkSpace
 from blendsearch.search.baselines import in_allocation
 from blendsearch.search.evolution import TRIES, distinct
@@ -36,6 +36,10 @@ PARENTS = 8
 """The genomes around which they are drawn: the best ones, by what the model makes of their losses."""
 STEPS = (0.05, 0.3)
 """Least and largest standard deviation of a draw around its parents, in the units of genes."""
+FLIPS = (0, 1, 3)
+"""How many layers, on average, a draw decomposes that its parent leaves whole, or the other way round."""
+FLIPPED = 0.15
+"""How far that takes two genomes apart for the model, in the units of a share."""
 KEPT = 400
 """The model learns from so many judged genomes, the best and the latest: it is cubic in them."""
 
@@ -168,26 +172,34 @@ class Surrogate:
         return np.minimum(losses, middle * (middle / least)), np.array([genes for _, genes in chosen])
 
     def _features(self, genes: NDArray[np.float64]) -> Features:
-        """What the model sees of genomes (n, genes): the weights of the blend, and the shares about their mean."""
-        blend = len(self.space.low)
-        shares = genes[:, blend:-1]
-        return self.space.coordinates(genes[:, :blend]), shares - shares.mean(axis=1, keepdims=True)
+        """What the model sees of genomes (n, genes): the weights of the blend, and the shares about their mean.
+
+        With the shares stand the decomposed layers.
+        """
+        blend, shares, transform, _ = np.split(
+            genes, np.cumsum([len(self.space.low), self.space.groups, self.space.layers]), axis=1
+        )
+        widths = shares - shares.mean(axis=1, keepdims=True)
+        return self.space.coordinates(blend), np.hstack([widths, FLIPPED * (transform > 0)])
 
     def _pool(self, parents: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Draws around the parents, (size, genes): blend and shares of one or of two of them, some genes changed."""
         rng, genes = self.rng, parents.shape[1]
-        blend = len(self.space.low)
+        blend, layers = len(self.space.low), self.space.layers
         one, other = (rng.integers(len(parents), size=size) for _ in range(2))
         pool = parents[one].copy()
         crossing = rng.random(size) < 0.5
         pool[crossing, blend:] = parents[other[crossing], blend:]
         step = np.exp(rng.uniform(np.log(STEPS[0]), np.log(STEPS[1]), size=(size, 1)))
         changed = rng.random((size, genes)) < rng.choice([0.1, 0.3, 1.0], size=(size, 1))
-        scale = np.concatenate([np.full(blend, 1.0), np.full(self.space.groups, 0.5 * self.evolves_widths), [0.0]])
+        # a gene that says which layers are decomposed changes by its sign alone
+        shares, rest = np.full(self.space.groups, 0.5 * self.evolves_widths), np.zeros(layers + 1)
+        scale = np.concatenate([np.full(blend, 1.0), shares, rest])
         pool += changed * step * scale * rng.normal(size=pool.shape)
-        low = np.concatenate([self.space.low, np.full(self.space.groups, -1.0), [0.0]])
-        high = np.concatenate([self.space.high, np.full(self.space.groups, 1.0), [1.0]])
-        return np.clip(pool, low, high)
+        if layers:
+            flipped = rng.random((size, layers)) < rng.choice(FLIPS, size=(size, 1)) / layers
+            pool[:, -1 - layers : -1] *= np.where(flipped, -1, 1)
+        return np.clip(pool, *bounds(self.space))
 
     def _fresh(self, vectors: Sequence[list[float]], count: int, known: set[str]) -> list[Candidate]:
         found: dict[str, Candidate] = {}
