@@ -30,6 +30,7 @@ class Lines:
         self._console = console
         self._started = time.monotonic()
         self._best: float | None = None
+        self._done = 0
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -107,7 +108,8 @@ class Lines:
             self._best = facts["loss"]
         if self._bar is not None:
             best = "" if self._best is None else f"best loss {self._best:.4f}"
-            self._bar.update(self._task, description="searching", completed=facts["id"], best=best, visible=True)
+            self._done = max(self._done, facts["id"])  # they come back in any order
+            self._bar.update(self._task, description="searching", completed=self._done, best=best, visible=True)
 
     def _on_generation(self, facts: Mapping[str, Any]) -> None:
         best = "none" if facts["best_loss"] is None else f"{facts['best_loss']:.4f}"
@@ -129,7 +131,7 @@ class Lines:
         self._say(f"stopped early: {facts['reason']}")
 
     def _on_control(self, facts: Mapping[str, Any]) -> None:
-        self._best = None
+        self._best, self._done = None, 0
         self._say(f"control {facts['name']}")
 
     def _on_final(self, facts: Mapping[str, Any]) -> None:
