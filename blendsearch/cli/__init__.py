@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="more search.evaluations, engine or finals"
     )
+    resume.add_argument(
+        "--accept",
+        metavar="KIND,...",
+        help="go on although code, factory, versions or device are not what the run was begun with",
+    )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
     serving.add_server(resume)

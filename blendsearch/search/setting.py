@@ -28,6 +28,7 @@ from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
+from blendsearch.runs.sameness import code_digests
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
 from blendsearch.runs.store import Evaluation, Inherited
 from blendsearch.search.choices import allowed_widths, given_widths, space_for
@@ -138,8 +139,15 @@ def record(
     inherited: Sequence[Inherited] = (),
 ) -> Run:
     """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
-    weights = dense_arrays(setting.model)
-    origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    weights, scores = dense_arrays(setting.model), score_arrays(setting.table)
+    origin = provenance(
+        command,
+        str(setting.evaluator.device),
+        arrays_digest(weights),
+        setting.splits.digest(),
+        arrays_digest(scores),
+        code_digests(setting.config.model.factory),
+    )
     if parent is not None:
         origin["parent"] = dict(parent)
     structure = {
@@ -154,7 +162,7 @@ def record(
     task = setting.evaluator.recipe.task
     if task.names():
         structure |= {"task": task.names(), "error": setting.tells_error, "trains_on_classes": task.classes}
-    arrays = {"dense": weights, "scores": score_arrays(setting.table)}
+    arrays = {"dense": weights, "scores": scores}
     if costs := cost_arrays(setting.structure.oracle):
         arrays[FILE] = costs
     latency = setting.structure.oracle.further.get("latency")
@@ -187,6 +195,9 @@ def restore(
     weights = run.arrays("dense")
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
+    scores = arrays_digest(run.arrays("scores"))
+    if run.provenance.get("scores_sha256", scores) != scores:
+        raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
     model = network_of(config, weights, given)
     structure = _structure(config, model, splits)
     groups, layers = _listed(structure), list(structure.maps.layers)
