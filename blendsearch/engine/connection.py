@@ -17,6 +17,17 @@ from blendsearch.errors import EngineError
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for what was submitted to it: whoever submitted has shown the token already."""
 
+PROMPT = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+}
+"""What a process of a cluster has in its environment so that a node whose link is cut is noticed in seconds, where Ray
+takes minutes; the same on head, workers and driver, as in docker/."""
+
 
 def connect(where: str) -> tuple[Any, bool]:
     """The ray module, connected, and whether the connection is ours to close.
@@ -41,10 +52,15 @@ def connect(where: str) -> tuple[Any, bool]:
 
 
 def authenticate(where: str) -> None:
-    """Set RAY_AUTH_MODE for this process and those it starts. The token itself is never shown.
+    """Set RAY_AUTH_MODE, and what else Ray reads on its import, for this process and those it starts.
 
-    Raises EngineError for a cluster on another machine when no token is known.
+    The token itself is never shown. Raises EngineError for a cluster on another machine when no token is known.
     """
+    # under `uv run` Ray would pack the working directory and start every worker by the same words in a bare environment
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if where != "local":  # there is no other node to lose there
+        for name, value in PROMPT.items():
+            os.environ.setdefault(name, value)
     if where == "local":
         if not token_known():
             # in the environment, not in the file Ray would write: every cluster started later would demand that one
