@@ -158,10 +158,12 @@ def test_a_search_goes_on_when_a_node_is_killed_or_its_link_is_cut(
         while not ((tmp_path / "log").exists() and sum(faulty.counted(tmp_path, "end").values()) >= 16 and under_way()):
             assert search.poll() is None and time.monotonic() < deadline, said.read_text()
             time.sleep(0.02)
-        nodes.cut_link() if fault == "cut" else nodes.kill("far")
+        if fault == "cut":
+            nodes.cut_link()
+        else:
+            nodes.kill("far")
         since, stored = time.monotonic(), rows(tmp_path, "one")
         begun = faulty.counted(tmp_path, "begin")
-        missing = {work for work in begun if begun[work] > faulty.counted(tmp_path, "end")[work]} | set(under_way())
         again: dict[str, float] = {}
         while search.poll() is None:
             assert time.monotonic() < since + 180, said.read_text()
