@@ -55,6 +55,9 @@ def main(place: Path, project: str) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     (place / "rehearsal.yaml").write_text(CONFIG)
     ours = (sys.executable, "-m", "blendsearch")
+    elsewhere = place / "here"
+    elsewhere.mkdir(exist_ok=True)
+    os.chdir(elsewhere)  # nothing here to send along: what runs is what the image holds
 
     def in_head(*words: str, seconds: float = 120) -> str:
         return told("podman", "exec", head, *words, seconds=seconds)

@@ -22,7 +22,7 @@ from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 
 
 class Faulty(Evaluator):
-    """Faults: slow, long, die, die once, hang, hang once, wait once, raise, nan, memory."""
+    """Faults: slow, long, die, die once, hang, hang once, wait once, raise, nan, memory, swallow, swallow once."""
 
     def evaluate(self, asked: Request) -> Outcome:
         folder = Path(os.environ["FAULTS_DIR"])
@@ -46,6 +46,10 @@ class Faulty(Evaluator):
             time.sleep(3600)
         if fault == "wait once" and first:
             time.sleep(4)
+        if fault == "swallow" or (fault == "swallow once" and first):
+            held = torch.ones(2**30)  # 4 GiB, every page of it touched
+            time.sleep(60)
+            del held
         if fault == "raise":
             raise ValueError("this candidate cannot be judged")
         if fault == "memory":
@@ -92,6 +96,7 @@ def repeated(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in a shell's background
     torch.set_num_threads(1)
     import blendsearch.search.setting as setting
     from blendsearch.cli import main

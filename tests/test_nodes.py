@@ -139,7 +139,8 @@ def test_a_search_goes_on_when_a_node_is_killed_or_its_link_is_cut(
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     said = tmp_path / "said"
     with two_nodes(token | {"FAULTS_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}) as nodes:
-        nodes.start(head_cpus=1, far_cpus=2)
+        nodes.start_head(cpus=1)
+        nodes.start_far(cpus=2)
         words = [*HARNESS, "search", str(config_file), "--runs", str(tmp_path), "--name", "one"]
         search = nodes.begin("head", *words, "--ray", nodes.address, "--set", "engine.retries=0", said=said)
 

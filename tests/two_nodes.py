@@ -21,6 +21,8 @@ HEAD, FAR = "10.213.77.1", "10.213.77.2"
 PORT = 6379
 """Any will do: nothing else listens in a namespace that was made for it."""
 
+COMMON = ["--block", "--disable-usage-stats", "--num-gpus=0"]
+
 
 @dataclass
 class TwoNodes:
@@ -50,14 +52,22 @@ class TwoNodes:
         self.started.append(process)
         return process
 
-    def start(self, head_cpus: int, far_cpus: int) -> None:
-        """Start Ray on both; returns when both are there."""
-        common = ["--block", "--disable-usage-stats", "--num-gpus=0"]
-        first = ["--head", f"--port={PORT}", f"--node-ip-address={HEAD}", "--include-dashboard=false"]
-        self.begin("head", RAY, "start", *common, *first, f"--num-cpus={head_cpus}", f"--temp-dir={self.folder}")
-        self._until_healthy()
-        joined = [f"--address={self.address}", f"--node-ip-address={FAR}", f"--num-cpus={far_cpus}"]
-        self.begin("far", RAY, "start", *common, *joined)
+    def start_head(self, cpus: int) -> None:
+        """Start Ray's head; returns when it answers."""
+        place = [f"--port={PORT}", f"--node-ip-address={HEAD}", f"--temp-dir={self.folder}"]
+        self.begin("head", RAY, "start", "--head", *COMMON, *place, "--include-dashboard=false", f"--num-cpus={cpus}")
+        asked = ["ip", "netns", "exec", self.names[0], RAY, "health-check", "--address", self.address]
+        for _ in range(30):
+            done = subprocess.run(asked, env=self.surroundings, capture_output=True, check=False, timeout=60)
+            if not done.returncode:
+                return
+            time.sleep(0.5)
+        pytest.fail("the head did not start")
+
+    def start_far(self, cpus: int) -> None:
+        """Let the far node join; Ray on it is up when this returns, though the head may not know of it yet."""
+        place = [f"--address={self.address}", f"--node-ip-address={FAR}"]
+        self.begin("far", RAY, "start", *COMMON, *place, f"--num-cpus={cpus}")
         for _ in range(120):
             if len(self.pids("far")) > 3:
                 return
@@ -86,15 +96,6 @@ class TwoNodes:
                 item.poll()  # or they would be counted as zombies
             time.sleep(0.1)
         raise AssertionError(f"processes of the {on} node outlive SIGKILL")
-
-    def _until_healthy(self) -> None:
-        asked = ["ip", "netns", "exec", self.names[0], RAY, "health-check", "--address", self.address]
-        for _ in range(30):
-            done = subprocess.run(asked, env=self.surroundings, capture_output=True, check=False, timeout=60)
-            if not done.returncode:
-                return
-            time.sleep(0.5)
-        pytest.fail("the head did not start")
 
 
 @contextmanager
