@@ -43,9 +43,10 @@ def search(arguments: argparse.Namespace) -> None:
     check_name(arguments.runs, name)  # before anything that takes time
     report = reporter(arguments, config)
     try:
-        from blendsearch.engine.engine import start_engine
+        from blendsearch.engine.engine import check_engine, start_engine
         from blendsearch.search.setting import prepare, record
 
+        check_engine(config.engine)
         setting = prepare(config, report)
         engine = start_engine(config.engine, setting.evaluator)
         run = record(setting, arguments.runs, name, ["blendsearch", *sys.argv[1:]])
@@ -75,12 +76,13 @@ def resume(arguments: argparse.Namespace) -> None:
         return
     report = reporter(arguments, run.config)
     try:
-        from blendsearch.engine.engine import start_engine
+        from blendsearch.engine.engine import check_engine, start_engine
         from blendsearch.search.setting import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
+        check_engine(chosen)
         setting = restore(run)
         run_search(run, setting, start_engine(chosen, setting.evaluator), report)
     finally:

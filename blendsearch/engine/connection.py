@@ -47,7 +47,9 @@ def connect(where: str) -> tuple[Any, bool]:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises a dozen types when there is no cluster
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(f"no Ray at {where!r}: {reason}; is the cluster up? use local to start one here") from error
+        raise EngineError(
+            f"no Ray at {where!r}: {reason}; is the cluster up, and its token yours? use local to start one here"
+        ) from error
     if where == "auto" and IN_A_JOB not in os.environ:
         try:
             _refuse_unguarded(ray.get_runtime_context().gcs_address)  # it may be one that Ray knew of by itself
