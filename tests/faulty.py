@@ -22,7 +22,7 @@ from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 
 
 class Faulty(Evaluator):
-    """Faults: slow, long, die, die once, hang, hang once, wait once, raise, nan, memory, swallow, swallow once."""
+    """Faults: slow, long, die, die once, hang, hang once, wait once, raise, nan, memory."""
 
     def evaluate(self, asked: Request) -> Outcome:
         folder = Path(os.environ["FAULTS_DIR"])
@@ -46,10 +46,6 @@ class Faulty(Evaluator):
             time.sleep(3600)
         if fault == "wait once" and first:
             time.sleep(4)
-        if fault == "swallow" or (fault == "swallow once" and first):
-            held = torch.ones(2**30)  # 4 GiB, every page of it touched
-            time.sleep(60)
-            del held
         if fault == "raise":
             raise ValueError("this candidate cannot be judged")
         if fault == "memory":

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import faulty
 import pytest
 import torch
-from test_engine import asked, collect, evaluator
+from test_engine import asked, evaluator
 from test_faults import HARNESS, faulty_evaluator, front, longer, rows
 from test_jobs import free_ports
 from two_nodes import two_nodes
@@ -57,62 +56,25 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
     node.wait()
 
 
-@contextmanager
-def started_head(folder: Path, cpus: int, **variables: str) -> Iterator[str]:
-    """The address of a head, which demands a token; faults are planned and counted in `folder`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (PROMPT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "6f" * 32} | variables).items():
-            patch.setenv(name, value)
-        patch.setenv("FAULTS_DIR", str(folder))
-        port, agent = free_ports(2)
-        place = ["--include-dashboard=false", f"--temp-dir=/tmp/ray-{port}", f"--dashboard-agent-listen-port={agent}"]
-        node = start_node("--head", f"--port={port}", f"--num-cpus={cpus}", *place)
-        address = f"127.0.0.1:{port}"
-        for _ in range(30):
-            known = subprocess.run([RAY, "health-check", "--address", address], capture_output=True, check=False)
-            if not known.returncode:
-                break
-        try:
-            yield address
-        finally:
-            kill_node(node)
-            shutil.rmtree(f"/tmp/ray-{port}", ignore_errors=True)
-
-
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[str]:
-    """The address of a head with one CPU."""
-    with started_head(tmp_path, 1) as address:
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a head with one CPU, which demands a token."""
+    for name, value in (PROMPT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "6f" * 32}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
+    port, agent = free_ports(2)
+    place = ["--include-dashboard=false", f"--temp-dir=/tmp/ray-{port}", f"--dashboard-agent-listen-port={agent}"]
+    node = start_node("--head", f"--port={port}", "--num-cpus=1", *place)
+    address = f"127.0.0.1:{port}"
+    for _ in range(30):
+        known = subprocess.run([RAY, "health-check", "--address", address], capture_output=True, check=False)
+        if not known.returncode:
+            break
+    try:
         yield address
-
-
-@pytest.mark.slow
-def test_a_worker_that_ray_kills_for_its_memory_is_replaced_and_its_candidate_tried_again(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    import psutil
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(faulty)
-    memory = psutil.virtual_memory()
-    if memory.available < 8 * 2**30:
-        pytest.skip("a worker that takes 4 GiB needs a machine that has them")
-    full = (memory.total - memory.available + 3 * 2**30) / memory.total
-    kept = {"RAY_memory_usage_threshold": f"{full:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
-    requests = asked(6)
-    once, always, *good = requests
-    (tmp_path / "plan.json").write_text(json.dumps({once.digest: "swallow once", always.digest: "swallow"}))
-    with started_head(tmp_path, 2, **kept) as address:
-        engine = start_engine(EngineConfig(ray=address, workers=2, threads=1, retries=2), faulty_evaluator())
-        outcomes = collect(engine, requests)
-        engine.close()
-    direct = evaluator()
-    for item in [once, *good]:
-        assert outcomes[item.digest]._replace(seconds=0) == direct.evaluate(item)._replace(seconds=0)
-    assert "memory" in outcomes[always.digest].failure
-    begun = faulty.counted(tmp_path, "begin")
-    tried = {item.digest: sum(n for work, n in begun.items() if work.startswith(item.digest)) for item in requests}
-    assert tried[always.digest] == 3
-    print(f"out of memory: 0 lost, {faulty.repeated(tmp_path)} repeated, tried {list(tried.values())} times")
+    finally:
+        kill_node(node)
+        shutil.rmtree(f"/tmp/ray-{port}", ignore_errors=True)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ class RayEngine:
         self._running: dict[Any, Running] = {}
         self._doubtful: list[tuple[Running, BaseException, float]] = []
         self._failed_starts = 0
-        self._resized = self._worked = time.monotonic()
+        self._resized = self._worked = self._looked = time.monotonic()
         self._fill()
 
     def submit(self, asked: Request) -> None:
@@ -112,6 +112,7 @@ class RayEngine:
                 elif (outcome := self._received(reference)) is not None:
                     yield outcome
             yield from self._overdue()
+            yield from self._stranded()
 
     def close(self) -> None:
         self._queue.clear()
@@ -202,6 +203,20 @@ class RayEngine:
                 self._fill()
                 limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
                 outcome = self._again(item, limit)
+                if outcome is not None:
+                    yield outcome
+
+    def _stranded(self) -> Iterator[Outcome]:
+        """Give up on workers whose node counts as dead: for minutes, a call to one may only seem to be under way."""
+        if not self._running or time.monotonic() - self._looked < RESIZE_SECONDS:
+            return
+        self._looked, nodes = time.monotonic(), self._nodes()
+        for reference, item in list(self._running.items()):
+            if item.place.node not in nodes:
+                del self._running[reference]
+                self._kill(item.place)
+                self._fill()
+                outcome = self._gone(item, ConnectionError(f"node {item.place.node} is gone"))
                 if outcome is not None:
                     yield outcome
 
