@@ -90,6 +90,14 @@ class Lines:
     def _on_run(self, facts: Mapping[str, Any]) -> None:
         self._say(f"run {facts['run']} in {facts['path']}")
 
+    def _on_forked(self, facts: Mapping[str, Any]) -> None:
+        taken = f"{facts['judgements']} judgements are taken over"
+        if facts["again"]:
+            taken = f"no judgement is taken over, since {facts['again']}"
+        self._say(f"forked from {facts['parent']}: {facts['begins']} of its networks begin the search; {taken}")
+        for field, (old, new) in facts["changed"].items():
+            self._say(f"  {field}: {old} -> {new}")
+
     def _on_dense(self, facts: Mapping[str, Any]) -> None:
         if facts["error"] is not None:
             self._say(f"dense network: validation accuracy {1 - facts['error']:.2%}, loss {facts['loss']:.4f}")

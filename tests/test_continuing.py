@@ -89,7 +89,12 @@ def test_the_status_of_a_run(config_file: Path, tmp_path: Path, capsys: Any) -> 
 
     found = status()
     assert (found["state"], found["evaluations"], found["asked"], found["failed"]) == ("finished", 20, 20, 0)
-    assert found["workers"] == 1 and 0 < found["utilisation"] <= 1
+    assert found["workers"] == 1 and 0.2 < found["utilisation"] <= 1 and found["per_minute"] > 0
+    assert (found["schedule"], found["retried"], found["seconds_left"]) == ("generational", 0, None)
+    lines = [json.loads(line) for line in (tmp_path / "one" / "logs" / "worker-0.jsonl").read_text().splitlines()]
+    assert lines[0]["event"] == "started"
+    validated = [line for line in lines if line["event"] == "evaluated" and line["split"] == "val"]
+    assert len(validated) == 20 + 1 and all(line["loss"] > 0 and line["seconds"] > 0 for line in validated)
     best = min(row["val_loss"] for row in front(tmp_path, "one", capsys)["front"])
     assert found["best"]["val_loss"] == best
     run("status", tmp_path, "one")

@@ -25,6 +25,7 @@ from blendsearch.engine.connection import authenticate
 from blendsearch.engine.engine import Engine, start_engine
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.runs.config import EngineConfig
+from blendsearch.runs.logs import WorkerLogs, read_logs
 
 HARNESS = [sys.executable, faulty.__file__]
 
@@ -74,27 +75,45 @@ def check_good(folder: Path, outcomes: dict[str, Any], requests: list) -> None:
     assert faulty.repeated(folder) == 0
 
 
+def logged(engine: Engine, path: Path) -> Path:
+    engine.watch("one", WorkerLogs(path))
+    return path
+
+
 def test_candidates_that_raise_lie_or_take_all_memory_are_failed_and_the_rest_goes_on(
     engine: Engine, folder: Path
 ) -> None:
     torch.set_num_threads(1)
     requests = asked(6)
     planned(folder, requests, "raise", "nan", "memory")
+    logs = logged(engine, folder / "logs")
     outcomes = collect(engine, requests)
     raised, nan, memory, *good = requests
     assert "this candidate cannot be judged" in outcomes[raised.digest].failure
     assert outcomes[nan.digest].failure == "the loss is nan"
     assert "memory" in outcomes[memory.digest].failure.lower()
     assert [attempts(folder, item.digest) for item in (raised, nan, memory)] == [2, 1, 2]
+    said = [item for item in read_logs(logs) if item.get("digest") == raised.digest]
+    assert [(item["event"], item["again"]) for item in said] == [("failed", True), ("failed", False)]
+    assert all("faulty.py" in item["trace"] and "cannot be judged" in item["trace"] for item in said)
+    judged = {item["digest"]: item for item in read_logs(logs) if item["event"] == "evaluated"}
+    assert set(judged) == {item.digest for item in (nan, *good)} and judged[nan.digest]["loss"] is None
+    assert {item["worker"] for item in judged.values()} <= {0, 1}
     check_good(folder, outcomes, good)
 
 
 def test_workers_that_die_under_a_candidate_are_replaced_and_it_is_tried_again(engine: Engine, folder: Path) -> None:
     requests = asked(6)
     planned(folder, requests, "die once", "die")
+    logs = logged(engine, folder / "died")
     outcomes = collect(engine, requests)
     once, always, *good = requests
     assert outcomes[always.digest].failure
+    said = [(item["event"], item["again"]) for item in read_logs(logs) if item.get("digest") == always.digest]
+    assert said == [("lost", True), ("lost", False)]
+    assert any(item["event"] == "started" and item["worker"] > 1 for item in read_logs(logs)), (
+        "replaced under a new number"
+    )
     assert [attempts(folder, item.digest) for item in (once, always)] == [2, 2]
     check_good(folder, outcomes, [once, *good])
 
@@ -124,8 +143,11 @@ def test_a_worker_killed_from_outside_in_the_middle_of_an_evaluation_loses_none(
 def test_evaluations_that_hang_are_killed_tried_elsewhere_and_then_failed(engine: Engine, folder: Path) -> None:
     requests = asked(5)
     planned(folder, requests, "hang once", "hang")
+    logs = logged(engine, folder / "hung")
     outcomes = collect(engine, requests)
     once, always, *good = requests
+    killed = [(item["digest"], item["again"]) for item in read_logs(logs) if item["event"] == "killed"]
+    assert sorted(killed) == sorted([(once.digest, True), (always.digest, True), (always.digest, False)])
     assert "not done after 5 s" in outcomes[always.digest].failure
     assert [attempts(folder, item.digest) for item in (once, always)] == [2, 2]
     check_good(folder, outcomes, [once, *good])
@@ -208,10 +230,19 @@ def longer(config: Path, quick: dict[str, Any], evaluations: int) -> None:
     config.write_text(yaml.safe_dump(quick))
 
 
-@pytest.mark.parametrize(("kills", "evaluations"), [(3, 40), pytest.param(50, 500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("schedule", "kills", "evaluations"),
+    [
+        ("generational", 3, 40),
+        ("steady", 2, 40),
+        pytest.param("generational", 50, 500, marks=pytest.mark.slow),
+        pytest.param("steady", 50, 500, marks=pytest.mark.slow),
+    ],
+)
 def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undisturbed_run(
-    kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+    schedule: str, kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
+    quick["search"]["schedule"] = schedule  # here, with one worker, steady too has but one order
     longer(config_file, quick, evaluations)
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
     lost, repeated = kill_again_and_again(config_file, tmp_path, tmp_path, kills)

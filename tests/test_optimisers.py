@@ -17,6 +17,7 @@ from blendsearch.search.legr import Legr
 from blendsearch.search.nsga2 import Nsga2, Nsga3
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.random_search import RandomSearch
+from blendsearch.search.surrogate import Surrogate
 
 GROUPWISE = DECODER.space
 NETWORKWIDE = NetworkSpace(GROUPWISE.criteria, GROUPWISE.ranks, GROUPWISE.clusters)
@@ -40,6 +41,7 @@ def make(name: str, seed: int) -> Optimiser:
         "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.cut, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
         "cfbs": lambda: Evolution(GROUPWISE, DECODER.cut, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
         "cma": lambda: Cma(NETWORKWIDE, held.cut, 12, rng),
+        "surrogate": lambda: Surrogate(NETWORKWIDE, held.cut, 12, rng),
         "random": lambda: RandomSearch(NETWORKWIDE, held.cut, 12, rng),
         "legr": lambda: Legr(l2_table(), rng),
     }[name]()
@@ -76,7 +78,7 @@ def begun(name: str, seed: int = 0) -> tuple[Optimiser, set[str], list[Candidate
     return held, {item.digest for item in first}, first
 
 
-EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr"]
+EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "surrogate", "random", "legr"]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -86,7 +88,9 @@ def test_no_cut_is_asked_for_twice_and_all_meet_the_budget(name: str) -> None:
     assert len({item.digest for item in asked}) == len(asked) >= 50
     for item in asked:
         assert 0.495 <= float(RESNET.oracle.ratio("macs", RESNET.maps.counts(item.cut))) <= 0.5
-        json.dumps(held.described(item.genome), allow_nan=False)
+        said = json.dumps(held.described(item.genome), allow_nan=False)
+        again = held.of_described(json.loads(said))
+        assert again.flat() == item.genome.flat()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -111,7 +115,67 @@ def test_the_same_seed_asks_for_the_same_cuts_and_another_for_others(name: str) 
     assert len(asked[0] & asked[2]) <= len(asked[0]) // 20
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "legr"])
+def steadily(held: Optimiser, first: list[Candidate], workers: int, number: int, seed: int = 5) -> list[Candidate]:
+    """`number` candidates asked one at a time, with up to `workers` out that come back in any order; some fail."""
+    rng, waiting = np.random.default_rng(seed), list(first)
+    out: list[Candidate] = []
+    asked: list[Candidate] = []
+    while len(asked) < number or out:
+        while len(out) < workers and len(asked) < number:
+            found = waiting.pop(0) if waiting else held.ask_one({item.digest for item in asked})
+            assert found is not None
+            asked.append(found)
+            out.append(found)
+        back = out.pop(int(rng.integers(len(out))))
+        failed = len(asked) % 10 == 9
+        judged = Judged(back.genome, (loss(back), loss(back)), back.digest, back.origin)
+        held.tell_one(back.digest, None if failed else judged)
+    return asked
+
+
+@pytest.mark.parametrize("workers", [1, 40])
+@pytest.mark.parametrize("name", EVERY)
+def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: str, workers: int) -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        held = make(name, seed)
+        asked = steadily(held, held.first(seeds_for(name), 10**9), workers, 90)
+        assert len({item.digest for item in asked}) == 90
+        for item in asked:
+            assert 0.495 <= float(RESNET.oracle.ratio("macs", RESNET.maps.counts(item.cut))) <= 0.5
+        orders.append([item.digest for item in asked])
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
+def test_what_learns_one_at_a_time_finds_better_cuts_than_it_began_with(name: str, workers: int) -> None:
+    held = make(name, 0)
+    first = held.first(seeds_for(name), 10**9)
+    found = [loss(item) for item in steadily(held, first, workers, len(first) + 150)[len(first) :]]
+    assert min(found) < min(loss(item) for item in first)
+    assert np.mean(found[-24:]) < np.mean(found[:24])
+
+
+def test_the_strategy_finds_the_bottom_of_a_bowl_from_samples_that_come_back_late() -> None:
+    rng = np.random.default_rng(0)
+    n = 10
+    scale, bottom = np.logspace(0, 2, n), rng.normal(size=n)
+    held = Strategy(np.zeros(n), np.ones(n), 10)
+
+    def height(vector: np.ndarray) -> float:
+        return float((scale * (vector - bottom) ** 2).sum())
+
+    start, out = height(held.mean), []
+    for _ in range(400):
+        while len(out) < 30:  # three times what it learns from at once
+            out.append(held.draw(rng))
+        back = [out.pop(int(rng.integers(len(out)))) for _ in range(10)]
+        held.learn(sorted(back, key=height), bounded=True)
+    assert height(held.mean) < 1e-4 * start
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
 def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
     held, known, first = begun(name)
     found = [loss(item) for some in generations(held, 12, known) for item in some]
@@ -119,8 +183,9 @@ def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
     assert np.mean(found[-24:]) < np.mean(found[:24])
 
 
-def test_cma_judges_every_criterion_in_the_best_allocation_before_it_draws() -> None:
-    held, known, first = begun("cma")
+@pytest.mark.parametrize("name", ["cma", "surrogate"])
+def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_drawn(name: str) -> None:
+    held, known, first = begun(name)
     best = min(first, key=loss)
     crossed = held.ask(12, known)
     origins = {name for item in [*first, *crossed] for name in item.origin.split(" = ")}

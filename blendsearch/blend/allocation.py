@@ -70,6 +70,11 @@ def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None
             )
 
 
+def reaches(oracle: CostOracle, allowed: Widths, budget: Budget) -> bool:
+    """Whether the least widths meet `budget`."""
+    return bool(_fits(oracle, budget)(allowed.low))
+
+
 def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray[np.float64]) -> Counts:
     """Channels kept per group for shares in [-1, 1], shape (groups,): every budgeted cost at or below its budget.
 

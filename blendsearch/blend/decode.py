@@ -1,7 +1,7 @@
 """From a genome to a cut: blend the scores, allot the budget, keep the best channels of each group."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,10 @@ from blendsearch.blend.allocation import (
     allocate,
     allocate_globally,
     check_reachable,
+    reaches,
     shares_for,
 )
-from blendsearch.blend.genome import Genome, Space, blended
+from blendsearch.blend.genome import NONE, Genome, Space, blended
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut
@@ -30,6 +31,7 @@ class Decoder:
     budget: for each budgeted cost, its least and largest ratio to the dense cost; equal where one budget is asked.
     given: channels kept per group where they are given beforehand; then there is no budget and shares mean nothing.
     uniform: whether every cut takes the uniform allocation at its budget, whatever its genome's shares.
+    misfit: (layers,) what part of its dense kernels each layer loses when it is decomposed.
     """
 
     space: Space
@@ -39,9 +41,10 @@ class Decoder:
     budget: Mapping[str, tuple[float, float]]
     given: Counts | None = None
     uniform: bool = False
+    misfit: NDArray[np.float64] = field(default_factory=lambda: NONE)
 
     def __post_init__(self) -> None:
-        check_reachable(self.oracle, self.allowed, self.budget_at(0.0))
+        check_reachable(self.oracle.all_decomposed, self.allowed, self.budget_at(0.0))
 
     @property
     def spans(self) -> bool:
@@ -58,15 +61,41 @@ class Decoder:
         return {name: low + (high - low) * target for name, (low, high) in self.budget.items()}
 
     def cut(self, genome: Genome) -> Cut:
-        """The kept channels, shape (channels,)."""
-        return keep_best(blended(self.space.ranks, self.space.weights(genome)), self.counts(genome))
+        """The kept channels, then the layers that stay whole, shape (channels,)."""
+        counts = self.counts(genome)
+        kept = keep_best(blended(self.space.ranks, self.space.weights(genome)), counts)
+        # a narrow layer may cost less whole: the cut only gets cheaper
+        return np.concatenate([kept, self.whole(genome) | ~self.oracle.paying(counts)])
 
     def counts(self, genome: Genome) -> Counts:
         """Channels kept per group, (groups,)."""
         if self.given is not None:
             return self.given
         share = np.zeros_like(genome.share) if self.uniform else genome.share
-        return allocate(self.oracle, self.allowed, self.budget_at(genome.target), share)
+        return allocate(self.oracle_of(genome), self.allowed, self.budget_at(genome.target), share)
+
+    def whole(self, genome: Genome) -> NDArray[np.bool_]:
+        """Which layers the genome leaves whole, as far as its budget can be met then, (layers,)."""
+        layers = len(self.oracle.layers)
+        genes = genome.transform if len(genome.transform) else np.full(layers, -1.0)
+        whole = genes <= 0
+        if self.given is not None:
+            return whole
+        waiting = [layer for layer in np.argsort(-genes, kind="stable") if whole[layer]]
+        budget = self.budget_at(genome.target)
+        while waiting and not reaches(self.oracle.with_whole(whole), self.allowed, budget):
+            whole[waiting.pop(0)] = False
+        return whole
+
+    def meets(self, whole: NDArray[np.bool_], target: float) -> bool:
+        """Whether the network with all channels meets the budget at `target` when these layers are whole, (layers,)."""
+        budget = self.budget_at(target)
+        oracle, sizes = self.oracle.with_whole(whole), self.allowed.sizes
+        return all(float(oracle.ratio(name, sizes)) <= ratio for name, ratio in budget.items())
+
+    def oracle_of(self, genome: Genome) -> CostOracle:
+        """What networks cost in which the genome's layers are decomposed."""
+        return self.oracle.with_whole(self.whole(genome))
 
     @property
     def evolves_widths(self) -> bool:
@@ -75,7 +104,8 @@ class Decoder:
 
     def globally(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
         """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""
-        counts = allocate_globally(self.oracle, self.allowed, self.budget_at(genome.target), scores)
+        oracle = self.oracle_of(genome)
+        counts = allocate_globally(oracle, self.allowed, self.budget_at(genome.target), scores)
         return genome._replace(share=shares_for(counts, self.allowed.sizes))
 
 

@@ -3,18 +3,24 @@
 Two genomes may decode to the same cut; a candidate's identity is the cut.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from blendsearch.blend.clustering import Clusters
 
 SHARE_SCALE = 8.0
 """Log-odds of keeping a channel that a share of 1 adds over the network's threshold."""
+
+HALFWAY = 0.5
+"""Size of the gene of a layer that a baseline leaves whole (minus) or decomposes (plus): the other side is in reach."""
+
+
+NONE: NDArray[np.float64] = np.zeros(0)
 
 
 class Genome(NamedTuple):
@@ -23,15 +29,25 @@ class Genome(NamedTuple):
     blend: (B,) how criteria are blended, coded as the space says.
     share: (groups,) in [-1, 1]: more keeps more of the group; zero everywhere is the uniform allocation.
     target: where in the span of budgets, in [0, 1]; of no effect when one budget is asked.
+    transform: (layers,) in [-1, 1]: above zero the layer is decomposed; none where no transform is asked for.
     """
 
     blend: NDArray[np.float64]
     share: NDArray[np.float64]
     target: float
+    transform: NDArray[np.float64] = NONE
 
     def flat(self) -> list[float]:
-        """All genes as JSON numbers: blend, shares, target."""
-        return [*self.blend.tolist(), *self.share.tolist(), float(self.target)]
+        """All genes as JSON numbers: blend, shares, transform, target."""
+        return [*self.blend.tolist(), *self.share.tolist(), *self.transform.tolist(), float(self.target)]
+
+
+def flip_step(layers: int) -> float:
+    """The standard deviation by which about two of so many transform genes leave the side on which a baseline has them.
+
+    Each flips a whole layer: a step that is right for one of five layers would throw eight of fifty-five over.
+    """
+    return float(HALFWAY / norm.isf(min(0.25, 2 / max(1, layers))))
 
 
 class Space(Protocol):
@@ -43,6 +59,7 @@ class Space(Protocol):
     low, high: (B,) bounds of the blend's genes.
     integers: how many of the blend's genes, the first ones, are whole numbers.
     spread: (B,) a step of each blend gene that changes a cut noticeably, but not out of recognition.
+    layers: how many layers may be decomposed.
     """
 
     @property
@@ -59,6 +76,8 @@ class Space(Protocol):
     def integers(self) -> int: ...
     @property
     def spread(self) -> NDArray[np.float64]: ...
+    @property
+    def layers(self) -> int: ...
 
     def equal(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
@@ -80,6 +99,10 @@ class Space(Protocol):
         """The genome as JSON values, for a reader."""
         ...
 
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        """The genome that `described` gave these values."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Clustered:
@@ -89,11 +112,13 @@ class Clustered:
     ----------
     ranks: per group, the criteria's scores rank-normalised to [0, 1], shape (criteria, C); left-out rows are NaN.
     clusters: per group, its clusters as tuples of row numbers.
+    layers: how many layers may be decomposed.
     """
 
     criteria: tuple[str, ...]
     ranks: tuple[NDArray[np.float64], ...]
     clusters: Clusters
+    layers: int = field(default=0, kw_only=True)
 
     @property
     def groups(self) -> int:
@@ -104,12 +129,36 @@ class Clustered:
         """Clusters of the group that has most: K."""
         return max(1, *(len(clusters) for clusters in self.clusters))
 
+    def uniform(self, blend: NDArray[np.float64]) -> Genome:
+        """The genome of `blend` in the uniform allocation, with all layers whole."""
+        return Genome(blend, np.zeros(self.groups), 0.0, np.full(self.layers, -HALFWAY))
+
+    def drawn_transform(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Transform genes around a centre that is drawn too: sets of few layers are as likely as sets of many."""
+        if not self.layers:
+            return NONE
+        return np.asarray(np.clip(rng.uniform(-1, 1) + rng.normal(0, HALFWAY, self.layers), -1, 1))
+
+    def described_transform(self, genome: Genome) -> dict[str, Any]:
+        """The genome's transform as a JSON value, where one is asked for."""
+        return {"transform": genome.transform.tolist()} if self.layers else {}
+
+    def transform_of_described(self, facts: Mapping[str, Any]) -> NDArray[np.float64]:
+        """The transform that `described_transform` gave these values; nothing decomposed where they say nothing."""
+        return np.asarray(facts.get("transform", [-HALFWAY] * self.layers), dtype=np.float64)
+
 
 def of_flat(space: Space, genes: Sequence[float]) -> Genome:
     """The genome whose `flat` is `genes`."""
     numbers = np.asarray(genes, dtype=np.float64)
-    blend = len(space.low)
-    return Genome(numbers[:blend], numbers[blend:-1], float(numbers[-1]))
+    blend, share, transform, target = np.split(numbers, np.cumsum([len(space.low), space.groups, space.layers]))
+    return Genome(blend, share, float(target[0]), transform)
+
+
+def bounds(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and largest values of the genes that `Genome.flat` lists."""
+    signed = np.ones(space.groups + space.layers)
+    return np.concatenate([space.low, -signed, [0.0]]), np.concatenate([space.high, signed, [1.0]])
 
 
 def blended(ranks: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]) -> list[NDArray[np.float64]]:

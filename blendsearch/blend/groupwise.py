@@ -3,6 +3,7 @@
 He et al. 2021, "Blending Pruning Criteria for CNNs", section 3.3.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -86,12 +87,13 @@ class GroupSpace(Clustered):
         choice = rng.integers(self.lowest, self.choices + 1)
         factor = rng.random(self.choices.shape)
         share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
-        return self.genome(choice, factor)._replace(share=share, target=float(rng.random()))
+        drawn = self.genome(choice, factor)._replace(share=share, target=float(rng.random()))
+        return drawn._replace(transform=self.drawn_transform(rng))
 
     def genome(self, choice: NDArray[np.int64], factor: NDArray[np.float64]) -> Genome:
         """The genome of these choices and factors, (groups, K) each, in the uniform allocation."""
         blend = np.concatenate([choice.ravel().astype(np.float64), factor.ravel()])
-        return Genome(blend, np.zeros(self.groups), 0.0)
+        return self.uniform(blend)
 
     def weights(self, genome: Genome) -> NDArray[np.float64]:
         """A cluster's factor goes to its chosen criterion, or evenly to all of them; (groups, criteria)."""
@@ -112,7 +114,14 @@ class GroupSpace(Clustered):
             "factor": self.factor(genome).tolist(),
             "share": genome.share.tolist(),
             "target": float(genome.target),
+            **self.described_transform(genome),
         }
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        found = self.genome(np.asarray(facts["choice"]), np.asarray(facts["factor"], dtype=np.float64))
+        share = np.asarray(facts["share"], dtype=np.float64)
+        transform = self.transform_of_described(facts)
+        return found._replace(share=share, target=float(facts["target"]), transform=transform)
 
     def _sizes(self) -> NDArray[np.float64]:
         """Factors that make every criterion count alike."""

@@ -4,6 +4,7 @@ A criterion that serves one layer of a network mostly serves the others too, so 
 holds for all; the deviations leave room for the exceptions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,21 +57,21 @@ class NetworkSpace(Clustered):
 
     def equal(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
-        return Genome(np.zeros(self.genes), np.zeros(self.groups), 0.0)
+        return self.uniform(np.zeros(self.genes))
 
     def single(self, criterion: int) -> Genome:
         """One criterion (by row number) with all but alone a say, in the uniform allocation."""
         blend = np.zeros(self.genes)
         blend[: len(self.criteria)] = -1.0
         blend[criterion] = 1.0
-        return Genome(blend, np.zeros(self.groups), 0.0)
+        return self.uniform(blend)
 
     def random(self, rng: np.random.Generator) -> Genome:
         """Weights uniform, deviations and shares normal around none, target uniform."""
         blend = np.clip(rng.normal(0, 0.3, self.genes), -1, 1)
         blend[: len(self.criteria)] = rng.uniform(-1, 1, len(self.criteria))
         share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
-        return Genome(blend, share, float(rng.random()))
+        return Genome(blend, share, float(rng.random()), self.drawn_transform(rng))
 
     def weights(self, genome: Genome) -> NDArray[np.float64]:
         """How much each criterion counts in each group, (groups, criteria), the largest 1; where left out, 0."""
@@ -79,6 +80,12 @@ class NetworkSpace(Clustered):
         logs = np.where(self._cluster >= 0, logs + DEVIATION_SCALE * deviation, -np.inf)
         top = logs.max(axis=1, keepdims=True)
         return np.asarray(np.exp(logs - np.where(np.isfinite(top), top, 0.0)))
+
+    def coordinates(self, blends: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Blends, (n, genes), as each criterion's part of the sum, then the deviations: (n, d), near where alike."""
+        logs = WEIGHT_SCALE * blends[:, : len(self.criteria)]
+        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+        return np.hstack([weights / weights.sum(axis=1, keepdims=True), blends[:, len(self.criteria) :]])
 
     @cached_property
     def _cluster(self) -> NDArray[np.int64]:
@@ -95,7 +102,14 @@ class NetworkSpace(Clustered):
             "deviation": self._deviation(genome).tolist(),
             "share": genome.share.tolist(),
             "target": float(genome.target),
+            **self.described_transform(genome),
         }
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
+        blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
+        share = np.asarray(facts["share"], dtype=np.float64)
+        return Genome(blend, share, float(facts["target"]), self.transform_of_described(facts))
 
     def _deviation(self, genome: Genome) -> NDArray[np.float64]:
         shape = (self.groups, self.width)

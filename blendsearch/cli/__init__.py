@@ -71,6 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
 
+    fork = verb("fork", searching.fork, "search anew from what a run has found, with another budget or other settings")
+    fork.add_argument("run", metavar="RUN")
+    fork.add_argument("--name", metavar="ID", help="the new run's id (default: after RUN)")
+    fork.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change seed, allocation, or a field of search, budget, fitness, promote, finals or engine",
+    )
+    fork.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
+    fork.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+
     compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
     compare.add_argument("run", metavar="RUN")
     compare.add_argument("--seeds", type=_count, default=3, metavar="N", help="on how many seeds (default: 3)")

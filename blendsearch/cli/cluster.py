@@ -23,6 +23,10 @@ def status(arguments: argparse.Namespace) -> None:
             pace += f", {found['utilisation']:.0%} of the time of {found['workers']} workers"
         left = found["seconds_left"]
         print(pace + (f"; {_span(left)} left at this pace" if left else ""))
+    if found["retried"]:
+        print(f"{found['retried']} attempts were lost or failed, and made again; see its logs")
+    if found["state"] == "running" and (found["quiet"] or 0) > 5 * (found["seconds_each"] or 60) + 60:
+        print(f"nothing has come back for {_span(found['quiet'])}")
     if (best := found["best"]) is not None:
         print(
             f"best so far: network {best['id']} ({best['origin'].split(' = ')[0]}), validation loss "

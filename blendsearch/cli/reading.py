@@ -44,6 +44,8 @@ def show(arguments: argparse.Namespace) -> None:
         cells = (group["group"], str(group["kept"]), f"of {group['channels']}", share)
         table.add_row(*cells) if alike else table.add_row(*cells, blend)
     print_table(table)
+    if "decomposed" in facts:
+        print(f"depthwise and pointwise: {', '.join(facts['decomposed']) or 'no layer'}")
     origin = facts["provenance"]
     packages = ", ".join(f"{name} {origin['packages'][name]}" for name in ("blendsearch", "torch"))
     print(

@@ -1,4 +1,4 @@
-"""The verbs that search: search, resume, compare."""
+"""The verbs that search: search, resume, fork, compare."""
 
 import argparse
 import json
@@ -90,6 +90,27 @@ def resume(arguments: argparse.Namespace) -> None:
     show(run, arguments)
 
 
+def fork(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.directory import open_run
+    from blendsearch.search.fork import fork, forked_config
+
+    parent = open_run(arguments.runs, arguments.run)
+    overrides = list(arguments.set)
+    if arguments.ray is not None:
+        overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    config, _ = forked_config(parent, overrides)  # before anything that takes time
+    report = reporter(arguments, config)
+    try:
+        from blendsearch.engine.engine import start_engine
+
+        made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
+        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        run_search(made.run, made.setting, start_engine(config.engine, made.setting.evaluator), report)
+    finally:
+        report.close()
+    show(made.run, arguments)
+
+
 def compare(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
     from blendsearch.search.controls import CONTROLS
@@ -122,12 +143,12 @@ def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argpars
 
 def run_search(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLines | Lines") -> None:
     """Search `run` to its end; an interruption leaves it resumable and says how."""
-    from blendsearch.search.loop import search
+    from blendsearch.search.loop import search, watched
 
     try:
         with _resumable(f"blendsearch resume {run.name}{_below(run)}", report), run.locked():
             run.note_engine({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            search(run, setting, engine, report)
+            search(run, setting, engine, watched(engine, run, report))
     finally:
         engine.close()
 

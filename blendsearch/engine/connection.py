@@ -65,7 +65,8 @@ def authenticate(where: str) -> None:
     The token itself is never shown. Raises EngineError where no token is known for a cluster that other machines reach,
     and for a file with a token that others may read.
     """
-    # under `uv run` Ray would pack the working directory and start every worker by the same words in a bare environment
+    # under `uv run`, Ray would pack up the working directory and start every worker by `uv run` in a copy of it, where
+    # there is no environment, or the wrong one: a search then waits for workers that never come
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     exposed = token_exposed()
     if where == "local":

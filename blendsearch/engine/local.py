@@ -1,11 +1,18 @@
 """Evaluations one after another in this process: the whole product on a laptop, and the measure for other engines."""
 
+import os
+import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from blendsearch.engine.engine import nothing_more
+from blendsearch.engine.overhearing import overheard
+from blendsearch.engine.watching import Watching
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
+from blendsearch.runs.logs import WorkerLogs
 
 
 class LocalEngine:
@@ -17,13 +24,23 @@ class LocalEngine:
         self._evaluator = evaluator
         self._retries = retries
         self._queue: deque[Request] = deque()
+        self._watching = Watching()
 
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 
-    def completed(self) -> Iterator[Outcome]:
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        feed()
         while self._queue:
             yield self._evaluate(self._queue.popleft())
+            feed()
+
+    def watch(self, run: str, logs: WorkerLogs) -> None:
+        self._watching.logs = logs
+        self._watching.started(0, socket.gethostname(), os.getpid())
+
+    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Nothing is published."""
 
     def close(self) -> None:
         self._queue.clear()
@@ -31,10 +48,16 @@ class LocalEngine:
     def _evaluate(self, asked: Request) -> Outcome:
         for attempt in range(self._retries + 1):
             try:
-                return self._evaluator.evaluate(asked)
+                with overheard() as messages:
+                    outcome = self._evaluator.evaluate(asked)
             except Exception as error:  # one candidate must not end the search, whatever it does
-                if attempt == self._retries:
+                last = attempt == self._retries
+                self._watching.failed(0, "failed", asked, error, again=not last)
+                if last:
                     return failed(asked, error)
+            else:
+                self._watching.evaluated(0, asked, outcome, messages)
+                return outcome
         raise AssertionError("unreachable: the last attempt returns")
 
 

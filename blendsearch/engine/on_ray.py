@@ -5,17 +5,23 @@ import dataclasses
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
 
 from blendsearch.engine.connection import connect
+from blendsearch.engine.engine import nothing_more
 from blendsearch.engine.local import failed
+from blendsearch.engine.metrics import Metrics
+from blendsearch.engine.overhearing import overheard
+from blendsearch.engine.watching import Watching
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.runs.config import EngineConfig
+from blendsearch.runs.logs import WorkerLogs
 
 RESIZE_SECONDS = 5.0
 """How often the cluster is asked what it has room for now."""
@@ -33,8 +39,9 @@ FAILED_STARTS = 6
 
 @dataclass(eq=False)
 class Place:
-    """A worker's actor, and the node it runs on once it has started."""
+    """A worker: its number, its actor, and the node it runs on once it has started."""
 
+    number: int
     actor: Any
     node: str = ""
 
@@ -89,18 +96,24 @@ class RayEngine:
         self._running: dict[Any, Running] = {}
         self._doubtful: list[tuple[Running, BaseException, float]] = []
         self._failed_starts = 0
+        self._born = count()
+        self._watching = Watching()
         self._resized = self._worked = self._looked = time.monotonic()
         self._fill()
 
     def submit(self, asked: Request) -> None:
         self._queue.append(Asked(asked))
 
-    def completed(self) -> Iterator[Outcome]:
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
         self._worked = time.monotonic()
-        while self._queue or self._running or self._doubtful:
+        while True:
+            feed()
+            if not (self._queue or self._running or self._doubtful):
+                return
             self._resize()
             yield from self._decided()
             self._dispatch()
+            self._watching.load(len(self._queue), len(self._running), self.workers)
             waiting = [*self._running, *self._starting]
             if not waiting:
                 time.sleep(0.2)
@@ -113,6 +126,12 @@ class RayEngine:
                     yield outcome
             yield from self._overdue()
             yield from self._stranded()
+
+    def watch(self, run: str, logs: WorkerLogs) -> None:
+        self._watching.logs, self._watching.metrics = logs, Metrics(run)
+
+    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+        self._watching.heard(kind, facts)
 
     def close(self) -> None:
         self._queue.clear()
@@ -138,7 +157,7 @@ class RayEngine:
     def _started(self, reference: Any) -> None:
         place = self._starting.pop(reference)
         try:
-            place.node, _ = self._ray.get(reference)
+            place.node, process = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             self._kill(place)
             self._failed_starts += 1
@@ -152,6 +171,7 @@ class RayEngine:
             self._fill()
         else:
             self._failed_starts = 0
+            self._watching.started(place.number, place.node, process)
             self._idle.append(place)
 
     def _received(self, reference: Any) -> Outcome | None:
@@ -159,10 +179,10 @@ class RayEngine:
         item = self._running.pop(reference)
         self._worked = time.monotonic()
         try:
-            outcome: Outcome = self._ray.get(reference)
+            answer: tuple[Outcome, list[str]] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             self._idle.append(item.place)
-            return self._again(item, error.cause if isinstance(error.cause, Exception) else error)
+            return self._again(item, error.cause if isinstance(error.cause, Exception) else error, "failed", error)
         except self._ray.exceptions.RayError as error:  # the worker, its node or its memory is gone
             self._kill(item.place)
             self._fill()
@@ -171,15 +191,17 @@ class RayEngine:
             self._doubtful.append((item, error, time.monotonic()))
             return None
         self._idle.append(item.place)
-        return outcome
+        self._watching.evaluated(item.place.number, item.asked.request, *answer)
+        return answer[0]
 
     def _gone(self, item: Running, error: BaseException) -> Outcome | None:
         """What becomes of a request whose worker is gone: it is blamed unless the whole node is gone too."""
         if item.asked.lost < LOST_AT_MOST and item.place.node not in self._nodes():
             item.asked.lost += 1
+            self._watching.failed(item.place.number, "lost", item.asked.request, error, again=True)
             self._queue.append(item.asked)
             return None
-        return self._again(item, error)
+        return self._again(item, error, "lost")
 
     def _decided(self) -> Iterator[Outcome]:
         """Requests whose worker could not be reached, once it is known why, or was waited for long enough."""
@@ -202,7 +224,7 @@ class RayEngine:
                 self._kill(item.place)
                 self._fill()
                 limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
-                outcome = self._again(item, limit)
+                outcome = self._again(item, limit, "killed")
                 if outcome is not None:
                     yield outcome
 
@@ -220,8 +242,13 @@ class RayEngine:
                 if outcome is not None:
                     yield outcome
 
-    def _again(self, item: Running, error: BaseException) -> Outcome | None:
-        if item.asked.attempt < self._config.retries:
+    def _again(
+        self, item: Running, error: BaseException, event: str, traced: BaseException | None = None
+    ) -> Outcome | None:
+        """Try the request once more, or give up; `event` and `traced` are for the worker's log."""
+        again = item.asked.attempt < self._config.retries
+        self._watching.failed(item.place.number, event, item.asked.request, traced or error, again=again)
+        if again:
             item.asked.attempt += 1
             self._queue.append(item.asked)
             return None
@@ -263,7 +290,7 @@ class RayEngine:
         else:
             options |= {"num_cpus": self._config.threads or 1, "num_gpus": 0}
         actor = self._ray.remote(Worker).options(**options)
-        return Place(actor.remote(self._payload, self._threads, self._device, min(1.0, share)))
+        return Place(next(self._born), actor.remote(self._payload, self._threads, self._device, min(1.0, share)))
 
     def _kill(self, place: Place) -> None:
         with contextlib.suppress(Exception):
@@ -326,9 +353,11 @@ class Worker:
 
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
-    def evaluate(self, asked: Request) -> Outcome:
+    def evaluate(self, asked: Request) -> tuple[Outcome, list[str]]:
+        """The outcome, and what was warned of meanwhile."""
         try:
-            return self._evaluator.evaluate(asked)
+            with overheard() as messages:
+                return self._evaluator.evaluate(asked), messages
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()  # what this one took must not fail the next one too
             raise

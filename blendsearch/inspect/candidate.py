@@ -25,7 +25,8 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
 
     Beside what `summary` says of a network: `macs` and `params` with the `dense` network's, `generation`, `seed`,
     `seconds` of its evaluation, `kinds` of baseline it is, `on_front`, its `finals` (one object per seed), the stored
-    `genome`, `groups` (see `group_facts`), and the run's `provenance`. Raises RunError as `summary.pick` does.
+    `genome`, `groups` (see `group_facts`), and the run's `provenance`; where layers may be decomposed, the names of
+    those that are, `decomposed`. Raises RunError as `summary.pick` does.
     """
     row = pick(run, what)
     store = run.store(read_only=True)
@@ -58,9 +59,23 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
             if item.digest == row.digest
         ],
         "groups": group_reader(run)(row),
+        **({"decomposed": decomposed(run, row)} if layers_of(run) else {}),
         "genome": json.loads(row.genome),
         "provenance": run.provenance,
     }
+
+
+def layers_of(run: Run) -> list[str]:
+    """The layers that networks of this run may decompose (structure.depthwise)."""
+    return list(run.structure.get("layers", []))
+
+
+def decomposed(run: Run, row: Evaluation) -> list[str]:
+    """The layers that a network decomposes into a depthwise and a pointwise one."""
+    layers = layers_of(run)
+    channels = sum(int(group["channels"]) for group in run.structure["groups"])
+    whole = unpacked(row.cut, channels + len(layers))[channels:]
+    return [name for name, kept in zip(layers, whole, strict=True) if not kept]
 
 
 def group_reader(run: Run) -> Callable[[Evaluation], list[dict[str, Any]]]:

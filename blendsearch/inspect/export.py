@@ -18,11 +18,13 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.setting import Setting
+from blendsearch.structure.depthwise import halves
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.surgery import narrow, rehung
 from blendsearch.zoo.factory import build_model
 
-FORMAT = 1
+FORMAT = 2
+"""The newest layout: 2 where layers are decomposed, 1 where none is, which readers of layout 1 understand too."""
 WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
 
 
@@ -110,6 +112,14 @@ def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) ->
     arguments = dict(facts["arguments"])
     arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
     dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
+    try:
+        for name in facts.get("decomposed", []):
+            dense.set_submodule(name, halves(dense.get_submodule(name)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the network in {folder} does not fit {facts['factory']!r}: a layer that is said to be decomposed is no "
+            f"convolution of it ({error})"
+        ) from error
     names = {id(tensor): name for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]}
 
     def stored(tensor: Tensor) -> Tensor:
@@ -134,10 +144,11 @@ def _description(run: Run, setting: Setting, row: Evaluation, cut: Any) -> dict[
     }
     height, width, channels = splits.train.shape
     return {
-        "format": FORMAT,
+        "format": FORMAT if maps.decomposed(cut) else 1,
         "factory": run.config.model.factory,
         "arguments": run.config.model.arguments,
         "kept": kept,
+        **({"decomposed": list(maps.decomposed(cut))} if maps.decomposed(cut) else {}),
         "input": {
             "shape": [channels, height, width],
             "mean": [float(value) for value in splits.mean],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import BlendsearchError
-from blendsearch.inspect.candidate import group_reader
+from blendsearch.inspect.candidate import decomposed, group_reader, layers_of
 from blendsearch.inspect.comparison import comparison
 from blendsearch.inspect.course import Course, by_kind, called, course
 from blendsearch.inspect.pick_figures import all_alike, blend_figure, kept_figure
@@ -116,6 +116,8 @@ def _pick(run: Run, name: str, row: Evaluation, words: str, order: list[str]) ->
         "row": row,
         "words": words,
         "groups": groups,
+        "decomposed": decomposed(run, row),
+        "layers": len(layers_of(run)),
         "kept": kept_figure(groups, f"kept-{name}", called(row)),
         "blend": blend_figure(groups, order, f"blend-{name}", called(row)),
         "alike": all_alike(groups),

@@ -1,33 +1,42 @@
 """How a search is going: read from its run directory, which is left as it is."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from blendsearch.runs.directory import Run
+from blendsearch.runs.logs import read_logs
+from blendsearch.runs.store import Completion, Evaluation
 from blendsearch.search.front import DENSE, judged_networks
 
-RECENT = 5
-"""Generations that the pace is taken from."""
+RECENT = 60
+"""Evaluations that the pace is taken from, the last ones."""
 
 
 def status(run: Run) -> dict[str, Any]:
     """`state` (running, stopped or finished), counts, pace and the best so far, as plain values; None where unknown.
 
-    `per_minute`, `seconds_each` and `utilisation` are of the last generations; `utilisation` is the seconds that
-    workers spent on evaluations as a share of those they had, in [0, 1].
+    `per_minute`, `seconds_each` and `utilisation` are of the last evaluations since the search was last started;
+    `utilisation` is the seconds that workers spent on them as a share of those they had, in [0, 1]. `retried` are
+    attempts that failed, hung, or were lost with their worker, and were made again; `quiet` the seconds since the last
+    evaluation came back.
     """
     store = run.store(read_only=True)
     try:
         rows = [row for row in store.evaluations() if row.origin != DENSE]
         generations, finals, tests = store.generations(), len(store.finals()), len(store.tests())
+        completions = store.completions()
     finally:
         store.close()
+    pace = _pace(run, rows, completions)
     asked = run.config.search.evaluations
-    recent = generations[-RECENT:]
-    wall, seconds = sum(item["wall"] for item in recent), sum(item["seconds"] for item in recent)
-    done = sum(item["evaluations"] for item in recent)
-    workers = run.noted_engine().get("workers")
+    retried = sum(bool(line.get("again")) for line in read_logs(run.path / "logs"))
     state = "running" if run.running else "finished" if run.finished else "stopped"
     left = max(0, asked - len(rows))
+    seconds_left = 60 * left / pace["per_minute"] if pace["per_minute"] and state != "finished" else None
+    if seconds_left is not None and run.config.search.seconds is not None:
+        spent = sum(item["wall"] for item in generations)
+        seconds_left = min(seconds_left, max(0.0, run.config.search.seconds - spent))
     best = min(judged_networks(rows), key=lambda row: (row.loss, row.id), default=None)
     return {
         "run": run.name,
@@ -38,11 +47,11 @@ def status(run: Run) -> dict[str, Any]:
         "generations": len(generations),
         "fine_tuned": finals,
         "tested": tests,
-        "workers": workers,
-        "per_minute": 60 * done / wall if wall else None,
-        "seconds_each": seconds / done if done else None,
-        "utilisation": min(1.0, seconds / (wall * workers)) if wall and workers else None,
-        "seconds_left": left * wall / done if done and state != "finished" else None,
+        "schedule": run.config.search.schedule,
+        "retried": retried,
+        **pace,
+        "seconds_left": seconds_left,
+        "quiet": time.time() - completions[-1].at if completions else None,
         "best": None
         if best is None or best.loss is None or best.error is None
         else {
@@ -53,3 +62,25 @@ def status(run: Run) -> dict[str, Any]:
             "macs_ratio": best.macs / run.structure["dense"]["macs"],
         },
     }
+
+
+def _pace(run: Run, rows: Sequence[Evaluation], completions: Sequence[Completion]) -> dict[str, Any]:
+    """How fast evaluations come back, and how busy the workers are, since the search was last started."""
+    noted = run.noted_engine()
+    workers, started = noted.get("workers"), float(noted.get("started", 0.0))
+    seconds = {row.id: row.seconds for row in rows}
+    # what a fork took over cost nothing, and says nothing of the pace
+    since = [item for item in completions if item.at >= started and seconds.get(item.id, 0.0) > 0]
+    recent = since[-RECENT:]
+    found: dict[str, Any] = {"workers": workers, "per_minute": None, "seconds_each": None, "utilisation": None}
+    if not recent:
+        return found
+    spent = sum(seconds[item.id] for item in recent)
+    found["seconds_each"] = spent / len(recent)
+    # from when the one before came back; where there is none, from when the first of these can have begun
+    begun = since[-RECENT - 1].at if len(since) > RECENT else recent[0].at - seconds[recent[0].id]
+    wall = recent[-1].at - begun
+    if wall > 0:
+        found["per_minute"] = 60 * len(recent) / wall
+        found["utilisation"] = min(1.0, spent / (wall * workers)) if workers else None
+    return found

@@ -22,7 +22,7 @@ def changed(run: Run, overrides: Sequence[str]) -> Run:
     """
     tree = run.config.model_dump(mode="json")
     config = parse_config(with_overrides(tree, overrides), f"run {run.name}")
-    fields = dict(_differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")))
+    fields = dict(differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")))
     _check(run, config, fields)
     if not fields:
         return run
@@ -62,10 +62,10 @@ def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
         )
 
 
-def _differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
+def differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
     """Fields that differ, with the old value and the new one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
-            yield from _differences(old.get(name), new.get(name), f"{place}.{name}" if place else name)
+            yield from differences(old.get(name), new.get(name), f"{place}.{name}" if place else name)
     elif old != new:
         yield place, [old, new]

@@ -157,10 +157,13 @@ class FitnessConfig(Section):
     """How a cut is repaired, recovered and judged, and where.
 
     `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
+    `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
+    outputs, which needs fewer images to tell two networks apart.
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "none"
+    against: Literal["labels", "dense"] = "labels"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: ScheduleConfig = ScheduleConfig()
@@ -172,11 +175,14 @@ class SearchConfig(Section):
     """How long and how the search goes on.
 
     It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
+    `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
+    never waits for a slow one (a generation is then what `population` evaluations that came back make).
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
     """
 
     evaluations: Positive = 200
+    schedule: Literal["generational", "steady"] = "generational"
     population: Annotated[int, Field(ge=4)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -185,7 +191,7 @@ class SearchConfig(Section):
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
-    optimiser: Literal["auto", "cma", "nsga2", "random"] = "auto"
+    optimiser: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -232,11 +238,13 @@ class Config(Section):
     """Everything that a run is decided by.
 
     `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
-    how the budget is shared out: evolved, or uniform.
+    how the budget is shared out: evolved, or uniform. `transform`: whether the search also decides which layers become
+    a depthwise and a pointwise one (structure.depthwise).
     """
 
-    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning"] = "blended"
+    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning", "depthwise"] = "blended"
     allocation: Literal["evolved", "uniform"] = "evolved"
+    transform: Literal["none", "depthwise"] = "none"
     model: ModelConfig
     data: DataConfig
     criteria: CriteriaConfig = CriteriaConfig()
@@ -253,11 +261,12 @@ class Config(Section):
         if self.model.weights is None and self.model.train is None:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
         spanned = self.budget.spanned()
-        if spanned and self.method in ("cfbs", "legr", "torch-pruning"):
+        if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
-        if self.search.optimiser == "cma" and (spanned or self.search.blend == "group"):
+        if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
-                "search.optimiser cma searches at one budget, with search.blend network: take nsga2 or auto"
+                f"search.optimiser {self.search.optimiser} searches at one budget, with search.blend network: "
+                "take nsga2 or auto"
             )
         optimiser = self.search.optimiser
         if optimiser == "auto":
@@ -267,6 +276,19 @@ class Config(Section):
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
+        if self.transform != "none":
+            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.spans()]
+            if unknown:
+                raise ValueError(
+                    f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
+                    "give budget.macs or budget.params"
+                )
+            if self.method in ("cfbs", "legr", "torch-pruning"):
+                raise ValueError(f"method {self.method} decomposes no layers: leave transform out")
+        elif self.method == "depthwise":
+            raise ValueError("method depthwise decomposes layers: leave transform as it is there")
+        if self.method == "depthwise" and self.allocation != "uniform" and self.budget.keep is None:
+            raise ValueError("method depthwise cuts all layers alike: leave allocation uniform")
         if self.method == "torch-pruning" and not self.budget.spans():
             raise ValueError("method torch-pruning needs a budget instead of budget.keep")
         if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):

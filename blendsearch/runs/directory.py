@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config import Config, dump_config, parse_config
-from blendsearch.runs.store import Store
+from blendsearch.runs.logs import WorkerLogs
+from blendsearch.runs.store import Inherited, Store
 
 FORMAT = 1
 """Version of the directory's layout. A directory with a larger number was written by a newer blendsearch."""
@@ -32,7 +33,7 @@ class Run:
 
     ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
     the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution; ``finals/`` the weights of
-    networks that were fine-tuned in the end.
+    networks that were fine-tuned in the end; ``logs/`` what every worker did.
     """
 
     path: Path
@@ -51,6 +52,10 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.path / "finished.json").exists()
+
+    @property
+    def logs(self) -> WorkerLogs:
+        return WorkerLogs(self.path / "logs")
 
     def store(self, *, read_only: bool = False) -> Store:
         return Store(self.path / "run.sqlite", read_only=read_only)
@@ -144,10 +149,12 @@ def create_run(
     provenance: dict[str, Any],
     structure: dict[str, Any],
     arrays: Mapping[str, Mapping[str, NDArray[Any]]],
+    inherited: Sequence[Inherited] = (),
 ) -> Run:
     """A new run directory with these files; on any failure nothing is left of it.
 
-    `arrays` maps a file's stem to its arrays. Raises RunError when the name is not allowed or taken, or the disk full.
+    `arrays` maps a file's stem to its arrays; `inherited` is what a fork takes over. Raises RunError when the name is
+    not allowed or taken, or the disk full.
     """
     check_name(folder, name)
     draft = folder / f".{name}.draft-{os.getpid()}"
@@ -163,7 +170,9 @@ def create_run(
         }
         write_atomically(draft / "config.yaml", dump_config(config))
         write_atomically(draft / "run.json", json.dumps(facts, indent=1))
-        Store(draft / "run.sqlite").close()
+        store = Store(draft / "run.sqlite")
+        store.add_inherited(inherited)
+        store.close()
         os.rename(draft, folder / name)
     except OSError as error:
         raise RunError(f"run {name!r} could not be made in {folder}: {error.strerror or error}") from error

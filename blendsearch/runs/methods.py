@@ -7,8 +7,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "blended": {},
     # controls, at the same budget, recovery and number of evaluations; whole, since `compare` lays them over a config
     "random": {"allocation": "evolved", "search": {"blend": "network", "optimiser": "random"}},
-    "legr": {"allocation": "evolved", "criteria": {"pool": ["l2"]}},
-    "torch-pruning": {"allocation": "evolved", "criteria": {"pool": ["l2"]}, "search": {"evaluations": 2}},
+    "legr": {"allocation": "evolved", "transform": "none", "criteria": {"pool": ["l2"]}},
+    "torch-pruning": {
+        "allocation": "evolved",
+        "transform": "none",
+        "criteria": {"pool": ["l2"]},
+        "search": {"evaluations": 2},
+    },
+    # every k x k convolution decomposed after a uniform cut: structure/depthwise.py
+    "depthwise": {"allocation": "uniform", "transform": "depthwise"},
     # what the paper states, and what it leaves open: search/cfbs.py
     "cfbs": {
         "allocation": "uniform",

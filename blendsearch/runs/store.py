@@ -2,8 +2,9 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
     id          INTEGER PRIMARY KEY,       -- in the order of asking, from 1
     digest      TEXT NOT NULL,
-    cut         BLOB NOT NULL,             -- kept channels, packed bits
+    cut         BLOB NOT NULL,             -- kept channels, then whole layers, packed bits
     fidelity    TEXT NOT NULL,
     seed        INTEGER NOT NULL,
     generation  INTEGER NOT NULL,
@@ -26,6 +27,25 @@ CREATE TABLE IF NOT EXISTS evaluations (
     seconds     REAL NOT NULL,
     failure     TEXT NOT NULL,             -- empty: the numbers stand
     UNIQUE (digest, fidelity)
+);
+CREATE TABLE IF NOT EXISTS completions (
+    place       INTEGER PRIMARY KEY,       -- in the order of coming back, from 1
+    id          INTEGER NOT NULL UNIQUE,   -- of the evaluation
+    asked       INTEGER NOT NULL,          -- how many had been asked for when it came back
+    at          REAL NOT NULL              -- seconds since 1970
+);
+CREATE TABLE IF NOT EXISTS inherited (     -- by a fork, from the run it was forked from
+    place       INTEGER PRIMARY KEY,
+    digest      TEXT NOT NULL,
+    fidelity    TEXT NOT NULL,
+    seed        INTEGER NOT NULL,
+    origin      TEXT NOT NULL,
+    genome      TEXT NOT NULL,             -- JSON
+    loss        REAL,
+    error       REAL,
+    failure     TEXT NOT NULL,
+    judged      INTEGER NOT NULL,          -- whether the judgement is taken over too
+    begins      INTEGER NOT NULL           -- whether the search begins with it
 );
 CREATE TABLE IF NOT EXISTS tests (
     subject     TEXT PRIMARY KEY,          -- 'dense', or a cut's digest
@@ -84,6 +104,32 @@ class Evaluation(NamedTuple):
     failure: str
 
 
+class Completion(NamedTuple):
+    """That an evaluation came back: its `id`, how many had been `asked` for, and when, in seconds since 1970."""
+
+    id: int
+    asked: int
+    at: float
+
+
+class Inherited(NamedTuple):
+    """What a fork takes over of one network: its genome; the judgement where it is `judged`; and whether it `begins`.
+
+    Those that begin stand in the first generation; the judgements of all are used where their cuts are asked for.
+    """
+
+    digest: str
+    fidelity: str
+    seed: int
+    origin: str
+    genome: str
+    loss: float | None
+    error: float | None
+    failure: str
+    judged: bool
+    begins: bool
+
+
 class TestResult(NamedTuple):
     """Mean cross-entropy and error on the test images."""
 
@@ -135,16 +181,41 @@ class Store:
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
 
-    def add(self, evaluation: Evaluation) -> None:
-        """Record one evaluation for good; one with the same cut and fidelity stays as it was (the first one wins)."""
+    def add(self, evaluation: Evaluation, asked: int = 0) -> None:
+        """Record one evaluation for good; one with the same cut and fidelity stays as it was (the first one wins).
+
+        `asked`: how many had been asked for by now; with it, the order of coming back makes a steady search again.
+        """
         marks = ", ".join("?" * len(evaluation))
-        with self._writing():
-            self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
+        with self._writing(), self._at_once():
+            added = self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
+            if added.rowcount:
+                came = (evaluation.id, asked, time.time())
+                self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, by id."""
         rows = self._read("SELECT * FROM evaluations ORDER BY id")
         return [Evaluation(*row) for row in rows]
+
+    def completions(self) -> list[Completion]:
+        """Which evaluations came back when, in that order; none in a run from before this was written down."""
+        if not self._has("completions"):
+            return []
+        return [Completion(*row) for row in self._read("SELECT id, asked, at FROM completions ORDER BY place")]
+
+    def add_inherited(self, items: Sequence[Inherited]) -> None:
+        """Record what a fork takes over, all of it or nothing; the order stays."""
+        marks = ", ".join("?" * (1 + len(Inherited._fields)))
+        with self._writing(), self._at_once():
+            self._connection.executemany(f"INSERT INTO inherited VALUES ({marks})", [(None, *item) for item in items])
+
+    def inherited(self) -> list[Inherited]:
+        """What was taken over, in order; nothing in a run that is no fork."""
+        if not self._has("inherited"):
+            return []
+        rows = self._read("SELECT * FROM inherited ORDER BY place")
+        return [Inherited(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
 
     def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
         """Record what one generation cost and found; a repeated one replaces what stood there."""
@@ -213,6 +284,18 @@ class Store:
             return self._connection.execute(query).fetchall()
         except sqlite3.Error as error:
             raise RunError(f"{self.path} cannot be read: {error}; is this a run directory?") from error
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Inside, all is written or nothing."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):  # a full disk has rolled back already
+                self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

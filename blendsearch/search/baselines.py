@@ -1,9 +1,14 @@
 """The baselines, as genomes: seeded into the first generation, so that no search ends below them."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.genome import Genome
+from blendsearch.blend.genome import HALFWAY, Genome
+from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.search.front import IN_BEST
+
+ALL = "all depthwise"
 
 
 def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
@@ -13,6 +18,8 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
     multiply-accumulates that go with the channel; raw, because only so do scores of different groups compare. The equal
     blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, all stand
     at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one allocation.
+    Where layers may be decomposed, these leave all whole, as far as the budget can be met so; further ones are the
+    equal blend with all layers decomposed, with as few as meet the budget without any cut, and with half of these.
     """
     per_channel = decoder.oracle.per_channel("macs", decoder.allowed.sizes)
     targets = np.linspace(1, 0, anchors) if decoder.spans else np.zeros(1)
@@ -37,7 +44,47 @@ def baselines(decoder: Decoder, anchors: int) -> list[tuple[str, Genome]]:
         found.append((f"equal blend {'uniform' if decoder.given is None else 'given'}{at}", equal))
         if shares:
             found.append((f"equal blend global{at}", equal._replace(share=np.mean(shares, axis=0))))
+        for name, transform in transforms(decoder, float(target)):
+            allocation = "uniform" if decoder.given is None else "given"
+            found.append((f"equal blend {allocation}, {name}{at}", equal._replace(transform=transform)))
     return found
+
+
+def all_depthwise(decoder: Decoder) -> list[tuple[str, Genome]]:
+    """Every single criterion and the equal blend, all layers decomposed, in the uniform allocation or the given one."""
+    space = decoder.space
+    allocation = "uniform" if decoder.given is None else "given"
+    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
+    transform = np.full(space.layers, HALFWAY)
+    return [
+        (f"{name} {allocation}, {ALL}", genome._replace(transform=transform))
+        for name, genome in [*genomes, ("equal blend", space.equal())]
+    ]
+
+
+def transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[np.float64]]]:
+    """Sets of decomposed layers worth beginning with, as genes, by name; none where no transform is asked for.
+
+    First come the layers that lose the smallest part of their kernels for each multiply-accumulate saved.
+    """
+    layers, oracle, sizes = decoder.space.layers, decoder.oracle, decoder.allowed.sizes
+    if not layers:
+        return []
+    alone = [oracle.with_whole(np.arange(layers) != layer) for layer in range(layers)]
+    saved = np.array([float(oracle.cost("macs", sizes) - held.cost("macs", sizes)) for held in alone])
+    order = np.argsort(decoder.misfit / np.maximum(saved, 1.0), kind="stable")
+    place = np.argsort(order, kind="stable")
+    meeting = [number for number in range(layers) if decoder.meets(place >= number, target)]
+    enough = layers if decoder.given is not None or not meeting else meeting[0]
+    sets = {ALL: layers, "enough depthwise": enough, "half of enough depthwise": enough // 2}
+    return [(name, np.where(place < number, HALFWAY, -HALFWAY)) for name, number in sets.items()]
+
+
+def in_allocation(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
+    """Every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
+    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
+    genomes.append(("equal blend", space.equal()))
+    return [(f"{name}{IN_BEST}", best._replace(blend=genome.blend)) for name, genome in genomes]
 
 
 def _describe(decoder: Decoder, target: float) -> str:

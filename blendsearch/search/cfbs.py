@@ -73,8 +73,8 @@ class Cfbs:
             for place in random.sample(voiced, max(1, round(self.drop_ratio * len(voiced)))):
                 genes[place] = 0.0
 
-    def parents(self, population: list[Individual]) -> list[Individual]:
-        chosen: list[Individual] = tools.selTournament(population, len(population) // 2 * 2, TOURNAMENT)
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        chosen: list[Individual] = tools.selTournament(population, count, TOURNAMENT)
         return chosen
 
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:

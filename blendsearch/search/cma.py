@@ -11,16 +11,22 @@ Three stages, each one generation or more:
    criterion, so which criterion is best is asked again where it matters;
 3. the evolution strategy, from the best allocation and a blend in which each criterion weighs the more, the better it
    was in stage 2.
+
+One at a time (the steady schedule): a stage begins when the one before has come back; whoever is free until then judges
+a draw around the best so far. The strategy learns from every `size` that come back, drawn before its last steps or not:
+those are solutions from outside, whose steps are bounded as in Hansen 2011, "Injecting External Solutions Into CMA-ES".
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, of_flat
+from blendsearch.blend.genome import Genome, bounds, flip_step, of_flat
 from blendsearch.blend.networkwide import WEIGHT_SCALE, NetworkSpace
+from blendsearch.search.baselines import in_allocation
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED, IN_BEST
 from blendsearch.search.optimiser import Candidate, Judged
@@ -53,28 +59,37 @@ class Cma:
         self.best: tuple[float, list[float]] | None = None
         self.strategy: Strategy | None = None
         self._asked: dict[str, Vector] = {}  # what was drawn for each digest, until it is told
+        # one at a time: what of the present stage is to be asked and what is out; what the next one learns from
+        self._waiting: deque[Candidate] = deque()
+        self._out: set[str] = set()
+        self._crossing: list[Judged] | None = None
+        self._forked = False
+        self._drawn_and_told: list[tuple[float, Vector]] = []
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The baselines alone; those with the same cut are one candidate with the names of all."""
-        return list(distinct(seeds, self.decode, limit).values())
+        found = distinct(seeds, self.decode, limit)
+        self._out = set(found)
+        return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         if self.best is None:  # no baseline could be judged: begin anywhere
             self.best = (np.inf, self.space.random(self.rng).flat())
         if self.strategy is None:
-            crossed = distinct(self._crossed(), self.decode, len(self.space.criteria) + 1)
-            fresh = [candidate for digest, candidate in crossed.items() if digest not in known][:count]
-            if fresh:
+            if fresh := self._crossed(known)[:count]:
                 return fresh
             self._start([])
-        return self._drawn(min(count, self.size), known)
+        assert self.strategy is not None
+        return self._drawn(self.strategy, min(count, self.size), known)
 
     def tell(self, judged: Sequence[Judged]) -> None:
         for item in judged:
             if self.best is None or item.objectives[0] < self.best[0]:
                 self.best = (item.objectives[0], item.genome.flat())
         if self.strategy is None:
-            if any(IN_BEST in item.origin for item in judged):
+            if any(item.origin == EVOLVED for item in judged):  # a fork: the best is known, blend and all
+                self._start([])
+            elif any(IN_BEST in item.origin for item in judged):
                 self._start(judged)
             return
         drawn = [(item.objectives[0], self._asked[item.digest]) for item in judged if item.digest in self._asked]
@@ -82,8 +97,43 @@ class Cma:
         if len(drawn) > 1:
             self.strategy.learn([vector for _, vector in sorted(drawn, key=lambda pair: pair[0])])
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        if self.strategy is None and not self._out and self.best is not None:
+            if self._crossing is None:
+                self._crossing, self._waiting = [], deque([] if self._forked else self._crossed(known))
+                self._out = {item.digest for item in self._waiting}
+            if not self._out:
+                self._start([] if self._forked else self._crossing)
+        if self._waiting:
+            return self._waiting.popleft()
+        strategy = self.strategy or self._strategy(self.space.equal() if self.best is None else self._best_genome())
+        return next(iter(self._drawn(strategy, 1, known, TRIES * self.size)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        seed = digest in self._out and self._crossing is None
+        self._out.discard(digest)
+        self._asked.pop(digest, None)
+        if judged is None:
+            return
+        self._forked |= seed and judged.origin == EVOLVED
+        loss = judged.objectives[0]
+        if self.best is None or loss < self.best[0]:
+            self.best = (loss, judged.genome.flat())
+        if self.strategy is None:
+            if self._crossing is not None and IN_BEST in judged.origin:
+                self._crossing.append(judged)
+        elif judged.origin == EVOLVED:
+            self._drawn_and_told.append((loss, np.array(judged.genome.flat())))
+            if len(self._drawn_and_told) == self.size:
+                ranked = sorted(self._drawn_and_told, key=lambda pair: pair[0])
+                self.strategy.learn([vector for _, vector in ranked], bounded=True)
+                self._drawn_and_told.clear()
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
@@ -95,18 +145,19 @@ class Cma:
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.strategy = None if state["strategy"] is None else Strategy.restored(state["strategy"])
 
-    def _crossed(self) -> list[tuple[str, Genome]]:
-        """Every criterion, and the equal blend, with the shares of the best baseline."""
+    def _best_genome(self) -> Genome:
         assert self.best is not None
-        best = of_flat(self.space, self.best[1])
-        genomes = [(name, self.space.single(row)) for row, name in enumerate(self.space.criteria)]
-        genomes.append(("equal blend", self.space.equal()))
-        return [(f"{name}{IN_BEST}", genome._replace(share=best.share, target=best.target)) for name, genome in genomes]
+        return of_flat(self.space, self.best[1])
+
+    def _crossed(self, known: set[str]) -> list[Candidate]:
+        """Every criterion, and the equal blend, with the shares of the best baseline; those not `known`."""
+        every = in_allocation(self.space, self._best_genome())
+        found = distinct(every, self.decode, len(every))
+        return [candidate for digest, candidate in found.items() if digest not in known]
 
     def _start(self, judged: Sequence[Judged]) -> None:
         """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
-        assert self.best is not None
-        centre = of_flat(self.space, self.best[1])
+        centre = self._best_genome()
         losses = {
             name.removesuffix(IN_BEST): item.objectives[0] for item in judged for name in item.origin.split(" = ")
         }
@@ -120,17 +171,23 @@ class Cma:
             blend = np.zeros(len(self.space.low))
             blend[: len(weights)] = np.clip(weights, -1, 0)
             centre = centre._replace(blend=blend)
-        spread = [*self.space.spread, *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups, 0.0]
-        self.strategy = Strategy(np.array(centre.flat()), np.array(spread), self.size)
+        self.strategy = self._strategy(centre)
 
-    def _drawn(self, count: int, known: set[str]) -> list[Candidate]:
-        assert self.strategy is not None
+    def _strategy(self, centre: Genome) -> "Strategy":
+        spread = [
+            *self.space.spread,
+            *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
+            *[flip_step(self.space.layers)] * self.space.layers,
+            0.0,
+        ]
+        return Strategy(np.array(centre.flat()), np.array(spread), self.size)
+
+    def _drawn(self, strategy: "Strategy", count: int, known: set[str], tries: int | None = None) -> list[Candidate]:
         found: list[Candidate] = []
         taken = set(known)
-        low = np.concatenate([self.space.low, np.full(self.space.groups, -1.0), [0.0]])
-        high = np.concatenate([self.space.high, np.full(self.space.groups, 1.0), [1.0]])
-        for _ in range(TRIES * count):
-            vector = np.clip(self.strategy.draw(self.rng), low, high)
+        low, high = bounds(self.space)
+        for _ in range(tries or TRIES * count):
+            vector = np.clip(strategy.draw(self.rng), low, high)
             genome = of_flat(self.space, vector.tolist())
             cut = self.decode(genome)
             digest = cut_digest(cut)
@@ -173,12 +230,20 @@ class Strategy:
         step = np.sqrt(self.variance) * rng.normal(size=len(self.mean))
         return np.asarray(self.mean + self.sigma * self.spread * step)
 
-    def learn(self, ranked: Sequence[Vector]) -> None:
-        """Move towards the better half of `ranked` samples, the best first."""
+    def learn(self, ranked: Sequence[Vector], *, bounded: bool = False) -> None:
+        """Move towards the better half of `ranked` samples, the best first.
+
+        `bounded`: some may be drawn from what the distribution was before, and no step counts for more than what it
+        draws now.
+        """
         self.generation += 1
         weights = self._weights(len(ranked))
         scale = np.where(self.spread > 0, self.sigma * self.spread, 1.0)
         steps = (np.array(ranked[: len(weights)]) - self.mean) / scale
+        if bounded:
+            lengths = np.linalg.norm(steps / np.sqrt(self.variance), axis=1)
+            longest = np.sqrt(self.n) + 2 * self.n / (self.n + 2)
+            steps = steps * np.minimum(1.0, longest / np.maximum(lengths, 1e-12))[:, None]
         towards = weights @ steps
         self.mean = self.mean + self.sigma * self.spread * towards
         c, m = self.c_sigma, self.effective

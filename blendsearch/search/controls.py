@@ -11,11 +11,14 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config import Config, EngineConfig, parse_config
 from blendsearch.runs.directory import Run, open_run
 from blendsearch.runs.methods import METHODS, over
-from blendsearch.search.loop import search
+from blendsearch.search.loop import search, watched
 from blendsearch.search.setting import Report, prepare, record, restore
 
 CONTROLS = ("random", "legr", "torch-pruning")
 """Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
+
+NEIGHBOURS = ("depthwise",)
+"""Other published ways that a run is compared with where they are named."""
 
 
 def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report) -> None:
@@ -24,22 +27,27 @@ def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, 
     Continues where an earlier comparison stopped. Raises ConfigError for a run over a span of budgets.
     """
     for name, config in planned(run, methods, seeds):
-        folder = run.path / "controls"
-        report("control", {"name": name})
-        if (folder / name).exists():
-            held = open_run(folder, name)
-            if held.finished:
-                continue
-            setting = restore(held)
-        else:
-            setting = prepare(config, report, run)
-            held = record(setting, folder, name, ["blendsearch", "compare", run.name])
-        running = start_engine(engine, setting.evaluator)
-        try:
-            with held.locked():
-                search(held, setting, running, report)
-        finally:
-            running.close()
+        control(run, name, config, engine, report)
+
+
+def control(run: Run, name: str, config: Config, engine: EngineConfig, report: Report) -> None:
+    """Search as one control of `run`, from where it stands; a finished one stays as it is."""
+    folder = run.path / "controls"
+    report("control", {"name": name})
+    if (folder / name).exists():
+        held = open_run(folder, name)
+        if held.finished:
+            return
+        setting = restore(held)
+    else:
+        setting = prepare(config, report, run)
+        held = record(setting, folder, name, ["blendsearch", "compare", run.name])
+    running = start_engine(engine, setting.evaluator)
+    try:
+        with held.locked():
+            search(held, setting, running, watched(running, held, report))
+    finally:
+        running.close()
 
 
 def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:
@@ -51,9 +59,10 @@ def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Con
             "budget; search again with --set budget.macs=0.5, say"
         )
     own = run.config.method
-    unknown = [method for method in methods if method not in CONTROLS]
+    known = (*CONTROLS, *NEIGHBOURS)
+    unknown = [method for method in methods if method not in known]
     if unknown:
-        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(CONTROLS)}")
+        raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(known)}")
     first = run.config.seed
     plan = []
     for seed in range(first, first + seeds):

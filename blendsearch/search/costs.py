@@ -124,12 +124,18 @@ def further_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory 
     return found
 
 
-def stored_oracle(run: Run, structure: Structure) -> CostOracle:
-    """The oracle that `run` was searched with: nothing is measured anew."""
-    oracle = structure.oracle
-    if {"memory", "latency"} & run.config.budget.spans().keys():
-        for name, cost in further_costs(run.config.budget, run.arrays(FILE)).items():
-            oracle = _with(oracle, name, cost, structure.maps)
+def stored_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = None) -> CostOracle:
+    """The oracle that `run` was searched with: nothing is measured anew.
+
+    With another `budget`, what that one asks for and `run` knows; a latency measured in another way is not known.
+    """
+    oracle, known = structure.oracle, run.config.budget
+    if {"memory", "latency"} & known.spans().keys():
+        for name, cost in further_costs(known, run.arrays(FILE)).items():
+            other = budget is not None and (
+                name not in budget.spans() or (name == "latency" and budget.measured != known.measured)
+            )
+            oracle = oracle if other else _with(oracle, name, cost, structure.maps)
     return oracle
 
 

@@ -1,11 +1,13 @@
 """Evolution over genomes: a population, DEAP's operators on flat lists of genes, and the streams that drive them.
 
 Generational: the offspring of generation n + 1 depend on nothing but the state after generation n, so a resumed search
-asks for the very same cuts. What is crossed, mutated and selected how, `Rules` say: `nsga2.py`, `cfbs.py`.
+asks for the very same cuts. Steady: each child is made of the population as it stands, and competes with it as soon as
+it is judged (Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
+Algorithms"). What is crossed, mutated and selected how, `Rules` say: `nsga2.py`, `cfbs.py`.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
@@ -20,6 +22,10 @@ from blendsearch.structure.groups import Cut, cut_digest
 
 TRIES = 20
 """How often a child that repeats a known cut is mutated on before a random genome takes its place."""
+
+
+FEWEST = 4
+"""Individuals that a population needs before it has children; before that, candidates are drawn at random."""
 
 
 @cache
@@ -54,8 +60,8 @@ class Rules(Protocol):
     def mutate(self, genes: list[float]) -> None:
         """Mutate genes in place."""
 
-    def parents(self, population: list[Individual]) -> list[Individual]:
-        """An even number of parents, to be mated two by two."""
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        """`count` parents or one pair fewer, to be mated two by two; `count` is even."""
 
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         """The next population out of the present one and its children."""
@@ -103,9 +109,9 @@ class Evolution:
         asked: list[Candidate] = []
         taken = set(known)
         with self._drawing():
-            while len(asked) < count:
+            while len(asked) < count and len(self.population) >= FEWEST:
                 before = len(asked)
-                parents = self.rules.parents(self.population)
+                parents = self.rules.parents(self.population, len(self.population) // 2 * 2)
                 for one, other in zip(parents[::2], parents[1::2], strict=True):
                     for genes in self._children(one, other):
                         child = self._fresh(genes, taken)
@@ -114,6 +120,12 @@ class Evolution:
                             taken.add(child.digest)
                 if len(asked) == before:
                     break
+            while len(asked) < count and len(self.population) < FEWEST:
+                fresh = self._random(taken)
+                if fresh is None:
+                    break
+                asked.append(fresh)
+                taken.add(fresh.digest)
         return asked
 
     def tell(self, judged: Sequence[Judged]) -> None:
@@ -125,8 +137,22 @@ class Evolution:
         with self._drawing():
             self.population = self.rules.survivors(self.population + newcomers, self.size)
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        if len(self.population) < FEWEST:
+            return self._random(known)
+        with self._drawing():
+            one, other = self.rules.parents(self.population, 2)
+            return self._fresh(self._children(one, other)[0], known)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        if judged is not None:
+            self.tell([judged])
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
@@ -207,7 +233,8 @@ def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut
         digest = cut_digest(cut)
         twin = found.get(digest)
         if twin is not None:
-            found[digest] = twin._replace(origin=f"{twin.origin} = {name}")
+            names = [item for item in (twin.origin, name) if item != EVOLVED] or [EVOLVED]
+            found[digest] = twin._replace(origin=" = ".join(names))
         elif len(found) < count:
             found[digest] = Candidate(genome, cut, digest, name)
     return found

@@ -63,7 +63,8 @@ def kinds_of(row: Evaluation) -> list[str]:
     """What kinds of baseline a row is, each with its budget where there are several; none for an evolved one.
 
     ``single criterion`` and ``equal blend``, in the uniform or their own global allocation; the same ``in the best
-    allocation`` that these found; what another method brings along, by its own name.
+    allocation`` that these found; each with the words that say which layers it decomposes; what another method brings
+    along, by its own name.
     """
     if row.origin in (EVOLVED, DENSE):
         return []
@@ -75,6 +76,8 @@ def kinds_of(row: Evaluation) -> list[str]:
             kind = rule
         if rule.endswith(IN_BEST):
             kind += IN_BEST
+        if rule.endswith(" depthwise"):
+            kind += rule[rule.rindex(", ") :]
         kinds.append(f"{kind}{at}{place}")
     return list(dict.fromkeys(kinds))
 

@@ -8,7 +8,7 @@ least one), alpha by exp(N(0, 1)) and beta by N(0, 1); the pool fills with mutan
 (alpha 1, beta 0); children are asked for `BATCH` at a time, from the same pool.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,14 @@ class Legr:
         self.pool: list[tuple[float, list[float]]] = []
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """The plain ranking, and mutants of it up to the pool's size."""
+        """The plain ranking, the seeds (which a fork alone has), and mutants of the plain one up to the pool's size."""
         plain = self._candidate(self._plain())._replace(origin="l2 global ranking")
-        return [plain, *self._mutants(min(limit, POOL) - 1, {plain.digest}, lambda: self._plain())]
+        found = {plain.digest: plain}
+        for _, genome in seeds:
+            candidate = self._candidate(genome.blend)
+            found.setdefault(candidate.digest, candidate)
+        begun = list(found.values())[:limit]
+        return [*begun, *self._mutants(min(limit, POOL) - len(begun), set(found), lambda: self._plain())]
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         return self._mutants(min(count, BATCH), known, self._parent)
@@ -47,9 +52,18 @@ class Legr:
         self.pool += [(item.objectives[0], item.genome.blend.tolist()) for item in judged]
         self.pool = self.pool[-POOL:]
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
     def described(self, genome: Genome) -> dict[str, Any]:
         groups = len(self.norms)
         return {"log_alpha": genome.blend[:groups].tolist(), "beta": genome.blend[groups:].tolist()}
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return Genome(np.array([*facts["log_alpha"], *facts["beta"]]), np.zeros(len(self.norms)), 0.0)
 
     def state(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "pool": self.pool}

@@ -1,27 +1,64 @@
-"""The search, on one screen: ask, evaluate, tell, with a commit to the store in between."""
+"""The search, on one screen: ask, evaluate, tell, with a commit to the store in between.
 
-import json
+This is the generational schedule; `steady.py` has the one without generations.
+"""
+
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from blendsearch.engine.engine import Engine
-from blendsearch.fitness.evaluation import Outcome, Request, request
+from blendsearch.fitness.evaluation import request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
-from blendsearch.runs.store import Evaluation, Store
+from blendsearch.runs.store import Store
 from blendsearch.search.finals import finish, measure_reported, promote, test
-from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
+from blendsearch.search.judging import (
+    conclude,
+    facts_of,
+    judge_dense,
+    judged_of,
+    row_of,
+    taken_over,
+    warn_of_baselines,
+    warn_of_exhaustion,
+)
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
+from blendsearch.search.steady import steadily
 from blendsearch.search.stopping import reason_to_stop
 
 
 def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
-    config = setting.config.search
     store = run.store()
+    schedule = steadily if setting.config.search.schedule == "steady" else by_generations
+    schedule(run, setting, engine, store, report)
+    promote(setting, engine, store, report)
+    finish(run, setting, engine, store, report)
+    test(setting, engine, store, report)
+    measure_reported(setting, store, report)
+    evaluations = max((row.id for row in store.evaluations()), default=0)
+    run.finish({"evaluations": evaluations, "generations": len(store.generations())})
+    store.close()
+
+
+def watched(engine: Engine, run: Run, report: Report) -> Report:
+    """`report`, heard by `engine` too, which from now on writes its workers' logs into the run directory."""
+    engine.watch(run.name, run.logs)
+
+    def both(kind: str, facts: Mapping[str, Any]) -> None:
+        engine.heard(kind, facts)
+        report(kind, facts)
+
+    return both
+
+
+def by_generations(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+    """Ask for a generation, evaluate all of it, tell: how many workers there are, and how fast, changes nothing."""
+    config = setting.config.search
     optimiser = optimiser_of(setting)
     state = load_checkpoint(run.checkpoints, lambda text: report("warning", {"text": text}))
     generation, asked = 0, 0
@@ -30,44 +67,33 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
         optimiser.restore(state["evolution"])
     judge_dense(setting, engine, store, report)
 
-    while asked < config.evaluations:
+    reason = reason_to_stop(config, store.generations())
+    while asked < config.evaluations and reason is None:
         start = time.perf_counter()
         left = config.evaluations - asked
         if generation == 0:
-            seeds = seeds_of(setting)
-            if 2 * len(seeds) > config.evaluations:
-                text = (
-                    f"{len(seeds)} baselines take most of {config.evaluations} evaluations: name fewer in criteria.pool"
-                )
-                report("warning", {"text": text})
+            seeds = seeds_of(setting, store, optimiser)
+            warn_of_baselines(len(seeds), config.evaluations, report)
             candidates = optimiser.first(seeds, left)
         else:
             known = {item.digest for item in store.evaluations() if item.id <= asked}
             candidates = optimiser.ask(min(left, config.population), known)
         if not candidates:
-            if setting.config.method != "torch-pruning":
-                report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
+            warn_of_exhaustion(setting, report)
             break
         judged = evaluate(candidates, optimiser, generation, asked, setting, engine, store, report)
         optimiser.tell([item for item in judged if item is not None])
         generation, asked = generation + 1, asked + len(candidates)
+        # before the checkpoint: what is repeated after a crash in between records the same
+        conclude(generation, time.perf_counter() - start, setting, store, report)
         save_checkpoint(
             run.checkpoints,
             generation,
             {"generation": generation, "asked": asked, "evolution": optimiser.state()},
         )
-        wall = time.perf_counter() - start
-        conclude(generation, wall, setting, store, report)
-        if (reason := reason_to_stop(config, store.generations())) is not None:
-            report("stopped", {"reason": reason})
-            break
-
-    promote(setting, engine, store, report)
-    finish(run, setting, engine, store, report)
-    test(setting, engine, store, report)
-    measure_reported(setting, store, report)
-    run.finish({"evaluations": asked, "generations": generation})
-    store.close()
+        reason = reason_to_stop(config, store.generations())
+    if reason is not None:
+        report("stopped", {"reason": reason})
 
 
 def evaluate(
@@ -82,97 +108,22 @@ def evaluate(
 ) -> list[Judged | None]:
     """Objectives of `candidates` in their order, None for those that failed; each is stored as soon as it is there.
 
-    What the store already holds (from before a crash) is not evaluated again.
+    What the store already holds (from before a crash, or taken over by a fork) is not evaluated again.
     """
     fidelity = setting.config.fitness.fidelity
     rows = {item.digest: item for item in store.evaluations() if item.fidelity == fidelity}
     numbered = {candidate.digest: (asked + 1 + place, candidate) for place, candidate in enumerate(candidates)}
     requests = {item.digest: request(item.cut, fidelity, setting.config.seed) for item in candidates}
-    for digest, asking in requests.items():
-        if digest not in rows:
-            engine.submit(asking)
-    for outcome in engine.completed():
+    missing = [digest for digest in requests if digest not in rows]
+    known = taken_over(store, fidelity)
+    for digest in missing:
+        if digest not in known:
+            engine.submit(requests[digest])
+    for outcome in chain((known[digest] for digest in missing if digest in known), engine.completed()):
         number, candidate = numbered[outcome.digest]
         described = optimiser.described(candidate.genome)
-        row = _row(number, candidate, described, generation, requests[outcome.digest], outcome, setting)
-        store.add(row)
+        row = row_of(number, candidate, described, generation, requests[outcome.digest], outcome, setting)
+        store.add(row, asked + len(candidates))
         rows[outcome.digest] = row
-        report("evaluated", _facts(row, setting))
-    return [_judged(candidate, rows[candidate.digest], setting) for candidate in candidates]
-
-
-def conclude(generation: int, wall: float, setting: Setting, store: Store, report: Report) -> None:
-    """Record and report what a generation found."""
-    rows = store.evaluations()
-    mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
-    valid = judged_networks(rows)
-    summary: dict[str, Any] = {
-        "front": len(front(valid, setting.costs)),
-        "hypervolume": hypervolume(valid, setting.costs),
-        "best_loss": min((row.loss for row in valid if row.loss is not None), default=None),
-    }
-    store.add_generation(generation, len(mine), sum(row.seconds for row in mine), wall, summary)
-    done = sum(row.origin != DENSE for row in rows)
-    report("generation", {"generation": generation, "evaluations": done, "seconds": wall, **summary})
-
-
-def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
-    """Judge the dense network on the validation images, as evaluation 0."""
-    whole = setting.structure.maps.whole()
-    space = setting.decoder.space
-    asking = request(whole, "raw", setting.config.seed)
-    if all(row.origin != DENSE for row in store.evaluations()):
-        engine.submit(asking)
-        for outcome in engine.completed():
-            row = _row(0, Candidate(space.equal(), whole, asking.digest, DENSE), {}, 0, asking, outcome, setting)
-            store.add(row)
-            report("dense", _facts(row, setting))
-
-
-def _row(
-    number: int,
-    candidate: Candidate,
-    described: dict[str, Any],
-    generation: int,
-    asking: Request,
-    outcome: Outcome,
-    setting: Setting,
-) -> Evaluation:
-    counts = setting.structure.maps.counts(candidate.cut)
-    oracle = setting.structure.oracle
-    return Evaluation(
-        id=number,
-        digest=candidate.digest,
-        cut=asking.cut,
-        fidelity=asking.fidelity,
-        seed=asking.seed,
-        generation=generation,
-        origin=candidate.origin,
-        genome=json.dumps(described),
-        macs=int(oracle.cost("macs", counts)),
-        params=int(oracle.cost("params", counts)),
-        loss=None if outcome.failure else outcome.loss,
-        error=None if outcome.failure else outcome.error,
-        seconds=outcome.seconds,
-        failure=outcome.failure,
-    )
-
-
-def _judged(candidate: Candidate, row: Evaluation, setting: Setting) -> Judged | None:
-    if row.failure:
-        return None
-    return Judged(candidate.genome, setting.objectives(row), row.digest, candidate.origin)
-
-
-def _facts(row: Evaluation, setting: Setting) -> dict[str, Any]:
-    dense = setting.structure.oracle.dense
-    return {
-        "id": row.id,
-        "origin": row.origin,
-        "loss": row.loss,
-        "error": row.error,
-        "macs_ratio": row.macs / dense["macs"],
-        "params_ratio": row.params / dense["params"],
-        "seconds": row.seconds,
-        "failure": row.failure,
-    }
+        report("evaluated", facts_of(row, setting))
+    return [judged_of(candidate, rows[candidate.digest], setting) for candidate in candidates]

@@ -8,7 +8,7 @@ import random
 
 from deap import tools
 
-from blendsearch.blend.genome import Space
+from blendsearch.blend.genome import Space, bounds
 from blendsearch.search.evolution import Individual, redrawn
 
 SPREAD_OF_CROSSOVER = 15.0
@@ -25,8 +25,7 @@ class Nsga2:
     def __init__(self, space: Space, mutation: float) -> None:
         self.mutation, self.integers = mutation, space.integers
         self.bottoms, self.tops = space.low[: self.integers].astype(int), space.high[: self.integers].astype(int)
-        self.low = [*space.low[self.integers :].tolist(), *[-1.0] * space.groups, 0.0]
-        self.high = [*space.high[self.integers :].tolist(), *[1.0] * space.groups, 1.0]
+        self.low, self.high = (side[self.integers :].tolist() for side in bounds(space))
 
     def mate(self, one: list[float], other: list[float]) -> None:
         split = self.integers
@@ -40,13 +39,13 @@ class Nsga2:
         (numbers,) = tools.mutPolynomialBounded(genes[split:], SPREAD_OF_MUTATION, self.low, self.high, self.mutation)
         genes[:] = [*choices, *numbers]
 
-    def parents(self, population: list[Individual]) -> list[Individual]:
-        chosen: list[Individual] = tools.selTournamentDCD(population, len(population))
-        return chosen
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        # four at a time: a tournament takes its pairs from two shufflings of the population
+        chosen: list[Individual] = tools.selTournamentDCD(population, max(4, count - count % 4))
+        return chosen[:count]
 
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
-        size = min(size, len(pool) - len(pool) % 4)
-        chosen: list[Individual] = tools.selNSGA2(pool, size, nd="log") if size else pool
+        chosen: list[Individual] = tools.selNSGA2(pool, min(size, len(pool)), nd="log") if pool else pool
         return chosen
 
 
@@ -64,8 +63,8 @@ class Nsga3(Nsga2):
             divisions += 1
         self.directions = tools.uniform_reference_points(objectives, divisions)
 
-    def parents(self, population: list[Individual]) -> list[Individual]:
-        return random.sample(population, len(population) // 2 * 2)
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        return random.sample(population, count)
 
     def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         chosen: list[Individual] = tools.selNSGA3(pool, min(size, len(pool)), self.directions, nd="log")

@@ -1,6 +1,6 @@
 """What every optimiser is: it is asked for cuts that nobody has judged yet, and told how they were judged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from blendsearch.blend.genome import Genome
@@ -27,10 +27,10 @@ class Judged(NamedTuple):
 
 
 class Optimiser(Protocol):
-    """Proposes candidates generation by generation.
+    """Proposes candidates: generation by generation (`ask`, `tell`), or one at a time (`ask_one`, `tell_one`).
 
     What it asks for next depends on nothing but its state and what it was told, so that a resumed search asks for the
-    very same cuts.
+    very same cuts. A search keeps to one of the two ways; both begin with `first`.
     """
 
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
@@ -42,8 +42,19 @@ class Optimiser(Protocol):
     def tell(self, judged: Sequence[Judged]) -> None:
         """Learn how the candidates last asked for were judged; failed ones are missing."""
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        """One candidate more while others are still out, with a cut not `known`; None where the space is used up."""
+        ...
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        """Learn how one candidate was judged, in the order in which they come back; None: it failed."""
+
     def described(self, genome: Genome) -> dict[str, Any]:
         """A genome as JSON values, for the store and its readers."""
+        ...
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        """The genome that `described` gave these values."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """Which optimiser a config asks for, and what it is given to begin with."""
 
+import json
+
 import numpy as np
 
 from blendsearch.blend.genome import Genome
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.blend.networkwide import NetworkSpace
-from blendsearch.search.baselines import baselines
+from blendsearch.runs.store import Store
+from blendsearch.search.all_depthwise import AllDepthwise
+from blendsearch.search.baselines import all_depthwise, baselines
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
 from blendsearch.search.evolution import Evolution, Rules
@@ -15,6 +19,7 @@ from blendsearch.search.optimiser import Optimiser
 from blendsearch.search.peers import Peers
 from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
+from blendsearch.search.surrogate import Surrogate
 
 
 def optimiser_of(setting: Setting) -> Optimiser:
@@ -29,17 +34,28 @@ def optimiser_of(setting: Setting) -> Optimiser:
     if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
         return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
+    if setting.config.method == "depthwise":
+        return AllDepthwise(space, decoder.cut)
     if config.optimiser == "random":
         return RandomSearch(space, decoder.cut, config.population, rng)
     if isinstance(space, NetworkSpace) and not decoder.spans and config.optimiser != "nsga2":
-        return Cma(space, decoder.cut, config.population, rng, decoder.evolves_widths)
+        guided = Surrogate if config.optimiser == "surrogate" else Cma
+        return guided(space, decoder.cut, config.population, rng, decoder.evolves_widths)
     objectives = 1 + len(decoder.spanned)
     many = objectives > 2
     rules = Nsga3(space, config.mutation, objectives, config.population) if many else Nsga2(space, config.mutation)
     return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
 
 
-def seeds_of(setting: Setting) -> list[tuple[str, Genome]]:
-    """The baselines that the first generation begins with; controls from elsewhere begin with their own."""
+def seeds_of(setting: Setting, store: Store, optimiser: Optimiser) -> list[tuple[str, Genome]]:
+    """What the first generation begins with: the baselines, then what a fork took over from its parent's population.
+
+    Controls from elsewhere begin with baselines of their own.
+    """
     elsewhere = setting.config.method in ("legr", "torch-pruning")
-    return [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
+    if setting.config.method == "depthwise":
+        found = all_depthwise(setting.decoder)
+    else:
+        found = [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
+    begun = [item for item in store.inherited() if item.begins]
+    return [*found, *((item.origin, optimiser.of_described(json.loads(item.genome))) for item in begun)]

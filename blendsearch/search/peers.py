@@ -1,6 +1,6 @@
 """Torch-Pruning's own global and local pruner, as a method: two cuts at the budget, and nothing to search."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Peers:
         """The global pruner's cut and the local one's; each in its name, one candidate where they agree."""
         setting = self.setting
         height, width, channels = setting.splits.train.shape
-        nothing = Genome(np.zeros(0), np.zeros(setting.decoder.space.groups), 0.0)
+        nothing = self._nothing()
         found: dict[str, Candidate] = {}
         for name, everywhere in (("Torch-Pruning global", True), ("Torch-Pruning local", False)):
             cut = torch_pruning_cut(
@@ -37,8 +37,20 @@ class Peers:
     def tell(self, judged: Sequence[Judged]) -> None:
         """Nothing is learnt."""
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return None
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        """Nothing is learnt."""
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return {}
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self._nothing()
+
+    def _nothing(self) -> Genome:
+        return Genome(np.zeros(0), np.zeros(self.setting.decoder.space.groups), 0.0)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -4,12 +4,12 @@ A strong one: it judges the same baselines, so it ends no worse than any of them
 the allocation of the best baseline, the others anywhere in the space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from blendsearch.blend.genome import Genome, Space, of_flat
+from blendsearch.blend.genome import Genome, Space, flip_step, of_flat
 from blendsearch.search.evolution import TRIES, distinct
 from blendsearch.search.front import EVOLVED
 from blendsearch.search.optimiser import Candidate, Judged
@@ -47,8 +47,17 @@ class RandomSearch:
             if item.origin != EVOLVED and (self.best is None or item.objectives[0] < self.best[0]):
                 self.best = (item.objectives[0], item.genome.flat())
 
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
 
     def state(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "best": self.best}
@@ -63,4 +72,6 @@ class RandomSearch:
             return genome
         around = of_flat(self.space, self.best[1])
         noise = self.rng.normal(0, self.rng.uniform(0, WIDEST_STEP), len(around.share))
-        return genome._replace(share=np.clip(around.share + noise, -1, 1))
+        other = self.rng.normal(0, flip_step(self.space.layers), len(around.transform))
+        share, transform = np.clip(around.share + noise, -1, 1), np.clip(around.transform + other, -1, 1)
+        return genome._replace(share=share, transform=transform)

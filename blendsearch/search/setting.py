@@ -1,6 +1,6 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,9 +14,8 @@ from torch import nn
 from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.genome import Space
-from blendsearch.blend.groupwise import space_of
-from blendsearch.blend.networkwide import network_space_of
+from blendsearch.blend.groupwise import GroupSpace, space_of
+from blendsearch.blend.networkwide import NetworkSpace, network_space_of
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
@@ -31,7 +30,7 @@ from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
-from blendsearch.runs.store import Evaluation
+from blendsearch.runs.store import Evaluation, Inherited
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -41,6 +40,8 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.structure.decomposable import with_depthwise
+from blendsearch.structure.depthwise import misfit
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
@@ -99,7 +100,7 @@ def prepare(config: Config, report: Report, beside: Run | None = None) -> Settin
     spans = config.budget.spans()
     allowed = _widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
-    check_reachable(traced.structure.oracle, allowed, least)
+    check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
     _given(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
         structure, shape = traced.structure, _input_shape(traced.splits)
@@ -114,13 +115,23 @@ def score(config: Config, report: Report) -> tuple[ScoreTable, Clusters]:
     return _scored(config, _traced(config, report), report)
 
 
-def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run:
-    """Make the run directory of a prepared search."""
+def record(
+    setting: Setting,
+    folder: Path,
+    name: str,
+    command: list[str],
+    parent: Mapping[str, Any] | None = None,
+    inherited: Sequence[Inherited] = (),
+) -> Run:
+    """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
     weights = dense_arrays(setting.model)
     origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    if parent is not None:
+        origin["parent"] = dict(parent)
     structure = {
         "groups": _listed(setting.structure),
         "frozen": [asdict(item) for item in setting.structure.frozen],
+        **({"layers": list(setting.structure.maps.layers)} if setting.structure.maps.layers else {}),
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
@@ -131,15 +142,16 @@ def record(setting: Setting, folder: Path, name: str, command: list[str]) -> Run
     latency = setting.structure.oracle.further.get("latency")
     if isinstance(latency, LatencyModel):
         structure["latency"] = latency_facts(latency) | {"where": conditions_text(setting.model, setting.config.budget)}
-    return create_run(folder, name, setting.config, origin, structure, arrays)
+    return create_run(folder, name, setting.config, origin, structure, arrays, inherited)
 
 
-def restore(run: Run) -> Setting:
+def restore(run: Run, fork: Config | None = None, report: Report = lambda kind, facts: None) -> Setting:
     """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
 
+    `fork`: another config for the same model, data and criteria; costs that it budgets for the first time are measured.
     Raises RunError when data or structure are not what the run was made with.
     """
-    config = run.config
+    config = fork or run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
     splits = splits_of(config)
@@ -151,15 +163,23 @@ def restore(run: Run) -> Setting:
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
     model = network_of(config, weights)
-    structure = trace(model, _input_shape(splits))
-    groups = _listed(structure)
-    if groups != run.structure["groups"]:
+    structure = _structure(config, model, splits)
+    groups, layers = _listed(structure), list(structure.maps.layers)
+    if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
         )
-    structure = replace(structure, oracle=stored_oracle(run, structure))
-    return _setting(config, _Traced(model.to(device), structure, splits, device), *read_scores(run))
+    structure = replace(structure, oracle=stored_oracle(run, structure, config.budget))
+    missing = {"memory", "latency"} & config.budget.spans().keys() - structure.oracle.further.keys()
+    if "memory" in missing:
+        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
+    model = model.to(device)
+    if "latency" in missing:
+        shape, allowed = _input_shape(splits), _widths(config, structure)
+        oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+        structure = replace(structure, oracle=oracle)
+    return _setting(config, _Traced(model, structure, splits, device), *read_scores(run))
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -185,13 +205,13 @@ def _traced(config: Config, report: Report, beside: Run | None = None) -> _Trace
     _use_threads(config)
     splits = splits_of(config)
     model = network_of(config, None if beside is None else beside.arrays("dense"))
-    structure = trace(model, _input_shape(splits))
+    structure = _structure(config, model, splits)
     check_labels(splits, _outputs(model, splits))
     if beside is not None:
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
-    least = reachable(structure.oracle, _widths(config, structure))
+    least = reachable(structure.oracle.all_decomposed, _widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     return _Traced(model.to(device), structure, splits, device, beside is not None)
 
@@ -226,13 +246,14 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     structure, model = traced.structure, traced.model
     allowed = _widths(config, structure)
     decoder = Decoder(
-        _space(config, table, clusters),
+        replace(_space(config, table, clusters), layers=len(structure.maps.layers)),
         table,
         structure.oracle,
         allowed,
         config.budget.spans(),
         given=_given(config.budget.keep, structure, allowed),
         uniform=config.allocation == "uniform",
+        misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
     fitness = config.fitness
     recipe = Recipe(
@@ -245,11 +266,17 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     )
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
-    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair)
+    evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
     return Setting(config, structure, table, clusters, decoder, evaluator)
 
 
-def _space(config: Config, table: ScoreTable, clusters: Clusters) -> Space:
+def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
+    """The structure of `model`, on the CPU, with the layers that may be decomposed where the config asks for it."""
+    structure = trace(model, _input_shape(splits))
+    return structure if config.transform == "none" else with_depthwise(model, structure, _input_shape(splits))
+
+
+def _space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
     if config.method == "cfbs":
         return space_of(table, clusters, means=False)
     if config.search.blend == "group":
@@ -266,9 +293,12 @@ def _widths(config: Config, structure: Structure) -> Widths:
 def _repair(
     config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
 ) -> Repair | None:
-    """What every cut is repaired with; its targets are worked out anew where a run is restored."""
+    """What every cut is repaired with; its targets are worked out anew where a run is restored.
+
+    Without `fitness.repair` only what a cut decomposes is fitted, and nothing where no transform is asked for.
+    """
     fitness = config.fitness
-    if fitness.repair == "none":
+    if fitness.repair == "none" and not structure.maps.layers:
         return None
     return repair_for(
         model,
@@ -277,6 +307,7 @@ def _repair(
         images=fitness.recalibration_images,
         device=device,
         renewed=fitness.fidelity != "raw",
+        refit=fitness.repair != "none",
         precision=fitness.precision,
     )
 

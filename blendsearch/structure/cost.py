@@ -35,6 +35,9 @@ class CostOracle:
     dense: for each cost that of the dense network.
     further: costs besides these two, by name: ``memory`` in bytes (structure.memory), ``latency`` in nanoseconds
         (structure.latency).
+    layers: (L,) the weight terms, (out, in), of the layers that may be decomposed.
+    whole: (L,) 1 where such a layer is whole, 0 where it is decomposed if that costs less; holds where counts do not
+        say themselves.
     """
 
     base: NDArray[np.int64]
@@ -46,18 +49,48 @@ class CostOracle:
     fixed_macs: int
     dense: Mapping[str, int]
     further: Mapping[str, Cost] = field(default_factory=dict)
+    layers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    whole: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def cost(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cost `name` of kept channels per group: (..., groups) -> (...)."""
+        """Cost `name` of kept channels per group, which whole layers may follow: (..., groups [+ L]) -> (...)."""
         if name in self.further:
             return self.further[name](counts)
+        if name not in COSTS:
+            raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(self.dense)}")
+        factors = self.macs if name == "macs" else self.params
+        counts, whole = np.split(counts, [self.slope.shape[1]], axis=-1)
         widths = counts @ self.slope.T + self.base
         sizes = widths[..., self.first] * widths[..., self.second]
-        if name == "macs":
-            return np.asarray(sizes @ self.macs + self.fixed_macs)
-        if name == "params":
-            return np.asarray(sizes @ self.params)
-        raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(self.dense)}")
+        found = sizes @ factors + (self.fixed_macs if name == "macs" else 0)
+        if len(self.layers):
+            saved = self._saved(factors, widths)
+            saved = saved * (1 - whole) if whole.shape[-1] else np.maximum(saved, 0) * (1 - self.whole)
+            found = found - saved.sum(axis=-1)
+        return np.asarray(found)
+
+    def _saved(self, factors: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What goes of a cost, (..., L), where area x in x out becomes area x in + in x out, at all positions."""
+        out, into = widths[..., self.first[self.layers]], widths[..., self.second[self.layers]]
+        area, own = self.params[self.layers], factors[self.layers]
+        return np.asarray(own * into * out - into * (own + own // area * out))
+
+    def paying(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of `layers` cost less decomposed, at kept channels per group: (..., groups) -> (..., L)."""
+        widths = counts @ self.slope.T + self.base
+        return np.asarray(self._saved(self.params, widths) > 0)
+
+    @property
+    def all_decomposed(self) -> "CostOracle":
+        """This oracle, of the networks in which every one of `layers` is decomposed where it pays."""
+        return self.with_whole(np.zeros(len(self.layers), dtype=np.bool_))
+
+    def with_whole(self, whole: NDArray[np.bool_]) -> "CostOracle":
+        """This oracle, of networks in which these of `layers` are whole, (L,), and the others are not where it pays.
+
+        What a network costs then still never falls with its widths.
+        """
+        return replace(self, whole=whole.astype(np.int64)) if len(self.layers) else self
 
     def with_cost(self, name: str, cost: Cost, dense: int) -> "CostOracle":
         """This oracle with one cost more, which is `dense` for the dense network."""
@@ -70,7 +103,7 @@ class CostOracle:
     def per_channel(self, name: str, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """What of cost `name` goes with one channel of each group, all others whole: (groups,) -> (groups,)."""
         one_less = sizes[None, :] - np.eye(len(sizes), dtype=np.int64)
-        return np.asarray(self.dense[name] - self.cost(name, one_less), dtype=np.float64)
+        return np.asarray(self.cost(name, sizes) - self.cost(name, one_less), dtype=np.float64)
 
 
 def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:

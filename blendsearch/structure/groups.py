@@ -1,7 +1,8 @@
 """Groups of coupled channels as plain index maps.
 
-All channels of all groups stand in one line, group after group: `channels` of them. A cut is a boolean vector over that
-line, true where a channel is kept. For every dimension of every tensor that any group touches, a *source* says for each
+All channels of all groups stand in one line, group after group, and behind them, where a transform is asked for, every
+layer that may be decomposed. A cut is a boolean vector over that line, `channels` long, true where a channel is kept or
+a layer stays whole. For every dimension of every tensor that any group touches, a *source* says for each
 index of that dimension which channel of the line it belongs to, or ``ALWAYS`` where it belongs to none. With these,
 cutting is slicing, and the width of anything is a sum.
 """
@@ -18,7 +19,7 @@ ALWAYS = -1
 """In a source: this index belongs to no group and is always kept (the last element of a padded cut)."""
 
 Cut = NDArray[np.bool_]
-"""Kept channels, shape (channels,): one cut of the whole network."""
+"""Kept channels, then whole layers, shape (channels,): one cut of the whole network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,7 @@ class IndexMaps:
     sources: unique index vectors, each shape (length of a dimension,), values ``ALWAYS`` or a channel of the line.
     slices: for each tensor name, (dimension, number of its source) pairs.
     shapes: for each tensor name of the network, its dense shape.
+    layers: names of the convolutions that a cut may decompose (structure.depthwise); none where no transform is asked.
     """
 
     groups: tuple[Group, ...]
@@ -74,10 +76,12 @@ class IndexMaps:
     sources: tuple[NDArray[np.int64], ...]
     slices: dict[str, tuple[tuple[int, int], ...]]
     shapes: Mapping[str, tuple[int, ...]]
+    layers: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
-        return int(self.offsets[-1])
+        """Places of the line: one for each channel of each group, and one for each layer that may be decomposed."""
+        return int(self.offsets[-1]) + len(self.layers)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -89,10 +93,16 @@ class IndexMaps:
         return np.ones(self.channels, dtype=np.bool_)
 
     def counts(self, cuts: Cut) -> NDArray[np.int64]:
-        """Kept channels per group: (..., channels) -> (..., groups)."""
+        """Kept channels per group, then 1 for each whole one of `layers`: (..., channels) -> (..., groups + L)."""
         if not len(self.groups):
             return np.zeros((*cuts.shape[:-1], 0), dtype=np.int64)
-        return np.add.reduceat(cuts, self.offsets[:-1], axis=-1, dtype=np.int64)
+        lined, whole = np.split(cuts, [self.offsets[-1]], axis=-1)
+        kept = np.add.reduceat(lined, self.offsets[:-1], axis=-1, dtype=np.int64)
+        return np.concatenate([kept, whole], axis=-1, dtype=np.int64) if self.layers else kept
+
+    def decomposed(self, cut: Cut) -> tuple[str, ...]:
+        """The layers that `cut` decomposes."""
+        return tuple(name for name, whole in zip(self.layers, cut[self.offsets[-1] :], strict=True) if not whole)
 
     def kept(self, cut: Cut) -> list[NDArray[np.int64]]:
         """For each source the positions that the cut keeps, ascending."""

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blendsearch.structure.depthwise import decompose
 from blendsearch.structure.groups import Cut, IndexMaps
 
 _SHARED = (
@@ -37,7 +38,8 @@ _CONTAINERS = (dict, OrderedDict, list, set, tuple)
 def narrow(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
     """A new module with only the kept channels of `model`, which is left untouched and shares no memory with it.
 
-    `cut` has shape (maps.channels,). The new module is in the same mode and on the same device.
+    `cut` has shape (maps.channels,). Layers that it does not leave whole are decomposed (structure.depthwise) after
+    their channels are cut. The new module is in the same mode and on the same device.
     """
     if cut.shape != (maps.channels,):
         raise ValueError(f"a cut of this network has shape ({maps.channels},), not {cut.shape}")
@@ -51,7 +53,10 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
                 out = _taken(out, dim, kept[source])
         return out.clone() if out.data_ptr() == tensor.data_ptr() else out
 
-    return rehung(model, sliced)
+    narrowed = rehung(model, sliced)
+    for name in maps.decomposed(cut):
+        decompose(narrowed, name)
+    return narrowed
 
 
 def _taken(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:

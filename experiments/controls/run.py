@@ -1,9 +1,10 @@
 """A blended search beside its controls at equal evaluations, on several seeds: the table and a picture.
 
-    python experiments/controls/run.py CONFIG --work DIR [--seeds 3] [--name ID] [--set FIELD=VALUE ...]
+    python experiments/controls/run.py CONFIG --work DIR [--seeds 3] [--lanes 1] [--name ID] [--set FIELD=VALUE ...]
 
 DIR holds the decoded data and the runs; whatever was searched there already is not searched again, so that a stopped
-comparison goes on. Writes ID.json and ID.png beside the config, as far as the seeds have come.
+comparison goes on. `--lanes` searches are run side by side. Writes ID.json and ID.png beside the config when all are
+done, and with `--seeds 0` as far as they have come.
 """
 
 import argparse
@@ -11,10 +12,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from blendsearch.errors import RunError
+from blendsearch.runs.directory import open_run
+from blendsearch.search.controls import CONTROLS, control, planned
 
 HERE = Path(__file__).parent
 NAMES = {"blended": "blended search", "random": "random search", "legr": "LeGR"}
@@ -26,6 +32,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where decoded data and runs go")
     parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--controls", default=",".join(CONTROLS))
+    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--lane", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--name", help="of the run and of the files written (default: the config's)")
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
@@ -35,14 +44,35 @@ def main() -> None:
         if not (work / f"{data}-test.npz").exists():
             subprocess.run([sys.executable, arguments.shared / "unpack.py", data, work], check=True)
     runs = work / "runs"
-    if (runs / name).exists():
-        blendsearch("resume", name, "--runs", runs)
-    else:
-        changes = [f"--set={change}" for change in arguments.set]
-        blendsearch("search", arguments.config, *changes, "--runs", runs, "--name", name)
-    for seeds in range(1, arguments.seeds + 1):
-        blendsearch("compare", name, "--runs", runs, "--seeds", seeds)
+    if arguments.lane == 0 and arguments.seeds:
+        again = [sys.executable, __file__, *sys.argv[1:], "--lane"]
+        others = [subprocess.Popen([*again, str(lane)]) for lane in range(1, arguments.lanes)]
+        if (runs / name).exists():
+            blendsearch("resume", name, "--runs", runs)
+        else:
+            changes = [f"--set={change}" for change in arguments.set]
+            blendsearch("search", arguments.config, *changes, "--runs", runs, "--name", name)
+        searched(runs, name, arguments)
+        if max((other.wait() for other in others), default=0):
+            raise SystemExit("a lane failed")
+    elif arguments.lane:
+        while not (runs / name / "run.sqlite").exists():  # its network is every control's
+            time.sleep(5)
+        searched(runs, name, arguments)
+    if arguments.lane == 0:
         written(name, runs, arguments.config.parent)
+
+
+def searched(runs: Path, name: str, arguments: argparse.Namespace) -> None:
+    """One lane's way through the plan: whatever no other lane is at, in the plan's order."""
+    run = open_run(runs, name)
+    for control_name, config in planned(run, arguments.controls.split(","), arguments.seeds):
+        try:
+            control(run, control_name, config, config.engine, lambda kind, facts: None)
+        except RunError as error:
+            print(f"lane {arguments.lane} leaves {control_name} to another: {error}", flush=True)
+            continue
+        print(f"lane {arguments.lane} has done {control_name}", flush=True)
 
 
 def written(name: str, runs: Path, folder: Path) -> None:

@@ -1,0 +1,124 @@
+"""What both schedules share: the row an outcome becomes, what an optimiser is told, the record of progress."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from blendsearch.engine.engine import Engine
+from blendsearch.fitness.evaluation import Outcome, Request, request
+from blendsearch.runs.store import Evaluation, Store
+from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
+from blendsearch.search.optimiser import Candidate, Judged
+from blendsearch.search.setting import Report, Setting
+
+
+def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+    """Judge the dense network on the validation images, as evaluation 0."""
+    whole = setting.structure.maps.whole()
+    asking = request(whole, "raw", setting.config.seed)
+    if all(row.origin != DENSE for row in store.evaluations()):
+        outcome = taken_over(store, "raw").get(asking.digest)
+        if outcome is None:
+            engine.submit(asking)
+            (outcome,) = engine.completed()
+        candidate = Candidate(setting.decoder.space.equal(), whole, asking.digest, DENSE)
+        row = row_of(0, candidate, {}, 0, asking, outcome, setting)
+        store.add(row)
+        report("dense", facts_of(row, setting))
+
+
+def taken_over(store: Store, fidelity: str) -> dict[str, Outcome]:
+    """By digest, what a fork need not judge again: the outcomes at `fidelity` of the run it was forked from."""
+    return {
+        item.digest: Outcome(
+            item.digest,
+            np.nan if item.loss is None else item.loss,
+            np.nan if item.error is None else item.error,
+            0.0,  # here it costs nothing
+            item.failure,
+            item.seed,
+        )
+        for item in store.inherited()
+        if item.judged and item.fidelity == fidelity
+    }
+
+
+def row_of(
+    number: int,
+    candidate: Candidate,
+    described: dict[str, Any],
+    generation: int,
+    asking: Request,
+    outcome: Outcome,
+    setting: Setting,
+) -> Evaluation:
+    """What the store keeps of `outcome`; `described` is the candidate's genome for a reader."""
+    counts = setting.structure.maps.counts(candidate.cut)
+    oracle = setting.structure.oracle
+    return Evaluation(
+        id=number,
+        digest=candidate.digest,
+        cut=asking.cut,
+        fidelity=asking.fidelity,
+        seed=asking.seed,
+        generation=generation,
+        origin=candidate.origin,
+        genome=json.dumps(described),
+        macs=int(oracle.cost("macs", counts)),
+        params=int(oracle.cost("params", counts)),
+        loss=None if outcome.failure else outcome.loss,
+        error=None if outcome.failure else outcome.error,
+        seconds=outcome.seconds,
+        failure=outcome.failure,
+    )
+
+
+def judged_of(candidate: Candidate, row: Evaluation, setting: Setting) -> Judged | None:
+    """What an optimiser is told; None where there are no numbers."""
+    if row.failure:
+        return None
+    return Judged(candidate.genome, setting.objectives(row), row.digest, candidate.origin)
+
+
+def facts_of(row: Evaluation, setting: Setting) -> dict[str, Any]:
+    """What is reported of an evaluation."""
+    dense = setting.structure.oracle.dense
+    return {
+        "id": row.id,
+        "origin": row.origin,
+        "loss": row.loss,
+        "error": row.error,
+        "macs_ratio": row.macs / dense["macs"],
+        "params_ratio": row.params / dense["params"],
+        "seconds": row.seconds,
+        "failure": row.failure,
+    }
+
+
+def conclude(generation: int, wall: float, setting: Setting, store: Store, report: Report) -> None:
+    """Record and report what a generation found; in a steady search, what came back since the last one."""
+    rows = store.evaluations()
+    mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
+    valid = judged_networks(rows)
+    summary: dict[str, Any] = {
+        "front": len(front(valid, setting.costs)),
+        "hypervolume": hypervolume(valid, setting.costs),
+        "best_loss": min((row.loss for row in valid if row.loss is not None), default=None),
+    }
+    store.add_generation(generation, len(mine), sum(row.seconds for row in mine), wall, summary)
+    done = sum(row.origin != DENSE for row in rows)
+    report("generation", {"generation": generation, "evaluations": done, "seconds": wall, **summary})
+
+
+def warn_of_baselines(count: int, evaluations: int, report: Report) -> None:
+    """Say so where the baselines leave the search little to do."""
+    if 2 * count > evaluations:
+        text = f"{count} baselines take most of {evaluations} evaluations: name fewer in criteria.pool"
+        report("warning", {"text": text})
+
+
+def warn_of_exhaustion(setting: Setting, report: Report) -> None:
+    """Say that there is nothing left to ask for; a method that asks twice in all need not be told."""
+    if setting.config.method not in ("torch-pruning", "depthwise"):
+        report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})

@@ -1,0 +1,91 @@
+"""Depthwise decomposition: a k x k convolution becomes a depthwise one followed by a pointwise one.
+
+After Luo et al. 2021, "Channel Pruning with Depthwise Decomposition" (CResNet), ISCEIC, doi
+10.1109/ISCEIC53685.2021.00022, of which only the abstract is public. How it is built in here:
+
+- *Identity*: which layers are decomposed is part of the cut. Behind the channels of all groups the line has one place
+  for every layer that may be decomposed, true where the layer stays whole (`IndexMaps.layers`). Digest, request, store
+  and cache thus cover it without knowing, and where nothing may be decomposed all of them are what they were.
+- *Surgery*: `surgery.narrow` cuts channels first, then replaces each such layer by ``Sequential(depthwise,
+  pointwise)``, two ordinary convolutions. For every input channel i the kernels W[:, i], (out, k k), are replaced by
+  the nearest matrix of rank one, pointwise[:, i] x depthwise[i] (Eckart and Young 1936). A bias stays at the pointwise.
+- *Cost*: the weight's term, area x in x out, becomes area x in + in x out (`CostOracle.layers`). Where that is not less
+  the layer stays whole, whatever a genome says (`CostOracle.paying`).
+- *Genome*: one gene in [-1, 1] per layer, decomposed above zero. Widths are allotted by the oracle of the layers that
+  the genome decomposes; where that set cannot meet the budget even at the least widths, the layers whose genes are
+  next follow, until it can (`blend.decode`).
+- *Recovery*: from first to last layer, the pair is fitted by least squares to what the layer said in the dense network
+  (`fitness.depthwise`), with `fitness.repair` or without.
+
+Filled in beyond the abstract: the choice of layers, which the paper's own way does not have (``method: depthwise``
+decomposes all), alternating the fit between pointwise and depthwise weights, and all of the above but the idea itself.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+
+def halves(layer: nn.Module) -> nn.Sequential:
+    """The depthwise and the pointwise convolution that take the place of `layer`, without values (device meta).
+
+    Raises ValueError for a module of another kind.
+    """
+    if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
+        raise ValueError(f"a {type(layer).__name__} cannot be decomposed, expected an ungrouped Conv2d")
+    channels = layer.in_channels
+    depthwise = nn.Conv2d(
+        channels,
+        channels,
+        layer.kernel_size,  # type: ignore[arg-type]
+        layer.stride,  # type: ignore[arg-type]
+        layer.padding,  # type: ignore[arg-type]
+        layer.dilation,  # type: ignore[arg-type]
+        groups=channels,
+        bias=False,
+        padding_mode=layer.padding_mode,
+        device="meta",
+    )
+    pointwise = nn.Conv2d(channels, layer.out_channels, 1, bias=layer.bias is not None, device="meta")
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise)).train(layer.training)
+
+
+def decompose(network: nn.Module, name: str) -> None:
+    """Replace the convolution called `name` in `network`, in place, by its nearest depthwise and pointwise pair."""
+    layer = network.get_submodule(name)
+    pair = halves(layer)
+    assert isinstance(layer, nn.Conv2d)
+    for half, weight in zip(pair, rank_one(layer.weight), strict=True):
+        half.weight = nn.Parameter(weight, layer.weight.requires_grad)
+    if layer.bias is not None:
+        pair.get_submodule("pointwise").bias = layer.bias
+    network.set_submodule(name, pair)
+
+
+def rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The depthwise (in, 1, h, w) and the pointwise weight (out, in, 1, 1) nearest to `weight`, (out, in, h, w).
+
+    Per input channel the first singular pair; the depthwise kernels have length one and no negative sum.
+    """
+    made, into, tall, broad = weight.shape
+    kernels = _by_input(weight)
+    _, vectors = torch.linalg.eigh(kernels.transpose(1, 2) @ kernels)
+    first = vectors[:, :, -1]
+    first = first * torch.where(first.sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
+    across = (kernels @ first[:, :, None])[:, :, 0]
+    depthwise, pointwise = first.reshape(into, 1, tall, broad), across.T.reshape(made, into, 1, 1)
+    return depthwise.to(weight).contiguous(), pointwise.to(weight).contiguous()
+
+
+def misfit(weight: Tensor) -> float:
+    """What part, in [0, 1), of the kernels' squared length is lost with all but the first singular pair."""
+    kernels = _by_input(weight)
+    values = torch.linalg.eigvalsh(kernels.transpose(1, 2) @ kernels).clamp(min=0)
+    whole = float(values.sum())
+    return 1 - float(values[:, -1].sum()) / whole if whole else 0.0
+
+
+def _by_input(weight: Tensor) -> Tensor:
+    """(out, in, h, w) -> (in, out, h * w), in double precision on the CPU: the same numbers on every device."""
+    return weight.detach().cpu().double().flatten(2).transpose(0, 1)

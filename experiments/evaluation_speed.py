@@ -1,0 +1,73 @@
+"""What an evaluation's forward passes gain from channels-last memory and from folded batch-norms.
+
+    python experiments/evaluation_speed.py CONFIG [--images 500] [--repeats 5] [--out FILE] [--set F=V ...]
+
+Judges the equal blend's network of CONFIG on some of its validation images in four ways, in turns, and prints the
+shortest processor time of each and its ratio to the plain way.
+"""
+
+import argparse
+import json
+import time
+from contextlib import nullcontext
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from blendsearch.fitness.data import batches
+from blendsearch.fitness.device import autocast
+from blendsearch.fitness.folding import foldable, folded
+from blendsearch.runs.config import load_config
+from blendsearch.search.setting import Setting, prepare
+from blendsearch.structure.surgery import narrow
+
+LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    arguments = parser.parse_args()
+    few = ["criteria.pool=[l1]", "criteria.images=64"]
+    setting = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
+    cut = setting.decoder.cut(setting.decoder.space.equal())
+    networks = {
+        name: narrow(setting.model, setting.structure.maps, cut).eval().to(memory_format=layout)
+        for name, layout in LAYOUTS.items()
+    }
+    ways = list(product(LAYOUTS, ("batch-norms apart", "batch-norms folded")))
+    seconds = {way: float("inf") for way in ways}
+    for _ in range(arguments.repeats):
+        for way in ways:
+            spent = timed(setting, networks[way[0]], way[1] == "batch-norms folded", arguments.images)
+            seconds[way] = min(seconds[way], spent)
+    plain = seconds[ways[0]]
+    rows = [{"layout": way[0], "norms": way[1], "seconds": seconds[way], "ratio": seconds[way] / plain} for way in ways]
+    for row in rows:
+        print(f"{row['layout']:<16}{row['norms']:<20}{row['seconds']:>8.3f} s{row['ratio']:>7.2f}")
+    facts = {"config": arguments.config.name, "images": arguments.images, "precision": setting.config.fitness.precision}
+    arguments.out.write_text(json.dumps({**facts, "ways": rows}, indent=1) + "\n")
+
+
+def timed(setting: Setting, network: nn.Module, fold: bool, images: int) -> float:
+    """Processor seconds of one look at the images."""
+    splits, device = setting.splits, setting.evaluator.device
+    settings = {"batch_size": setting.config.fitness.batch_size, "mean": splits.mean, "std": splits.std}
+    given = list(batches(splits.val, **settings, device=device, limit=images))
+    pairs = foldable(setting.model, given[0][0][:1]) if fold else ()
+    start = time.process_time()
+    with folded(network, pairs) if fold else nullcontext(), torch.inference_mode():
+        for x, _ in given:
+            with autocast(device, setting.config.fitness.precision):
+                network(x)
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()

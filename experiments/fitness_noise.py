@@ -1,0 +1,121 @@
+"""How well a fitness on few validation images tells networks apart: labels, or the dense network's outputs, asked for.
+
+    python experiments/fitness_noise.py CONFIG [--networks 60] [--images 2000] [--out FILE] [--set F=V ...]
+
+Draws networks around the best global baseline of CONFIG (whose `data.val_limit` is lifted), recovers each, and takes
+its outputs on all validation images. Then, many times: `--images` of them are the fitness, the others say which
+network is better. Printed per fitness: the signal (standard deviation, over networks, of its mean) as a multiple of
+the noise that so few images leave in a difference of two; and Spearman's correlation of its order with the orders by
+cross-entropy and by error on the other images. Test images are not looked at.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from blendsearch.fitness.data import batches
+from blendsearch.fitness.device import autocast
+from blendsearch.fitness.evaluation import request
+from blendsearch.runs.config import load_config
+from blendsearch.search.baselines import baselines
+from blendsearch.search.setting import Setting, prepare
+
+TEMPERATURES = (1, 2, 4)
+REPEATS = 20
+WORST = 1.5
+"""Networks with a cross-entropy above this multiple of the best are left out: a search tells the good ones apart."""
+
+Array = NDArray[np.float64]
+
+
+def outputs(setting: Setting, module: torch.nn.Module) -> Array:
+    """Logits on all validation images, (n, classes)."""
+    splits, held = setting.splits, setting.evaluator
+    found = []
+    with torch.inference_mode(), autocast(held.device, held.recipe.precision):
+        for x, _ in batches(splits.val, batch_size=100, mean=splits.mean, std=splits.std, device=held.device):
+            found.append(module(x).double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def softened(logits: Array, temperature: float) -> Array:
+    scaled = logits / temperature
+    return np.asarray(scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True))
+
+
+def fitnesses(logits: Array, dense: Array, labels: NDArray[np.int64]) -> dict[str, Array]:
+    """Per name, what each network has on each image, (networks, images)."""
+    found = {
+        "labels, cross-entropy": -softened(logits, 1)[:, np.arange(len(labels)), labels],
+        "labels, error": (logits.argmax(axis=-1) != labels).astype(np.float64),
+    }
+    for temperature in TEMPERATURES:
+        wanted = softened(dense, temperature)
+        divergence = (np.exp(wanted) * (wanted - softened(logits, temperature))).sum(axis=-1)
+        found[f"dense, temperature {temperature}"] = divergence
+    return found
+
+
+def told(found: Mapping[str, Array], images: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+    entropy, error = found["labels, cross-entropy"], found["labels, error"]
+    good = entropy.mean(axis=1) < WORST * entropy.mean(axis=1).min()
+    result: dict[str, dict[str, float]] = {}
+    for name, values in found.items():
+        about = values[good] - values[good].mean(axis=0)
+        noise = float((about.std(axis=1) / np.sqrt(images)).mean())
+        result[name] = {"signal_to_noise": float(about.mean(axis=1).std()) / noise, "networks": int(good.sum())}
+    orders: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
+    for _ in range(REPEATS):
+        mixed = rng.permutation(entropy.shape[1])
+        seen, unseen = mixed[:images], mixed[images:]
+        for name, values in found.items():
+            fitness = values[good][:, seen].mean(axis=1)
+            others = (entropy[good][:, unseen].mean(axis=1), error[good][:, unseen].mean(axis=1))
+            orders[name].append((spearmanr(fitness, others[0])[0], spearmanr(fitness, others[1])[0]))
+    for name, pairs in orders.items():
+        result[name] |= dict(zip(("rho_entropy", "rho_error"), np.mean(pairs, axis=0).tolist(), strict=True))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--networks", type=int, default=60)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, ["data.val_limit=null", *arguments.overrides])
+    setting = prepare(config, lambda kind, facts: print(kind, flush=True))
+    decoder, rng = setting.decoder, np.random.default_rng(config.seed)
+
+    def judged(cut: NDArray[np.bool_]) -> Array:
+        return outputs(setting, setting.evaluator.network(request(cut, "recalibrated", config.seed)))
+
+    labels = setting.splits.val.labels
+    everywhere = [genome for name, genome in baselines(decoder, 1) if " global" in name]
+    logits = [judged(decoder.cut(genome)) for genome in everywhere]
+    entropies = [float(-softened(item, 1)[np.arange(len(labels)), labels].mean()) for item in logits]
+    centre = everywhere[int(np.argmin(entropies))]
+    while len(logits) < arguments.networks:
+        blend = np.clip(rng.normal(0, 0.5, len(centre.blend)), -1, 1)
+        share = np.clip(centre.share + rng.normal(0, 0.05, len(centre.share)), -1, 1)
+        logits.append(judged(decoder.cut(centre._replace(blend=blend, share=share))))
+        print(f"{len(logits)} of {arguments.networks} networks", flush=True)
+    found = fitnesses(np.array(logits), outputs(setting, setting.model.eval()), labels)
+    result = told(found, arguments.images, rng)
+    print(f"{'fitness':<26}{'signal / noise':>15}{'rho entropy':>13}{'rho error':>11}")
+    for name, row in result.items():
+        print(f"{name:<26}{row['signal_to_noise']:>15.2f}{row['rho_entropy']:>13.3f}{row['rho_error']:>11.3f}")
+    facts = {"config": arguments.config.name, "networks": len(logits), "images": arguments.images, "fitness": result}
+    arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

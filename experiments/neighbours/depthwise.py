@@ -1,0 +1,103 @@
+"""What does decomposing layers cost in accuracy, how much of it does the fit bring back, and is it worth a search?
+
+    python experiments/neighbours/depthwise.py --work DIR [--shared ../shared/data]
+
+ResNet-56 on CIFAR-10, settings of `depthwise-resnet56.yaml`: the equal blend's networks at three budgets, with no layer
+decomposed (uniform and global allocation), with all, and with as few as meet the budget without a cut; each judged on
+the same 2,000 validation images after recalibration, as cut and decomposed, with all layers fitted but only the
+pointwise halves of decomposed ones, and with pairs fitted in 2 and 8 sweeps; then a few after a fine-tune on 5,000
+training images. The test half is not looked at. `DIR` holds or gets cifar10-train.npz and cifar10-test.npz; rows go to
+a JSON file beside this script as they come, and those that stand there are not measured again.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from blendsearch.fitness.evaluation import Evaluator, request
+from blendsearch.fitness.training import Schedule
+from blendsearch.runs.config import load_config
+from blendsearch.search.baselines import baselines
+from blendsearch.search.setting import Setting, prepare
+
+HERE = Path(__file__).parent
+BUDGETS = (0.5, 0.3, 0.12)
+SWEEPS = (0, 2, 8)
+TUNING = Schedule(epochs=1, rate=0.01, images=5000)
+TUNED = {(0.3, "equal blend uniform"), (0.3, "equal blend uniform, enough depthwise")}
+SETTINGS = ["fitness.device=cpu", "engine.threads=1", "criteria.pool=[l1,fpgm,bn_gamma,taylor_gate,fisher]"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="where the decoded data are")
+    parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared" / "data")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    asked = parser.parse_args()
+    if not asked.shared.is_dir():
+        sys.exit(f"{asked.shared} is not there: the experiment needs CIFAR-10 and the weights kept in it")
+    if not (asked.work / "cifar10-test.npz").exists():
+        subprocess.run([sys.executable, asked.shared / "unpack.py", "cifar10", asked.work], check=True)
+    os.environ |= {"SHARED": str(asked.shared.resolve()), "DATA": str(asked.work.resolve())}
+    setting = prepare(load_config(HERE / "depthwise-resnet56.yaml", SETTINGS), lambda *_: None)
+    rows: list[dict] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
+
+    def judge(budget: float, name: str, genome: object, fit: str, evaluator: Evaluator, fidelity: str) -> None:
+        key = {"macs": budget, "network": name, "fit": fit, "fidelity": fidelity}
+        if any(key.items() <= row.items() for row in rows):
+            return
+        held = dataclasses.replace(setting.decoder, budget={"macs": (budget, budget)})
+        cut = held.cut(genome)
+        counts, oracle = setting.structure.maps.counts(cut), setting.structure.oracle
+        outcome = evaluator.evaluate(request(cut, fidelity, 0))
+        rows.append(
+            key
+            | {
+                "decomposed": len(setting.structure.maps.decomposed(cut)),
+                "of_macs": round(float(oracle.ratio("macs", counts)), 4),
+                "of_params": round(float(oracle.ratio("params", counts)), 4),
+                "val_loss": round(outcome.loss, 4),
+                "val_accuracy": round(100 - 100 * outcome.error, 2),
+                "seconds": round(outcome.seconds, 2),
+            }
+        )
+        print(rows[-1], flush=True)
+        asked.out.write_text(json.dumps({"misfit": misfits(setting), "rows": rows}, indent=1) + "\n")
+
+    bare = setting.evaluator
+    fits = {f"{sweeps} sweeps": dataclasses.replace(bare.repair, sweeps=sweeps) for sweeps in SWEEPS}
+    tuned = dataclasses.replace(bare, recipe=dataclasses.replace(bare.recipe, tuning=TUNING))
+    for budget in BUDGETS:
+        held = dataclasses.replace(setting.decoder, budget={"macs": (budget, budget)})
+        for name, genome in baselines(held, 1):
+            if not name.startswith("equal blend"):
+                continue
+            usual = dataclasses.replace(bare, repair=fits["2 sweeps"])
+            judge(budget, name, genome, "none", dataclasses.replace(bare, repair=None), "recalibrated")
+            judge(budget, name, genome, "2 sweeps", usual, "recalibrated")
+            for fit in ("0 sweeps", "8 sweeps") if "depthwise" in name else ():
+                judge(budget, name, genome, fit, dataclasses.replace(bare, repair=fits[fit]), "recalibrated")
+    for budget, name in sorted(TUNED):
+        held = dataclasses.replace(setting.decoder, budget={"macs": (budget, budget)})
+        genome = dict(baselines(held, 1))[name]
+        for fit in ("none", "2 sweeps"):
+            judge(budget, name, genome, fit, dataclasses.replace(tuned, repair=fits.get(fit)), "tuned")
+
+
+def misfits(setting: Setting) -> dict[str, float]:
+    """What part of its kernels each layer loses, by name."""
+    return {
+        name: round(float(value), 4)
+        for name, value in zip(setting.structure.maps.layers, setting.decoder.misfit, strict=True)
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,175 @@
+"""What each schedule makes of uneven evaluations: busy workers, time, and what is found, on 2 to 64 simulated workers.
+
+    python experiments/schedules.py [--out schedules.json]
+
+The search itself is real: its loop, its optimisers, its store. Only time is not: an engine with a virtual clock gives
+each evaluation a duration between 2 and 20 s (log-uniform, drawn from the cut's own seed, so that a cut takes as long
+under either schedule), starts it when a worker is free, and brings back the earliest. The controller's own work
+(optimiser, decoding, store) is charged to the same clock in the processor seconds that it really takes here, beside
+other work: nobody is given new work meanwhile.
+Losses stand in for accuracy: each group has channels that it would like to keep and a weight of its own, and what it
+misses counts by its square. They say how much is learnt under a schedule, not what a network would lose.
+
+Busy: of the workers' time, between the first evaluation's beginning and the last one's end (`busy`), or until there was
+nothing left to ask for (`busy_while_asking`; the rest is the tail that every search of finite length has).
+"""
+
+import argparse
+import heapq
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blendsearch.engine.engine import nothing_more
+from blendsearch.fitness.evaluation import Outcome, Request
+from blendsearch.runs.config import parse_config
+from blendsearch.search.loop import search
+from blendsearch.search.setting import Setting, prepare, record
+
+SHORTEST, LONGEST = 2.0, 20.0
+PER_WORKER, FEWEST = 50, 400  # evaluations: so many per worker, and never fewer
+CASES = [("cma", workers, 2) for workers in (2, 4, 8, 16, 32, 64)] + [("surrogate", 8, 1), ("surrogate", 64, 1)]
+"""Optimiser, workers, and how many seeds."""
+
+
+class Simulated:
+    """An engine of `workers` whose clock is a number; `began` and `ended` are those of every evaluation."""
+
+    def __init__(self, workers: int, wish: "Wish") -> None:
+        self.workers, self.wish = workers, wish
+        self.now, self.controller, self._left = 0.0, 0.0, time.process_time()
+        self._queue: list[Request] = []
+        self._out: list[tuple[float, int, Request]] = []
+        self._submitted = 0
+        self.began: list[float] = []
+        self.ended: list[float] = []
+        self.losses: list[float] = []
+
+    def submit(self, asked: Request) -> None:
+        self._queue.append(asked)
+
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        while True:
+            feed()
+            spent = time.process_time() - self._left
+            self.now, self.controller = self.now + spent, self.controller + spent
+            self._start()
+            if not self._out:
+                return
+            ends, _, asked = heapq.heappop(self._out)
+            self.now = max(self.now, ends)
+            loss = self.wish.loss(asked.kept())
+            if asked.fidelity != "raw" and asked.split == "val":  # not the dense network, nor the look at test images
+                self.began.append(ends - duration(asked))
+                self.ended.append(ends)
+                self.losses.append(loss)
+            self._left = time.process_time()
+            yield Outcome(asked.digest, loss, loss / 2, duration(asked), seed=asked.seed)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _start(self) -> None:
+        while self._queue and len(self._out) < self.workers:
+            asked = self._queue.pop(0)
+            self._submitted += 1
+            heapq.heappush(self._out, (self.now + duration(asked), self._submitted, asked))
+
+
+class Wish:
+    """What a network would like to keep of channels in groups that begin at `offsets`."""
+
+    def __init__(self, channels: int, offsets: np.ndarray) -> None:
+        rng = np.random.default_rng(0)
+        self.offsets, self.worth = offsets, rng.random(channels)
+        self.weight = rng.lognormal(0, 1, len(offsets))
+
+    def loss(self, kept: np.ndarray) -> float:
+        whole = np.add.reduceat(self.worth, self.offsets)
+        missing = 1 - np.add.reduceat(self.worth * kept, self.offsets) / whole
+        return float((self.weight * missing**2).sum() / self.weight.sum())
+
+
+def duration(asked: Request) -> float:
+    """Seconds that a cut takes: log-uniform between the shortest and the longest."""
+    drawn = np.random.default_rng(asked.seed).random()
+    return float(SHORTEST * (LONGEST / SHORTEST) ** drawn)
+
+
+def measured(engine: Simulated) -> dict[str, float]:
+    began, ended = np.array(engine.began), np.array(engine.ended)
+    first, last_begun, last = began.min(), began.max(), ended.max()
+    within = np.minimum(ended, last_begun) - began
+    return {
+        "busy": float((ended - began).sum() / (engine.workers * (last - first))),
+        "busy_while_asking": float(within.sum() / (engine.workers * (last_begun - first))),
+        "seconds": float(last - first),
+        "controller_ms": 1000 * engine.controller / len(began),
+        "best_loss": float(min(engine.losses)),
+    }
+
+
+def prepared(folder: str) -> Setting:
+    """A ResNet-56 with random weights: what it scores does not matter here."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        images = rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
+        np.savez(Path(folder) / f"{split}.npz", x=images, y=np.arange(200) % 10)
+    config = parse_config(
+        {
+            "model": {"factory": "cifar_resnet", "arguments": {"depth": 56}, "train": {"epochs": 0.01}},
+            "data": {"dataset": "npz", "train": f"{folder}/train.npz", "test": f"{folder}/test.npz"},
+            "criteria": {"pool": ["l1", "l2", "fpgm", "bn_gamma", "apoz", "taylor_gate"], "images": 32},
+            "budget": {"macs": 0.5},
+        },
+        "schedules",
+    )
+    return prepare(config, lambda kind, facts: None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        setting = prepared(folder)
+        maps = setting.structure.maps
+        wish = Wish(maps.channels, maps.offsets[:-1])
+        for optimiser, workers, seeds in CASES:
+            evaluations = max(FEWEST, PER_WORKER * workers)
+            # generations of 24, the default; and such as are at least as large as the cluster
+            cases = [("steady", 24), *(("generational", size) for size in sorted({24, max(24, workers)}))]
+            for schedule, population in cases:
+                found = []
+                for seed in range(seeds):
+                    fields = {"schedule": schedule, "population": population, "evaluations": evaluations}
+                    fields["optimiser"] = optimiser
+                    tree = setting.config.model_dump(mode="json", exclude_none=True) | {"seed": seed}
+                    tree["search"] |= fields
+                    own = setting.__class__(
+                        parse_config(tree, "schedules"),
+                        *(setting.structure, setting.table, setting.clusters, setting.decoder, setting.evaluator),
+                    )
+                    run = record(
+                        own, Path(folder), f"{optimiser}-{schedule}-{workers}-{population}-{seed}", ["schedules"]
+                    )
+                    engine = Simulated(workers, wish)
+                    search(run, own, engine, lambda kind, facts: None)
+                    assert len(engine.ended) == evaluations
+                    found.append(measured(engine))
+                means = {name: round(float(np.mean([item[name] for item in found])), 4) for name in found[0]}
+                facts = {"optimiser": optimiser, "schedule": schedule, "workers": workers, "population": population}
+                results.append({**facts, "evaluations": evaluations, "seeds": seeds, **means})
+                print(json.dumps(results[-1]), flush=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
