@@ -21,7 +21,7 @@ from test_jobs import free_ports
 from two_nodes import two_nodes
 
 from blendsearch.cli import main
-from blendsearch.engine.connection import PROMPT
+from blendsearch.engine.connection import PROMPT, authenticate
 from blendsearch.engine.engine import start_engine
 from blendsearch.runs.config import EngineConfig
 
@@ -81,6 +81,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attempt(head: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     (tmp_path / "plan.json").write_text(json.dumps({"*": "long"}))
+    authenticate(head)  # before Ray is imported, which reads then what this sets
     import ray
 
     ray.cloudpickle.register_pickle_by_value(faulty)
