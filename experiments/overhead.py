@@ -25,8 +25,10 @@ from blendsearch.search.setting import prepare, record
 EVALUATIONS, SECONDS_EACH = 400, 1.0
 CASES = [
     ("cma, population 24", {"population": 24, "evaluations": EVALUATIONS}),
+    ("surrogate, population 24", {"population": 24, "evaluations": EVALUATIONS, "optimiser": "surrogate"}),
     ("nsga2 group by group, population 24", {"population": 24, "evaluations": EVALUATIONS, "blend": "group"}),
     ("cma, population 500", {"population": 500, "evaluations": 3000}),
+    ("surrogate, population 500", {"population": 500, "evaluations": 3000, "optimiser": "surrogate"}),
     ("nsga2 group by group, population 500", {"population": 500, "evaluations": 3000, "blend": "group"}),
 ]
 
@@ -35,6 +37,7 @@ class Instant:
     """An engine whose evaluations take no time: the loss is what a cut lacks of a fixed wish for channels."""
 
     workers = 1
+    busy = 0
 
     def __init__(self) -> None:
         self._queue: list[Request] = []

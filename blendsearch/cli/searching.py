@@ -3,23 +3,20 @@
 import argparse
 import json
 import signal
-import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blendsearch.cli import remote
 from blendsearch.cli.showing import show, show_comparison
 from blendsearch.cli.terminal import reporter
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blendsearch.engine.engine import Engine
     from blendsearch.progress import JsonLines, Lines
     from blendsearch.runs.directory import Run
-    from blendsearch.search.setting import Setting
 
 INTERRUPTED = 130
 
@@ -28,6 +25,9 @@ def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config import load_config
     from blendsearch.runs.directory import check_name, free_name
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.search(server, arguments)
+        return
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
@@ -43,15 +43,11 @@ def search(arguments: argparse.Namespace) -> None:
     check_name(arguments.runs, name)  # before anything that takes time
     report = reporter(arguments, config)
     try:
-        from blendsearch.engine.engine import check_engine, start_engine
-        from blendsearch.search.setting import prepare, record
+        from blendsearch.search.running import begin, go_on
 
-        check_engine(config.engine)
-        setting = prepare(config, report)
-        engine = start_engine(config.engine, setting.evaluator)
-        run = record(setting, arguments.runs, name, ["blendsearch", *sys.argv[1:]])
-        report("run", {"run": run.name, "path": str(run.path)})
-        run_search(run, setting, engine, report)
+        run, setting, engine = begin(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
+            go_on(run, setting, engine, report)
     finally:
         report.close()
     show(run, arguments)
@@ -64,7 +60,14 @@ def search(arguments: argparse.Namespace) -> None:
 def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.resume(server, arguments)
+        return
     run = open_run(arguments.runs, arguments.run)
+    if arguments.set or not run.finished:
+        from blendsearch.search.given import BY_NAME, check_given
+
+        check_given(run, BY_NAME)  # before anything is changed
     if arguments.set:
         from blendsearch.runs.changes import changed
 
@@ -77,6 +80,7 @@ def resume(arguments: argparse.Namespace) -> None:
     report = reporter(arguments, run.config)
     try:
         from blendsearch.engine.engine import check_engine, start_engine
+        from blendsearch.search.running import go_on
         from blendsearch.search.setting import restore
 
         chosen = run.config.engine
@@ -84,7 +88,9 @@ def resume(arguments: argparse.Namespace) -> None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
         check_engine(chosen)
         setting = restore(run)
-        run_search(run, setting, start_engine(chosen, setting.evaluator), report)
+        engine = start_engine(chosen, setting.evaluator)
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
+            go_on(run, setting, engine, report)
     finally:
         report.close()
     show(run, arguments)
@@ -94,6 +100,9 @@ def fork(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
     from blendsearch.search.fork import fork, forked_config
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.fork(server, arguments)
+        return
     parent = open_run(arguments.runs, arguments.run)
     overrides = list(arguments.set)
     if arguments.ray is not None:
@@ -102,10 +111,13 @@ def fork(arguments: argparse.Namespace) -> None:
     report = reporter(arguments, config)
     try:
         from blendsearch.engine.engine import start_engine
+        from blendsearch.search.running import go_on
 
         made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
         report("run", {"run": made.run.name, "path": str(made.run.path)})
-        run_search(made.run, made.setting, start_engine(config.engine, made.setting.evaluator), report)
+        engine = start_engine(config.engine, made.setting.evaluator)
+        with _resumable(f"blendsearch resume {made.run.name}{_below(made.run)}", report):
+            go_on(made.run, made.setting, engine, report)
     finally:
         report.close()
     show(made.run, arguments)
@@ -139,18 +151,6 @@ def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argpars
     finally:
         report.close()
     show_comparison(run, arguments)
-
-
-def run_search(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLines | Lines") -> None:
-    """Search `run` to its end; an interruption leaves it resumable and says how."""
-    from blendsearch.search.loop import search, watched
-
-    try:
-        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report), run.locked():
-            run.note_engine({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            search(run, setting, engine, watched(engine, run, report))
-    finally:
-        engine.close()
 
 
 @contextmanager

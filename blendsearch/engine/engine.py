@@ -24,6 +24,10 @@ class Engine(Protocol):
 
     workers: int
 
+    @property
+    def busy(self) -> int:
+        """Workers that are evaluating now."""
+
     def submit(self, asked: Request) -> None:
         """Queue one request."""
 
