@@ -80,13 +80,14 @@ def resume(arguments: argparse.Namespace) -> None:
         return
     report = reporter(arguments, run.config)
     try:
-        from blendsearch.engine.engine import start_engine
+        from blendsearch.engine.engine import check_engine, start_engine
         from blendsearch.search.running import go_on
         from blendsearch.search.setting import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
+        check_engine(chosen)
         setting = restore(run)
         engine = start_engine(chosen, setting.evaluator)
         with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
