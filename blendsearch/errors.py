@@ -29,6 +29,10 @@ class BudgetError(BlendsearchError):
     """A budget that no cut can meet; the message states the range that can be met."""
 
 
+class EvaluateError(BlendsearchError):
+    """What a person's own `evaluate` answered."""
+
+
 class RunError(BlendsearchError):
     """A run directory: its name, its state, or its version."""
 

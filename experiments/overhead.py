@@ -35,6 +35,7 @@ class Instant:
     """An engine whose evaluations take no time: the loss is what a cut lacks of a fixed wish for channels."""
 
     workers = 1
+    busy = 0
 
     def __init__(self) -> None:
         self._queue: list[Request] = []

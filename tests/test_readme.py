@@ -1,6 +1,7 @@
 """What the README shows works as it stands there."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -63,3 +64,15 @@ def test_the_dearer_judgements_are_understood() -> None:
     tree = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
     config = Config.model_validate(load_config(None).model_dump() | tree)
     assert config.promote.share == 0.1 and config.finals.distillation == 0.5
+
+
+def test_the_example_in_python_is_the_script_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = README.split("## In Python")[1].split("\n## ")[0]
+    script = Path(__file__).parents[1] / "experiments" / "own_network.py"
+    assert re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0] == script.read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script))
+    assert "Conv2d(1, " in capsys.readouterr().out
+    assert (tmp_path / "runs" / "sequential-1" / "finished.json").exists()

@@ -117,11 +117,14 @@ def make_parser() -> argparse.ArgumentParser:
     report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
     report.add_argument("run", metavar="RUN")
     report.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
+    report.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    export = verb("export", showing.export, "write a found network as safetensors and JSON")
+    export = verb("export", showing.export, "write a found network as safetensors and JSON, with a model card")
     export.add_argument("run", metavar="RUN")
     export.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    export.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
+    export.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
     cluster.add_verbs(verb)

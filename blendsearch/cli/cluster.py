@@ -28,9 +28,10 @@ def status(arguments: argparse.Namespace) -> None:
     if found["state"] == "running" and (found["quiet"] or 0) > 5 * (found["seconds_each"] or 60) + 60:
         print(f"nothing has come back for {_span(found['quiet'])}")
     if (best := found["best"]) is not None:
+        accuracy = "" if best["val_accuracy"] is None else f"accuracy {best['val_accuracy']:.2%}, "
         print(
             f"best so far: network {best['id']} ({best['origin'].split(' = ')[0]}), validation loss "
-            f"{best['val_loss']:.4f}, accuracy {best['val_accuracy']:.2%}, {best['macs_ratio']:.2%} of MACs"
+            f"{best['val_loss']:.4f}, {accuracy}{best['macs_ratio']:.2%} of MACs"
         )
 
 
@@ -56,11 +57,17 @@ def job(arguments: argparse.Namespace) -> None:
     from blendsearch.engine import jobs
 
     if arguments.action == "status":
-        print(jobs.status(arguments.address, arguments.job))
+        said = jobs.status(arguments.address, arguments.job)
+        state, _, text = said.partition(": ")
+        print(json.dumps({"job": arguments.job, "status": state, "says": text}) if arguments.json else said)
     elif arguments.action == "logs":
-        print(jobs.logs(arguments.address, arguments.job), end="")
+        said = jobs.logs(arguments.address, arguments.job)
+        print(json.dumps({"job": arguments.job, "logs": said}) if arguments.json else said, end="")
     else:
         going = jobs.stop(arguments.address, arguments.job)
+        if arguments.json:
+            print(json.dumps({"job": arguments.job, "was_going": going}))
+            return
         print("told to stop; submit with the same --name to resume its run" if going else "it was over already")
 
 
@@ -88,5 +95,6 @@ def add_verbs(verb: Any) -> None:
     asked = verb("job", job, "ask for a submitted job, read what it says, or stop it")
     asked.add_argument("action", choices=("status", "logs", "stop"))
     asked.add_argument("job", metavar="ID")
+    asked.add_argument("--json", action="store_true", help="one JSON object instead of text")
     for parser in (handed, asked):
         parser.add_argument("--address", required=True, metavar="URL", help="the head's dashboard, http://HEAD:8265")

@@ -29,10 +29,9 @@ def show(arguments: argparse.Namespace) -> None:
     print(f"costs: {_costs(facts)}")
     print(f"judged {facts['fidelity']} in {facts['seconds']:.1f} s: {_judged(facts)}")
     for final in facts["finals"]:
-        print(
-            f"fine-tuned to the end, seed {final['repeat']}: validation accuracy {final['val_accuracy']:.2%}, "
-            f"test accuracy {final['test_accuracy']:.2%}"
-        )
+        by = "accuracy" if facts["val_accuracy"] is not None else "loss"
+        val, test = (f"{final[f'{name}_{by}']:{'.2%' if by == 'accuracy' else '.4f'}}" for name in ("val", "test"))
+        print(f"fine-tuned to the end, seed {final['repeat']}: validation {by} {val}, test {by} {test}")
     blends = [_blend(group) for group in facts["groups"]]
     alike = len(set(blends)) == 1 and len(blends) > 1
     if alike and blends[0]:
@@ -64,6 +63,10 @@ def report(arguments: argparse.Namespace) -> None:
     path = arguments.to or Path(f"{run.name}.html")
     check_picture(path, "report", (".html", ".htm"))
     sentences = write_report(run, path)
+    if arguments.json:
+        plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences]
+        print(json.dumps({"run": run.name, "report": str(path), "bytes": path.stat().st_size, "sentences": plain}))
+        return
     print("\n".join(sentences).replace("\N{NO-BREAK SPACE}", " "))
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
@@ -86,7 +89,9 @@ def _costs(facts: dict[str, Any]) -> str:
 
 def _judged(facts: dict[str, Any]) -> str:
     test = "" if facts["test_accuracy"] is None else f", test accuracy {facts['test_accuracy']:.2%}"
-    return f"validation loss {facts['val_loss']:.4f}, validation accuracy {facts['val_accuracy']:.2%}{test}"
+    val = "" if facts["val_accuracy"] is None else f", validation accuracy {facts['val_accuracy']:.2%}"
+    further = "".join(f", {name} {value:.4g}" for name, value in facts.get("further", {}).items())
+    return f"validation loss {facts['val_loss']:.4f}{val}{test}{further}"
 
 
 def _bar(ratio: float) -> str:

@@ -3,9 +3,7 @@
 import argparse
 import json
 import signal
-import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +14,8 @@ from blendsearch.cli.terminal import reporter
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blendsearch.engine.engine import Engine
     from blendsearch.progress import JsonLines, Lines
     from blendsearch.runs.directory import Run
-    from blendsearch.search.setting import Setting
 
 INTERRUPTED = 130
 
@@ -43,14 +39,11 @@ def search(arguments: argparse.Namespace) -> None:
     check_name(arguments.runs, name)  # before anything that takes time
     report = reporter(arguments, config)
     try:
-        from blendsearch.engine.engine import start_engine
-        from blendsearch.search.setting import prepare, record
+        from blendsearch.search.running import begin, go_on
 
-        setting = prepare(config, report)
-        engine = start_engine(config.engine, setting.evaluator)
-        run = record(setting, arguments.runs, name, ["blendsearch", *sys.argv[1:]])
-        report("run", {"run": run.name, "path": str(run.path)})
-        run_search(run, setting, engine, report)
+        run, setting, engine = begin(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
+            go_on(run, setting, engine, report)
     finally:
         report.close()
     show(run, arguments)
@@ -64,6 +57,10 @@ def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
     run = open_run(arguments.runs, arguments.run)
+    if arguments.set or not run.finished:
+        from blendsearch.search.given import BY_NAME, check_given
+
+        check_given(run, BY_NAME)  # before anything is changed
     if arguments.set:
         from blendsearch.runs.changes import changed
 
@@ -76,13 +73,16 @@ def resume(arguments: argparse.Namespace) -> None:
     report = reporter(arguments, run.config)
     try:
         from blendsearch.engine.engine import start_engine
+        from blendsearch.search.running import go_on
         from blendsearch.search.setting import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
         setting = restore(run)
-        run_search(run, setting, start_engine(chosen, setting.evaluator), report)
+        engine = start_engine(chosen, setting.evaluator)
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
+            go_on(run, setting, engine, report)
     finally:
         report.close()
     show(run, arguments)
@@ -100,10 +100,13 @@ def fork(arguments: argparse.Namespace) -> None:
     report = reporter(arguments, config)
     try:
         from blendsearch.engine.engine import start_engine
+        from blendsearch.search.running import go_on
 
         made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
         report("run", {"run": made.run.name, "path": str(made.run.path)})
-        run_search(made.run, made.setting, start_engine(config.engine, made.setting.evaluator), report)
+        engine = start_engine(config.engine, made.setting.evaluator)
+        with _resumable(f"blendsearch resume {made.run.name}{_below(made.run)}", report):
+            go_on(made.run, made.setting, engine, report)
     finally:
         report.close()
     show(made.run, arguments)
@@ -137,18 +140,6 @@ def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argpars
     finally:
         report.close()
     show_comparison(run, arguments)
-
-
-def run_search(run: "Run", setting: "Setting", engine: "Engine", report: "JsonLines | Lines") -> None:
-    """Search `run` to its end; an interruption leaves it resumable and says how."""
-    from blendsearch.search.loop import search, watched
-
-    try:
-        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report), run.locked():
-            run.note_engine({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            search(run, setting, engine, watched(engine, run, report))
-    finally:
-        engine.close()
 
 
 @contextmanager

@@ -62,15 +62,17 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
                 origin,
                 *_ratios(row, costs),
                 f"{row['val_loss']:.4f}",
-                f"{row['val_accuracy']:.2%}",
-                "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
+                *("" if row[name] is None else f"{row[name]:.2%}" for name in ("val_accuracy", "test_accuracy")),
             )
         table.add_section()
     print_table(table)
     if found["finals"]:
         table = table_of("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
         for row in found["finals"]:
-            val, test = (f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}" for name in ("val", "test"))
+            val, test = (
+                "" if row["val_accuracy"] is None else f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}"
+                for name in ("val", "test")
+            )
             table.add_row(
                 str(row["id"]), row["origin"].split(" = ")[0], *_ratios(row, costs), val, test, str(row["seeds"])
             )
@@ -132,21 +134,49 @@ def show_comparison(run: "Run", arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    from blendsearch.inspect.export import export
+    from blendsearch.errors import RunError
+    from blendsearch.inspect.export import check_folder, export, export_kept
+    from blendsearch.inspect.formats import check_formats
     from blendsearch.inspect.summary import pick
     from blendsearch.runs.directory import open_run
+    from blendsearch.search.given import in_python
     from blendsearch.search.setting import restore
 
     run = open_run(arguments.runs, arguments.run)
-    pick(run, arguments.pick)  # before the data is loaded
-    done = export(run, restore(run), arguments.pick, arguments.to)
+    formats = [name for name in ("pt2", "onnx") if getattr(arguments, name)]
+    pick(run, arguments.pick)  # these before the data is loaded
+    check_folder(arguments.to)
+    check_formats(formats)
+    own = in_python(run.config)
+    if own and formats:
+        raise RunError(
+            f"{' and '.join(formats)} need the network, which lives in Python: export there, "
+            f"blendsearch.open({run.name!r}, model=, data=).network({arguments.pick!r}).export(..., {formats[0]}=True)"
+        )
+    if own:
+        done = export_kept(run, arguments.pick, arguments.to)
+    else:
+        done = export(run, restore(run), arguments.pick, arguments.to, formats)
     if arguments.json:
-        print(json.dumps({**done.__dict__, "folder": str(done.folder)}))
+        print(json.dumps(done.facts()))
         return
-    own = "" if ":" not in (factory := run.config.model.factory) or factory.startswith("torchvision:") else factory
-    hint = f", factory={own.rpartition(':')[2]}" if own else ""
+    factory = run.config.model.factory
+    hint = ", model=the dense network" if own else f", factory={factory.rpartition(':')[2]}"
+    if ":" not in factory or factory.startswith("torchvision:"):
+        hint = ""
+    accuracy = f"loss {done.val_loss:.4f}" if done.val_accuracy is None else f"accuracy {done.val_accuracy:.2%}"
     print(
         f"network {done.id} in {done.folder}: {done.macs:,} MACs ({done.macs_ratio:.2%} of dense), {done.params:,} "
-        f"parameters, validation accuracy {done.val_accuracy:.2%} after loading it back\n"
-        f"load it with: blendsearch.load({str(done.folder)!r}{hint})"
+        f"parameters ({done.params_ratio:.2%}), validation {accuracy} "
+        f"{'after loading it back' if done.checked else 'in the search'}, {done.fidelity}"
     )
+    if (latency := done.latency) is not None:
+        ratio = latency["pruned_ms"] / latency["dense_ms"]
+        times = f"dense {latency['dense_ms']:.3f} ms, pruned {latency['pruned_ms']:.3f} ms ({ratio:.1%})"
+        print(f"one pass on {latency['where']}: {times}, medians of turns")
+    for item in done.files:
+        checked = "" if item.difference is None else f", outputs within {item.difference:.1e} of the module's"
+        allowed = "" if item.tolerance is None else f" (of their spread; allowed {item.tolerance:g})"
+        print(f"  {item.name:<20} {item.bytes:>12,} bytes{checked}{allowed}")
+    print(f"  the dense weights take {done.dense_bytes:,} bytes")
+    print(f"load it with: blendsearch.load({str(done.folder)!r}{hint})")

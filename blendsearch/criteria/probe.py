@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,16 @@ class Subsample:
 
 
 SUBSAMPLE = Subsample()
+
+Loss = Callable[[Any, Tensor, float], Tensor]
+"""From outputs, targets and the temperature to the sum over images of each image's own loss."""
+
+NO_LOSS = "there is no loss to take gradients of: give one for outputs and targets (loss=)"
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The loss of classifiers."""
+    return F.cross_entropy(logits / temperature, labels, reduction="sum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,26 +125,27 @@ def probe(
     *,
     temperature: float = TEMPERATURE,
     subsample: Subsample = SUBSAMPLE,
+    loss: Loss | None = cross_entropy,
 ) -> Probe:
     """Pass `batches` of (images, labels) through `model` in evaluation mode and back, and gather what is needed.
 
     `temperature`, at least 1, divides the logits before the cross-entropy whose gradients are taken: images of which
     the network is sure then still have some. The model's weights, mode and gradients are left as they were. How the
-    images are split into batches makes no difference. Warns when the loss is so small that gradient criteria carry no
-    signal. Raises ValueError without images.
+    images are split into batches makes no difference. Without a `loss`, needs that are gradients fail. Warns when the
+    cross-entropy is so small that gradient criteria carry no signal. Raises ValueError without images.
     """
     if not temperature >= 1:
         raise ValueError(f"temperature is {temperature}: expected a number of at least 1")
-    passing = _Pass(model, maps, frozenset(needs), temperature, subsample)
+    passing = _Pass(model, maps, frozenset(needs), temperature, subsample, loss)
     with at_rest(model):
         for images, labels in batches:
             passing.take(images, labels)
-            if not needs & (FORWARD | {"hessian"}):  # the flow of an all-ones image wants no more than a shape
+            if not passing.needs & (FORWARD | {"hessian"}):  # the flow of an all-ones image wants no more than a shape
                 break
         if not passing.images:
             raise ValueError("the probe needs at least one calibration image")
         gathered = passing.gathered()
-    if gathered.loss < FAINT_LOSS and needs & (BACKWARD | {"hessian"}):
+    if loss is cross_entropy and gathered.loss < FAINT_LOSS and needs & (BACKWARD | {"hessian"}):
         warnings.warn(
             f"calibration loss is {gathered.loss:.4f}: the network has memorised these images and gradient criteria "
             "carry little signal; augment them (criteria.augment) or calibrate on others",
@@ -146,17 +158,25 @@ class _Pass:
     """The pass while it runs: hooks on the network, sums so far."""
 
     def __init__(
-        self, model: nn.Module, maps: IndexMaps, needs: frozenset[Need], temperature: float, subsample: Subsample
+        self,
+        model: nn.Module,
+        maps: IndexMaps,
+        needs: frozenset[Need],
+        temperature: float,
+        subsample: Subsample,
+        loss: Loss | None,
     ) -> None:
         self.model = model
         self.maps = maps
-        self.needs = needs
+        self.losses = loss
+        unserved = frozenset[Need]() if loss is not None else needs & (BACKWARD | {"hessian"})
+        self.failed: dict[Need, str] = dict.fromkeys(unserved, NO_LOSS)
+        self.needs = needs = needs - unserved
         self.temperature = temperature
         self.subsample = subsample
         self.images = 0
         self.loss = 0.0
         self.image_shape: tuple[int, ...] = ()
-        self.failed: dict[Need, str] = {}
         self.gatherings = {
             group.name: [
                 Gathering(member.module, model.get_submodule(member.module), member.index, needs)
@@ -190,7 +210,9 @@ class _Pass:
             with self._observed(backward), torch.set_grad_enabled(backward):
                 logits = self.model(images)
                 # summed, so that every image's gradient is that of its own loss, whatever the batch
-                self.loss += float(F.cross_entropy(logits.detach(), labels, reduction="sum"))
+                if self.losses is not None:
+                    with torch.no_grad():
+                        self.loss += float(self.losses(logits, labels, 1.0))
                 if backward:
                     wanted = list(self.parameters.values()) if by_weights else [images]
                     found = torch.autograd.grad(self._softened(logits, labels), wanted, allow_unused=True)
@@ -212,13 +234,14 @@ class _Pass:
             {name: square / max(dear, 1) for name, square in self.squares.items()},
             self._hessians(),
             self._flow(),
-            self.loss / self.images if self.needs & FORWARD else float("nan"),
+            self.loss / self.images if self.needs & FORWARD and self.losses is not None else float("nan"),
             (self.images, dear),
             self.failed,
         )
 
-    def _softened(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits / self.temperature, labels, reduction="sum")
+    def _softened(self, logits: Any, labels: Tensor) -> Tensor:
+        assert self.losses is not None  # or no need for gradients was left
+        return self.losses(logits, labels, self.temperature)
 
     def _add_gradients(self, found: tuple[Tensor | None, ...]) -> None:
         for (name, parameter), gradient in zip(self.parameters.items(), found, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blendsearch.criteria.probe import TEMPERATURE, Probe, probe
+from blendsearch.criteria.probe import TEMPERATURE, Loss, Probe, cross_entropy, probe
 from blendsearch.criteria.registry import Criterion, Need
 from blendsearch.criteria.table import ScoreTable, scored
 from blendsearch.criteria.view import GroupView
@@ -20,18 +20,19 @@ def score_table(
     calibration: Callable[[], Iterable[tuple[Tensor, Tensor]]],
     rng: np.random.Generator,
     temperature: float = TEMPERATURE,
+    loss: Loss | None = cross_entropy,
 ) -> ScoreTable:
     """Scores of all channels by all criteria of `pool`.
 
     `calibration` gives batches of (images, labels) on the model's device; it is called once, and only when a criterion
-    needs the probe, to which `temperature` goes. A criterion that fails, or gives scores that cannot rank, is left out
-    for that group and reported.
+    needs the probe, to which `temperature` and `loss` go. A criterion that fails, or gives scores that cannot rank, is
+    left out for that group and reported.
     """
     maps = structure.maps
     gathered: Probe | None = None
     needs = frozenset[Need]().union(*(criterion.needs for criterion in pool))
     if needs:
-        gathered = probe(model, maps, calibration(), needs, temperature=temperature)
+        gathered = probe(model, maps, calibration(), needs, temperature=temperature, loss=loss)
     per_channel = structure.oracle.per_channel("macs", maps.sizes)
     rows: dict[str, dict[str, object]] = {criterion.name: {} for criterion in pool}
     streams = rng.spawn(len(maps.groups))

@@ -23,6 +23,10 @@ class Engine(Protocol):
 
     workers: int
 
+    @property
+    def busy(self) -> int:
+        """Workers that are evaluating now."""
+
     def submit(self, asked: Request) -> None:
         """Queue one request."""
 

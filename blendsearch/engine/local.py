@@ -26,6 +26,10 @@ class LocalEngine:
         self._queue: deque[Request] = deque()
         self._watching = Watching()
 
+    @property
+    def busy(self) -> int:
+        return min(1, len(self._queue))
+
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 

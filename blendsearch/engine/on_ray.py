@@ -101,6 +101,10 @@ class RayEngine:
         self._resized = self._worked = time.monotonic()
         self._fill()
 
+    @property
+    def busy(self) -> int:
+        return len(self._running)
+
     def submit(self, asked: Request) -> None:
         self._queue.append(Asked(asked))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from blendsearch.errors import ConfigError, DataError
 from blendsearch.fitness.augment import resolve
 from blendsearch.fitness.datasets import DataSpec, RawData, load_raw
-from blendsearch.fitness.images import ArraySplit, FolderSplit, Indices, Labels, Split, Subset
+from blendsearch.fitness.images import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, ready
 from blendsearch.fitness.stratify import proportional, stratified
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Subset",
     "batches",
     "check_labels",
+    "divided",
     "load_splits",
 ]
 
@@ -40,8 +41,9 @@ DIGEST_IMAGES = 64
 class Splits:
     """What a run learns from: images of three splits that share none, their classes, and how inputs are normalised.
 
-    `mean` and `std` are float32 (channels,), of inputs scaled to [0, 1]. `note` is one sentence that says where
-    validation and test images come from. Each split is in a random but fixed order, so any prefix is a fair sample.
+    `classes` is 0 where targets are not classes. `mean` and `std` are float32 (channels,), of inputs scaled to [0, 1];
+    0 and 1 where inputs come ready for the network. `note` is one sentence that says where validation and test images
+    come from. Each split is in a random but fixed order, so any prefix is a fair sample.
     """
 
     train: Split
@@ -60,13 +62,14 @@ class Splits:
         """
         hashed = hashlib.sha256()
         for name, split in self._named():
-            size = len(split) * int(np.prod(split.shape))
+            size = len(split) * int(np.prod(split.shape)) * (4 if ready(split) else 1)
             hashed.update(f"{name} {len(split)} {split.shape} {self.classes};".encode())
-            hashed.update(split.labels.astype("<i8").tobytes())
+            hashed.update(_plain(split.labels).tobytes())
             count = len(split) if size <= DIGEST_BYTES else min(DIGEST_IMAGES, len(split))
             chosen = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
             for chunk in np.array_split(chosen, max(1, count // 512)):
-                hashed.update(split.images(chunk).data)
+                if len(chunk):
+                    hashed.update(np.ascontiguousarray(split.images(chunk)).data)
         hashed.update(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
         return hashed.hexdigest()
 
@@ -80,6 +83,11 @@ def load_splits(spec: DataSpec, seed: int) -> Splits:
     The seed's streams for carving and for each split are apart, so a limit on one split moves no other. Raises
     ConfigError for unknown names, DataError for data that do not fit, each before any image is trained on.
     """
+    return divided(load_raw, spec, seed)
+
+
+def divided(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> Splits:
+    """What `load` gives for `spec`, divided as `load_splits` does."""
     resolve(spec.augment)
     if spec.val_from not in ("train", "test"):
         raise ConfigError(f"data.val_from is {spec.val_from!r}; expected 'train' or 'test'; choose one")
@@ -87,8 +95,8 @@ def load_splits(spec: DataSpec, seed: int) -> Splits:
     for name, limit in limits.items():
         if limit is not None and limit < 1:
             raise DataError(f"data.{name}_limit is {limit}; expected at least 1 image; leave it out for all images")
-    raw = load_raw(spec)
-    _check_raw(raw)
+    raw = load(spec)
+    _check_raw(raw, spec)
     streams = [np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(4)]
     parts = {"train": raw.train, "test": raw.test}
     if raw.val is not None:
@@ -118,7 +126,7 @@ def batches(
     limit: int | None = None,
     drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on `device`: x float32 (n, channels, height, width), normalised; y int64 (n,).
+    """Batches on `device`: x float32 (n, channels, height, width), normalised; y int64 (n,), or other targets (n, ...).
 
     Without `rng` the split is read in order, unchanged. With it, images are shuffled and augmented, and the same
     generator state gives the same batches; all is drawn from it by the call, nothing by the iteration. `limit` takes
@@ -150,7 +158,7 @@ def batches(
                 assert draws is not None
                 x = change(x, draws)
             y = torch.from_numpy(split.labels[chosen]).to(device)
-            yield x.float().mul_(scale).add_(offset), y
+            yield x if x.is_floating_point() else x.float().mul_(scale).add_(offset), y
 
     return generate()
 
@@ -163,14 +171,27 @@ def check_labels(splits: Splits, outputs: int) -> None:
         )
 
 
-def _check_raw(raw: RawData) -> None:
+def _plain(labels: Labels) -> Labels:
+    """Labels in a byte order that is the same everywhere."""
+    return labels.astype("<i8") if labels.dtype.kind in "iu" else labels.astype(labels.dtype.newbyteorder("<"))
+
+
+def _check_raw(raw: RawData, spec: DataSpec) -> None:
     held_out = {"test": raw.test} | ({"val": raw.val} if raw.val is not None else {})
+    if spec.augment and not raw.classes:
+        raise DataError("data.augment moves images and would leave their targets where they were: augment in your data")
     for name, split in {"train": raw.train, **held_out}.items():
-        if len(split) == 0:
+        if len(split) == 0 and (name == "train" or raw.judged_here):
             raise DataError(f"the {name} data hold no image; expected at least one; check where they come from")
-        _check_range(
-            name, split.labels, raw.classes, "the training classes", "drop such images or add the class to train"
-        )
+        if raw.classes:
+            _check_range(
+                name, split.labels, raw.classes, "the training classes", "drop such images or add the class to train"
+            )
+        if ready(split) != ready(raw.train):
+            raise DataError(
+                f"the {name} images are {'float32' if ready(split) else 'uint8'} but the training images are not;"
+                " expected the same of all; give them the same transform"
+            )
         if split.shape != raw.train.shape:
             raise DataError(
                 f"the {name} images have shape {split.shape} but the training images {raw.train.shape}; expected the"
@@ -190,6 +211,8 @@ def _check_range(name: str, labels: Labels, classes: int, of: str, what_to_do: s
 def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
     """Positions for validation, and those that stay; every class of the source is in both."""
     found, size, source = len(labels), spec.val_size, spec.val_from
+    if not classes:  # nothing to be fair to
+        labels, classes = np.zeros(found, dtype=np.int64), 1
     if not 0 < size < float("inf") or (size > 1 and size != int(size)):
         raise DataError(f"data.val_size is {size}; expected a fraction in (0, 1) or a whole number of images above 1")
     wanted = round(size * found) if size <= 1 else int(size)
@@ -217,15 +240,23 @@ def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generato
 
 
 def _limited(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> Split:
-    sizes = np.bincount(split.labels, minlength=classes)
+    labels = split.labels if classes else np.zeros(len(split), dtype=np.int64)
+    sizes = np.bincount(labels, minlength=classes or 1)
     counts = proportional(sizes, len(split) if limit is None else min(limit, len(split)), spare=0)
     assert counts is not None  # nothing need stay behind, so any number up to all can be shared out
-    return Subset(split, stratified(split.labels, counts, rng)[0])
+    return Subset(split, stratified(labels, counts, rng)[0])
 
 
 def _normalisation(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     channels = train.shape[2]
     given = {"mean": spec.mean, "std": spec.std}
+    if ready(train):
+        if spec.mean is not None or spec.std is not None:
+            raise DataError(
+                "data.mean and data.std are for uint8 images, and these come as float32, which the network is given as"
+                " they are; leave them out"
+            )
+        return np.zeros(channels, dtype=np.float32), np.ones(channels, dtype=np.float32)
     for name, values in given.items():
         if values is None:
             continue
@@ -261,6 +292,10 @@ def _note(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[s
         return f" (of which {len(limited[name]):,} are used)" if len(limited[name]) < len(parts[name]) else ""
 
     whole = {"train": raw.train, "test": raw.test}
+    if not raw.judged_here:
+        return (
+            f"{spec.dataset}: networks are judged elsewhere, training is {len(parts['train']):,} images{used('train')}."
+        )
     if raw.val is not None:
         val = f"its own {len(parts['val']):,} images"
     else:
@@ -273,5 +308,5 @@ def _note(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[s
     }
     return (
         f"{spec.dataset}: validation is {val}{used('val')}, test is {rest['test']}{used('test')}, training is"
-        f" {rest['train']}{used('train')}."
+        f" {rest['train']}{used('train')}.{raw.about and ' ' + raw.about}"
     )

@@ -58,12 +58,18 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as it comes: `val` only where it has validation images of its own, labels meant to be 0..classes-1."""
+    """A data set as it comes: `val` only where it has validation images of its own, labels meant to be 0..classes-1.
+
+    `classes` is 0 where targets are not classes. `judged_here` is false where somebody else judges networks, on images
+    of their own: validation and test may be empty then. `about` is a sentence on where splits come from, if need be.
+    """
 
     train: Split
     test: Split
     val: Split | None
     classes: int
+    judged_here: bool = True
+    about: str = ""
 
 
 Dataset = Callable[[DataSpec], RawData]

@@ -18,6 +18,7 @@ from blendsearch.fitness.device import autocast
 from blendsearch.fitness.folding import Pair, foldable, folded
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
 from blendsearch.fitness.repair import Repair
+from blendsearch.fitness.task import Judgement, judged_by, stand_in
 from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
 from blendsearch.structure.surgery import narrow
 
@@ -48,7 +49,8 @@ class Outcome(NamedTuple):
     """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on the split asked for.
 
     `failure` says in one line why there are no numbers; it is empty where there are. `seed` is the request's. `test` is
-    loss and error on the test images where ``both`` were asked for, and `weights` the network's state where asked for.
+    loss and error on the test images where ``both`` were asked for, and `weights` the network's parameters and buffers
+    where asked for. `further` is what else a person's own judgement said.
     """
 
     digest: str
@@ -59,6 +61,7 @@ class Outcome(NamedTuple):
     seed: int = 0
     test: tuple[float, float] | None = None
     weights: dict[str, NDArray[Any]] | None = None
+    further: dict[str, float] | None = None
 
 
 def request(
@@ -106,15 +109,18 @@ class Evaluator:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
         start = time.perf_counter()
         network = self.network(asked)
-        loss, error = self.measure(network, "test" if asked.split == "test" else "val")
+        found = self.judge(network, "test" if asked.split == "test" else "val", asked.seed)
         test = self.measure(network, "test") if asked.split == "both" else None
         seconds = time.perf_counter() - start
-        if not np.isfinite([loss, error]).all():
-            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {loss}", asked.seed)
+        if not np.isfinite([found.loss, found.error]).all():
+            return Outcome(asked.digest, np.nan, np.nan, seconds, f"the loss is {found.loss}", asked.seed)
         weights = None
         if asked.weights:
-            weights = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
-        return Outcome(asked.digest, loss, error, seconds, "", asked.seed, test, weights)
+            named = [*network.named_parameters(), *network.named_buffers()]
+            weights = {name: tensor.detach().cpu().numpy() for name, tensor in named}
+        return Outcome(
+            asked.digest, found.loss, found.error, seconds, "", asked.seed, test, weights, found.further or None
+        )
 
     def network(self, asked: Request) -> nn.Module:
         """The cut, repaired and recovered network itself, in evaluation mode."""
@@ -129,17 +135,28 @@ class Evaluator:
 
     def measure(self, module: nn.Module, split: SplitName) -> tuple[float, float]:
         """Mean loss (what it is, `against` says) and error, in [0, 1], of `module` on one split."""
+        found = self.judge(module, split)
+        return found.loss, found.error
+
+    def judge(self, module: nn.Module, split: SplitName, seed: int = 0) -> Judgement:
+        """`module` in numbers, on one split or by a person's own judgement, which stands for validation and test."""
+        task = self.recipe.task
+        own = {"val": task.evaluate, "test": task.evaluate_test}.get(split)
+        if own is not None:
+            return judged_by(own, module, seed)
         wanted = self._wanted(split) if self.against == "dense" else None
         total, wrong, seen = 0.0, 0, 0
-        for logits, y in self._outputs(module, split):
+        for output, y in self._outputs(module, split):
             if wanted is None:
-                losses = F.cross_entropy(logits, y, reduction="sum")
+                losses = task.summed_loss(output, y)
             else:
-                losses = F.kl_div(_softened(logits), wanted[seen : seen + len(y)], reduction="sum", log_target=True)
+                losses = F.kl_div(_softened(output), wanted[seen : seen + len(y)], reduction="sum", log_target=True)
             total += float(losses.double())
-            wrong += int((logits.argmax(dim=1) != y).sum())
+            wrong += 0 if task.loss is not None else int((output.argmax(dim=1) != y).sum())
             seen += len(y)
-        return total / seen, wrong / seen
+        if task.loss is not None:
+            return Judgement(total / seen, stand_in(total / seen), told=False)
+        return Judgement(total / seen, wrong / seen)
 
     @cached_property
     def _pairs(self) -> tuple[Pair, ...]:
@@ -154,8 +171,8 @@ class Evaluator:
             self._dense[split] = torch.cat([_softened(logits) for logits, _ in self._outputs(self.model, split)])
         return self._dense[split]
 
-    def _outputs(self, module: nn.Module, split: SplitName) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of one split, batch by batch and in order."""
+    def _outputs(self, module: nn.Module, split: SplitName) -> Iterator[tuple[Any, Tensor]]:
+        """Outputs, logits in float32, and targets of one split, batch by batch and in order."""
         images: Split = getattr(self.splits, split)
         module.eval()
         with folded(module, self._pairs), torch.inference_mode(), autocast(self.device, self.recipe.precision):
@@ -166,7 +183,8 @@ class Evaluator:
                 std=self.splits.std,
                 device=self.device,
             ):
-                yield module(x).float(), y
+                output = module(x)
+                yield output.float() if isinstance(output, Tensor) else output, y
 
 
 def _softened(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from PIL import Image
 from blendsearch.errors import DataError
 
 Pixels = NDArray[np.uint8]
-Labels = NDArray[np.int64]
+Inputs = NDArray[Any]
+"""uint8 pixels, or float32 that a person's own transform has made ready for the network."""
+Labels = NDArray[Any]
+"""int64 classes, (N,); or whatever a person's own loss compares outputs with, (N, ...)."""
 Indices = NDArray[np.int64]
 
 DECODERS = min(8, os.cpu_count() or 1)
@@ -26,7 +29,7 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Labels:
-        """Class of every image, shape (N,)."""
+        """Class of every image, shape (N,); or a target of another kind, (N, ...)."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -34,8 +37,16 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: Indices) -> Pixels:
-        """A fresh array (n, height, width, channels), in the order of `indices`."""
+    def images(self, indices: Indices) -> Inputs:
+        """An array (n, height, width, channels), in the order of `indices`, that shares no memory with the split.
+
+        uint8 pixels are normalised before the network sees them; float32 is what it takes already.
+        """
+
+
+def ready(split: Split) -> bool:
+    """Whether the split's images are float32 that the network takes as they are."""
+    return split.images(np.zeros(0, dtype=np.int64)).dtype != np.uint8
 
 
 class ArraySplit:
@@ -55,6 +66,26 @@ class ArraySplit:
 
     def images(self, indices: Indices) -> Pixels:
         return np.take(self._images, indices, axis=0)
+
+
+class ReadySplit:
+    """Inputs held in memory as the network takes them: float32 (N, channels, height, width)."""
+
+    def __init__(self, inputs: NDArray[np.float32], labels: Labels) -> None:
+        self._inputs = inputs
+        self.labels = labels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self._inputs.shape
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Indices) -> Inputs:
+        # channels last by strides only: who moves them back to the front copies nothing
+        return np.take(self._inputs, indices, axis=0).transpose(0, 2, 3, 1)
 
 
 class FolderSplit:
@@ -113,7 +144,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def images(self, indices: Indices) -> Pixels:
+    def images(self, indices: Indices) -> Inputs:
         return self.split.images(self.indices[indices])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blendsearch.fitness.data import Splits, batches
 from blendsearch.fitness.device import Precision, autocast
+from blendsearch.fitness.task import CLASSES, Task
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def train(
     progress: Callable[[float, float], None] | None = None,
     precision: Precision = "float32",
     teacher: Teacher | None = None,
+    task: Task = CLASSES,
 ) -> None:
     """Train `module` in place on the training split, augmented as the splits say.
 
@@ -108,7 +110,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(device, precision):
                     logits = module(images)
-                loss = F.cross_entropy(logits.float(), labels)
+                loss = task.mean_loss(logits, labels)
                 if teacher is not None:
                     loss = teacher.joined(loss, logits.float(), images, precision)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from blendsearch.blend.groupwise import space_of
 from blendsearch.blend.networkwide import network_space_of
 from blendsearch.errors import RunError
 from blendsearch.inspect.costs import cost_reader, spanned_reader
-from blendsearch.inspect.summary import describe, pick
+from blendsearch.inspect.summary import describe, further_of, pick
 from blendsearch.runs.directory import Run
 from blendsearch.runs.scores import read_scores
 from blendsearch.runs.store import Evaluation
@@ -38,6 +38,7 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
         "run": run.name,
         **describe(run, row, tests),
         **cost_reader(run)(row, latencies),
+        **further_of(run)(row),
         "macs": row.macs,
         "params": row.params,
         "dense": dict(run.structure["dense"]),

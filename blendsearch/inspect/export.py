@@ -1,9 +1,11 @@
 """A found network on its way out: safetensors, a JSON that says how to hang them, and back again without pickle."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,82 +14,220 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import ModelError, RunError
+from blendsearch.fitness.data import Splits
 from blendsearch.fitness.evaluation import request
-from blendsearch.inspect.summary import final_of, pick
+from blendsearch.fitness.latency import Conditions, measured
+from blendsearch.inspect.card import model_card
+from blendsearch.inspect.formats import Written, check_formats, write_format
+from blendsearch.inspect.summary import final_of, pick, tells_error
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
-from blendsearch.search.setting import Setting
+from blendsearch.search.costs import conditions_text
+from blendsearch.search.given import in_python
+from blendsearch.search.setting import Setting, input_facts
 from blendsearch.structure.depthwise import halves
-from blendsearch.structure.groups import unpacked
+from blendsearch.structure.groups import Cut, unpacked
 from blendsearch.structure.surgery import narrow, rehung
 from blendsearch.zoo.factory import build_model
 
 FORMAT = 2
 """The newest layout: 2 where layers are decomposed, 1 where none is, which readers of layout 1 understand too."""
-WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
+WEIGHTS, DESCRIPTION, CARD = "weights.safetensors", "network.json", "README.md"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Where a network was written, and what was measured on the module read back from there."""
+    """Where a network was written, and what was measured on the module read back from there.
+
+    Attributes
+    ----------
+    val_loss, val_accuracy: judged again after reading back; the search's own where the network was not there to judge.
+    latency: `dense_ms` and `pruned_ms` of one pass on this device, and `where` and how; None where not measured.
+    files: all that was written; of formats beside the weights also how far their outputs are from the module's.
+    dense_bytes: what the dense network's weights take as safetensors.
+    """
 
     folder: Path
     id: int
     macs: int
     params: int
     macs_ratio: float
+    params_ratio: float
+    fidelity: str
     val_loss: float
-    val_accuracy: float
+    val_accuracy: float | None
+    checked: bool
+    latency: dict[str, Any] | None
+    files: tuple[Written, ...]
+    dense_bytes: int
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "folder": str(self.folder), "files": [asdict(item) for item in self.files]}
 
 
-def export(run: Run, setting: Setting, what: str, folder: Path) -> Exported:
+def export(run: Run, setting: Setting, what: str, folder: Path, formats: Sequence[str] = ()) -> Exported:
     """Write the network that `what` names (``best``, ``knee`` or an id) to `folder`, which must be new or empty.
 
     The network is cut and recovered as it was for its evaluation, written, loaded back and judged again: what the front
-    reports is what is in the files. One that was fine-tuned for long leaves so. Raises RunError when the loss differs.
+    reports is what is in the files. One that was fine-tuned for long leaves so. `formats` beside the weights are
+    ``pt2`` and ``onnx``. The folder is there whole or not at all. Raises RunError when the loss differs, or a format
+    cannot be written or gives other outputs.
     """
-    from safetensors.torch import save_file
-
     row = pick(run, what)
+    check_folder(folder)
+    check_formats(formats)
+    module, row = module_of(run, setting, row)
+    cut = unpacked(row.cut, setting.structure.maps.channels)
+    facts = _description(run, row, setting)
+    facts["latency"] = _latency(setting, cut, facts["input"]["shape"])
+    with _whole(folder) as draft:
+        found = _write(draft, _tensors(module), facts)
+        if in_python(run.config):
+            loaded = load(draft, model=setting.model)
+        else:
+            loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
+        found += [write_format(loaded, facts["input"]["shape"], draft / f"network.{name}") for name in formats]
+        judged = setting.evaluator.judge(loaded.to(setting.evaluator.device), "val", row.seed)
+        if not abs(judged.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(judged.loss)):
+            raise RunError(
+                f"network {row.id} gives validation loss {judged.loss:.4f} after export, {row.loss:.4f} in the search: "
+                "export on the device and with the versions it was searched with"
+            )
+        found.append(_card(run, row, facts, found, draft))
+    accuracy = 1 - judged.error if tells_error(run) else None
+    return _exported(run, row, folder, facts, found, judged.loss, accuracy, True)
+
+
+def export_kept(run: Run, what: str, folder: Path) -> Exported:
+    """Write a network of a run that lives in Python from the weights that the run keeps of it, without the network.
+
+    Nothing is judged or measured. Raises RunError where the run keeps no weights of this one.
+    """
+    row = pick(run, what)
+    check_folder(folder)
+    final = final_of(run, row)
+    repeat = None if final is None else final.repeat
+    if final is not None:
+        row = row._replace(fidelity="final", loss=final.loss, error=final.error)
+    if not run.keeps_weights(row.digest, repeat):
+        raise RunError(
+            f"run {run.name!r} keeps no weights of network {row.id}, only of those on its front once it has finished: "
+            f"export it in Python, blendsearch.open({run.name!r}, model=, data=).network({row.id}).export(folder)"
+        )
+    tensors = {name: torch.from_numpy(array) for name, array in run.kept_weights(row.digest, repeat).items()}
+    facts = _description(run, row, None)
+    with _whole(folder) as draft:
+        found = _write(draft, tensors, facts)
+        found.append(_card(run, row, facts, found, draft))
+    accuracy = 1 - (row.error or 0.0) if tells_error(run) else None
+    return _exported(run, row, folder, facts, found, row.loss or 0.0, accuracy, False)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RunError unless `folder` is new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty: export to a new folder")
-    made = not folder.exists()
+
+
+def _write(draft: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> list[Written]:
+    from safetensors.torch import save_file
+
+    save_file(tensors, draft / WEIGHTS)
+    write_atomically(draft / DESCRIPTION, json.dumps(facts, indent=1))
+    return [Written(name, (draft / name).stat().st_size) for name in (WEIGHTS, DESCRIPTION)]
+
+
+def _card(run: Run, row: Evaluation, facts: dict[str, Any], found: list[Written], draft: Path) -> Written:
+    text = model_card(run, str(row.id), facts, [asdict(item) for item in found])
+    write_atomically(draft / CARD, text)
+    return Written(CARD, len(text.encode("utf-8")))
+
+
+def _exported(
+    run: Run,
+    row: Evaluation,
+    folder: Path,
+    facts: dict[str, Any],
+    files: list[Written],
+    loss: float,
+    accuracy: float | None,
+    checked: bool,
+) -> Exported:
+    dense = run.structure["dense"]
+    return Exported(
+        folder,
+        row.id,
+        row.macs,
+        row.params,
+        row.macs / dense["macs"],
+        row.params / dense["params"],
+        row.fidelity,
+        loss,
+        accuracy,
+        checked,
+        facts.get("latency"),
+        tuple(files),
+        (run.path / "dense.safetensors").stat().st_size,
+    )
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` at the end; on any failure nothing is left of it."""
+    from safetensors import SafetensorError
+
+    draft = folder.parent / f".{folder.name}.draft-{os.getpid()}"
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        os.rename(draft, folder)  # in place of an empty one, too
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RunError(f"{folder} could not be written: {reason}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _latency(setting: Setting, cut: Cut, shape: list[int]) -> dict[str, Any]:
+    """What one pass takes on this device, the dense network's and the cut one's in turns."""
+    how = setting.config.budget.measured
+    channels, height, width = shape
+    conditions = Conditions((channels, height, width), how.batch_size, how.precision, how.repeats)
+    dense, pruned = measured(setting.model, setting.structure.maps, [cut], conditions)[0]
+    where = conditions_text(setting.model, setting.config.budget)
+    return {"dense_ms": 1e3 * float(dense), "pruned_ms": 1e3 * float(pruned), "where": where}
+
+
+def module_of(run: Run, setting: Setting, row: Evaluation) -> tuple[nn.Module, Evaluation]:
+    """The network of `row`, cut and recovered as it was judged, on the CPU; and the row.
+
+    After a long fine-tune it is the fine-tuned network, and so is what the row says.
+    """
     cut = unpacked(row.cut, setting.structure.maps.channels)
     final = final_of(run, row)
     if final is None:
         module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
-    else:
-        module = narrow(setting.model, setting.structure.maps, cut).cpu()
-        weights = run.kept_weights(final.digest, final.repeat)
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        row = row._replace(fidelity="final", loss=final.loss, error=final.error)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(_contiguous(module), folder / WEIGHTS)
-        write_atomically(folder / DESCRIPTION, json.dumps(_description(run, setting, row, cut), indent=1))
-        loaded = load(folder, factory=lambda **given: build_model(run.config.model.factory, given))
-        loss, wrong = setting.evaluator.measure(loaded.to(setting.evaluator.device), "val")
-        if abs(loss - (row.loss or 0.0)) > 1e-3 * max(1.0, loss):
-            raise RunError(
-                f"network {row.id} gives validation loss {loss:.4f} after export, {row.loss:.4f} in the search: "
-                "export on the device and with the versions it was searched with"
-            )
-    except OSError as error:
-        _remove(folder, made)
-        raise RunError(f"{folder} could not be written: {error.strerror or error}") from error
-    except BaseException:
-        _remove(folder, made)
-        raise
-    dense = setting.structure.oracle.dense
-    return Exported(folder, row.id, row.macs, row.params, row.macs / dense["macs"], loss, 1 - wrong)
+        # in the layout that a person expects, not the one that was fastest to judge
+        return module.to(memory_format=torch.contiguous_format), row
+    module = narrow(setting.model, setting.structure.maps, cut).cpu()
+    weights = run.kept_weights(final.digest, final.repeat)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in weights:  # a buffer that is not part of the state is as the cut made it
+                tensor.copy_(torch.from_numpy(weights[name]).reshape(tensor.shape))
+    return module.eval(), row._replace(fidelity="final", loss=final.loss, error=final.error)
 
 
-def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
+def load(
+    folder: str | Path, factory: Callable[..., nn.Module] | None = None, *, model: nn.Module | None = None
+) -> nn.Module:
     """The narrow module that `export` wrote to `folder`, in evaluation mode on the CPU.
 
     Reads safetensors and JSON only. A network of the zoo or of torchvision is built by its name; one made by a person's
-    own ``module:function`` needs that function as `factory`, since a name in a file is never imported. Raises
+    own ``module:function`` needs that function as `factory`, since a name in a file is never imported; one that was
+    searched in Python needs the dense network as `model`, with any weights, or what makes it as `factory`. Raises
     ModelError when the files are missing, damaged, from a newer blendsearch, or do not fit the factory's network.
     """
     from safetensors import SafetensorError
@@ -111,7 +251,10 @@ def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) ->
         )
     arguments = dict(facts["arguments"])
     arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
-    dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
+    if model is not None:
+        dense = model
+    else:
+        dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
     try:
         for name in facts.get("decomposed", []):
             dense.set_submodule(name, halves(dense.get_submodule(name)))
@@ -136,45 +279,40 @@ def load(folder: str | Path, factory: Callable[..., nn.Module] | None = None) ->
     return rehung(dense, stored).eval()
 
 
-def _description(run: Run, setting: Setting, row: Evaluation, cut: Any) -> dict[str, Any]:
-    maps, splits = setting.structure.maps, setting.splits
-    kept = {
-        group.name: np.flatnonzero(cut[start : start + group.channels]).tolist()
-        for group, start in zip(maps.groups, maps.offsets[:-1], strict=True)
-    }
-    height, width, channels = splits.train.shape
+def _description(run: Run, row: Evaluation, setting: Setting | None) -> dict[str, Any]:
+    groups = run.structure["groups"]
+    ends = np.cumsum([group["channels"] for group in groups])
+    layers = run.structure.get("layers", [])
+    *parts, whole = np.split(unpacked(row.cut, int(ends[-1]) + len(layers)), ends)
+    decomposed = [name for name, stays in zip(layers, whole, strict=True) if not stays]
+    kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
+    taken = run.structure.get("input") or input_facts(_splits(setting))
+    told = row.error is not None and tells_error(run)
     return {
-        "format": FORMAT if maps.decomposed(cut) else 1,
+        "format": FORMAT if decomposed else 1,
         "factory": run.config.model.factory,
         "arguments": run.config.model.arguments,
         "kept": kept,
-        **({"decomposed": list(maps.decomposed(cut))} if maps.decomposed(cut) else {}),
-        "input": {
-            "shape": [channels, height, width],
-            "mean": [float(value) for value in splits.mean],
-            "std": [float(value) for value in splits.std],
-            "scaled_to": [0, 1],
-        },
+        **({"decomposed": decomposed} if decomposed else {}),
+        "input": taken,
         "macs": row.macs,
         "params": row.params,
-        "dense": dict(setting.structure.oracle.dense),
+        "dense": dict(run.structure["dense"]),
         "fidelity": row.fidelity,
         "val_loss": row.loss,
-        "val_accuracy": None if row.error is None else 1 - row.error,
+        "val_accuracy": 1 - (row.error or 0.0) if told else None,
         "run": run.name,
         "id": row.id,
         "cut": row.digest,
     }
 
 
-def _contiguous(module: nn.Module) -> dict[str, Tensor]:
+def _splits(setting: Setting | None) -> Splits:
+    assert setting is not None  # a run that lives in Python states its input
+    return setting.splits
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, those not in the state dict too: the narrow network needs its own."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: tensor.detach().contiguous() for name, tensor in named}
-
-
-def _remove(folder: Path, made: bool) -> None:
-    for name in (WEIGHTS, DESCRIPTION):
-        (folder / name).unlink(missing_ok=True)
-    if made:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from blendsearch.errors import RunError
 from blendsearch.inspect.course import ORDER, Course, by_kind, called, course, highest
 from blendsearch.inspect.picture_file import written
+from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 
@@ -49,7 +50,7 @@ def draw_front(run: Run, path: Path) -> None:
         title = f"{run.config.model.title} on {run.config.data.dataset}: {len(found.judged)} networks{state}"
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_ylabel("error on validation images")
+        axes.set_ylabel("error on validation images" if tells_error(run) else "stand-in that rises with the loss")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import BlendsearchError
+from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import open_run, runs_in
 from blendsearch.search.front import DENSE
 
@@ -36,6 +37,6 @@ def _row(folder: Path, name: str) -> dict[str, Any]:
         "budget": budget,
         "evaluations": len(rows),
         "asked": run.config.search.evaluations,
-        "best_val_accuracy": 1 - min(errors) if errors else None,
+        "best_val_accuracy": 1 - min(errors) if errors and tells_error(run) else None,
         "state": "finished" if run.finished else "unfinished",
     }

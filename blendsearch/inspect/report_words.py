@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blendsearch.inspect.course import Course, by_kind, called
+from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.front import kinds_of
@@ -48,13 +49,19 @@ def sentences(
         return ["Nothing has been evaluated yet: there is no network to show."]
     told = _Told(run, summary)
     said = _over_a_span(run, found, picks, told) if found.spans else _at_one_budget(run, found, picks["best"], told)
+    if not tells_error(run):
+        said.append(
+            f"Networks were judged by losses alone ({', '.join(run.structure['task'].values())}): the best has "
+            f"{picks['best'].loss:.4f} on validation. Errors shown only stand in, and rise with the loss."
+        )
     if not run.finished:
         said.append(
             f"The search is not finished, {len(found.judged)} of {run.config.search.evaluations} networks are judged: "
             "all numbers are from validation images, by which the networks were chosen, and flatter them."
         )
         return said
-    said.append("All networks were chosen by validation images; the test images were looked at once, afterwards.")
+    if told.dense is None or told.dense["test_accuracy"] is not None:
+        said.append("All networks were chosen by validation images; the test images were looked at once, afterwards.")
     if verdict is not None:
         said.append(f"Beside its controls: {verdict}.")
     else:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import Run
 from blendsearch.runs.logs import read_logs
 from blendsearch.runs.store import Completion, Evaluation
@@ -58,7 +59,7 @@ def status(run: Run) -> dict[str, Any]:
             "id": best.id,
             "origin": best.origin,
             "val_loss": best.loss,
-            "val_accuracy": 1 - best.error,
+            "val_accuracy": 1 - best.error if tells_error(run) else None,
             "macs_ratio": best.macs / run.structure["dense"]["macs"],
         },
     }

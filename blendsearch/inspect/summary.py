@@ -1,6 +1,6 @@
 """What a run found, as plain values: the dense network, the baselines, the front."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
@@ -18,7 +18,8 @@ def summary(run: Run) -> dict[str, Any]:
     """``dense``, ``baselines`` and ``front`` as lists of one object per network, equal for equal searches.
 
     Each has `id`, `cut` (digest), `origin`, `macs_ratio`, `params_ratio`, `val_loss`, `val_accuracy`, `test_accuracy`
-    and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished. Baselines are,
+    and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished, and both None
+    where a person's own judgement told no error; `further` is what else it told. Baselines are,
     at each seeded budget, the best single criterion and the best equal blend. ``finals`` are the networks that were
     fine-tuned for long, best validation first, each with `seeds` and, over them, the mean and the standard deviation
     (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`. ``fidelities``
@@ -30,8 +31,10 @@ def summary(run: Run) -> dict[str, Any]:
     valid = judged_networks(rows)
     costs = cost_reader(run)
 
+    further = further_of(run)
+
     def described(chosen: Sequence[Evaluation]) -> list[dict[str, Any]]:
-        return [describe(run, row, tests) | costs(row, latencies) for row in chosen]
+        return [describe(run, row, tests) | costs(row, latencies) | further(row) for row in chosen]
 
     return {
         "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
@@ -75,10 +78,25 @@ def describe(run: Run, row: Evaluation, tests: dict[str, TestResult]) -> dict[st
         "macs_ratio": row.macs / dense["macs"],
         "params_ratio": row.params / dense["params"],
         "val_loss": row.loss,
-        "val_accuracy": None if row.error is None else 1 - row.error,
-        "test_accuracy": None if tested is None else 1 - tested.error,
+        "val_accuracy": None if row.error is None or not tells_error(run) else 1 - row.error,
+        "test_accuracy": None if tested is None or not tells_error(run) else 1 - tested.error,
         "fidelity": row.fidelity,
     }
+
+
+def further_of(run: Run) -> Callable[[Evaluation], dict[str, Any]]:
+    """From a network to ``{"further": ...}``, what else a person's own judgement told; nothing where no more."""
+    store = run.store(read_only=True)
+    try:
+        known = store.further()
+    finally:
+        store.close()
+    return lambda row: {"further": known[row.digest]} if row.digest in known else {}
+
+
+def tells_error(run: Run) -> bool:
+    """Whether networks were judged by an error too; where a person's own judgement told none, nobody has accuracies."""
+    return bool(run.structure.get("error", True))
 
 
 def _grouped(finals: Sequence[Final]) -> dict[str, list[Final]]:
@@ -101,15 +119,16 @@ def _finished(run: Run, row: Evaluation, done: Sequence[Final]) -> dict[str, Any
     (val, val_spread), (test, test_spread) = [
         (fmean(values), stdev(values) if len(values) > 1 else 0.0) for values in accuracies
     ]
+    told = tells_error(run)
     return {
         **describe(run, row, {}),
         "fidelity": "final",
         "seeds": len(done),
         "val_loss": fmean(item.loss for item in done),
-        "val_accuracy": val,
-        "val_spread": val_spread,
-        "test_accuracy": test,
-        "test_spread": test_spread,
+        "val_accuracy": val if told else None,
+        "val_spread": val_spread if told else None,
+        "test_accuracy": test if told else None,
+        "test_spread": test_spread if told else None,
     }
 
 

@@ -15,6 +15,9 @@ from blendsearch.runs.methods import with_method
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
 
+IN_PYTHON = "python"
+"""Stands before the colon, in a factory or a data set, for what was handed over in Python and has no name."""
+
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path.expanduser(text)))]
@@ -258,7 +261,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Config":
-        if self.model.weights is None and self.model.train is None:
+        in_python = self.model.factory.startswith(f"{IN_PYTHON}:")
+        if self.model.weights is None and self.model.train is None and not in_python:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
         spanned = self.budget.spanned()
         if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):

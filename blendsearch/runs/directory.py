@@ -64,8 +64,11 @@ class Run:
         """The arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
 
-    def keep_weights(self, digest: str, repeat: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write the weights of a fine-tuned network. Raises RunError when the disk is full."""
+    def keep_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the weights of a fine-tuned network, or, without `repeat`, of one as it was judged.
+
+        Raises RunError when the disk is full.
+        """
         path = self.path / "finals" / _final(digest, repeat)
         draft = path.with_suffix(".draft")
         try:
@@ -76,7 +79,11 @@ class Run:
             draft.unlink(missing_ok=True)
             raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
 
-    def kept_weights(self, digest: str, repeat: int) -> dict[str, NDArray[Any]]:
+    def keeps_weights(self, digest: str, repeat: int | None) -> bool:
+        """Whether `keep_weights` wrote these."""
+        return (self.path / "finals" / _final(digest, repeat)).exists()
+
+    def kept_weights(self, digest: str, repeat: int | None) -> dict[str, NDArray[Any]]:
         """The weights that `keep_weights` wrote. Raises RunError when they are missing or damaged."""
         return read_arrays(self.path / "finals" / _final(digest, repeat))
 
@@ -213,14 +220,15 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
 
 
-def _final(digest: str, repeat: int) -> str:
-    return f"{digest[:16]}-{repeat}.safetensors"
+def _final(digest: str, repeat: int | None) -> str:
+    return f"{digest[:16]}-{'judged' if repeat is None else repeat}.safetensors"
 
 
 def _save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     from safetensors.numpy import save_file
 
-    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path)
+    # not ascontiguousarray, which gives a scalar a dimension
+    save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

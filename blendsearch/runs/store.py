@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +74,12 @@ CREATE TABLE IF NOT EXISTS latencies (
     digest      TEXT PRIMARY KEY,
     ratio       REAL NOT NULL,             -- to the dense network, measured beside it
     seconds     REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS further (
+    digest      TEXT NOT NULL,
+    fidelity    TEXT NOT NULL,
+    numbers     TEXT NOT NULL,             -- JSON: what else a person's own judgement said
+    PRIMARY KEY (digest, fidelity)
 );
 CREATE TABLE IF NOT EXISTS generations (
     generation  INTEGER PRIMARY KEY,
@@ -272,6 +278,19 @@ class Store:
             return {}
         rows = self._read("SELECT digest, ratio, seconds FROM latencies")
         return {digest: Latency(ratio, seconds) for digest, ratio, seconds in rows}
+
+    def add_further(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
+        """Record what else a person's own judgement said of a network; a repeated one changes nothing."""
+        with self._writing():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO further VALUES (?, ?, ?)", (digest, fidelity, json.dumps(dict(numbers)))
+            )
+
+    def further(self) -> dict[str, dict[str, float]]:
+        """Further numbers by digest; none in a run without a judgement of one's own."""
+        if not self._has("further"):
+            return {}
+        return {digest: json.loads(numbers) for digest, numbers in self._read("SELECT digest, numbers FROM further")}
 
     def close(self) -> None:
         self._connection.close()

@@ -11,6 +11,7 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config import Config, EngineConfig, parse_config
 from blendsearch.runs.directory import Run, open_run
 from blendsearch.runs.methods import METHODS, over
+from blendsearch.search.given import BY_NAME, Given, check_given
 from blendsearch.search.loop import search, watched
 from blendsearch.search.setting import Report, prepare, record, restore
 
@@ -21,16 +22,19 @@ NEIGHBOURS = ("depthwise",)
 """Other published ways that a run is compared with where they are named."""
 
 
-def compare(run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report) -> None:
+def compare(
+    run: Run, methods: Sequence[str], seeds: int, engine: EngineConfig, report: Report, given: Given = BY_NAME
+) -> None:
     """Search with every one of `methods` on every seed, and with the run's own method on the seeds it has not seen.
 
     Continues where an earlier comparison stopped. Raises ConfigError for a run over a span of budgets.
     """
+    check_given(run, given)
     for name, config in planned(run, methods, seeds):
-        control(run, name, config, engine, report)
+        control(run, name, config, engine, report, given)
 
 
-def control(run: Run, name: str, config: Config, engine: EngineConfig, report: Report) -> None:
+def control(run: Run, name: str, config: Config, engine: EngineConfig, report: Report, given: Given = BY_NAME) -> None:
     """Search as one control of `run`, from where it stands; a finished one stays as it is."""
     folder = run.path / "controls"
     report("control", {"name": name})
@@ -38,9 +42,9 @@ def control(run: Run, name: str, config: Config, engine: EngineConfig, report: R
         held = open_run(folder, name)
         if held.finished:
             return
-        setting = restore(held)
+        setting = restore(held, given=given)
     else:
-        setting = prepare(config, report, run)
+        setting = prepare(config, report, run, given)
         held = record(setting, folder, name, ["blendsearch", "compare", run.name])
     running = start_engine(engine, setting.evaluator)
     try:
@@ -52,6 +56,8 @@ def control(run: Run, name: str, config: Config, engine: EngineConfig, report: R
 
 def planned(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:
     """The runs of a comparison, by name: METHOD-SEED. The compared run itself is not among them."""
+    if not run.structure.get("error", True):
+        raise ConfigError(f"run {run.name!r} knows losses alone: compare needs an 'error' in what evaluate= gives")
     spans = run.config.budget.spans()
     if not spans or run.config.budget.spanned():
         raise ConfigError(

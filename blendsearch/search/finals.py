@@ -10,9 +10,13 @@ from blendsearch.fitness.latency import measured
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, Store, TestResult
 from blendsearch.search.costs import conditions, conditions_text
-from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks
+from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks, knee
+from blendsearch.search.given import in_python
 from blendsearch.search.setting import Report, Setting
 from blendsearch.structure.groups import unpacked
+
+KEPT_BYTES = 2**30
+"""Weights of judged networks that a run directory holds at most."""
 
 
 def promoted(rows: Sequence[Evaluation], setting: Setting) -> list[Evaluation]:
@@ -110,7 +114,9 @@ def measure_reported(setting: Setting, store: Store, report: Report) -> None:
 
 
 def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
-    """The one look at the test images: the dense network, the best baselines, and the front."""
+    """The one look at the test images, where there are any: the dense network, the best baselines, and the front."""
+    if not setting.evaluator.recipe.task.tests:
+        return
     rows = store.evaluations()
     done = store.tests()
     valid = judged_networks(rows)
@@ -127,3 +133,25 @@ def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None
         else:
             store.add_test(outcome.digest, TestResult(outcome.loss, outcome.error))
             report("tested", {"digest": outcome.digest, "done": len(store.tests()), "of": len(subjects)})
+
+
+def keep(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+    """Keep the weights of the front where the network lives in Python: a command line could not make them again.
+
+    The best first, then the knee, then the others, until `KEPT_BYTES` are full.
+    """
+    found = front(judged_networks(store.evaluations()), setting.costs)
+    if not in_python(setting.config) or not found:
+        return
+    best = min(found, key=lambda row: (row.loss, row.macs, row.id))
+    left = KEPT_BYTES
+    for row in {row.digest: row for row in [best, knee(found, setting.costs), *found]}.values():
+        left -= 4 * row.params
+        if left >= 0 and not run.keeps_weights(row.digest, None):
+            cut = unpacked(row.cut, setting.structure.maps.channels)
+            engine.submit(request(cut, row.fidelity, setting.config.seed)._replace(weights=True))
+    for outcome in engine.completed():
+        if outcome.failure or outcome.weights is None:
+            report("warning", {"text": f"keeping {outcome.digest[:8]} failed: {outcome.failure}"})
+        else:
+            run.keep_weights(outcome.digest, None, outcome.weights)

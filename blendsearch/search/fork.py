@@ -20,6 +20,7 @@ from blendsearch.runs.config import Config, parse_config, with_overrides
 from blendsearch.runs.directory import Run, check_name, free_name
 from blendsearch.runs.store import Evaluation, Inherited
 from blendsearch.search.front import EVOLVED, IN_BEST, front, judged_networks
+from blendsearch.search.given import BY_NAME, Given
 from blendsearch.search.optimisers import optimiser_of
 from blendsearch.search.setting import Report, Setting, record, restore
 
@@ -43,7 +44,13 @@ class Fork:
 
 
 def fork(
-    parent: Run, folder: Path, name: str | None, overrides: Sequence[str], command: list[str], report: Report
+    parent: Run,
+    folder: Path,
+    name: str | None,
+    overrides: Sequence[str],
+    command: list[str],
+    report: Report,
+    given: Given = BY_NAME,
 ) -> Fork:
     """Make run `name` (after its parent where None) in `folder`; `overrides` are `section.field=value` over its config.
 
@@ -63,7 +70,7 @@ def fork(
     if not judged_networks(rows):
         raise RunError(f"run {parent.name!r} has judged no network yet: there is nothing to fork")
     again = ", ".join(field for field in changed if field.startswith(JUDGING))
-    setting = restore(parent, config, report)
+    setting = restore(parent, config, report, given)
     items = inherited(rows, before, setting, parent.config, again=bool(again))
     facts = {
         "parent": parent.name,
@@ -93,7 +100,7 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
         if field.startswith(SPACE) or not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot change in a fork: the networks of run {parent.name!r} would mean something else; "
-                "search anew, or change only search, budget, fitness, promote, finals, engine, seed or allocation"
+                "start a new search, or change search, budget, fitness, promote, finals, engine, seed or allocation"
             )
     return config, changed
 

@@ -24,8 +24,10 @@ def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) 
             (outcome,) = engine.completed()
         candidate = Candidate(setting.decoder.space.equal(), whole, asking.digest, DENSE)
         row = row_of(0, candidate, {}, 0, asking, outcome, setting)
-        store.add(row)
-        report("dense", facts_of(row, setting))
+        kept_row(row, outcome, store)
+        if outcome.failure:
+            report("warning", {"text": f"the dense network could not be judged: {outcome.failure}"})
+        report("dense", {**facts_of(row, setting), "tells_error": setting.tells_error})
 
 
 def taken_over(store: Store, fidelity: str) -> dict[str, Outcome]:
@@ -74,6 +76,13 @@ def row_of(
     )
 
 
+def kept_row(row: Evaluation, outcome: Outcome, store: Store, asked: int = 0) -> None:
+    """Store `row` for good, and what else a person's own judgement said; see `Store.add` for `asked`."""
+    store.add(row, asked)
+    if outcome.further:
+        store.add_further(row.digest, row.fidelity, outcome.further)
+
+
 def judged_of(candidate: Candidate, row: Evaluation, setting: Setting) -> Judged | None:
     """What an optimiser is told; None where there are no numbers."""
     if row.failure:
@@ -93,6 +102,18 @@ def facts_of(row: Evaluation, setting: Setting) -> dict[str, Any]:
         "params_ratio": row.params / dense["params"],
         "seconds": row.seconds,
         "failure": row.failure,
+    }
+
+
+def stand_of(asked: int, generation: int, setting: Setting, store: Store) -> dict[str, Any]:
+    """What is reported of where a search stood that goes on."""
+    best = min(judged_networks(store.evaluations()), key=lambda row: (row.loss, row.id), default=None)
+    return {
+        "evaluations": asked,
+        "generation": generation,
+        "best": None if best is None else facts_of(best, setting),
+        "hypervolumes": [item["summary"]["hypervolume"] for item in store.generations()],
+        "tells_error": setting.tells_error,
     }
 
 

@@ -13,13 +13,15 @@ from blendsearch.fitness.evaluation import request
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Store
-from blendsearch.search.finals import finish, measure_reported, promote, test
+from blendsearch.search.finals import finish, keep, measure_reported, promote, test
 from blendsearch.search.judging import (
     conclude,
     facts_of,
     judge_dense,
     judged_of,
+    kept_row,
     row_of,
+    stand_of,
     taken_over,
     warn_of_baselines,
     warn_of_exhaustion,
@@ -39,6 +41,7 @@ def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     promote(setting, engine, store, report)
     finish(run, setting, engine, store, report)
     test(setting, engine, store, report)
+    keep(run, setting, engine, store, report)
     measure_reported(setting, store, report)
     evaluations = max((row.id for row in store.evaluations()), default=0)
     run.finish({"evaluations": evaluations, "generations": len(store.generations())})
@@ -65,6 +68,7 @@ def by_generations(run: Run, setting: Setting, engine: Engine, store: Store, rep
     if state is not None:
         generation, asked = state["generation"], state["asked"]
         optimiser.restore(state["evolution"])
+        report("resumed", stand_of(asked, generation, setting, store))
     judge_dense(setting, engine, store, report)
 
     reason = reason_to_stop(config, store.generations())
@@ -116,6 +120,8 @@ def evaluate(
     requests = {item.digest: request(item.cut, fidelity, setting.config.seed) for item in candidates}
     missing = [digest for digest in requests if digest not in rows]
     known = taken_over(store, fidelity)
+    about = {"generation": generation, "before": asked, "candidates": len(candidates)}
+    report("asked", {**about, "cached": len(requests) - len(missing), "workers": engine.workers})
     for digest in missing:
         if digest not in known:
             engine.submit(requests[digest])
@@ -123,7 +129,7 @@ def evaluate(
         number, candidate = numbered[outcome.digest]
         described = optimiser.described(candidate.genome)
         row = row_of(number, candidate, described, generation, requests[outcome.digest], outcome, setting)
-        store.add(row, asked + len(candidates))
+        kept_row(row, outcome, store, asked + len(candidates))
         rows[outcome.digest] = row
-        report("evaluated", facts_of(row, setting))
+        report("evaluated", {**facts_of(row, setting), "busy": engine.busy, "workers": engine.workers})
     return [judged_of(candidate, rows[candidate.digest], setting) for candidate in candidates]

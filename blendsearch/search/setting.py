@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blendsearch.blend.allocation import Widths, check_reachable, reachable, widths
+from blendsearch.blend.allocation import check_reachable, reachable
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
-from blendsearch.blend.groupwise import GroupSpace, space_of
-from blendsearch.blend.networkwide import NetworkSpace, network_space_of
+from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.errors import ConfigError, ModelError, RunError
-from blendsearch.fitness.data import DataSpec, Splits, batches, check_labels, load_splits
+from blendsearch.errors import BlendsearchError, ModelError, RunError
+from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.fitness.images import ready
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
+from blendsearch.fitness.task import CLASSES, Task, called, judged_by
 from blendsearch.fitness.training import Schedule, train
 from blendsearch.runs.config import Config, ScheduleConfig
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
 from blendsearch.runs.store import Evaluation, Inherited
+from blendsearch.search.choices import allowed_widths, given_widths, space_for
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -40,13 +41,20 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.search.given import (
+    BY_NAME,
+    Given,
+    check_given,
+    check_task,
+    check_trains,
+    network_of,
+    splits_of,
+)
 from blendsearch.structure.decomposable import with_depthwise
 from blendsearch.structure.depthwise import misfit
 from blendsearch.structure.groups import unpacked
 from blendsearch.structure.latency import LatencyModel
 from blendsearch.structure.trace import Structure, trace
-from blendsearch.zoo.factory import build_model
-from blendsearch.zoo.weights import load_weights
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Hears what happens: the kind of event, and its facts."""
@@ -54,7 +62,10 @@ Report = Callable[[str, Mapping[str, Any]], None]
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A network, its structure and scores, the data, and what decodes and judges candidates."""
+    """A network, its structure and scores, the data, and what decodes and judges candidates.
+
+    `tells_error` is false where a person's own judgement or loss tells no error, and a stand-in takes its place.
+    """
 
     config: Config
     structure: Structure
@@ -62,6 +73,7 @@ class Setting:
     clusters: Clusters
     decoder: Decoder
     evaluator: Evaluator
+    tells_error: bool = True
 
     @property
     def model(self) -> nn.Module:
@@ -89,19 +101,20 @@ class Setting:
         return row.loss, *(self.costs(row) or (row.error,))
 
 
-def prepare(config: Config, report: Report, beside: Run | None = None) -> Setting:
+def prepare(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> Setting:
     """Load, train where asked, trace and score. Writes nothing; raises a BlendsearchError for whatever does not fit.
 
     With `beside`, the dense network is that run's, and so is what budgets are counted by: nothing is trained, and no
-    latency measured.
+    latency measured. What is `given` is not looked for under the names of the config.
     """
-    traced = _traced(config, report, beside)
+    check_task(config, given.task)
+    traced = _traced(config, report, beside, given)
     # before anything that takes time: a budget that cannot be met ends here
     spans = config.budget.spans()
-    allowed = _widths(config, traced.structure)
+    allowed = allowed_widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
     check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
-    _given(config.budget.keep, traced.structure, allowed)
+    given_widths(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
         structure, shape = traced.structure, _input_shape(traced.splits)
         oracle = with_latency(traced.model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
@@ -135,7 +148,11 @@ def record(
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
+        "input": input_facts(setting.splits),
     }
+    task = setting.evaluator.recipe.task
+    if task.names():
+        structure |= {"task": task.names(), "error": setting.tells_error, "trains_on_classes": task.classes}
     arrays = {"dense": weights, "scores": score_arrays(setting.table)}
     if costs := cost_arrays(setting.structure.oracle):
         arrays[FILE] = costs
@@ -145,16 +162,23 @@ def record(
     return create_run(folder, name, setting.config, origin, structure, arrays, inherited)
 
 
-def restore(run: Run, fork: Config | None = None, report: Report = lambda kind, facts: None) -> Setting:
+def restore(
+    run: Run,
+    fork: Config | None = None,
+    report: Report = lambda kind, facts: None,
+    given: Given = BY_NAME,
+) -> Setting:
     """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
 
     `fork`: another config for the same model, data and criteria; costs that it budgets for the first time are measured.
-    Raises RunError when data or structure are not what the run was made with.
+    Raises RunError when data or structure are not what the run was made with, and where what was handed over in Python
+    is not `given` again.
     """
+    check_given(run, given)
     config = fork or run.config
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = splits_of(config)
+    splits = splits_of(config, given)
     if splits.digest() != run.provenance["data_sha256"]:
         raise RunError(
             f"run {run.name!r} was made with other data than {config.data.dataset!r} now holds: restore that data"
@@ -162,7 +186,7 @@ def restore(run: Run, fork: Config | None = None, report: Report = lambda kind, 
     weights = run.arrays("dense")
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
-    model = network_of(config, weights)
+    model = network_of(config, weights, given)
     structure = _structure(config, model, splits)
     groups, layers = _listed(structure), list(structure.maps.layers)
     if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
@@ -176,10 +200,21 @@ def restore(run: Run, fork: Config | None = None, report: Report = lambda kind, 
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
     model = model.to(device)
     if "latency" in missing:
-        shape, allowed = _input_shape(splits), _widths(config, structure)
+        shape, allowed = _input_shape(splits), allowed_widths(config, structure)
         oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
         structure = replace(structure, oracle=oracle)
-    return _setting(config, _Traced(model, structure, splits, device), *read_scores(run))
+    task = replace(given.task, classes=run.structure.get("trains_on_classes", True))
+    traced = _Traced(model, structure, splits, device, True, task, run.structure.get("error", True))
+    return _setting(config, traced, *read_scores(run))
+
+
+def input_facts(splits: Splits) -> dict[str, Any]:
+    """What the network takes: one image's shape, and how pixels become it; no `mean` where a person's data did that."""
+    height, width, channels = splits.train.shape
+    if ready(splits.train):
+        return {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
+    normalised = {"mean": splits.mean.tolist(), "std": splits.std.tolist(), "scaled_to": [0, 1]}
+    return {"shape": [channels, height, width], **normalised}
 
 
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
@@ -196,24 +231,37 @@ class _Traced:
     splits: Splits
     device: torch.device
     trained: bool = False
+    task: Task = CLASSES
+    tells_error: bool = True
 
 
-def _traced(config: Config, report: Report, beside: Run | None = None) -> _Traced:
+def _traced(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> _Traced:
     load_criteria(config.criteria.modules)
     pool(config.criteria.pool)  # a wrong name ends here, before data are read
     device = resolve_device(config.fitness.device)
     _use_threads(config)
-    splits = splits_of(config)
-    model = network_of(config, None if beside is None else beside.arrays("dense"))
+    splits = splits_of(config, given)
+    model = network_of(config, None if beside is None else beside.arrays("dense"), given)
     structure = _structure(config, model, splits)
-    check_labels(splits, _outputs(model, splits))
+    task = replace(given.task, classes=splits.classes > 0)
+    if task.evaluate is None and task.loss is None:
+        check_labels(splits, _outputs(model, splits))
+    elif task.classes and task.loss is None:
+        task = replace(task, classes=_tells(model, splits))
     if beside is not None:
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
         structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
-    least = reachable(structure.oracle.all_decomposed, _widths(config, structure))
+    least = reachable(structure.oracle.all_decomposed, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
-    return _Traced(model.to(device), structure, splits, device, beside is not None)
+    check_trains(config, task)
+    told = task.loss is None
+    if task.evaluate is not None:
+        # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
+        judged = judged_by(task.evaluate, model.to(device), config.seed)
+        told = judged.told
+        report("judged", {"by": called(task.evaluate), "loss": judged.loss, **judged.further})
+    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
@@ -237,21 +285,22 @@ def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable
         )
 
     chosen = pool(asked.pool)
-    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature)
+    loss = traced.task.summed_loss if traced.task.loss is not None else cross_entropy if traced.task.classes else None
+    table = score_table(model, traced.structure, chosen, calibration, rng.spawn(1)[0], asked.temperature, loss)
     report("scored", {"criteria": list(table.criteria), "left_out": [asdict(item) for item in table.left_out]})
     return table, cluster_groups(table, asked.clustering, asked.clusters, config.seed)
 
 
 def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clusters) -> Setting:
     structure, model = traced.structure, traced.model
-    allowed = _widths(config, structure)
+    allowed = allowed_widths(config, structure)
     decoder = Decoder(
-        replace(_space(config, table, clusters), layers=len(structure.maps.layers)),
+        replace(space_for(config, table, clusters), layers=len(structure.maps.layers)),
         table,
         structure.oracle,
         allowed,
         config.budget.spans(),
-        given=_given(config.budget.keep, structure, allowed),
+        given=given_widths(config.budget.keep, structure, allowed),
         uniform=config.allocation == "uniform",
         misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
@@ -263,31 +312,18 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         _schedule(config.finals.tuning),
         config.finals.distillation,
         fitness.precision,
+        traced.task,
     )
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
     evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
-    return Setting(config, structure, table, clusters, decoder, evaluator)
+    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
 
 
 def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
     """The structure of `model`, on the CPU, with the layers that may be decomposed where the config asks for it."""
     structure = trace(model, _input_shape(splits))
     return structure if config.transform == "none" else with_depthwise(model, structure, _input_shape(splits))
-
-
-def _space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
-    if config.method == "cfbs":
-        return space_of(table, clusters, means=False)
-    if config.search.blend == "group":
-        return space_of(table, clusters)
-    return network_space_of(table, clusters, deviations=config.search.deviations)
-
-
-def _widths(config: Config, structure: Structure) -> Widths:
-    """The widths that the budget lets each group have."""
-    budget = config.budget
-    return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
 
 
 def _repair(
@@ -312,36 +348,6 @@ def _repair(
     )
 
 
-def _given(keep: float | dict[str, float] | None, structure: Structure, allowed: Widths) -> NDArray[np.int64] | None:
-    """The channels kept per group where the config gives them. Raises ConfigError for a pattern that names no group."""
-    if keep is None:
-        return None
-    patterns = keep if isinstance(keep, dict) else {"*": keep}
-    names = [group.name for group in structure.maps.groups]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ConfigError(f"budget.keep: no group is called {pattern!r}: groups are {', '.join(names)}")
-    ratios = [next((patterns[item] for item in patterns if fnmatchcase(name, item)), 1.0) for name in names]
-    return allowed.rounded(np.array(ratios) * allowed.sizes)
-
-
-def splits_of(config: Config) -> Splits:
-    """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
-    seed = config.seed if config.data.split_seed is None else config.data.split_seed
-    return load_splits(DataSpec(**config.data.model_dump(exclude={"split_seed"})), seed)
-
-
-def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None) -> nn.Module:
-    """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
-    torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
-    model = build_model(config.model.factory, config.model.arguments)
-    if dense is not None:
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
-    elif config.model.weights is not None:
-        load_weights(model, Path(config.model.weights))
-    return model
-
-
 def train_base(
     model: nn.Module,
     splits: Splits,
@@ -357,6 +363,15 @@ def train_base(
         report("training", {"done": done, "loss": loss})
 
     train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
+
+
+def _tells(model: nn.Module, splits: Splits) -> bool:
+    """Whether the network's outputs are logits of classes that the labels name."""
+    try:
+        check_labels(splits, _outputs(model, splits))
+    except BlendsearchError:
+        return False
+    return True
 
 
 def _outputs(model: nn.Module, splits: Splits) -> int:

@@ -24,7 +24,9 @@ from blendsearch.search.judging import (
     facts_of,
     judge_dense,
     judged_of,
+    kept_row,
     row_of,
+    stand_of,
     taken_over,
     warn_of_baselines,
     warn_of_exhaustion,
@@ -43,6 +45,8 @@ def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: R
     asking, known = Asking(setting, store, report), taken_over(store, fidelity)
     replay(asking, setting, store, report)
     stood, begun = asking.told, time.perf_counter()
+    if stood:
+        report("resumed", stand_of(stood, stood // config.population, setting, store))
     if len(store.generations()) < stood // config.population:  # stopped between an evaluation and the record of all
         conclude(stood // config.population, 0.0, setting, store, report)
     reason = reason_to_stop(config, store.generations())
@@ -66,8 +70,8 @@ def steadily(run: Run, setting: Setting, engine: Engine, store: Store, report: R
         described = asking.optimiser.described(candidate.genome)
         asked = request(candidate.cut, fidelity, seed)
         row = row_of(number, candidate, described, asking.told // config.population, asked, outcome, setting)
-        store.add(row, asking.asked)
-        report("evaluated", facts_of(row, setting))
+        kept_row(row, outcome, store, asking.asked)
+        report("evaluated", {**facts_of(row, setting), "busy": engine.busy, "workers": engine.workers})
         asking.tell(row.digest, judged_of(candidate, row, setting))
         if asking.told % config.population == 0:
             conclude(asking.told // config.population, time.perf_counter() - begun, setting, store, report)

@@ -1,4 +1,4 @@
-"""What a search says while it runs: a live line on a terminal, plain lines in a pipe, JSON lines on request."""
+"""What a search says while it runs: plain lines in a pipe, JSON lines on request."""
 
 import json
 import sys
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from blendsearch.progress.live import View
+from blendsearch.progress.state import State
 
 
 class JsonLines:
@@ -24,34 +26,23 @@ class JsonLines:
 
 
 class Lines:
-    """One plain line per generation and per milestone, for a pipe or a log; and a live bar when on a terminal."""
+    """One plain line per generation and per milestone, for a pipe or a log; on a terminal a live view below them."""
 
     def __init__(self, console: Console, evaluations: int) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._best: float | None = None
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[best]}"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("searching", total=evaluations, best="", visible=False)
-            self._bar.start()
+        self._state = State(evaluations)
+        self._view: View | None = View(console, self._state) if console.is_terminal else None
 
     def __call__(self, kind: str, facts: Mapping[str, Any]) -> None:
+        self._state.take(kind, facts)
         handler = getattr(self, f"_on_{kind}", None)
         if handler is not None:
             handler(facts)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._view is not None:
+            self._view.close()
 
     def _on_traced(self, facts: Mapping[str, Any]) -> None:
         least = ", ".join(f"{ratio:.1%} of {name}" for name, ratio in facts["reachable"].items())
@@ -73,9 +64,6 @@ class Lines:
         self._say(f"latency of {facts['networks']} networks measured on {facts['where']}{slower}")
 
     def _on_training(self, facts: Mapping[str, Any]) -> None:
-        if self._bar is not None:
-            doing = f"training the base network, loss {facts['loss']:.3f}"
-            self._bar.update(self._task, description=doing, visible=facts["done"] < 1)
         if facts["done"] == 1:
             self._say(f"base network trained, last loss {facts['loss']:.3f}")
 
@@ -99,15 +87,9 @@ class Lines:
             self._say(f"  {field}: {old} -> {new}")
 
     def _on_dense(self, facts: Mapping[str, Any]) -> None:
-        if facts["error"] is not None:
-            self._say(f"dense network: validation accuracy {1 - facts['error']:.2%}, loss {facts['loss']:.4f}")
-
-    def _on_evaluated(self, facts: Mapping[str, Any]) -> None:
-        if facts["loss"] is not None and (self._best is None or facts["loss"] < self._best):
-            self._best = facts["loss"]
-        if self._bar is not None:
-            best = "" if self._best is None else f"best loss {self._best:.4f}"
-            self._bar.update(self._task, description="searching", completed=facts["id"], best=best, visible=True)
+        if facts["loss"] is not None:
+            accuracy = f"accuracy {1 - facts['error']:.2%}, " if facts.get("tells_error", True) else ""
+            self._say(f"dense network: validation {accuracy}loss {facts['loss']:.4f}")
 
     def _on_generation(self, facts: Mapping[str, Any]) -> None:
         best = "none" if facts["best_loss"] is None else f"{facts['best_loss']:.4f}"
@@ -117,24 +99,25 @@ class Lines:
             f"front {facts['front']:>3}  hypervolume {facts['hypervolume']:.4f}  {seconds:.0f} s"
         )
 
-    def _on_tested(self, facts: Mapping[str, Any]) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description="testing", completed=facts["done"], total=facts["of"])
-
-    def _on_promoted(self, facts: Mapping[str, Any]) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description="judging again", completed=facts["done"], total=facts["of"])
-
     def _on_stopped(self, facts: Mapping[str, Any]) -> None:
         self._say(f"stopped early: {facts['reason']}")
 
-    def _on_control(self, facts: Mapping[str, Any]) -> None:
-        self._best = None
-        self._say(f"control {facts['name']}")
+    def _on_judged(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"dense network judged by {facts['by']}: loss {facts['loss']:.4g}")
 
-    def _on_final(self, facts: Mapping[str, Any]) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description="fine-tuning", completed=facts["done"], total=facts["of"])
+    def _on_resumed(self, facts: Mapping[str, Any]) -> None:
+        best = "" if facts["best"] is None else f", best loss {facts['best']['loss']:.4f}"
+        self._say(f"goes on after {facts['evaluations']} evaluations{best}")
+
+    def _on_asked(self, facts: Mapping[str, Any]) -> None:
+        if facts["cached"]:
+            self._say(f"{facts['cached']} of generation {facts['generation'] + 1} were evaluated before, and stay")
+
+    def _on_interrupted(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"stopped; continue with: {facts['how']}")
+
+    def _on_control(self, facts: Mapping[str, Any]) -> None:
+        self._say(f"control {facts['name']}")
 
     def _on_warning(self, facts: Mapping[str, Any]) -> None:
         self._say(f"warning: {facts['text']}")

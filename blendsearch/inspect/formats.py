@@ -1,0 +1,133 @@
+"""A network in other people's formats: PyTorch's exported program and ONNX, each read back and compared on the spot.
+
+Written, never read: `blendsearch.load` knows neither, since reading a ``.pt2`` of unknown origin can run code. What is
+read back here is what this process has just written.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blendsearch.errors import RunError
+
+TOLERANCE = 1e-3
+"""Largest allowed difference between outputs, in units of their spread: float32 in another order of summing."""
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+IMAGES = 3
+"""Random images that the outputs are compared on; the files take any number."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of an export; `difference` is the largest from the module's outputs, in units of their spread."""
+
+    name: str
+    bytes: int
+    difference: float | None = None
+    tolerance: float | None = None
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise RunError where one of `formats`, ``pt2`` or ``onnx``, cannot be written here."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if "onnx" in formats and missing:
+        raise RunError(f"ONNX needs {', '.join(missing)}: install blendsearch[onnx]")
+
+
+def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> Written:
+    """Write `module`, in evaluation mode on the CPU, to `path`, whose suffix says how: ``.pt2`` or ``.onnx``.
+
+    `shape` is that of one image; the number of images is left open where the network lets it. Raises RunError when the
+    network cannot be written so, or what was written gives other outputs.
+    """
+    images = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(0))
+    write = {".pt2": _pt2, ".onnx": _onnx}[path.suffix]
+    with torch.no_grad():
+        wanted = _leaves(module(images))
+    try:
+        with _quiet(), torch.no_grad():
+            found = write(module, images, path)(images)
+    except OSError:
+        raise
+    except Exception as error:  # exporters raise dozens of types for what they do not know
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RunError(
+            f"the network cannot be written as {path.suffix[1:]}: {type(error).__name__}: {reason.strip()[:200]}"
+        ) from error
+    difference = max(map(_apart, wanted, found), default=0.0)
+    if len(wanted) != len(found) or not difference <= TOLERANCE:
+        raise RunError(
+            f"{path.name} gives other outputs than the network: they differ by {difference:.2g} of their spread, "
+            f"allowed is {TOLERANCE:g}"
+        )
+    return Written(path.name, path.stat().st_size, difference, TOLERANCE)
+
+
+Forward = Callable[[Tensor], list[Tensor]]
+
+
+def _pt2(module: nn.Module, images: Tensor, path: Path) -> Forward:
+    program = torch.export.export(module, (images,), dynamic_shapes=_any_number(module))
+    torch.export.save(program, path)
+    again = torch.export.load(path).module()
+    return lambda x: _leaves(again(x))
+
+
+def _onnx(module: nn.Module, images: Tensor, path: Path) -> Forward:
+    torch.onnx.export(
+        module,
+        (images,),
+        path,
+        dynamo=True,
+        dynamic_shapes=_any_number(module),
+        external_data=False,  # or a second file would hold the weights
+        input_names=["images"],
+        verbose=False,
+    )
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: [torch.from_numpy(array) for array in session.run(None, {name: x.numpy()})]
+
+
+def _any_number(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    # AUTO: a network that only takes one number of images is written for that
+    return ({0: torch.export.Dim.AUTO},)
+
+
+def _leaves(output: Any) -> list[Tensor]:
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _apart(wanted: Tensor, found: Tensor) -> float:
+    if wanted.shape != found.shape:
+        return float("inf")
+    spread = float(wanted.std()) or 1.0
+    return float((wanted - found).abs().max()) / spread
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, exporters keep their progress and their advice to themselves."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
