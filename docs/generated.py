@@ -71,7 +71,7 @@ def _section(title: str, path: str, section: dict[str, Any], described: dict[str
         given = "; needed" if field in section.get("required", []) else ""
         if default != "":
             given = f"; default {_literal(default)}"
-        lines += [f"[`{field}`]{{#{place}}}", f": {words.strip()}", f"  *{_takes(facts)}{given}*", ""]
+        lines += [f"`{field}`{{#{place.replace('.', '-')}}}", f": {words.strip()}", f"  *{_takes(facts)}{given}*", ""]
     if described:
         raise Undescribed(f"{FIELDS.name} describes {path}.{next(iter(described))}, which the config does not have")
     return "\n".join(lines) + "\n"
@@ -160,7 +160,7 @@ def criteria() -> str:
             reads = ", ".join(f"`{need}`" for need in sorted(item.needs)) or "weights"
             if not item.formula:
                 raise Undescribed(f"criterion {item.name} has no docstring")
-            cells = (f"[`{item.name}`]{{#criterion-{item.name}}}", _cell(item.formula), reads, item.cost)
+            cells = (f"`{item.name}`{{#criterion-{item.name.replace('_', '-')}}}", _cell(item.formula), reads, item.cost)
             lines.append("| " + " | ".join((*cells, _cell(item.source))) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -190,7 +190,7 @@ def _verb(name: str, made: argparse.ArgumentParser) -> str:
     if not made.description:
         raise Undescribed(f"verb {name} has no description")
     made.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
-    usage = made.format_usage().removeprefix("usage: ").rstrip()
+    usage = "\n".join(line[len("usage: ") :] for line in made.format_usage().rstrip().splitlines())
     first, rest = made.description[0].upper(), made.description[1:]
     lines = [f"## `{name}`", "", f"{first}{rest}.", "", "```text", usage, "```", ""]
     for action in made._actions:
@@ -219,5 +219,10 @@ def setup(app: Any) -> dict[str, bool]:
     def read(app: Any, page: str, source: list[str]) -> None:
         source[0] = filled(source[0])
 
+    def outdated(app: Any, env: Any, *changes: set[str]) -> list[str]:
+        """The program may have changed where the page has not."""
+        return [page for page in env.found_docs if ASKED.search(Path(env.doc2path(page)).read_text(encoding="utf-8"))]
+
     app.connect("source-read", read)
+    app.connect("env-get-outdated", outdated)
     return {"parallel_read_safe": True}
