@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blendsearch.cli import cluster, reading, searching, showing
+from blendsearch.cli import cluster, reading, searching, serving, showing
 from blendsearch.cli import criteria as on_criteria
 from blendsearch.errors import BlendsearchError
 
@@ -63,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument("--or-resume", action="store_true", help="continue the run --name where it is there already")
     search.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(search)
 
     resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
     resume.add_argument("run", metavar="RUN")
@@ -71,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(resume)
 
     fork = verb("fork", searching.fork, "search anew from what a run has found, with another budget or other settings")
     fork.add_argument("run", metavar="RUN")
@@ -84,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     fork.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     fork.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(fork)
 
     compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
     compare.add_argument("run", metavar="RUN")
@@ -96,6 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     runs = verb("runs", showing.runs, "list the runs")
     runs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    serving.add_server(runs)
 
     front = verb("front", showing.front, "show what a run found")
     front.add_argument("run", metavar="RUN")
@@ -109,10 +113,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     front.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
+    serving.add_server(front)
+
     show = verb("show", reading.show, "show one network: its channels, its blend, its costs, and where it came from")
     show.add_argument("run", metavar="RUN")
     show.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
     show.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    serving.add_server(show)
 
     report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
     report.add_argument("run", metavar="RUN")
@@ -127,6 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
+    serving.add_serve(verb)
     cluster.add_verbs(verb)
 
     criteria = verb("criteria", on_criteria.criteria, "list the criteria, or map which of them say the same")

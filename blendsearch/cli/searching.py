@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blendsearch.cli import remote
 from blendsearch.cli.showing import show, show_comparison
 from blendsearch.cli.terminal import reporter
 from blendsearch.errors import ConfigError
@@ -24,6 +25,9 @@ def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config import load_config
     from blendsearch.runs.directory import check_name, free_name
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.search(server, arguments)
+        return
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
@@ -56,6 +60,9 @@ def search(arguments: argparse.Namespace) -> None:
 def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.resume(server, arguments)
+        return
     run = open_run(arguments.runs, arguments.run)
     if arguments.set or not run.finished:
         from blendsearch.search.given import BY_NAME, check_given
@@ -92,6 +99,9 @@ def fork(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
     from blendsearch.search.fork import fork, forked_config
 
+    if (server := remote.server_of(arguments)) is not None:
+        remote.fork(server, arguments)
+        return
     parent = open_run(arguments.runs, arguments.run)
     overrides = list(arguments.set)
     if arguments.ray is not None:
