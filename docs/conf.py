@@ -12,9 +12,10 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "docstrings", "drawn", "gener
 exclude_patterns = ["_build"]
 root_doc = "index"
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+smartquotes = False  # --name is two dashes
 default_role = "code"  # our docstrings name things in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -11,7 +11,7 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 class Drawn(SphinxDirective):
-    """A drawing, and below it the words that belong to it. `small` keeps it from being wider than the text on a phone."""
+    """A drawing, and below it the words that belong to it. On a phone it scrolls, but where it is `small` enough."""
 
     required_arguments = 1
     has_content = True

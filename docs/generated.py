@@ -18,6 +18,10 @@ FIELDS = Path(__file__).parent / "reference" / "fields.yaml"
 ASKED = re.compile(r"^% generated: (\w+)$", re.MULTILINE)
 
 
+PLAIN = {"RUN": "a run, by its id", "ID": "a job, by its id"}
+"""Arguments that say what they are."""
+
+
 class Undescribed(Exception):
     """The program and its description have parted."""
 
@@ -155,13 +159,19 @@ def criteria() -> str:
             families.setdefault(item.family, []).append(item)
     lines = []
     for family, items in families.items():
-        lines += [f"## {family}", "", "| criterion | what it computes | reads | cost | from |", "| --- " * 5 + "|"]
+        lines += [
+            f"## {family}",
+            "",
+            "{.wide}",
+            "| criterion | what it computes | reads | cost | from |",
+            "| --- " * 5 + "|",
+        ]
         for item in items:
             reads = ", ".join(f"`{need}`" for need in sorted(item.needs)) or "weights"
             if not item.formula:
                 raise Undescribed(f"criterion {item.name} has no docstring")
-            cells = (f"`{item.name}`{{#criterion-{item.name.replace('_', '-')}}}", _cell(item.formula), reads, item.cost)
-            lines.append("| " + " | ".join((*cells, _cell(item.source))) + " |")
+            name = f"`{item.name}`{{#criterion-{item.name.replace('_', '-')}}}"
+            lines.append(f"| {name} | {_cell(item.formula)} | {reads} | {item.cost} | {_cell(item.source)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -193,17 +203,19 @@ def _verb(name: str, made: argparse.ArgumentParser) -> str:
     usage = "\n".join(line[len("usage: ") :] for line in made.format_usage().rstrip().splitlines())
     first, rest = made.description[0].upper(), made.description[1:]
     lines = [f"## `{name}`", "", f"{first}{rest}.", "", "```text", usage, "```", ""]
-    for action in made._actions:
+    for action in sorted(made._actions, key=lambda action: (bool(action.option_strings), action.dest == "runs")):
         if isinstance(action, argparse._HelpAction):
             continue
         called = ", ".join(action.option_strings) or str(action.metavar or action.dest)
         if action.option_strings and action.nargs != 0:
             called += f" {action.metavar or action.dest.upper()}"
-        words = action.help or (f"one of {', '.join(map(str, action.choices))}" if action.choices else "")
-        needed = "; needed" if action.required and action.option_strings else ""
-        if not words and action.metavar not in ("RUN", "ID"):
+        words = action.help or PLAIN.get(str(action.metavar))
+        if not words and action.choices:
+            words = f"one of {', '.join(map(str, action.choices))}"
+        if not words:
             raise Undescribed(f"verb {name}: {called} has no help")
-        lines += [f"`{called}`", f": {_cell(words or {'RUN': 'a run, by its id', 'ID': 'a job, by its id'}[action.metavar])}{needed}", ""]
+        needed = "; needed" if action.required and action.option_strings else ""
+        lines += [f"`{called}`", f": {_cell(words)}{needed}", ""]
     return "\n".join(lines)
 
 

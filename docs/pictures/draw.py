@@ -69,7 +69,8 @@ def scores_figure(run: Run, name: str, order: list[str]) -> Drawing:
         y = top + place * CELL + (6 if place == rows else 0)
         drawing.text(left - 8, y + 16, criterion, "tick strong" if place == rows else "tick", "end")
         for channel, value in enumerate(values):
-            drawing.box(left + channel * CELL, y, CELL - 2, CELL - 2, "alike", f"{criterion}: {value:.2f}", float(value))
+            tip = f"{criterion}: {value:.2f}"
+            drawing.box(left + channel * CELL, y, CELL - 2, CELL - 2, "alike", tip, float(value))
     y = top + (rows + 1) * CELL + 12
     drawing.text(left - 8, y + 16, "cut", "tick strong", "end")
     for channel, stays in enumerate(kept):
