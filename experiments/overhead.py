@@ -25,8 +25,10 @@ from blendsearch.search.setting import prepare, record
 EVALUATIONS, SECONDS_EACH = 400, 1.0
 CASES = [
     ("cma, population 24", {"population": 24, "evaluations": EVALUATIONS}),
+    ("surrogate, population 24", {"population": 24, "evaluations": EVALUATIONS, "optimiser": "surrogate"}),
     ("nsga2 group by group, population 24", {"population": 24, "evaluations": EVALUATIONS, "blend": "group"}),
     ("cma, population 500", {"population": 500, "evaluations": 3000}),
+    ("surrogate, population 500", {"population": 500, "evaluations": 3000, "optimiser": "surrogate"}),
     ("nsga2 group by group, population 500", {"population": 500, "evaluations": 3000, "blend": "group"}),
 ]
 

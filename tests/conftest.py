@@ -24,9 +24,19 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def small_config() -> dict[str, Any]:
+    """`quick`, for what is made once for many tests; not to be changed."""
+    return _quick()
+
+
 @pytest.fixture
 def quick() -> dict[str, Any]:
     """A whole search on digits in a few seconds, as a config's tree."""
+    return _quick()
+
+
+def _quick() -> dict[str, Any]:
     return {
         "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 3, "rate": 0.1}},
         "data": {"dataset": "digits", "val_size": 0.3},
@@ -37,6 +47,17 @@ def quick() -> dict[str, Any]:
         "engine": {"threads": 1},
         "seed": 3,
     }
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
+    """A folder with one finished run, ``one``; to be copied before it is changed."""
+    from blendsearch.cli import main
+
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "config.yaml").write_text(yaml.safe_dump(small_config))
+    main(["search", str(folder / "config.yaml"), "--runs", str(folder / "runs"), "--name", "one"])
+    return folder / "runs"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blendsearch.cli import cluster, reading, searching, showing
+from blendsearch.cli import cluster, reading, searching, serving, showing
 from blendsearch.cli import criteria as on_criteria
 from blendsearch.errors import BlendsearchError
 
@@ -17,7 +17,7 @@ WRONG_INPUT, INTERRUPTED = 2, searching.INTERRUPTED
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 2 wrong input, 130 interrupted."""
-    arguments = _parser().parse_args(words)
+    arguments = make_parser().parse_args(words)
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # a person's own model and criteria stand beside their config
     try:
@@ -35,7 +35,8 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """All verbs with their arguments; what the reference in the documentation is made from."""
     parser = argparse.ArgumentParser(
         prog="blendsearch",
         description="Search for really smaller CNNs: blended pruning criteria and widths under an exact budget.",
@@ -62,14 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--or-resume", action="store_true", help="continue the run --name where it is there already")
     search.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(search)
 
     resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="more search.evaluations, engine or finals"
     )
+    resume.add_argument(
+        "--accept",
+        metavar="KIND,...",
+        help="go on although code, factory, versions or device are not what the run was begun with",
+    )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(resume)
 
     fork = verb("fork", searching.fork, "search anew from what a run has found, with another budget or other settings")
     fork.add_argument("run", metavar="RUN")
@@ -83,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     fork.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     fork.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
+    serving.add_server(fork)
 
     compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
     compare.add_argument("run", metavar="RUN")
@@ -95,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     runs = verb("runs", showing.runs, "list the runs")
     runs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    serving.add_server(runs)
 
     front = verb("front", showing.front, "show what a run found")
     front.add_argument("run", metavar="RUN")
@@ -108,10 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     front.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
+    serving.add_server(front)
+
     show = verb("show", reading.show, "show one network: its channels, its blend, its costs, and where it came from")
     show.add_argument("run", metavar="RUN")
     show.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
     show.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    serving.add_server(show)
 
     report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
     report.add_argument("run", metavar="RUN")
@@ -126,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
+    serving.add_serve(verb)
     cluster.add_verbs(verb)
 
     criteria = verb("criteria", on_criteria.criteria, "list the criteria, or map which of them say the same")

@@ -6,12 +6,18 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from blendsearch.cli.remote import server_of
+from blendsearch.cli.serving import add_server
+
 
 def status(arguments: argparse.Namespace) -> None:
     from blendsearch.inspect.status import status
     from blendsearch.runs.directory import open_run
 
-    found = status(open_run(arguments.runs, arguments.run))
+    if (server := server_of(arguments)) is not None:
+        found = server.get("runs", arguments.run)
+    else:
+        found = status(open_run(arguments.runs, arguments.run))
     if arguments.json:
         print(json.dumps(found))
         return
@@ -62,7 +68,7 @@ def job(arguments: argparse.Namespace) -> None:
         print(json.dumps({"job": arguments.job, "status": state, "says": text}) if arguments.json else said)
     elif arguments.action == "logs":
         said = jobs.logs(arguments.address, arguments.job)
-        print(json.dumps({"job": arguments.job, "logs": said}) if arguments.json else said, end="")
+        print(json.dumps({"job": arguments.job, "logs": said}) + "\n" if arguments.json else said, end="")
     else:
         going = jobs.stop(arguments.address, arguments.job)
         if arguments.json:
@@ -81,6 +87,7 @@ def add_verbs(verb: Any) -> None:
     shown = verb("status", status, "show how a search is going")
     shown.add_argument("run", metavar="RUN")
     shown.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    add_server(shown)
 
     handed = verb("submit", submit, "hand a search to a Ray cluster; with the --name of a run there, resume it")
     handed.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from blendsearch.cli.remote import server_of
 from blendsearch.cli.terminal import COSTS_SHOWN, print_table, table_of
 
 BAR = 20
@@ -21,7 +22,10 @@ def show(arguments: argparse.Namespace) -> None:
     from blendsearch.inspect.candidate import candidate
     from blendsearch.runs.directory import open_run
 
-    facts = candidate(open_run(arguments.runs, arguments.run), arguments.what)
+    if (server := server_of(arguments)) is not None:
+        facts = server.get("runs", arguments.run, "networks", arguments.what)
+    else:
+        facts = candidate(open_run(arguments.runs, arguments.run), arguments.what)
     if arguments.json:
         print(json.dumps(facts, indent=1))
         return

@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from blendsearch.cli.remote import server_of
 from blendsearch.cli.terminal import COSTS_SHOWN, print_table, table_of
+from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from blendsearch.runs.directory import Run
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
 def runs(arguments: argparse.Namespace) -> None:
     from blendsearch.inspect.listing import listing
 
-    rows = listing(arguments.runs)
+    server = server_of(arguments)
+    rows = listing(arguments.runs) if server is None else server.get("runs")
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
     if not rows:
-        print(f"no runs in {arguments.runs}")
+        print(f"no runs in {arguments.server or arguments.runs}")
         return
     table = table_of("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
     for row in rows:
@@ -32,6 +35,16 @@ def runs(arguments: argparse.Namespace) -> None:
 def front(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.directory import open_run
 
+    if (server := server_of(arguments)) is not None:
+        if arguments.plot is not None:
+            raise ConfigError("--plot is not for --server: the page draws it")
+        found = server.get("runs", arguments.run, "front")
+        notes = found.pop("notes")
+        if arguments.json:
+            print(json.dumps(found, indent=1))
+        else:
+            _print_front(found, notes)
+        return
     run = open_run(arguments.runs, arguments.run)
     if arguments.plot is not None:
         from blendsearch.inspect.front_picture import draw_front
@@ -52,6 +65,11 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
         whole = {"run": run.name, "finished": run.finished, **found}
         print(json.dumps(whole, indent=1 if arguments.verb is front else None))
         return
+    _print_front(found, run.structure)
+
+
+def _print_front(found: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    """What `summary` found; `notes` say of the run how it was split, and how latency was measured."""
     costs = _costs_shown(found["dense"])
     table = table_of("id", "network", *costs, "val loss", "val acc", "test acc")
     for section in ("dense", "baselines", "front"):
@@ -83,9 +101,9 @@ def show(run: "Run", arguments: argparse.Namespace) -> None:
                 f"Kendall's tau between {item['cheaper']} and {item['dearer']} losses: {item['tau']:.2f} over the "
                 f"{item['networks']} networks that had both"
             )
-    print(f"splits: {run.structure['splits']}")
-    if "latency" in run.structure:
-        facts = run.structure["latency"]
+    print(f"splits: {notes['splits']}")
+    if "latency" in notes:
+        facts = notes["latency"]
         print(
             f"latency on {facts['where']}: charged {facts['margin']:.1%} above what the model predicts; measured "
             f"beside the dense network ({facts['dense_ms']:.2f} ms when the search began), median"

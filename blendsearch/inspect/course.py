@@ -49,7 +49,7 @@ def course(run: Run) -> Course:
     best: list[Evaluation] = []
     for row in judged:
         best.append(row if not best or _loss(row) < _loss(best[-1]) else best[-1])
-    cost, share = _axis(run)
+    cost, share = axis(run)
     return Course(
         spans(run),
         cost,
@@ -98,7 +98,8 @@ def _loss(row: Evaluation) -> float:
     return float("inf") if row.loss is None else row.loss
 
 
-def _axis(run: Run) -> tuple[str, Callable[[Evaluation], float]]:
+def axis(run: Run) -> tuple[str, Callable[[Evaluation], float]]:
+    """The cost that pictures of `run` have on their axis, and from a network to its share of the dense network's."""
     dense, asked = run.structure["dense"], run.config.budget.spans()
     ranged = [name for name, (low, high) in asked.items() if high > low] or list(asked)
     name = "macs" if "macs" in ranged or not ranged else ranged[0]

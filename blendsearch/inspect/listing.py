@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import BlendsearchError
+from blendsearch.inspect.status import state_of
 from blendsearch.inspect.summary import tells_error
-from blendsearch.runs.directory import open_run, runs_in
+from blendsearch.runs.directory import Run, open_run, runs_in
 from blendsearch.search.front import DENSE
 
 
@@ -19,24 +20,29 @@ def _row(folder: Path, name: str) -> dict[str, Any]:
     try:
         run = open_run(folder, name)
         store = run.store(read_only=True)
-        rows = [row for row in store.evaluations() if row.origin != DENSE]
-        store.close()
+        try:
+            found = store.tally(DENSE)
+        finally:
+            store.close()
     except BlendsearchError as error:
         return {"run": name, **unknown, "state": f"unreadable: {error}"}
-    errors = [row.error for row in rows if row.error is not None]
-    budget = ", ".join(
-        f"{low:.0%} {cost}" if low == high else f"{low:.0%} to {high:.0%} {cost}"
-        for cost, (low, high) in run.config.budget.spans().items()
-    )
-    if run.config.budget.keep is not None:
-        budget = "widths given"
     return {
         "run": name,
         "model": run.config.model.factory,
         "data": run.config.data.dataset,
-        "budget": budget,
-        "evaluations": len(rows),
+        "budget": _budget(run),
+        "evaluations": found.evaluations,
         "asked": run.config.search.evaluations,
-        "best_val_accuracy": 1 - min(errors) if errors and tells_error(run) else None,
-        "state": "finished" if run.finished else "unfinished",
+        "best_val_accuracy": None if found.least_error is None or not tells_error(run) else 1 - found.least_error,
+        "state": state_of(run),
     }
+
+
+def _budget(run: Run) -> str:
+    """What the run may spend, in few words: ``10% to 50% macs``."""
+    if run.config.budget.keep is not None:
+        return "widths given"
+    return ", ".join(
+        f"{low:.0%} {cost}" if low == high else f"{low:.0%} to {high:.0%} {cost}"
+        for cost, (low, high) in run.config.budget.spans().items()
+    )

@@ -1,13 +1,13 @@
 """How a search is going: read from its run directory, which is left as it is."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import Run
 from blendsearch.runs.logs import read_logs
-from blendsearch.runs.store import Completion, Evaluation
+from blendsearch.runs.store import Completion
 from blendsearch.search.front import DENSE, judged_networks
 
 RECENT = 60
@@ -29,29 +29,20 @@ def status(run: Run) -> dict[str, Any]:
         completions = store.completions()
     finally:
         store.close()
-    pace = _pace(run, rows, completions)
-    asked = run.config.search.evaluations
     retried = sum(bool(line.get("again")) for line in read_logs(run.path / "logs"))
-    state = "running" if run.running else "finished" if run.finished else "stopped"
-    left = max(0, asked - len(rows))
-    seconds_left = 60 * left / pace["per_minute"] if pace["per_minute"] and state != "finished" else None
-    if seconds_left is not None and run.config.search.seconds is not None:
-        spent = sum(item["wall"] for item in generations)
-        seconds_left = min(seconds_left, max(0.0, run.config.search.seconds - spent))
     best = min(judged_networks(rows), key=lambda row: (row.loss, row.id), default=None)
     return {
         "run": run.name,
-        "state": state,
+        "state": state_of(run),
         "evaluations": len(rows),
-        "asked": asked,
+        "asked": run.config.search.evaluations,
         "failed": sum(bool(row.failure) for row in rows),
         "generations": len(generations),
         "fine_tuned": finals,
         "tested": tests,
         "schedule": run.config.search.schedule,
         "retried": retried,
-        **pace,
-        "seconds_left": seconds_left,
+        **pace(run, {row.id: row.seconds for row in rows}, completions, generations),
         "quiet": time.time() - completions[-1].at if completions else None,
         "best": None
         if best is None or best.loss is None or best.error is None
@@ -65,11 +56,30 @@ def status(run: Run) -> dict[str, Any]:
     }
 
 
-def _pace(run: Run, rows: Sequence[Evaluation], completions: Sequence[Completion]) -> dict[str, Any]:
+def state_of(run: Run) -> str:
+    """``running``, ``finished`` or ``stopped``."""
+    return "running" if run.running else "finished" if run.finished else "stopped"
+
+
+def pace(
+    run: Run, seconds: Mapping[int, float], completions: Sequence[Completion], generations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The part of `status` that is about speed; `seconds` of every pruned network by id, and at least the last
+    `completions`.
+    """
+    found = _speed(run, seconds, completions)
+    left = max(0, run.config.search.evaluations - len(seconds))
+    found["seconds_left"] = 60 * left / found["per_minute"] if found["per_minute"] and not run.finished else None
+    if found["seconds_left"] is not None and run.config.search.seconds is not None:
+        spent = sum(item["wall"] for item in generations)
+        found["seconds_left"] = min(found["seconds_left"], max(0.0, run.config.search.seconds - spent))
+    return found
+
+
+def _speed(run: Run, seconds: Mapping[int, float], completions: Sequence[Completion]) -> dict[str, Any]:
     """How fast evaluations come back, and how busy the workers are, since the search was last started."""
     noted = run.noted_engine()
     workers, started = noted.get("workers"), float(noted.get("started", 0.0))
-    seconds = {row.id: row.seconds for row in rows}
     # what a fork took over cost nothing, and says nothing of the pace
     since = [item for item in completions if item.at >= started and seconds.get(item.id, 0.0) > 0]
     recent = since[-RECENT:]

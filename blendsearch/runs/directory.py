@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,10 +142,10 @@ def check_name(folder: Path, name: str) -> None:
         raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
 
 
-def free_name(folder: Path, stem: str) -> str:
-    """The first of stem-1, stem-2, ... that no run in `folder` has."""
+def free_name(folder: Path, stem: str, promised: Collection[str] = ()) -> str:
+    """The first of stem-1, stem-2, ... that no run in `folder` has, and that is not `promised` to one."""
     stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:50] or "run"
-    taken = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    taken = {*promised, *((path.name for path in folder.iterdir()) if folder.is_dir() else ())}
     return next(name for number in range(1, 10**9) if (name := f"{stem}-{number}") not in taken)
 
 

@@ -120,6 +120,14 @@ class Evaluation(NamedTuple):
     failure: str
 
 
+class Tally(NamedTuple):
+    """How many pruned networks were judged, how many of them failed, and the least error among the others."""
+
+    evaluations: int
+    failed: int
+    least_error: float | None
+
+
 class Completion(NamedTuple):
     """That an evaluation came back: its `id`, how many had been `asked` for, and when, in seconds since 1970."""
 
@@ -201,7 +209,10 @@ class Store:
         self.path = path
         try:
             target = f"file:{path}?mode=ro" if read_only else f"file:{path}"
-            self._connection = sqlite3.connect(target, uri=True, isolation_level=None, timeout=30)
+            # a reader may be handed from thread to thread, as long as one at a time uses it
+            self._connection = sqlite3.connect(
+                target, uri=True, isolation_level=None, timeout=30, check_same_thread=not read_only
+            )
             if not read_only:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
@@ -226,11 +237,39 @@ class Store:
         rows = self._read("SELECT * FROM evaluations ORDER BY id")
         return [Evaluation(*row) for row in rows]
 
-    def completions(self) -> list[Completion]:
-        """Which evaluations came back when, in that order; none in a run from before this was written down."""
+    def bare_evaluations(self, after: int = 0, *, cuts: bool = False) -> list[Evaluation]:
+        """Evaluations with an id of more than `after`, by id, with an empty genome and, without `cuts`, an empty cut.
+
+        A tenth of the work of `evaluations`, for whoever looks often.
+        """
+        cut = "cut" if cuts else "x''"
+        rows = self._read(
+            f"SELECT id, digest, {cut}, fidelity, seed, generation, origin, '', macs, params, loss, error, seconds, "
+            f"failure FROM evaluations WHERE id > {int(after)} ORDER BY id"
+        )
+        return [Evaluation(*row) for row in rows]
+
+    def tally(self, dense: str) -> Tally:
+        """The count of all evaluations but those of origin `dense`."""
+        query = (
+            "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END) "
+            "FROM evaluations WHERE origin != ?"
+        )
+        return Tally(*self._read(query, (dense,))[0])
+
+    def version(self) -> int:
+        """A number that changes when another process has written something since it was last asked for."""
+        return int(self._read("PRAGMA data_version")[0][0])
+
+    def completions(self, last: int = -1) -> list[Completion]:
+        """Which evaluations came back when, in that order; none in a run from before this was written down.
+
+        With `last`, only so many of them.
+        """
         if not self._has("completions"):
             return []
-        return [Completion(*row) for row in self._read("SELECT id, asked, at FROM completions ORDER BY place")]
+        rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
+        return [Completion(*row) for row in reversed(rows)]
 
     def add_inherited(self, items: Sequence[Inherited]) -> None:
         """Record what a fork takes over, all of it or nothing; the order stays."""
@@ -331,9 +370,9 @@ class Store:
     def _has(self, table: str) -> bool:
         return bool(self._read(f"SELECT name FROM sqlite_master WHERE name = '{table}'"))
 
-    def _read(self, query: str) -> Sequence[tuple[Any, ...]]:
+    def _read(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
         try:
-            return self._connection.execute(query).fetchall()
+            return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise RunError(f"{self.path} cannot be read: {error}; is this a run directory?") from error
 

@@ -1,0 +1,115 @@
+// The server's JSON API, and what every page needs: the way in, elements from plain text, numbers for a reader.
+
+export class Refused extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+export async function ask(path, body, method) {
+  const options = { method: method ?? (body === undefined ? "GET" : "POST"), credentials: "same-origin", headers: {} };
+  if (body !== undefined) {
+    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  let answer;
+  try { answer = await fetch(`/api/${path}`, options); } catch { throw new Refused(0, "The server does not answer: is it running?"); }
+  const kind = answer.headers.get("content-type") ?? "";
+  const said = kind.includes("json") ? await answer.json() : await answer.text();
+  if (!answer.ok) throw new Refused(answer.status, said.error ?? String(said));
+  return said;
+}
+
+// Strings become text and never markup: names come from whoever wrote a config.
+export function el(kind, facts = {}, ...inside) {
+  const made = document.createElement(kind);
+  for (const [name, value] of Object.entries(facts)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...inside.filter((part) => part !== undefined && part !== null).map((part) => part instanceof Node ? part : String(part)));
+  return made;
+}
+
+export const find = (id) => document.getElementById(id);
+export const percent = (value, digits = 2) => value === null || value === undefined ? "–" : `${(value * 100).toFixed(digits)} %`;
+export const number = (value, digits = 4) => value === null || value === undefined ? "–" : value.toFixed(digits);
+
+export function span(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const minutes = Math.round(seconds / 60);
+  if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes >= 2 ? `${minutes} min` : `${Math.round(seconds)} s`;
+}
+
+// A state is one word, or one word and a reason after a colon.
+export function showState(place, state) {
+  place.className = `state ${state.split(":")[0].split(" ")[0]}`;
+  if (place.textContent !== state) place.textContent = state;
+}
+
+// Runs the page when the server lets it: by the cookie, by the token behind the #, or by one that is typed in.
+export async function enter(page) {
+  find("out").addEventListener("click", async () => {
+    try { await ask("session", undefined, "DELETE"); } finally { location.assign("/"); }
+  });
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    history.replaceState(null, "", location.pathname + location.search);
+    try { await ask("session", { token }); } catch { /* the page says so below */ }
+  }
+  await opened(page);
+}
+
+async function opened(page) {
+  try { await page(); } catch (error) {
+    if (error.status === 401) wayIn(page); else complain(error);
+  }
+}
+
+export function complain(error) {
+  const place = find("alert");
+  place.textContent = error ? error.message : "";
+}
+
+function wayIn(page) {
+  const main = find("main");
+  const held = [...main.childNodes];
+  const token = el("input", { id: "token", type: "password", autocomplete: "off", required: true, size: 40 });
+  const wrong = el("p", { class: "alert", role: "alert" });
+  const form = el("form", { class: "actions", onsubmit: async (event) => {
+    event.preventDefault();
+    try {
+      await ask("session", { token: token.value.trim() });
+      main.replaceChildren(...held);
+      await opened(page);
+    } catch (error) { wrong.textContent = error.message; token.select(); }
+  } }, el("div", {}, el("label", { for: "token" }, "Token"), token), el("button", { class: "main" }, "Enter"));
+  main.replaceChildren(el("h1", {}, "Who is there?"), el("p", {}, "The server printed a token when it started."), form, wrong);
+  token.focus();
+}
+
+// Server-sent events, with the connection made again when it breaks; `path()` says from where. Returns what ends it.
+export function listen(path, heard) {
+  let source = null, over = false;
+  const close = () => { over = true; source.close(); };
+  const open = () => {
+    if (over) return;
+    source = new EventSource(`/api/${path()}`);
+    source.onmessage = (event) => { complain(null); heard(JSON.parse(event.data)); };
+    source.addEventListener("gone", (event) => { close(); complain(new Error(JSON.parse(event.data))); });
+    source.onerror = async () => {
+      complain(new Error("The connection to the server is broken; trying again."));
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again
+      try { await ask("runs"); } catch (error) {
+        if (error.status === 401) {
+          close();
+          complain(new Error("The server was started again: open the address that it printed then."));
+        }
+      }
+      setTimeout(open, 1000);
+    };
+  };
+  open();
+  addEventListener("pagehide", close);
+  return close;
+}

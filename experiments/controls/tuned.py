@@ -1,0 +1,90 @@
+"""What of a comparison is left after fine-tuning: every method's network of every seed, trained alike and tested.
+
+    python experiments/controls/tuned.py RUN --runs DIR [--images 50000] [--rate 0.01] [--out FILE]
+
+RUN is a compared run (experiments/controls/run.py). Its methods' networks, each chosen by validation before, are
+fine-tuned for one pass over so many training images; the table is of their accuracy on the test images, with the
+difference paired by seed. Nothing is chosen here. Writes the table after every network, and goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from blendsearch.fitness.evaluation import request
+from blendsearch.inspect.comparison import comparison, paired
+from blendsearch.runs.config import ScheduleConfig
+from blendsearch.runs.directory import Run, open_run, runs_in
+from blendsearch.search.setting import restore
+from blendsearch.structure.groups import unpacked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    run = open_run(arguments.runs, arguments.run)
+    out = arguments.out or Path(__file__).with_name(f"{run.name}-tuned.json")
+    schedule = ScheduleConfig(epochs=1, rate=arguments.rate, images=arguments.images)
+    kept = {"run": run.name, "tuning": schedule.model_dump(), "methods": {}}
+    if out.exists():
+        kept = json.loads(out.read_text())
+    config = run.config.model_copy(update={"finals": run.config.finals.model_copy(update={"tuning": schedule})})
+    setting = restore(run, fork=config)
+    cuts = cuts_of(run)
+    for row in comparison(run)["methods"]:
+        done = kept["methods"].setdefault(row["name"], {})
+        for item in row["found"]:
+            if str(item["seed"]) in done:
+                continue
+            cut = unpacked(cuts[item["cut"]], setting.structure.maps.channels)
+            start = time.perf_counter()
+            judged = setting.evaluator.evaluate(request(cut, "final", item["seed"], "both"))
+            if judged.failure or judged.test is None:
+                raise SystemExit(f"{row['name']}, seed {item['seed']}: {judged.failure}")
+            done[str(item["seed"])] = {
+                "cut": item["cut"],
+                "before": item["test_accuracy"],
+                "val_accuracy": 1 - judged.error,
+                "test_accuracy": 1 - judged.test[1],
+                "seconds": time.perf_counter() - start,
+            }
+            kept["table"] = table(kept["methods"], run.config.method)
+            out.write_text(json.dumps(kept, indent=1) + "\n")
+            print(row["name"], item["seed"], f"{1 - judged.test[1]:.2%}", flush=True)
+
+
+def cuts_of(run: Run) -> dict[str, bytes]:
+    """The packed cut of every network that the run or one of its controls has judged, by digest."""
+    folder = run.path / "controls"
+    found = {}
+    for held in [run, *(open_run(folder, name) for name in runs_in(folder))]:
+        store = held.store(read_only=True)
+        found |= {row.digest: row.cut for row in store.evaluations()}
+        store.close()
+    return found
+
+
+def table(methods: dict[str, Any], own: str) -> list[dict[str, Any]]:
+    """Per method the mean and standard deviation over seeds, and by how much the run's own method is above it."""
+    rows = []
+    for name, done in methods.items():
+        values = [item["test_accuracy"] for item in done.values()]
+        both = sorted(methods.get(own, {}).keys() & done.keys())
+        pairs = [(methods[own][seed]["test_accuracy"], done[seed]["test_accuracy"]) for seed in both]
+        if values:
+            spread = stdev(values) if len(values) > 1 else None
+            rows.append({"name": name, "seeds": len(values), "mean": fmean(values), "deviation": spread})
+            rows[-1]["difference"] = None if name == own else paired(pairs)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
