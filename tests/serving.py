@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
+
+from blendsearch.errors import RunError
+from blendsearch.service.children import Children
 
 TOKEN = "a-token-that-only-tests-know"
 
@@ -38,7 +41,8 @@ class Served:
 
 
 @contextmanager
-def served(runs: Path, *words: str) -> Iterator[Served]:
+def served(runs: Path, *words: str, leave: bool = False) -> Iterator[Served]:
+    """Serves `runs`; in the end what was started there is stopped, unless asked to `leave` it."""
     command = [sys.executable, "-m", "blendsearch", "serve", "--runs", str(runs), "--port", "0", "--json", *words]
     environment = {**os.environ, "BLENDSEARCH_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
@@ -52,3 +56,7 @@ def served(runs: Path, *words: str) -> Iterator[Served]:
         process.wait(20)
         assert process.stdout is not None
         process.stdout.close()
+        children = Children(runs)
+        for name in () if leave else children.names():
+            with suppress(RunError):  # it has ended already
+                children.stop(name)

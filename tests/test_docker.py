@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blendsearch.cli import _parser
+from blendsearch.cli import make_parser
 from blendsearch.engine.connection import PROMPT
 from blendsearch.runs.config import DIGITS, load_config
 
@@ -45,7 +45,7 @@ def test_the_job_on_kubernetes_has_an_entry_point_that_resumes() -> None:
     volume, job = yaml.safe_load_all((DOCKER / "rayjob.yaml").read_text())
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[:3] == ["python", "-m", "blendsearch"]
-    arguments = _parser().parse_args(words[3:])
+    arguments = make_parser().parse_args(words[3:])
     assert arguments.or_resume and arguments.name and arguments.ray == "auto"
     load_config(DIGITS, arguments.set)
     cluster = job["spec"]["rayClusterSpec"]

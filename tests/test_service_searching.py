@@ -52,7 +52,7 @@ def test_a_search_from_start_to_export(
         main([*words, "--json"])
         return json.loads(capsys.readouterr().out)
 
-    with served(runs) as server:
+    with served(runs, leave=True) as server:
         there = ("--server", server.url)
         assert said("search", str(config), "--name", "one", *there)["run"] == "one"
         assert server.ask("runs")[0]["state"] == "starting"
@@ -68,6 +68,9 @@ def test_a_search_from_start_to_export(
         assert heard(server, f"runs/one/events?after={max(news['rows']['id'])}")["state"]["state"] == "running"
         rows = server.until("runs", lambda rows: rows[1]["state"].startswith("failed"))
         assert said("runs", *there)[1] == rows[1] and "did you mean 'taylor_gate'" in rows[1]["state"]
+        with pytest.raises(SystemExit):
+            main(["front", "wrong", *there])
+        assert "never began: blendsearch: no criterion" in capsys.readouterr().err
         course = server.ask("runs/wrong/course")
         assert course["state"]["state"] == "failed" and "tailor_gate" in course["child"]["said"][-1]
     # the page's server has gone; the search goes on

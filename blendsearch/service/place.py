@@ -35,8 +35,11 @@ class Place:
         return NAME.fullmatch(name) is not None and (self.runs / name / "run.json").exists()
 
     def open(self, name: str) -> Run:
-        """The run of that name. Raises Missing when there is none, RunError when it cannot be read."""
+        """The run of that name. Raises Missing when there is none, RunError for one not begun or unreadable."""
         if not self.has(name):
+            if NAME.fullmatch(name) and (said := self.children.said(name)):
+                how = "has not begun yet" if self.children.lives(name) else "never began"
+                raise RunError(f"run {name!r} {how}: {said[-1]}")
             raise Missing(f"no run is called {name!r}")
         return open_run(self.runs, name)
 

@@ -73,7 +73,7 @@ export class Plot {
     pen.lineWidth = 1;
     const floor = this.height - BOTTOM;
     pen.textAlign = "right"; pen.textBaseline = "middle";
-    for (const value of ticks(y.least, y.most, 5)) {
+    for (const value of ticks(y.least, y.most, this.height < 300 ? 3 : 5)) {
       line(pen, [[LEFT, this.py(value)], [width - RIGHT, this.py(value)]], colours.faint);
       pen.fillStyle = colours.soft; pen.fillText(y.form(value), LEFT - 6, this.py(value));
     }
