@@ -35,7 +35,7 @@ def config() -> str:
 
     schema = Config.model_json_schema()
     described = yaml.safe_load(FIELDS.read_text(encoding="utf-8"))
-    pages = [_section("The top", "", schema, described.pop("top", {}))]
+    pages = [_section("At the top", "", schema, described.pop("top", {}))]
     shared: dict[str, dict[str, Any]] = {}
     for path, name, given in _sections(schema):
         shared.setdefault(name, {})[path] = given

@@ -47,7 +47,7 @@ def test_every_field_of_the_config_is_in_the_reference() -> None:
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     for field in fields(Config):
         section, _, name = field.rpartition(".")
-        title = next(title for title in sections if f"`{section}`" in title or (not section and title == "The top"))
+        title = next(title for title in sections if f"`{section}`" in title or (not section and title == "At the top"))
         assert re.search(rf"^`{name}`{{#[\w-]+}}\n: \S", sections[title], re.MULTILINE), field
 
 
