@@ -33,7 +33,7 @@ from blendsearch.search.setting import Setting, prepare, record
 
 SHORTEST, LONGEST = 2.0, 20.0
 PER_WORKER, FEWEST = 50, 400  # evaluations: so many per worker, and never fewer
-CASES = [("cma", workers, 2) for workers in (2, 4, 8, 16, 32, 64)] + [("surrogate", 8, 1), ("surrogate", 64, 1)]
+CASES = [("cma", workers, 1) for workers in (2, 4, 8, 16, 32, 64)]
 """Optimiser, workers, and how many seeds."""
 
 

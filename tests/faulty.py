@@ -92,6 +92,7 @@ def repeated(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in a shell's background
     torch.set_num_threads(1)
     import blendsearch.search.setting as setting
     from blendsearch.cli import main

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
 from blendsearch.fitness.depthwise import fitted_pair
+from blendsearch.fitness.folding import Pair, foldable, folded
 from blendsearch.fitness.repair import Repair
 from blendsearch.structure.cost import count_macs
 from blendsearch.structure.decomposable import with_depthwise
@@ -186,6 +187,21 @@ def test_a_decomposed_network_is_the_dense_one_with_its_nearest_kernels() -> Non
     x = images_of(splits_of(SHAPE))
     with torch.inference_mode():
         torch.testing.assert_close(small(x), expected(x), atol=1e-5, rtol=1e-4)
+
+
+def test_batch_norms_behind_decomposed_layers_are_folded_too() -> None:
+    model = made("residual")
+    maps = structure_of(model, SHAPE).maps
+    images = images_of(splits_of(SHAPE))
+    small = narrow(model, maps, only(maps, "stem.0"))
+    pairs = foldable(model, images[:1])
+    assert Pair("stem.0", "stem.1") in pairs
+    with torch.no_grad():
+        before = small(images)
+        with folded(small, pairs):
+            assert isinstance(small.stem[1], nn.Identity)
+            torch.testing.assert_close(small(images), before, rtol=1e-4, atol=1e-4)
+        assert torch.equal(small(images), before)
 
 
 def test_what_is_decomposed_is_part_of_a_networks_identity_and_plain_cuts_keep_theirs() -> None:

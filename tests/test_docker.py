@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blendsearch.cli import _parser
+from blendsearch.cli import make_parser
+from blendsearch.engine.connection import PROMPT
 from blendsearch.runs.config import DIGITS, load_config
 
 DOCKER = Path(__file__).parents[1] / "docker"
@@ -36,16 +37,23 @@ def test_the_compose_files_are_understood(files: list[str]) -> None:
     assert whole["services"]["head"]["ports"][0]["host_ip"] == "127.0.0.1"
     reserved = whole["services"]["worker"].get("deploy")
     assert bool(reserved) == (len(files) == 1)
+    for node in whole["services"].values():
+        assert node["environment"].items() >= (PROMPT | {"RAY_AUTH_MODE": "token"}).items()
 
 
 def test_the_job_on_kubernetes_has_an_entry_point_that_resumes() -> None:
     volume, job = yaml.safe_load_all((DOCKER / "rayjob.yaml").read_text())
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[:3] == ["python", "-m", "blendsearch"]
-    arguments = _parser().parse_args(words[3:])
+    arguments = make_parser().parse_args(words[3:])
     assert arguments.or_resume and arguments.name and arguments.ray == "auto"
     load_config(DIGITS, arguments.set)
-    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        told = {item["name"]: item["value"] for item in group["template"]["spec"]["containers"][0]["env"]}
+        assert told == PROMPT
+    head = cluster["headGroupSpec"]["template"]["spec"]
     claims = [item["persistentVolumeClaim"]["claimName"] for item in head["volumes"] if "persistentVolumeClaim" in item]
     assert claims == [volume["metadata"]["name"]]
     assert str(arguments.runs) in [item["mountPath"] for item in head["containers"][0]["volumeMounts"]]

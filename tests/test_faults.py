@@ -173,10 +173,13 @@ def rows(runs: Path, name: str) -> set[tuple[Any, ...]]:
     return found
 
 
-def kill_again_and_again(config: Path, runs: Path, folder: Path, kills: int, *words: str) -> tuple[int, int]:
-    """Search run ``killed`` to its end, killing the controller `kills` times; evaluations lost and repeated.
+def kill_again_and_again(
+    config: Path, runs: Path, folder: Path, kills: int, *words: str, by: tuple[signal.Signals, ...] = (signal.SIGKILL,)
+) -> tuple[int, int]:
+    """Search run ``killed`` to its end, killing the controller `kills` times `by` turns: evaluations lost, repeated.
 
-    It is killed at a random moment after its first evaluation since it was started, whatever it does then.
+    It is killed at a random moment after its first evaluation since it was started, whatever it does then; by SIGINT
+    together with all that it started in the foreground, as Ctrl-C does it.
     """
     rng = random.Random(0)
     (folder / "log").unlink(missing_ok=True)
@@ -187,18 +190,33 @@ def kill_again_and_again(config: Path, runs: Path, folder: Path, kills: int, *wo
         begin = ["search", str(config), "--name", "killed"]
         verb = ["resume", "killed"] if (runs / "killed").exists() else begin
         before = len(faulty.lines(folder))
-        process = subprocess.Popen(
-            [*HARNESS, *verb, "--runs", str(runs), *words], env=surroundings, stdout=subprocess.DEVNULL
-        )
+        codes = {0}
+        with open(folder / "said", "w") as said:
+            process = subprocess.Popen(
+                [*HARNESS, *verb, "--runs", str(runs), *words],
+                env=surroundings,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
         if done < kills:
             while process.poll() is None and len(faulty.lines(folder)) == before:
                 time.sleep(0.02)
             time.sleep(rng.uniform(0, 0.6))
             if process.poll() is None:
-                process.kill()
+                sent = by[done % len(by)]
+                codes = {0, -sent if sent == signal.SIGKILL else 130}
                 done += 1
+                if sent == signal.SIGINT:
+                    os.killpg(process.pid, sent)
+                else:
+                    process.send_signal(sent)
         process.wait()
-        assert process.returncode in (0, -signal.SIGKILL)
+        errors = (folder / "said").read_text()
+        assert process.returncode in codes, errors
+        assert "Traceback" not in errors
+        if process.returncode == 130:
+            assert f"continue with: blendsearch resume killed --runs {runs}" in errors
         now = rows(runs, "killed")
         lost += len(killed - now)
         killed = now
@@ -233,6 +251,23 @@ def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undistur
         print(f"\n{kills} kills of the controller: {lost} evaluations lost, {repeated} repeated", file=sys.stderr)
     assert lost == 0
     assert repeated <= kills  # no more than the one under way, which had ended but was not yet stored
+
+
+@pytest.mark.parametrize(
+    ("where", "stops", "evaluations"), [("off", 2, 30), pytest.param("local", 4, 100, marks=pytest.mark.slow)]
+)
+def test_a_search_told_to_stop_keeps_what_is_done_and_exits_with_130(
+    where: str, stops: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    longer(config_file, quick, evaluations)
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
+    by = (signal.SIGTERM, signal.SIGINT)
+    lost, repeated = kill_again_and_again(config_file, tmp_path, tmp_path, stops, "--ray", where, by=by)
+    assert front(tmp_path, "killed", capsys) == front(tmp_path, "whole", capsys)
+    with capsys.disabled():
+        print(f"\n{stops} times told to stop, Ray {where}: {lost} lost, {repeated} repeated", file=sys.stderr)
+    assert lost == 0
+    assert repeated <= stops * (1 if where == "off" else 4)  # those that ended while the search was stopping
 
 
 @pytest.mark.slow

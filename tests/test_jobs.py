@@ -24,7 +24,7 @@ from blendsearch.runs.config import parse_config
 
 def test_what_is_sent_is_code_config_and_what_the_config_names(quick: dict[str, Any], tmp_path: Path) -> None:
     here, place = tmp_path / "here", tmp_path / "place"
-    for name in ("net.py", "own/criteria.py", "runs/one/run.py", ".venv/x.py", "env/pyvenv.cfg", "env/lib.py"):
+    for name in ("net.py", "own/runs/criteria.py", "runs/one/run.py", ".venv/x.py", "env/pyvenv.cfg", "env/lib.py"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text("x = 1")
     for name in ("w.safetensors", "other.safetensors", "secret.txt"):
@@ -32,7 +32,7 @@ def test_what_is_sent_is_code_config_and_what_the_config_names(quick: dict[str, 
     quick["model"]["weights"] = "w.safetensors"
     jobs.stage(parse_config(quick, "quick"), here, place)
     sent = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
-    assert sent == {"net.py", "own/criteria.py", "w.safetensors", jobs.CONFIG}
+    assert sent == {"net.py", "own/runs/criteria.py", "w.safetensors", jobs.CONFIG}
     assert parse_config(yaml.safe_load((place / jobs.CONFIG).read_text()), "sent") == parse_config(quick, "quick")
     with open(here / "w.safetensors", "wb") as file:
         file.truncate(300 * 2**20)

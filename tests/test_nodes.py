@@ -2,29 +2,30 @@
 
 import json
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import faulty
 import pytest
 import torch
 from test_engine import asked, evaluator
-from test_faults import faulty_evaluator
+from test_faults import HARNESS, faulty_evaluator, front, longer, rows
 from test_jobs import free_ports
+from two_nodes import two_nodes
 
+from blendsearch.cli import main
+from blendsearch.engine.connection import PROMPT, authenticate
 from blendsearch.engine.engine import start_engine
 from blendsearch.runs.config import EngineConfig
 
 RAY = str(Path(sys.executable).with_name("ray"))
-PROMPT = {  # a dead node is noticed in seconds
-    "RAY_health_check_initial_delay_ms": "2000",
-    "RAY_health_check_period_ms": "2000",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 def start_node(*words: str) -> subprocess.Popen[bytes]:
@@ -69,14 +70,18 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         known = subprocess.run([RAY, "health-check", "--address", address], capture_output=True, check=False)
         if not known.returncode:
             break
-    yield address
-    kill_node(node)
+    try:
+        yield address
+    finally:
+        kill_node(node)
+        shutil.rmtree(f"/tmp/ray-{port}", ignore_errors=True)
 
 
 @pytest.mark.slow
 def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attempt(head: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     (tmp_path / "plan.json").write_text(json.dumps({"*": "long"}))
+    authenticate(head)  # before Ray is imported, which reads then what this sets
     import ray
 
     ray.cloudpickle.register_pickle_by_value(faulty)
@@ -126,3 +131,58 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
         if joining is not None and not killed:
             kill_node(joining)
         engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["killed", "cut"])
+def test_a_search_goes_on_when_a_node_is_killed_or_its_link_is_cut(
+    fault: str, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    longer(config_file, quick, 40)
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
+    (tmp_path / "plan.json").write_text(json.dumps({"*": "long"}))
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    said = tmp_path / "said"
+    with two_nodes(token | {"FAULTS_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}) as nodes:
+        nodes.start_head(cpus=1)
+        nodes.start_far(cpus=2)
+        words = [*HARNESS, "search", str(config_file), "--runs", str(tmp_path), "--name", "one"]
+        search = nodes.begin("head", *words, "--ray", nodes.address, "--set", "engine.retries=0", said=said)
+
+        def under_way() -> dict[str, int]:
+            """What is being evaluated on the far node, and where."""
+            far, open_work = nodes.pids("far"), {}
+            for line in (tmp_path / "log").read_text().splitlines():
+                what, process, work = line.split(" ", 2)
+                if int(process) in far:
+                    open_work[work] = int(process)
+                    if what == "end":
+                        del open_work[work]
+            return open_work
+
+        deadline = time.monotonic() + 240
+        while not ((tmp_path / "log").exists() and sum(faulty.counted(tmp_path, "end").values()) >= 16 and under_way()):
+            assert search.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.02)
+        if fault == "cut":
+            nodes.cut_link()
+        else:
+            nodes.kill("far")
+        since, stored = time.monotonic(), rows(tmp_path, "one")
+        begun = faulty.counted(tmp_path, "begin")
+        again: dict[str, float] = {}
+        while search.poll() is None:
+            assert time.monotonic() < since + 300, said.read_text()
+            for work, count in faulty.counted(tmp_path, "begin").items():
+                if count > begun[work] and work in begun:
+                    again.setdefault(work, time.monotonic() - since)
+            time.sleep(0.05)
+        assert search.returncode == 0, said.read_text()
+    assert stored <= rows(tmp_path, "one")
+    assert front(tmp_path, "one", capsys) == front(tmp_path, "whole", capsys)
+    assert 1 <= len(again) <= 4
+    assert all(not row[-1] for row in rows(tmp_path, "one") if row[0] == "evaluations")
+    with capsys.disabled():
+        after = ", ".join(f"{seconds:.1f} s" for seconds in again.values())
+        repeated, lost = faulty.repeated(tmp_path), len(stored - rows(tmp_path, "one"))
+        print(f"\nnode {fault}: {lost} evaluations lost, {repeated} repeated, re-run {after} later", file=sys.stderr)

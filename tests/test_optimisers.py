@@ -195,6 +195,18 @@ def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_dra
         assert (RESNET.maps.counts(item.cut) == widths).all()
 
 
+def test_cma_that_has_narrowed_down_to_what_is_known_begins_again_around_the_best() -> None:
+    held, known, _ = begun("cma")
+    generations(held, 3, known)
+    assert isinstance(held, Cma) and held.strategy is not None
+    for one_at_a_time in (False, True):
+        held.strategy.sigma = 1e-12
+        known |= {item.digest for item in held._drawn(held.strategy, 1, set())}
+        found = [held.ask_one(known)] if one_at_a_time else held.ask(6, known)
+        assert found and not {item.digest for item in found if item is not None} & known
+        assert held.strategy.sigma == 1.0
+
+
 def test_the_strategy_finds_the_bottom_of_a_bowl_whose_axes_differ_a_hundredfold() -> None:
     rng = np.random.default_rng(0)
     n = 10

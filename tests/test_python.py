@@ -91,6 +91,10 @@ def test_the_command_line_reads_the_run(found: bs.SearchRun, tmp_path: Path, cap
     assert f"network {found.best().id} of own" in capsys.readouterr().out
     main(["report", "own", *place, "--to", str(tmp_path / "own.html")])
     assert "Sequential" in (tmp_path / "own.html").read_text()
+    capsys.readouterr()
+    main(["report", "own", *place, "--to", str(tmp_path / "own.html"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] == (tmp_path / "own.html").stat().st_size and told["sentences"]
     main(["runs", *place])
     assert "python:Sequential" in capsys.readouterr().out
 
@@ -346,6 +350,30 @@ def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure
     assert run.best().val_loss <= 4
 
 
+def test_a_noisy_judgement_is_noticed(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def report(kind: str, facts: Mapping[str, Any]) -> None:
+        heard.extend([facts["text"]] if kind == "warning" else [])
+
+    for name, evaluate in (
+        ("steady", lambda module: {"loss": 1.5}),
+        ("noisy", lambda module: {"loss": random.random()}),
+    ):
+        heard.clear()
+        bs.search(
+            network(),
+            three(),
+            budget=bs.macs(0.5),
+            evaluate=evaluate,
+            evaluations=9,
+            runs=tmp_path,
+            name=name,
+            **(QUICK | {"progress": report}),
+        )
+        assert any("evaluate= is noisy" in text for text in heard) == (name == "noisy")
+
+
 def test_the_loss_of_ones_own_judges_and_fine_tunes(tmp_path: Path) -> None:
     images, labels = digits()
     targets = F.one_hot(labels, 10).float()
@@ -452,12 +480,46 @@ def test_the_three_splits_share_no_image(given: str) -> None:
     assert set().union(*ids) == used
 
 
-def test_data_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blendsearch.fitness import handed
+class Stated(Dataset[tuple[Tensor, int]]):
+    """Random crops of digits, of which it states the classes where asked to, as torchvision's data sets do."""
 
-    monkeypatch.setattr(handed, "MOST_BYTES", 1000)
+    def __init__(self, states: bool) -> None:
+        images, labels = digits()
+        self.images, self.labels, self.read = images[:40], labels[:40].tolist(), 0
+        if states:
+            self.targets = self.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        self.read += 1
+        return self.images[place] + 0.1 * torch.rand(1), self.labels[place]
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_data_that_are_too_large_are_read_when_needed_or_refused(states: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from blendsearch.fitness import handed
+    from blendsearch.fitness.data import DataSpec
+    from blendsearch.fitness.streamed import StreamedSplit
+    from blendsearch.fitness.task import Task
+
+    monkeypatch.setattr(handed, "MOST_BYTES", 5000)
+    data = Stated(states)
+    split = handed.read(data, "train", 0)
+    assert isinstance(split, StreamedSplit) and split.labels.tolist() == data.labels
+    assert data.read == (2 if states else 41)  # the labels were stated, or all was read once to learn them
+    places = np.array([3, 9])
+    seen = split.images(places)
+    assert seen.shape == (2, 8, 8, 1) and np.array_equal(seen, split.images(places))
+    assert 0 < np.abs(seen[..., 0] - data.images[[3, 9], 0].numpy()).max() <= 0.1
+    subset = handed.read(DataLoader(Subset(data, range(5, 40)), batch_size=4, shuffle=True), "train", 0)
+    assert isinstance(subset, StreamedSplit) and subset.labels.tolist() == data.labels[5:]
+    splits = handed.handed_splits(handed.Handed(data), Task(), DataSpec("python:it", val_size=10), 0)
+    again = handed.handed_splits(handed.Handed(Stated(states)), Task(), DataSpec("python:it", val_size=10), 0)
+    assert splits.digest() == again.digest()
     with pytest.raises(DataError, match="image-folder"):
-        handed.read([(torch.zeros(1, 8, 8), 0)] * 10, "train", 0)
+        handed.read(((torch.zeros(1, 8, 8), 0) for _ in range(40)), "train", 0)
 
 
 @pytest.mark.slow

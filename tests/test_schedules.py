@@ -195,6 +195,26 @@ def test_a_steady_search_keeps_every_worker_supplied(prepared: Setting, tmp_path
     assert set(searching) == {5}, "one came back, the five others are out: the sixth is asked for at once"
 
 
+def test_final_fine_tunes_are_all_given_out_at_once(tmp_path: Path) -> None:
+    tree = TREE | {"search": {"evaluations": 14}, "finals": {"picks": 2, "seeds": 2, "tuning": {"epochs": 0.1}}}
+    setting = prepare(parse_config(tree, "test"), lambda kind, facts: None)
+    run, engine = begun(setting, tmp_path, "one"), OutOfOrder(setting, 4, 0)
+    before_each: list[int] = []
+    evaluate = engine.evaluator.evaluate
+
+    class Watched:
+        def evaluate(self, asked: Request) -> Outcome:
+            if asked.fidelity == "final":
+                before_each.append(sum(item.fidelity == "final" for item in engine.queue))
+            return evaluate(asked)
+
+    engine.evaluator = Watched()  # type: ignore[assignment]
+    gone_through(run, setting, engine)
+    assert len(before_each) >= 4
+    assert before_each == list(range(len(before_each)))[::-1], "one waited for another"
+    assert len(run.store(read_only=True).finals()) == len(before_each)
+
+
 def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["--runs", str(tmp_path), "--set", "search.schedule=steady"]
     main(["search", str(config_file), "--name", "long", "--set", "search.evaluations=34", *words])

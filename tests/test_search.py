@@ -124,7 +124,7 @@ def test_a_front_over_a_span_of_budgets_is_exported_and_loaded_as_reported(
         main(["export", "span", "--runs", str(tmp_path), "--pick", what, "--to", str(folder), "--json"])
         written = json.loads(capsys.readouterr().out)
         row = next(row for row in found["front"] if row["id"] == written["id"])
-        assert sorted(path.name for path in folder.iterdir()) == ["network.json", "weights.safetensors"]
+        assert sorted(path.name for path in folder.iterdir()) == ["README.md", "network.json", "weights.safetensors"]
         assert count_macs(blendsearch.load(folder), image) / dense == row["macs_ratio"]
         assert written["val_accuracy"] == row["val_accuracy"]
 

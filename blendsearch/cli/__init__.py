@@ -17,7 +17,7 @@ WRONG_INPUT, INTERRUPTED = 2, searching.INTERRUPTED
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 2 wrong input, 130 interrupted."""
-    arguments = _parser().parse_args(words)
+    arguments = make_parser().parse_args(words)
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # a person's own model and criteria stand beside their config
     try:
@@ -35,7 +35,8 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """All verbs with their arguments; what the reference in the documentation is made from."""
     parser = argparse.ArgumentParser(
         prog="blendsearch",
         description="Search for really smaller CNNs: blended pruning criteria and widths under an exact budget.",
@@ -68,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("run", metavar="RUN")
     resume.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="more search.evaluations, engine or finals"
+    )
+    resume.add_argument(
+        "--accept",
+        metavar="KIND,...",
+        help="go on although code, factory, versions or device are not what the run was begun with",
     )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")

@@ -68,7 +68,7 @@ def job(arguments: argparse.Namespace) -> None:
         print(json.dumps({"job": arguments.job, "status": state, "says": text}) if arguments.json else said)
     elif arguments.action == "logs":
         said = jobs.logs(arguments.address, arguments.job)
-        print(json.dumps({"job": arguments.job, "logs": said}) if arguments.json else said, end="")
+        print(json.dumps({"job": arguments.job, "logs": said}) + "\n" if arguments.json else said, end="")
     else:
         going = jobs.stop(arguments.address, arguments.job)
         if arguments.json:

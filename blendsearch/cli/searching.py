@@ -68,24 +68,26 @@ def resume(arguments: argparse.Namespace) -> None:
         from blendsearch.search.given import BY_NAME, check_given
 
         check_given(run, BY_NAME)  # before anything is changed
+        _go_on_in_spite_of(run, arguments)
     if arguments.set:
         from blendsearch.runs.changes import changed
 
         with run.locked():
-            run = changed(run, arguments.set)
+            run = changed(open_run(arguments.runs, arguments.run), arguments.set)
     if run.finished:
         print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         show(run, arguments)
         return
     report = reporter(arguments, run.config)
     try:
-        from blendsearch.engine.engine import start_engine
+        from blendsearch.engine.engine import check_engine, start_engine
         from blendsearch.search.running import go_on
         from blendsearch.search.setting import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
+        check_engine(chosen)
         setting = restore(run)
         engine = start_engine(chosen, setting.evaluator)
         with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
@@ -93,6 +95,21 @@ def resume(arguments: argparse.Namespace) -> None:
     finally:
         report.close()
     show(run, arguments)
+
+
+def _go_on_in_spite_of(run: "Run", arguments: argparse.Namespace) -> None:
+    """Refuse what would make the run end otherwise, but for what is accepted, which is said and written down."""
+    from blendsearch.fitness.device import resolve_device
+    from blendsearch.runs.changes import note_accepted
+    from blendsearch.runs.sameness import check_same
+
+    accepted = [kind for kind in (getattr(arguments, "accept", None) or "").split(",") if kind]
+    found = check_same(run, str(resolve_device(run.config.fitness.device)), accepted)
+    if found:
+        with run.locked():
+            note_accepted(run, [item.text for item in found])
+        for item in found:
+            print(f"warning: accepted: {item.text}", file=sys.stderr)
 
 
 def fork(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,17 @@ from blendsearch.errors import EngineError
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for what was submitted to it: whoever submitted has shown the token already."""
 
+PROMPT = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+}
+"""What a process of a cluster has in its environment so that a node whose link is cut is noticed in seconds, where Ray
+takes minutes; the same on head, workers and driver, as in docker/."""
+
 
 def connect(where: str) -> tuple[Any, bool]:
     """The ray module, connected, and whether the connection is ours to close.
@@ -36,43 +47,76 @@ def connect(where: str) -> tuple[Any, bool]:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises a dozen types when there is no cluster
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(f"no Ray at {where!r}: {reason}; is the cluster up? use local to start one here") from error
+        raise EngineError(
+            f"no Ray at {where!r}: {reason}; is the cluster up, and its token yours? use local to start one here"
+        ) from error
+    if where == "auto" and IN_A_JOB not in os.environ:
+        try:
+            _refuse_unguarded(ray.get_runtime_context().gcs_address)  # it may be one that Ray knew of by itself
+        except EngineError:
+            ray.shutdown()
+            raise
     return ray, True
 
 
 def authenticate(where: str) -> None:
-    """Set RAY_AUTH_MODE for this process and those it starts. The token itself is never shown.
+    """Set RAY_AUTH_MODE, and what else Ray reads on its import, for this process and those it starts.
 
-    Raises EngineError for a cluster on another machine when no token is known.
+    The token itself is never shown. Raises EngineError where no token is known for a cluster that other machines reach,
+    and for a file with a token that others may read.
     """
     # under `uv run`, Ray would pack up the working directory and start every worker by `uv run` in a copy of it, where
     # there is no environment, or the wrong one: a search then waits for workers that never come
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    exposed = token_exposed()
     if where == "local":
-        if not token_known():
+        if exposed or not token_known():
             # in the environment, not in the file Ray would write: every cluster started later would demand that one
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ["RAY_AUTH_MODE"] = "token"
         return
+    if exposed and IN_A_JOB not in os.environ:
+        raise EngineError(f"the token in {token_file()} can be read by others: chmod 600 {token_file()}")
+    for name, value in PROMPT.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_AUTH_MODE", "token" if token_known() else "disabled")
     address = where
     if where == "auto":
         address = "" if IN_A_JOB in os.environ else os.environ.get("RAY_ADDRESS", "")
-    shielded = os.environ["RAY_AUTH_MODE"].lower() == "token" and token_known()
-    if not shielded and address and not loopback(address):
+    if address:
+        _refuse_unguarded(address)
+
+
+def _refuse_unguarded(address: str) -> None:
+    guarded = os.environ["RAY_AUTH_MODE"].lower() == "token" and token_known()
+    if not guarded and not loopback(address):
         raise EngineError(
-            f"{address!r} is another machine and no token is known: whoever reaches a Ray cluster without one runs "
-            "code on it; give the cluster one, and its file here in RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE=token)"
+            f"{address!r} can be reached from other machines and no token is known: whoever reaches a Ray cluster "
+            "without one runs code on it; give the cluster one, and its file here in RAY_AUTH_TOKEN_PATH "
+            "(RAY_AUTH_MODE=token)"
         )
+
+
+def token_file() -> Path:
+    """Where Ray looks for a token that is not in the environment."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def token_known() -> bool:
     """Whether Ray would find a token, where it looks for one."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
     with contextlib.suppress(OSError):
-        return Path(path).stat().st_size > 0
+        return token_file().stat().st_size > 0
+    return False
+
+
+def token_exposed() -> bool:
+    """Whether Ray would take its token from a file that is not its owner's alone."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return False
+    with contextlib.suppress(OSError):
+        return bool(token_file().stat().st_mode & 0o077)
     return False
 
 

@@ -19,7 +19,10 @@ from blendsearch.runs.config import Config, dump_config
 MOST_BYTES = 200 * 2**20
 """A package that is larger is refused: what is that large belongs on storage that every node sees."""
 
-LEFT_OUT = frozenset({"runs", "node_modules", "site-packages", "__pycache__", "build", "dist"})
+LEFT_OUT = frozenset({"node_modules", "site-packages", "__pycache__"})
+LEFT_OUT_AT_THE_TOP = frozenset({"runs", "build", "dist"})
+"""Deeper down these are names of packages, as one of ours."""
+
 CONFIG = "submitted.yaml"
 
 
@@ -64,7 +67,7 @@ def stop(address: str, job: str) -> bool:
 
 def stage(config: Config, here: Path, place: Path) -> None:
     """Copy into `place` what a search of `config` needs from `here`. Raises ConfigError when that is too large."""
-    wanted = {path.relative_to(here): path for path in _sources(here)}
+    wanted = {path.relative_to(here): path for path in _sources(here, LEFT_OUT | LEFT_OUT_AT_THE_TOP)}
     model, data = config.model, config.data
     for named in (model.weights, data.root, data.train, data.test, data.val):
         if named is None or Path(named).is_absolute():
@@ -87,9 +90,9 @@ def stage(config: Config, here: Path, place: Path) -> None:
     (place / CONFIG).write_text(dump_config(config), encoding="utf-8")
 
 
-def _sources(folder: Path) -> Iterator[Path]:
+def _sources(folder: Path, left_out: frozenset[str] = LEFT_OUT) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in LEFT_OUT or path.is_symlink():
+        if path.name.startswith(".") or path.name in left_out or path.is_symlink():
             continue
         if path.is_dir():
             if not (path / "pyvenv.cfg").exists():

@@ -98,7 +98,7 @@ class RayEngine:
         self._failed_starts = 0
         self._born = count()
         self._watching = Watching()
-        self._resized = self._worked = time.monotonic()
+        self._resized = self._worked = self._looked = time.monotonic()
         self._fill()
 
     @property
@@ -129,6 +129,7 @@ class RayEngine:
                 elif (outcome := self._received(reference)) is not None:
                     yield outcome
             yield from self._overdue()
+            yield from self._stranded()
 
     def watch(self, run: str, logs: WorkerLogs) -> None:
         self._watching.logs, self._watching.metrics = logs, Metrics(run)
@@ -228,6 +229,20 @@ class RayEngine:
                 self._fill()
                 limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
                 outcome = self._again(item, limit, "killed")
+                if outcome is not None:
+                    yield outcome
+
+    def _stranded(self) -> Iterator[Outcome]:
+        """Give up on workers whose node counts as dead: for minutes, a call to one may only seem to be under way."""
+        if not self._running or time.monotonic() - self._looked < RESIZE_SECONDS:
+            return
+        self._looked, nodes = time.monotonic(), self._nodes()
+        for reference, item in list(self._running.items()):
+            if item.place.node not in nodes:
+                del self._running[reference]
+                self._kill(item.place)
+                self._fill()
+                outcome = self._gone(item, ConnectionError(f"node {item.place.node} is gone"))
                 if outcome is not None:
                     yield outcome
 

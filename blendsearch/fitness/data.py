@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,17 @@ class Splits:
                     hashed.update(np.ascontiguousarray(split.images(chunk)).data)
         hashed.update(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
         return hashed.hexdigest()
+
+    def input_facts(self) -> dict[str, Any]:
+        """What a network takes, as plain values: an image's `shape`, and the `mean` and `std` of pixels `scaled_to`.
+
+        None where inputs come ready.
+        """
+        height, width, channels = self.train.shape
+        facts: dict[str, Any] = {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
+        if not ready(self.train):
+            facts |= {"mean": self.mean.tolist(), "std": self.std.tolist(), "scaled_to": [0, 1]}
+        return facts
 
     def _named(self) -> tuple[tuple[str, Split], ...]:
         return ("train", self.train), ("val", self.val), ("test", self.test)

@@ -75,6 +75,8 @@ def folded(module: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
                 convolution, norm = module.get_submodule(pair.convolution), module.get_submodule(pair.norm)
             except AttributeError:
                 continue
+            if isinstance(convolution, nn.Sequential):  # decomposed: what the norm reads is the pointwise half's
+                convolution = convolution[-1]
             if isinstance(convolution, CONVOLUTIONS) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 stack.enter_context(_without(module, convolution, norm, pair.norm))
         yield

@@ -1,6 +1,6 @@
 """Data that a person hands over in Python: a Dataset, a DataLoader, or a pair of arrays, read into memory once.
 
-Whatever transforms they carry are applied once, with seeded random numbers; a network sees the same images in every
+Whatever transforms they carry are applied with seeded random numbers; a network sees the same images in every
 evaluation. The seeds make a second reading, such as a resumed search needs, give what the first one gave.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 from blendsearch.errors import DataError
 from blendsearch.fitness.data import DataSpec, Splits, divided
 from blendsearch.fitness.datasets import RawData
 from blendsearch.fitness.images import ArraySplit, Labels, ReadySplit, Split, Subset
 from blendsearch.fitness.stratify import proportional, stratified
+from blendsearch.fitness.streamed import StreamedSplit, stated_labels
 from blendsearch.fitness.task import Task, seeded
 
 MOST_BYTES = 4 * 2**30
-"""Inputs of one split that are held in memory at most: 6,600 images of 3 x 224 x 224 as float32, 26,000 as uint8."""
+"""Inputs of one split that are held in memory at most: 6,600 images of 3 x 224 x 224 as float32, 26,000 as uint8.
+
+Of a Dataset that has more, images are read anew whenever they are needed (`streamed`); what else has more is refused.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,34 @@ def read(source: Any, name: str, seed: int, *, images_only: bool = False) -> Spl
     if pair is not None:
         images, targets = pair
         return _split(_array(images), _array(targets), name)
-    gathering = _Gathering(name, images_only)
+    dataset = _addressed(source)
+    if dataset is not None and len(dataset) and (labels := stated_labels(dataset)) is not None:
+        with seeded(seed):
+            size = _one(_both(dataset[0], name)[0], name).nbytes * len(dataset)
+        if size > MOST_BYTES:  # known before anything is read
+            return StreamedSplit(dataset, labels, partial(_one, name=name))
+    gathering = _Gathering(name, images_only, streams=dataset is not None)
     with seeded(seed):
         for images, targets in _batches(source, name):
             gathering.take(images, targets)
+    if gathering.streaming:
+        return StreamedSplit(dataset, _labels(gathering.stacked_targets()), partial(_one, name=name))
     return gathering.split()
+
+
+def _addressed(source: Any) -> Any | None:
+    """The Dataset behind `source` whose items can be read again, by number, as `source` gives them."""
+    if isinstance(source, DataLoader):
+        plain = isinstance(source.sampler, SequentialSampler | RandomSampler) and source.batch_size is not None
+        return source.dataset if plain and source.collate_fn is default_collate else None
+    return source if isinstance(source, Dataset) and hasattr(source, "__len__") else None
+
+
+def _one(image: Any, name: str) -> NDArray[Any]:
+    """One image as (height, width, channels), uint8 or float32."""
+    split = _split(_array(image)[None], np.zeros(1, dtype=np.int64), name)
+    found: NDArray[Any] = split.images(np.zeros(1, dtype=np.int64))[0]
+    return found
 
 
 def _pair(source: Any) -> tuple[Any, Any] | None:
@@ -183,8 +211,9 @@ def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
 class _Gathering:
     """Images and targets as they come, up to `MOST_BYTES`."""
 
-    def __init__(self, name: str, images_only: bool) -> None:
-        self.name, self.images_only = name, images_only
+    def __init__(self, name: str, images_only: bool, streams: bool) -> None:
+        self.name, self.images_only, self.streams = name, images_only, streams
+        self.streaming = False
         self.images: list[NDArray[Any]] = []
         self.targets: list[Any] = []
         self.held, self.count = 0, 0
@@ -196,9 +225,13 @@ class _Gathering:
                 f"the {self.name} images have shapes {self.images[0].shape[1:]} and {stacked.shape[1:]}: expected the "
                 "same of all; resize and crop them in the transform"
             )
-        self.images.append(stacked)
+        if not self.streaming:
+            self.images.append(stacked)
         self.held, self.count = self.held + stacked.nbytes, self.count + len(stacked)
-        if self.held > MOST_BYTES:
+        if self.held > MOST_BYTES and self.streams:
+            self.streaming = True  # only the targets are wanted from here on
+            del self.images[1:]
+        elif self.held > MOST_BYTES:
             raise DataError(
                 f"the {self.name} data exceed {MOST_BYTES / 2**30:g} GiB after {self.count:,} images: give fewer "
                 "(torch.utils.data.Subset), uint8 instead of float32, or files by name (data={'dataset': "
@@ -218,16 +251,18 @@ class _Gathering:
     def split(self) -> Split:
         if not self.images:
             raise DataError(f"the {self.name} data hold no image; expected at least one; check where they come from")
+        return _split(np.concatenate(self.images), self.stacked_targets(), self.name)
+
+    def stacked_targets(self) -> NDArray[Any]:
         try:
-            targets = np.concatenate([_array(part) for part in self.targets])
+            return np.concatenate([_array(part) for part in self.targets])
         except (TypeError, ValueError) as error:
             if not self.images_only:
                 raise DataError(
                     f"the {self.name} targets cannot be stacked ({error}): expected an integer or an array of one "
                     "shape per image; for others judge by evaluate="
                 ) from error
-            targets = np.zeros(self.count, dtype=np.int64)
-        return _split(np.concatenate(self.images), targets, self.name)
+            return np.zeros(self.count, dtype=np.int64)
 
     def _stacked(self, images: Sequence[Any]) -> NDArray[Any]:
         return np.stack([_array(image) for image in images])
@@ -250,11 +285,7 @@ def _array(value: Any) -> NDArray[Any]:
 def _split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
     if len(images) != len(targets):
         raise DataError(f"the {name} data have {len(images)} images but {len(targets)} targets; expected one per image")
-    labels: Labels = targets
-    if targets.dtype.kind in "iub":
-        labels = targets.astype(np.int64)
-    elif targets.dtype.kind == "f":
-        labels = targets.astype(np.float32)
+    labels = _labels(targets)
     if images.dtype == np.uint8:
         return ArraySplit(_channels_last(images, name), labels)
     if images.dtype.kind != "f":
@@ -269,6 +300,11 @@ def _split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
     if not np.isfinite(inputs).all():
         raise DataError(f"the {name} images hold NaN or infinity: mend the transform they come from")
     return ReadySplit(inputs, labels)
+
+
+def _labels(targets: NDArray[Any]) -> Labels:
+    kinds = {"i": np.int64, "u": np.int64, "b": np.int64, "f": np.float32}
+    return targets.astype(kinds.get(targets.dtype.kind, targets.dtype))
 
 
 def _channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -135,7 +135,9 @@ def _cut(network: Mapping[str, Any]) -> str:
         for group, blend in zip(groups, blends, strict=True)
     ]
     before = f"Channels were ranked by a blend of criteria: {blends[0]}.\n\n" if alike and blends[0] else ""
-    return before + _table(["group", "channels kept"] + ([] if alike else ["whose say"]), rows)
+    pairs = network.get("decomposed") or []
+    after = f"\n\nA depthwise and a pointwise convolution in place of one: {', '.join(pairs)}." if pairs else ""
+    return before + _table(["group", "channels kept"] + ([] if alike else ["whose say"]), rows) + after
 
 
 def _blend(group: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A found network on its way out: safetensors, a JSON that says how to hang them, and back again without pickle."""
 
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from blendsearch.errors import ModelError, RunError
 from blendsearch.fitness.data import Splits
 from blendsearch.fitness.evaluation import request
 from blendsearch.fitness.latency import Conditions, measured
+from blendsearch.inspect.candidate import decomposed, layers_of
 from blendsearch.inspect.card import model_card
 from blendsearch.inspect.formats import Written, check_formats, write_format
 from blendsearch.inspect.summary import final_of, pick, tells_error
@@ -25,7 +27,7 @@ from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.costs import conditions_text
 from blendsearch.search.given import in_python
-from blendsearch.search.setting import Setting, input_facts
+from blendsearch.search.setting import Setting
 from blendsearch.structure.depthwise import halves
 from blendsearch.structure.groups import Cut, unpacked
 from blendsearch.structure.surgery import narrow, rehung
@@ -252,7 +254,7 @@ def load(
     arguments = dict(facts["arguments"])
     arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
     if model is not None:
-        dense = model
+        dense = copy.deepcopy(model) if facts.get("decomposed") else model
     else:
         dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
     try:
@@ -282,18 +284,17 @@ def load(
 def _description(run: Run, row: Evaluation, setting: Setting | None) -> dict[str, Any]:
     groups = run.structure["groups"]
     ends = np.cumsum([group["channels"] for group in groups])
-    layers = run.structure.get("layers", [])
-    *parts, whole = np.split(unpacked(row.cut, int(ends[-1]) + len(layers)), ends)
-    decomposed = [name for name, stays in zip(layers, whole, strict=True) if not stays]
+    cut, layers = unpacked(row.cut, int(ends[-1]) + len(layers_of(run))), decomposed(run, row)
+    parts = np.split(cut[: ends[-1]], ends[:-1])
     kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
-    taken = run.structure.get("input") or input_facts(_splits(setting))
+    taken = run.structure.get("input") or _splits(setting).input_facts()
     told = row.error is not None and tells_error(run)
     return {
-        "format": FORMAT if decomposed else 1,
+        "format": FORMAT if layers else 1,
         "factory": run.config.model.factory,
         "arguments": run.config.model.arguments,
         "kept": kept,
-        **({"decomposed": decomposed} if decomposed else {}),
+        **({"decomposed": layers} if layers else {}),
         "input": taken,
         "macs": row.macs,
         "params": row.params,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -45,6 +46,7 @@ def search(
     criteria: Sequence[str] | Sections | None = None,
     method: str | None = None,
     allocation: str | None = None,
+    transform: str | None = None,
     seed: int = 0,
     ray: str | None = None,
     device: str | None = None,
@@ -72,7 +74,8 @@ def search(
         tensors. Or a mapping of ``train``, ``val`` and ``test`` to such; or a name or mapping with ``dataset``, the
         `data` section of a config. Float images are given to the network as they are; uint8 and PIL images are
         normalised by the mean and standard deviation of the training images, or by `splits`' ``mean`` and ``std``.
-        Transforms are applied once. Give images that the network was not trained on for `val` and `test`.
+        Transforms are applied once, or, of a Dataset of more than 4 GiB, with the same random numbers every time. Give
+        images that the network was not trained on for `val` and `test`.
     train, val, test: the three, where they are separate. Without `test`, half of `val` is kept for it.
     budget: ``macs(0.5)``, ``macs(0.2, 0.7)``, ``macs(0.5) & params(0.6)``; or the `budget` section of a config.
     loss: from outputs and targets to the mean loss of a batch, or one per image, where it is not cross-entropy. The
@@ -83,8 +86,8 @@ def search(
         for training alone, and its targets may be anything. Without `loss`, and with targets that are not classes,
         criteria that look at gradients are left out.
     evaluate_test: the same on test data; called once the search is over, for the networks that are reported.
-    evaluations, fidelity, criteria, method, allocation, seed, ray, device: the fields of the same name of a config,
-        wherever they stand in it.
+    evaluations, fidelity, criteria, method, allocation, transform, seed, ray, device: the fields of the same name of
+        a config, wherever they stand in it.
     splits, fitness, evolution, promote, finals, engine: further fields of its sections data, fitness, search and so on,
         such as ``splits={"val_size": 0.2}`` or ``finals={"picks": 3}``.
     name, runs: the run's id and folder.
@@ -105,7 +108,7 @@ def search(
         "promote": dict(promote or {}),
         "finals": dict(finals or {}),
         "engine": _without_none(ray=ray) | dict(engine or {}),
-        **_without_none(method=method, allocation=allocation),
+        **_without_none(method=method, allocation=allocation, transform=transform),
     }
     handed = _handed(data, train, val, test)
     if handed is None:
@@ -287,6 +290,7 @@ def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> 
         report = shown = progress_of(config)
     elif callable(progress):
         report = progress
+    threads = torch.get_num_threads()  # a search may change it, for the same last digits everywhere
     try:
         yield report
     except KeyboardInterrupt:
@@ -296,6 +300,7 @@ def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> 
             shown("interrupted", {"how": f"blendsearch.resume({str(path)!r}, {', '.join(again)})"})
         raise
     finally:
+        torch.set_num_threads(threads)
         if shown is not None:
             shown.close()
 

@@ -26,15 +26,24 @@ def changed(run: Run, overrides: Sequence[str]) -> Run:
     _check(run, config, fields)
     if not fields:
         return run
-    facts = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
-    facts["config"] = config.model_dump(mode="json")
-    past = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "fields": fields}
-    facts["changes"] = [*facts.get("changes", []), past]
     # in this order: a crash in between leaves an unfinished run, which resuming finishes as it was
     (run.path / "finished.json").unlink(missing_ok=True)
-    write_atomically(run.path / "run.json", json.dumps(facts, indent=1))
+    _note(run, {"fields": fields}, config)
     write_atomically(run.path / "config.yaml", dump_config(config))
     return open_run(run.path.parent, run.name)
+
+
+def note_accepted(run: Run, differences: Sequence[str]) -> None:
+    """Write down in ``run.json`` that the run goes on in spite of these."""
+    _note(run, {"accepted": list(differences)}, run.config)
+
+
+def _note(run: Run, change: dict[str, Any], config: Config) -> None:
+    facts = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    facts["config"] = config.model_dump(mode="json")
+    past = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **change}
+    facts["changes"] = [*facts.get("changes", []), past]
+    write_atomically(run.path / "run.json", json.dumps(facts, indent=1))
 
 
 def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:

@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
 
 
-def provenance(command: list[str], device: str, weights: str, data: str) -> dict[str, Any]:
-    """What to record of the surroundings; `weights` and `data` are digests."""
+def provenance(
+    command: list[str], device: str, weights: str, data: str, scores: str, code: Mapping[str, str]
+) -> dict[str, Any]:
+    """What to record of the surroundings; `weights`, `data` and `scores` are digests, as are those in `code`."""
     return {
         "command": command,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in PACKAGES},
         "git": _git_commit(),
         "device": device,
         "weights_sha256": weights,
         "data_sha256": data,
+        "scores_sha256": scores,
+        "code": dict(code),
     }
 
 
@@ -38,7 +42,8 @@ def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str:
+def installed(package: str) -> str:
+    """The version of `package`, or that it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -80,7 +80,7 @@ class Cma:
                 return fresh
             self._start([])
         assert self.strategy is not None
-        return self._drawn(self.strategy, min(count, self.size), known)
+        return self._fresh(min(count, self.size), known)
 
     def tell(self, judged: Sequence[Judged]) -> None:
         for item in judged:
@@ -106,8 +106,10 @@ class Cma:
                 self._start([] if self._forked else self._crossing)
         if self._waiting:
             return self._waiting.popleft()
-        strategy = self.strategy or self._strategy(self.space.equal() if self.best is None else self._best_genome())
-        return next(iter(self._drawn(strategy, 1, known, TRIES * self.size)), None)
+        if self.strategy is not None:
+            return next(iter(self._fresh(1, known)), None)
+        around = self._strategy(self.space.equal() if self.best is None else self._best_genome())
+        return next(iter(self._drawn(around, 1, known)), None)
 
     def tell_one(self, digest: str, judged: Judged | None) -> None:
         seed = digest in self._out and self._crossing is None
@@ -182,11 +184,20 @@ class Cma:
         ]
         return Strategy(np.array(centre.flat()), np.array(spread), self.size)
 
-    def _drawn(self, strategy: "Strategy", count: int, known: set[str], tries: int | None = None) -> list[Candidate]:
+    def _fresh(self, count: int, known: set[str]) -> list[Candidate]:
+        """Draws of the strategy; where it has narrowed down to cuts that are known, it begins again around the best."""
+        assert self.strategy is not None
+        found = self._drawn(self.strategy, count, known)
+        if not found:
+            self.strategy = self._strategy(self._best_genome())
+            found = self._drawn(self.strategy, count, known)
+        return found
+
+    def _drawn(self, strategy: "Strategy", count: int, known: set[str]) -> list[Candidate]:
         found: list[Candidate] = []
         taken = set(known)
         low, high = bounds(self.space)
-        for _ in range(tries or TRIES * count):
+        for _ in range(TRIES * max(count, 5)):
             vector = np.clip(strategy.draw(self.rng), low, high)
             genome = of_flat(self.space, vector.tolist())
             cut = self.decode(genome)

@@ -1,9 +1,10 @@
 """Forks: a new run that begins with what another one found, under another budget, other settings, or for longer.
 
 A fork has its parent's network, data and score table, so that a genome means the same in both. Its first generation is
-the baselines, then the parent's population: its front, and the best others. Where both judge alike (the same fitness
-and seed), everything that the parent judged is taken over and never judged again, whatever the budget: an evaluation is
-cut, fidelity and seed. Where they do not, the population is judged again. Tests and fine-tunes are never taken over.
+the baselines, then the parent's population: its front, and the best others. Where both judge alike (the same fitness,
+seed, code, versions and device), everything that the parent judged is taken over and never judged again, whatever the
+budget: an evaluation is cut, fidelity and seed. Where they do not, the population is judged again. Tests and fine-tunes
+are never taken over.
 """
 
 import json
@@ -18,6 +19,7 @@ from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.changes import differences
 from blendsearch.runs.config import Config, parse_config, with_overrides
 from blendsearch.runs.directory import Run, check_name, free_name
+from blendsearch.runs.sameness import differing
 from blendsearch.runs.store import Evaluation, Inherited
 from blendsearch.search.front import EVOLVED, IN_BEST, front, judged_networks
 from blendsearch.search.given import BY_NAME, Given
@@ -69,15 +71,16 @@ def fork(
         store.close()
     if not judged_networks(rows):
         raise RunError(f"run {parent.name!r} has judged no network yet: there is nothing to fork")
-    again = ", ".join(field for field in changed if field.startswith(JUDGING))
     setting = restore(parent, config, report, given)
+    fields = [f"{field} changed" for field in changed if field.startswith(JUDGING)]
+    again = "; ".join([*fields, *(item.text for item in differing(parent, str(setting.evaluator.device)))])
     items = inherited(rows, before, setting, parent.config, again=bool(again))
     facts = {
         "parent": parent.name,
         "changed": changed,
         "begins": sum(item.begins for item in items),
         "judgements": sum(item.judged for item in items),
-        "again": f"{again} changed" if again else "",
+        "again": again,
     }
     run = record(setting, folder, name, command, facts, items)
     report("forked", facts)
@@ -100,7 +103,7 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
         if field.startswith(SPACE) or not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot change in a fork: the networks of run {parent.name!r} would mean something else; "
-                "start a new search, or change search, budget, fitness, promote, finals, engine, seed or allocation"
+                "start a new search, or change only search, budget, fitness, promote, finals, engine, seed, allocation"
             )
     return config, changed
 

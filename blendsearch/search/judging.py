@@ -12,6 +12,9 @@ from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
 from blendsearch.search.optimiser import Candidate, Judged
 from blendsearch.search.setting import Report, Setting
 
+NOISE = 1e-3
+"""Losses of one network that differ by more, of a person's own judgement, are worth a warning."""
+
 
 def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
     """Judge the dense network on the validation images, as evaluation 0."""
@@ -27,6 +30,13 @@ def judge_dense(setting: Setting, engine: Engine, store: Store, report: Report) 
         kept_row(row, outcome, store)
         if outcome.failure:
             report("warning", {"text": f"the dense network could not be judged: {outcome.failure}"})
+        known = setting.judged
+        if known is not None and not outcome.failure and abs(known - outcome.loss) > NOISE * max(1, abs(known)):
+            text = (
+                f"one and the same network was judged twice, with losses {known:.4g} and {outcome.loss:.4g}: "
+                "evaluate= is noisy, and networks that differ by less cannot be told apart"
+            )
+            report("warning", {"text": text})
         report("dense", {**facts_of(row, setting), "tells_error": setting.tells_error})
 
 
@@ -140,6 +150,6 @@ def warn_of_baselines(count: int, evaluations: int, report: Report) -> None:
 
 
 def warn_of_exhaustion(setting: Setting, report: Report) -> None:
-    """Say that there is nothing left to ask for; a method that asks twice in all need not be told."""
-    if setting.config.method not in ("torch-pruning", "depthwise"):
+    """Say that there is nothing left to ask for; a method that brings its networks along need not be told."""
+    if setting.config.method not in ("torch-pruning", "depthwise", "sensitivity", "derived", "tailored"):
         report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})

@@ -4,7 +4,7 @@ import socket
 import time
 from pathlib import Path
 
-from blendsearch.engine.engine import Engine, start_engine
+from blendsearch.engine.engine import Engine, check_engine, start_engine
 from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run
 from blendsearch.search.given import BY_NAME, Given
@@ -16,6 +16,7 @@ def begin(
     config: Config, folder: Path, name: str, command: list[str], report: Report, given: Given = BY_NAME
 ) -> tuple[Run, Setting, Engine]:
     """A new run directory, and all that its search needs; on an error nothing is left of it."""
+    check_engine(config.engine)
     setting = prepare(config, report, given=given)
     engine = start_engine(config.engine, setting.evaluator)
     try:

@@ -1,7 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from blendsearch.blend.allocation import check_reachable, reachable
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
+from blendsearch.blend.fixed import Measured
 from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
@@ -21,17 +22,18 @@ from blendsearch.errors import BlendsearchError, ModelError, RunError
 from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
-from blendsearch.fitness.images import ready
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.task import CLASSES, Task, called, judged_by
-from blendsearch.fitness.training import Schedule, train
-from blendsearch.runs.config import Config, ScheduleConfig
+from blendsearch.fitness.training import train
+from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
+from blendsearch.runs.sameness import code_digests
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
+from blendsearch.runs.section import ScheduleConfig
 from blendsearch.runs.store import Evaluation, Inherited
-from blendsearch.search.choices import allowed_widths, given_widths, space_for
+from blendsearch.search.choices import allowed_widths, fixed_widths, given_widths, schedule_of, space_for
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -64,7 +66,9 @@ Report = Callable[[str, Mapping[str, Any]], None]
 class Setting:
     """A network, its structure and scores, the data, and what decodes and judges candidates.
 
+    `measured`: allocations by name, where the config asks for any and the search has begun (search.measured).
     `tells_error` is false where a person's own judgement or loss tells no error, and a stand-in takes its place.
+    `judged` is the loss that such a judgement gave the dense network before a new search.
     """
 
     config: Config
@@ -74,6 +78,8 @@ class Setting:
     decoder: Decoder
     evaluator: Evaluator
     tells_error: bool = True
+    judged: float | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
@@ -137,8 +143,15 @@ def record(
     inherited: Sequence[Inherited] = (),
 ) -> Run:
     """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
-    weights = dense_arrays(setting.model)
-    origin = provenance(command, str(setting.evaluator.device), arrays_digest(weights), setting.splits.digest())
+    weights, scores = dense_arrays(setting.model), score_arrays(setting.table)
+    origin = provenance(
+        command,
+        str(setting.evaluator.device),
+        arrays_digest(weights),
+        setting.splits.digest(),
+        arrays_digest(scores),
+        code_digests(setting.config.model.factory),
+    )
     if parent is not None:
         origin["parent"] = dict(parent)
     structure = {
@@ -148,12 +161,12 @@ def record(
         "dense": dict(setting.structure.oracle.dense),
         **score_facts(setting.table, setting.clusters),
         "splits": setting.splits.note,
-        "input": input_facts(setting.splits),
+        "input": setting.splits.input_facts(),
     }
     task = setting.evaluator.recipe.task
     if task.names():
         structure |= {"task": task.names(), "error": setting.tells_error, "trains_on_classes": task.classes}
-    arrays = {"dense": weights, "scores": score_arrays(setting.table)}
+    arrays = {"dense": weights, "scores": scores}
     if costs := cost_arrays(setting.structure.oracle):
         arrays[FILE] = costs
     latency = setting.structure.oracle.further.get("latency")
@@ -186,6 +199,9 @@ def restore(
     weights = run.arrays("dense")
     if arrays_digest(weights) != run.provenance["weights_sha256"]:
         raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
+    scores = arrays_digest(run.arrays("scores"))
+    if run.provenance.get("scores_sha256", scores) != scores:
+        raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
     model = network_of(config, weights, given)
     structure = _structure(config, model, splits)
     groups, layers = _listed(structure), list(structure.maps.layers)
@@ -208,15 +224,6 @@ def restore(
     return _setting(config, traced, *read_scores(run))
 
 
-def input_facts(splits: Splits) -> dict[str, Any]:
-    """What the network takes: one image's shape, and how pixels become it; no `mean` where a person's data did that."""
-    height, width, channels = splits.train.shape
-    if ready(splits.train):
-        return {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
-    normalised = {"mean": splits.mean.tolist(), "std": splits.std.tolist(), "scaled_to": [0, 1]}
-    return {"shape": [channels, height, width], **normalised}
-
-
 def dense_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
     """The state of `model` as arrays."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
@@ -233,6 +240,7 @@ class _Traced:
     trained: bool = False
     task: Task = CLASSES
     tells_error: bool = True
+    judged: float | None = None
 
 
 def _traced(config: Config, report: Report, beside: Run | None = None, given: Given = BY_NAME) -> _Traced:
@@ -255,13 +263,13 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
     least = reachable(structure.oracle.all_decomposed, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     check_trains(config, task)
-    told = task.loss is None
+    told, first = task.loss is None, None
     if task.evaluate is not None:
         # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
         judged = judged_by(task.evaluate, model.to(device), config.seed)
-        told = judged.told
+        told, first = judged.told, judged.loss
         report("judged", {"by": called(task.evaluate), "loss": judged.loss, **judged.further})
-    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told)
+    return _Traced(model.to(device), structure, splits, device, beside is not None, task, told, first)
 
 
 def _scored(config: Config, traced: _Traced, report: Report) -> tuple[ScoreTable, Clusters]:
@@ -300,16 +308,15 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         structure.oracle,
         allowed,
         config.budget.spans(),
-        given=given_widths(config.budget.keep, structure, allowed),
-        uniform=config.allocation == "uniform",
+        fixed_widths(config, structure, allowed, table),
         misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
     fitness = config.fitness
     recipe = Recipe(
         fitness.recalibration_images,
         fitness.batch_size,
-        _schedule(fitness.tuning),
-        _schedule(config.finals.tuning),
+        schedule_of(fitness.tuning),
+        schedule_of(config.finals.tuning),
         config.finals.distillation,
         fitness.precision,
         traced.task,
@@ -317,7 +324,7 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
     model.eval()
     repair = _repair(config, structure, model, traced.splits, traced.device)
     evaluator = Evaluator(model, structure.maps, traced.splits, recipe, traced.device, repair, fitness.against)
-    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error)
+    return Setting(config, structure, table, clusters, decoder, evaluator, traced.tells_error, traced.judged)
 
 
 def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
@@ -362,7 +369,7 @@ def train_base(
     def progress(done: float, loss: float) -> None:
         report("training", {"done": done, "loss": loss})
 
-    train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
+    train(model, splits, schedule_of(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
 
 
 def _tells(model: nn.Module, splits: Splits) -> bool:
@@ -391,10 +398,6 @@ def _input_shape(splits: Splits) -> tuple[int, int, int]:
 
 def _listed(structure: Structure) -> list[dict[str, Any]]:
     return [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
-
-
-def _schedule(config: ScheduleConfig) -> Schedule:
-    return Schedule(**config.model_dump())
 
 
 def _use_threads(config: Config) -> None:
