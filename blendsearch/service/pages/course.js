@@ -117,7 +117,7 @@ export class Course {
     return {
       x: spans ? { least: Math.max(0, costs - .03), most: 1.03, name: `${this.head.cost}, share of the dense network's`, form: (v) => percent(v, 0) }
         : { least: 0, most: asked, name: "Evaluation", form: whole },
-      y: { least: spans && least < .4 * top ? 0 : Math.max(0, least * .9), most: top, name: this.measure(), form: this.form(top) },
+      y: { least: spans && least < .4 * top ? 0 : Math.max(0, least - .08 * (top - least)), most: top, name: this.measure(), form: this.form(top) },
       layers, targets: this.judged, walk, ring: open === null || open === undefined ? null : this.rows.get(open) ?? null,
     };
   }
