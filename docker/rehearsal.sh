@@ -58,7 +58,7 @@ search() {
     (umask 077 && od -An -tx1 -N32 /dev/urandom | tr -d ' \n' >"$place/token")
     chown 1000 "$place/token" # the image's user reads it, and nobody else
     export TOKEN_FILE=$place/token
-    for _ in $(seq 20); do [ -S "$place/podman.sock" ] && break || sleep 0.5; done
+    for _ in $(seq 120); do [ -S "$place/podman.sock" ] && break || sleep 0.5; done
     "$compose" "${files[@]}" up --no-build --detach --scale worker=2 >"$place/compose.log" 2>&1 ||
         { tail -20 "$place/compose.log"; return 1; }
     "${PYTHON:-python}" docker/rehearse.py "$place" rehearsal

@@ -141,8 +141,27 @@ def _range(facts: dict[str, Any]) -> str:
 def _literal(value: Any) -> str:
     if isinstance(value, str):
         return f"`{value}`"
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
-    return f"`{text}`"
+    return f"`{_flow(value, 1000)}`"
+
+
+def _flow(value: Any, width: int) -> str:
+    """`value` as YAML in braces and brackets."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=width)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def methods() -> str:
+    """What each method sets."""
+    from blendsearch.runs.methods import METHODS
+
+    return "\n".join(
+        f"### `method: {name}`\n\n```yaml\n{_plain_yaml(fields)}```\n" for name, fields in METHODS.items() if fields
+    )
+
+
+def _plain_yaml(tree: dict[str, Any]) -> str:
+    """Sections line by line, what is in them in braces."""
+    return "".join(f"{name}: {_flow(value, 90)}\n" for name, value in tree.items())
 
 
 # --- the criteria -----------------------------------------------------------------------------------------------------
@@ -219,7 +238,7 @@ def _verb(name: str, made: argparse.ArgumentParser) -> str:
     return "\n".join(lines)
 
 
-PAGES = {"config": config, "criteria": criteria, "cli": cli}
+PAGES = {"config": config, "methods": methods, "criteria": criteria, "cli": cli}
 
 
 def filled(text: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import settings
+from known_nets import silent_branch
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -63,4 +64,12 @@ def searched(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, A
 def config_file(tmp_path: Path, quick: dict[str, Any]) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(quick))
+    return path
+
+
+@pytest.fixture(scope="session")
+def useless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a trained network one group of which is provably useless; see known_nets."""
+    path = tmp_path_factory.mktemp("useless") / "net.safetensors"
+    silent_branch(path)
     return path

@@ -12,6 +12,7 @@ from test_blend import DECODER
 
 import blendsearch
 from blendsearch.blend.decode import Decoder
+from blendsearch.blend.fixed import given, uniform
 from blendsearch.blend.genome import of_flat
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.cli import main
@@ -23,7 +24,7 @@ from blendsearch.search.evolution import Evolution
 from blendsearch.search.optimiser import Candidate, Judged
 
 SPACE = GroupSpace(DECODER.space.criteria, DECODER.space.ranks, DECODER.space.clusters, means=False)
-PAPER = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, uniform=True)
+PAPER = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, uniform(DECODER.allowed))
 MODEL_AND_DATA = {"model": {"factory": "digits_net", "train": {"epochs": 1}}, "data": {"dataset": "digits"}}
 
 
@@ -135,8 +136,8 @@ def test_every_cut_has_the_widths_given_beforehand() -> None:
     rng = np.random.default_rng(0)
     counts = {tuple(PAPER.counts(SPACE.random(rng))) for _ in range(20)}
     assert len(counts) == 1
-    given = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, {}, given=DECODER.allowed.sizes // 2)
-    cut = given.cut(SPACE.random(rng))
+    held = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, {}, given(DECODER.allowed.sizes // 2))
+    cut = held.cut(SPACE.random(rng))
     assert cut.sum() == (DECODER.allowed.sizes // 2).sum()
 
 

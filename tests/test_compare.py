@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from known_nets import quick_on
 from scipy.stats import ttest_rel
 
 from blendsearch.cli import main
@@ -82,3 +83,33 @@ def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, floa
 
 def test_one_seed_has_no_interval() -> None:
     assert paired([(0.5, 0.25)]) == {"mean": 0.25, "half_width": None, "pairs": 1}
+
+
+def test_the_neighbours_are_seeds_of_a_search_and_rows_of_its_comparison(
+    tmp_path: Path, quick: dict[str, Any], useless: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuning = {"rate": 0.05, "batch_size": 64}
+    tree = quick_on(quick, useless, search={"evaluations": 20, "population": 4}) | {
+        "derived": {"batches": 4, "steps": 3, "tuning": {"epochs": 0.5, **tuning}},
+        "tailored": {"tuning": {"epochs": 6, **tuning}},
+    }
+    tree["search"]["seeds"] = ["sensitivity", "derived", "tailored"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    main(["search", str(path), "--runs", str(tmp_path), "--name", "one"])
+    store = open_run(tmp_path, "one").store(read_only=True)
+    names = {name for row in store.evaluations() for name in row.origin.split(" = ")}
+    assert {f"equal blend {name}" for name in tree["search"]["seeds"]} <= names
+    assert store.finals() == []  # their widths are taken, their weights are not
+    controls = "random,legr,sensitivity,derived,tailored"
+    main(["compare", "one", "--runs", str(tmp_path), "--seeds", "1", "--controls", controls])
+    capsys.readouterr()
+    main(["compare", "one", "--runs", str(tmp_path), "--controls", "none", "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["methods"]}
+    assert {*controls.split(","), "derived, trained", "tailored, trained"} <= rows.keys()
+    for row in rows.values():
+        assert row["found"][0]["macs_ratio"] <= 0.5 and row["found"][0]["test_accuracy"] is not None
+    assert rows["sensitivity"]["found"][0]["evaluations"] == 1 + 13  # the curves are counted
+    for name in ("derived", "tailored"):
+        cut, trained = rows[name]["found"][0], rows[f"{name}, trained"]["found"][0]
+        assert cut["cut"] == trained["cut"] and trained["val_accuracy"] > cut["val_accuracy"]

@@ -16,6 +16,7 @@ from torch import nn
 from blendsearch.cli import main, make_parser
 from blendsearch.criteria.registry import CRITERIA, load_pool
 from blendsearch.runs.config import Config, load_config, parse_config
+from blendsearch.runs.methods import METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
@@ -58,6 +59,15 @@ def test_every_criterion_and_verb_is_in_the_reference() -> None:
     page = generated.filled((DOCS / "reference" / "cli.md").read_text("utf-8"))
     verbs = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
     assert "search" in verbs and not [verb for verb in verbs if f"## `{verb}`" not in page]
+
+
+def test_every_method_is_told_of() -> None:
+    page = (DOCS / "howto" / "neighbours.md").read_text("utf-8")
+    assert not [method for method in METHODS if f"| `{method}` |" not in page]
+    set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.methods(), re.DOTALL))
+    assert {name: yaml.safe_load(text) for name, text in set_by.items()} == {
+        name: yaml.safe_load(yaml.safe_dump(fields)) for name, fields in METHODS.items() if fields
+    }
 
 
 def test_what_is_not_described_ends_the_build() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 import blendsearch
 from blendsearch.blend.decode import Decoder
+from blendsearch.blend.fixed import given as given_beforehand
 from blendsearch.blend.genome import HALFWAY, Genome, bounds, flip_step, of_flat
 from blendsearch.cli import main
 from blendsearch.engine.local import LocalEngine
@@ -88,7 +89,7 @@ def test_a_layer_that_costs_more_decomposed_stays_whole(setting: Setting) -> Non
     held = setting.decoder
     given_widths = held.allowed.sizes.copy()
     given_widths[2] = 1  # one channel: 9 x in x 1 whole, 9 x in + in x 1 decomposed
-    narrow = replace(held, given=given_widths, budget={})
+    narrow = replace(held, fixed=given_beforehand(given_widths), budget={})
     cut = narrow.cut(held.space.equal()._replace(transform=np.full(5, HALFWAY)))
     assert setting.structure.maps.decomposed(cut) == ("stem.0", "inner.0", "outer.0", "top.0")
 

@@ -132,6 +132,34 @@ def allocate_globally(
     return _filled(oracle, allowed, budget, found, ideal)
 
 
+def allocate_along(
+    oracle: CostOracle,
+    allowed: Widths,
+    budget: Budget,
+    path: Callable[[float], NDArray[np.float64]],
+    levels: tuple[float, float],
+) -> Counts:
+    """Channels kept per group at the highest level of `path` that meets the budget, filled up like any allocation.
+
+    `path` gives the widths wanted at a level, (groups,), never less at a higher one; `levels` are its least and last.
+    """
+    fits = _fits(oracle, budget)
+    low, high = levels
+
+    def counts(level: float) -> Counts:
+        return allowed.rounded(path(level))
+
+    if fits(counts(high)):
+        return counts(high)
+    if not fits(counts(low)):
+        return _filled(oracle, allowed, budget, allowed.low, path(low))
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(counts(middle)) else (low, middle)
+    found, reached = _raised(oracle, allowed, budget, counts(low), counts, (low, high, levels[1]))
+    return _filled(oracle, allowed, budget, found, path(reached))
+
+
 def shares_for(counts: Counts, sizes: Counts) -> NDArray[np.float64]:
     """The shares that make `allocate` keep `counts` where it meets the same budget, clipped to [-1, 1]; (groups,)."""
     kept = np.clip(counts / sizes, 0.25 / sizes, 1 - 0.25 / sizes)

@@ -1,7 +1,8 @@
 """From a genome to a cut: blend the scores, allot the budget, keep the best channels of each group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from blendsearch.blend.allocation import (
     reaches,
     shares_for,
 )
+from blendsearch.blend.fixed import Fixed
 from blendsearch.blend.genome import NONE, Genome, Space, blended
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.cost import CostOracle
@@ -29,8 +31,7 @@ class Decoder:
     Attributes
     ----------
     budget: for each budgeted cost, its least and largest ratio to the dense cost; equal where one budget is asked.
-    given: channels kept per group where they are given beforehand; then there is no budget and shares mean nothing.
-    uniform: whether every cut takes the uniform allocation at its budget, whatever its genome's shares.
+    fixed: the allocation that every cut takes, whatever its genome's shares; None where the shares decide.
     misfit: (layers,) what part of its dense kernels each layer loses when it is decomposed.
     """
 
@@ -39,8 +40,7 @@ class Decoder:
     oracle: CostOracle
     allowed: Widths
     budget: Mapping[str, tuple[float, float]]
-    given: Counts | None = None
-    uniform: bool = False
+    fixed: Fixed | None = None
     misfit: NDArray[np.float64] = field(default_factory=lambda: NONE)
 
     def __post_init__(self) -> None:
@@ -69,17 +69,16 @@ class Decoder:
 
     def counts(self, genome: Genome) -> Counts:
         """Channels kept per group, (groups,)."""
-        if self.given is not None:
-            return self.given
-        share = np.zeros_like(genome.share) if self.uniform else genome.share
-        return allocate(self.oracle_of(genome), self.allowed, self.budget_at(genome.target), share)
+        if self.fixed is not None:
+            return self._fixed_at(genome.target, self.whole(genome).tobytes())
+        return allocate(self.oracle_of(genome), self.allowed, self.budget_at(genome.target), genome.share)
 
     def whole(self, genome: Genome) -> NDArray[np.bool_]:
         """Which layers the genome leaves whole, as far as its budget can be met then, (layers,)."""
         layers = len(self.oracle.layers)
         genes = genome.transform if len(genome.transform) else np.full(layers, -1.0)
         whole = genes <= 0
-        if self.given is not None:
+        if not self.budget:
             return whole
         waiting = [layer for layer in np.argsort(-genes, kind="stable") if whole[layer]]
         budget = self.budget_at(genome.target)
@@ -100,7 +99,24 @@ class Decoder:
     @property
     def evolves_widths(self) -> bool:
         """Whether shares decide how much each group keeps."""
-        return self.given is None and not self.uniform
+        return self.fixed is None
+
+    @cached_property
+    def _fixed_at(self) -> Callable[[float, bytes], Counts]:
+        """The fixed widths at a target, by which layers are whole: most candidates ask for the same."""
+        assert self.fixed is not None
+        widths = self.fixed.widths
+
+        def counts(target: float, whole: bytes) -> Counts:
+            oracle = self.oracle.with_whole(np.frombuffer(whole, dtype=np.bool_))
+            return widths(oracle, self.budget_at(target))
+
+        return lru_cache(maxsize=256)(counts)
+
+    def seeded(self, genome: Genome, fixed: Fixed) -> Genome:
+        """`genome` with the shares that decode to the widths of `fixed` at the genome's budget."""
+        counts = fixed.widths(self.oracle_of(genome), self.budget_at(genome.target))
+        return genome._replace(share=shares_for(counts, self.allowed.sizes))
 
     def globally(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
         """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""

@@ -80,14 +80,7 @@ def train(
     per_epoch = min(len(split), schedule.images or len(split))
     steps_per_epoch = max(1, per_epoch // schedule.batch_size)
     steps = max(1, round(schedule.epochs * steps_per_epoch))
-    decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=schedule.rate,
-        momentum=schedule.momentum,
-        nesterov=schedule.nesterov and schedule.momentum > 0,
-    )
+    optimizer = descent(module, schedule)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if schedule.decay == "cosine" else None
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), torch.enable_grad():
@@ -123,3 +116,15 @@ def train(
             if progress is not None:
                 progress(step / steps, total / max(1, seen))
         module.eval()
+
+
+def descent(module: nn.Module, schedule: Schedule) -> torch.optim.SGD:
+    """The optimiser of a schedule; biases and the numbers of normalisations are not decayed."""
+    decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+    return torch.optim.SGD(
+        [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=schedule.rate,
+        momentum=schedule.momentum,
+        nesterov=schedule.nesterov and schedule.momentum > 0,
+    )

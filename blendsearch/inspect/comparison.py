@@ -9,10 +9,16 @@ from scipy.stats import t as student
 from blendsearch.errors import RunError
 from blendsearch.inspect.summary import describe
 from blendsearch.runs.directory import Run, open_run, runs_in
-from blendsearch.runs.store import Evaluation, TestResult
+from blendsearch.runs.store import Evaluation, Final, TestResult
 from blendsearch.search.front import judged_networks, kinds_of
 
 CONFIDENCE = 0.95
+
+TRAINING = ("derived", "tailored")
+"""Methods that end in a network with weights of their own."""
+
+TRAINED = ", trained"
+"""Ends the name of such a method where its network is told with these weights, not recovered like the others'."""
 
 
 class Found(NamedTuple):
@@ -34,7 +40,8 @@ def comparison(run: Run) -> dict[str, Any]:
     A method has `name`, `seeds`, `found` (one object per seed), and over seeds the `mean` and `deviation` of
     `val_accuracy`, `val_loss` and `test_accuracy`; a control has also `difference`: the run's own test accuracy minus
     its, paired by seed, with `mean` and the half-width of its 95 % confidence interval by Student's t (None on one
-    seed). The single criteria and the equal blend are those that the run's own searches were seeded with.
+    seed). The single criteria and the equal blend are those that the run's own searches were seeded with. A method that
+    trains its network has two rows: its cut, recovered from the dense weights like every other, and ``, trained``.
     """
     by_method = _found(run)
     own = run.config.method
@@ -55,11 +62,15 @@ def _found(run: Run) -> dict[str, dict[int, Found]]:
         seed, method = held.config.seed, held.config.method
         store = held.store(read_only=True)
         try:
-            rows, tests = judged_networks(store.evaluations()), store.tests()
+            rows, tests, finals = judged_networks(store.evaluations()), store.tests(), store.finals()
+            probes = len(store.probes())
         finally:
             store.close()
 
-        by_method.setdefault(method, {})[seed] = _best(held, rows, tests)
+        best = _best(held, rows, tests)
+        by_method.setdefault(method, {})[seed] = best._replace(evaluations=best.evaluations + probes)
+        if method in TRAINING and finals:
+            by_method.setdefault(f"{method}{TRAINED}", {})[seed] = _trained(best, finals)
         if method == run.config.method:
             kinds: dict[str, list[Evaluation]] = {}
             for row in rows:
@@ -68,6 +79,13 @@ def _found(run: Run) -> dict[str, dict[int, Found]]:
             for kind, chosen in kinds.items():
                 by_method.setdefault(kind, {})[seed] = _best(held, chosen, tests)
     return by_method
+
+
+def _trained(found: Found, finals: Sequence[Final]) -> Found:
+    """What a method found, with the weights that its own training gave."""
+    chosen = next(item for item in finals if item.digest == found.cut)
+    val, test = 1 - chosen.error, 1 - chosen.test_error
+    return found._replace(val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
 
 
 def _best(run: Run, chosen: Sequence[Evaluation], tests: dict[str, TestResult]) -> Found:

@@ -67,6 +67,20 @@ class Lines:
         if facts["done"] == 1:
             self._say(f"base network trained, last loss {facts['loss']:.3f}")
 
+    def _on_probed(self, facts: Mapping[str, Any]) -> None:
+        if facts["done"] == facts["of"]:
+            self._say(f"sensitivity: {facts['of']} networks judged")
+
+    def _on_derived(self, facts: Mapping[str, Any]) -> None:
+        kept = f"{facts['macs_ratio']:.1%} of macs  {facts['params_ratio']:.1%} of params"
+        end = "" if facts["stands"] else "  taken back"
+        self._say(f"derived step {facts['step']:>3}  {kept}  validation accuracy {facts['val_accuracy']:.2%}{end}")
+
+    def _on_tailored(self, facts: Mapping[str, Any]) -> None:
+        kept = f"{facts['macs_ratio']:.1%} of macs  {facts['params_ratio']:.1%} of params"
+        end = f"loss {facts['loss']:.4f}  validation accuracy {facts['val_accuracy']:.2%}"
+        self._say(f"tailored epoch {facts['epoch']:>3} of {facts['of']}  {kept}  {end}")
+
     def _on_scored(self, facts: Mapping[str, Any]) -> None:
         self._say(f"{len(facts['criteria'])} criteria scored")
         left_out = [item for item in facts["left_out"] if item["reason"] != "does not apply"]

@@ -1,16 +1,17 @@
 """The configuration of a run: one YAML file, every field checked and named when it is wrong."""
 
 import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.methods import with_method
+from blendsearch.runs.neighbours import AllocatingConfig, DerivedConfig, TailoredConfig, check_measured
+from blendsearch.runs.section import PathText, Positive, Ratio, ScheduleConfig, Section
 
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
@@ -18,34 +19,12 @@ DIGITS = Path(__file__).with_name("digits.yaml")
 IN_PYTHON = "python"
 """Stands before the colon, in a factory or a data set, for what was handed over in Python and has no name."""
 
-Positive = Annotated[int, Field(ge=1)]
-Ratio = Annotated[float, Field(gt=0, le=1)]
-PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path.expanduser(text)))]
-"""A path, relative to the working directory; ``~`` and ``$VARIABLES`` are expanded."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ScheduleConfig(Section):
-    """SGD with momentum; see fitness.training.Schedule."""
-
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    rate: Annotated[float, Field(gt=0)] = 0.01
-    batch_size: Positive = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    images: Positive | None = None
-    decay: Literal["cosine", "constant"] = "cosine"
-    nesterov: bool = True
-
 
 class ModelConfig(Section):
     """The dense network: a factory, and weights for it or a schedule to train it by."""
 
     factory: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     weights: PathText | None = None
     train: ScheduleConfig | None = None
 
@@ -182,6 +161,8 @@ class SearchConfig(Section):
     never waits for a slow one (a generation is then what `population` evaluations that came back make).
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
     factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
+    `seeds`: allocations that are measured before the search and stand in its first generation; uniform and global ones
+    always do.
     """
 
     evaluations: Positive = 200
@@ -195,6 +176,7 @@ class SearchConfig(Section):
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
     optimiser: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
+    seeds: tuple[Literal["sensitivity", "derived", "tailored"], ...] = ()
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -237,16 +219,22 @@ class EngineConfig(Section):
     patience: Annotated[float, Field(gt=0)] = 1800.0
 
 
+Method = Literal[
+    "blended", "cfbs", "random", "legr", "torch-pruning", "depthwise", "sensitivity", "derived", "tailored"
+]  # fmt: skip
+
+
 class Config(Section):
     """Everything that a run is decided by.
 
     `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
-    how the budget is shared out: evolved, or uniform. `transform`: whether the search also decides which layers become
-    a depthwise and a pointwise one (structure.depthwise).
+    how the budget is shared out: evolved, or by widths found beforehand, within which only the blend is searched
+    (blend.fixed, search.sensitivity, search.derived, search.tailored). `transform`: whether the search also decides
+    which layers become a depthwise and a pointwise one (structure.depthwise).
     """
 
-    method: Literal["blended", "cfbs", "random", "legr", "torch-pruning", "depthwise"] = "blended"
-    allocation: Literal["evolved", "uniform"] = "evolved"
+    method: Method = "blended"
+    allocation: Literal["evolved", "uniform", "global", "sensitivity", "derived", "tailored"] = "evolved"
     transform: Literal["none", "depthwise"] = "none"
     model: ModelConfig
     data: DataConfig
@@ -257,6 +245,9 @@ class Config(Section):
     promote: PromoteConfig = PromoteConfig()
     finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
+    allocating: AllocatingConfig = AllocatingConfig()
+    derived: DerivedConfig = DerivedConfig()
+    tailored: TailoredConfig = TailoredConfig()
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -299,6 +290,7 @@ class Config(Section):
             raise ValueError(
                 "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
             )
+        check_measured(self)
         if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
             raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
         return self

@@ -73,7 +73,7 @@ class Run:
         draft = path.with_suffix(".draft")
         try:
             path.parent.mkdir(exist_ok=True)
-            _save(arrays, draft)
+            save_arrays(arrays, draft)
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def create_run(
     try:
         draft.mkdir(parents=True)
         for stem, named in arrays.items():
-            _save(named, draft / f"{stem}.safetensors")
+            save_arrays(named, draft / f"{stem}.safetensors")
         facts = {
             "format": FORMAT,
             "config": config.model_dump(mode="json"),
@@ -224,7 +224,8 @@ def _final(digest: str, repeat: int | None) -> str:
     return f"{digest[:16]}-{'judged' if repeat is None else repeat}.safetensors"
 
 
-def _save(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write a safetensors file."""
     from safetensors.numpy import save_file
 
     # not ascontiguousarray, which gives a scalar a dimension

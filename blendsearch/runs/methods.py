@@ -3,19 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
+_NEIGHBOUR: dict[str, Any] = {
+    "transform": "none",
+    "criteria": {"pool": ["l1"]},
+    "allocating": {"criterion": "l1"},
+    "search": {"evaluations": 1, "seeds": []},
+}
+
 METHODS: dict[str, dict[str, Any]] = {
     "blended": {},
     # controls, at the same budget, recovery and number of evaluations; whole, since `compare` lays them over a config
     "random": {"allocation": "evolved", "search": {"blend": "network", "optimiser": "random"}},
-    "legr": {"allocation": "evolved", "transform": "none", "criteria": {"pool": ["l2"]}},
+    "legr": {"allocation": "evolved", "transform": "none", "criteria": {"pool": ["l2"]}, "search": {"seeds": []}},
     "torch-pruning": {
         "allocation": "evolved",
         "transform": "none",
         "criteria": {"pool": ["l2"]},
-        "search": {"evaluations": 2},
+        "search": {"evaluations": 2, "seeds": []},
     },
     # every k x k convolution decomposed after a uniform cut: structure/depthwise.py
-    "depthwise": {"allocation": "uniform", "transform": "depthwise"},
+    "depthwise": {"allocation": "uniform", "transform": "depthwise", "search": {"seeds": []}},
+    # one network each, whose widths are measured, derived or trained; what was filled in: search/<its name>.py
+    "sensitivity": _NEIGHBOUR | {"allocation": "sensitivity"},
+    "derived": _NEIGHBOUR | {"allocation": "derived", "finals": {"picks": 0}},
+    "tailored": _NEIGHBOUR | {"allocation": "tailored", "finals": {"picks": 0}},
     # what the paper states, and what it leaves open: search/cfbs.py
     "cfbs": {
         "allocation": "uniform",
@@ -33,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
             "tuning": {"epochs": 3, "rate": 0.001, "weight_decay": 1e-4, "decay": "constant", "nesterov": False},
         },
         "search": {
+            "seeds": [],
             "population": 20,
             "evaluations": 1013,  # 50 iterations of 20, 12 single criteria, the equal blend
             "crossover": 0.8,

@@ -75,6 +75,16 @@ CREATE TABLE IF NOT EXISTS latencies (
     ratio       REAL NOT NULL,             -- to the dense network, measured beside it
     seconds     REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS probes (
+    digest      TEXT NOT NULL,
+    fidelity    TEXT NOT NULL,
+    subject     TEXT NOT NULL,             -- the group that was narrowed, 'dense' for none
+    loss        REAL,
+    error       REAL,
+    seconds     REAL NOT NULL,
+    failure     TEXT NOT NULL,             -- empty: the numbers stand
+    UNIQUE (digest, fidelity)
+);
 CREATE TABLE IF NOT EXISTS further (
     digest      TEXT NOT NULL,
     fidelity    TEXT NOT NULL,
@@ -171,6 +181,18 @@ class Final(NamedTuple):
     test_loss: float
     test_error: float
     seconds: float
+
+
+class Probe(NamedTuple):
+    """A network judged to learn something about the dense one: no candidate, and outside the budget."""
+
+    digest: str
+    fidelity: str
+    subject: str
+    loss: float | None
+    error: float | None
+    seconds: float
+    failure: str
 
 
 class Latency(NamedTuple):
@@ -305,6 +327,17 @@ class Store:
         if not self._has("finals"):
             return []
         return [Final(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
+
+    def add_probe(self, probe: Probe) -> None:
+        """Record one probe; a repeated one changes nothing."""
+        with self._writing():
+            self._connection.execute("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?, ?, ?, ?)", probe)
+
+    def probes(self) -> list[Probe]:
+        """All probes, as they came; none in a run from before there were any."""
+        if not self._has("probes"):
+            return []
+        return [Probe(*row) for row in self._read("SELECT * FROM probes ORDER BY rowid")]
 
     def add_latency(self, digest: str, latency: Latency) -> None:
         """Record the measured latency of a network; a repeated one changes nothing."""

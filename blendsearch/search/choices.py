@@ -1,4 +1,4 @@
-"""What a config lets a search choose from: the widths of each group, and the space of genomes."""
+"""What a config says of widths, genomes and schedules, in the words of the floors below."""
 
 from fnmatch import fnmatchcase
 
@@ -7,11 +7,14 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import Widths, widths
 from blendsearch.blend.clustering import Clusters
+from blendsearch.blend.fixed import Fixed, given, ranked, uniform
 from blendsearch.blend.groupwise import GroupSpace, space_of
 from blendsearch.blend.networkwide import NetworkSpace, network_space_of
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
+from blendsearch.fitness.training import Schedule
 from blendsearch.runs.config import Config
+from blendsearch.runs.section import ScheduleConfig
 from blendsearch.structure.trace import Structure
 
 
@@ -30,6 +33,18 @@ def allowed_widths(config: Config, structure: Structure) -> Widths:
     return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
 
 
+def fixed_widths(config: Config, structure: Structure, allowed: Widths, table: ScoreTable) -> Fixed | None:
+    """The allocation that needs nothing but scores and costs; those that are measured come later (search.measured)."""
+    counts = given_widths(config.budget.keep, structure, allowed)
+    if counts is not None:
+        return given(counts)
+    if config.allocation == "uniform":
+        return uniform(allowed)
+    if config.allocation == "global":
+        return ranked(table, structure.oracle, allowed, config.allocating.criterion)
+    return None
+
+
 def given_widths(
     keep: float | dict[str, float] | None, structure: Structure, allowed: Widths
 ) -> NDArray[np.int64] | None:
@@ -43,3 +58,8 @@ def given_widths(
             raise ConfigError(f"budget.keep: no group is called {pattern!r}: groups are {', '.join(names)}")
     ratios = [next((patterns[item] for item in patterns if fnmatchcase(name, item)), 1.0) for name in names]
     return allowed.rounded(np.array(ratios) * allowed.sizes)
+
+
+def schedule_of(config: ScheduleConfig) -> Schedule:
+    """What `train` follows."""
+    return Schedule(**config.model_dump())

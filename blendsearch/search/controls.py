@@ -18,8 +18,8 @@ from blendsearch.search.setting import Report, prepare, record, restore
 CONTROLS = ("random", "legr", "torch-pruning")
 """Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
 
-NEIGHBOURS = ("depthwise",)
-"""Other published ways that a run is compared with where they are named."""
+NEIGHBOURS = ("depthwise", "sensitivity", "derived", "tailored")
+"""Other published ways that a run is compared with where they are named; each goes by its own section of the config."""
 
 
 def compare(

@@ -16,6 +16,9 @@ EVOLVED = "evolved"
 IN_BEST = " in the best allocation"
 """Ends the name of a criterion, or equal blend, that was judged in the allocation of the best baseline."""
 
+TRAINED_OR_MEASURED = ("sensitivity", "derived", "tailored")
+"""Origins of the one network that each of these methods brings."""
+
 Costs = Callable[[Evaluation], tuple[float, ...]]
 """What a row spends of each cost whose budget spans a range, as shares of the dense cost; nothing at one budget."""
 
@@ -72,7 +75,7 @@ def kinds_of(row: Evaluation) -> list[str]:
     for name in row.origin.split(" = "):
         rule, at, place = name.partition(" at ")
         kind = "equal blend" if rule.startswith("equal blend") else "single criterion"
-        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning"):
+        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning") or rule in TRAINED_OR_MEASURED:
             kind = rule
         if rule.endswith(IN_BEST):
             kind += IN_BEST

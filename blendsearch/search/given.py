@@ -98,7 +98,9 @@ def check_task(config: Config, task: Task) -> None:
 
 def check_trains(config: Config, task: Task) -> None:
     """Raise ConfigError where networks are to be fine-tuned and there is no loss to do it by."""
-    if not task.trains and (config.fitness.fidelity == "tuned" or config.promote.share or config.finals.picks):
+    measured = {config.allocation, config.method, *config.search.seeds} & {"derived", "tailored"}
+    tuned = config.fitness.fidelity == "tuned" or config.promote.share or config.finals.picks
+    if not task.trains and (tuned or measured):
         raise ConfigError(
             "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
             "to the mean loss of a batch, or search with fidelity recalibrated and no finals"

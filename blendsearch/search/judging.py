@@ -150,6 +150,6 @@ def warn_of_baselines(count: int, evaluations: int, report: Report) -> None:
 
 
 def warn_of_exhaustion(setting: Setting, report: Report) -> None:
-    """Say that there is nothing left to ask for; a method that asks twice in all need not be told."""
-    if setting.config.method not in ("torch-pruning", "depthwise"):
+    """Say that there is nothing left to ask for; a method that brings its networks along need not be told."""
+    if setting.config.method not in ("torch-pruning", "depthwise", "sensitivity", "derived", "tailored"):
         report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})

@@ -26,6 +26,7 @@ from blendsearch.search.judging import (
     warn_of_baselines,
     warn_of_exhaustion,
 )
+from blendsearch.search.measured import keep_trained, with_measured
 from blendsearch.search.optimiser import Candidate, Judged, Optimiser
 from blendsearch.search.optimisers import optimiser_of, seeds_of
 from blendsearch.search.setting import Report, Setting
@@ -36,8 +37,11 @@ from blendsearch.search.stopping import reason_to_stop
 def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
     """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
     store = run.store()
+    judge_dense(setting, engine, store, report)
+    setting = with_measured(run, setting, engine, store, report)
     schedule = steadily if setting.config.search.schedule == "steady" else by_generations
     schedule(run, setting, engine, store, report)
+    keep_trained(run, setting, store, report)
     promote(setting, engine, store, report)
     finish(run, setting, engine, store, report)
     test(setting, engine, store, report)

@@ -7,16 +7,18 @@ import numpy as np
 from blendsearch.blend.genome import Genome
 from blendsearch.blend.groupwise import GroupSpace
 from blendsearch.blend.networkwide import NetworkSpace
+from blendsearch.runs.neighbours import MEASURED
 from blendsearch.runs.store import Store
 from blendsearch.search.all_depthwise import AllDepthwise
 from blendsearch.search.baselines import all_depthwise, baselines
+from blendsearch.search.brought import Brought, own_network
 from blendsearch.search.cfbs import Cfbs
 from blendsearch.search.cma import Cma
 from blendsearch.search.evolution import Evolution, Rules
 from blendsearch.search.legr import Legr
 from blendsearch.search.nsga2 import Nsga2, Nsga3
 from blendsearch.search.optimiser import Optimiser
-from blendsearch.search.peers import Peers
+from blendsearch.search.peers import peers
 from blendsearch.search.random_search import RandomSearch
 from blendsearch.search.setting import Setting
 from blendsearch.search.surrogate import Surrogate
@@ -30,7 +32,9 @@ def optimiser_of(setting: Setting) -> Optimiser:
     if setting.config.method == "legr":
         return Legr(decoder, rng)
     if setting.config.method == "torch-pruning":
-        return Peers(setting)
+        return Brought(setting, peers(setting))
+    if setting.config.method in MEASURED:
+        return Brought(setting, own_network(setting))
     if setting.config.method == "cfbs" and isinstance(space, GroupSpace):
         rules = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
         return Evolution(space, decoder.cut, rules, config.population, config.crossover, rng)
@@ -52,10 +56,13 @@ def seeds_of(setting: Setting, store: Store, optimiser: Optimiser) -> list[tuple
 
     Controls from elsewhere begin with baselines of their own.
     """
-    elsewhere = setting.config.method in ("legr", "torch-pruning")
-    if setting.config.method == "depthwise":
+    config = setting.config
+    if config.method == "depthwise":
         found = all_depthwise(setting.decoder)
+    elif config.method in ("legr", "torch-pruning", *MEASURED):
+        found = []
     else:
-        found = [] if elsewhere else baselines(setting.decoder, setting.config.search.anchors)
+        measured = [setting.measured[name].fixed for name in config.search.seeds]
+        found = baselines(setting.decoder, config.search.anchors, measured, config.allocating.criterion)
     begun = [item for item in store.inherited() if item.begins]
     return [*found, *((item.origin, optimiser.of_described(json.loads(item.genome))) for item in begun)]

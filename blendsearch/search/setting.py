@@ -1,7 +1,7 @@
 """All that a search stands on, made from a config, or made again from a run directory."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from blendsearch.blend.allocation import check_reachable, reachable
 from blendsearch.blend.clustering import Clusters, cluster_groups
 from blendsearch.blend.decode import Decoder
+from blendsearch.blend.fixed import Measured
 from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
@@ -24,14 +25,15 @@ from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.task import CLASSES, Task, called, judged_by
-from blendsearch.fitness.training import Schedule, train
-from blendsearch.runs.config import Config, ScheduleConfig
+from blendsearch.fitness.training import train
+from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.sameness import code_digests
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
+from blendsearch.runs.section import ScheduleConfig
 from blendsearch.runs.store import Evaluation, Inherited
-from blendsearch.search.choices import allowed_widths, given_widths, space_for
+from blendsearch.search.choices import allowed_widths, fixed_widths, given_widths, schedule_of, space_for
 from blendsearch.search.costs import (
     FILE,
     conditions_text,
@@ -64,6 +66,7 @@ Report = Callable[[str, Mapping[str, Any]], None]
 class Setting:
     """A network, its structure and scores, the data, and what decodes and judges candidates.
 
+    `measured`: allocations by name, where the config asks for any and the search has begun (search.measured).
     `tells_error` is false where a person's own judgement or loss tells no error, and a stand-in takes its place.
     `judged` is the loss that such a judgement gave the dense network before a new search.
     """
@@ -76,6 +79,7 @@ class Setting:
     evaluator: Evaluator
     tells_error: bool = True
     judged: float | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
@@ -304,16 +308,15 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
         structure.oracle,
         allowed,
         config.budget.spans(),
-        given=given_widths(config.budget.keep, structure, allowed),
-        uniform=config.allocation == "uniform",
+        fixed_widths(config, structure, allowed, table),
         misfit=np.array([misfit(model.get_parameter(f"{name}.weight")) for name in structure.maps.layers]),
     )
     fitness = config.fitness
     recipe = Recipe(
         fitness.recalibration_images,
         fitness.batch_size,
-        _schedule(fitness.tuning),
-        _schedule(config.finals.tuning),
+        schedule_of(fitness.tuning),
+        schedule_of(config.finals.tuning),
         config.finals.distillation,
         fitness.precision,
         traced.task,
@@ -366,7 +369,7 @@ def train_base(
     def progress(done: float, loss: float) -> None:
         report("training", {"done": done, "loss": loss})
 
-    train(model, splits, _schedule(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
+    train(model, splits, schedule_of(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
 
 
 def _tells(model: nn.Module, splits: Splits) -> bool:
@@ -395,10 +398,6 @@ def _input_shape(splits: Splits) -> tuple[int, int, int]:
 
 def _listed(structure: Structure) -> list[dict[str, Any]]:
     return [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]
-
-
-def _schedule(config: ScheduleConfig) -> Schedule:
-    return Schedule(**config.model_dump())
 
 
 def _use_threads(config: Config) -> None:

@@ -35,15 +35,20 @@ _SHARED = (
 _CONTAINERS = (dict, OrderedDict, list, set, tuple)
 
 
-def narrow(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
+def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, already: Cut | None = None) -> nn.Module:
     """A new module with only the kept channels of `model`, which is left untouched and shares no memory with it.
 
-    `cut` has shape (maps.channels,). Layers that it does not leave whole are decomposed (structure.depthwise) after
-    their channels are cut. The new module is in the same mode and on the same device.
+    `cut` has shape (maps.channels,), a part of `already` where `model` was cut to that before. Layers that it does not
+    leave whole are decomposed (structure.depthwise) after their channels are cut. The new module is in the same mode
+    and on the same device.
     """
     if cut.shape != (maps.channels,):
         raise ValueError(f"a cut of this network has shape ({maps.channels},), not {cut.shape}")
     kept = maps.kept(cut)
+    if already is not None:
+        if (cut & ~already).any():
+            raise ValueError("what was cut already cannot be kept")
+        kept = [np.searchsorted(before, after) for before, after in zip(maps.kept(already), kept, strict=True)]
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
     def sliced(tensor: Tensor) -> Tensor:
