@@ -8,7 +8,7 @@ sys.path.insert(0, str(HERE))
 
 project = "blendsearch"
 author = "the blendsearch authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "docstrings", "drawn", "generated"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docstrings", "drawn", "generated", "offline"]
 exclude_patterns = ["_build"]
 root_doc = "index"
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 from torch import nn
 
+import blendsearch
 from blendsearch.cli import main, make_parser
 from blendsearch.criteria.registry import CRITERIA, load_pool
 from blendsearch.runs.config import Config, load_config, parse_config
@@ -59,6 +60,30 @@ def test_every_criterion_and_verb_is_in_the_reference() -> None:
     page = generated.filled((DOCS / "reference" / "cli.md").read_text("utf-8"))
     verbs = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
     assert "search" in verbs and not [verb for verb in verbs if f"## `{verb}`" not in page]
+
+
+def test_the_python_reference_has_all_that_is_public() -> None:
+    page = (DOCS / "reference" / "python.md").read_text("utf-8")
+    named = set(re.findall(r"\w+", page))
+    assert not set(blendsearch.__all__) - named
+
+
+def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="the group docs is not installed")
+    from offline import loaded_from_elsewhere
+
+    (tmp_path / "page.html").write_text('<a href="https://a.example/">a</a><img src="here.png"><link href="style.css">')
+    (tmp_path / "style.css").write_text(
+        "a { background: url('data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\">') }"
+    )
+    assert loaded_from_elsewhere(tmp_path) == []
+    (tmp_path / "other.html").write_text('<script async src="https://b.example/x.js"></script>')
+    (tmp_path / "other.css").write_text("@import 'https://c.example/font.css'; a { b: url(//d.example/e.woff) }")
+    assert [line.split("://")[-1].removeprefix("other.css: //") for line in loaded_from_elsewhere(tmp_path)] == [
+        "c.example/font.css",
+        "d.example/e.woff",
+        "b.example/x.js",
+    ]
 
 
 def test_every_method_is_told_of() -> None:
