@@ -29,7 +29,7 @@ class Served:
         with urlopen(Request(f"{self.url}/api/{path}", data, headers), timeout=60) as answer:
             return json.loads(answer.read())
 
-    def until(self, path: str, holds: Callable[[Any], bool], seconds: float = 120.0) -> Any:
+    def until(self, path: str, holds: Callable[[Any], bool], seconds: float = 300.0) -> Any:
         """The first answer at `path` that `holds`."""
         end = time.monotonic() + seconds
         while True:

@@ -287,6 +287,22 @@ def test_two_runs_are_compared(at: Opener) -> None:
     expect(page.locator("#legend li")).to_have_count(2)
 
 
+def test_a_run_that_tells_no_errors_is_shown_by_its_losses(at: Opener, runs: Path, server: Served) -> None:
+    if not (runs / "losses").exists():
+        shutil.copytree(runs / "one", runs / "losses")
+    facts = json.loads((runs / "losses" / "run.json").read_text())
+    facts["structure"]["error"] = False
+    (runs / "losses" / "run.json").write_text(json.dumps(facts))
+    best = server.ask("runs/losses/course")["state"]["best"]
+    page = at("/runs/losses")
+    expect(page.locator("#best")).to_have_text(f"{best['loss']:.4f}")
+    page.locator("#plot").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#plot .tip")).to_contain_text("loss")
+    assert "error" not in (page.locator("#plot .tip").text_content() or "")
+    picture(page, "losses")
+
+
 def test_names_that_bite_are_text(at: Opener) -> None:
     page = at("/runs/hostile")
     expect(page.locator("#under")).to_contain_text(HOSTILE)

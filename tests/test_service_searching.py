@@ -23,7 +23,7 @@ from blendsearch.runs.directory import open_run
 from blendsearch.service.children import Children
 
 
-def heard(server: Served, path: str, seconds: float = 30.0) -> Any:
+def heard(server: Served, path: str, seconds: float = 120.0) -> Any:
     """The events at `path` until one tells of evaluations, put together."""
     request = Request(f"{server.url}/api/{path}", headers={"authorization": f"Bearer {TOKEN}"})
     end = time.monotonic() + seconds
@@ -80,7 +80,8 @@ def test_a_search_from_start_to_export(
         there = ("--server", server.url)
         assert said("status", "one", *there)["state"] == "running"
         found = server.ask("runs/one/stop", {})
-        assert found == {"run": "one", "stopped": True} and not run.running
+        server.until("runs/one", lambda facts: facts["state"] == "stopped")
+        assert found["run"] == "one" and not run.running
         stopped = said("status", "one", *there)
         assert stopped["state"] == "stopped" and stopped["evaluations"] > 0
         assert "continue with: blendsearch resume one" in server.ask("runs/one/course")["child"]["said"][-1]

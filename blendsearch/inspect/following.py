@@ -8,7 +8,7 @@ from blendsearch.inspect.costs import spanned_reader
 from blendsearch.inspect.course import ORDER, axis
 from blendsearch.inspect.report_words import budget_text
 from blendsearch.inspect.status import RECENT, pace, state_of
-from blendsearch.inspect.summary import spans
+from blendsearch.inspect.summary import spans, tells_error
 from blendsearch.runs.directory import Run, open_run
 from blendsearch.runs.store import Completion, Evaluation
 from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks, kinds_of, knee
@@ -47,10 +47,11 @@ class Follower:
     def news(self) -> dict[str, Any]:
         """What has changed, part by part; empty when nothing has. Ratios, errors and accuracies are in [0, 1].
 
-        ``head``: what the run is. ``rows``: new evaluations as columns `id`, `cost`, `params`, `error`, `loss`,
-        `generation` (numbers None for a failed one), and by id `origins` of baselines and `failures`. ``dense``: the
-        dense network. ``front``: its ids, `best` and `knee` among them. ``baselines``: the best of every kind.
-        ``generations``: hypervolume and best loss after so many `evaluations`. ``tests``: test accuracy by id.
+        ``head``: what the run is; where it tells no `errors`, those in the other parts are stand-ins. ``rows``: new
+        evaluations as columns `id`, `cost`, `params`, `error`, `loss`, `generation` (numbers None for a failed one),
+        and by id `origins` of baselines and `failures`. ``dense``: the dense network. ``front``: its ids, `best` and
+        `knee` among them. ``baselines``: the best of every kind. ``generations``: hypervolume and best loss after so
+        many `evaluations`. ``tests``: test accuracy by id.
         ``state``: counts and pace, see `inspect.status`.
         """
         news: dict[str, Any] = {}
@@ -144,6 +145,7 @@ class Follower:
             "data": config.data.dataset,
             "budget": budget_text(self._run),
             "spans": spans(self._run),
+            "errors": tells_error(self._run),
             "cost": self._cost,
             "method": config.method,
             "fidelity": config.fitness.fidelity,

@@ -10,16 +10,17 @@ let plot = null;
 
 function scene() {
   const courses = sides.filter((side) => side?.head);
+  if (new Set(courses.map((course) => course.measure())).size > 1) complain(new Error("One of these is judged by errors, the other by losses alone: one picture does not fit both."));
   const byCost = courses.length > 0 && courses.every((course) => course.head.spans && course.head.cost === courses[0].head.cost);
   const layers = [], targets = [], walk = [];
-  let [least, most, right, left] = [1, 0, 1, 1];
+  let [least, most, right, left] = [Infinity, 0, 1, 1];
   sides.forEach((course, n) => {
     if (!course?.head) return;
     const look = LOOKS[n];
     for (const row of course.judged) course.place(row, byCost);
     layers.push({ kind: "dots", xs: course.judged.map((row) => row.x), ys: course.judged.map((row) => row.y), colour: look.colour, alpha: .22, size: 2.2 });
     most = Math.max(most, course.judged.length ? course.highest() : 0);
-    for (const row of course.judged) { least = Math.min(least, row.error); left = Math.min(left, row.cost); right = Math.max(right, row.id); targets.push(row); }
+    for (const row of course.judged) { least = Math.min(least, row.y); left = Math.min(left, row.cost); right = Math.max(right, row.id); targets.push(row); }
     walk.push(...course.onFront());
   });
   sides.forEach((course, n) => {
@@ -32,7 +33,7 @@ function scene() {
   const cost = courses[0]?.head.cost;
   return {
     x: byCost ? { least: Math.max(0, left - .03), most: 1.03, name: `${cost}, share of the dense network's`, form: (v) => percent(v, 0) } : { least: 0, most: right, name: "Evaluation", form: (v) => `${Math.round(v)}` },
-    y: { least: Math.max(0, least * .9), most: most || 1, name: "Error on validation images", form: (v) => percent(v, most < .06 ? 1 : 0) },
+    y: { least: Number.isFinite(least) ? Math.max(0, least * .9) : 0, most: most || 1, name: courses[0].measure(), form: courses[0].form(most) },
     layers, targets, walk,
   };
 }
@@ -57,8 +58,8 @@ function facts() {
     ["model", (side) => side.head.title], ["data", (side) => side.head.data], ["budget", (side) => side.head.budget],
     ["method", (side) => `${side.head.method}, judged ${side.head.fidelity}, seed ${side.head.seed}`],
     ["evaluations", (side) => `${side.state.evaluations} of ${side.state.asked}`],
-    ["dense, val. accuracy", (side) => side.dense?.error === undefined ? "–" : percent(1 - side.dense.error)],
-    ["best, val. accuracy", (side) => best(side) ? `${percent(1 - best(side).error)} (network ${best(side).id})` : "–"],
+    ["dense, val. accuracy", (side) => side.dense?.error === undefined || !side.told() ? "–" : percent(1 - side.dense.error)],
+    ["best, val. accuracy", (side) => best(side) ? `${side.told() ? percent(1 - best(side).error) : "–"} (network ${best(side).id})` : "–"],
     ["best, val. loss", (side) => number(best(side)?.loss)],
     ["best, cost", (side) => best(side) ? `${percent(best(side).cost)} of ${side.head.cost}, ${percent(best(side).params)} of parameters` : "–"],
     ["best, test accuracy", (side) => percent(side.tests.get(side.front.best))],

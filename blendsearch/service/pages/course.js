@@ -27,7 +27,7 @@ export class Course {
     let sorted = true;
     for (let n = 0; n < id.length; n += 1) {
       if (this.rows.has(id[n])) continue;
-      const row = { id: id[n], cost: cost[n], params: params[n], error: error[n], loss: loss[n], generation: generation[n], x: 0, y: error[n] };
+      const row = { id: id[n], cost: cost[n], params: params[n], error: error[n], loss: loss[n], generation: generation[n], x: 0, y: this.told() ? error[n] : loss[n] };
       row.tip = () => this.tip(row);
       this.rows.set(row.id, row);
       if (row.error === null || row.loss === null) continue;
@@ -40,29 +40,38 @@ export class Course {
     for (const [key, text] of Object.entries(failures)) this.failures.set(Number(key), text);
   }
 
+  // Where a person's own judgement told no error, the picture is of losses.
+  told() { return this.head?.errors ?? true; }
+
+  measure() { return this.told() ? "Error on validation images" : "Loss on validation data"; }
+
+  form(most) { return this.told() ? (value) => percent(value, most < .06 ? 1 : 0) : (value) => `${Number(value.toPrecision(3))}`; }
+
+  denseY() { return (this.told() ? this.dense?.error : this.dense?.loss) ?? null; }
+
   called(id) {
     const origin = this.origins.get(id);
     return id === 0 ? "dense network" : origin ? origin.split(" = ")[0] : `network ${id}`;
   }
 
   tip(row) {
-    return `${row.id}: ${this.called(row.id)}, ${percent(row.error)} error, loss ${row.loss.toFixed(3)}, ${percent(row.cost, 1)} of ${this.head.cost}`;
+    return `${row.id}: ${this.called(row.id)}, ${this.told() ? `${percent(row.error)} error, ` : ""}loss ${row.loss.toFixed(3)}, ${percent(row.cost, 1)} of ${this.head.cost}`;
   }
 
   onFront() { return this.front.ids.map((id) => this.rows.get(id)).filter(Boolean); }
 
   // The largest error that the picture has room for, as in the report: what is far above most stands at its edge.
   highest() {
-    const errors = this.judged.map((row) => row.error).sort((a, b) => a - b);
+    const errors = this.judged.map((row) => row.y).sort((a, b) => a - b);
     if (!errors.length) return 1;
-    const known = this.baselines.map((item) => this.rows.get(item.id)?.error).filter((value) => value !== undefined);
+    const known = this.baselines.map((item) => this.rows.get(item.id)?.y).filter((value) => value !== undefined);
     if (!this.head.spans) {
       const usual = errors[Math.floor((errors.length - 1) * 3 / 4)];
-      const first = Math.min(this.rows.get(this.front.best)?.error ?? errors[0], ...known);
+      const first = Math.min(this.rows.get(this.front.best)?.y ?? errors[0], ...known);
       return Math.min(errors.at(-1), errors[0] + Math.max(2.5 * (usual - errors[0]), 1.2 * (first - errors[0]))) + 0.002;
     }
-    const shown = known.length ? known : this.onFront().map((row) => row.error);
-    return Math.min(1, errors.at(-1), 1.3 * Math.max(...shown, this.dense?.error ?? 0)) + 0.002;
+    const shown = known.length ? known : this.onFront().map((row) => row.y);
+    return Math.min(this.told() ? 1 : Infinity, errors.at(-1), 1.3 * Math.max(...shown, this.denseY() ?? 0)) + 0.002;
   }
 
   // Where a row stands: by its cost where budgets span, else in the order of asking.
@@ -72,7 +81,7 @@ export class Course {
     const steps = [];
     let best = null;
     for (const row of this.judged) {
-      if (!best || row.loss < best.loss) { best = row; steps.push([row.id, row.error]); }
+      if (!best || row.loss < best.loss) { best = row; steps.push([row.id, row.y]); }
     }
     if (steps.length) steps.push([this.last, steps.at(-1)[1]]);
     return steps;
@@ -82,8 +91,8 @@ export class Course {
     const spans = this.head.spans;
     const top = this.highest();
     for (const row of this.judged) this.place(row, spans);
-    const errors = this.judged.map((row) => row.error);
-    const least = Math.min(...(errors.length ? [errors.reduce((a, b) => Math.min(a, b))] : [0]), this.dense?.error ?? 1);
+    const lowest = this.judged.reduce((a, row) => Math.min(a, row.y), Infinity);
+    const least = Math.min(Number.isFinite(lowest) ? lowest : 0, this.denseY() ?? Infinity);
     const costs = spans ? this.judged.reduce((a, row) => Math.min(a, row.cost), 1) : 0;
     const newest = this.judged.reduce((a, row) => Math.max(a, row.generation), 0);
     const old = this.judged.filter((row) => row.generation < newest), fresh = this.judged.filter((row) => row.generation === newest);
@@ -93,14 +102,14 @@ export class Course {
     const walk = spans ? front : this.bestSoFar().slice(0, -1).map(([id]) => this.rows.get(id));
     if (spans) {
       layers.push({ kind: "line", points: front.map((row) => [row.x, row.y]), colour: "blue" });
-      layers.push(...this.marks((rows, shape, colour) => ({ kind: "marks", points: rows.map((row) => [row.cost, row.error]), shape, colour, size: 6 })));
+      layers.push(...this.marks((rows, shape, colour) => ({ kind: "marks", points: rows.map((row) => [row.cost, row.y]), shape, colour, size: 6 })));
       layers.push({ kind: "marks", points: front.map((row) => [row.x, row.y]), shape: "circle", colour: "blue", size: 4, full: true, clamp: true });
-      if (this.dense?.error !== null && this.dense) layers.push({ kind: "marks", points: [[1, this.dense.error]], shape: "star", colour: "ink", size: 8, full: true });
+      if (this.denseY() !== null) layers.push({ kind: "marks", points: [[1, this.denseY()]], shape: "star", colour: "ink", size: 8, full: true });
     } else {
       const across = [0, Math.max(this.last, 1)];
       const level = (value, colour, dash) => ({ kind: "line", points: value <= top ? across.map((x) => [x, value]) : [], colour, dash, size: 1.6 });
-      layers.push(...this.marks((rows, shape, colour, dash) => level(Math.min(...rows.map((row) => row.error)), colour, dash)));
-      if (this.dense && this.dense.error !== null) layers.push(level(this.dense.error, "ink", []));
+      layers.push(...this.marks((rows, shape, colour, dash) => level(Math.min(...rows.map((row) => row.y)), colour, dash)));
+      if (this.denseY() !== null) layers.push(level(this.denseY(), "ink", []));
       layers.push({ kind: "line", points: this.bestSoFar(), colour: "blue", step: true });
     }
     const whole = (value) => `${Math.round(value)}`;
@@ -108,7 +117,7 @@ export class Course {
     return {
       x: spans ? { least: Math.max(0, costs - .03), most: 1.03, name: `${this.head.cost}, share of the dense network's`, form: (v) => percent(v, 0) }
         : { least: 0, most: asked, name: "Evaluation", form: whole },
-      y: { least: spans && least < .4 * top ? 0 : Math.max(0, least * .9), most: top, name: "Error on validation images", form: (v) => percent(v, top < .06 ? 1 : 0) },
+      y: { least: spans && least < .4 * top ? 0 : Math.max(0, least - .08 * (top - least)), most: top, name: this.measure(), form: this.form(top) },
       layers, targets: this.judged, walk, ring: open === null || open === undefined ? null : this.rows.get(open) ?? null,
     };
   }
@@ -135,7 +144,7 @@ export class Course {
 
   picture() {
     const best = this.state.best;
-    const found = best ? `The least loss is that of network ${best.id}, ${percent(best.error)} error.` : "";
+    const found = best ? `The least loss is that of network ${best.id}${this.told() ? `, ${percent(best.error)} error` : ""}.` : "";
     return `${this.judged.length} networks, ${this.front.ids.length} on the front. ${found}`;
   }
 }

@@ -40,11 +40,11 @@ function head() {
   find("title").textContent = `${title} at ${budget}`;
   document.title = `${run} · blendsearch`;
   find("under").textContent = `Run ${run}, ${data}, method ${method}, judged ${fidelity}, seed ${seed}.`;
-  find("main-h").textContent = spans ? `The front: error against ${cost}` : "How the search comes to its best";
+  find("main-h").textContent = spans ? `The front: ${course.told() ? "error" : "loss"} against ${cost}` : "How the search comes to its best";
   find("cost-h").textContent = cost;
   find("caption").textContent = spans
     ? `Every dot is a network that was cut and judged; dark ones are of the last generation. The front is by loss and ${cost}, so its errors need not fall all the way. Triangles at the edge are above the picture.`
-    : "Every dot is a network that was cut and judged, in the order of asking; dark ones are of the last generation. The line is the error of the one with the least loss until then. Triangles at the edge are above the picture.";
+    : "Every dot is a network that was cut and judged, in the order of asking; dark ones are of the last generation. The line is that of the one with the least loss until then. Triangles at the edge are above the picture.";
   find("report").href = `/api/runs/${run}/report`;
   find("report").hidden = false;
   find("against").href = `/compare?one=${run}`;
@@ -64,7 +64,7 @@ function state() {
   find("done").textContent = evaluations ?? 0;
   find("asked").textContent = asked ? `of ${asked}${failed ? `, ${failed} failed` : ""}` : "";
   find("bar").value = asked ? Math.min(1, evaluations / asked) : 0;
-  find("best").textContent = best ? percent(1 - best.error) : "–";
+  find("best").textContent = best ? (course.told() ? percent(1 - best.error) : number(best.loss)) : "–";
   find("best-id").textContent = best ? `network ${best.id}` : "";
   find("pace").textContent = per_minute ? `${per_minute.toFixed(per_minute < 10 ? 1 : 0)} a minute` : "–";
   find("workers").textContent = workers > 1 ? `${workers} workers${utilisation ? `, ${percent(utilisation, 0)} busy` : ""}` : "";
@@ -102,7 +102,7 @@ function front() {
     el("th", { scope: "row" }, el("button", { type: "button", class: "link", "aria-label": `Network ${row.id}`, onclick: () => choose(row.id) }, row.id), note(row.id) ? ` ${note(row.id)}` : ""),
     el("td", {}, course.called(row.id).startsWith("network ") ? `generation ${row.generation}` : course.called(row.id)),
     el("td", { class: "n" }, percent(row.cost)), el("td", { class: "n" }, percent(row.params)), el("td", { class: "n" }, number(row.loss)),
-    el("td", { class: "n" }, row.error === null ? "–" : percent(1 - row.error)), el("td", { class: "n" }, percent(course.tests.get(row.id))))));
+    el("td", { class: "n" }, row.error === null || !course.told() ? "–" : percent(1 - row.error)), el("td", { class: "n" }, percent(course.tests.get(row.id))))));
 }
 
 function said() {
