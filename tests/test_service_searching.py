@@ -80,7 +80,7 @@ def test_a_search_from_start_to_export(
         there = ("--server", server.url)
         assert said("status", "one", *there)["state"] == "running"
         found = server.ask("runs/one/stop", {})
-        server.until("runs/one", lambda facts: facts["state"] == "stopped")
+        server.until("runs/one/course", lambda facts: not facts["child"]["lives"])  # a loaded machine takes long
         assert found["run"] == "one" and not run.running
         stopped = said("status", "one", *there)
         assert stopped["state"] == "stopped" and stopped["evaluations"] > 0
