@@ -11,12 +11,13 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from blendsearch.engine.engine import nothing_more
 from blendsearch.fitness.evaluation import Outcome, Request
 from blendsearch.runs.config import parse_config
 from blendsearch.search.loop import search
@@ -45,8 +46,11 @@ class Instant:
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 
-    def completed(self) -> Iterator[Outcome]:
-        while self._queue:
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        while True:
+            feed()
+            if not self._queue:
+                return
             asked = self._queue.pop()
             cut = asked.kept()
             wish = np.random.default_rng(0).random(len(cut))

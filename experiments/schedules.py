@@ -50,6 +50,10 @@ class Simulated:
         self.ended: list[float] = []
         self.losses: list[float] = []
 
+    @property
+    def busy(self) -> int:
+        return len(self._out)
+
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from blendsearch.fitness.evaluation import Outcome, Request
 from blendsearch.inspect.summary import summary
 from blendsearch.runs.config import parse_config
 from blendsearch.runs.directory import Run, open_run
+from blendsearch.runs.logs import WorkerLogs
 from blendsearch.search.loop import search
 from blendsearch.search.setting import Setting, prepare, record
 
@@ -42,6 +43,10 @@ class OutOfOrder:
         self.evaluator, self.rng = setting.evaluator, np.random.default_rng(seed)
         self.queue: list[Request] = []
 
+    @property
+    def busy(self) -> int:
+        return min(self.workers, len(self.queue))
+
     def submit(self, asked: Request) -> None:
         self.queue.append(asked)
         self.asked.append(f"{asked.digest} {asked.split}")
@@ -59,6 +64,12 @@ class OutOfOrder:
                 yield Outcome(asked.digest, np.nan, np.nan, 0.0, "it was to fail", asked.seed)
             else:
                 yield self.evaluator.evaluate(asked)
+
+    def watch(self, run: str, logs: WorkerLogs) -> None:
+        """Nothing is written down."""
+
+    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Nothing is published."""
 
     def close(self) -> None:
         self.queue.clear()
