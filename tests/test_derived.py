@@ -21,6 +21,7 @@ from blendsearch.search.derived import Derivation, derived
 from blendsearch.search.setting import Setting, prepare, record
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace
+from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.digits_net import digits_net
 
 
@@ -89,7 +90,7 @@ def test_filters_are_those_of_all_coupled_layers() -> None:
     cut[maps.offsets[:-1]] = True
     small = narrow(module, maps, cut).eval()
     images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
-    filters = Filters(maps, cut)
+    filters = Filters(maps, cut, small)
     found = heard(small, filters, CLASSES, [(images, labels)])
     loss = F.cross_entropy(small(images), labels)
     loss.backward()
@@ -106,6 +107,18 @@ def test_filters_are_those_of_all_coupled_layers() -> None:
         slopes = torch.cat([layer.weight.grad.abs().flatten() for layer in layers]).double().numpy()
         inverse = [1 / max(value, FLOOR * slopes.mean()) for value in slopes]
         np.testing.assert_allclose(found.inverses[0, group], np.mean(inverse), rtol=1e-6)
+
+
+def test_a_padded_shortcut_has_no_filters() -> None:
+    module = cifar_resnet(depth=20).eval()
+    maps = trace(module, (3, 32, 32)).maps
+    filters = Filters(maps, maps.whole(), module)
+    weights = filters.weights(module)
+    assert (weights > 0).all()
+    convolutions = {name: tensor.numel() for name, tensor in module.named_parameters() if tensor.ndim == 4}
+    assert weights.sum() <= sum(convolutions.values())
+    found = heard(module, filters, CLASSES, [(torch.randn(4, 3, 32, 32), torch.arange(4))])
+    assert np.isfinite(found.inverses).all()
 
 
 def test_a_network_cut_twice_is_the_one_cut_at_once() -> None:

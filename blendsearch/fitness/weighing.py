@@ -28,19 +28,23 @@ class Heard(NamedTuple):
 
 
 class Filters:
-    """Where in the weights of a network that was cut to `cut` the filters of each channel stand."""
+    """Where in the weights of `module`, a network that was cut to `cut`, the filters of each channel stand.
 
-    def __init__(self, maps: IndexMaps, cut: Cut) -> None:
+    Buffers that channels index too (the links of a padded shortcut) hold no filters: nobody trains them.
+    """
+
+    def __init__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
         self.maps = maps
         self.owner = np.repeat(np.arange(len(maps.groups)), maps.sizes)
         kept = maps.kept(cut)
+        trained = {name for name, _ in module.named_parameters()}
         sources = {(name, dim): number for name, pairs in maps.slices.items() for dim, number in pairs}
         self.rows: list[tuple[str, int, NDArray[np.int64]]] = []  # tensor, its dimension, the channel of each row
         for name, dim in dict.fromkeys(
             (member.tensor, member.dim)
             for group in maps.groups
             for member in group.on("out")
-            if len(maps.shapes[member.tensor]) > 1
+            if len(maps.shapes[member.tensor]) > 1 and member.tensor in trained
         ):
             number = sources[name, dim]
             self.rows.append((name, dim, maps.sources[number][kept[number]]))

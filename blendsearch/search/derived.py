@@ -114,7 +114,7 @@ class Derivation:
         """The dense network before the first step."""
         config, maps, whole = self.config, self.maps, self.maps.whole()
         module = narrow(self.setting.model, maps, whole).to(memory_format=torch.channels_last)
-        filters = Filters(maps, whole)
+        filters = Filters(maps, whole, module)
         said = self._heard(module, filters, 0)
         values, weights = self._split(filters.sizes(module), whole), filters.weights(module)
         errors = largest_errors(values, weights, self.setting.decoder.allowed, config.ladder)
@@ -134,7 +134,7 @@ class Derivation:
     def stepped(self, state: State, module: nn.Module) -> tuple[State, nn.Module]:
         """One step: rates, the cut, retraining, and whether it stands."""
         config, cut = self.config, np.array(state.cut)
-        filters = Filters(self.maps, cut)
+        filters = Filters(self.maps, cut, module)
         values, weights = self._split(filters.sizes(module), cut), filters.weights(module)
         counts = self.maps.counts(cut)
         if self._met(counts):  # a budget that the dense network meets
