@@ -109,7 +109,7 @@ class Cma:
         if self.strategy is not None:
             return next(iter(self._fresh(1, known)), None)
         around = self._strategy(self.space.equal() if self.best is None else self._best_genome())
-        return next(iter(self._drawn(around, 1, known)), None)
+        return next(iter(self._drawn(around, 1, known) or self._anywhere(1, known)), None)
 
     def tell_one(self, digest: str, judged: Judged | None) -> None:
         seed = digest in self._out and self._crossing is None
@@ -185,20 +185,30 @@ class Cma:
         return Strategy(np.array(centre.flat()), np.array(spread), self.size)
 
     def _fresh(self, count: int, known: set[str]) -> list[Candidate]:
-        """Draws of the strategy; where it has narrowed down to cuts that are known, it begins again around the best."""
+        """Draws of the strategy; where it has narrowed down to cuts that are known, it begins again around the best.
+
+        Where nothing new is near the best either, as in a small network, draws from anywhere.
+        """
         assert self.strategy is not None
         found = self._drawn(self.strategy, count, known)
         if not found:
             self.strategy = self._strategy(self._best_genome())
-            found = self._drawn(self.strategy, count, known)
+            found = self._drawn(self.strategy, count, known) or self._anywhere(count, known)
         return found
 
     def _drawn(self, strategy: "Strategy", count: int, known: set[str]) -> list[Candidate]:
+        low, high = bounds(self.space)
+        return self._new(lambda: np.clip(strategy.draw(self.rng), low, high), count, known)
+
+    def _anywhere(self, count: int, known: set[str]) -> list[Candidate]:
+        return self._new(lambda: np.array(self.space.random(self.rng).flat()), count, known)
+
+    def _new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
+        """Up to `count` candidates of as many draws as it takes, within reason."""
         found: list[Candidate] = []
         taken = set(known)
-        low, high = bounds(self.space)
         for _ in range(TRIES * max(count, 5)):
-            vector = np.clip(strategy.draw(self.rng), low, high)
+            vector = draw()
             genome = of_flat(self.space, vector.tolist())
             cut = self.decode(genome)
             digest = cut_digest(cut)
