@@ -30,7 +30,7 @@ class BudgetError(BlendsearchError):
 
 
 class EvaluateError(BlendsearchError):
-    """What a person's own `evaluate` answered."""
+    """What a person's own `evaluate` or `loss` answered; or that no network at all could be judged."""
 
 
 class RunError(BlendsearchError):

@@ -38,6 +38,13 @@ def network(classes: int = 10) -> nn.Module:
     )
 
 
+def holed() -> nn.Module:
+    """A network whose training has gone astray."""
+    found = network()
+    nn.init.constant_(found[0].weight, float("nan"))
+    return found
+
+
 def digits() -> tuple[Tensor, Tensor]:
     found = load_digits()
     return torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
@@ -143,6 +150,8 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
         ({"model": 3}, "is no network"),
         ({"budget": bs.macs(1.5)}, "budget.macs"),
         ({"budget": {}}, "no budget"),
+        ({"budget": 0.5}, "budget is 0.5: expected"),
+        ({"model": holed()}, "holds NaN or infinity in 0.weight"),
         ({"evaluations": 0}, "search.evaluations"),
         ({"criteria": ["l1", "tailor_gate"]}, "did you mean"),
         ({"evolution": {"populaton": 8}}, "did you mean population"),
@@ -158,6 +167,9 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
         ({"data": [(torch.zeros(1, 8, 8), "one")]}, "cannot be stacked"),
         ({"data": [(torch.zeros(1, 8, 8), 0), (torch.zeros(1, 9, 8), 0)]}, "expected the same of all"),
         ({"data": []}, "hold no image"),
+        ({"data": (torch.zeros(40, 1, 8, 8), torch.arange(40) % 10 - 1)}, "the targets hold -1: expected classes"),
+        ({"evaluate": lambda module: {"loss": float("nan")}}, "a loss of nan for the dense network"),
+        ({"loss": lambda output, target: 3.0}, "gave float: expected a tensor"),
         ({"evaluate": lambda module: 0.5}, "expected a dict of numbers"),
         ({"evaluate": lambda module: {"accuracy": 0.5}}, "expected a dict of numbers in which 'loss' is"),
         ({"evaluate": lambda module: {"loss": 1, "error": 1.5}}, "expected a share"),
@@ -348,6 +360,19 @@ def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure
     failures = [row.failure for row in store.evaluations()]
     assert any("too wide for me" in failure for failure in failures)
     assert run.best().val_loss <= 4
+
+
+def test_a_search_in_which_nothing_can_be_judged_ends_with_one_line(tmp_path: Path) -> None:
+    def only_the_dense(module: nn.Module) -> dict[str, float]:
+        return {"loss": 1.0 if module[0].out_channels == 8 and module[3].out_channels == 12 else float("nan")}
+
+    for schedule in ("generational", "steady"):
+        settings = QUICK | {"evolution": {"population": 8, "schedule": schedule}, "name": schedule, "runs": tmp_path}
+        with pytest.raises(EvaluateError, match="networks could be judged, the last because: the loss is nan"):
+            bs.search(network(), three(), budget=bs.macs(0.5), evaluate=only_the_dense, **settings)
+        again = {"model": network(), "data": three(), "evaluate": only_the_dense, "runs": tmp_path}
+        with pytest.raises(EvaluateError, match="networks could be judged"):
+            bs.resume(schedule, progress=False, **again)
 
 
 def test_a_noisy_judgement_is_noticed(tmp_path: Path) -> None:

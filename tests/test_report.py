@@ -14,7 +14,7 @@ from PIL import Image
 
 from blendsearch.cli import main
 from blendsearch.inspect.report import TEMPLATE, write_report
-from blendsearch.inspect.svg import MARKS, Drawing, Scale
+from blendsearch.inspect.svg import MARKS, Drawing, Scale, plain
 from blendsearch.runs.directory import open_run
 from blendsearch.structure.groups import unpacked
 
@@ -188,9 +188,10 @@ def test_other_methods_have_reports(method: str, quick: dict[str, Any], tmp_path
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(quick | {"method": method, "search": short, "fitness": cheap, "finals": finals}))
     searched(path, tmp_path / "runs")
-    page, _ = reported(tmp_path / "runs", capsys)
+    page, said = reported(tmp_path / "runs", capsys)
     assert ("Which criteria say the same" in page.words) == (method == "cfbs")
     assert ("does not blend" in page.words) == (method != "cfbs")
+    assert ("which takes" in page.words) == (said["front"][0]["macs_ratio"] < quick["budget"]["macs"] - 0.005)
     main(["show", "one", "best", "--runs", str(tmp_path / "runs")])
     assert ("log alpha" in capsys.readouterr().out) == (method == "legr")
 
@@ -246,3 +247,7 @@ def test_drawings_escape_and_scales_tick() -> None:
     assert {name for name, _ in page.elements} <= {"svg", "title", "desc", "path", "circle", "text", "rect"}
     assert Scale(0.113, 0.171, 0, 1).ticks() == pytest.approx([0.12, 0.14, 0.16])
     assert Scale(0.5, 0.5, 0, 1)(0.5) == pytest.approx(0.5)
+    assert Scale(0, 1, 0, 1, whole=True).ticks() == [0, 1]
+    losses = Scale(2.2893, 2.3077, 0, 1).ticks()
+    assert [plain(losses)(value) for value in losses] == ["2.290", "2.295", "2.300", "2.305"]
+    assert plain([0.0, 50.0, 100.0])(50.0) == "50"

@@ -50,6 +50,16 @@ def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
 
 
+def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for reading in (lambda: check_name(file, "one"), lambda: runs_in(file)):
+        with pytest.raises(RunError, match="is a file: runs are in a folder"):
+            reading()
+    with pytest.raises(RunError, match="no run 'file' in"):
+        open_run(tmp_path, "file")
+
+
 def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     made(tmp_path)
     path = tmp_path / "one" / "run.json"

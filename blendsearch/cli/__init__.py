@@ -163,10 +163,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     """A whole number above zero, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, given {text!r}")
+    return int(text)
 
 
 def _warned(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

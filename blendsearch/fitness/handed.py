@@ -97,6 +97,11 @@ def _classes(splits: Iterable[Split], task: Task) -> int:
                 "from outputs and targets to the mean loss of a batch, or evaluate="
             )
         return 0
+    least = min((int(item.min(initial=0)) for item in labels), default=0)
+    if least < 0:
+        if task.loss is not None or task.evaluate is not None:
+            return 0
+        raise DataError(f"the targets hold {least}: expected classes numbered from 0; give loss= for other targets")
     return max((int(item.max(initial=-1)) for item in labels), default=-1) + 1
 
 

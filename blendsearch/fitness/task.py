@@ -66,7 +66,7 @@ class Task:
         """The mean loss of a batch."""
         if self.loss is None:
             return F.cross_entropy(output.float(), targets)
-        return self.loss(output, targets).mean()
+        return self._own(output, targets).mean()
 
     def summed_loss(self, output: Any, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """The sum of the images' own losses, so that each image's gradient is that of its own.
@@ -76,8 +76,19 @@ class Task:
         """
         if self.loss is None:
             return F.cross_entropy(output / temperature, targets, reduction="sum")
-        found = self.loss(output, targets)
+        found = self._own(output, targets)
         return found * len(targets) if found.ndim == 0 else found.reshape(len(found), -1).mean(dim=1).sum()
+
+    def _own(self, output: Any, targets: Any) -> Tensor:
+        """What the person's own loss says. Raises EvaluateError for what is no tensor."""
+        assert self.loss is not None
+        found: Any = self.loss(output, targets)
+        if not isinstance(found, Tensor):
+            raise EvaluateError(
+                f"{called(self.loss)} gave {type(found).__name__}: expected a tensor, the mean loss of a batch or one "
+                "loss per image"
+            )
+        return found
 
     def names(self) -> dict[str, str]:
         """What the person's own functions are called."""

@@ -7,7 +7,7 @@ from blendsearch.blend.correlation_map import CorrelationMap
 from blendsearch.inspect.course import ORDER, Course, by_kind, called, highest
 from blendsearch.inspect.criteria_map import letter, signed
 from blendsearch.inspect.report_words import share
-from blendsearch.inspect.svg import Drawing, Scale, frame, percent
+from blendsearch.inspect.svg import Drawing, Scale, frame, percent, plain
 from blendsearch.runs.store import Evaluation
 from blendsearch.search.front import IN_BEST
 
@@ -90,9 +90,9 @@ def convergence_figure(found: Course, measure: str) -> Drawing:
     drawing = Drawing(WIDTH, HEIGHT, measure, f"Validation {measure} by evaluation", description)
     dense = None if found.dense is None else _value(found.dense, measure)
     low = min([*values, *([] if dense is None else [dense])])
-    x = Scale(0, max(1, len(values)), LEFT, WIDTH - RIGHT)
+    x = Scale(0, max(1, len(values)), LEFT, WIDTH - RIGHT, whole=True)
     y = Scale(max(0.0, low - 0.08 * (top - low)), top, HEIGHT - BOTTOM, TOP)
-    form = percent(y.ticks()) if measure == "error" else lambda value: f"{value:.3g}"
+    form = percent(y.ticks()) if measure == "error" else plain(y.ticks())
     frame(drawing, x, y, ("Evaluation", f"{measure.capitalize()} on validation images"), (lambda n: f"{n:.0f}", form))
     for place, row in enumerate(found.judged):
         _dot(drawing, row, x(place + 1), y, top, measure)
@@ -124,7 +124,7 @@ def hypervolume_figure(generations: Sequence[Mapping[str, Any]]) -> Drawing:
     values = [value for _, value in points]
     description = f"From {values[0]:.4f} after {points[0][0]} evaluations to {values[-1]:.4f} after {done}."
     drawing = Drawing(WIDTH, 260, "hypervolume", "Hypervolume by evaluations", description)
-    x = Scale(0, max(1, done), LEFT, WIDTH - RIGHT)
+    x = Scale(0, max(1, done), LEFT, WIDTH - RIGHT, whole=True)
     margin = max(0.002, 0.1 * (max(values) - min(values)))
     y = Scale(min(values) - margin, max(values) + margin, 260 - BOTTOM, TOP)
     frame(drawing, x, y, ("Evaluations", "Hypervolume"), (lambda n: f"{n:.0f}", lambda value: f"{value:.3f}"))

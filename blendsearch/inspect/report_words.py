@@ -11,6 +11,9 @@ from blendsearch.search.front import kinds_of
 
 COSTS = {"macs": "MACs", "params": "parameters", "memory": "memory", "latency": "latency"}
 
+BELOW = 0.005
+"""A network that stays farther below its budget does not use it, as one of depthwise layers may: that is said."""
+
 
 def share(value: float, digits: int = 1) -> str:
     """``86.96 %``; whole per cents without a fraction where there is none to one digit."""
@@ -118,7 +121,10 @@ def _at_one_budget(run: Run, found: Course, best: Evaluation, told: _Told) -> li
     if told.dense is not None:
         beside.append(told.beside(own, told.dense["id"], "the dense network"))
     texts = [text for text in beside if text is not None]
-    name = f", {called(best)},"
+    spends = found.share(best)
+    high = run.config.budget.spans().get("macs", (0.0, 0.0))[1]
+    below = f", which takes {share(spends)} of MACs" if spends < high - BELOW else ""
+    name = f", {called(best)}{below},"
     listed = ", ".join(texts[:-1]) + (" and " if len(texts) > 1 else "") + "".join(texts[-1:])
     first = f"At {budget} the best network{name} has {share(own, 2)} accuracy on {told.where}{after}"
     return [f"{first}{': ' + listed if texts else ''}.{itself}"]

@@ -60,12 +60,12 @@ class Drawing:
 
 
 class Scale:
-    """A linear map from [low, high] to [start, end]."""
+    """A linear map from [low, high] to [start, end]; `whole` where only whole numbers have a meaning."""
 
-    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+    def __init__(self, low: float, high: float, start: float, end: float, *, whole: bool = False) -> None:
         if high - low < 1e-12:
             low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-        self.low, self.high, self.start, self.end = low, high, start, end
+        self.low, self.high, self.start, self.end, self.whole = low, high, start, end, whole
 
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
@@ -75,6 +75,7 @@ class Scale:
         rough = (self.high - self.low) / about
         power = 10.0 ** math.floor(math.log10(rough))
         step = next((power * times for times in (1, 2, 5) if power * times >= rough), power * 10)
+        step = max(step, 1.0) if self.whole else step
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -104,6 +105,13 @@ def percent(values: Sequence[float]) -> Callable[[float], str]:
     step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
     digits = 0 if step >= 0.00999 else 1 if step >= 0.000999 else 2
     return lambda value: f"{value * 100:.{digits}f} %"
+
+
+def plain(values: Sequence[float]) -> Callable[[float], str]:
+    """How to write ticks that are numbers: as many decimals as tell neighbours apart, and no more than six."""
+    step = min((b - a for a, b in itertools.pairwise(values)), default=1.0)
+    decimals = min(6, max(0, -math.floor(math.log10(step) + 1e-9)))
+    return lambda value: f"{value:.{decimals}f}"
 
 
 def _tip(words: str) -> Markup:

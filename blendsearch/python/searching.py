@@ -100,7 +100,7 @@ def search(
     """
     tree: dict[str, Any] = {
         "model": _section(model, "factory") if not isinstance(model, nn.Module) else _named(model),
-        "budget": dict(budget.fields if isinstance(budget, Budget) else budget),
+        "budget": _fields(budget),
         "seed": seed,
         "criteria": dict(criteria) if isinstance(criteria, Mapping) else _without_none(pool=_names(criteria)),
         "fitness": _without_none(fidelity=fidelity, device=device) | dict(fitness or {}),
@@ -254,6 +254,12 @@ def _section(value: Any, key: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise ConfigError(f"a {type(value).__name__} is no network: expected a torch.nn.Module, or a factory's name")
+
+
+def _fields(budget: Any) -> dict[str, Any]:
+    if not isinstance(budget, Budget | Mapping):
+        raise ConfigError(f"budget is {budget!r:.80}: expected a cost's share, such as blendsearch.macs(0.5)")
+    return dict(budget.fields if isinstance(budget, Budget) else budget)
 
 
 def _names(criteria: Any) -> list[str] | None:

@@ -359,6 +359,9 @@ def _complaints(error: ValidationError) -> list[str]:
     """One clause per field that is wrong, the way a person would say it."""
     complaints = []
     for item in error.errors(include_url=False):
+        in_union = any(str(part).startswith(_BRANCHES) for part in item["loc"])
+        if in_union and item["type"] == ("float_type" if isinstance(item["input"], list | tuple) else "tuple_type"):
+            continue  # the branch of Span that was not meant
         # pydantic names the branch of a union it tried as if it were a field
         place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(_BRANCHES))
         if item["type"] == "extra_forbidden":

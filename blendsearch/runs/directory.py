@@ -138,6 +138,7 @@ def check_name(folder: Path, name: str) -> None:
         raise RunError(
             f"a run cannot be called {name!r}: expected 1 to 64 lower-case letters, digits and dashes, no dash first"
         )
+    _check_folder(folder)
     if (folder / name).exists():
         raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
 
@@ -197,7 +198,7 @@ def open_run(folder: Path, name: str) -> Run:
     path = folder / name
     try:
         facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         known = ", ".join(runs_in(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
     except (OSError, ValueError) as error:
@@ -214,10 +215,16 @@ def open_run(folder: Path, name: str) -> Run:
 
 
 def runs_in(folder: Path) -> list[str]:
-    """The ids of the runs in `folder`, in alphabetical order."""
+    """The ids of the runs in `folder`, in alphabetical order. Raises RunError when that is a file."""
+    _check_folder(folder)
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: runs are in a folder, which --runs names")
 
 
 def _final(digest: str, repeat: int | None) -> str:

@@ -91,6 +91,10 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
     """The parent's config with `overrides`, and what they change: field, old value, new value."""
     if parent.config.method == "torch-pruning":
         raise ConfigError(f"run {parent.name!r} is two cuts of another pruner: it has no population to fork")
+    if parent.config.method in ("sensitivity", "derived", "tailored"):
+        raise ConfigError(
+            f"run {parent.name!r} is the one network of method {parent.config.method}: it has no population to fork"
+        )
     tree = parent.config.model_dump(mode="json")
     if parent.config.data.split_seed is None:
         # another seed must not draw other splits: the dense network may have been trained on one side of these

@@ -132,12 +132,16 @@ def _copied(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): a search "
             "works on a copy; give a network without such attributes"
         ) from error
-    for parameter in copied.parameters():
+    for name, parameter in copied.named_parameters():
         if not parameter.dtype.is_floating_point:
             continue
         if parameter.dtype != torch.float32:
             raise ModelError(
                 f"{type(model).__name__} has {parameter.dtype} parameters: give it in float32 (model.float())"
+            )
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"{type(model).__name__} holds NaN or infinity in {name}: take its weights from before that"
             )
         parameter.requires_grad_(True)  # layers frozen for training can be cut, and fine-tuned, like any other
     return copied.eval()

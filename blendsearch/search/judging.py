@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from blendsearch.engine.engine import Engine
+from blendsearch.errors import EvaluateError
 from blendsearch.fitness.evaluation import Outcome, Request, request
 from blendsearch.runs.store import Evaluation, Store
 from blendsearch.search.front import DENSE, front, hypervolume, judged_networks
@@ -132,6 +133,11 @@ def conclude(generation: int, wall: float, setting: Setting, store: Store, repor
     rows = store.evaluations()
     mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
     valid = judged_networks(rows)
+    if mine and not valid:
+        raise EvaluateError(
+            f"none of the first {len(mine)} networks could be judged, the last because: {mine[-1].failure}; see to "
+            "that, and search anew"
+        )
     summary: dict[str, Any] = {
         "front": len(front(valid, setting.costs)),
         "hypervolume": hypervolume(valid, setting.costs),

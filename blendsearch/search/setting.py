@@ -18,7 +18,7 @@ from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.errors import BlendsearchError, ModelError, RunError
+from blendsearch.errors import BlendsearchError, EvaluateError, ModelError, RunError
 from blendsearch.fitness.data import Splits, batches, check_labels
 from blendsearch.fitness.device import Precision, resolve_device
 from blendsearch.fitness.evaluation import Evaluator
@@ -267,6 +267,10 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
     if task.evaluate is not None:
         # here, so that what is wrong with it ends nothing that took long, and shows where it comes from
         judged = judged_by(task.evaluate, model.to(device), config.seed)
+        if not np.isfinite(judged.loss):
+            raise EvaluateError(
+                f"{called(task.evaluate)} gave a loss of {judged.loss} for the dense network: expected a number"
+            )
         told, first = judged.told, judged.loss
         report("judged", {"by": called(task.evaluate), "loss": judged.loss, **judged.further})
     return _Traced(model.to(device), structure, splits, device, beside is not None, task, told, first)
