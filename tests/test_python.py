@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, T
 
 import blendsearch as bs
 from blendsearch.cli import main
+from blendsearch.engine.connection import authenticate
 from blendsearch.errors import BlendsearchError, ConfigError, DataError, EvaluateError, ModelError, RunError
 
 FEW = ["l1", "bn_gamma", "apoz", "taylor_gate"]
@@ -549,6 +551,10 @@ def test_data_that_are_too_large_are_read_when_needed_or_refused(states: bool, m
 
 @pytest.mark.slow
 def test_own_network_and_judgement_travel_to_ray(tmp_path: Path) -> None:
+    authenticate("local")
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see the folder of tests
     train = Squares(32, 0)
     model = segmenter(train)
     runs = [
