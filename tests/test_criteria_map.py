@@ -32,8 +32,8 @@ def nothing_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any) -> None:
         raise AssertionError("scored, or loaded what scoring needs")
 
-    for place in ("score", "load_splits", "build_model", "trace"):
-        monkeypatch.setattr(f"blendsearch.search.setting.{place}", never)
+    for place in ("setting.score", "given.load_splits", "given.build_model", "setting.trace"):
+        monkeypatch.setattr(f"blendsearch.search.{place}", never)
 
 
 def test_a_config_is_mapped(config_file: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
