@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blendsearch.blend.genome import Genome, Space
+from blendsearch.search.brought import AskedOnce
 from blendsearch.search.evolution import distinct
-from blendsearch.search.optimiser import Candidate, Judged
+from blendsearch.search.optimiser import Candidate
 from blendsearch.structure.groups import Cut
 
 
-class AllDepthwise:
+class AllDepthwise(AskedOnce):
     """The optimiser: asks for its seeds once (`baselines.all_depthwise`), and learns nothing."""
 
     def __init__(self, space: Space, decode: Callable[[Genome], Cut]) -> None:
@@ -22,26 +23,8 @@ class AllDepthwise:
     def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         return list(distinct(seeds, self.decode, limit).values())
 
-    def ask(self, count: int, known: set[str]) -> list[Candidate]:
-        return []
-
-    def tell(self, judged: Sequence[Judged]) -> None:
-        """Nothing is learnt."""
-
-    def ask_one(self, known: set[str]) -> Candidate | None:
-        return None
-
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
-        """Nothing is learnt."""
-
     def of_described(self, facts: Mapping[str, Any]) -> Genome:
         return self.space.of_described(facts)
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return self.space.described(genome)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """There is nothing to go on with."""

@@ -11,19 +11,8 @@ from blendsearch.search.setting import Setting
 from blendsearch.structure.groups import Cut, cut_digest
 
 
-class Brought:
-    """The optimiser: asks once for the `networks` that it is given, by name, and learns nothing."""
-
-    def __init__(self, setting: Setting, networks: Sequence[tuple[str, Cut]]) -> None:
-        self.networks, self.groups = networks, setting.decoder.space.groups
-
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """Each network in its name, one candidate where two agree."""
-        nothing = self._nothing()
-        found: dict[str, Candidate] = {}
-        for name, cut in self.networks:
-            found.setdefault(cut_digest(cut), Candidate(nothing, cut, cut_digest(cut), name))
-        return list(found.values())[:limit]
+class AskedOnce:
+    """What an optimiser is after its first generation when it has nothing to search: silent, and without a state."""
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         return []
@@ -37,6 +26,27 @@ class Brought:
     def tell_one(self, digest: str, judged: Judged | None) -> None:
         """Nothing is learnt."""
 
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """There is nothing to go on with."""
+
+
+class Brought(AskedOnce):
+    """The optimiser: asks once for the `networks` that it is given, by name, and learns nothing."""
+
+    def __init__(self, setting: Setting, networks: Sequence[tuple[str, Cut]]) -> None:
+        self.networks, self.groups = networks, setting.decoder.space.groups
+
+    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        """Each network in its name, one candidate where two agree."""
+        nothing = self._nothing()
+        found: dict[str, Candidate] = {}
+        for name, cut in self.networks:
+            found.setdefault(cut_digest(cut), Candidate(nothing, cut, cut_digest(cut), name))
+        return list(found.values())[:limit]
+
     def of_described(self, facts: Mapping[str, Any]) -> Genome:
         return self._nothing()
 
@@ -45,12 +55,6 @@ class Brought:
 
     def described(self, genome: Genome) -> dict[str, Any]:
         return {}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """There is nothing to go on with."""
 
 
 def own_network(setting: Setting) -> list[tuple[str, Cut]]:
