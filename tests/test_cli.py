@@ -16,6 +16,7 @@ import blendsearch
 from blendsearch.cli import main
 from blendsearch.errors import ModelError
 from blendsearch.zoo.digits_net import digits_net
+from blendsearch.zoo.weights import load_weights
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -140,6 +141,22 @@ def test_weights_of_the_right_network_are_taken(config_file: Path, tmp_path: Pat
     changes = ["--set", f"model.weights={path}", "--set", "search.evaluations=4"]
     main(["search", str(config_file), "--runs", str(tmp_path / "runs"), "--name", "mine", *changes])
     assert "mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("front", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_weights_are_taken_as_training_scripts_save_them(key: str, front: str, tmp_path: Path) -> None:
+    model = digits_net(width=8)
+    state = {f"{front}{name}": tensor for name, tensor in GOOD.items()}
+    torch.save({key: state, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "checkpoint.pth")
+    load_weights(model, tmp_path / "checkpoint.pth")
+    assert all(torch.equal(tensor, GOOD[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_checkpoint_without_a_state_dict_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"weights": GOOD, "epoch": 3}, tmp_path / "checkpoint.pth")
+    with pytest.raises(ModelError, match=r"hold a dict with weights, epoch, expected a state dict"):
+        load_weights(digits_net(width=8), tmp_path / "checkpoint.pth")
 
 
 def test_names_of_runs(config_file: Path, tmp_path: Path, capsys: Any) -> None:

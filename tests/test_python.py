@@ -13,6 +13,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, TensorDataset
 
 import blendsearch as bs
@@ -75,6 +76,16 @@ def test_a_network_of_ones_own_is_searched_and_left_as_it_was(tmp_path: Path) ->
     bs.search(model, three(), budget=bs.macs(0.5), evaluations=10, runs=tmp_path, **QUICK)
     assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == state
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_how_a_network_was_made_fast_does_not_matter(compiled: bool, found: bs.SearchRun, tmp_path: Path) -> None:
+    fast: Any = network().to(memory_format=torch.channels_last)
+    fast = torch.compile(fast, backend="eager") if compiled else fast
+    run = bs.search(fast, three(), budget=bs.macs(0.5), evaluations=4, runs=tmp_path, **QUICK)
+    assert run.name == "sequential-1"
+    assert run.dense().val_loss == pytest.approx(found.dense().val_loss, rel=1e-4)
+    assert run.best().module()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_the_best_is_a_module_that_does_what_was_said_of_it(found: bs.SearchRun) -> None:
@@ -154,6 +165,12 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
         ({"budget": {}}, "no budget"),
         ({"budget": 0.5}, "budget is 0.5: expected"),
         ({"model": holed()}, "holds NaN or infinity in 0.weight"),
+        ({"model": torch.jit.script(network())}, "is a scripted network"),
+        ({"model": network().bfloat16()}, "give it in float32"),
+        ({"model": network().to("meta")}, "has no values in 0.weight yet"),
+        ({"model": nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten(), nn.LazyLinear(10))}, "a lazy layer gets them"),
+        ({"model": weight_norm(network()[0])}, "remove_parametrizations"),
+        ({"seed": 2**40}, "seed: Input should be less than 4294967296"),
         ({"evaluations": 0}, "search.evaluations"),
         ({"criteria": ["l1", "tailor_gate"]}, "did you mean"),
         ({"evolution": {"populaton": 8}}, "did you mean population"),
@@ -166,7 +183,9 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
         ({"data": (torch.zeros(40, 1, 8, 8), torch.zeros(40, 2))}, "give loss="),
         ({"data": (torch.zeros(40, 3, 8, 8), torch.arange(40) % 2)}, "does not accept one image"),
         ({"data": (torch.zeros(240, 1, 8, 8), torch.arange(240) % 12)}, "the network's outputs"),
-        ({"data": [(torch.zeros(1, 8, 8), "one")]}, "cannot be stacked"),
+        ({"data": [(torch.zeros(1, 8, 8), "one")]}, "the given targets cannot be stacked"),
+        ({"data": (torch.zeros(40, 1, 8, 8), np.array(["cat", "dog"] * 20))}, "the given targets are text or objects"),
+        ({"data": (torch.zeros(40, 1, 8, 8), torch.arange(40) * 10**8)}, "numbered 0, 1, 2 and so on"),
         ({"data": [(torch.zeros(1, 8, 8), 0), (torch.zeros(1, 9, 8), 0)]}, "expected the same of all"),
         ({"data": []}, "hold no image"),
         ({"data": (torch.zeros(40, 1, 8, 8), torch.arange(40) % 10 - 1)}, "the targets hold -1: expected classes"),

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from blendsearch.errors import DataError
 from blendsearch.fitness.data import DataSpec, Splits, divided
-from blendsearch.fitness.datasets import RawData
+from blendsearch.fitness.datasets import RawData, classes_up_to
 from blendsearch.fitness.images import ArraySplit, Labels, ReadySplit, Split, Subset
 from blendsearch.fitness.stratify import proportional, stratified
 from blendsearch.fitness.streamed import StreamedSplit, stated_labels
@@ -65,7 +65,10 @@ def _raw(handed: Handed, task: Task, spec: DataSpec, seed: int) -> RawData:
     if {"whole", "train"} <= given.keys():
         raise DataError("one data set and train= are both given: hand over either")
     images_only = task.evaluate is not None
-    split = {name: read(value, name, seed, images_only=images_only) for name, value in given.items()}
+    split = {
+        name: read(value, "given" if name == "whole" else name, seed, images_only=images_only)
+        for name, value in given.items()
+    }
     train = split.get("train", split.get("whole"))
     assert train is not None
     if task.evaluate is not None:
@@ -102,7 +105,7 @@ def _classes(splits: Iterable[Split], task: Task) -> int:
         if task.loss is not None or task.evaluate is not None:
             return 0
         raise DataError(f"the targets hold {least}: expected classes numbered from 0; give loss= for other targets")
-    return max((int(item.max(initial=-1)) for item in labels), default=-1) + 1
+    return classes_up_to(max((int(item.max(initial=-1)) for item in labels), default=-1))
 
 
 def _two(source: Split, size: float, classes: int, rng: np.random.Generator, name: str) -> tuple[Split, Split]:
@@ -129,7 +132,13 @@ def read(source: Any, name: str, seed: int, *, images_only: bool = False) -> Spl
     pair = _pair(source)
     if pair is not None:
         images, targets = pair
-        return _split(_array(images), _array(targets), name)
+        try:
+            return _split(_array(images), _array(targets), name)
+        except ValueError as error:
+            raise DataError(
+                f"the {name} targets are text or objects: expected an integer per image, 0 for the first class; number "
+                "them (numpy.unique(..., return_inverse=True)[1])"
+            ) from error
     dataset = _addressed(source)
     if dataset is not None and len(dataset) and (labels := stated_labels(dataset)) is not None:
         with seeded(seed):
@@ -276,7 +285,8 @@ class _Gathering:
 def _array(value: Any) -> NDArray[Any]:
     """A value as an array. Raises ValueError for what has no shape."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if isinstance(value, Image.Image):
         return np.asarray(value.convert("RGB") if value.mode in ("P", "1", "CMYK") else value)
     if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):

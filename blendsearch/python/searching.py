@@ -22,7 +22,7 @@ from blendsearch.runs.config import IN_PYTHON, Config, parse_config
 from blendsearch.runs.directory import Run, check_name, free_name, open_run
 from blendsearch.search.fork import fork as forked
 from blendsearch.search.fork import forked_config
-from blendsearch.search.given import Given, check_given
+from blendsearch.search.given import Given, check_given, uncompiled
 from blendsearch.search.running import begin, go_on
 from blendsearch.search.setting import Report, restore
 
@@ -98,6 +98,7 @@ def search(
     BlendsearchError, one line that says what does not fit, before anything that takes long. What `loss` and
     `evaluate` raise on the dense network passes through.
     """
+    model = uncompiled(model) if isinstance(model, nn.Module) else model
     tree: dict[str, Any] = {
         "model": _section(model, "factory") if not isinstance(model, nn.Module) else _named(model),
         "budget": _fields(budget),

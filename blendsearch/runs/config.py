@@ -248,7 +248,7 @@ class Config(Section):
     allocating: AllocatingConfig = AllocatingConfig()
     derived: DerivedConfig = DerivedConfig()
     tailored: TailoredConfig = TailoredConfig()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # what scikit-learn takes
 
     @model_validator(mode="after")
     def _whole(self) -> "Config":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from blendsearch.errors import ConfigError, ModelError, RunError
 from blendsearch.fitness.data import DataSpec, Splits, load_splits
@@ -53,6 +54,7 @@ def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None, 
     else:
         torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
         model = build_model(*_factory(config))
+        _check(model)
     if dense is not None:
         try:
             model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
@@ -124,7 +126,34 @@ def _factory(config: Config) -> tuple[str, Mapping[str, Any]]:
     return config.model.factory, config.model.arguments
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """What ``torch.compile`` wraps, and any other module itself: compiled code cannot be followed, nor cut."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _check(model: nn.Module) -> None:
+    """Raise ModelError for what cannot be cut whatever its layers: no float32, not finite, or not there at all."""
+    called = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(f"{called} is a scripted network, whose layers cannot be cut: give the one it was made from")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter) or parameter.device.type == "meta":
+            raise ModelError(
+                f"{called} has no values in {name} yet: a lazy layer gets them in its first forward pass, one on the "
+                "meta device from its weights; give it then"
+            )
+        if not parameter.dtype.is_floating_point:
+            continue
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"{called} has {parameter.dtype} parameters: give it in float32 (model.float())")
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"{called} holds NaN or infinity in {name}: take its weights from before that")
+
+
 def _copied(model: nn.Module) -> nn.Module:
+    model = uncompiled(model)
+    _check(model)
     try:
         copied = copy.deepcopy(model).cpu()
     except Exception as error:  # a person's network may hold what cannot be copied
@@ -132,16 +161,7 @@ def _copied(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): a search "
             "works on a copy; give a network without such attributes"
         ) from error
-    for name, parameter in copied.named_parameters():
-        if not parameter.dtype.is_floating_point:
-            continue
-        if parameter.dtype != torch.float32:
-            raise ModelError(
-                f"{type(model).__name__} has {parameter.dtype} parameters: give it in float32 (model.float())"
-            )
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"{type(model).__name__} holds NaN or infinity in {name}: take its weights from before that"
-            )
-        parameter.requires_grad_(True)  # layers frozen for training can be cut, and fine-tuned, like any other
+    for parameter in copied.parameters():
+        if parameter.dtype.is_floating_point:
+            parameter.requires_grad_(True)  # layers frozen for training can be cut, and fine-tuned, like any other
     return copied.eval()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from blendsearch.errors import TraceError
 from blendsearch.structure.cost import CostOracle, cost_oracle
@@ -31,6 +32,12 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
     """
     if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("trace the network on the CPU and move it afterwards")
+    for name, module in model.named_modules():
+        if is_parametrized(module):
+            raise TraceError(
+                f"the weights of {name or type(model).__name__} are worked out anew in every pass (weight or spectral "
+                "norm, say), and cannot be cut: call torch.nn.utils.parametrize.remove_parametrizations on it before"
+            )
     with at_rest(model):
         example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
         try:

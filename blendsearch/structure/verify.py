@@ -102,7 +102,7 @@ def _awake(model: nn.Module, seed: int) -> nn.Module:
     asleep = {
         id(parameter)
         for name, parameter in model.named_parameters()
-        if not name.endswith("bias") and parameter.numel() > 1 and bool((parameter == parameter.view(-1)[0]).all())
+        if not name.endswith("bias") and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
     }
     return rehung(model, drawn) if asleep else model
 

@@ -11,14 +11,16 @@ from blendsearch.errors import ModelError
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill `model` with the state dict in `path`: safetensors, or a ``.pt``/``.pth`` that holds nothing but tensors.
 
-    A ``module.`` in front of every name (as DataParallel leaves it) and an outer ``state_dict`` are seen through.
+    A ``module.`` or ``_orig_mod.`` in front of every name (as DataParallel and torch.compile leave it) and an outer
+    ``state_dict``, ``model_state_dict`` or ``model`` (as training scripts save them) are seen through.
     Raises ModelError when the file is missing, damaged, not finite, or belongs to another architecture.
     """
     if not path.is_file():
         raise ModelError(f"weights {path} are not there: check model.weights, or set model.train to train from scratch")
     state = _read(path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for wrapped in ("module.", "_orig_mod.", "module."):
+        if state and all(name.startswith(wrapped) for name in state):
+            state = {name.removeprefix(wrapped): tensor for name, tensor in state.items()}
     expected = model.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = sorted(expected.keys() - state.keys() - optional)
@@ -55,10 +57,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"weights {path} cannot be read as tensors alone: {reason[:200]}; save a state dict, best as safetensors"
         ) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    for wrapped in ("state_dict", "model_state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapped), dict):
+            found = found[wrapped]
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise ModelError(f"weights {path} hold a {type(found).__name__}, expected a state dict of tensors")
+        keys = f" with {', '.join(map(str, list(found)[:5]))}" if isinstance(found, dict) else ""
+        raise ModelError(
+            f"weights {path} hold a {type(found).__name__}{keys}, expected a state dict of tensors, by itself or under "
+            "state_dict, model_state_dict or model; save the network's state_dict()"
+        )
     return found
 
 
