@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import blendsearch
 from blendsearch.cli import main
 from blendsearch.inspect.report import TEMPLATE, write_report
 from blendsearch.inspect.svg import MARKS, Drawing, Scale, plain
@@ -179,10 +180,11 @@ def test_an_unfinished_run_has_a_report(config_file: Path, tmp_path: Path, capsy
     assert "let it search first" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["cfbs", "legr", "torch-pruning"])
+@pytest.mark.parametrize("method", ["cfbs", "legr", "torch-pruning", "derived"])
 def test_other_methods_have_reports(method: str, quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     del quick["criteria"]["pool"]
     short = {"evaluations": 24, "population": 4} if method == "cfbs" else {"evaluations": 4}
+    short = {} if method == "derived" else short
     cheap = {"fidelity": "recalibrated", **quick["fitness"]}
     finals = {"picks": 1, "tuning": {"epochs": 0.5}} if method == "cfbs" else {}
     path = tmp_path / "config.yaml"
@@ -191,9 +193,15 @@ def test_other_methods_have_reports(method: str, quick: dict[str, Any], tmp_path
     page, said = reported(tmp_path / "runs", capsys)
     assert ("Which criteria say the same" in page.words) == (method == "cfbs")
     assert ("does not blend" in page.words) == (method != "cfbs")
+    assert ("How the search came to its best" in page.words) == (method in ("cfbs", "legr"))
+    assert ("As derived trained it" in page.words) == (method == "derived")
     assert ("which takes" in page.words) == (said["front"][0]["macs_ratio"] < quick["budget"]["macs"] - 0.005)
     main(["show", "one", "best", "--runs", str(tmp_path / "runs")])
-    assert ("log alpha" in capsys.readouterr().out) == (method == "legr")
+    shown = capsys.readouterr().out
+    assert ("log alpha" in shown) == (method == "legr")
+    assert ("as derived trained it, seed 0: validation accuracy" in shown) == (method == "derived")
+    told = repr(blendsearch.open(str(tmp_path / "runs" / "one")).best())
+    assert ("as derived trained it, seed 0: validation accuracy" in told) == (method == "derived")
 
 
 HOSTILE = "<script>alert('1')</script>&\"><img src=x onerror=y>"

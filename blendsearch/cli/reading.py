@@ -31,11 +31,12 @@ def show(arguments: argparse.Namespace) -> None:
         return
     print(f"network {facts['id']} of {facts['run']}: {_origin(facts)}")
     print(f"costs: {_costs(facts)}")
-    print(f"judged {facts['fidelity']} in {facts['seconds']:.1f} s: {_judged(facts)}")
+    recovered = ", cut from the dense network and recovered" if facts["finals"] else ""
+    print(f"judged {facts['fidelity']} in {facts['seconds']:.1f} s{recovered}: {_judged(facts)}")
     for final in facts["finals"]:
         by = "accuracy" if facts["val_accuracy"] is not None else "loss"
         val, test = (f"{final[f'{name}_{by}']:{'.2%' if by == 'accuracy' else '.4f'}}" for name in ("val", "test"))
-        print(f"fine-tuned to the end, seed {final['repeat']}: validation {by} {val}, test {by} {test}")
+        print(f"{final['how']}, seed {final['repeat']}: validation {by} {val}, test {by} {test}")
     blends = [_blend(group) for group in facts["groups"]]
     alike = len(set(blends)) == 1 and len(blends) > 1
     if alike and blends[0]:

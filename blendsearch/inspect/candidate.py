@@ -11,6 +11,7 @@ from blendsearch.blend.genome import Genome, Space
 from blendsearch.blend.groupwise import space_of
 from blendsearch.blend.networkwide import network_space_of
 from blendsearch.errors import RunError
+from blendsearch.inspect.comparison import TRAINING
 from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.inspect.summary import describe, further_of, pick
 from blendsearch.runs.directory import Run
@@ -24,8 +25,8 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
     """The network that `what` names (``best``, ``knee`` or an id), as plain values.
 
     Beside what `summary` says of a network: `macs` and `params` with the `dense` network's, `generation`, `seed`,
-    `seconds` of its evaluation, `kinds` of baseline it is, `on_front`, its `finals` (one object per seed), the stored
-    `genome`, `groups` (see `group_facts`), and the run's `provenance`; where layers may be decomposed, the names of
+    `seconds` of its evaluation, `kinds` of baseline it is, `on_front`, its `finals` (one object per seed, with `how` it was
+    trained), the stored `genome`, `groups` (see `group_facts`), and the run's `provenance`; where layers may be decomposed, the names of
     those that are, `decomposed`. Raises RunError as `summary.pick` does.
     """
     row = pick(run, what)
@@ -50,6 +51,7 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
         "on_front": any(other.id == row.id for other in front(judged, spanned_reader(run))),
         "finals": [
             {
+                "how": trained(run),
                 "repeat": item.repeat,
                 "val_loss": item.loss,
                 "val_accuracy": 1 - item.error,
@@ -65,6 +67,12 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
         "genome": json.loads(row.genome),
         "provenance": run.provenance,
     }
+
+
+def trained(run: Run) -> str:
+    """In words, how the kept weights of a fine-tuned network came about: by its method, or by `finals`."""
+    method = run.config.method
+    return f"as {method} trained it" if method in TRAINING else "after the long fine-tune"
 
 
 def layers_of(run: Run) -> list[str]:

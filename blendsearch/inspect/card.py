@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blendsearch.inspect.candidate import candidate
+from blendsearch.inspect.candidate import candidate, trained
 from blendsearch.inspect.report_words import budget_text
 from blendsearch.inspect.summary import summary, tells_error
 from blendsearch.runs.directory import Run
@@ -51,7 +51,7 @@ def model_card(run: Run, what: str, facts: Mapping[str, Any], sizes: Sequence[Ma
 def _goodness(run: Run, network: Mapping[str, Any], dense: Mapping[str, Any], final: Mapping[str, Any] | None) -> str:
     rows = [("this network, as the search judged it", network), ("the dense network", dense)]
     if final is not None:
-        rows.insert(0, ("this network, fine-tuned to the end: these weights", final))
+        rows.insert(0, (f"this network, {trained(run)}: these weights", final))
     columns = [("validation loss", "val_loss", ".4f")]
     if tells_error(run):
         columns += [("validation accuracy", "val_accuracy", ".2%"), ("test accuracy", "test_accuracy", ".2%")]
@@ -62,7 +62,9 @@ def _goodness(run: Run, network: Mapping[str, Any], dense: Mapping[str, Any], fi
         + [f"{row.get('further', {}).get(item, float('nan')):.4g}" for item in further]
         for name, row in rows
     ]
-    seeds = "" if final is None else f" Fine-tuned figures are means over {final['seeds']} seeds."
+    seeds = (
+        "" if final is None or final["seeds"] == 1 else f" Fine-tuned figures are means over {final['seeds']} seeds."
+    )
     judge = run.structure.get("task", {}).get("evaluate")
     by = f" Judged by the searcher's own function `{judge}`." if judge else ""
     fidelity = f"Judged {network['fidelity']}, by {run.config.fitness.precision} arithmetic.{by}{seeds}"

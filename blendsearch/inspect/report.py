@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import BlendsearchError
-from blendsearch.inspect.candidate import decomposed, group_reader, layers_of
+from blendsearch.inspect.candidate import decomposed, group_reader, layers_of, trained
 from blendsearch.inspect.comparison import comparison
 from blendsearch.inspect.course import Course, by_kind, called, course
 from blendsearch.inspect.pick_figures import all_alike, blend_figure, kept_figure
@@ -27,6 +27,10 @@ from blendsearch.runs.scores import read_scores
 from blendsearch.runs.store import Evaluation
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+LEAST = 3
+"""Fewer networks at one budget are no course that a figure could show: methods that bring one or two."""
 
 
 def write_report(run: Run, path: Path) -> list[str]:
@@ -59,6 +63,7 @@ def report_facts(run: Run) -> dict[str, Any]:
         "sentences": sentences(run, found, numbers, named, controls["verdict"] if controls else None),
         "course": found,
         "numbers": numbers,
+        "trained": trained(run),
         "costs": _costs(numbers["dense"]),
         "names": {row.id: f"{name} ({row.id})" for name, row in named.items()},
         "main": _main(found, named),
@@ -88,7 +93,7 @@ def _picks(run: Run, found: Course) -> dict[str, tuple[Evaluation, str]]:
     """The networks that are taken apart, by name, each with why it is there: what was found, and what to hold it to."""
     if not found.judged:
         return {}
-    tuned = "after the long fine-tune" if _has_finals(run) else "of the search"
+    tuned = trained(run) if _has_finals(run) else "of the search"
     picks = {"best": (pick(run, "best"), f"The lowest validation {'error' if _has_finals(run) else 'loss'} {tuned}.")}
     if spans(run):
         picks["knee"] = (pick(run, "knee"), "Where the front bends: less cost begins to cost much accuracy.")
@@ -130,7 +135,7 @@ def _main(found: Course, named: Mapping[str, Evaluation]) -> Any:
     if not found.judged:
         return None
     if not found.spans:
-        return convergence_figure(found, "error")
+        return convergence_figure(found, "error") if len(found.judged) >= LEAST else None
     return front_figure(found, {row.id: name for name, row in named.items() if name != "single"})
 
 
@@ -138,7 +143,7 @@ def _second(found: Course, generations: list[dict[str, Any]]) -> Any:
     if not found.judged:
         return None
     if not found.spans:
-        return convergence_figure(found, "loss")
+        return convergence_figure(found, "loss") if len(found.judged) >= LEAST else None
     return hypervolume_figure(generations) if len(generations) > 1 else None
 
 

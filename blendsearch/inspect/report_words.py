@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from blendsearch.inspect.candidate import trained
 from blendsearch.inspect.course import Course, by_kind, called
 from blendsearch.inspect.summary import tells_error
 from blendsearch.runs.directory import Run
@@ -108,7 +109,7 @@ def _at_one_budget(run: Run, found: Course, best: Evaluation, told: _Told) -> li
     budget = budget_text(run) if run.config.budget.spans() else f"the given widths, {share(found.share(best))} of MACs"
     if own is None:
         return [f"At {budget} the best network by validation is {called(best)}; it has no test accuracy."]
-    after = " after the long fine-tune" if told.tuned else ""
+    after = f" {trained(run)}" if told.tuned else ""
     beside = []
     itself = ""
     for kind in ("single criterion", "equal blend"):

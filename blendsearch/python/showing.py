@@ -101,12 +101,20 @@ def network_line(facts: Facts) -> str:
         for title, field, form in COLUMNS[2:6]
         if facts.get(field) is not None
     ]
-    named.append(f"validation loss {facts['val_loss']:.4f}")
+    named.append(f"judged {facts['fidelity']}: validation loss {facts['val_loss']:.4f}")
     for title, field in (("validation accuracy", "val_accuracy"), ("test accuracy", "test_accuracy")):
         if facts.get(field) is not None:
             named.append(f"{title} {facts[field]:.2%}")
     named += [f"{name} {value:.4g}" for name, value in facts.get("further", {}).items()]
-    return ", ".join(named)
+    line = ", ".join(named)
+    for final in facts.get("finals", []):
+        loss = facts["val_accuracy"] is None
+        numbers = [
+            f"{split} loss {final[f'{name}_loss']:.4f}" if loss else f"{split} accuracy {final[f'{name}_accuracy']:.2%}"
+            for split, name in (("validation", "val"), ("test", "test"))
+        ]
+        line += f"; {final['how']}, seed {final['repeat']}: {', '.join(numbers)}"
+    return line
 
 
 def network_page(facts: Facts, groups: Sequence[Facts]) -> str:

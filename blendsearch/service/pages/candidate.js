@@ -24,7 +24,7 @@ function parts(run, facts) {
     ["validation", `loss ${number(facts.val_loss)}, accuracy ${percent(facts.val_accuracy)}`],
     ["test", facts.test_accuracy === null ? null : `accuracy ${percent(facts.test_accuracy)}`],
     ["judged", `${facts.fidelity}, ${facts.seconds.toFixed(1)} s`],
-    ...facts.finals.map((final) => [`fine-tuned, seed ${final.repeat}`, `validation ${percent(final.val_accuracy)}, test ${percent(final.test_accuracy)}`]),
+    ...facts.finals.map((final) => [`${final.how}, seed ${final.repeat}`, `validation ${percent(final.val_accuracy)}, test ${percent(final.test_accuracy)}`]),
     ["cut", facts.cut.slice(0, 16)],
   ].filter(([, words]) => words !== null);
   const list = el("dl", { class: "facts" }, ...rows.flatMap(([name, words]) => [el("dt", {}, name), el("dd", {}, words)]));
