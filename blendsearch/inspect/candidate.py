@@ -25,9 +25,9 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
     """The network that `what` names (``best``, ``knee`` or an id), as plain values.
 
     Beside what `summary` says of a network: `macs` and `params` with the `dense` network's, `generation`, `seed`,
-    `seconds` of its evaluation, `kinds` of baseline it is, `on_front`, its `finals` (one object per seed, with `how` it was
-    trained), the stored `genome`, `groups` (see `group_facts`), and the run's `provenance`; where layers may be decomposed, the names of
-    those that are, `decomposed`. Raises RunError as `summary.pick` does.
+    `seconds` of its evaluation, `kinds` of baseline it is, `on_front`, its `finals` (one object per seed, with `how`
+    it was trained), the stored `genome`, `groups` (see `group_facts`), and the run's `provenance`; where layers may be
+    decomposed, the names of those that are, `decomposed`. Raises RunError as `summary.pick` does.
     """
     row = pick(run, what)
     store = run.store(read_only=True)
