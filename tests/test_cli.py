@@ -1,5 +1,6 @@
 """The door: what is wrong is said in one line with exit code 2, and leaves no half run."""
 
+import io
 import json
 import subprocess
 import sys
@@ -177,6 +178,20 @@ def test_names_of_runs(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     main(["runs", "--runs", str(runs), "--json"])
     assert [(row["run"], row["state"]) for row in json.loads(capsys.readouterr().out)] == [("taken", "finished")]
+
+
+def test_a_locale_that_cannot_write_it_all_ends_nothing(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "Größe"
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    finals = "finals={picks: 1, seeds: 2, tuning: {epochs: 0.5}}"
+    changes = ["--set", "search.evaluations=4", "--set", finals]
+    main(["search", str(config_file), "--runs", str(folder), "--name", "one", *changes])
+    main(["export", "one", "--runs", str(folder), "--to", str(folder / "out")])
+    assert b"% ? " in written.getvalue() and b"Gr??e" in written.getvalue()
+    assert (folder / "out" / "weights.safetensors").exists()
 
 
 def test_json_lines_while_searching(config_file: Path, tmp_path: Path, capsys: Any) -> None:

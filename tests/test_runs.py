@@ -41,6 +41,17 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
         open_run(tmp_path, name)
 
 
+def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path: Path) -> None:
+    made(tmp_path)
+    (
+        tmp_path / "one" / "lock"
+    ).mkdir()  # as on a read-only file system, where it cannot be opened; root may write files
+    run = open_run(tmp_path, "one")
+    with pytest.raises(RunError, match=r"run 'one' cannot be written to \(Is a directory\)"), run.locked():
+        pass
+    assert run.arrays("dense")["w"].tolist() == [1, 1, 1]
+
+
 def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_made(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(RunError, match="already"):

@@ -1,6 +1,7 @@
 """The command line: verbs over the floors below. Knows everything, decides nothing."""
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -20,6 +21,9 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = make_parser().parse_args(words)
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # a person's own model and criteria stand beside their config
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without umlauts or plus-minus signs ends no search
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warned

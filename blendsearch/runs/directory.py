@@ -93,8 +93,14 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other process works on this run. Raises RunError when one does."""
-        with open(self.path / "lock", "w", encoding="ascii") as file:
+        """Inside, no other process works on this run. Raises RunError when one does, or it is read-only."""
+        try:
+            file = (self.path / "lock").open("w", encoding="ascii")
+        except OSError as error:
+            raise RunError(
+                f"run {self.name!r} cannot be written to ({error.strerror}): it can be looked at, and exported"
+            ) from error
+        with file:
             for patience in range(5, -1, -1):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
