@@ -11,7 +11,7 @@ from blendsearch.errors import RunError
 from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, TestResult
-from blendsearch.search.front import DENSE, best_baselines, dearest, front, judged_networks, knee
+from blendsearch.search.front import DENSE, as_rejudged, best_baselines, dearest, front, judged_networks, knee
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def summary(run: Run) -> dict[str, Any]:
         return [describe(run, row, tests) | costs(row, latencies) | further(row) for row in chosen]
 
     return {
-        "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
+        "dense": described(as_rejudged([row for row in rows if row.origin == DENSE and not row.failure], rejudged)),
         "baselines": described(best_baselines(valid)),
         "front": described(front(valid, spanned_reader(run))),
         "fidelities": _fidelities(run, rows, rejudged, finals),
@@ -54,8 +54,9 @@ def _fidelities(
         (next((row.fidelity for row in rows if row.origin != DENSE), ""), first)
     ]
     if rejudged:
-        images = ", unused images" if run.config.promote.images == "unused" else ""
-        stages.append((f"{rejudged[0].fidelity}{images}", {item.digest: item.loss for item in rejudged}))
+        promote = run.config.promote
+        images = ", unused images" if promote.images == "unused" else ""
+        stages.append((f"{promote.fidelity}{images}", {item.digest: item.loss for item in rejudged}))
     if finals:
         stages.append(("final", {key: fmean(item.loss for item in done) for key, done in _grouped(finals).items()}))
     found = []

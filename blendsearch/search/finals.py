@@ -46,16 +46,23 @@ def promoted(rows: Sequence[Evaluation], setting: Setting) -> list[Evaluation]:
 
 
 def promote(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
-    """Judge the promoted networks again, on validation images; those that were stay."""
-    fidelity = setting.config.promote.fidelity
-    split: Literal["val", "unused"] = "unused" if setting.config.promote.images == "unused" else "val"
-    done = {item.digest for item in store.rejudged()}
-    chosen = promoted(store.evaluations(), setting)
+    """Judge the promoted networks again, on validation images; those that were stay.
+
+    On other images than the search's, the dense network too, so that the others can be set beside it.
+    """
+    config = setting.config.promote
+    split: Literal["val", "unused"] = "unused" if config.images == "unused" else "val"
+    rows, done = store.evaluations(), {item.digest for item in store.rejudged()}
+    chosen = promoted(rows, setting)
+    if chosen and split == "unused":
+        chosen = [*chosen, *(row for row in rows if row.origin == DENSE and not row.failure)]
+    fidelities = {row.digest: row.fidelity if row.origin == DENSE else config.fidelity for row in chosen}
     for row in chosen:
         if row.digest not in done:
             cut = unpacked(row.cut, setting.structure.maps.channels)
-            engine.submit(request(cut, fidelity, setting.config.seed, split))
+            engine.submit(request(cut, fidelities[row.digest], setting.config.seed, split))
     for outcome in engine.completed():
+        fidelity = fidelities[outcome.digest]
         if outcome.failure:
             report("warning", {"text": f"judging {outcome.digest[:8]} again failed: {outcome.failure}"})
             continue

@@ -42,12 +42,15 @@ def dearest(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Ev
     valid = judged_networks(rows)
     if not rejudged:
         return valid
-    again = {item.digest: item for item in rejudged}
-    return [
-        row._replace(fidelity=found.fidelity, loss=found.loss, error=found.error)
-        for row in valid
-        if (found := again.get(row.digest)) is not None
-    ]
+    again = {item.digest for item in rejudged}
+    return as_rejudged([row for row in valid if row.digest in again], rejudged)
+
+
+def as_rejudged(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Evaluation]:
+    """The rows, with the numbers of their second judgement where they had one."""
+    again = {item.digest: item._asdict() for item in rejudged}
+    kept = ("fidelity", "loss", "error")
+    return [row._replace(**{name: again.get(row.digest, row._asdict())[name] for name in kept}) for row in rows]
 
 
 def front(rows: Sequence[Evaluation], costs: Costs) -> list[Evaluation]:
