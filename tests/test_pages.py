@@ -41,13 +41,16 @@ QUIET = os.getloadavg()[0] < 2 * (os.cpu_count() or 1)
 
 @pytest.fixture(scope="module")
 def runs(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``one`` finished, ``many`` with 10,000 evaluations and large genomes, ``hostile`` with names that bite."""
+    """``one`` and, of two networks, ``few``; ``many`` of 10,000, with large genomes; ``hostile``, whose names bite."""
     folder = tmp_path_factory.mktemp("pages") / "runs"
     shutil.copytree(searched, folder)
     for name in ("many", "hostile"):
         shutil.copytree(folder / "one", folder / name)
         (folder / name / "finished.json").unlink()
     _fill(folder / "many")
+    shutil.copytree(folder / "one", folder / "few")
+    with sqlite3.connect(folder / "few" / "run.sqlite") as connection:
+        connection.execute("DELETE FROM evaluations WHERE id > 2")
     facts = json.loads((folder / "hostile" / "run.json").read_text())
     facts["structure"]["groups"][0]["name"] = facts["structure"]["criteria"][0] = HOSTILE
     facts["config"]["model"]["factory"] = facts["config"]["data"]["dataset"] = HOSTILE
@@ -148,6 +151,14 @@ def test_the_way_in_is_the_token(at: Opener, server: Served) -> None:
     assert TOKEN not in page.url and TOKEN not in page.evaluate("document.cookie + JSON.stringify({...localStorage})")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("Token")).to_be_visible()
+
+
+def test_two_networks_are_no_course_to_draw(at: Opener) -> None:
+    page = at("/runs/few")
+    expect(page.get_by_role("heading", name="On the front")).to_be_visible()
+    expect(page.locator("#front tr").nth(1)).to_be_visible()
+    expect(page.get_by_role("heading", name="How the search comes to its best")).to_be_hidden()
+    expect(page.get_by_role("heading", name="Hypervolume")).to_be_hidden()
 
 
 def test_ten_thousand_evaluations_are_there_in_two_seconds(at: Opener, server: Served) -> None:

@@ -93,7 +93,8 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
         raise ConfigError(f"run {parent.name!r} is two cuts of another pruner: it has no population to fork")
     if parent.config.method in ("sensitivity", "derived", "tailored"):
         raise ConfigError(
-            f"run {parent.name!r} is the one network of method {parent.config.method}: it has no population to fork"
+            f"run {parent.name!r} is the one network of method {parent.config.method}: it has no population to fork; "
+            f"search anew, with search.seeds=[{parent.config.method}] for its widths in the first generation"
         )
     tree = parent.config.model_dump(mode="json")
     if parent.config.data.split_seed is None:

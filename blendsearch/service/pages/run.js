@@ -21,6 +21,10 @@ async function choose(id) {
 
 function draw() {
   if (!course.head) return;
+  // the network or two that some methods end with are no course to draw, as in the report
+  const few = course.state.state === "finished" && !course.head.spans && course.judged.length < 3;
+  find("course").hidden = find("volumes").hidden = few;
+  if (few) return;
   main.show(course.scene(open), course.picture());
   curve.show(course.curve(), `Hypervolume after ${course.generations.length} generations, at last ${number(course.generations.at(-1)?.hypervolume)}`);
 }
