@@ -18,20 +18,18 @@ from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, pool
 from blendsearch.criteria.score import score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.errors import BlendsearchError, EvaluateError, ModelError, RunError
+from blendsearch.errors import EvaluateError, RunError
 from blendsearch.fitness.data import Splits, batches, check_labels
-from blendsearch.fitness.device import Precision, resolve_device
+from blendsearch.fitness.device import resolve_device
 from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.repair import Repair, repair_for
 from blendsearch.fitness.task import CLASSES, Task, called, judged_by
-from blendsearch.fitness.training import train
 from blendsearch.runs.config import Config
 from blendsearch.runs.directory import Run, create_run
 from blendsearch.runs.provenance import arrays_digest, provenance
 from blendsearch.runs.sameness import code_digests
 from blendsearch.runs.scores import read_scores, score_arrays, score_facts
-from blendsearch.runs.section import ScheduleConfig
 from blendsearch.runs.store import Evaluation, Inherited
 from blendsearch.search.choices import allowed_widths, fixed_widths, given_widths, schedule_of, space_for
 from blendsearch.search.costs import (
@@ -43,6 +41,7 @@ from blendsearch.search.costs import (
     with_latency,
     with_memory,
 )
+from blendsearch.search.dense import input_shape, outputs_of, tells_classes, train_base
 from blendsearch.search.given import (
     BY_NAME,
     Given,
@@ -122,7 +121,7 @@ def prepare(config: Config, report: Report, beside: Run | None = None, given: Gi
     check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
     given_widths(config.budget.keep, traced.structure, allowed)
     if "latency" in spans and beside is None:
-        structure, shape = traced.structure, _input_shape(traced.splits)
+        structure, shape = traced.structure, input_shape(traced.splits)
         oracle = with_latency(traced.model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
         traced = replace(traced, structure=replace(structure, oracle=oracle))
     table, clusters = _scored(config, traced, report)
@@ -213,10 +212,10 @@ def restore(
     structure = replace(structure, oracle=stored_oracle(run, structure, config.budget))
     missing = {"memory", "latency"} & config.budget.spans().keys() - structure.oracle.further.keys()
     if "memory" in missing:
-        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
+        structure = replace(structure, oracle=with_memory(model, structure, input_shape(splits)))
     model = model.to(device)
     if "latency" in missing:
-        shape, allowed = _input_shape(splits), allowed_widths(config, structure)
+        shape, allowed = input_shape(splits), allowed_widths(config, structure)
         oracle = with_latency(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
         structure = replace(structure, oracle=oracle)
     task = replace(given.task, classes=run.structure.get("trains_on_classes", True))
@@ -253,13 +252,13 @@ def _traced(config: Config, report: Report, beside: Run | None = None, given: Gi
     structure = _structure(config, model, splits)
     task = replace(given.task, classes=splits.classes > 0)
     if task.evaluate is None and task.loss is None:
-        check_labels(splits, _outputs(model, splits))
+        check_labels(splits, outputs_of(model, splits))
     elif task.classes and task.loss is None:
-        task = replace(task, classes=_tells(model, splits))
+        task = replace(task, classes=tells_classes(model, splits))
     if beside is not None:
         structure = replace(structure, oracle=stored_oracle(beside, structure))
     elif "memory" in config.budget.spans():
-        structure = replace(structure, oracle=with_memory(model, structure, _input_shape(splits)))
+        structure = replace(structure, oracle=with_memory(model, structure, input_shape(splits)))
     least = reachable(structure.oracle.all_decomposed, allowed_widths(config, structure))
     report("traced", {"groups": len(structure.maps.groups), "frozen": len(structure.frozen), "reachable": least})
     check_trains(config, task)
@@ -333,8 +332,8 @@ def _setting(config: Config, traced: _Traced, table: ScoreTable, clusters: Clust
 
 def _structure(config: Config, model: nn.Module, splits: Splits) -> Structure:
     """The structure of `model`, on the CPU, with the layers that may be decomposed where the config asks for it."""
-    structure = trace(model, _input_shape(splits))
-    return structure if config.transform == "none" else with_depthwise(model, structure, _input_shape(splits))
+    structure = trace(model, input_shape(splits))
+    return structure if config.transform == "none" else with_depthwise(model, structure, input_shape(splits))
 
 
 def _repair(
@@ -357,47 +356,6 @@ def _repair(
         refit=fitness.repair != "none",
         precision=fitness.precision,
     )
-
-
-def train_base(
-    model: nn.Module,
-    splits: Splits,
-    schedule: ScheduleConfig,
-    precision: Precision,
-    device: torch.device,
-    seed: int,
-    report: Report,
-) -> None:
-    """Train the dense network in place, telling `report` of each epoch."""
-
-    def progress(done: float, loss: float) -> None:
-        report("training", {"done": done, "loss": loss})
-
-    train(model, splits, schedule_of(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
-
-
-def _tells(model: nn.Module, splits: Splits) -> bool:
-    """Whether the network's outputs are logits of classes that the labels name."""
-    try:
-        check_labels(splits, _outputs(model, splits))
-    except BlendsearchError:
-        return False
-    return True
-
-
-def _outputs(model: nn.Module, splits: Splits) -> int:
-    """How many classes the network tells apart."""
-    with torch.inference_mode():
-        output = model.eval()(torch.zeros(2, *_input_shape(splits)))
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        what = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ModelError(f"the model's output is {what}, expected logits of shape (images, classes)")
-    return int(output.shape[1])
-
-
-def _input_shape(splits: Splits) -> tuple[int, int, int]:
-    height, width, channels = splits.train.shape
-    return channels, height, width
 
 
 def _listed(structure: Structure) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from blendsearch.fitness.evaluation import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.training import Schedule
 from blendsearch.runs.config import load_config
-from blendsearch.search.setting import network_of, splits_of, train_base
+from blendsearch.search.dense import train_base
+from blendsearch.search.given import network_of, splits_of
 from blendsearch.structure.groups import index_maps
 
 
