@@ -20,8 +20,6 @@ from blendsearch.fitness.stratify import proportional, stratified
 
 DEFAULT_ROOT = "~/.cache/blendsearch"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-MOST_CLASSES = 1_000_000
-"""No network tells as many apart: a label as large numbers something else, and counting up to it takes all memory."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def npz(spec: DataSpec) -> RawData:
     val = root / Path(spec.val).expanduser() if spec.val is not None else None
     _refuse_same(train=train, test=test, val=val)
     images, labels, named = load_npz(train)
-    classes = max(classes_up_to(int(labels.max())), named or 0)
+    classes = max(int(labels.max()) + 1, named or 0)
     if named is not None and named < classes:
         raise DataError(
             f"{train}: classes holds {named} names but y reaches {classes - 1}; expected one name per class; add them"
@@ -217,13 +215,6 @@ def npz(spec: DataSpec) -> RawData:
     return RawData(
         ArraySplit(images, labels), held_out(test), held_out(val) if val is not None else None, classes=classes
     )
-
-
-def classes_up_to(most: int) -> int:
-    """How many classes there are where labels reach `most`. Raises DataError for a number that counts none."""
-    if most >= MOST_CLASSES:
-        raise DataError(f"the targets hold {most}: expected classes numbered 0, 1, 2 and so on; number them anew")
-    return most + 1
 
 
 def _refuse_same(**sources: Path | None) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from blendsearch.errors import DataError
 from blendsearch.fitness.data import DataSpec, Splits, divided
-from blendsearch.fitness.datasets import RawData, classes_up_to
+from blendsearch.fitness.datasets import RawData
 from blendsearch.fitness.images import ArraySplit, Labels, ReadySplit, Split, Subset
 from blendsearch.fitness.stratify import proportional, stratified
 from blendsearch.fitness.streamed import StreamedSplit, stated_labels
@@ -31,6 +31,9 @@ MOST_BYTES = 4 * 2**30
 
 Of a Dataset that has more, images are read anew whenever they are needed (`streamed`); what else has more is refused.
 """
+
+MOST_CLASS = 1_000_000
+"""As in npz files: a larger label numbers something else, and counting up to it takes all memory."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ def _classes(splits: Iterable[Split], task: Task) -> int:
         if task.loss is not None or task.evaluate is not None:
             return 0
         raise DataError(f"the targets hold {least}: expected classes numbered from 0; give loss= for other targets")
-    return classes_up_to(max((int(item.max(initial=-1)) for item in labels), default=-1))
+    most = max((int(item.max(initial=-1)) for item in labels), default=-1)
+    if most > MOST_CLASS:
+        raise DataError(f"the targets hold {most}: expected classes numbered 0, 1, 2 and so on; number them anew")
+    return most + 1
 
 
 def _two(source: Split, size: float, classes: int, rng: np.random.Generator, name: str) -> tuple[Split, Split]:
@@ -286,7 +292,8 @@ def _array(value: Any) -> NDArray[Any]:
     """A value as an array. Raises ValueError for what has no shape."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return plain
     if isinstance(value, Image.Image):
         return np.asarray(value.convert("RGB") if value.mode in ("P", "1", "CMYK") else value)
     if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
