@@ -1,5 +1,6 @@
 """Two processes with a half of every batch each arrive at what one process arrives at."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ CASES = ("plain", "batch-norm", "distillation", "own loss", "dropout")
 def take_part(rank: int, folder: str) -> None:
     """Train all of the cases as one of two processes, and leave behind what came of it."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(minutes=5)
+    )
     splits = load_splits(DataSpec("digits"), 0)
     found = {case: trained(case, Share(rank, 2), splits) for case in CASES}
     torch.save(found, f"{folder}/{rank}.pt")
@@ -68,8 +71,12 @@ def take_part(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """What came of every case in this process, which is the first of the two, and in the other."""
     folder = tmp_path_factory.mktemp("together")
-    torch.multiprocessing.spawn(take_part, (str(folder),), nprocs=2)
+    other = torch.multiprocessing.get_context("spawn").Process(target=take_part, args=(1, str(folder)), daemon=True)
+    other.start()
+    take_part(0, str(folder))
+    other.join()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -17,10 +17,12 @@ from blendsearch.fitness.sharing import Share
 class Conductor:
     """One training by Ray Train, from a process of its own: what it prints, and how it handles signals, stays there."""
 
-    def __init__(self, payload: list[Any], threads: int, device: str, size: int, folder: str) -> None:
+    def __init__(
+        self, payload: list[Any], threads: int, needs: dict[str, float], device: str, size: int, folder: str
+    ) -> None:
         # in a list, since Ray would fetch here what is for the workers
-        self._payload, self._threads, self._device, self._size = payload[0], threads, device, size
-        self._folder = folder
+        self._payload, self._threads, self._needs, self._device = payload[0], threads, needs, device
+        self._size, self._folder = size, folder
         self._standing: dict[int, tuple[str, int]] = {}
         self._complete = threading.Event()
         self._answer: tuple[Outcome, list[str]] | None = None
@@ -31,7 +33,6 @@ class Conductor:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        on_gpu = self._device == "cuda"
         facts = {
             "asked": asked,
             "conductor": ray.get_runtime_context().current_actor,
@@ -44,8 +45,8 @@ class Conductor:
             train_loop_config=facts,
             scaling_config=ScalingConfig(
                 num_workers=self._size,
-                use_gpu=on_gpu,
-                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": self._threads},
+                use_gpu=self._device == "cuda",
+                resources_per_worker=self._needs,
             ),
             run_config=RunConfig(
                 name=asked.digest[:16],

@@ -98,6 +98,8 @@ class Several:
         self._starting: dict[Any, Training] = {}
         self._running: dict[Any, Training] = {}
         self._doubtful: list[tuple[Training, BaseException]] = []
+        # as many CPUs as any other worker asks for, however many threads it has
+        self._needs = {"GPU": 1.0} if device == "cuda" else {"CPU": float(config.threads or 1)}
         self._folder = ""
         self._looked = 0.0
 
@@ -158,7 +160,7 @@ class Several:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
                 runtime_env={"env_vars": self._surroundings()},
             )
-            .remote([self._payload], self._threads, self._device, self._size, self._folder)
+            .remote([self._payload], self._threads, self._needs, self._device, self._size, self._folder)
         )
         training = Training(self._number(), asked, conductor, time.monotonic())
         self._running[conductor.train.remote(asked.request)] = training
@@ -188,7 +190,8 @@ class Several:
             cause, lost = reason(error, self._ray.exceptions.RayError)
             self._end(training)
             if not lost:
-                return self._attempts.again(training.asked, training.number, cause, "failed", _Traced(error, cause))
+                cause.add_note(str(error))  # the trace, as Ray brings it along
+                return self._attempts.again(training.asked, training.number, cause, "failed")
             training.since = time.monotonic()
             self._doubtful.append((training, cause))
             return None
@@ -248,14 +251,6 @@ class Several:
         self._starting = {key: other for key, other in self._starting.items() if other is not training}
         with suppress(Exception):
             self._ray.kill(training.conductor)
-
-
-class _Traced(Exception):
-    """`cause`, with the trace that Ray brings along of it."""
-
-    def __init__(self, error: BaseException, cause: BaseException) -> None:
-        super().__init__(str(cause))
-        self.traceback_str = str(getattr(error, "traceback_str", "") or error)
 
 
 def reason(error: BaseException, of_ray: type[BaseException]) -> tuple[BaseException, bool]:
