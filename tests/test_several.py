@@ -21,7 +21,7 @@ from test_engine import asked, collect, evaluator
 from blendsearch.cli import main
 from blendsearch.engine.connection import authenticate
 from blendsearch.engine.engine import Engine, check_engine, start_engine
-from blendsearch.engine.on_several import check_batches
+from blendsearch.engine.feasible import check_batches
 from blendsearch.errors import ConfigError, EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.fitness.training import Schedule

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from blendsearch.engine.connection import authenticate
-from blendsearch.engine.on_several import check_several
+from blendsearch.engine.feasible import check_several
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.runs.config import EngineConfig

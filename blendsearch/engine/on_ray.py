@@ -12,8 +12,9 @@ from typing import Any
 from blendsearch.engine.attempts import DOUBT_SECONDS, Asked, Attempts
 from blendsearch.engine.connection import connect
 from blendsearch.engine.engine import nothing_more
+from blendsearch.engine.feasible import check_batches
 from blendsearch.engine.metrics import Metrics
-from blendsearch.engine.on_several import Several, check_batches
+from blendsearch.engine.on_several import Several
 from blendsearch.engine.watching import Watching
 from blendsearch.engine.worker import Worker
 from blendsearch.errors import EngineError

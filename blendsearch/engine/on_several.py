@@ -4,7 +4,6 @@ For each there is a conductor (engine.conductor), which calls Ray Train. Whateve
 same count as any other evaluation, and not by Ray Train.
 """
 
-import importlib.util
 import shutil
 import tempfile
 import time
@@ -18,42 +17,18 @@ from blendsearch.engine.attempts import DOUBT_SECONDS, Asked, Attempts
 from blendsearch.engine.conductor import Conductor
 from blendsearch.engine.watching import Watching
 from blendsearch.errors import EngineError
-from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
+from blendsearch.fitness.evaluation import Outcome, Request
 from blendsearch.runs.config import EngineConfig
+
+SURROUNDINGS = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data may lie under relative paths
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2592000",  # a full cluster is waited for with `engine.patience`
+}
+"""What Ray Train reads from the environment, where it is called."""
 
 LOOK_SECONDS = 5.0
 """How often it is looked whether the nodes of a training are still there."""
-
-EXTRA = ("fsspec", "pandas", "pyarrow")
-"""What Ray Train imports beyond Ray itself."""
-
-
-def check_several(config: EngineConfig, size: int) -> None:
-    """Raises EngineError where a fine-tune on `size` workers could not even begin, before anything that takes time."""
-    if size < 2:
-        return
-    if config.ray == "off":
-        raise EngineError(
-            f"finals.workers is {size} and engine.ray is off: a fine-tune on several workers needs Ray; set "
-            "engine.ray to local, auto or HOST:PORT, or leave finals.workers out"
-        )
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineError(
-            f"finals.workers is {size} and {', '.join(missing)} of Ray Train is not installed: "
-            "pip install blendsearch[train], here and on every node"
-        )
-
-
-def check_batches(evaluator: Evaluator, size: int) -> None:
-    """Raises EngineError where a batch of the long fine-tune has no `size` equal shares."""
-    schedule = evaluator.recipe.final
-    images = min(len(evaluator.splits.train), schedule.images or len(evaluator.splits.train))
-    if min(images, schedule.batch_size) % size:
-        raise EngineError(
-            f"the {images} training images are one batch of the long fine-tune and cannot be shared out evenly among "
-            f"{size} workers (finals.workers): choose a number that divides them, or a smaller finals.tuning.batch_size"
-        )
 
 
 @dataclass(eq=False)
@@ -158,21 +133,13 @@ class Several:
                 # one call trains, one waits for the beginning, and all workers may speak at once
                 max_concurrency=self._size + 2,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
-                runtime_env={"env_vars": self._surroundings()},
+                runtime_env={"env_vars": SURROUNDINGS},
             )
             .remote([self._payload], self._threads, self._needs, self._device, self._size, self._folder)
         )
         training = Training(self._number(), asked, conductor, time.monotonic())
         self._running[conductor.train.remote(asked.request)] = training
         self._starting[conductor.begun.remote()] = training
-
-    def _surroundings(self) -> dict[str, str]:
-        return {
-            "RAY_TRAIN_V2_ENABLED": "1",
-            "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data may lie under relative paths
-            # a cluster that is full is waited for here, with a patience of our own
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(self._config.patience + 60),
-        }
 
     def _begun(self, reference: Any) -> None:
         training = self._starting.pop(reference)
