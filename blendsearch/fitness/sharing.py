@@ -62,7 +62,7 @@ def shared(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn
 def _of_the_whole_batch(norm: _BatchNorm, device: torch.device) -> nn.Module:
     """A module with the parameters and statistics of `norm`; torch's own works on GPUs alone."""
     if device.type == "cuda":
-        made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
         return made
     return _WholeBatchNorm(norm)
 
@@ -85,11 +85,12 @@ class _WholeBatchNorm(nn.Module):
         mean = _mean_over_all(wide.mean(dims))
         centred = wide - mean.view(shape)
         variance = _mean_over_all(centred.square().mean(dims))
-        if norm.running_mean is not None and norm.running_var is not None:
+        tracked = norm.num_batches_tracked
+        if norm.running_mean is not None and norm.running_var is not None and tracked is not None:
             count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
             with torch.no_grad():
-                norm.num_batches_tracked += 1  # type: ignore[operator]
-                weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+                tracked.add_(1)
+                weight = 1 / float(tracked) if norm.momentum is None else norm.momentum
                 norm.running_mean.lerp_(mean, weight)
                 norm.running_var.lerp_(variance * (count / (count - 1)), weight)
         scale = torch.rsqrt(variance + norm.eps)
@@ -100,7 +101,7 @@ class _WholeBatchNorm(nn.Module):
 
 
 def _mean_over_all(own: Tensor) -> Tensor:
-    found: Tensor = _MeanOverAll.apply(own)  # type: ignore[no-untyped-call]
+    found: Tensor = _MeanOverAll.apply(own)
     return found
 
 
@@ -114,5 +115,5 @@ class _MeanOverAll(torch.autograd.Function):
         return total / torch.distributed.get_world_size()
 
     @staticmethod
-    def backward(context: Any, wanted: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, wanted: Tensor) -> Tensor:
         return _MeanOverAll.forward(context, wanted)
