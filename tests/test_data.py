@@ -100,6 +100,8 @@ def test_splits_share_no_image_and_keep_sizes_and_shares(
             assert np.abs(shares(part.labels, full_sizes)).max() < 1
         elif len(part) >= len(source):
             assert (np.bincount(part.labels, minlength=len(source)) >= 1).all()
+    left_out = set(identities(whole.val)) - set(identities(limited.val))
+    assert left_out == (set() if limited.unused is None else set(identities(limited.unused)))
 
 
 @settings(deadline=None)

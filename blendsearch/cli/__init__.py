@@ -68,7 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
     resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="more search.evaluations, engine or finals"
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="more search.evaluations, engine, promote or finals",
     )
     resume.add_argument(
         "--accept",

@@ -45,7 +45,8 @@ class Splits:
 
     `classes` is 0 where targets are not classes. `mean` and `std` are float32 (channels,), of inputs scaled to [0, 1];
     0 and 1 where inputs come ready for the network. `note` is one sentence that says where validation and test images
-    come from. Each split is in a random but fixed order, so any prefix is a fair sample.
+    come from. Each split is in a random but fixed order, so any prefix is a fair sample. `unused` are the validation
+    images that `val_limit` leaves out: no network was chosen by them; None where it leaves none.
     """
 
     train: Split
@@ -56,6 +57,7 @@ class Splits:
     std: NDArray[np.float32]
     augment: tuple[str, ...]
     note: str
+    unused: Split | None = None
 
     def digest(self) -> str:
         """SHA-256 (hex) over labels, pixels, their order and the normalisation.
@@ -87,7 +89,8 @@ class Splits:
         return facts
 
     def _named(self) -> tuple[tuple[str, Split], ...]:
-        return ("train", self.train), ("val", self.val), ("test", self.test)
+        named = (("train", self.train), ("val", self.val), ("test", self.test))
+        return named if self.unused is None else (*named, ("unused", self.unused))
 
 
 def load_splits(spec: DataSpec, seed: int) -> Splits:
@@ -118,13 +121,22 @@ def divided(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> S
         source = parts[spec.val_from]
         taken, rest = _carve(source.labels, spec, raw.classes, streams[0])
         parts |= {"val": Subset(source, taken), spec.val_from: Subset(source, rest)}
-    limited = {
+    halves = {
         name: _limited(parts[name], limit, raw.classes, stream)
         for (name, limit), stream in zip(limits.items(), streams[1:], strict=True)
     }
+    limited, unused = {name: taken for name, (taken, _) in halves.items()}, halves["val"][1]
     mean, std = _normalisation(limited["train"], spec)
     note = _note(spec, raw, parts, limited)
-    return Splits(**limited, classes=raw.classes, mean=mean, std=std, augment=tuple(spec.augment), note=note)
+    return Splits(
+        **limited,
+        classes=raw.classes,
+        mean=mean,
+        std=std,
+        augment=tuple(spec.augment),
+        note=note,
+        unused=unused if len(unused) else None,
+    )
 
 
 def batches(
@@ -255,12 +267,14 @@ def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generato
     )
 
 
-def _limited(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> Split:
+def _limited(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> tuple[Split, Split]:
+    """At most `limit` images of a split, every class keeping its share, and those that are left out."""
     labels = split.labels if classes else np.zeros(len(split), dtype=np.int64)
     sizes = np.bincount(labels, minlength=classes or 1)
     counts = proportional(sizes, len(split) if limit is None else min(limit, len(split)), spare=0)
     assert counts is not None  # nothing need stay behind, so any number up to all can be shared out
-    return Subset(split, stratified(labels, counts, rng)[0])
+    taken, rest = stratified(labels, counts, rng)
+    return Subset(split, taken), Subset(split, rest)
 
 
 def _normalisation(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

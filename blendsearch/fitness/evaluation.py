@@ -22,14 +22,15 @@ from blendsearch.fitness.task import Judgement, judged_by, stand_in
 from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unpacked
 from blendsearch.structure.surgery import narrow
 
-SplitName = Literal["train", "val", "test"]
+SplitName = Literal["train", "val", "test", "unused"]
 
 
 class Request(NamedTuple):
     """What an evaluator is asked: a few hundred bytes, safe to send anywhere.
 
     cut: the kept channels packed to bits; channels: how many bits count.
-    split: the images to judge on; ``both`` are validation and test images.
+    split: the images to judge on; ``both`` are validation and test images, ``unused`` those of validation that the
+        search leaves out.
     weights: whether the outcome is to bring the recovered network's state.
     """
 
@@ -38,7 +39,7 @@ class Request(NamedTuple):
     channels: int
     fidelity: str
     seed: int
-    split: Literal["val", "test", "both"] = "val"
+    split: Literal["val", "test", "both", "unused"] = "val"
     weights: bool = False
 
     def kept(self) -> Cut:
@@ -65,7 +66,7 @@ class Outcome(NamedTuple):
 
 
 def request(
-    cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test", "both"] = "val", repeat: int = 0
+    cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test", "both", "unused"] = "val", repeat: int = 0
 ) -> Request:
     """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when.
 
@@ -109,7 +110,7 @@ class Evaluator:
         """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
         start = time.perf_counter()
         network = self.network(asked)
-        found = self.judge(network, "test" if asked.split == "test" else "val", asked.seed)
+        found = self.judge(network, "val" if asked.split == "both" else asked.split, asked.seed)
         test = self.measure(network, "test") if asked.split == "both" else None
         seconds = time.perf_counter() - start
         if not np.isfinite([found.loss, found.error]).all():
@@ -173,7 +174,8 @@ class Evaluator:
 
     def _outputs(self, module: nn.Module, split: SplitName) -> Iterator[tuple[Any, Tensor]]:
         """Outputs, logits in float32, and targets of one split, batch by batch and in order."""
-        images: Split = getattr(self.splits, split)
+        images: Split | None = getattr(self.splits, split)
+        assert images is not None, "no validation images were left out: refused where the config is read"
         module.eval()
         with folded(module, self._pairs), torch.inference_mode(), autocast(self.device, self.recipe.precision):
             for x, y in batches(

@@ -16,7 +16,7 @@ from blendsearch.inspect.summary import describe, further_of, pick
 from blendsearch.runs.directory import Run
 from blendsearch.runs.scores import read_scores
 from blendsearch.runs.store import Evaluation
-from blendsearch.search.front import front, judged_networks, kinds_of
+from blendsearch.search.front import dearest, front, kinds_of
 from blendsearch.structure.groups import unpacked
 
 
@@ -32,6 +32,7 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
     store = run.store(read_only=True)
     try:
         rows, tests, finals, latencies = store.evaluations(), store.tests(), store.finals(), store.latencies()
+        judged = dearest(rows, store.rejudged())
     finally:
         store.close()
     return {
@@ -46,7 +47,7 @@ def candidate(run: Run, what: str) -> dict[str, Any]:
         "seed": row.seed,
         "seconds": row.seconds,
         "kinds": kinds_of(row),
-        "on_front": any(other.id == row.id for other in front(judged_networks(rows), spanned_reader(run))),
+        "on_front": any(other.id == row.id for other in front(judged, spanned_reader(run))),
         "finals": [
             {
                 "repeat": item.repeat,

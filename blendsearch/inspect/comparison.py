@@ -10,7 +10,7 @@ from blendsearch.errors import RunError
 from blendsearch.inspect.summary import describe
 from blendsearch.runs.directory import Run, open_run, runs_in
 from blendsearch.runs.store import Evaluation, Final, TestResult
-from blendsearch.search.front import judged_networks, kinds_of
+from blendsearch.search.front import dearest, judged_networks, kinds_of
 
 CONFIDENCE = 0.95
 
@@ -63,11 +63,12 @@ def _found(run: Run) -> dict[str, dict[int, Found]]:
         store = held.store(read_only=True)
         try:
             rows, tests, finals = judged_networks(store.evaluations()), store.tests(), store.finals()
+            again = dearest(rows, store.rejudged())
             probes = len(store.probes())
         finally:
             store.close()
 
-        best = _best(held, rows, tests)
+        best = _best(held, rows, again, tests)
         by_method.setdefault(method, {})[seed] = best._replace(evaluations=best.evaluations + probes)
         if method in TRAINING and finals:
             by_method.setdefault(f"{method}{TRAINED}", {})[seed] = _trained(best, finals)
@@ -77,7 +78,7 @@ def _found(run: Run) -> dict[str, dict[int, Found]]:
                 for kind in kinds_of(row):
                     kinds.setdefault(kind, []).append(row)
             for kind, chosen in kinds.items():
-                by_method.setdefault(kind, {})[seed] = _best(held, chosen, tests)
+                by_method.setdefault(kind, {})[seed] = _best(held, chosen, again, tests)
     return by_method
 
 
@@ -88,8 +89,12 @@ def _trained(found: Found, finals: Sequence[Final]) -> Found:
     return found._replace(val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
 
 
-def _best(run: Run, chosen: Sequence[Evaluation], tests: dict[str, TestResult]) -> Found:
-    best = min(chosen, key=lambda row: (row.loss, row.id))
+def _best(run: Run, chosen: Sequence[Evaluation], again: Sequence[Evaluation], tests: dict[str, TestResult]) -> Found:
+    """The best of `chosen` by its dearest judgement, as `front.dearest` gives them all in `again`."""
+    ids = {row.id for row in chosen}
+    # those that could not be judged again stand as they were
+    dearest_of = [row for row in again if row.id in ids] or chosen
+    best = min(dearest_of, key=lambda row: (row.loss, row.id))
     facts = describe(run, best, tests)
     numbers = (facts[key] for key in ("macs_ratio", "params_ratio", "val_loss", "val_accuracy", "test_accuracy"))
     return Found(facts["cut"], facts["origin"].split(" = ")[0], len(chosen), *numbers)

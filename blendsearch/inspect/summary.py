@@ -11,7 +11,7 @@ from blendsearch.errors import RunError
 from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, TestResult
-from blendsearch.search.front import DENSE, best_baselines, front, judged_networks, knee
+from blendsearch.search.front import DENSE, as_rejudged, best_baselines, dearest, front, judged_networks, knee
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def summary(run: Run) -> dict[str, Any]:
     each network also has what `inspect.costs` gives.
     """
     rows, tests, finals, latencies, rejudged = _read(run)
-    valid = judged_networks(rows)
+    valid = dearest(rows, rejudged)
     costs = cost_reader(run)
 
     further = further_of(run)
@@ -37,16 +37,16 @@ def summary(run: Run) -> dict[str, Any]:
         return [describe(run, row, tests) | costs(row, latencies) | further(row) for row in chosen]
 
     return {
-        "dense": described([row for row in rows if row.origin == DENSE and not row.failure]),
+        "dense": described(as_rejudged([row for row in rows if row.origin == DENSE and not row.failure], rejudged)),
         "baselines": described(best_baselines(valid)),
         "front": described(front(valid, spanned_reader(run))),
-        "fidelities": _fidelities(rows, rejudged, finals),
+        "fidelities": _fidelities(run, rows, rejudged, finals),
         "finals": [_finished(run, row, done) | costs(row, latencies) for row, done in _by_final(rows, finals)],
     }
 
 
 def _fidelities(
-    rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], finals: Sequence[Final]
+    run: Run, rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], finals: Sequence[Final]
 ) -> list[dict[str, Any]]:
     """The agreement of each fidelity with the next dearer one."""
     first = {row.digest: row.loss for row in judged_networks(rows)}
@@ -54,7 +54,9 @@ def _fidelities(
         (next((row.fidelity for row in rows if row.origin != DENSE), ""), first)
     ]
     if rejudged:
-        stages.append((rejudged[0].fidelity, {item.digest: item.loss for item in rejudged}))
+        promote = run.config.promote
+        images = ", unused images" if promote.images == "unused" else ""
+        stages.append((f"{promote.fidelity}{images}", {item.digest: item.loss for item in rejudged}))
     if finals:
         stages.append(("final", {key: fmean(item.loss for item in done) for key, done in _grouped(finals).items()}))
     found = []
@@ -142,15 +144,15 @@ def pick(run: Run, what: str) -> Evaluation:
     """The evaluation that `what` names: ``best``, ``knee``, or an id.
 
     Best is the lowest validation error after the long fine-tune where there was one, else the lowest validation loss on
-    the front.
+    the front, among the networks that were judged again where some were.
 
     Raises RunError when there is none, or its evaluation failed.
     """
-    rows, _, finals, *_ = _read(run)
+    rows, _, finals, _, rejudged = _read(run)
     if what == "best" and finals:
         return _by_final(rows, finals)[0][0]
     spent = spanned_reader(run)
-    on_front = front(judged_networks(rows), spent)
+    on_front = front(dearest(rows, rejudged), spent)
     if what in ("best", "knee"):
         if not on_front:
             raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")

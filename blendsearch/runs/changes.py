@@ -10,7 +10,7 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config import Config, dump_config, parse_config, with_overrides
 from blendsearch.runs.directory import Run, open_run
 
-CHANGEABLE = ("search.evaluations", "engine.", "finals.")
+CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
 """Fields, or the sections they are in, that say how long, where, and what comes after the search."""
 
 TRAINED_BY = ("finals.tuning", "finals.distillation", "finals.workers")
@@ -52,7 +52,7 @@ def _note(run: Run, change: dict[str, Any], config: Config) -> None:
 def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
     store = run.store(read_only=True)
     try:
-        finals = store.finals()
+        finals, rejudged, tests = store.finals(), store.rejudged(), store.tests()
         asked = max((row.id for row in store.evaluations()), default=0)
     finally:
         store.close()
@@ -60,13 +60,24 @@ def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
         if not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot be changed in run {run.name!r}: what it has judged was judged by the old value; start "
-                "another run, or change only search.evaluations, engine and finals"
+                "another run, or change only search.evaluations, engine, promote and finals"
+            )
+        if field.startswith("promote.") and field != "promote.share" and rejudged:
+            raise ConfigError(
+                f"{field} cannot be changed in run {run.name!r}: {len(rejudged)} networks were judged again by the old "
+                "value; start another run"
             )
         if field.startswith(TRAINED_BY) and finals:
             raise ConfigError(
                 f"{field} cannot be changed in run {run.name!r}: {len(finals)} networks were fine-tuned by the old "
                 "value; start another run"
             )
+    promote = config.promote
+    if promote != run.config.promote and promote.share and promote.fidelity != config.fitness.fidelity and tests:
+        raise ConfigError(
+            f"promote cannot be changed in run {run.name!r}: {len(tests)} networks were tested as "
+            f"{config.fitness.fidelity}; fork it, or take promote.fidelity={config.fitness.fidelity} on unused images"
+        )
     if "search.evaluations" in fields and config.search.evaluations < asked:
         raise ConfigError(
             f"search.evaluations={config.search.evaluations} is less than run {run.name!r} has asked for already, "

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from blendsearch.errors import ConfigError
 from blendsearch.runs.methods import with_method
 from blendsearch.runs.neighbours import AllocatingConfig, DerivedConfig, TailoredConfig, check_measured
+from blendsearch.runs.promoting import PromoteConfig, check_promote
 from blendsearch.runs.section import PathText, Positive, Ratio, ScheduleConfig, Section
 
 DIGITS = Path(__file__).with_name("digits.yaml")
@@ -181,13 +182,6 @@ class SearchConfig(Section):
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
 
-class PromoteConfig(Section):
-    """The `share` of networks, the best by the search's own fidelity, that are judged again at a dearer one."""
-
-    share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    fidelity: Literal["tuned"] = "tuned"
-
-
 class FinalsConfig(Section):
     """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds.
 
@@ -302,6 +296,7 @@ class Config(Section):
                 "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
             )
         check_measured(self)
+        check_promote(self)
         if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
             raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
         return self

@@ -1,6 +1,10 @@
-"""Cheap first, dear later: the best are judged again, then fine-tuned for long; one look at the test images; timing."""
+"""Cheap first, dear later: the best are judged again, then fine-tuned for long; one look at the test images; timing.
+
+Where networks were judged again, what was found is chosen among these, by that judgement.
+"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -10,7 +14,7 @@ from blendsearch.fitness.latency import measured
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, Store, TestResult
 from blendsearch.search.costs import conditions, conditions_text
-from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks, knee
+from blendsearch.search.front import DENSE, EVOLVED, best_baselines, dearest, front, judged_networks, knee
 from blendsearch.search.given import in_python
 from blendsearch.search.setting import Report, Setting
 from blendsearch.structure.groups import unpacked
@@ -20,23 +24,45 @@ KEPT_BYTES = 2**30
 
 
 def promoted(rows: Sequence[Evaluation], setting: Setting) -> list[Evaluation]:
-    """The networks that are judged again at a dearer fidelity: the best `promote.share`, then the best controls."""
+    """The networks that are judged again: the best `promote.share`, then the best controls.
+
+    At one budget the best by the search's objectives; over a span the front, then what is the front without these, and
+    so on.
+    """
     valid = judged_networks(rows)
     count = round(setting.config.promote.share * len(valid))
-    best = sorted(valid, key=lambda row: (*setting.objectives(row), row.id))[:count]
-    return list({row.digest: row for row in [*best, *best_baselines(valid)]}.values()) if count else []
+    if not count:
+        return []
+    best: list[Evaluation] = []
+    if setting.decoder.spans:
+        left = valid
+        while len(best) < count and left:
+            best += front(left, setting.costs)
+            taken = {row.id for row in best}
+            left = [row for row in left if row.id not in taken]
+    else:
+        best = sorted(valid, key=lambda row: (*setting.objectives(row), row.id))
+    return list({row.digest: row for row in [*best[:count], *best_baselines(valid)]}.values())
 
 
 def promote(setting: Setting, engine: Engine, store: Store, report: Report) -> None:
-    """Judge the promoted networks again, on validation images; those that were stay."""
-    fidelity = setting.config.promote.fidelity
-    done = {item.digest for item in store.rejudged()}
-    chosen = promoted(store.evaluations(), setting)
+    """Judge the promoted networks again, on validation images; those that were stay.
+
+    On other images than the search's, the dense network too, so that the others can be set beside it.
+    """
+    config = setting.config.promote
+    split: Literal["val", "unused"] = "unused" if config.images == "unused" else "val"
+    rows, done = store.evaluations(), {item.digest for item in store.rejudged()}
+    chosen = promoted(rows, setting)
+    if chosen and split == "unused":
+        chosen = [*chosen, *(row for row in rows if row.origin == DENSE and not row.failure)]
+    fidelities = {row.digest: row.fidelity if row.origin == DENSE else config.fidelity for row in chosen}
     for row in chosen:
         if row.digest not in done:
             cut = unpacked(row.cut, setting.structure.maps.channels)
-            engine.submit(request(cut, fidelity, setting.config.seed))
+            engine.submit(request(cut, fidelities[row.digest], setting.config.seed, split))
     for outcome in engine.completed():
+        fidelity = fidelities[outcome.digest]
         if outcome.failure:
             report("warning", {"text": f"judging {outcome.digest[:8]} again failed: {outcome.failure}"})
             continue
@@ -50,19 +76,20 @@ def picked(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged], setting: Se
     At one budget the best by their dearest judgement; over a span of budgets evenly along the front.
     """
     count = setting.config.finals.picks
-    valid = judged_networks(rows)
     if not count:
         return []
-    again = {item.digest: item.loss for item in rejudged}
+    valid = dearest(rows, rejudged)
     if setting.decoder.spans:
         found = front(valid, setting.costs)
         places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
         best = [found[place] for place in places]
     else:
+        again = {row.digest for row in valid}
+        others = [row for row in judged_networks(rows) if row.digest not in again]
         # the paper's picks come from its population, where no control stands
-        found = [row for row in valid if row.origin == EVOLVED or setting.config.method != "cfbs"]
+        found = [row for row in [*valid, *others] if row.origin == EVOLVED or setting.config.method != "cfbs"]
         # what was not judged again was worse than what was
-        order = sorted(found, key=lambda row: (again.get(row.digest, np.inf), *setting.objectives(row), row.id))
+        order = sorted(found, key=lambda row: (row.digest not in again, *setting.objectives(row), row.id))
         best = order[:count]
     unique = {row.digest: row for row in [*best, *best_baselines(valid)]}
     return list(unique.values())
@@ -97,7 +124,7 @@ def measure_reported(setting: Setting, store: Store, report: Report) -> None:
     if "latency" not in config.spans():
         return
     rows, done = store.evaluations(), store.latencies()
-    valid = judged_networks(rows)
+    valid = dearest(rows, store.rejudged())
     finals = {item.digest for item in store.finals()}
     reported = [row for row in rows if row.origin == DENSE or row.digest in finals]
     reported += [*best_baselines(valid), *front(valid, setting.costs)]
@@ -119,7 +146,7 @@ def test(setting: Setting, engine: Engine, store: Store, report: Report) -> None
         return
     rows = store.evaluations()
     done = store.tests()
-    valid = judged_networks(rows)
+    valid = dearest(rows, store.rejudged())
     subjects = {row.digest: row for row in rows if row.origin == DENSE}
     for row in [*best_baselines(valid), *front(valid, setting.costs)]:
         subjects[row.digest] = row
@@ -140,7 +167,7 @@ def keep(run: Run, setting: Setting, engine: Engine, store: Store, report: Repor
 
     The best first, then the knee, then the others, until `KEPT_BYTES` are full.
     """
-    found = front(judged_networks(store.evaluations()), setting.costs)
+    found = front(dearest(store.evaluations(), store.rejudged()), setting.costs)
     if not in_python(setting.config) or not found:
         return
     best = min(found, key=lambda row: (row.loss, row.macs, row.id))

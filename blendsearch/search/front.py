@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.runs.store import Evaluation
+from blendsearch.runs.store import Evaluation, Rejudged
 
 DENSE = "dense"
 """The origin of the evaluation that is the dense network itself."""
@@ -35,6 +35,22 @@ def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
 def judged_networks(rows: Sequence[Evaluation]) -> list[Evaluation]:
     """The rows that are pruned networks with numbers: neither the dense one nor failures."""
     return [row for row in rows if not row.failure and row.origin != DENSE]
+
+
+def dearest(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Evaluation]:
+    """The pruned networks by their dearest judgement: where some were judged again, these alone, as they then were."""
+    valid = judged_networks(rows)
+    if not rejudged:
+        return valid
+    again = {item.digest for item in rejudged}
+    return as_rejudged([row for row in valid if row.digest in again], rejudged)
+
+
+def as_rejudged(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Evaluation]:
+    """The rows, with the numbers of their second judgement where they had one."""
+    again = {item.digest: item._asdict() for item in rejudged}
+    kept = ("fidelity", "loss", "error")
+    return [row._replace(**{name: again.get(row.digest, row._asdict())[name] for name in kept}) for row in rows]
 
 
 def front(rows: Sequence[Evaluation], costs: Costs) -> list[Evaluation]:

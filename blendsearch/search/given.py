@@ -38,12 +38,19 @@ def splits_of(config: Config, given: Given = BY_NAME) -> Splits:
     seed = config.seed if config.data.split_seed is None else config.data.split_seed
     spec = DataSpec(**config.data.model_dump(exclude={"split_seed"}))
     if given.data is not None:
-        return handed_splits(given.data, given.task, spec, seed)
-    if _data_in_python(config):
+        splits = handed_splits(given.data, given.task, spec, seed)
+    elif _data_in_python(config):
         raise ConfigError(
             f"data.dataset {config.data.dataset} stands for data in Python: call blendsearch.search(model, data)"
         )
-    return load_splits(spec, seed)
+    else:
+        splits = load_splits(spec, seed)
+    if config.promote.share and config.promote.images == "unused" and splits.unused is None:
+        raise ConfigError(
+            f"promote.images unused: data.val_limit {config.data.val_limit} leaves none of the {len(splits.val)} "
+            "validation images out; expected less"
+        )
+    return splits
 
 
 def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None, given: Given = BY_NAME) -> nn.Module:
@@ -92,6 +99,8 @@ def check_task(config: Config, task: Task) -> None:
         raise ConfigError("fitness.against dense compares logits, and this search has a loss of its own: leave it out")
     if config.finals.distillation:
         raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
+    if task.evaluate is not None and config.promote.share and config.promote.images == "unused":
+        raise ConfigError("promote.images unused: evaluate= sees no validation images to leave out; leave it out")
     if config.finals.picks and not task.tests:
         raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
 
@@ -99,7 +108,8 @@ def check_task(config: Config, task: Task) -> None:
 def check_trains(config: Config, task: Task) -> None:
     """Raise ConfigError where networks are to be fine-tuned and there is no loss to do it by."""
     measured = {config.allocation, config.method, *config.search.seeds} & {"derived", "tailored"}
-    tuned = config.fitness.fidelity == "tuned" or config.promote.share or config.finals.picks
+    promoted = config.promote.share and config.promote.fidelity == "tuned"
+    tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.picks
     if not task.trains and (tuned or measured):
         raise ConfigError(
             "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "

@@ -21,7 +21,7 @@ DEEPEST = 12
 FACTORY = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 RESUMABLE = re.compile(
-    r"(search\.evaluations|finals\.(picks|seeds|distillation|tuning\.[a-z_]+)|"
+    r"(search\.evaluations|promote\.(share|fidelity|images)|finals\.(picks|seeds|distillation|tuning\.[a-z_]+)|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*"
 )
 """What `resume` may change, without where evaluations run."""
@@ -70,7 +70,7 @@ def read_tree(text: str) -> Any:
 
 def resumable(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that a resumed run does not take from a network."""
-    _check_overrides(overrides, RESUMABLE, "search.evaluations=, finals.FIELD=")
+    _check_overrides(overrides, RESUMABLE, "search.evaluations=, promote.FIELD=, finals.FIELD=")
 
 
 def forkable(overrides: Sequence[str]) -> None:

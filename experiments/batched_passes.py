@@ -1,0 +1,122 @@
+"""Whether candidates that differ only in their cut are judged faster by one batched pass than one after another.
+
+    python experiments/batched_passes.py CONFIG [--candidates 8] [--images 500] [--repeats 3] [--set F=V ...]
+
+One after another, as the product does it: really narrow networks. Batched: the dense network with what is cut set to
+zero, all candidates' tensors stacked, and one pass mapped over them (torch.func.vmap; convolutions become grouped
+ones), at the cost of multiplying zeros. Prints the largest difference of their outputs, the shortest time of each, in
+turns, and the ratio: on a CPU processor seconds, on a GPU wall seconds until it has finished. Writes a JSON beside it.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from blendsearch.fitness.data import batches
+from blendsearch.fitness.device import autocast
+from blendsearch.runs.config import load_config
+from blendsearch.search.setting import Setting, prepare
+from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.surgery import narrow
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    arguments = parser.parse_args()
+    few = ["criteria.pool=[l1]", "criteria.images=64"]
+    setting = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
+    device, maps = setting.evaluator.device, setting.structure.maps
+    cuts = drawn(setting, arguments.candidates)
+    layout = torch.channels_last
+    networks = [narrow(setting.model, maps, cut).eval().to(memory_format=layout) for cut in cuts]
+    batched = together([masked(setting.model, maps, cut).eval().to(memory_format=layout) for cut in cuts])
+    splits, size = setting.splits, setting.config.fitness.batch_size
+    given = [
+        x.to(memory_format=layout)
+        for x, _ in batches(
+            splits.val, batch_size=size, mean=splits.mean, std=splits.std, device=device, limit=arguments.images
+        )
+    ]
+    precision = setting.config.fitness.precision
+
+    def apart(x: Tensor) -> Tensor:
+        return torch.stack([network(x) for network in networks])
+
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"one after another": apart, "batched": batched}
+    with torch.inference_mode():
+        difference = float((apart(given[0]) - batched(given[0])).abs().max())
+        seconds = dict.fromkeys(ways, float("inf"))
+        for _ in range(arguments.repeats):
+            for name, way in ways.items():
+                start = clock(device)
+                for x in given:
+                    with autocast(device, precision):
+                        way(x)
+                seconds[name] = min(seconds[name], clock(device) - start)
+    ratio = seconds["batched"] / seconds["one after another"]
+    of = torch.cuda.get_device_name(device) if device.type == "cuda" else "one processor"
+    print(f"{len(cuts)} candidates, {arguments.images} images, {precision}, {of}; outputs differ by {difference:.1e}")
+    print(
+        "; ".join(f"{name} {spent:.2f} s" for name, spent in seconds.items())
+        + f"; batched takes {ratio:.2f} times that"
+    )
+    facts = {"config": arguments.config.name, "images": arguments.images, "candidates": len(cuts), "device": of}
+    facts |= {"precision": precision, "difference": difference, "seconds": seconds, "ratio": ratio}
+    arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def drawn(setting: Setting, count: int) -> list[Cut]:
+    """As many cuts at the budget, each other than the rest."""
+    rng, space = np.random.default_rng(0), setting.decoder.space
+    found: dict[bytes, Cut] = {}
+    while len(found) < count:
+        cut = setting.decoder.cut(space.random(rng))
+        found[cut.tobytes()] = cut
+    return list(found.values())
+
+
+def masked(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
+    """The dense network with every slice of a tensor that `cut` removes set to zero."""
+    network, kept = copy.deepcopy(model), maps.kept(cut)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        for dim, source in maps.slices.get(name, ()):
+            gone = np.setdiff1d(np.arange(tensor.shape[dim]), kept[source])
+            tensor.data.index_fill_(dim, torch.from_numpy(gone).to(tensor.device), 0)
+    return network
+
+
+def together(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """From images to the outputs of all `networks`, (networks, n, classes), in one pass."""
+    parameters, buffers = stack_module_state(list(networks))  # type: ignore[arg-type]
+    skeleton = copy.deepcopy(networks[0])
+
+    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(skeleton, (parameters, buffers), (x,))  # type: ignore[no-any-return]
+
+    mapped = vmap(one, in_dims=(0, 0, None))
+    return lambda x: mapped(parameters, buffers, x)
+
+
+def clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+if __name__ == "__main__":
+    main()
