@@ -22,6 +22,7 @@ from blendsearch.cli import main
 from blendsearch.engine.connection import authenticate
 from blendsearch.engine.engine import Engine, check_engine, start_engine
 from blendsearch.engine.feasible import check_batches
+from blendsearch.engine.on_several import reason
 from blendsearch.errors import ConfigError, EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.fitness.training import Schedule
@@ -75,6 +76,27 @@ def test_what_fine_tunes_were_trained_by_cannot_be_changed_afterwards(
             main(["resume", "one", "--runs", str(tmp_path), "--set", change])
         assert ended.value.code == 2
         assert "were fine-tuned by the old value" in capsys.readouterr().err
+
+
+def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:
+    authenticate("local")
+    from ray.exceptions import ActorDiedError, RayError, RayTaskError
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+
+    def told(cause: Exception) -> tuple[BaseException, bool]:
+        return reason(RayTaskError("train", "a trace", cause), RayError)
+
+    unreached = UserExceptionWithTraceback(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed"), "")
+    died = WorkerHealthCheckFailedError("no answer", ActorDiedError())
+    cause, lost = told(WorkerGroupError("", {0: unreached, 1: died}))
+    assert lost and isinstance(cause, ActorDiedError)
+    cause, lost = told(WorkerGroupError("", {0: unreached, 1: UserExceptionWithTraceback(ValueError("no"), "")}))
+    assert not lost and isinstance(cause, ValueError)
+    assert told(WorkerGroupError("", {0: unreached}))[1], "who it did not reach is not known yet"
+    cause, lost = told(ControllerError(OSError("no such folder")))
+    assert not lost and isinstance(cause, OSError)
+    assert reason(ActorDiedError(), RayError)[1]
 
 
 @pytest.fixture(scope="module")
