@@ -1,6 +1,6 @@
 """What of a comparison is left after fine-tuning: every method's network of every seed, trained alike and tested.
 
-    python experiments/controls/tuned.py RUN --runs DIR [--images 50000] [--rate 0.01] [--out FILE]
+    python experiments/controls/tuned.py RUN --runs DIR [--images 50000] [--rate 0.01] [--methods A,B] [--out FILE]
 
 RUN is a compared run (experiments/controls/run.py). Its methods' networks, each chosen by validation before, are
 fine-tuned for one pass over so many training images; the table is of their accuracy on the test images, with the
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--methods", help="only these, by the names they have in the comparison (default: all)")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     run = open_run(arguments.runs, arguments.run)
@@ -39,7 +40,10 @@ def main() -> None:
     config = run.config.model_copy(update={"finals": run.config.finals.model_copy(update={"tuning": schedule})})
     setting = restore(run, fork=config)
     cuts = cuts_of(run)
+    asked = arguments.methods.split(",") if arguments.methods else None
     for row in comparison(run)["methods"]:
+        if asked is not None and row["name"] not in asked:
+            continue
         done = kept["methods"].setdefault(row["name"], {})
         for item in row["found"]:
             if str(item["seed"]) in done:
