@@ -87,9 +87,9 @@ def resume(arguments: argparse.Namespace) -> None:
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
-        check_engine(chosen)
+        check_engine(chosen, run.config.finals.workers)
         setting = restore(run)
-        engine = start_engine(chosen, setting.evaluator)
+        engine = start_engine(chosen, setting.evaluator, run.config.finals.workers)
         with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
             go_on(run, setting, engine, report)
     finally:
@@ -126,12 +126,13 @@ def fork(arguments: argparse.Namespace) -> None:
     config, _ = forked_config(parent, overrides)  # before anything that takes time
     report = reporter(arguments, config)
     try:
-        from blendsearch.engine.engine import start_engine
+        from blendsearch.engine.engine import check_engine, start_engine
         from blendsearch.search.running import go_on
 
+        check_engine(config.engine, config.finals.workers)
         made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
         report("run", {"run": made.run.name, "path": str(made.run.path)})
-        engine = start_engine(config.engine, made.setting.evaluator)
+        engine = start_engine(config.engine, made.setting.evaluator, config.finals.workers)
         with _resumable(f"blendsearch resume {made.run.name}{_below(made.run)}", report):
             go_on(made.run, made.setting, engine, report)
     finally:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from blendsearch.engine.connection import authenticate
+from blendsearch.engine.feasible import check_several
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.runs.config import EngineConfig
@@ -48,23 +49,30 @@ class Engine(Protocol):
         """Let go of workers. Outstanding requests are dropped."""
 
 
-def check_engine(config: EngineConfig) -> None:
-    """Raises EngineError for an address that would be refused, before anything that takes time."""
+def check_engine(config: EngineConfig, several: int = 1) -> None:
+    """Raises EngineError for an address that would be refused, and for finals on `several` workers that cannot be.
+
+    Before anything that takes time.
+    """
     if config.ray.startswith("ray://"):
         raise EngineError(
             f"{config.ray!r} is a Ray Client address, which is not supported: use local, auto, or the head's HOST:PORT"
         )
+    check_several(config, several)
     if config.ray != "off":
         authenticate(config.ray)
 
 
-def start_engine(config: EngineConfig, evaluator: Evaluator) -> Engine:
-    """The engine that `config` names. Raises EngineError when it cannot be started."""
-    check_engine(config)
+def start_engine(config: EngineConfig, evaluator: Evaluator, several: int = 1) -> Engine:
+    """The engine that `config` names; every final is trained by `several` workers together (finals.workers).
+
+    Raises EngineError when it cannot be started.
+    """
+    check_engine(config, several)
     if config.ray == "off":
         from blendsearch.engine.local import LocalEngine
 
         return LocalEngine(evaluator, config.retries)
     from blendsearch.engine.on_ray import RayEngine
 
-    return RayEngine(config, evaluator)
+    return RayEngine(config, evaluator, several)

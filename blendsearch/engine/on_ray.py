@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -10,14 +9,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import torch
-
+from blendsearch.engine.attempts import DOUBT_SECONDS, Asked, Attempts
 from blendsearch.engine.connection import connect
 from blendsearch.engine.engine import nothing_more
-from blendsearch.engine.local import failed
+from blendsearch.engine.feasible import check_batches
 from blendsearch.engine.metrics import Metrics
-from blendsearch.engine.overhearing import overheard
+from blendsearch.engine.on_several import Several
 from blendsearch.engine.watching import Watching
+from blendsearch.engine.worker import Worker
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
 from blendsearch.runs.config import EngineConfig
@@ -25,13 +24,6 @@ from blendsearch.runs.logs import WorkerLogs
 
 RESIZE_SECONDS = 5.0
 """How often the cluster is asked what it has room for now."""
-
-LOST_AT_MOST = 10
-"""Nodes that may die under one request before the request is blamed for it."""
-
-DOUBT_SECONDS = 30.0
-"""How long a worker may be out of reach on a node that counts as alive before its request is blamed: Ray takes about
-half of that to notice a node that was killed."""
 
 FAILED_STARTS = 6
 """Workers that may fail to start, one after another with none in between that does, before that is an error."""
@@ -44,15 +36,6 @@ class Place:
     number: int
     actor: Any
     node: str = ""
-
-
-@dataclass
-class Asked:
-    """A request, how often it has been tried in vain, and how many nodes were lost under it."""
-
-    request: Request
-    attempt: int = 0
-    lost: int = 0
 
 
 @dataclass
@@ -71,15 +54,19 @@ class RayEngine:
     more attempts the request comes back as failed. A node that dies takes no attempt away. Evaluations are pure, so one
     that is repeated does no harm. Workers of nodes that join are put to work. Raises EngineError, from `completed`,
     when no worker can be started, or none is there for `engine.patience` seconds.
+
+    With `several` above 1, every final takes so many workers of its own, by Ray Train. All actors go first: they hold
+    what those wait for. So no final begins before everything else is back; afterwards actors are started again.
     """
 
-    def __init__(self, config: EngineConfig, evaluator: Evaluator) -> None:
+    def __init__(self, config: EngineConfig, evaluator: Evaluator, several: int = 1) -> None:
         self._config = config
         self._ray, self._ours = connect(config.ray)
         self._device = evaluator.device.type if config.device == "same" else config.device
         self._on_gpu = self._device == "cuda"
         try:
-            self.workers = config.workers or self._room()
+            check_batches(evaluator, several)
+            self.workers = config.workers or self._room(several)
         except EngineError:
             self._disconnect()
             raise
@@ -98,23 +85,40 @@ class RayEngine:
         self._failed_starts = 0
         self._born = count()
         self._watching = Watching()
+        self._attempts = Attempts(self._queue, config.retries, self._watching)
+        self._several = several
+        self._together = Several(
+            *(self._ray, config, several, self._payload, self._threads, self._device, self._watching),
+            number=lambda: next(self._born),
+            nodes=self._nodes,
+            room=lambda: self._whole_places() // several,
+        )
         self._resized = self._worked = self._looked = time.monotonic()
         self._fill()
 
     @property
     def busy(self) -> int:
-        return len(self._running)
+        return len(self._running) + self._together.busy
 
     def submit(self, asked: Request) -> None:
-        self._queue.append(Asked(asked))
+        if self._several > 1 and asked.fidelity == "final":
+            self._together.submit(asked)
+        else:
+            self._queue.append(Asked(asked))
 
     def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
         self._worked = time.monotonic()
         while True:
             feed()
             if not (self._queue or self._running or self._doubtful):
-                return
+                if not self._together.outstanding:
+                    return
+                self._let_go()
+                yield from self._together.completed(feed)
+                self._worked = time.monotonic()
+                continue
             self._resize()
+            self._fill()
             yield from self._decided()
             self._dispatch()
             self._watching.load(len(self._queue), len(self._running), self.workers)
@@ -139,11 +143,10 @@ class RayEngine:
 
     def close(self) -> None:
         self._queue.clear()
-        busy = [item.place for item in self._running.values()]
-        for place in [*self._starting.values(), *self._idle, *busy]:
-            self._kill(place)
-        self._starting.clear()
-        self._idle.clear()
+        self._together.close()
+        self._let_go()
+        for item in self._running.values():
+            self._kill(item.place)
         self._running.clear()
         self._doubtful.clear()
         self._disconnect()
@@ -186,7 +189,8 @@ class RayEngine:
             answer: tuple[Outcome, list[str]] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             self._idle.append(item.place)
-            return self._again(item, error.cause if isinstance(error.cause, Exception) else error, "failed", error)
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            return self._attempts.again(item.asked, item.place.number, cause, "failed", error)
         except self._ray.exceptions.RayError as error:  # the worker, its node or its memory is gone
             self._kill(item.place)
             self._fill()
@@ -200,12 +204,8 @@ class RayEngine:
 
     def _gone(self, item: Running, error: BaseException) -> Outcome | None:
         """What becomes of a request whose worker is gone: it is blamed unless the whole node is gone too."""
-        if item.asked.lost < LOST_AT_MOST and item.place.node not in self._nodes():
-            item.asked.lost += 1
-            self._watching.failed(item.place.number, "lost", item.asked.request, error, again=True)
-            self._queue.append(item.asked)
-            return None
-        return self._again(item, error, "lost")
+        node_too = item.place.node not in self._nodes()
+        return self._attempts.gone(item.asked, item.place.number, error, node_too=node_too)
 
     def _decided(self) -> Iterator[Outcome]:
         """Requests whose worker could not be reached, once it is known why, or was waited for long enough."""
@@ -228,7 +228,7 @@ class RayEngine:
                 self._kill(item.place)
                 self._fill()
                 limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
-                outcome = self._again(item, limit, "killed")
+                outcome = self._attempts.again(item.asked, item.place.number, limit, "killed")
                 if outcome is not None:
                     yield outcome
 
@@ -245,18 +245,6 @@ class RayEngine:
                 outcome = self._gone(item, ConnectionError(f"node {item.place.node} is gone"))
                 if outcome is not None:
                     yield outcome
-
-    def _again(
-        self, item: Running, error: BaseException, event: str, traced: BaseException | None = None
-    ) -> Outcome | None:
-        """Try the request once more, or give up; `event` and `traced` are for the worker's log."""
-        again = item.asked.attempt < self._config.retries
-        self._watching.failed(item.place.number, event, item.asked.request, traced or error, again=again)
-        if again:
-            item.asked.attempt += 1
-            self._queue.append(item.asked)
-            return None
-        return failed(item.asked.request, error)
 
     def _resize(self) -> None:
         """Every few seconds: as many workers as the cluster now has room for. Raises EngineError out of patience."""
@@ -286,6 +274,13 @@ class RayEngine:
             # the first call returns when the worker has started: until then no request waits on it, and no clock runs
             self._starting[place.actor.start.remote()] = place
 
+    def _let_go(self) -> None:
+        """End the workers that have nothing to do."""
+        for place in [*self._starting.values(), *self._idle]:
+            self._kill(place)
+        self._starting.clear()
+        self._idle.clear()
+
     def _new_worker(self) -> Place:
         options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
         share = self._config.gpus_per_worker
@@ -311,18 +306,29 @@ class RayEngine:
             return sum(places_on(offer.get("GPU", 0.0), share) for offer in self._nodes().values())
         return sum(int(offer.get("CPU", 0.0) // (self._config.threads or 1)) for offer in self._nodes().values())
 
-    def _room(self) -> int:
-        """`_places`, where there are any. Raises EngineError where there are none."""
-        if places := self._places():
+    def _whole_places(self) -> int:
+        """The same for the workers of a final, of which each takes a whole GPU."""
+        if self._on_gpu:
+            return sum(int(offer.get("GPU", 0.0)) for offer in self._nodes().values())
+        return self._places()
+
+    def _room(self, several: int) -> int:
+        """`_places`, where there are any. Raises EngineError where there are none, or not as many as a final takes."""
+        places = self._places()
+        if places and self._whole_places() >= several:
             return places
         need = f"{self._config.threads or 1} CPU per worker (engine.threads)"
         if self._on_gpu:
             need = f"{self._config.gpus_per_worker:g} GPU per worker (engine.gpus_per_worker)"
+        what = "one worker"
+        if places:
+            what = f"the {several} workers of a fine-tune (finals.workers)"
+            need = "a GPU for each of them" if self._on_gpu else need
         offers = ", ".join(
             f"{offer.get('CPU', 0):g} CPU and {offer.get('GPU', 0):g} GPU" for offer in self._nodes().values()
         )
         raise EngineError(
-            f"the cluster has no room for one worker: its nodes offer {offers}, expected {need}; to wait for nodes "
+            f"the cluster has no room for {what}: its nodes offer {offers}, expected {need}; to wait for nodes "
             "that are yet to come, set engine.workers"
         )
 
@@ -337,31 +343,3 @@ def places_on(gpus: float, share: float) -> int:
     if share <= 1:
         return int(gpus + slack) * int(1 / share + slack)
     return int(gpus / share + slack)
-
-
-class Worker:
-    """One actor: an evaluator on its own device."""
-
-    def __init__(self, evaluator: Evaluator, threads: int, device: str, share: float) -> None:
-        # Ray's OMP_NUM_THREADS does not reach a reused process that has imported torch
-        torch.set_num_threads(threads)
-        place = torch.device(device)
-        if place.type == "cuda" and share < 1:
-            # Ray divides a card by counting; without this, one worker's memory is whatever the others left
-            torch.cuda.set_per_process_memory_fraction(share)
-        self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(place), device=place)
-
-    def start(self) -> tuple[str, int]:
-        """The node and the process this worker runs in; answered once it is ready."""
-        import ray
-
-        return ray.get_runtime_context().get_node_id(), os.getpid()
-
-    def evaluate(self, asked: Request) -> tuple[Outcome, list[str]]:
-        """The outcome, and what was warned of meanwhile."""
-        try:
-            with overheard() as messages:
-                return self._evaluator.evaluate(asked), messages
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()  # what this one took must not fail the next one too
-            raise

@@ -16,6 +16,7 @@ from blendsearch.errors import ConfigError, DataError
 from blendsearch.fitness.augment import resolve
 from blendsearch.fitness.datasets import DataSpec, RawData, load_raw
 from blendsearch.fitness.images import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, ready
+from blendsearch.fitness.sharing import ALONE, Share
 from blendsearch.fitness.stratify import proportional, stratified
 
 __all__ = [
@@ -149,12 +150,14 @@ def batches(
     augment: Sequence[str] = (),
     limit: int | None = None,
     drop_last: bool = False,
+    share: Share = ALONE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on `device`: x float32 (n, channels, height, width), normalised; y int64 (n,), or other targets (n, ...).
 
     Without `rng` the split is read in order, unchanged. With it, images are shuffled and augmented, and the same
     generator state gives the same batches; all is drawn from it by the call, nothing by the iteration. `limit` takes
-    the first images of that order. Raises ValueError for `augment` without `rng`, and for sizes below 1.
+    the first images of that order. Of every batch, only this `share` is read. Raises ValueError for `augment` without
+    `rng`, and for sizes below 1.
     """
     if rng is None and augment:
         raise ValueError("augmentation needs a generator to draw from; pass rng, or no augment")
@@ -166,7 +169,8 @@ def batches(
     else:
         order = rng.permutation(len(split))
         # Not rng.spawn: its children depend on how many were spawned before, which the generator's state does not say.
-        draws = np.random.Generator(np.random.PCG64(rng.integers(2**63, size=4)))
+        seed = rng.integers(2**63, size=4)
+        draws = np.random.Generator(np.random.PCG64(seed if share.of == 1 else [*seed.tolist(), share.rank]))
     order = order[:limit]
     stop = len(order) - len(order) % batch_size if drop_last else len(order)
     # (pixel / 255 - mean) / std as one multiplication and one addition.
@@ -175,7 +179,7 @@ def batches(
 
     def generate() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, stop, batch_size):
-            chosen = order[start : start + batch_size]
+            chosen = share.part(order[start : start + batch_size])
             # Bytes cross to the device, a quarter of what floats would be.
             x = torch.from_numpy(split.images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
             for change in changes:

@@ -9,6 +9,7 @@ from torch import nn
 
 from blendsearch.fitness.data import Splits, batches
 from blendsearch.fitness.device import Precision, autocast
+from blendsearch.fitness.sharing import ALONE, Share
 from blendsearch.fitness.task import CLASSES, Task
 from blendsearch.fitness.training import Schedule, Teacher, train
 
@@ -25,6 +26,7 @@ class Recipe:
     final: the long one, of the networks that are picked in the end; `distillation`: the teacher's part in its loss.
     precision: of the products in every forward and backward pass, of recovery and of judging.
     task: what the fine-tunes lower, and what networks are judged by.
+    share: this process's, of fine-tunes that several do together.
     """
 
     recalibration_images: int
@@ -34,6 +36,7 @@ class Recipe:
     distillation: float = 0.0
     precision: Precision = "float32"
     task: Task = CLASSES
+    share: Share = ALONE
 
 
 Recovery = Callable[[nn.Module, nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
@@ -98,7 +101,15 @@ def fine_tuned(schedule: Callable[[Recipe], Schedule], *, taught: bool) -> Recov
         recalibrated(module, dense, splits, recipe, device, rng)
         teacher = Teacher(dense, recipe.distillation) if taught and recipe.distillation else None
         train(
-            module, splits, schedule(recipe), device, rng, precision=recipe.precision, teacher=teacher, task=recipe.task
+            module,
+            splits,
+            schedule(recipe),
+            device,
+            rng,
+            precision=recipe.precision,
+            teacher=teacher,
+            task=recipe.task,
+            share=recipe.share,
         )
 
     return recovery

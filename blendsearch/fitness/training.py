@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blendsearch.fitness.data import Splits, batches
 from blendsearch.fitness.device import Precision, autocast
+from blendsearch.fitness.sharing import ALONE, Share, shared
 from blendsearch.fitness.task import CLASSES, Task
 
 
@@ -70,11 +71,13 @@ def train(
     precision: Precision = "float32",
     teacher: Teacher | None = None,
     task: Task = CLASSES,
+    share: Share = ALONE,
 ) -> None:
     """Train `module` in place on the training split, augmented as the splits say.
 
     All randomness (order, augmentation, dropout) comes from `rng`; the caller's global torch state is left alone.
-    `progress` is told, after each epoch, the share done in (0, 1] and the mean training loss.
+    `progress` is told, after each epoch, the part done in (0, 1] and the mean training loss. With a `share`, all its
+    processes must call this alike: batches are the schedule's, and each process is given its part of them.
     """
     split = splits.train
     per_epoch = min(len(split), schedule.images or len(split))
@@ -83,8 +86,8 @@ def train(
     optimizer = descent(module, schedule)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if schedule.decay == "cosine" else None
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), torch.enable_grad():
-        torch.manual_seed(int(rng.integers(2**63)))  # dropout draws from torch's own stream
+    with torch.random.fork_rng(devices=forked), torch.enable_grad(), shared(module, share, device) as trained:
+        torch.manual_seed(int(rng.integers(2**63)) + share.rank)  # dropout draws from torch's own stream
         module.train()
         step = 0
         while step < steps:
@@ -99,10 +102,11 @@ def train(
                 augment=splits.augment,
                 limit=per_epoch,
                 drop_last=per_epoch >= schedule.batch_size,
+                share=share,
             ):
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(device, precision):
-                    logits = module(images)
+                    logits = trained(images)
                 loss = task.mean_loss(logits, labels)
                 if teacher is not None:
                     loss = teacher.joined(loss, logits.float(), images, precision)
@@ -115,7 +119,7 @@ def train(
                     break
             if progress is not None:
                 progress(step / steps, total / max(1, seen))
-        module.eval()
+    module.eval()
 
 
 def descent(module: nn.Module, schedule: Schedule) -> torch.optim.SGD:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from blendsearch.engine.engine import start_engine
+from blendsearch.engine.engine import check_engine, start_engine
 from blendsearch.errors import ConfigError
 from blendsearch.fitness.handed import Handed
 from blendsearch.fitness.task import Evaluate, Loss, Task, seeded
@@ -163,9 +163,10 @@ def resume(
     if run.finished:
         return SearchRun(run, given)
     chosen = run.config.engine if ray is None else run.config.engine.model_copy(update={"ray": ray})
+    check_engine(chosen, run.config.finals.workers)
     with _told(progress, run.config, run.path, given) as report, seeded(run.config.seed):
         setting = restore(run, given=given)
-        go_on(run, setting, start_engine(chosen, setting.evaluator), report)
+        go_on(run, setting, start_engine(chosen, setting.evaluator, run.config.finals.workers), report)
     return SearchRun(run, given, setting)
 
 
@@ -182,12 +183,14 @@ def fork(
     """
     overrides = [f"{field}={_text(value)}" for field, value in changes.items()]
     config, _ = forked_config(run.run, overrides)
+    check_engine(config.engine, config.finals.workers)
     folder = run.path.parent
     name = name or free_name(folder, f"{run.name}-fork")
     with _told(progress, config, folder / name, run.given) as report, seeded(config.seed):
         made = forked(run.run, folder, name, overrides, _command(), report, run.given)
         report("run", {"run": made.run.name, "path": str(made.run.path)})
-        go_on(made.run, made.setting, start_engine(config.engine, made.setting.evaluator), report)
+        engine = start_engine(config.engine, made.setting.evaluator, config.finals.workers)
+        go_on(made.run, made.setting, engine, report)
     return SearchRun(made.run, run.given, made.setting)
 
 

@@ -13,6 +13,9 @@ from blendsearch.runs.directory import Run, open_run
 CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
 """Fields, or the sections they are in, that say how long, where, and what comes after the search."""
 
+TRAINED_BY = ("finals.tuning", "finals.distillation", "finals.workers")
+"""Fields that the results of long fine-tunes depend on; the number of workers by what each of them draws at random."""
+
 
 def changed(run: Run, overrides: Sequence[str]) -> Run:
     """`run` with `section.field=value` overrides written into it, no longer finished; the caller holds its lock.
@@ -64,7 +67,7 @@ def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
                 f"{field} cannot be changed in run {run.name!r}: {len(rejudged)} networks were judged again by the old "
                 "value; start another run"
             )
-        if field.startswith("finals.tuning") and finals:
+        if field.startswith(TRAINED_BY) and finals:
             raise ConfigError(
                 f"{field} cannot be changed in run {run.name!r}: {len(finals)} networks were fine-tuned by the old "
                 "value; start another run"

@@ -185,13 +185,24 @@ class SearchConfig(Section):
 class FinalsConfig(Section):
     """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds.
 
-    `distillation` is the part of the loss that asks for the dense network's outputs instead of the labels.
+    `distillation` is the part of the loss that asks for the dense network's outputs instead of the labels. `workers`
+    train each one together, on Ray, and share its batches out (fitness.sharing).
     """
 
     picks: Annotated[int, Field(ge=0)] = 0
     seeds: Positive = 1
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    workers: Positive = 1
     tuning: ScheduleConfig = ScheduleConfig(epochs=40)
+
+    @model_validator(mode="after")
+    def _shared(self) -> "FinalsConfig":
+        if self.tuning.batch_size % self.workers:
+            raise ValueError(
+                f"the {self.workers} workers cannot share batches of {self.tuning.batch_size} evenly: choose a "
+                "finals.tuning.batch_size that they divide"
+            )
+        return self
 
 
 class EngineConfig(Section):

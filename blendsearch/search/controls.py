@@ -6,7 +6,7 @@ shown and exported like any other.
 
 from collections.abc import Sequence
 
-from blendsearch.engine.engine import start_engine
+from blendsearch.engine.engine import check_engine, start_engine
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config import Config, EngineConfig, parse_config
 from blendsearch.runs.directory import Run, open_run
@@ -30,6 +30,7 @@ def compare(
     Continues where an earlier comparison stopped. Raises ConfigError for a run over a span of budgets.
     """
     check_given(run, given)
+    check_engine(engine, run.config.finals.workers)
     for name, config in planned(run, methods, seeds):
         control(run, name, config, engine, report, given)
 
@@ -46,7 +47,7 @@ def control(run: Run, name: str, config: Config, engine: EngineConfig, report: R
     else:
         setting = prepare(config, report, run, given)
         held = record(setting, folder, name, ["blendsearch", "compare", run.name])
-    running = start_engine(engine, setting.evaluator)
+    running = start_engine(engine, setting.evaluator, config.finals.workers)
     try:
         with held.locked():
             search(held, setting, running, watched(running, held, report))

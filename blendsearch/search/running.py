@@ -16,9 +16,9 @@ def begin(
     config: Config, folder: Path, name: str, command: list[str], report: Report, given: Given = BY_NAME
 ) -> tuple[Run, Setting, Engine]:
     """A new run directory, and all that its search needs; on an error nothing is left of it."""
-    check_engine(config.engine)
+    check_engine(config.engine, config.finals.workers)
     setting = prepare(config, report, given=given)
-    engine = start_engine(config.engine, setting.evaluator)
+    engine = start_engine(config.engine, setting.evaluator, config.finals.workers)
     try:
         run = record(setting, folder, name, command)
     except BaseException:
