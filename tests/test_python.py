@@ -88,6 +88,16 @@ def test_how_a_network_was_made_fast_does_not_matter(compiled: bool, found: bs.S
     assert run.best().module()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
+def test_kernels_of_volumes_are_cut_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 8, (1, 3, 3)), nn.BatchNorm3d(8), nn.ReLU()),
+        *(nn.Conv3d(8, 8, (1, 3, 3)), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 10)),
+    )
+    found = bs.search(model, three(60), budget=bs.macs(0.6), evaluations=10, runs=tmp_path, **QUICK)
+    assert found.best().module()[1].out_channels < 8 or found.best().module()[4].out_channels < 8
+
+
 def test_the_best_is_a_module_that_does_what_was_said_of_it(found: bs.SearchRun) -> None:
     best, val = found.best(), three()["val"]
     module = best.module()

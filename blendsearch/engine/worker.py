@@ -22,9 +22,10 @@ class Worker:
         self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(place), device=place)
 
     def start(self) -> tuple[str, int]:
-        """The node and the process this worker runs in; answered once it is ready."""
+        """The node and the process this worker runs in; answered once it is ready and warm."""
         import ray
 
+        self._evaluator.warm()
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def evaluate(self, asked: Request) -> tuple[Outcome, list[str]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.fitness.data import Split, Splits, batches
-from blendsearch.fitness.device import autocast
+from blendsearch.fitness.device import autocast, channels_last
 from blendsearch.fitness.folding import Pair, foldable, folded
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
 from blendsearch.fitness.repair import Repair
@@ -123,11 +123,17 @@ class Evaluator:
             asked.digest, found.loss, found.error, seconds, "", asked.seed, test, weights, found.further or None
         )
 
+    def warm(self) -> None:
+        """One image through the dense network, so that what a device takes to begin is no evaluation's time."""
+        images = self.splits
+        (x, _) = next(batches(images.train, batch_size=1, mean=images.mean, std=images.std, device=self.device))
+        with torch.inference_mode(), autocast(self.device, self.recipe.precision):
+            self.model.eval()(x)
+
     def network(self, asked: Request) -> nn.Module:
         """The cut, repaired and recovered network itself, in evaluation mode."""
         cut = asked.kept()
-        # a sixth faster than channels first on a CPU, and what a GPU's half-precision kernels want
-        module = narrow(self.model, self.maps, cut).eval().to(memory_format=torch.channels_last)
+        module = channels_last(narrow(self.model, self.maps, cut).eval())
         if self.repair is not None:
             self.repair(self.maps, cut, module)
         rng = np.random.default_rng(asked.seed)

@@ -43,6 +43,7 @@ from blendsearch.blend.decode import keep_best
 from blendsearch.blend.fixed import Measured, along
 from blendsearch.blend.rates import largest_errors, narrowed, stepwise, thresholds, trusted
 from blendsearch.fitness.data import batches
+from blendsearch.fitness.device import channels_last
 from blendsearch.fitness.recovery import recalibrated
 from blendsearch.fitness.training import train
 from blendsearch.fitness.weighing import Filters, Heard, heard
@@ -113,7 +114,7 @@ class Derivation:
     def begun(self) -> tuple[State, nn.Module]:
         """The dense network before the first step."""
         config, maps, whole = self.config, self.maps, self.maps.whole()
-        module = narrow(self.setting.model, maps, whole).to(memory_format=torch.channels_last)
+        module = channels_last(narrow(self.setting.model, maps, whole))
         filters = Filters(maps, whole, module)
         said = self._heard(module, filters, 0)
         values, weights = self._split(filters.sizes(module), whole), filters.weights(module)
@@ -127,7 +128,7 @@ class Derivation:
     def restored(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
         """The network of a stored state."""
         cut = np.array(state.cut)
-        module = narrow(self.setting.model, self.maps, cut).to(memory_format=torch.channels_last)
+        module = channels_last(narrow(self.setting.model, self.maps, cut))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return module
 
@@ -149,7 +150,7 @@ class Derivation:
             path = [counts, wanted]
             wanted = self._along(lambda level: stepwise(path, level), (-1.0, 0.0), counts)
         smaller = self._cut(cut, values, wanted)
-        candidate = narrow(module, self.maps, smaller, already=cut).to(memory_format=torch.channels_last)
+        candidate = channels_last(narrow(module, self.maps, smaller, already=cut))
         self._retrain(candidate, config.tuning, state.step)
         _, error = self.setting.evaluator.measure(candidate, "val")
         stands = forced or error <= state.error + state.tolerance

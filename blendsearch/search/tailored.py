@@ -42,7 +42,7 @@ from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.fixed import Fixed, Measured
 from blendsearch.blend.press import Press
 from blendsearch.fitness.data import batches
-from blendsearch.fitness.device import autocast
+from blendsearch.fitness.device import autocast, channels_last
 from blendsearch.fitness.scales import Scales
 from blendsearch.fitness.training import descent
 from blendsearch.runs.directory import Run
@@ -210,7 +210,7 @@ class Tailoring:
 
     def _take(self, module: nn.Module) -> None:
         """Train `module` from now on, its momentum at rest."""
-        self.module = module.to(memory_format=torch.channels_last)
+        self.module = channels_last(module)
         self.optimizer = descent(self.module, self.schedule)
 
     def _examples(self) -> Tensor:
