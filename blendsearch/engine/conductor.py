@@ -24,6 +24,7 @@ class Conductor:
         self._payload, self._threads, self._needs, self._device = payload[0], threads, needs, device
         self._size, self._folder = size, folder
         self._standing: dict[int, tuple[str, int]] = {}
+        self._group: Any = None
         self._complete = threading.Event()
         self._answer: tuple[Outcome, list[str]] | None = None
 
@@ -58,14 +59,14 @@ class Conductor:
             raise RuntimeError("the training ended without an outcome")
         return self._answer
 
-    def begun(self) -> list[tuple[str, int]]:
-        """Node and process of every worker, once all of them are there."""
+    def begun(self) -> tuple[list[tuple[str, int]], Any]:
+        """Node and process of every worker, and the placement group that holds them, once all of them are there."""
         self._complete.wait()
-        return [self._standing[rank] for rank in sorted(self._standing)]
+        return [self._standing[rank] for rank in sorted(self._standing)], self._group
 
-    def stand(self, rank: int, node: str, process: int) -> None:
+    def stand(self, rank: int, group: Any, node: str, process: int) -> None:
         """A worker says where it is."""
-        self._standing[rank] = node, process
+        self._standing[rank], self._group = (node, process), group
         if len(self._standing) == self._size:
             self._complete.set()
 
@@ -85,7 +86,8 @@ def take_part(facts: dict[str, Any]) -> None:
     held = dataclasses.replace(held, recipe=dataclasses.replace(held.recipe, share=share))
     device = str(get_device()) if facts["device"] == "cuda" else facts["device"]
     worker = Worker(held, facts["threads"], device, 1.0)
-    ray.get(facts["conductor"].stand.remote(share.rank, *worker.start()))
+    group = ray.util.get_current_placement_group()
+    ray.get(facts["conductor"].stand.remote(share.rank, group, *worker.start()))
     if share.rank:
         worker.help(facts["asked"])
     else:

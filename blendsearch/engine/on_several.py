@@ -33,7 +33,7 @@ LOOK_SECONDS = 5.0
 
 @dataclass(eq=False)
 class Training:
-    """One fine-tune under way: under which number, by whom, since when, and on which nodes once it has begun.
+    """One fine-tune under way: under which number, by whom, since when; once it has begun, on which nodes, held by what.
 
     `since` is when it was asked for, then when its workers had begun.
     """
@@ -43,6 +43,7 @@ class Training:
     conductor: Any
     since: float
     nodes: frozenset[str] = frozenset()
+    group: Any = None
 
 
 class Several:
@@ -144,7 +145,8 @@ class Several:
     def _begun(self, reference: Any) -> None:
         training = self._starting.pop(reference)
         with suppress(self._ray.exceptions.RayError):  # then its training fails too, and says why
-            standing: list[tuple[str, int]] = self._ray.get(reference)
+            standing: list[tuple[str, int]]
+            standing, training.group = self._ray.get(reference)
             for node, process in standing:
                 self._watching.started(training.number, node, process)
             training.nodes, training.since = frozenset(node for node, _ in standing), time.monotonic()
@@ -214,10 +216,16 @@ class Several:
             )
 
     def _end(self, training: Training) -> None:
-        """Let go of the conductor, and with it of all it has started."""
+        """Let go of the conductor, and with it of all it has started.
+
+        Ray Train gives the place of a training that was killed back only where the cluster has a dashboard to ask.
+        """
         self._starting = {key: other for key, other in self._starting.items() if other is not training}
         with suppress(Exception):
             self._ray.kill(training.conductor)
+        if training.group is not None:
+            with suppress(Exception):
+                self._ray.util.remove_placement_group(training.group)
 
 
 def reason(error: BaseException, of_ray: type[BaseException]) -> tuple[BaseException, bool]:
