@@ -33,7 +33,7 @@ LOOK_SECONDS = 5.0
 
 @dataclass(eq=False)
 class Training:
-    """One fine-tune under way: its number, who conducts it, since when; once it has begun, on which nodes, held by what.
+    """One fine-tune under way: its number, conductor, since when; once it has begun, on which nodes, held by what.
 
     `since` is when it was asked for, then when its workers had begun.
     """
