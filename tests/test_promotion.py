@@ -60,7 +60,8 @@ def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest
     again = {item.digest: item for item in store.rejudged()}
     of_dense = again.pop(dense.digest)
     best = min(again.values(), key=lambda item: item.loss)
-    assert pick(run, "best").digest == best.digest
+    picked = pick(run, "best")
+    assert picked.digest == best.digest and pick(run, str(picked.id)) == picked
     assert best.digest in store.tests()
     main(["front", "one", "--runs", str(runs), "--json"])
     found = json.loads(capsys.readouterr().out)

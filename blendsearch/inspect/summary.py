@@ -157,7 +157,7 @@ def pick(run: Run, what: str) -> Evaluation:
         if not on_front:
             raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")
         return knee(on_front, spent) if what == "knee" else min(on_front, key=lambda row: (row.loss, row.macs, row.id))
-    found = [row for row in rows if str(row.id) == what]
+    found = as_rejudged([row for row in rows if str(row.id) == what], rejudged)
     if not found:
         raise RunError(f"run {run.name!r} has no network {what!r}: expected best, knee or an id as `front` shows them")
     if found[0].failure:
