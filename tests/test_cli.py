@@ -51,6 +51,7 @@ GOOD = digits_net(width=8).state_dict()
     ("change", "message"),
     [
         ("search.evalutions=3", "did you mean evaluations"),
+        ("budget.macs=true", "macs is True: expected no true or false"),
         ("criteria.pool=[l1, tailor_gate]", "did you mean"),
         ("data.dataset=digit", "digits"),
         ("data.augment=[flop]", "flop"),

@@ -307,6 +307,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError, naming the field, for anything that is not known or not allowed.
     """
+    source = "the digits example" if path is None else str(path)
     path = path or DIGITS
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -316,7 +317,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
-    return parse_config(with_overrides(loaded or {}, overrides), str(path))
+    return parse_config(with_overrides(loaded or {}, overrides), f"{source} and --set" if overrides else source)
 
 
 def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
