@@ -33,7 +33,7 @@ from blendsearch.search.setting import Setting, prepare, record
 
 SHORTEST, LONGEST = 2.0, 20.0
 PER_WORKER, FEWEST = 50, 400  # evaluations: so many per worker, and never fewer
-CASES = [("cma", workers, 1) for workers in (2, 4, 8, 16, 32, 64)]
+CASES = [("cma", workers, 3 if workers < 32 else 1) for workers in (2, 4, 8, 16, 32, 64)]
 """Optimiser, workers, and how many seeds."""
 
 
