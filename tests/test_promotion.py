@@ -12,6 +12,8 @@ from blendsearch.cli import main
 from blendsearch.errors import ConfigError
 from blendsearch.fitness.evaluation import request
 from blendsearch.inspect.comparison import comparison
+from blendsearch.inspect.course import course
+from blendsearch.inspect.following import Follower
 from blendsearch.inspect.summary import pick
 from blendsearch.runs.changes import changed
 from blendsearch.runs.config import parse_config
@@ -63,6 +65,8 @@ def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest
     picked = pick(run, "best")
     assert picked.digest == best.digest and pick(run, str(picked.id)) == picked
     assert best.digest in store.tests()
+    assert Follower(run).news()["front"]["best"] == picked.id
+    assert picked in course(run).front
     main(["front", "one", "--runs", str(runs), "--json"])
     found = json.loads(capsys.readouterr().out)
     front = found["front"]

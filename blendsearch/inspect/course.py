@@ -7,7 +7,7 @@ from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.inspect.summary import spans
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
-from blendsearch.search.front import DENSE, IN_BEST, best_baselines, front, judged_networks, kinds_of
+from blendsearch.search.front import DENSE, IN_BEST, best_baselines, dearest, front, judged_networks, kinds_of
 
 ORDER = ("single criterion", "equal blend", f"single criterion{IN_BEST}", f"equal blend{IN_BEST}")
 """The kinds of baseline as a reader meets them; other methods' own come after."""
@@ -43,6 +43,7 @@ def course(run: Run) -> Course:
     store = run.store(read_only=True)
     try:
         rows = store.evaluations()
+        valid = dearest(rows, store.rejudged())
     finally:
         store.close()
     judged = [row for row in judged_networks(rows) if row.loss is not None and row.error is not None]
@@ -56,8 +57,8 @@ def course(run: Run) -> Course:
         share,
         next((row for row in rows if row.origin == DENSE and not row.failure), None),
         judged,
-        best_baselines(judged),
-        front(judged, spanned_reader(run)),
+        best_baselines(valid),
+        front(valid, spanned_reader(run)),
         best,
         sum(bool(row.failure) for row in rows),
     )

@@ -11,7 +11,7 @@ from blendsearch.inspect.status import RECENT, pace, state_of
 from blendsearch.inspect.summary import spans, tells_error
 from blendsearch.runs.directory import Run, open_run
 from blendsearch.runs.store import Completion, Evaluation
-from blendsearch.search.front import DENSE, EVOLVED, best_baselines, front, judged_networks, kinds_of, knee
+from blendsearch.search.front import DENSE, EVOLVED, best_baselines, dearest, front, judged_networks, kinds_of, knee
 
 OUT_OF_ORDER = 1000
 """An id counts the order of asking, and workers answer in another: this many ids back are looked at again."""
@@ -39,6 +39,7 @@ class Follower:
         self._failed = 0
         self._generations: list[dict[str, Any]] = []
         self._tested: dict[str, float] = {}
+        self._rejudged = 0
         self._told: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -86,13 +87,18 @@ class Follower:
         judged = [row for row in judged_networks(new) if row.loss is not None and row.error is not None]
         self._front = front([*self._front, *judged], self._costs)
         self._baselines = best_baselines([*self._baselines, *(row for row in judged if kinds_of(row))])
-        if self._front:
-            self._best = min(self._front, key=lambda row: (row.loss, row.macs, row.id))
-            on_front = {"ids": [row.id for row in self._front], "best": self._best.id}
-            found["front"] = on_front | {"knee": knee(self._front, self._costs).id if spans(self._run) else None}
-            found["baselines"] = self._kinds()
+        found |= self._found()
         pruned = [row for row in new if row.origin != DENSE and row.id > self._after - OUT_OF_ORDER]
         return found | ({"rows": self._columns(pruned)} if pruned else {})
+
+    def _found(self) -> dict[str, Any]:
+        """The front and the baselines, as far as there are any."""
+        if not self._front:
+            return {}
+        self._best = min(self._front, key=lambda row: (row.loss, row.macs, row.id))
+        on_front = {"ids": [row.id for row in self._front], "best": self._best.id}
+        on_front["knee"] = knee(self._front, self._costs).id if spans(self._run) else None
+        return {"front": on_front, "baselines": self._kinds()}
 
     def _columns(self, rows: list[Evaluation]) -> dict[str, Any]:
         dense = self._run.structure["dense"]
@@ -128,6 +134,12 @@ class Follower:
                 done += item["evaluations"]
                 facts = {name: item["summary"].get(name) for name in ("hypervolume", "best_loss")}
                 found["generations"].append({"generation": item["generation"], "evaluations": done, **facts})
+        again = self._store.rejudged()
+        if len(again) != self._rejudged:
+            self._rejudged = len(again)
+            valid = dearest(self._store.bare_evaluations(0, cuts=self._cuts), again)
+            self._front, self._baselines = front(valid, self._costs), best_baselines(valid)
+            found |= self._found()
         tested = {subject: 1 - result.error for subject, result in self._store.tests().items()}
         if tested != self._tested:
             self._tested = tested
