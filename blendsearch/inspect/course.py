@@ -7,7 +7,16 @@ from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.inspect.summary import spans
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation
-from blendsearch.search.front import DENSE, IN_BEST, best_baselines, dearest, front, judged_networks, kinds_of
+from blendsearch.search.front import (
+    DENSE,
+    IN_BEST,
+    as_rejudged,
+    best_baselines,
+    dearest,
+    front,
+    judged_networks,
+    kinds_of,
+)
 
 ORDER = ("single criterion", "equal blend", f"single criterion{IN_BEST}", f"equal blend{IN_BEST}")
 """The kinds of baseline as a reader meets them; other methods' own come after."""
@@ -43,9 +52,10 @@ def course(run: Run) -> Course:
     store = run.store(read_only=True)
     try:
         rows = store.evaluations()
-        valid = dearest(rows, store.rejudged())
+        rejudged = store.rejudged()
     finally:
         store.close()
+    valid = dearest(rows, rejudged)
     judged = [row for row in judged_networks(rows) if row.loss is not None and row.error is not None]
     best: list[Evaluation] = []
     for row in judged:
@@ -55,7 +65,7 @@ def course(run: Run) -> Course:
         spans(run),
         cost,
         share,
-        next((row for row in rows if row.origin == DENSE and not row.failure), None),
+        next((row for row in as_rejudged(rows, rejudged) if row.origin == DENSE and not row.failure), None),
         judged,
         best_baselines(valid),
         front(valid, spanned_reader(run)),
