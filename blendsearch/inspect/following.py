@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from threading import Lock
 from typing import Any
 
 from blendsearch.inspect.costs import spanned_reader
@@ -22,6 +23,7 @@ class Follower:
 
     def __init__(self, run: Run, after: int = 0) -> None:
         """The first `news` leaves out evaluations that a reader who knows ids up to `after` has for certain."""
+        self._looking, self._closed = Lock(), False
         self._run = run
         self._store = run.store(read_only=True)
         self._cost, self._share = axis(run)
@@ -43,7 +45,10 @@ class Follower:
         self._told: dict[str, Any] = {}
 
     def close(self) -> None:
-        self._store.close()
+        """Waits for a look that another thread is taking: SQLite does not survive being closed under it."""
+        with self._looking:
+            self._closed = True
+            self._store.close()
 
     def news(self) -> dict[str, Any]:
         """What has changed, part by part; empty when nothing has. Ratios, errors and accuracies are in [0, 1].
@@ -53,8 +58,12 @@ class Follower:
         and by id `origins` of baselines and `failures`. ``dense``: the dense network. ``front``: its ids, `best` and
         `knee` among them. ``baselines``: the best of every kind. ``generations``: hypervolume and best loss after so
         many `evaluations`. ``tests``: test accuracy by id.
-        ``state``: counts and pace, see `inspect.status`.
+        ``state``: counts and pace, see `inspect.status`. Nothing is new once it is closed.
         """
+        with self._looking:
+            return {} if self._closed else self._news()
+
+    def _news(self) -> dict[str, Any]:
         news: dict[str, Any] = {}
         self._again()
         version = self._store.version()
