@@ -23,6 +23,7 @@ from blendsearch.structure.groups import Cut, IndexMaps, cut_digest, packed, unp
 from blendsearch.structure.surgery import narrow
 
 SplitName = Literal["train", "val", "test", "unused"]
+JudgedOn = Literal["val", "test", "both", "unused"]
 
 
 class Request(NamedTuple):
@@ -39,7 +40,7 @@ class Request(NamedTuple):
     channels: int
     fidelity: str
     seed: int
-    split: Literal["val", "test", "both", "unused"] = "val"
+    split: JudgedOn = "val"
     weights: bool = False
 
     def kept(self) -> Cut:
@@ -65,9 +66,7 @@ class Outcome(NamedTuple):
     further: dict[str, float] | None = None
 
 
-def request(
-    cut: Cut, fidelity: str, run_seed: int, split: Literal["val", "test", "both", "unused"] = "val", repeat: int = 0
-) -> Request:
+def request(cut: Cut, fidelity: str, run_seed: int, split: JudgedOn = "val", repeat: int = 0) -> Request:
     """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when.
 
     Another `repeat` gives the same cut another seed.

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 from blendsearch.errors import DataError
 from blendsearch.fitness.data import DataSpec, Splits, divided
 from blendsearch.fitness.datasets import RawData
-from blendsearch.fitness.images import ArraySplit, Labels, ReadySplit, Split, Subset
+from blendsearch.fitness.images import MOST_CLASS, ArraySplit, Labels, ReadySplit, Split, Subset
 from blendsearch.fitness.stratify import proportional, stratified
 from blendsearch.fitness.streamed import StreamedSplit, stated_labels
 from blendsearch.fitness.task import Task, seeded
@@ -31,9 +31,6 @@ MOST_BYTES = 4 * 2**30
 
 Of a Dataset that has more, images are read anew whenever they are needed (`streamed`); what else has more is refused.
 """
-
-MOST_CLASS = 1_000_000
-"""As in npz files: a larger label numbers something else, and counting up to it takes all memory."""
 
 
 @dataclass(frozen=True)

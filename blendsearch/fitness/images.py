@@ -21,6 +21,9 @@ Labels = NDArray[Any]
 """int64 classes, (N,); or whatever a person's own loss compares outputs with, (N, ...)."""
 Indices = NDArray[np.int64]
 
+MOST_CLASS = 1_000_000
+"""Class counts size arrays: a larger label is really an identifier, and would exhaust memory."""
+
 DECODERS = min(8, os.cpu_count() or 1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.errors import DataError
-from blendsearch.fitness.images import Labels, Pixels
+from blendsearch.fitness.images import MOST_CLASS, Labels, Pixels
 
 
 def load_npz(path: Path) -> tuple[Pixels, Labels, int | None]:
@@ -120,9 +120,8 @@ def _checked_labels(path: Path, y: NDArray[Any]) -> Labels:
     if len(y) and y.min() < 0:
         row = int(np.argmax(y < 0))
         raise DataError(f"{path}: y[{row}] is {y[row]}; expected class numbers from 0; renumber or drop such images")
-    if len(y) and y.max() > (limit := 1_000_000):
-        # Class counts size arrays: a label that is really an identifier would exhaust memory.
+    if len(y) and y.max() > MOST_CLASS:
         raise DataError(
-            f"{path}: y reaches {y.max()}; expected class numbers from 0 to at most {limit:,}; renumber them"
+            f"{path}: y reaches {y.max()}; expected class numbers from 0 to at most {MOST_CLASS:,}; renumber them"
         )
     return y.astype(np.int64)

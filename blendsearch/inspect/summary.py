@@ -11,7 +11,16 @@ from blendsearch.errors import RunError
 from blendsearch.inspect.costs import cost_reader, spanned_reader
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, TestResult
-from blendsearch.search.front import DENSE, as_rejudged, best_baselines, dearest, front, judged_networks, knee
+from blendsearch.search.front import (
+    DENSE,
+    as_rejudged,
+    best_baselines,
+    dearest,
+    dense_network,
+    front,
+    judged_networks,
+    knee,
+)
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -28,7 +37,7 @@ def summary(run: Run) -> dict[str, Any]:
     each network also has what `inspect.costs` gives.
     """
     rows, tests, finals, latencies, rejudged = _read(run)
-    valid = dearest(rows, rejudged)
+    valid, dense = dearest(rows, rejudged), dense_network(rows, rejudged)
     costs = cost_reader(run)
 
     further = further_of(run)
@@ -37,7 +46,7 @@ def summary(run: Run) -> dict[str, Any]:
         return [describe(run, row, tests) | costs(row, latencies) | further(row) for row in chosen]
 
     return {
-        "dense": described(as_rejudged([row for row in rows if row.origin == DENSE and not row.failure], rejudged)),
+        "dense": described([] if dense is None else [dense]),
         "baselines": described(best_baselines(valid)),
         "front": described(front(valid, spanned_reader(run))),
         "fidelities": _fidelities(run, rows, rejudged, finals),

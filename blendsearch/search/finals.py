@@ -4,12 +4,11 @@ Where networks were judged again, what was found is chosen among these, by that 
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from blendsearch.engine.engine import Engine
-from blendsearch.fitness.evaluation import request
+from blendsearch.fitness.evaluation import JudgedOn, request
 from blendsearch.fitness.latency import measured
 from blendsearch.runs.directory import Run
 from blendsearch.runs.store import Evaluation, Final, Latency, Rejudged, Store, TestResult
@@ -51,7 +50,7 @@ def promote(setting: Setting, engine: Engine, store: Store, report: Report) -> N
     On other images than the search's, the dense network too, so that the others can be set beside it.
     """
     config = setting.config.promote
-    split: Literal["val", "unused"] = "unused" if config.images == "unused" else "val"
+    split: JudgedOn = "unused" if config.images == "unused" else "val"
     rows, done = store.evaluations(), {item.digest for item in store.rejudged()}
     chosen = promoted(rows, setting)
     if chosen and split == "unused":

@@ -46,11 +46,21 @@ def dearest(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Ev
     return as_rejudged([row for row in valid if row.digest in again], rejudged)
 
 
+def dense_network(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> Evaluation | None:
+    """The dense network, as it was judged beside those of `dearest`; None where it could not be."""
+    found = [row for row in rows if row.origin == DENSE and not row.failure]
+    return next(iter(as_rejudged(found, rejudged)), None)
+
+
 def as_rejudged(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Evaluation]:
     """The rows, with the numbers of their second judgement where they had one."""
-    again = {item.digest: item._asdict() for item in rejudged}
-    kept = ("fidelity", "loss", "error")
-    return [row._replace(**{name: again.get(row.digest, row._asdict())[name] for name in kept}) for row in rows]
+    again = {item.digest: item for item in rejudged}
+    return [
+        row
+        if (found := again.get(row.digest)) is None
+        else row._replace(fidelity=found.fidelity, loss=found.loss, error=found.error)
+        for row in rows
+    ]
 
 
 def front(rows: Sequence[Evaluation], costs: Costs) -> list[Evaluation]:
