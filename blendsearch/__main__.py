@@ -1,5 +1,5 @@
 """``python -m blendsearch``."""
 
-from blendsearch.cli import main
+from blendsearch.cli.main import main
 
 main()

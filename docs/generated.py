@@ -31,7 +31,7 @@ class Undescribed(Exception):
 
 def config() -> str:
     """Every section of the config: its fields, what they take, their defaults, what they are for."""
-    from blendsearch.runs.config import Config
+    from blendsearch.runs.config.schema import Config
 
     schema = Config.model_json_schema()
     described = yaml.safe_load(FIELDS.read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def _flow(value: Any, width: int) -> str:
 
 def methods() -> str:
     """What each method sets."""
-    from blendsearch.runs.methods import METHODS
+    from blendsearch.runs.config.method_spec import METHODS
 
     return "\n".join(
         f"### `method: {name}`\n\n```yaml\n{_plain_yaml(fields)}```\n" for name, fields in METHODS.items() if fields
@@ -209,7 +209,7 @@ def _cell(words: str) -> str:
 
 def cli() -> str:
     """Every verb with its arguments, as ``--help`` has them."""
-    from blendsearch.cli import make_parser
+    from blendsearch.cli.main import make_parser
 
     (verbs,) = (item for item in make_parser()._actions if isinstance(item, argparse._SubParsersAction))
     return "\n".join(_verb(name, made) for name, made in verbs.choices.items())

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from blendsearch.fitness.data import batches
+from blendsearch.data.splits import batches
 from blendsearch.fitness.device import autocast
-from blendsearch.runs.config import load_config
-from blendsearch.search.setting import Setting, prepare
+from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
 

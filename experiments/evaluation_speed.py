@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from blendsearch.fitness.data import batches
+from blendsearch.data.splits import batches
+from blendsearch.fitness.bn_folding import foldable, folded
 from blendsearch.fitness.device import autocast
-from blendsearch.fitness.folding import foldable, folded
-from blendsearch.runs.config import load_config
-from blendsearch.search.setting import Setting, prepare
+from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.surgery import narrow
 
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}

@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from blendsearch.fitness.data import batches
+from blendsearch.data.splits import batches
 from blendsearch.fitness.device import autocast
-from blendsearch.fitness.evaluation import request
-from blendsearch.runs.config import load_config
-from blendsearch.search.baselines import baselines
-from blendsearch.search.setting import Setting, prepare
+from blendsearch.fitness.evaluator import request
+from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.runs.config.loading import load_config
 
 TEMPERATURES = (1, 2, 4)
 REPEATS = 20

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from blendsearch.blend.allocation import allocate, reachable, widths
-from blendsearch.fitness import latency
+from blendsearch.fitness import latency_benchmark as latency
 from blendsearch.structure.trace import trace
 from blendsearch.zoo.factory import build_model
 

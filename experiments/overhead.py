@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blendsearch.engine.engine import nothing_more
-from blendsearch.fitness.evaluation import Outcome, Request
-from blendsearch.runs.config import parse_config
-from blendsearch.search.loop import search
-from blendsearch.search.setting import prepare, record
+from blendsearch.engine.base import nothing_more
+from blendsearch.fitness.evaluator import Outcome, Request
+from blendsearch.pipeline.loop import search
+from blendsearch.pipeline.problem.persistence import record
+from blendsearch.pipeline.problem.problem import prepare
+from blendsearch.runs.config.loading import parse_config
 
 EVALUATIONS, SECONDS_EACH = 400, 1.0
 CASES = [

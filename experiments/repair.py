@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from blendsearch.blend.decode import Decoder
-from blendsearch.fitness.evaluation import Evaluator, request
-from blendsearch.fitness.repair import RIDGE, Repair, repair_for
+from blendsearch.blend.decoder import Decoder
+from blendsearch.fitness.evaluator import Evaluator, request
+from blendsearch.fitness.refit import RIDGE, Repair, repair_for
 from blendsearch.fitness.training import Schedule
-from blendsearch.runs.config import load_config
-from blendsearch.search.baselines import baselines
-from blendsearch.search.setting import prepare
+from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.problem.problem import prepare
+from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 

@@ -25,11 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blendsearch.engine.engine import nothing_more
-from blendsearch.fitness.evaluation import Outcome, Request
-from blendsearch.runs.config import parse_config
-from blendsearch.search.loop import search
-from blendsearch.search.setting import Setting, prepare, record
+from blendsearch.engine.base import nothing_more
+from blendsearch.fitness.evaluator import Outcome, Request
+from blendsearch.pipeline.loop import search
+from blendsearch.pipeline.problem.persistence import record
+from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.runs.config.loading import parse_config
 
 SHORTEST, LONGEST = 2.0, 20.0
 PER_WORKER, FEWEST = 50, 400  # evaluations: so many per worker, and never fewer

@@ -52,7 +52,7 @@ def _quick() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
     """A folder with one finished run, ``one``; to be copied before it is changed."""
-    from blendsearch.cli import main
+    from blendsearch.cli.main import main
 
     folder = tmp_path_factory.mktemp("searched")
     (folder / "config.yaml").write_text(yaml.safe_dump(small_config))

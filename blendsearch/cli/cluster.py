@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.cli.remote import server_of
-from blendsearch.cli.serving import add_server
+from blendsearch.cli.server import add_server
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from blendsearch.inspect.status import status
-    from blendsearch.runs.directory import open_run
+    from blendsearch.results.status import status
+    from blendsearch.runs.run import open_run
 
     if (server := server_of(arguments)) is not None:
         found = server.get("runs", arguments.run)
@@ -42,10 +42,10 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def submit(arguments: argparse.Namespace) -> None:
-    from blendsearch.engine.jobs import submit
+    from blendsearch.engine.ray_jobs import submit
     from blendsearch.errors import ConfigError
-    from blendsearch.runs.config import load_config
-    from blendsearch.runs.directory import NAME
+    from blendsearch.runs.config.loading import load_config
+    from blendsearch.runs.run import NAME
 
     config = load_config(arguments.config, arguments.set)
     stem = config.model.factory.rpartition(":")[2].lower().replace("_", "-")
@@ -60,7 +60,7 @@ def submit(arguments: argparse.Namespace) -> None:
 
 
 def job(arguments: argparse.Namespace) -> None:
-    from blendsearch.engine import jobs
+    from blendsearch.engine import ray_jobs as jobs
 
     if arguments.action == "status":
         said = jobs.status(arguments.address, arguments.job)

@@ -8,15 +8,15 @@ from blendsearch.cli.terminal import lines_of, print_table, table_of
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blendsearch.runs.config import Config
-    from blendsearch.runs.directory import Run
+    from blendsearch.runs.config.schema import Config
+    from blendsearch.runs.run import Run
 
 RHO = "rho inside", "rho to others"
 
 
 def criteria(arguments: argparse.Namespace) -> None:
-    from blendsearch.runs.config import load_config
-    from blendsearch.runs.directory import open_run
+    from blendsearch.runs.config.loading import load_config
+    from blendsearch.runs.run import open_run
 
     run: Run | None = None
     config: Config | None = None
@@ -55,11 +55,11 @@ def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> No
 
 
 def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Namespace) -> None:
-    from blendsearch.inspect.picture_file import check_picture
+    from blendsearch.results.report.output_file import check_picture
 
     check_picture(arguments.map)  # before anything that takes time
     if run is None:
-        from blendsearch.search.setting import score
+        from blendsearch.pipeline.problem.problem import score
 
         lines = lines_of(config, to_stderr=arguments.json)
         try:
@@ -68,11 +68,11 @@ def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Names
         finally:
             lines.close()
     else:
-        from blendsearch.runs.scores import read_scores
+        from blendsearch.runs.score_files import read_scores
 
         scored = read_scores(run)
     from blendsearch.blend.correlation_map import correlation_map
-    from blendsearch.inspect.criteria_map import described, draw, signed
+    from blendsearch.results.report.criteria_map import described, draw, signed
 
     asked = config.criteria
     found = correlation_map(*scored, asked.clustering, asked.clusters, config.seed)

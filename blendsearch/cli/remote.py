@@ -67,7 +67,7 @@ def server_of(arguments: argparse.Namespace) -> Server | None:
 
 def search(server: Server, arguments: argparse.Namespace) -> None:
     """Start a search there, from a config that is here."""
-    from blendsearch.runs.config import DIGITS
+    from blendsearch.runs.config.loading import DIGITS
 
     if arguments.controls or arguments.or_resume or arguments.ray not in (None, "off", "local"):
         raise ConfigError("--controls, --or-resume and --ray HOST are not for --server: run the search itself")

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from blendsearch.progress import JsonLines, Lines
-    from blendsearch.runs.config import Config
+    from blendsearch.runs.config.schema import Config
 
 
 COSTS_SHOWN = {

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blendsearch.criteria.reading import Gathering, Reading
-from blendsearch.criteria.registry import NEEDS, Need
+from blendsearch.criteria.activation_stats import Gathering, Reading
+from blendsearch.criteria.needs import NEEDS, Need
 from blendsearch.criteria.second_order import hessian_diagonals, squared_gradient
 from blendsearch.criteria.synaptic_flow import synaptic_flow
+from blendsearch.structure.eval_mode import at_rest
 from blendsearch.structure.groups import Group, IndexMaps, Member
-from blendsearch.structure.rest import at_rest
 
 FAINT_LOSS = 0.02
 """Mean cross-entropy below which the images count as memorised: gradients have all but vanished."""

@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
+from blendsearch.criteria.needs import NEEDS, Need
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,36 +41,8 @@ POOL = (
 """Modules of the pool that comes with blendsearch, in the order in which its criteria are listed."""
 
 Family = Literal["norm", "distance", "batch-norm", "activation", "gradient", "curvature", "control"]
-Need = Literal[
-    "activations",
-    "pooled",
-    "ranks",
-    "independence",
-    "contributions",
-    "gates",
-    "gradients",
-    "squared_gradients",
-    "hessian",
-    "flow",
-]
-"""What a criterion reads of the probe, and what the probe therefore gathers.
-
-==================  ====================================================================================================
-activations         `Reading.mean`, `.square`, `.zeros`
-pooled              `Reading.pooled`
-ranks               `Reading.rank`, on the sub-sample
-independence        `Reading.independence`, on the sub-sample
-contributions       `Reading.contributions`, on a sub-sample of its own
-gates               `GroupView.gate`
-gradients           `GroupView.filter_gradients`, `.batch_norm_gradients`
-squared_gradients   `GroupView.squared_filter_gradients`, on the sub-sample
-hessian             `GroupView.hessian_diagonals`, on the sub-sample
-flow                `GroupView.flow`; needs one image's shape, no data
-==================  ====================================================================================================
-"""
 Cost = Literal["free", "weights", "probe", "sub-sample"]
 
-NEEDS: tuple[Need, ...] = get_args(Need)
 CRITERIA: "dict[str, Criterion]" = {}
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blendsearch.criteria.needs import Need
 from blendsearch.criteria.probe import TEMPERATURE, Loss, Probe, cross_entropy, probe
-from blendsearch.criteria.registry import Criterion, Need
+from blendsearch.criteria.registry import Criterion
 from blendsearch.criteria.table import ScoreTable, scored
 from blendsearch.criteria.view import GroupView
 from blendsearch.structure.trace import Structure

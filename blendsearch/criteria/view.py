@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blendsearch.criteria.activation_stats import Reading
+from blendsearch.criteria.needs import Need
 from blendsearch.criteria.probe import Gate, Probe
-from blendsearch.criteria.reading import Reading
-from blendsearch.criteria.registry import Need
 from blendsearch.structure.groups import Group, Member
 
 GRAM_BLOCK = 1 << 24

@@ -6,13 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from blendsearch.engine.engine import nothing_more
-from blendsearch.engine.overhearing import overheard
-from blendsearch.engine.watching import Watching
-from blendsearch.fitness.evaluation import Evaluator, Outcome, Request
-from blendsearch.runs.logs import WorkerLogs
+from blendsearch.engine.base import nothing_more
+from blendsearch.engine.captured_warnings import overheard
+from blendsearch.engine.telemetry import Watching
+from blendsearch.fitness.evaluator import Evaluator, Outcome, Request, failed
+from blendsearch.runs.worker_logs import WorkerLogs
 
 
 class LocalEngine:
@@ -63,9 +61,3 @@ class LocalEngine:
                 self._watching.evaluated(0, asked, outcome, messages)
                 return outcome
         raise AssertionError("unreachable: the last attempt returns")
-
-
-def failed(asked: Request, error: BaseException) -> Outcome:
-    """The outcome of a request that raised."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Outcome(asked.digest, np.nan, np.nan, 0.0, reason[:500], asked.seed)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from blendsearch.fitness.data import Splits, batches
+from blendsearch.data.share import ALONE, Share
+from blendsearch.data.splits import Splits, batches
 from blendsearch.fitness.device import Precision, autocast
-from blendsearch.fitness.sharing import ALONE, Share
-from blendsearch.fitness.task import CLASSES, Task
 from blendsearch.fitness.training import Schedule, Teacher, train
+from blendsearch.task import CLASSES, Task
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blendsearch.fitness.data import Splits, batches
+from blendsearch.data.share import ALONE, Share
+from blendsearch.data.splits import Splits, batches
+from blendsearch.fitness.data_parallel import shared
 from blendsearch.fitness.device import Precision, autocast
-from blendsearch.fitness.sharing import ALONE, Share, shared
-from blendsearch.fitness.task import CLASSES, Task
+from blendsearch.task import CLASSES, Task
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from blendsearch.progress.lines import JsonLines, Lines
 from blendsearch.progress.notebook import Cell, in_notebook
-from blendsearch.runs.config import Config
+from blendsearch.runs.config.schema import Config
 
 __all__ = ["Cell", "JsonLines", "Lines", "Progress", "progress_of"]
 

@@ -15,11 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from blendsearch.errors import BlendsearchError, ConfigError
-from blendsearch.runs.config import DIGITS, dump_config
-from blendsearch.service.admission import LARGEST_CONFIG
-from blendsearch.service.guard import App, Guard, Keys, session_of
-from blendsearch.service.place import Missing, Place
-from blendsearch.service.watching import Watch, compact, events, list_events
+from blendsearch.runs.config.loading import DIGITS, dump_config
+from blendsearch.service.config_policy import LARGEST_CONFIG
+from blendsearch.service.events import Watch, compact, events, list_events
+from blendsearch.service.security import App, Guard, Keys, session_of
+from blendsearch.service.workspace import Missing, Place
 
 PAGES = Path(__file__).with_name("pages")
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -164,9 +164,9 @@ def _session(keys: Keys, cookie: str) -> APIRouter:
 
 
 def _reading(place: Place) -> APIRouter:
-    from blendsearch.inspect.report import write_report
-    from blendsearch.inspect.status import status
-    from blendsearch.inspect.summary import summary
+    from blendsearch.results.report.report import write_report
+    from blendsearch.results.status import status
+    from blendsearch.results.summary import summary
 
     router = APIRouter(tags=["reading"])
     missing = _problems(404, 409)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.following import MAKERS, Following
+from blendsearch.structure.channel_tracer import MAKERS, Following
 from blendsearch.structure.groups import Frozen, Group, Member
-from blendsearch.structure.ties import FIXED
+from blendsearch.structure.union_find import FIXED
 
 _NONE = np.zeros(0, dtype=np.int64)
 

@@ -9,8 +9,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from blendsearch.errors import TraceError
 from blendsearch.structure.cost import CostOracle, cost_oracle
 from blendsearch.structure.dependency import coupled_groups
+from blendsearch.structure.eval_mode import at_rest
 from blendsearch.structure.groups import Frozen, IndexMaps, index_maps
-from blendsearch.structure.rest import at_rest
 from blendsearch.structure.verify import verified
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from blendsearch.blend.correlation_map import correlation_map
 from blendsearch.blend.genome import blended
-from blendsearch.blend.networkwide import network_space_of
-from blendsearch.inspect.candidate import candidate, group_reader
-from blendsearch.inspect.course import called, course
-from blendsearch.inspect.pick_figures import blend_figure, kept_figure
-from blendsearch.inspect.report_figures import correlation_figure, front_figure, legend
-from blendsearch.inspect.summary import pick
-from blendsearch.inspect.svg import Drawing
-from blendsearch.runs.directory import Run, open_run
-from blendsearch.runs.scores import read_scores
+from blendsearch.blend.network_space import network_space_of
+from blendsearch.results.history import called, course
+from blendsearch.results.network import candidate, group_reader
+from blendsearch.results.report.figures import correlation_figure, front_figure, legend
+from blendsearch.results.report.network_figures import blend_figure, kept_figure
+from blendsearch.results.report.svg import Drawing
+from blendsearch.results.summary import pick
+from blendsearch.runs.run import Run, open_run
+from blendsearch.runs.score_files import read_scores
 from blendsearch.structure.groups import unpacked
 
 HERE = Path(__file__).parent

@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from blendsearch.fitness.device import resolve_device
-from blendsearch.fitness.evaluation import Evaluator
+from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.training import Schedule
-from blendsearch.runs.config import load_config
-from blendsearch.search.dense import train_base
-from blendsearch.search.given import network_of, splits_of
+from blendsearch.pipeline.problem.base_network import train_base
+from blendsearch.pipeline.problem.inputs import network_of, splits_of
+from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import index_maps
 
 

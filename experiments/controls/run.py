@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from blendsearch.errors import RunError
-from blendsearch.runs.directory import open_run
-from blendsearch.search.controls import CONTROLS, control, planned
+from blendsearch.pipeline.control_runs import CONTROLS, control, planned
+from blendsearch.runs.run import open_run
 
 HERE = Path(__file__).parent
 NAMES = {"blended": "blended search", "random": "random search", "legr": "LeGR"}

@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from blendsearch.fitness.evaluation import request
-from blendsearch.inspect.comparison import comparison, paired
-from blendsearch.runs.config import ScheduleConfig
-from blendsearch.runs.directory import Run, open_run, runs_in
-from blendsearch.search.setting import restore
+from blendsearch.fitness.evaluator import request
+from blendsearch.pipeline.problem.persistence import restore
+from blendsearch.results.comparison import comparison, paired
+from blendsearch.runs.config.schema import ScheduleConfig
+from blendsearch.runs.run import Run, open_run, runs_in
 from blendsearch.structure.groups import unpacked
 
 

@@ -83,8 +83,8 @@ def checked(row: dict, name: str, runs: Path, work: Path) -> dict:
 
 def validation_accuracy(module: torch.nn.Module, path: Path, run: Path) -> float:
     """Accuracy on the run's validation images, read and normalised here by hand."""
-    from blendsearch.fitness.data import DataSpec, load_splits
-    from blendsearch.runs.directory import open_run
+    from blendsearch.data.splits import DataSpec, load_splits
+    from blendsearch.runs.run import open_run
 
     config = open_run(run.parent, run.name).config
     split = load_splits(DataSpec(**config.data.model_dump()), config.seed).val

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from blendsearch.fitness.evaluation import Evaluator, request
+from blendsearch.fitness.evaluator import Evaluator, request
 from blendsearch.fitness.training import Schedule
-from blendsearch.runs.config import load_config
-from blendsearch.search.baselines import baselines
-from blendsearch.search.setting import Setting, prepare
+from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.runs.config.loading import load_config
 
 HERE = Path(__file__).parent
 BUDGETS = (0.5, 0.3, 0.12)

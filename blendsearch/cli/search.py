@@ -1,0 +1,193 @@
+"""The verbs that search: search, resume, fork, compare."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blendsearch.cli import remote
+from blendsearch.cli.results import show, show_comparison
+from blendsearch.cli.terminal import reporter
+from blendsearch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from blendsearch.progress import JsonLines, Lines
+    from blendsearch.runs.run import Run
+
+INTERRUPTED = 130
+
+
+def search(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.config.loading import load_config
+    from blendsearch.runs.run import check_name, free_name
+
+    if (server := remote.server_of(arguments)) is not None:
+        remote.search(server, arguments)
+        return
+    overrides = list(arguments.set)
+    if arguments.ray is not None:
+        overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    config = load_config(arguments.config, overrides)
+    if arguments.or_resume:
+        if arguments.name is None:
+            raise ConfigError("--or-resume needs --name: a run is found again by its id")
+        if (arguments.runs / arguments.name / "run.json").exists():
+            arguments.run, arguments.set = arguments.name, []  # as it was begun, whatever CONFIG says by now
+            resume(arguments)
+            return
+    name = arguments.name or free_name(arguments.runs, config.model.factory.rpartition(":")[2])
+    check_name(arguments.runs, name)  # before anything that takes time
+    report = reporter(arguments, config)
+    try:
+        from blendsearch.pipeline.launch import begin, go_on
+
+        run, setting, engine = begin(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
+            go_on(run, setting, engine, report)
+    finally:
+        report.close()
+    show(run, arguments)
+    if arguments.controls:
+        from blendsearch.pipeline.control_runs import CONTROLS
+
+        _compare(run, CONTROLS, 3, arguments)
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.run import open_run
+
+    if (server := remote.server_of(arguments)) is not None:
+        remote.resume(server, arguments)
+        return
+    run = open_run(arguments.runs, arguments.run)
+    if arguments.set or not run.finished:
+        from blendsearch.pipeline.problem.inputs import BY_NAME, check_given
+
+        check_given(run, BY_NAME)  # before anything is changed
+        _go_on_in_spite_of(run, arguments)
+    if arguments.set:
+        from blendsearch.runs.config_changes import changed
+
+        with run.locked():
+            run = changed(open_run(arguments.runs, arguments.run), arguments.set)
+    if run.finished:
+        print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
+        show(run, arguments)
+        return
+    report = reporter(arguments, run.config)
+    try:
+        from blendsearch.engine.factory import check_engine, start_engine
+        from blendsearch.pipeline.launch import go_on
+        from blendsearch.pipeline.problem.persistence import restore
+
+        chosen = run.config.engine
+        if arguments.ray is not None:
+            chosen = chosen.model_copy(update={"ray": arguments.ray})
+        check_engine(chosen, run.config.finals.workers)
+        setting = restore(run)
+        engine = start_engine(chosen, setting.evaluator, run.config.finals.workers)
+        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
+            go_on(run, setting, engine, report)
+    finally:
+        report.close()
+    show(run, arguments)
+
+
+def _go_on_in_spite_of(run: "Run", arguments: argparse.Namespace) -> None:
+    """Refuse what would make the run end otherwise, but for what is accepted, which is said and written down."""
+    from blendsearch.fitness.device import resolve_device
+    from blendsearch.runs.compatibility import check_same
+    from blendsearch.runs.config_changes import note_accepted
+
+    accepted = [kind for kind in (getattr(arguments, "accept", None) or "").split(",") if kind]
+    found = check_same(run, str(resolve_device(run.config.fitness.device)), accepted)
+    if found:
+        with run.locked():
+            note_accepted(run, [item.text for item in found])
+        for item in found:
+            print(f"warning: accepted: {item.text}", file=sys.stderr)
+
+
+def fork(arguments: argparse.Namespace) -> None:
+    from blendsearch.pipeline.fork import fork, forked_config
+    from blendsearch.runs.run import open_run
+
+    if (server := remote.server_of(arguments)) is not None:
+        remote.fork(server, arguments)
+        return
+    parent = open_run(arguments.runs, arguments.run)
+    overrides = list(arguments.set)
+    if arguments.ray is not None:
+        overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    config, _ = forked_config(parent, overrides)  # before anything that takes time
+    report = reporter(arguments, config)
+    try:
+        from blendsearch.engine.factory import check_engine, start_engine
+        from blendsearch.pipeline.launch import go_on
+
+        check_engine(config.engine, config.finals.workers)
+        made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
+        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        engine = start_engine(config.engine, made.setting.evaluator, config.finals.workers)
+        with _resumable(f"blendsearch resume {made.run.name}{_below(made.run)}", report):
+            go_on(made.run, made.setting, engine, report)
+    finally:
+        report.close()
+    show(made.run, arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    from blendsearch.pipeline.control_runs import CONTROLS
+    from blendsearch.runs.run import open_run
+
+    run = open_run(arguments.runs, arguments.run)
+    if arguments.controls == "none":
+        show_comparison(run, arguments)
+        return
+    named = CONTROLS if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
+    _compare(run, named, arguments.seeds, arguments)
+
+
+def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
+    from blendsearch.pipeline.control_runs import compare, planned
+    from blendsearch.results.comparison import comparison
+
+    planned(run, controls, seeds)  # before anything that takes time
+    comparison(run)
+    report = reporter(arguments, run.config)
+    engine = run.config.engine
+    if arguments.ray is not None:
+        engine = engine.model_copy(update={"ray": arguments.ray})
+    try:
+        with _resumable(f"blendsearch compare {run.name}{_below(run)}", report):
+            compare(run, controls, seeds, engine, report)
+    finally:
+        report.close()
+    show_comparison(run, arguments)
+
+
+@contextmanager
+def _resumable(command: str, report: "JsonLines | Lines") -> Iterator[None]:
+    """Inside, an interruption or SIGTERM ends the process with 130 and the `command` that goes on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        report.close()
+        print(f"blendsearch: stopped; continue with: {command}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _below(run: "Run") -> str:
+    """The option that finds the folder of `run`, with a space before it; empty for the default folder."""
+    return "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"

@@ -1,0 +1,124 @@
+"""What one layer saw of a group's channels: statistics of its input, summed up batch after batch."""
+
+from collections.abc import Set
+from math import isqrt
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blendsearch.criteria.contributions import sampled_contributions
+from blendsearch.criteria.feature_map import map_ranks, nuclear_norm_changes
+from blendsearch.criteria.needs import Need
+
+POOLED_IMAGES = 2048
+"""The pooled activation of every image has to be kept until its range is known: of so many images at most."""
+
+
+class Reading:
+    """Statistics of a group's channels at the input of one layer that reads them, each (C,) unless said otherwise.
+
+    Means are over images. Reading a statistic that no criterion of the pool named as a need raises AttributeError.
+
+    Attributes
+    ----------
+    module: the layer's name.
+    mean, square: of the activation over positions.
+    zeros: share of positions at which the activation is not above zero, in [0, 1].
+    pooled: the activation's mean over positions, image by image, (images, C); at most `POOLED_IMAGES` of them.
+    rank: rank of the feature map, in [0, min(height, width)].
+    independence: how much the nuclear norm of all C flattened feature maps falls when this one is zeroed.
+    contributions: to sampled outputs of the layer, (samples, C).
+    """
+
+    module: str
+    mean: Tensor
+    square: Tensor
+    zeros: Tensor
+    pooled: Tensor
+    rank: Tensor
+    independence: Tensor
+    contributions: Tensor
+
+    def __init__(self, module: str, gathered: dict[str, Tensor]) -> None:
+        self.module = module
+        self.__dict__.update(gathered)
+
+    def __getattr__(self, name: str) -> Tensor:
+        raise AttributeError(f"the probe gathered no {name!r} at this layer: name the need for it when registering")
+
+
+class Gathering:
+    """Sums, over the images of all batches, for one layer that reads one group."""
+
+    def __init__(self, name: str, module: nn.Module, index: NDArray[np.int64], needs: Set[Need]) -> None:
+        self.name = name
+        self.module = module
+        self.index = index
+        self.needs = needs
+        self._sums: dict[str, Tensor] = {}
+        self._images: dict[str, int] = {}
+        self._rows: dict[str, list[Tensor]] = {}
+
+    def saw(self, activation: Tensor, first: int, picked: list[int]) -> None:
+        """Take in a batch whose first image is number `first`; `picked` are its rows in the sub-sample."""
+        maps = channel_maps(self.module, activation, self.index)
+        flat = maps.flatten(2)
+        positions = flat.shape[2]
+        if self.needs & {"activations", "pooled"}:
+            mean = flat.mean(dim=2)
+        if "activations" in self.needs:
+            self._add("mean", mean)
+            # a norm reads the activation once and writes nothing as large
+            self._add("square", torch.linalg.vector_norm(flat, dim=2).double().square() / positions)
+            self._add("zeros", 1 - torch.count_nonzero(flat > 0, dim=2).double() / positions)
+        if "pooled" in self.needs and first < POOLED_IMAGES:
+            self._keep("pooled", mean[: POOLED_IMAGES - first])
+        if picked and "ranks" in self.needs:
+            self._add("rank", map_ranks(maps[picked]))
+        if picked and "independence" in self.needs:
+            self._add("independence", nuclear_norm_changes(flat[picked]))
+        if "contributions" in self.needs:
+            samples = sampled_contributions(self.module, activation, self.index, first)
+            if samples is not None:
+                self._keep("contributions", samples)
+
+    def over_positions(self, product: Tensor) -> Tensor:
+        """The sum over positions of something shaped like the layer's input, per image and channel, (N, C)."""
+        return channel_maps(self.module, product, self.index).flatten(2).sum(dim=2)
+
+    def reading(self) -> Reading:
+        means = {name: total / self._images[name] for name, total in self._sums.items()}
+        return Reading(self.name, means | {name: torch.cat(rows) for name, rows in self._rows.items()})
+
+    def _add(self, name: str, values: Tensor) -> None:
+        total = values.double().sum(dim=0)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._images[name] = self._images.get(name, 0) + len(values)
+
+    def _keep(self, name: str, rows: Tensor) -> None:
+        self._rows.setdefault(name, []).append(rows.clone())
+
+
+def channel_maps(module: nn.Module, activation: Tensor, index: NDArray[np.int64]) -> Tensor:
+    """The feature maps of a group's channels in the input of `module`, shape (N, C, height, width).
+
+    `index` has shape (C, m): the positions that belong to each channel. Behind a flattened feature map a channel has m
+    features, which are laid out as a square where m is one.
+    """
+    if isinstance(module, nn.Linear):  # its channels come last, whatever stands before them
+        activation = activation.movedim(-1, 1)
+    channels, each = index.shape
+    flat = index.ravel()
+    if len(flat) != activation.shape[1] or not np.array_equal(flat, np.arange(len(flat))):
+        activation = activation.index_select(1, torch.from_numpy(flat).to(activation.device))
+    images, rest = activation.shape[0], activation.shape[2:]
+    if rest:  # several maps of a channel that must stay whole are stacked
+        return activation.reshape(images, channels, -1, rest[-1])
+    side = isqrt(each)
+    return (
+        activation.reshape(images, channels, side, side)
+        if side * side == each
+        else activation.reshape(images, channels, 1, each)
+    )

@@ -1,0 +1,245 @@
+"""Data sets by name: what the configuration may ask for, and where each one's images and labels come from.
+
+A data set is one decorated function from a `DataSpec` to `RawData`. Splitting, limits and normalisation are not its
+business; that its labels belong to its images is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from blendsearch.data.npz import load_npz
+from blendsearch.data.split import ArraySplit, FolderSplit, Split
+from blendsearch.data.stratify import proportional, stratified
+from blendsearch.errors import ConfigError, DataError
+
+DEFAULT_ROOT = "~/.cache/blendsearch"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which images to use, and for what.
+
+    - `root`: folder of an image-folder or torchvision set; npz paths are relative to it.
+    - `train`, `test`, `val`: npz files, or sub-folders of an image-folder (default `train`, and `test` or else `val`).
+      With `val` given, nothing is carved out of the other two, and `val_from` and `val_size` are ignored.
+    - `val_from`: `train` or `test`, the images that validation is taken out of; the rest stays. `test` is for weights
+      that were trained on all training images.
+    - `val_size`: up to 1 a fraction of those images, above 1 their number; stratified by class.
+    - `train_limit`, `val_limit`, `test_limit`: use at most that many images of the split, stratified by class.
+    - `image_size`: side in pixels that an image-folder's images are resized and cropped to.
+    - `mean`, `std`: per channel, of inputs scaled to [0, 1]; measured on training images where not given.
+    - `augment`: names from `blendsearch.data.augment`.
+    - `download`: whether a torchvision set that is not in `root` may be downloaded.
+    """
+
+    dataset: str
+    root: str | None = None
+    train: str | None = None
+    test: str | None = None
+    val: str | None = None
+    val_from: str = "train"
+    val_size: float = 0.1
+    val_limit: int | None = None
+    train_limit: int | None = None
+    test_limit: int | None = None
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: tuple[str, ...] = ()
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set as it comes: `val` only where it has validation images of its own, labels meant to be 0..classes-1.
+
+    `classes` is 0 where targets are not classes. `judged_here` is false where somebody else judges networks, on images
+    of their own: validation and test may be empty then. `about` is a sentence on where splits come from, if need be.
+    """
+
+    train: Split
+    test: Split
+    val: Split | None
+    classes: int
+    judged_here: bool = True
+    about: str = ""
+
+
+Dataset = Callable[[DataSpec], RawData]
+
+DATASETS: dict[str, Dataset] = {}
+
+
+def dataset(name: str) -> Callable[[Dataset], Dataset]:
+    """Register a data set under the name that `DataSpec.dataset` asks for."""
+
+    def register(function: Dataset) -> Dataset:
+        DATASETS[name] = function
+        return function
+
+    return register
+
+
+def load_raw(spec: DataSpec) -> RawData:
+    """The data set that `spec` names. Raises ConfigError for an unknown name, DataError for data that do not fit."""
+    if spec.dataset not in DATASETS:
+        close = difflib.get_close_matches(spec.dataset, DATASETS, n=1)
+        raise ConfigError(
+            f"data.dataset {spec.dataset!r} is unknown; expected one of {', '.join(sorted(DATASETS))}"
+            + (f"; did you mean {close[0]!r}?" if close else "")
+        )
+    return DATASETS[spec.dataset](spec)
+
+
+@dataset("digits")
+def digits(spec: DataSpec) -> RawData:
+    """scikit-learn's 1,797 grey 8x8 digits; half of them train, half test, the same halves in every run."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = found.target.astype(np.int64)
+    counts = proportional(np.bincount(labels), len(labels) // 2, spare=1)
+    assert counts is not None  # each digit has about 180 images
+    train, test = stratified(labels, counts, np.random.Generator(np.random.PCG64(0)))
+    return RawData(
+        ArraySplit(images[train], labels[train]), ArraySplit(images[test], labels[test]), val=None, classes=10
+    )
+
+
+@dataset("cifar10")
+def cifar10(spec: DataSpec) -> RawData:
+    """60,000 colour 32x32 images of 10 classes (Krizhevsky 2009)."""
+    return _torchvision("CIFAR10", spec, classes=10)
+
+
+@dataset("cifar100")
+def cifar100(spec: DataSpec) -> RawData:
+    """60,000 colour 32x32 images of 100 classes (Krizhevsky 2009)."""
+    return _torchvision("CIFAR100", spec, classes=100)
+
+
+@dataset("fashion-mnist")
+def fashion_mnist(spec: DataSpec) -> RawData:
+    """70,000 grey 28x28 images of 10 kinds of clothing (Xiao et al. 2017)."""
+    return _torchvision("FashionMNIST", spec, classes=10)
+
+
+def _torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
+    from torchvision import datasets as torchvision_datasets
+
+    root = Path(spec.root or DEFAULT_ROOT).expanduser()
+
+    def load(train: bool) -> Split:
+        # torchvision compares CIFAR's files with known checksums before it unpickles them.
+        try:
+            found = getattr(torchvision_datasets, name)(str(root), train=train, download=spec.download)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            what_to_do = (
+                "the download failed; copy the files there by hand, or use an npz file"
+                if spec.download
+                else "set data.root to the folder that holds it, or data.download to true"
+            )
+            raise DataError(f"{spec.dataset} was looked for in {root}: {reason}; {what_to_do}") from error
+        images = np.ascontiguousarray(np.asarray(found.data, dtype=np.uint8))
+        return ArraySplit(images if images.ndim == 4 else images[..., None], np.asarray(found.targets, dtype=np.int64))
+
+    return RawData(load(train=True), load(train=False), val=None, classes=classes)
+
+
+@dataset("image-folder")
+def image_folder(spec: DataSpec) -> RawData:
+    """Files ROOT/train/CLASS/*.jpg (or png, ...) and ROOT/test/CLASS/*.jpg; classes are numbered in order of name."""
+    if spec.root is None:
+        raise ConfigError("data.root is not set; dataset 'image-folder' expects the folder that holds train and test")
+    if spec.image_size is not None and spec.image_size < 1:
+        raise DataError(f"data.image_size is {spec.image_size}, expected at least 1 pixel; leave it out to keep sizes")
+    root = Path(spec.root).expanduser()
+    train = root / (spec.train or "train")
+    test = root / (spec.test or ("test" if (root / "test").is_dir() or not (root / "val").is_dir() else "val"))
+    val = root / spec.val if spec.val is not None else None
+    _refuse_same(train=train, test=test, val=val)
+    classes = _class_names(train)
+
+    def load(folder: Path) -> Split:
+        if (found := _class_names(folder)) != classes:
+            differing = sorted(set(found) ^ set(classes))
+            raise DataError(
+                f"{folder}: its classes differ from those of {train} in {_few(differing)}; expected the same"
+                " sub-folders in both, add or remove those"
+            )
+        files: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            members = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not members:
+                raise DataError(
+                    f"{folder / name}: holds no image file; expected at least one of {_few(sorted(IMAGE_SUFFIXES))};"
+                    " add images or remove the class from every split"
+                )
+            files += members
+            labels += [label] * len(members)
+        return FolderSplit(files, np.asarray(labels, dtype=np.int64), spec.image_size)
+
+    return RawData(load(train), load(test), load(val) if val is not None else None, classes=len(classes))
+
+
+@dataset("npz")
+def npz(spec: DataSpec) -> RawData:
+    """NumPy archives with `x` uint8 (N, height, width, 1 or 3), `y` integer (N,), and maybe `classes`, their names."""
+    if spec.train is None or spec.test is None:
+        missing = "train" if spec.train is None else "test"
+        raise ConfigError(f"data.{missing} is not set; dataset 'npz' expects the paths of a train and a test .npz file")
+    root = Path(spec.root or ".").expanduser()
+    train, test = (root / Path(path).expanduser() for path in (spec.train, spec.test))
+    val = root / Path(spec.val).expanduser() if spec.val is not None else None
+    _refuse_same(train=train, test=test, val=val)
+    images, labels, named = load_npz(train)
+    classes = max(int(labels.max()) + 1, named or 0)
+    if named is not None and named < classes:
+        raise DataError(
+            f"{train}: classes holds {named} names but y reaches {classes - 1}; expected one name per class; add them"
+        )
+
+    def held_out(path: Path) -> Split:
+        return ArraySplit(*load_npz(path)[:2])
+
+    return RawData(
+        ArraySplit(images, labels), held_out(test), held_out(val) if val is not None else None, classes=classes
+    )
+
+
+def _refuse_same(**sources: Path | None) -> None:
+    """Two splits from one source would be the same images, and a score on them a memory test."""
+    seen: dict[Path, str] = {}
+    for name, source in sources.items():
+        if source is None:
+            continue
+        resolved = source.resolve()
+        if resolved in seen:
+            raise DataError(
+                f"{source}: serves as data.{seen[resolved]} and data.{name}; expected different images in each, name"
+                " another source"
+            )
+        seen[resolved] = name
+
+
+def _class_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one sub-folder of images per class; check data.root")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(f"{folder}: has no sub-folders; expected one per class, with its images inside; sort them so")
+    return names
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,342 @@
+"""Train, validation and test images that never mix, and batches of them for the network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from blendsearch.data.augment import resolve
+from blendsearch.data.datasets import DataSpec, RawData, load_raw
+from blendsearch.data.share import ALONE, Share
+from blendsearch.data.split import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, ready
+from blendsearch.data.stratify import proportional, stratified
+from blendsearch.errors import ConfigError, DataError
+
+__all__ = [
+    "ArraySplit",
+    "DataSpec",
+    "FolderSplit",
+    "Split",
+    "Splits",
+    "Subset",
+    "batches",
+    "check_labels",
+    "divided",
+    "load_splits",
+]
+
+# Mean and std are measured on this many images: their standard error is then below 0.3 % of the range.
+MEASURED_IMAGES = 4096
+# Digests read every pixel of a split up to this size (about 0.2 s), beyond it a sample of images.
+DIGEST_BYTES = 256 * 2**20
+DIGEST_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run learns from: images of three splits that share none, their classes, and how inputs are normalised.
+
+    `classes` is 0 where targets are not classes. `mean` and `std` are float32 (channels,), of inputs scaled to [0, 1];
+    0 and 1 where inputs come ready for the network. `note` is one sentence that says where validation and test images
+    come from. Each split is in a random but fixed order, so any prefix is a fair sample. `unused` are the validation
+    images that `val_limit` leaves out: no network was chosen by them; None where it leaves none.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: int
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    augment: tuple[str, ...]
+    note: str
+    unused: Split | None = None
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over labels, pixels, their order and the normalisation.
+
+        Of splits above 256 MiB, only 64 evenly spaced images are read: a change in the others goes unseen.
+        """
+        hashed = hashlib.sha256()
+        for name, split in self._named():
+            size = len(split) * int(np.prod(split.shape)) * (4 if ready(split) else 1)
+            hashed.update(f"{name} {len(split)} {split.shape} {self.classes};".encode())
+            hashed.update(_plain(split.labels).tobytes())
+            count = len(split) if size <= DIGEST_BYTES else min(DIGEST_IMAGES, len(split))
+            chosen = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
+            for chunk in np.array_split(chosen, max(1, count // 512)):
+                if len(chunk):
+                    hashed.update(np.ascontiguousarray(split.images(chunk)).data)
+        hashed.update(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
+        return hashed.hexdigest()
+
+    def input_facts(self) -> dict[str, Any]:
+        """What a network takes, as plain values: an image's `shape`, and the `mean` and `std` of pixels `scaled_to`.
+
+        None where inputs come ready.
+        """
+        height, width, channels = self.train.shape
+        facts: dict[str, Any] = {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
+        if not ready(self.train):
+            facts |= {"mean": self.mean.tolist(), "std": self.std.tolist(), "scaled_to": [0, 1]}
+        return facts
+
+    def _named(self) -> tuple[tuple[str, Split], ...]:
+        named = (("train", self.train), ("val", self.val), ("test", self.test))
+        return named if self.unused is None else (*named, ("unused", self.unused))
+
+
+def load_splits(spec: DataSpec, seed: int) -> Splits:
+    """Load the data set and divide it: the same spec and seed give the same images in the same order.
+
+    The seed's streams for carving and for each split are apart, so a limit on one split moves no other. Raises
+    ConfigError for unknown names, DataError for data that do not fit, each before any image is trained on.
+    """
+    return divided(load_raw, spec, seed)
+
+
+def divided(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> Splits:
+    """What `load` gives for `spec`, divided as `load_splits` does."""
+    resolve(spec.augment)
+    if spec.val_from not in ("train", "test"):
+        raise ConfigError(f"data.val_from is {spec.val_from!r}; expected 'train' or 'test'; choose one")
+    limits = {"train": spec.train_limit, "val": spec.val_limit, "test": spec.test_limit}
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise DataError(f"data.{name}_limit is {limit}; expected at least 1 image; leave it out for all images")
+    raw = load(spec)
+    _check_raw(raw, spec)
+    streams = [np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(4)]
+    parts = {"train": raw.train, "test": raw.test}
+    if raw.val is not None:
+        parts["val"] = raw.val
+    else:
+        source = parts[spec.val_from]
+        taken, rest = _carve(source.labels, spec, raw.classes, streams[0])
+        parts |= {"val": Subset(source, taken), spec.val_from: Subset(source, rest)}
+    halves = {
+        name: _limited(parts[name], limit, raw.classes, stream)
+        for (name, limit), stream in zip(limits.items(), streams[1:], strict=True)
+    }
+    limited, unused = {name: taken for name, (taken, _) in halves.items()}, halves["val"][1]
+    mean, std = _normalisation(limited["train"], spec)
+    note = _note(spec, raw, parts, limited)
+    return Splits(
+        **limited,
+        classes=raw.classes,
+        mean=mean,
+        std=std,
+        augment=tuple(spec.augment),
+        note=note,
+        unused=unused if len(unused) else None,
+    )
+
+
+def batches(
+    split: Split,
+    *,
+    batch_size: int,
+    mean: NDArray[np.float32],
+    std: NDArray[np.float32],
+    device: torch.device,
+    rng: np.random.Generator | None = None,
+    augment: Sequence[str] = (),
+    limit: int | None = None,
+    drop_last: bool = False,
+    share: Share = ALONE,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches on `device`: x float32 (n, channels, height, width), normalised; y int64 (n,), or other targets (n, ...).
+
+    Without `rng` the split is read in order, unchanged. With it, images are shuffled and augmented, and the same
+    generator state gives the same batches; all is drawn from it by the call, nothing by the iteration. `limit` takes
+    the first images of that order. Of every batch, only this `share` is read. Raises ValueError for `augment` without
+    `rng`, and for sizes below 1.
+    """
+    if rng is None and augment:
+        raise ValueError("augmentation needs a generator to draw from; pass rng, or no augment")
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"batch_size and limit are at least 1, not {batch_size} and {limit}")
+    changes = resolve(augment)
+    if rng is None:
+        order, draws = np.arange(len(split)), None
+    else:
+        order = rng.permutation(len(split))
+        # Not rng.spawn: its children depend on how many were spawned before, which the generator's state does not say.
+        seed = rng.integers(2**63, size=4)
+        draws = np.random.Generator(np.random.PCG64(seed if share.of == 1 else [*seed.tolist(), share.rank]))
+    order = order[:limit]
+    stop = len(order) - len(order) % batch_size if drop_last else len(order)
+    # (pixel / 255 - mean) / std as one multiplication and one addition.
+    scale = torch.from_numpy(1 / (255 * std.astype(np.float64))).float().to(device)[:, None, None]
+    offset = torch.from_numpy(-mean.astype(np.float64) / std).float().to(device)[:, None, None]
+
+    def generate() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, stop, batch_size):
+            chosen = share.part(order[start : start + batch_size])
+            # Bytes cross to the device, a quarter of what floats would be.
+            x = torch.from_numpy(split.images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
+            for change in changes:
+                assert draws is not None
+                x = change(x, draws)
+            y = torch.from_numpy(split.labels[chosen]).to(device)
+            yield x if x.is_floating_point() else x.float().mul_(scale).add_(offset), y
+
+    return generate()
+
+
+def check_labels(splits: Splits, outputs: int) -> None:
+    """Raise DataError when a label has no output of the network to stand for it."""
+    for name, split in splits._named():
+        _check_range(
+            name, split.labels, outputs, "the network's outputs", "use a model with more outputs or other data"
+        )
+
+
+def _plain(labels: Labels) -> Labels:
+    """Labels in a byte order that is the same everywhere."""
+    return labels.astype("<i8") if labels.dtype.kind in "iu" else labels.astype(labels.dtype.newbyteorder("<"))
+
+
+def _check_raw(raw: RawData, spec: DataSpec) -> None:
+    held_out = {"test": raw.test} | ({"val": raw.val} if raw.val is not None else {})
+    if spec.augment and not raw.classes:
+        raise DataError("data.augment moves images and would leave their targets where they were: augment in your data")
+    for name, split in {"train": raw.train, **held_out}.items():
+        if len(split) == 0 and (name == "train" or raw.judged_here):
+            raise DataError(f"the {name} data hold no image; expected at least one; check where they come from")
+        if raw.classes:
+            _check_range(
+                name, split.labels, raw.classes, "the training classes", "drop such images or add the class to train"
+            )
+        if ready(split) != ready(raw.train):
+            raise DataError(
+                f"the {name} images are {'float32' if ready(split) else 'uint8'} but the training images are not;"
+                " expected the same of all; give them the same transform"
+            )
+        if split.shape != raw.train.shape:
+            raise DataError(
+                f"the {name} images have shape {split.shape} but the training images {raw.train.shape}; expected the"
+                " same (height, width, channels); resize one of them"
+            )
+
+
+def _check_range(name: str, labels: Labels, classes: int, of: str, what_to_do: str) -> None:
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        raise DataError(
+            f"the {name} data have label {labels[np.argmax(outside)]} ({int(outside.sum())} images outside); expected"
+            f" 0..{classes - 1}, {of}; {what_to_do}"
+        )
+
+
+def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+    """Positions for validation, and those that stay; every class of the source is in both."""
+    found, size, source = len(labels), spec.val_size, spec.val_from
+    if not classes:  # nothing to be fair to
+        labels, classes = np.zeros(found, dtype=np.int64), 1
+    if not 0 < size < float("inf") or (size > 1 and size != int(size)):
+        raise DataError(f"data.val_size is {size}; expected a fraction in (0, 1) or a whole number of images above 1")
+    wanted = round(size * found) if size <= 1 else int(size)
+    sizes = np.bincount(labels, minlength=classes)
+    present = int((sizes > 0).sum())
+    counts = proportional(sizes, wanted, spare=1)
+    if counts is not None:
+        return stratified(labels, counts, rng)
+    if not 0 < wanted < found:
+        emptied = "val" if wanted < 1 else source
+        raise DataError(
+            f"data.val_size {size:g} takes {wanted} of the {found} {source} images and leaves {emptied} empty; choose"
+            f" {present} to {found - present} images"
+        )
+    if (sizes == 1).any():
+        raise DataError(
+            f"class {int(np.argmax(sizes == 1))} has a single {source} image, which val and {source} cannot both have;"
+            " expected at least 2 per class; add images, drop the class, or set data.val"
+        )
+    raise DataError(
+        f"data.val_size {size:g} takes {wanted} of the {found} {source} images and leaves"
+        f" {'val' if wanted < present else source} without some of the {present} classes; choose"
+        f" {present} to {found - present} images"
+    )
+
+
+def _limited(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> tuple[Split, Split]:
+    """At most `limit` images of a split, every class keeping its share, and those that are left out."""
+    labels = split.labels if classes else np.zeros(len(split), dtype=np.int64)
+    sizes = np.bincount(labels, minlength=classes or 1)
+    counts = proportional(sizes, len(split) if limit is None else min(limit, len(split)), spare=0)
+    assert counts is not None  # nothing need stay behind, so any number up to all can be shared out
+    taken, rest = stratified(labels, counts, rng)
+    return Subset(split, taken), Subset(split, rest)
+
+
+def _normalisation(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    channels = train.shape[2]
+    given = {"mean": spec.mean, "std": spec.std}
+    if ready(train):
+        if spec.mean is not None or spec.std is not None:
+            raise DataError(
+                "data.mean and data.std are for uint8 images, and these come as float32, which the network is given as"
+                " they are; leave them out"
+            )
+        return np.zeros(channels, dtype=np.float32), np.ones(channels, dtype=np.float32)
+    for name, values in given.items():
+        if values is None:
+            continue
+        if len(values) != channels:
+            raise DataError(
+                f"data.{name} has {len(values)} values but images have {channels} channels; expected one per channel"
+            )
+        if not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+            wanted = "above 0" if name == "std" else "finite"
+            raise DataError(
+                f"data.{name} is {tuple(values)}; expected values {wanted}, of inputs in [0, 1]; leave it out"
+            )
+    if spec.mean is None or spec.std is None:
+        # In chunks, so that large images of a folder never lie in memory together; the sums are exact in integers.
+        seen, total, squares = 0, np.zeros(channels), np.zeros(channels)
+        for chunk in np.array_split(np.arange(min(len(train), MEASURED_IMAGES)), max(1, MEASURED_IMAGES // 64)):
+            if len(chunk):
+                pixels = train.images(chunk).reshape(-1, channels).astype(np.int64)
+                seen += len(pixels)
+                total += pixels.sum(axis=0)
+                squares += (pixels**2).sum(axis=0)
+        mean = total / seen / 255
+        # A constant channel has no spread to divide by; one grey level stands in.
+        std = np.maximum(np.sqrt(np.maximum(squares / seen / 255**2 - mean**2, 0)), 1 / 255)
+    return (
+        np.asarray(mean if spec.mean is None else spec.mean, dtype=np.float32),
+        np.asarray(std if spec.std is None else spec.std, dtype=np.float32),
+    )
+
+
+def _note(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[str, Split]) -> str:
+    def used(name: str) -> str:
+        return f" (of which {len(limited[name]):,} are used)" if len(limited[name]) < len(parts[name]) else ""
+
+    whole = {"train": raw.train, "test": raw.test}
+    if not raw.judged_here:
+        return (
+            f"{spec.dataset}: networks are judged elsewhere, training is {len(parts['train']):,} images{used('train')}."
+        )
+    if raw.val is not None:
+        val = f"its own {len(parts['val']):,} images"
+    else:
+        val = f"{len(parts['val']):,} of the {len(whole[spec.val_from]):,} {spec.val_from} images"
+    rest = {
+        name: f"the other {len(parts[name]):,}"
+        if raw.val is None and spec.val_from == name
+        else f"all {len(parts[name]):,} {name} images"
+        for name in ("train", "test")
+    }
+    return (
+        f"{spec.dataset}: validation is {val}{used('val')}, test is {rest['test']}{used('test')}, training is"
+        f" {rest['train']}{used('train')}.{raw.about and ' ' + raw.about}"
+    )

@@ -1,0 +1,76 @@
+"""Images of a person's own Dataset that is too large for memory: read when they are asked for, and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Subset
+
+from blendsearch.data.split import Indices, Inputs, Labels
+from blendsearch.errors import DataError
+from blendsearch.task import seeded
+
+
+class StreamedSplit:
+    """A Dataset's images, one by one through its own transform, seeded by their place: the same at every reading.
+
+    `read` makes an array of (height, width, channels) of an item's image, uint8 or float32. Slow where the transform
+    is: every evaluation goes through it again.
+    """
+
+    def __init__(self, dataset: Any, labels: Labels, read: Callable[[Any], NDArray[Any]]) -> None:
+        self.dataset = dataset
+        self.labels = labels
+        self._read = read
+        first = self._image(0)
+        self._shape, self._dtype = first.shape, first.dtype
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = self._shape
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Indices) -> Inputs:
+        images = np.empty((len(indices), *self._shape), dtype=self._dtype)
+        for row, place in enumerate(indices):
+            image = self._image(int(place))
+            if image.shape != self._shape:
+                raise DataError(
+                    f"image {place} has shape {image.shape}, the first one {self._shape}: expected the same of all; "
+                    "resize and crop them in the transform"
+                )
+            images[row] = image
+        return images
+
+    def _image(self, place: int) -> NDArray[Any]:
+        with seeded(place):
+            return self._read(self.dataset[place][0])
+
+
+def stated_labels(dataset: Any) -> NDArray[np.int64] | None:
+    """The classes of all images, where the dataset states them without reading any, as torchvision's do.
+
+    None where it does not, or changes them on the way out (`target_transform`).
+    """
+    if isinstance(dataset, Subset):
+        whole = stated_labels(dataset.dataset)
+        return None if whole is None else whole[np.asarray(dataset.indices, dtype=np.int64)]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    found = getattr(dataset, "targets", None)
+    if isinstance(found, Tensor):
+        found = found.cpu().numpy()
+    if not isinstance(found, list | tuple | np.ndarray) or len(found) != len(dataset):
+        return None
+    try:
+        labels = np.asarray(found)
+    except ValueError:
+        return None
+    return labels.astype(np.int64) if labels.ndim == 1 and labels.dtype.kind in "iu" else None

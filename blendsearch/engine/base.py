@@ -1,0 +1,45 @@
+"""What every engine is, and how one is chosen."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from blendsearch.fitness.evaluator import Outcome, Request
+from blendsearch.runs.worker_logs import WorkerLogs
+
+
+def nothing_more() -> None:
+    """What feeds an engine that is to do no more than what was submitted."""
+
+
+class Engine(Protocol):
+    """Takes requests, gives back outcomes in any order, each submitted request once.
+
+    Attributes
+    ----------
+    workers: how many requests are worked on at a time; it may change while the engine runs.
+    """
+
+    workers: int
+
+    @property
+    def busy(self) -> int:
+        """Workers that are evaluating now."""
+
+    def submit(self, asked: Request) -> None:
+        """Queue one request."""
+
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        """The outcomes of all submitted requests as they come; ends when none is outstanding.
+
+        `feed` is called before every wait and may submit more, so that no worker waits for what is still out.
+        A request that cannot be evaluated comes back as an outcome with its `failure`, never as an exception.
+        """
+
+    def watch(self, run: str, logs: WorkerLogs) -> None:
+        """From now on write down in `logs` what workers do; figures that are published bear the name `run`."""
+
+    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """What the search reports of itself, for the figures that are published."""
+
+    def close(self) -> None:
+        """Let go of workers. Outstanding requests are dropped."""

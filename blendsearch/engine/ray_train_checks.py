@@ -1,0 +1,38 @@
+"""Whether fine-tunes can be trained on several workers each, asked before anything that takes time."""
+
+import importlib.util
+
+from blendsearch.errors import EngineError
+from blendsearch.fitness.evaluator import Evaluator
+from blendsearch.runs.config.schema import EngineConfig
+
+EXTRA = ("fsspec", "pandas", "pyarrow")
+"""What Ray Train imports beyond Ray itself."""
+
+
+def check_several(config: EngineConfig, size: int) -> None:
+    """Raises EngineError where a fine-tune on `size` workers could not even begin, before anything that takes time."""
+    if size < 2:
+        return
+    if config.ray == "off":
+        raise EngineError(
+            f"finals.workers is {size} and engine.ray is off: a fine-tune on several workers needs Ray; set "
+            "engine.ray to local, auto or HOST:PORT, or leave finals.workers out"
+        )
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"finals.workers is {size} and {', '.join(missing)} of Ray Train is not installed: "
+            "pip install blendsearch[train], here and on every node"
+        )
+
+
+def check_batches(evaluator: Evaluator, size: int) -> None:
+    """Raises EngineError where a batch of the long fine-tune has no `size` equal shares."""
+    schedule = evaluator.recipe.final
+    images = min(len(evaluator.splits.train), schedule.images or len(evaluator.splits.train))
+    if min(images, schedule.batch_size) % size:
+        raise EngineError(
+            f"the {images} training images are one batch of the long fine-tune and cannot be shared out evenly among "
+            f"{size} workers (finals.workers): choose a number that divides them, or a smaller finals.tuning.batch_size"
+        )

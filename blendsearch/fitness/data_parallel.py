@@ -1,0 +1,103 @@
+"""One network trained by several processes, each on its share of every batch, to what one process would arrive at.
+
+The gradient is the mean over the shares, which is the whole batch's as long as the shares are equal. Batch-norms
+normalise by the mean and variance of the whole batch: by those of a share, a network would be trained otherwise on
+eight workers than on one. So, but for the last digits of sums, the number of processes changes nothing but what is
+drawn at random for each image: augmentation and dropout, of which every process has its own stream.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from blendsearch.data.share import Share
+
+
+@contextmanager
+def shared(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn.Module]:
+    """Inside, what forward passes of training go through, so that backward passes leave the whole batch's gradients.
+
+    `module` is trained in place; it begins as it is in the first process, and is the same in all of them afterwards.
+    """
+    if share.of == 1:
+        yield module
+        return
+    norms = [
+        (parent, name, norm)
+        for parent in module.modules()
+        for name, norm in parent._modules.items()
+        if isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
+    ]
+    try:
+        for parent, name, norm in norms:
+            setattr(parent, name, _of_the_whole_batch(norm, device))
+        # a cut may leave parameters that no output depends on
+        yield nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+    finally:
+        for parent, name, norm in norms:
+            setattr(parent, name, norm)
+
+
+def _of_the_whole_batch(norm: _BatchNorm, device: torch.device) -> nn.Module:
+    """A module with the parameters and statistics of `norm`; torch's own works on GPUs alone."""
+    if device.type == "cuda":
+        made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
+        return made
+    return _WholeBatchNorm(norm)
+
+
+class _WholeBatchNorm(nn.Module):
+    """Batch-norm over the shares of all processes, for any device."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        if not norm.training:
+            return norm(x)  # type: ignore[no-any-return]
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        wide = x.float()
+        mean = _mean_over_all(wide.mean(dims))
+        centred = wide - mean.view(shape)
+        variance = _mean_over_all(centred.square().mean(dims))
+        tracked = norm.num_batches_tracked
+        if norm.running_mean is not None and norm.running_var is not None and tracked is not None:
+            count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+            with torch.no_grad():
+                tracked.add_(1)
+                weight = 1 / float(tracked) if norm.momentum is None else norm.momentum
+                norm.running_mean.lerp_(mean, weight)
+                norm.running_var.lerp_(variance * (count / (count - 1)), weight)
+        scale = torch.rsqrt(variance + norm.eps)
+        if norm.affine:
+            scale = scale * norm.weight
+        out = centred * scale.view(shape)
+        return (out + norm.bias.view(shape) if norm.affine else out).to(x.dtype)
+
+
+def _mean_over_all(own: Tensor) -> Tensor:
+    found: Tensor = _MeanOverAll.apply(own)
+    return found
+
+
+class _MeanOverAll(torch.autograd.Function):
+    """The mean of a tensor over all processes; its gradient is the mean of what the processes ask for."""
+
+    @staticmethod
+    def forward(context: Any, own: Tensor) -> Tensor:
+        total = own.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
+
+    @staticmethod
+    def backward(context: Any, wanted: Tensor) -> Tensor:
+        return _MeanOverAll.forward(context, wanted)

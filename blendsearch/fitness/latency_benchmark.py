@@ -1,0 +1,156 @@
+"""Measuring how long networks take on the device at hand, and fitting the latency model on what was measured."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from blendsearch.blend.allocation import Budget, Widths, allocate
+from blendsearch.fitness.device import Precision, autocast
+from blendsearch.structure.cost import CostOracle
+from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.latency_model import LatencyModel, fitted, layers_of
+from blendsearch.structure.surgery import narrow
+
+WINDOW = 0.005
+"""Seconds that a timing lasts at least: a small network is run several times for it."""
+
+TOGETHER = 8
+"""Networks that take turns with the dense one. More would drive each other's weights out of the caches for longer."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a latency is measured under: images per pass, their shape, and the precision; medians over `repeats`."""
+
+    input_shape: tuple[int, int, int]
+    batch_size: int
+    precision: Precision
+    repeats: int
+
+
+def measured(model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions: Conditions) -> NDArray[np.float64]:
+    """Seconds of one pass, of the dense network beside each cut and of the cut itself: (cuts, 2), medians.
+
+    On the device that `model` is on, warmed up. A few cuts and the dense network take turns, and each round is divided
+    by how slow it was for all of them: what else the machine does cancels, and the ratio of a row is steadier than its
+    seconds.
+    """
+    device = next(model.parameters()).device
+    images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
+    rows: list[NDArray[np.float64]] = []
+    with torch.inference_mode(), autocast(device, conditions.precision):
+        for start in range(0, len(cuts), TOGETHER):
+            networks = [model, *(narrow(model, maps, cut) for cut in cuts[start : start + TOGETHER])]
+            passes = [_passes(network, images) for network in networks]
+            seconds = np.array(
+                [
+                    [_seconds(network, images, count) for network, count in zip(networks, passes, strict=True)]
+                    for _ in range(conditions.repeats)
+                ]
+            )
+            each = _steadied(seconds)
+            rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
+    return np.concatenate([np.empty((0, 2)), *rows])
+
+
+def _steadied(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each network's seconds in the median round: (rounds, networks) -> (networks,).
+
+    Tukey's median polish of the logarithms: a time is its network's times its round's, and medians find both.
+    """
+    logs = np.log(seconds)
+    rounds = np.zeros(len(logs))
+    for _ in range(5):
+        networks = np.median(logs - rounds[:, None], axis=0)
+        rounds = np.median(logs - networks, axis=1)
+        rounds -= np.median(rounds)
+    return np.asarray(np.exp(np.median(logs - rounds[:, None], axis=0)))
+
+
+def latency_model(
+    model: nn.Module,
+    maps: IndexMaps,
+    oracle: CostOracle,
+    allowed: Widths,
+    budgets: Callable[[float], Budget],
+    conditions: Conditions,
+    cuts: int,
+    rng: np.random.Generator,
+    report: Callable[[int], None] = lambda done: None,
+) -> LatencyModel:
+    """Measure `cuts` narrow networks and fit the model; `report` hears how many are done.
+
+    A third of them are spread from the narrowest to the dense; the others are what random genomes decode to under the
+    run's budgets by the model so far (`budgets` gives them at a target in [0, 1]), and the margin is taken from those.
+    """
+    spread = max(2, cuts // 3)
+    layers = layers_of(oracle)
+    counts = np.stack([_spread(allowed, rng) for _ in range(spread)])
+    seconds = _ratios(model, maps, counts, conditions, rng)
+    report(spread)
+    dense = int(np.median(seconds[:, 0]) * 1e9)
+    ratios = seconds[:, 1] / seconds[:, 0]
+    first = fitted(layers, counts, ratios, dense, np.ones(spread, dtype=np.bool_))
+    # without its margin: where the budget is, not where few measurements would keep clear of it
+    so_far = oracle.with_cost("latency", replace(first, margin=0.0), dense)
+    drawn = []
+    for _ in range(cuts - spread):
+        # candidates evolve to shares near zero and far from it: small and large ones are drawn
+        share = rng.uniform(-1, 1, len(allowed.sizes)) * rng.random()
+        drawn.append(allocate(so_far, allowed, _within(budgets(float(rng.random())), so_far, allowed), share))
+    likely = np.stack(drawn)
+    seconds = np.concatenate([seconds, _ratios(model, maps, likely, conditions, rng)])
+    report(cuts)
+    counts = np.concatenate([counts, likely])
+    trusted = np.arange(cuts) >= spread
+    dense = int(np.median(seconds[:, 0]) * 1e9)
+    return fitted(layers, counts, seconds[:, 1] / seconds[:, 0], dense, trusted)
+
+
+def _ratios(
+    model: nn.Module, maps: IndexMaps, counts: NDArray[np.int64], conditions: Conditions, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    return measured(model, maps, [_any_cut(maps, row, rng) for row in counts], conditions)
+
+
+def _any_cut(maps: IndexMaps, counts: NDArray[np.int64], rng: np.random.Generator) -> Cut:
+    """Random channels: which ones are kept does not matter for the latency."""
+    return np.concatenate([rng.permutation(size) < kept for size, kept in zip(maps.sizes, counts, strict=True)])
+
+
+def _spread(allowed: Widths, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Widths around one keep ratio drawn from all, each group off it by its own factor."""
+    ratio = rng.uniform(0.05, 1.0) * np.exp(rng.normal(0, 0.4, len(allowed.sizes)))
+    return allowed.rounded(np.minimum(ratio, 1.0) * allowed.sizes)
+
+
+def _within(budget: Budget, oracle: CostOracle, allowed: Widths) -> Mapping[str, float]:
+    """`budget`, no lower than the narrowest network: the first model may see less room than there is."""
+    return {name: max(ratio, float(oracle.ratio(name, allowed.low))) for name, ratio in budget.items()}
+
+
+def _passes(network: nn.Module, images: torch.Tensor) -> int:
+    """How many passes fill the window; also warms the network up."""
+    _seconds(network, images, 2)
+    return max(1, int(np.ceil(WINDOW / _seconds(network, images, 1))))
+
+
+def _seconds(network: nn.Module, images: torch.Tensor, passes: int) -> float:
+    """Seconds of one pass, of `passes` together, after one that brings the weights back into the caches."""
+    network(images)
+    _wait(images.device)
+    start = time.perf_counter()
+    for _ in range(passes):
+        network(images)
+    _wait(images.device)
+    return (time.perf_counter() - start) / passes
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,108 @@
+"""How large a network's filters are and how little the loss hears of them: per channel, per group, batch by batch."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blendsearch.structure.groups import ALWAYS, Cut, IndexMaps
+from blendsearch.task import Task
+
+FLOOR = 1e-3
+"""Gradients below this part of their group's mean magnitude count as that much: few would decide the mean of 1/|g|."""
+
+Vector = NDArray[np.float64]
+
+
+class Heard(NamedTuple):
+    """What the loss says of a network's weights: per batch its value, (n,), and per group the mean of 1/|gradient| over
+
+    the weights of its filters, (n, groups); infinite where the loss does not hear a group at all.
+    """
+
+    losses: Vector
+    inverses: Vector
+
+
+class Filters:
+    """Where in the weights of `module`, a network that was cut to `cut`, the filters of each channel stand.
+
+    Buffers that channels index too (the links of a padded shortcut) hold no filters: nobody trains them.
+    """
+
+    def __init__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
+        self.maps = maps
+        self.owner = np.repeat(np.arange(len(maps.groups)), maps.sizes)
+        kept = maps.kept(cut)
+        trained = {name for name, _ in module.named_parameters()}
+        sources = {(name, dim): number for name, pairs in maps.slices.items() for dim, number in pairs}
+        self.rows: list[tuple[str, int, NDArray[np.int64]]] = []  # tensor, its dimension, the channel of each row
+        for name, dim in dict.fromkeys(
+            (member.tensor, member.dim)
+            for group in maps.groups
+            for member in group.on("out")
+            if len(maps.shapes[member.tensor]) > 1 and member.tensor in trained
+        ):
+            number = sources[name, dim]
+            self.rows.append((name, dim, maps.sources[number][kept[number]]))
+
+    def sizes(self, module: nn.Module) -> Vector:
+        """Summed absolute values of each channel's filters, (channels,); 0 where it is cut."""
+        weights = dict(module.named_parameters())
+        return self._summed({name: weights[name].detach().abs() for name, _, _ in self.rows})
+
+    def weights(self, module: nn.Module) -> Vector:
+        """How many weights the filters of each group have, (groups,)."""
+        weights = dict(module.named_parameters())
+        return self._grouped(self._summed({name: torch.ones_like(weights[name]) for name, _, _ in self.rows}))
+
+    def inverse(self, module: nn.Module) -> Vector:
+        """Per group the mean of 1/|gradient| over the weights of its filters, (groups,)."""
+        weights = dict(module.named_parameters())
+        slopes = {name: _slope(weights[name]).abs().double() for name, _, _ in self.rows}
+        count = self.weights(module)
+        mean = self._grouped(self._summed(slopes)) / count
+        inverted = {}
+        for name, dim, channels in self.rows:
+            least = np.where(channels == ALWAYS, 0.0, FLOOR * mean[self.owner[channels]])
+            shape = [1] * slopes[name].ndim
+            shape[dim] = -1
+            floor = torch.from_numpy(least).to(slopes[name].device).view(shape)
+            inverted[name] = 1 / torch.maximum(slopes[name], floor)
+        with np.errstate(invalid="ignore"):
+            found = self._grouped(self._summed(inverted)) / count
+        return np.where(mean > 0, found, np.inf)
+
+    def _summed(self, tensors: dict[str, Tensor]) -> Vector:
+        """Sums over what belongs to each channel, (channels,)."""
+        total = np.zeros(self.maps.channels)
+        for name, dim, channels in self.rows:
+            values = tensors[name].movedim(dim, 0).flatten(1).double().sum(dim=1).cpu().numpy()
+            mine = channels != ALWAYS
+            np.add.at(total, channels[mine], values[mine])
+        return total
+
+    def _grouped(self, values: Vector) -> Vector:
+        return np.asarray(np.bincount(self.owner, values, minlength=len(self.maps.groups)), dtype=np.float64)
+
+
+def heard(module: nn.Module, filters: Filters, task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Heard:
+    """The loss and the groups' inverse gradients on each of `batches`, in evaluation mode; `module` is not changed."""
+    losses, inverses = [], []
+    module.eval()
+    with torch.enable_grad():
+        for images, labels in batches:
+            module.zero_grad(set_to_none=True)
+            loss = task.mean_loss(module(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(float(loss.detach()))
+            inverses.append(filters.inverse(module))
+    module.zero_grad(set_to_none=True)
+    return Heard(np.array(losses), np.array(inverses))
+
+
+def _slope(weight: nn.Parameter) -> Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad

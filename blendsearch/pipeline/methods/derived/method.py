@@ -1,0 +1,250 @@
+"""Allocation and method ``derived``: rates that follow from how far the loss may grow, step by step, with retraining.
+
+Sakai, Iwakawa and Tabaru 2022, "Automatic pruning rate derivation" (doi 10.1145/3533050.3533066). In every step each
+layer gets a threshold on its pruning error, (loss before x (1 + margin) - loss now) x the mean of 1/|dL/dw| over its
+weights, averaged over about 100 batches; thresholds stay inside a trust region, whose bound grows when the retrained
+network's accuracy is within the tolerance and shrinks when not; each layer takes the largest rate of a ladder whose
+error (L1 of what goes / weights of the layer) is under its threshold. It ends when all rates are 0, or at the search
+limit.
+
+Filled in here, where only the abstract is public:
+
+- Layers are our groups: coupled layers share a threshold and a rate, over the weights of all of them. What goes first
+  is what has the least summed absolute weights.
+- Gradients are taken in evaluation mode. Those below a thousandth of their group's mean count as that
+  (fitness.weighing); a group that the loss does not hear at all has no threshold and takes the largest rate.
+- The trust region is a ball: thresholds are scaled down until their Euclidean norm is its bound. Its first bound is
+  `derived.trust` of the norm of the errors that the largest rates would make everywhere.
+- A step whose network is not within the tolerance of the dense one's validation accuracy is taken back.
+- The budget. The method decides by itself how much goes; here it has to meet a budget. Where all rates are 0 before
+  that, the margin is doubled if the thresholds are too low for the ladder; else the trust region is too small, after
+  steps that did not stand, and the tolerance is doubled and the bound grows. The step that passes the budget goes only
+  as far as the budget allows, all groups by the same part of their rates. At the search limit all groups go on by one
+  ratio, down to the budget. As an allocation at several budgets, widths between and beyond the steps are read the same
+  way.
+- Retraining starts from recalibrated batch-norms and follows `derived.tuning`, the last one `derived.final` too.
+
+It works in the searching process, and goes on from its last step when it is resumed.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from blendsearch.blend.allocation import Counts, allocate_along
+from blendsearch.blend.allocation_rules import Measured, along
+from blendsearch.blend.decoder import keep_best
+from blendsearch.data.splits import batches
+from blendsearch.fitness.device import channels_last
+from blendsearch.fitness.recovery import recalibrated
+from blendsearch.fitness.training import train
+from blendsearch.pipeline.methods.derived.gradients import Filters, Heard, heard
+from blendsearch.pipeline.methods.derived.rates import largest_errors, narrowed, stepwise, thresholds, trusted
+from blendsearch.pipeline.problem.from_config import schedule_of
+from blendsearch.pipeline.problem.persistence import dense_arrays
+from blendsearch.pipeline.problem.problem import Report, Setting
+from blendsearch.runs.array_checkpoint import load_stage, save_stage
+from blendsearch.runs.config.sections import ScheduleConfig
+from blendsearch.runs.run import Run
+from blendsearch.structure.groups import Cut
+from blendsearch.structure.surgery import narrow
+
+FURTHEST = 500.0
+"""How many steps of a tenth a path goes on after the last: far enough for any budget."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the derivation stands, as JSON values.
+
+    counts: kept channels per group before the first step and after each that was not taken back; cut: the channels now.
+    loss: the dense network's on training images, error: its on validation images.
+    """
+
+    counts: list[list[int]]
+    cut: list[bool]
+    bound: float
+    margin: float
+    tolerance: float
+    loss: float
+    error: float
+    step: int = 0
+    seconds: float = 0.0
+    over: bool = False
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def derived(run: Run, setting: Setting, report: Report) -> Measured:
+    """The widths that follow, the channels kept, and the retrained network."""
+    derivation = Derivation(setting)
+    folder = run.path / "derived"
+    found = load_stage(folder, lambda text: report("warning", {"text": text}))
+    if found is None:
+        state, module = derivation.begun()
+    else:
+        state, module = State(**found[0]), derivation.restored(State(**found[0]), found[1])
+    while not state.over:
+        start = time.perf_counter()
+        state, module = derivation.stepped(state, module)
+        state = replace(state, seconds=state.seconds + time.perf_counter() - start)
+        save_stage(folder, state.step, state.__dict__, dense_arrays(module))
+        report("derived", {"step": state.step, "done": state.step, "of": setting.config.derived.steps, **state.said})
+    counts = [np.array(item) for item in state.counts]
+    decoder, last = setting.decoder, len(counts) - 1
+    levels = (-(last + FURTHEST), 0.0)
+    fixed = along("derived", decoder.allowed, lambda level: stepwise(counts, level), levels)
+    return Measured(fixed, np.array(state.cut), dense_arrays(module), state.seconds)
+
+
+class Derivation:
+    """The steps, on one setting. Each is decided by the state before it and the run's seed alone."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.config = setting, setting.config.derived
+        self.maps = setting.structure.maps
+        # over a span of budgets the derivation goes on to the least
+        self.budget = setting.decoder.budget_at(0.0)
+
+    def begun(self) -> tuple[State, nn.Module]:
+        """The dense network before the first step."""
+        config, maps, whole = self.config, self.maps, self.maps.whole()
+        module = channels_last(narrow(self.setting.model, maps, whole))
+        filters = Filters(maps, whole, module)
+        said = self._heard(module, filters, 0)
+        values, weights = self._split(filters.sizes(module), whole), filters.weights(module)
+        errors = largest_errors(values, weights, self.setting.decoder.allowed, config.ladder)
+        _, error = self.setting.evaluator.measure(module, "val")
+        bound = config.trust * float(np.linalg.norm(errors))
+        loss = float(said.losses.mean())
+        first = [maps.sizes.tolist()]
+        return State(first, whole.tolist(), bound, config.margin, config.tolerance, loss, error), module
+
+    def restored(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
+        """The network of a stored state."""
+        cut = np.array(state.cut)
+        module = channels_last(narrow(self.setting.model, self.maps, cut))
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return module
+
+    def stepped(self, state: State, module: nn.Module) -> tuple[State, nn.Module]:
+        """One step: rates, the cut, retraining, and whether it stands."""
+        config, cut = self.config, np.array(state.cut)
+        filters = Filters(self.maps, cut, module)
+        values, weights = self._split(filters.sizes(module), cut), filters.weights(module)
+        counts = self.maps.counts(cut)
+        if self._met(counts):  # a budget that the dense network meets
+            return replace(state, over=True, said=self._said(counts, state.error, True)), module
+        forced = state.step + 1 >= config.steps
+        if forced:
+            wanted, length = self._down_to_budget(state, counts), state.bound
+        else:
+            state, wanted, length = self._derived(state, self._heard(module, filters, state.step), values, weights)
+        met = self._met(wanted)
+        if met and not forced:
+            path = [counts, wanted]
+            wanted = self._along(lambda level: stepwise(path, level), (-1.0, 0.0), counts)
+        smaller = self._cut(cut, values, wanted)
+        candidate = channels_last(narrow(module, self.maps, smaller, already=cut))
+        self._retrain(candidate, config.tuning, state.step)
+        _, error = self.setting.evaluator.measure(candidate, "val")
+        stands = forced or error <= state.error + state.tolerance
+        state = replace(state, step=state.step + 1, said=self._said(wanted, error, stands))
+        if not stands:
+            return replace(state, bound=config.shrink * min(state.bound, length)), module
+        state = replace(
+            state,
+            counts=[*state.counts, wanted.tolist()],
+            cut=smaller.tolist(),
+            bound=state.bound * config.grow,
+            over=met or forced,
+        )
+        if state.over and config.final is not None:
+            self._retrain(candidate, config.final, state.step)
+        return state, candidate
+
+    def _derived(
+        self, state: State, said: Heard, values: list[NDArray[np.float64]], weights: NDArray[np.float64]
+    ) -> tuple[State, Counts, float]:
+        """What the rates leave of each group, with the norm of the thresholds before they were scaled into the ball.
+
+        The state is one with more room where all rates would be 0.
+        """
+        allowed, ladder = self.setting.decoder.allowed, self.config.ladder
+        before = np.array([len(item) for item in values])
+        for _ in range(200):
+            free = thresholds(said.losses, said.inverses, state.loss, state.margin)
+            if (narrowed(values, weights, allowed, free, ladder) == before).all():
+                state = replace(state, margin=2 * state.margin)
+                continue
+            wanted = narrowed(values, weights, allowed, trusted(free, state.bound), ladder)
+            if (wanted < before).any():
+                return state, wanted, float(np.linalg.norm(free[np.isfinite(free)]))
+            tolerance = min(1.0, 2 * state.tolerance)
+            state = replace(state, tolerance=tolerance, bound=self.config.grow * state.bound)
+        # the ladder's least rate is less than one channel of any group: there is nothing to derive
+        return state, self._down_to_budget(state, before), state.bound
+
+    def _down_to_budget(self, state: State, counts: Counts) -> Counts:
+        """`counts` narrowed to the budget, all groups by one ratio."""
+        steps = [np.array(item) for item in state.counts]
+        last = len(steps) - 1
+        return self._along(lambda level: stepwise(steps, level), (-(last + FURTHEST), -float(last)), counts)
+
+    def _along(self, path: Any, levels: tuple[float, float], counts: Counts) -> Counts:
+        """The allocation along `path` in what `counts` have left."""
+        decoder = self.setting.decoder
+        left = replace(decoder.allowed, sizes=counts)
+        return allocate_along(decoder.oracle, left, self.budget, path, levels)
+
+    def _met(self, counts: Counts) -> bool:
+        oracle = self.setting.structure.oracle
+        return all(float(oracle.ratio(name, counts)) <= ratio for name, ratio in self.budget.items())
+
+    def _cut(self, cut: Cut, values: list[NDArray[np.float64]], counts: Counts) -> Cut:
+        """The channels of `cut` that stay when each group keeps its `counts` largest."""
+        kept = np.zeros(len(cut), dtype=np.bool_)
+        kept[np.flatnonzero(cut)] = keep_best(values, counts)
+        return kept
+
+    def _split(self, values: NDArray[np.float64], cut: Cut) -> list[NDArray[np.float64]]:
+        """`values` of all channels as those of each group's kept ones."""
+        starts = self.maps.offsets
+        return [values[a:b][cut[a:b]] for a, b in pairwise(starts)]
+
+    def _heard(self, module: nn.Module, filters: Filters, step: int) -> Heard:
+        splits, config = self.setting.splits, self.config
+        return heard(
+            module,
+            filters,
+            self.setting.evaluator.recipe.task,
+            batches(
+                splits.train,
+                batch_size=min(config.batch_size, len(splits.train)),
+                mean=splits.mean,
+                std=splits.std,
+                device=self.setting.evaluator.device,
+                rng=np.random.default_rng([self.setting.config.seed, 11, step]),
+                augment=splits.augment,
+                limit=config.batches * config.batch_size,
+            ),
+        )
+
+    def _retrain(self, module: nn.Module, tuning: ScheduleConfig, step: int) -> None:
+        """In place, from recalibrated batch-norms."""
+        held = self.setting.evaluator
+        rng = np.random.default_rng([self.setting.config.seed, 12, step])
+        recalibrated(module, held.model, held.splits, held.recipe, held.device, rng)
+        recipe = held.recipe
+        train(module, held.splits, schedule_of(tuning), held.device, rng, precision=recipe.precision, task=recipe.task)
+
+    def _said(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
+        oracle = self.setting.structure.oracle
+        ratios = {f"{name}_ratio": float(oracle.ratio(name, counts)) for name in ("macs", "params")}
+        return {**ratios, "val_accuracy": 1 - error, "stands": stands}

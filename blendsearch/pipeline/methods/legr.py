@@ -1,0 +1,111 @@
+"""LeGR, as a control: a learned global ranking of filters by an affine map of their L2 norms, layer by layer.
+
+Chin et al. 2020, "Towards Efficient Model Compression via Learned Global Ranking", CVPR 2020. A channel's score is
+alpha_g * (squared L2 norm) + beta_g; one threshold over the whole network meets the budget; regularised evolution
+(the oldest dies) with a pool of 64 and tournaments of 16 finds alpha and beta. Where it is silent or ours differs:
+beta is counted in standard deviations of the group's norms; a mutation changes each group with probability 0.1 (at
+least one), alpha by exp(N(0, 1)) and beta by N(0, 1); the pool fills with mutants of the plain ranking
+(alpha 1, beta 0); children are asked for `BATCH` at a time, from the same pool.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.allocation import allocate_globally
+from blendsearch.blend.decoder import Decoder, keep_best
+from blendsearch.blend.genome import Genome
+from blendsearch.pipeline.optimizers.base import Candidate, Judged
+from blendsearch.pipeline.optimizers.evolution import TRIES
+from blendsearch.runs.origin import EVOLVED
+from blendsearch.structure.groups import Cut, cut_digest
+
+POOL, TOURNAMENT, MUTATED = 64, 16, 0.1
+BATCH = 8
+
+
+class Legr:
+    """The optimiser. The genome's blend is log alpha, then beta, each (groups,); `decoder`'s table must hold ``l2``."""
+
+    def __init__(self, decoder: Decoder, rng: np.random.Generator) -> None:
+        self.decoder, self.rng = decoder, rng
+        row = decoder.table.criteria.index("l2")
+        self.norms = [np.nan_to_num(scores[row]) ** 2 for scores in decoder.table.scores]
+        self.pool: list[tuple[float, list[float]]] = []
+
+    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        """The plain ranking, the seeds (which a fork alone has), and mutants of the plain one up to the pool's size."""
+        plain = self._candidate(self._plain())._replace(origin="l2 global ranking")
+        found = {plain.digest: plain}
+        for _, genome in seeds:
+            candidate = self._candidate(genome.blend)
+            found.setdefault(candidate.digest, candidate)
+        begun = list(found.values())[:limit]
+        return [*begun, *self._mutants(min(limit, POOL) - len(begun), set(found), lambda: self._plain())]
+
+    def ask(self, count: int, known: set[str]) -> list[Candidate]:
+        return self._mutants(min(count, BATCH), known, self._parent)
+
+    def tell(self, judged: Sequence[Judged]) -> None:
+        self.pool += [(item.objectives[0], item.genome.blend.tolist()) for item in judged]
+        self.pool = self.pool[-POOL:]
+
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
+    def described(self, genome: Genome) -> dict[str, Any]:
+        groups = len(self.norms)
+        return {"log_alpha": genome.blend[:groups].tolist(), "beta": genome.blend[groups:].tolist()}
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return Genome(np.array([*facts["log_alpha"], *facts["beta"]]), np.zeros(len(self.norms)), 0.0)
+
+    def state(self) -> dict[str, Any]:
+        return {"numpy": self.rng.bit_generator.state, "pool": self.pool}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["numpy"]
+        self.pool = [(loss, genes) for loss, genes in state["pool"]]
+
+    def cut(self, genes: NDArray[np.float64]) -> Cut:
+        """The channels that the ranking keeps at the budget."""
+        groups = len(self.norms)
+        alpha, beta = np.exp(genes[:groups]), genes[groups:]
+        scores = [a * norms + b * norms.std() for norms, a, b in zip(self.norms, alpha, beta, strict=True)]
+        held = self.decoder
+        return keep_best(scores, allocate_globally(held.oracle, held.allowed, held.budget_at(0.0), scores))
+
+    def _plain(self) -> NDArray[np.float64]:
+        return np.zeros(2 * len(self.norms))
+
+    def _parent(self) -> NDArray[np.float64]:
+        if not self.pool:
+            return self._plain()
+        chosen = self.rng.choice(len(self.pool), min(TOURNAMENT, len(self.pool)), replace=False)
+        return np.array(min(self.pool[number] for number in chosen)[1])
+
+    def _mutants(self, count: int, known: set[str], parent: Any) -> list[Candidate]:
+        found: list[Candidate] = []
+        taken, groups = set(known), len(self.norms)
+        for _ in range(TRIES * max(0, count)):
+            if len(found) == count:
+                break
+            genes = parent().copy()
+            changed = self.rng.random(groups) < MUTATED
+            changed[self.rng.integers(groups)] = True
+            genes[:groups] += changed * self.rng.normal(size=groups)
+            genes[groups:] += changed * self.rng.normal(size=groups)
+            candidate = self._candidate(genes)
+            if candidate.digest not in taken:
+                taken.add(candidate.digest)
+                found.append(candidate)
+        return found
+
+    def _candidate(self, genes: NDArray[np.float64]) -> Candidate:
+        cut = self.cut(genes)
+        return Candidate(Genome(genes, np.zeros(len(self.norms)), 0.0), cut, cut_digest(cut), EVOLVED)

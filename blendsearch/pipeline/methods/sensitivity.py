@@ -1,0 +1,131 @@
+"""Allocation and method ``sensitivity``: what each group's absence costs, measured, decides what it gives.
+
+Liu et al. 2019, "Automatic compression ratio allocation" (doi 10.1145/3387168.3387184): every layer is pruned at
+several ratios with the others whole, the network's accuracy measured each time, and the ratios of all layers are read
+from these curves by binary search on the largest drop that is allowed, until the budget is met.
+
+Only the abstract is public. Filled in here:
+
+- layers are our groups: coupled ones are measured together;
+- between two measured widths the curve is a straight line; a wider group never counts as worse than a narrower one, and
+  noise above the whole network's accuracy as no drop;
+- below the narrowest measured width the curve goes on to where nothing is kept and the network guesses;
+- where the budget is met before any drop is allowed, groups go from whole to their widest free width, all by one part;
+- nothing is fine-tuned while measuring (`allocating.fidelity`), and rounding is filled up as in every allocation.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.allocation import Widths
+from blendsearch.blend.allocation_rules import BLEND, Fixed, along, row_of
+from blendsearch.blend.decoder import Decoder, keep_best
+from blendsearch.blend.genome import blended
+from blendsearch.engine.base import Engine
+from blendsearch.fitness.evaluator import request
+from blendsearch.pipeline.problem.problem import Report, Setting
+from blendsearch.runs.origin import DENSE
+from blendsearch.runs.records import Probe
+from blendsearch.runs.store import Store
+from blendsearch.structure.groups import Cut, cut_digest
+
+Vector = NDArray[np.float64]
+
+
+class Curve(NamedTuple):
+    """Of one group: widths as parts of its channels, from 1 down to 0, and the drop at each, from 0 upwards; (n,)."""
+
+    kept: Vector
+    drop: Vector
+
+    def narrowest(self, drop: float) -> float:
+        """The smallest part of its channels at which the group costs no more than `drop`."""
+        last = int(np.searchsorted(self.drop, drop, side="right")) - 1
+        if last == len(self.drop) - 1:
+            return float(self.kept[-1])
+        low, high = self.drop[last], self.drop[last + 1]
+        part = (drop - low) / (high - low)
+        return float(self.kept[last] + part * (self.kept[last + 1] - self.kept[last]))
+
+
+def curve(measured: Sequence[tuple[float, float]], whole: float, nothing: float) -> Curve:
+    """The curve through `measured` pairs of the part kept and the value there (higher is worse), in any order.
+
+    `whole` is the value of the whole network, `nothing` that of one which guesses.
+    """
+    points = np.array([(1.0, whole), *sorted(measured, reverse=True), (0.0, nothing)])
+    return Curve(points[:, 0], np.maximum.accumulate(points[:, 1] - whole))
+
+
+def sensitivity(setting: Setting, engine: Engine, store: Store, report: Report) -> Fixed:
+    """Measure what is not in the store yet, and read the widths from the curves."""
+    planned = _planned(setting)
+    fidelity = setting.config.allocating.fidelity
+    asked = {cut_digest(cut): (name, request(cut, fidelity, setting.config.seed)) for name, _, cut in planned}
+    done = {item.digest for item in store.probes() if item.fidelity == fidelity}
+    for digest, (_, asking) in asked.items():
+        if digest not in done:
+            engine.submit(asking)
+    for outcome in engine.completed():
+        subject = asked[outcome.digest][0]
+        loss, error = (None, None) if outcome.failure else (outcome.loss, outcome.error)
+        store.add_probe(Probe(outcome.digest, fidelity, subject, loss, error, outcome.seconds, outcome.failure))
+        done.add(outcome.digest)
+        report("probed", {"done": len(done & asked.keys()), "of": len(asked), "group": subject})
+    return widths_of(curves(setting, store), setting.decoder)
+
+
+def curves(setting: Setting, store: Store) -> list[Curve]:
+    """The measured curves, one per group. A probe that failed counts as a network that guesses."""
+    chosen = setting.config.allocating
+    classes = max(2, setting.splits.classes)
+    nothing = 1 - 1 / classes if chosen.measure == "error" else float(np.log(classes))
+    probes = {item.digest: item for item in store.probes() if item.fidelity == chosen.fidelity}
+    measured: dict[str, list[tuple[float, float]]] = {}
+    for name, part, cut in _planned(setting):
+        probe = probes[cut_digest(cut)]
+        value = probe.error if chosen.measure == "error" else probe.loss
+        measured.setdefault(name, []).append((part, nothing if value is None else value))
+    whole = measured[DENSE][0][1]
+    return [curve(measured.get(group.name, []), whole, nothing) for group in setting.structure.maps.groups]
+
+
+def widths_of(found: Sequence[Curve], decoder: Decoder) -> Fixed:
+    """The widths at the least common drop that meets a budget."""
+    sizes = decoder.allowed.sizes.astype(np.float64)
+    free = np.array([item.narrowest(0.0) for item in found])
+
+    def path(level: float) -> Vector:
+        """Above 0 from the free widths to whole ones; below, minus the drop that is allowed."""
+        if level >= 0:
+            return np.asarray(sizes * (free + min(1.0, level) * (1 - free)))
+        return np.asarray(sizes * [item.narrowest(-level) for item in found])
+
+    largest = max(float(item.drop[-1]) for item in found)
+    return along("sensitivity", decoder.allowed, path, (-largest - 1e-9, 1.0))
+
+
+def _planned(setting: Setting) -> list[tuple[str, float, Cut]]:
+    """The networks to judge: a group's name, the part of its channels that it keeps, and the cut; first the whole one.
+
+    Widths that round to the same, or to all channels, are measured once or not at all.
+    """
+    maps, decoder = setting.structure.maps, setting.decoder
+    chosen, space = setting.config.allocating, setting.decoder.space
+    genome = space.equal() if chosen.criterion == BLEND else space.single(row_of(decoder.table, chosen.criterion))
+    scores = blended(space.ranks, space.weights(genome))
+    planned = [(DENSE, 1.0, maps.whole())]
+    for number, group in enumerate(maps.groups):
+        for count in _measured_widths(decoder.allowed, number, chosen.ratios):
+            counts = maps.sizes.copy()
+            counts[number] = count
+            planned.append((group.name, count / group.channels, keep_best(scores, counts)))
+    return planned
+
+
+def _measured_widths(allowed: Widths, group: int, ratios: Sequence[float]) -> list[int]:
+    wanted = [int(allowed.rounded(ratio * allowed.sizes.astype(np.float64))[group]) for ratio in ratios]
+    return [count for count in dict.fromkeys(wanted) if count < allowed.sizes[group]]

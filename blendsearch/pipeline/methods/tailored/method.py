@@ -1,0 +1,237 @@
+"""Method ``tailored``: one training run in which a network loses channels until it is at its budget.
+
+Lee et al. 2025, "Tailored channel pruning" (doi 10.1109/ACCESS.2025.3529465): training and pruning are one; a sparsity
+regularisation on channels has a strength that the distance between the expected cost and the target controls all along,
+so that the network arrives exactly at its budget and nothing has to be truncated in the end.
+
+Filled in here, where only the abstract is public:
+
+- What is regularised are the scales and shifts of the batch-norms that a group's coupled channels pass, together: a
+  group lasso, whose step is taken exactly (after every step of SGD each channel's vector is shortened by the same
+  length, down to zero). A channel at zero is silent, so cutting it changes nothing. Where batch-norms do not silence a
+  channel, the weights that read it take their place; a group that neither silences stays whole: the middle stage's
+  stream of a CIFAR ResNet, with a shortcut without weights at both ends (fitness.scales).
+- Norms are told as parts of their group's mean, since what all channels of a group share the next layer makes up for: a
+  pressure on plain norms shrinks the group of the dearest channels as one, down to its least width.
+- A channel is pressed the more, the more it costs: by its cost in MACs (or parameters, where only they are budgeted)
+  over the mean of all, to the power `tailored.by_cost`.
+- The pressure is concave, as that of re-weighted norms is: on a channel above the level that meets the budget it falls
+  with the square of the distance, so that what stays is free of it when the network arrives.
+- The control. The strength is set anew before every step: to that at which the cost expected on arrival, if nothing but
+  the pressure changed the norms until then, is the target. Channels that the loss pulls back are pressed harder as
+  arrival comes nearer; those that it lets go make the strength fall. Channels at zero may come back until arrival.
+- Arrival is after the part `tailored.arrival` of the steps. In that step the strength is the least that meets the
+  budget, and channels that there is still room for are not shortened. From then on the silent ones stay so, the
+  pressure is off, and training goes on; from the next epoch on in the narrow network, with its momentum at rest.
+- It starts from the dense network's weights, in the searching process, and goes on from its last epoch when it is
+  resumed. While the pressure is on, batch-norm statistics lag behind the falling scales, and validation accuracy with
+  them.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blendsearch.blend.allocation import check_reachable
+from blendsearch.blend.allocation_rules import Fixed, Measured
+from blendsearch.data.splits import batches
+from blendsearch.fitness.device import autocast, channels_last
+from blendsearch.fitness.training import descent
+from blendsearch.pipeline.methods.tailored.channel_norms import Scales
+from blendsearch.pipeline.methods.tailored.shrinkage import Press
+from blendsearch.pipeline.problem.from_config import schedule_of
+from blendsearch.pipeline.problem.persistence import dense_arrays
+from blendsearch.pipeline.problem.problem import Report, Setting
+from blendsearch.runs.array_checkpoint import load_stage, save_stage
+from blendsearch.runs.run import Run
+from blendsearch.structure.surgery import narrow
+
+CONCAVE = 2.0
+"""A channel above the level is pressed by the level's part in its norm, to this power, of what those below are."""
+
+MOMENTUM = "momentum/"
+"""Before a parameter's name: its momentum, among the arrays of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the training stands after an epoch, as JSON values.
+
+    cut: the channels kept, once it has arrived; narrowed: whether the network is that narrow already.
+    last: the norm, over its group's mean, of the largest channel that the step of arrival silenced, and the median of
+        those that stayed.
+    """
+
+    epoch: int = 0
+    cut: list[bool] | None = None
+    narrowed: bool = False
+    last: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def tailored(run: Run, setting: Setting, report: Report) -> Measured:
+    """The widths that the network arrived at, its channels, and its trained weights."""
+    tailoring = Tailoring(setting)
+    folder = run.path / "tailored"
+    found = load_stage(folder, lambda text: report("warning", {"text": text}))
+    state = State() if found is None else State(**found[0])
+    tailoring.begin(state, {} if found is None else found[1])
+    while state.epoch < tailoring.epochs:
+        start = time.perf_counter()
+        state = tailoring.train(state)
+        state = replace(state, seconds=state.seconds + time.perf_counter() - start)
+        save_stage(folder, state.epoch, state.__dict__, tailoring.arrays())
+        report("tailored", {"epoch": state.epoch, "done": state.epoch, "of": tailoring.epochs, **state.said})
+    cut = np.array(state.cut)
+    counts = setting.structure.maps.counts(cut)
+    fixed = Fixed("tailored", lambda oracle, budget: counts)
+    return Measured(fixed, cut, dense_arrays(tailoring.module), state.seconds)
+
+
+class Tailoring:
+    """The training, on one setting. Each epoch is decided by the state before it and the run's seed alone."""
+
+    module: nn.Module
+    optimizer: torch.optim.SGD
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, config = setting, setting.config.tailored
+        self.maps, decoder = setting.structure.maps, setting.decoder
+        self.schedule = schedule_of(config.tuning)
+        train = setting.splits.train
+        self.images = min(len(train), self.schedule.images or len(train))
+        self.steps = max(1, self.images // self.schedule.batch_size)
+        self.epochs = max(1, round(self.schedule.epochs))
+        total = self.epochs * self.steps
+        self.arrival = min(total, max(1, round(config.arrival * total)))
+        cosine = 0.5 * (1 + np.cos(np.pi * np.arange(total) / total))
+        self.rates = self.schedule.rate * (cosine if self.schedule.decay == "cosine" else np.ones(total))
+        self.scales = Scales(setting.model, self.maps, self._examples())
+        budget, allowed = decoder.budget_at(0.0), decoder.allowed
+        allowed = replace(allowed, low=np.where(self.scales.whole, allowed.sizes, allowed.low))
+        check_reachable(setting.structure.oracle, allowed, budget)
+        cost = "macs" if "macs" in budget else next(iter(budget))
+        charged = np.maximum(setting.structure.oracle.per_channel(cost, self.maps.sizes), 1.0)
+        weights = (charged / charged.mean()) ** config.by_cost
+        owner = np.repeat(np.arange(len(self.maps.groups)), self.maps.sizes)
+        self.press = Press(setting.structure.oracle, allowed, budget, weights[owner])
+
+    def begin(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """The network and its optimiser as they were after `state`."""
+        cut = np.array(state.cut) if state.narrowed else self.maps.whole()
+        self._take(narrow(self.setting.model, self.maps, cut))
+        if not arrays:
+            return
+        stored = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self.module.load_state_dict({name: value for name, value in stored.items() if not name.startswith(MOMENTUM)})
+        for name, parameter in self.module.named_parameters():
+            if MOMENTUM + name in stored:
+                self.optimizer.state[parameter]["momentum_buffer"] = stored[MOMENTUM + name].to(parameter.device)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The network's state and its momentum."""
+        found = dense_arrays(self.module)
+        for name, parameter in self.module.named_parameters():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                found[MOMENTUM + name] = momentum.detach().cpu().numpy()
+        return found
+
+    def train(self, state: State) -> State:
+        """One epoch, in place; at its end, where the network has arrived, the narrow one."""
+        held, splits, schedule = self.setting.evaluator, self.setting.splits, self.schedule
+        device, cut, last = held.device, state.cut, state.last
+        rng = np.random.default_rng([self.setting.config.seed, 13, state.epoch])
+        forked = [device] if device.type == "cuda" else []
+        total, step = 0.0, state.epoch * self.steps
+        with torch.random.fork_rng(devices=forked), torch.enable_grad():
+            torch.manual_seed(int(rng.integers(2**63)))
+            self.module.train()
+            for images, labels in batches(
+                splits.train,
+                batch_size=schedule.batch_size,
+                mean=splits.mean,
+                std=splits.std,
+                device=device,
+                rng=rng,
+                augment=splits.augment,
+                limit=self.images,
+                drop_last=self.images >= schedule.batch_size,
+            ):
+                total += self._descended(images, labels, step)
+                if cut is None:
+                    cut, last = self._pressed(step)
+                elif not state.narrowed:
+                    self.scales.scale(self.module, np.array(cut, dtype=np.float64))
+                step += 1
+        self.module.eval()
+        if cut is not None and not state.narrowed:
+            self._take(narrow(self.module, self.maps, np.array(cut)))
+        said = self._said(cut, total / self.steps)
+        return replace(state, epoch=state.epoch + 1, cut=cut, narrowed=cut is not None, last=last, said=said)
+
+    def _descended(self, images: Tensor, labels: Tensor, step: int) -> float:
+        """One step of SGD; the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(self.rates[step])
+        self.optimizer.zero_grad(set_to_none=True)
+        recipe = self.setting.evaluator.recipe
+        with autocast(images.device, recipe.precision):
+            logits = self.module(images)
+        loss = recipe.task.mean_loss(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _pressed(self, step: int) -> tuple[list[bool] | None, list[float]]:
+        """Shorten every channel; in the step of arrival, the cut, and how long what it silenced was."""
+        norms = self.scales.norms(self.module)
+        level = self.press.level(norms)
+        ahead = float(self.rates[step : self.arrival].sum())
+        arrives = step + 1 == self.arrival
+        part = 1.0 if arrives or ahead <= 0 else float(self.rates[step]) / ahead
+        lighter = np.divide(level, norms / self.press.weights, out=np.ones_like(norms), where=norms > 0)
+        pressure = part * level * self.press.weights * np.minimum(1.0, lighter) ** CONCAVE
+        shortened = np.maximum(norms - pressure, 0.0)
+        kept = self.press.landed(norms) if arrives else self.press.spared(norms)
+        shortened = np.where(kept & (shortened == 0), norms, shortened)
+        if arrives:
+            shortened[~kept] = 0.0
+        self.scales.scale(self.module, np.divide(shortened, norms, out=np.zeros_like(norms), where=norms > 0))
+        if not arrives:
+            return None, []
+        return kept.tolist(), [float(norms[~kept].max(initial=0.0)), float(np.median(norms[kept]))]
+
+    def _take(self, module: nn.Module) -> None:
+        """Train `module` from now on, its momentum at rest."""
+        self.module = channels_last(module)
+        self.optimizer = descent(self.module, self.schedule)
+
+    def _examples(self) -> Tensor:
+        height, width, channels = self.setting.splits.train.shape
+        drawn = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
+        return drawn.to(self.setting.evaluator.device)
+
+    def _said(self, cut: list[bool] | None, loss: float) -> dict[str, Any]:
+        """Costs of the channels that are not at zero, the loss, and the validation accuracy."""
+        _, error = self.setting.evaluator.measure(self.module, "val")
+        oracle = self.setting.structure.oracle
+        if cut is None:
+            norms = self.scales.norms(self.module)
+            ratios = {name: self.press.ratio(name, norms) for name in ("macs", "params")}
+        else:
+            counts = self.maps.counts(np.array(cut))
+            ratios = {name: float(oracle.ratio(name, counts)) for name in ("macs", "params")}
+        return {
+            **{f"{name}_ratio": value for name, value in ratios.items()},
+            "loss": loss,
+            "val_accuracy": 1 - error,
+            "arrived": cut is not None,
+        }

@@ -1,0 +1,120 @@
+"""What Torch-Pruning's own pruners would remove, as a cut of ours: a control, and nothing that anything else stands on.
+
+Torch-Pruning is an optional dependency (``blendsearch[peers]``). Its pruner is asked group by group which channels it
+takes; it is not let to prune, so that the network is cut by our surgery and both sides are judged on equal terms.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from blendsearch.errors import ConfigError, ModelError
+from blendsearch.pipeline.problem.problem import Setting
+from blendsearch.structure.eval_mode import at_rest
+from blendsearch.structure.groups import ALWAYS, Cut
+from blendsearch.structure.trace import Structure
+from blendsearch.zoo.shortcut import PaddedShortcut
+
+STEPS = 18
+"""Halvings of the interval of its pruning ratio; the last changes no channel of any known network."""
+
+
+def torch_pruning_cut(
+    model: nn.Module, structure: Structure, shape: tuple[int, int, int], budget: Mapping[str, float], everywhere: bool
+) -> Cut:
+    """The cut of Torch-Pruning's group-magnitude pruner at the smallest pruning ratio that meets every `budget`.
+
+    `everywhere`: one threshold over the whole network (its global pruning) instead of one ratio for every layer. Raises
+    ConfigError where Torch-Pruning is not installed, ModelError where it cannot prune this network.
+    """
+    try:
+        import torch_pruning  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("the control torch-pruning needs that package: pip install blendsearch[peers]") from error
+    readable = _readable(model).cpu()
+    best: Cut | None = None
+    low, high = 0.0, 1.0
+    for _ in range(STEPS):
+        ratio = (low + high) / 2
+        try:
+            cut = _removed(readable, structure, torch.zeros(1, *shape), ratio, everywhere)
+        except Exception as error:  # its own bugs come as any type
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ModelError(f"Torch-Pruning cannot prune this network: {reason}") from error
+        counts = structure.maps.counts(cut)
+        if all(float(structure.oracle.ratio(name, counts)) <= most for name, most in budget.items()):
+            best, high = cut, ratio
+        else:
+            low = ratio
+    if best is None:
+        raise ModelError("Torch-Pruning meets this budget at no pruning ratio")
+    return best
+
+
+def _readable(model: nn.Module) -> nn.Module:
+    """A copy of `model` with padded shortcuts as the 1 x 1 convolutions they equal: index copies it cannot follow."""
+    with at_rest(model):
+        twin = copy.deepcopy(model)
+    for name, module in list(twin.named_modules()):
+        if isinstance(module, PaddedShortcut):
+            channels, taken = module.links.shape
+            convolution = nn.Conv2d(taken, channels, 1, stride=module.stride, bias=False)
+            convolution.weight.data = module.links.float()[:, :, None, None]
+            parent, _, last = name.rpartition(".")
+            setattr(twin.get_submodule(parent), last, convolution)
+    return twin
+
+
+def _removed(model: nn.Module, structure: Structure, example: torch.Tensor, ratio: float, everywhere: bool) -> Cut:
+    import torch_pruning as tp
+
+    maps = structure.maps
+    names = {module: name for name, module in model.named_modules()}
+    cuttable = {name for name, dims in maps.slices.items() if any(dim == 0 for dim, _ in dims)}
+    whole = [
+        module
+        for module, name in names.items()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and f"{name}.weight" not in cuttable
+        # a stand-in for a shortcut makes no channels of its own to choose among, but must be free to follow
+        and not (isinstance(module, nn.Conv2d) and not _known(f"{name}.weight", maps.shapes))
+    ]
+    model.eval()
+    pruner = tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=everywhere,
+        pruning_ratio=ratio,
+        ignored_layers=whole,
+    )
+    kept = np.ones(maps.channels, dtype=np.bool_)
+    for group in pruner.step(interactive=True):
+        for dependency, indices in group:
+            if not pruner.DG.is_out_channel_pruning_fn(dependency.pruning_fn):
+                continue
+            sources = dict(maps.slices.get(f"{names.get(dependency.target.module, '')}.weight", ()))
+            if 0 in sources:
+                source = maps.sources[sources[0]][np.asarray(indices, dtype=np.int64)]
+                kept[source[source != ALWAYS]] = False
+    for start, group in zip(maps.offsets[:-1], maps.groups, strict=True):
+        if not kept[start : start + group.channels].any():
+            kept[start] = True  # no group can vanish
+    return kept
+
+
+def _known(tensor: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return tensor in shapes
+
+
+def peers(setting: Setting) -> list[tuple[str, Cut]]:
+    """The global pruner's cut and the local one's. The budget must be one, not a span."""
+    height, width, channels = setting.splits.train.shape
+    shape, budget = (channels, height, width), setting.decoder.budget_at(0.0)
+    return [
+        (name, torch_pruning_cut(setting.model, setting.structure, shape, budget, everywhere))
+        for name, everywhere in (("Torch-Pruning global", True), ("Torch-Pruning local", False))
+    ]

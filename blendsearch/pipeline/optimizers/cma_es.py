@@ -1,0 +1,302 @@
+"""Separable CMA-ES around the best baseline: for one budget, where blend and shares are numbers.
+
+Ros and Hansen 2008, "A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity": a normal
+distribution with its own variance for every gene, moved towards the better half of what it drew. Equal evaluations
+teach it more than a population teaches a genetic algorithm, because every gene of every candidate counts.
+
+Three stages, each one generation or more:
+
+1. the baselines;
+2. every criterion, and the equal blend, in the allocation of the best baseline: the allocation is worth more than the
+   criterion, so which criterion is best is asked again where it matters;
+3. the evolution strategy, from the best allocation and a blend in which each criterion weighs the more, the better it
+   was in stage 2.
+
+One at a time (the steady schedule): a stage begins when the one before has come back; whoever is free until then judges
+a draw around the best so far. The strategy learns from every `size` that come back, drawn before its last steps or not:
+those are solutions from outside, whose steps are bounded as in Hansen 2011, "Injecting External Solutions Into CMA-ES".
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blendsearch.blend.genome import Genome, bounds, flip_step, of_flat
+from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
+from blendsearch.pipeline.optimizers.base import Candidate, Judged
+from blendsearch.pipeline.optimizers.baselines import in_allocation
+from blendsearch.pipeline.optimizers.evolution import TRIES, distinct
+from blendsearch.runs.origin import EVOLVED, IN_BEST
+from blendsearch.structure.groups import Cut, cut_digest
+
+SHARE_STEP = 0.05
+"""First standard deviation of shares: 0.4 in the log-odds of keeping a channel."""
+LOSS_FOLD = 0.15
+"""A criterion with a loss this much larger (in its logarithm) than the best one's begins with 1/e of its weight."""
+
+Vector = NDArray[np.float64]
+
+
+class Cma:
+    """The optimiser. `size` is how many candidates a generation has; all randomness comes from `rng`.
+
+    Only the first objective counts. `evolves_widths`: whether shares are genes too.
+    """
+
+    def __init__(
+        self,
+        space: NetworkSpace,
+        decode: Callable[[Genome], Cut],
+        size: int,
+        rng: np.random.Generator,
+        evolves_widths: bool = True,
+    ) -> None:
+        self.space, self.decode, self.size, self.rng = space, decode, size, rng
+        self.evolves_widths = evolves_widths
+        self.best: tuple[float, list[float]] | None = None
+        self.strategy: Strategy | None = None
+        self._asked: dict[str, Vector] = {}  # what was drawn for each digest, until it is told
+        # one at a time: what of the present stage is to be asked and what is out; what the next one learns from
+        self._waiting: deque[Candidate] = deque()
+        self._out: set[str] = set()
+        self._crossing: list[Judged] | None = None
+        self._forked = False
+        self._drawn_and_told: list[tuple[float, Vector]] = []
+
+    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        """The baselines alone; those with the same cut are one candidate with the names of all."""
+        found = distinct(seeds, self.decode, limit)
+        self._out = set(found)
+        return list(found.values())
+
+    def ask(self, count: int, known: set[str]) -> list[Candidate]:
+        if self.best is None:  # no baseline could be judged: begin anywhere
+            self.best = (np.inf, self.space.random(self.rng).flat())
+        if self.strategy is None:
+            if fresh := self._crossed(known)[:count]:
+                return fresh
+            self._start([])
+        assert self.strategy is not None
+        return self._fresh(min(count, self.size), known)
+
+    def tell(self, judged: Sequence[Judged]) -> None:
+        for item in judged:
+            if self.best is None or item.objectives[0] < self.best[0]:
+                self.best = (item.objectives[0], item.genome.flat())
+        if self.strategy is None:
+            if any(item.origin == EVOLVED for item in judged):  # a fork: the best is known, blend and all
+                self._start([])
+            elif any(IN_BEST in item.origin for item in judged):
+                self._start(judged)
+            return
+        drawn = [(item.objectives[0], self._asked[item.digest]) for item in judged if item.digest in self._asked]
+        self._asked.clear()
+        if len(drawn) > 1:
+            self.strategy.learn([vector for _, vector in sorted(drawn, key=lambda pair: pair[0])])
+
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        if self.strategy is None and not self._out and self.best is not None:
+            if self._crossing is None:
+                self._crossing, self._waiting = [], deque([] if self._forked else self._crossed(known))
+                self._out = {item.digest for item in self._waiting}
+            if not self._out:
+                self._start([] if self._forked else self._crossing)
+        if self._waiting:
+            return self._waiting.popleft()
+        if self.strategy is not None:
+            return next(iter(self._fresh(1, known)), None)
+        around = self._strategy(self.space.equal() if self.best is None else self._best_genome())
+        return next(iter(self._drawn(around, 1, known) or self._anywhere(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        seed = digest in self._out and self._crossing is None
+        self._out.discard(digest)
+        self._asked.pop(digest, None)
+        if judged is None:
+            return
+        self._forked |= seed and judged.origin == EVOLVED
+        loss = judged.objectives[0]
+        if self.best is None or loss < self.best[0]:
+            self.best = (loss, judged.genome.flat())
+        if self.strategy is None:
+            if self._crossing is not None and IN_BEST in judged.origin:
+                self._crossing.append(judged)
+        elif judged.origin == EVOLVED:
+            self._drawn_and_told.append((loss, np.array(judged.genome.flat())))
+            if len(self._drawn_and_told) == self.size:
+                ranked = sorted(self._drawn_and_told, key=lambda pair: pair[0])
+                self.strategy.learn([vector for _, vector in ranked], bounded=True)
+                self._drawn_and_told.clear()
+
+    def described(self, genome: Genome) -> dict[str, Any]:
+        return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that exact resumption needs, as JSON values."""
+        strategy = None if self.strategy is None else self.strategy.state()
+        return {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["numpy"]
+        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+        self.strategy = None if state["strategy"] is None else Strategy.restored(state["strategy"])
+
+    def _best_genome(self) -> Genome:
+        assert self.best is not None
+        return of_flat(self.space, self.best[1])
+
+    def _crossed(self, known: set[str]) -> list[Candidate]:
+        """Every criterion, and the equal blend, with the shares of the best baseline; those not `known`."""
+        every = in_allocation(self.space, self._best_genome())
+        found = distinct(every, self.decode, len(every))
+        return [candidate for digest, candidate in found.items() if digest not in known]
+
+    def _start(self, judged: Sequence[Judged]) -> None:
+        """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
+        centre = self._best_genome()
+        losses = {
+            name.removesuffix(IN_BEST): item.objectives[0] for item in judged for name in item.origin.split(" = ")
+        }
+        if losses and min(losses.values()) > 0:
+            least = min(losses.values())
+            weights = [
+                # what is not known (it was judged before, as the best baseline) is taken for the best
+                -np.log(losses.get(name, least) / least) / (LOSS_FOLD * WEIGHT_SCALE)
+                for name in self.space.criteria
+            ]
+            blend = np.zeros(len(self.space.low))
+            blend[: len(weights)] = np.clip(weights, -1, 0)
+            centre = centre._replace(blend=blend)
+        self.strategy = self._strategy(centre)
+
+    def _strategy(self, centre: Genome) -> "Strategy":
+        spread = [
+            *self.space.spread,
+            *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
+            *[flip_step(self.space.layers)] * self.space.layers,
+            0.0,
+        ]
+        return Strategy(np.array(centre.flat()), np.array(spread), self.size)
+
+    def _fresh(self, count: int, known: set[str]) -> list[Candidate]:
+        """Draws of the strategy; where it has narrowed down to cuts that are known, it begins again around the best.
+
+        Where nothing new is near the best either, as in a small network, draws from anywhere.
+        """
+        assert self.strategy is not None
+        found = self._drawn(self.strategy, count, known)
+        if not found:
+            self.strategy = self._strategy(self._best_genome())
+            found = self._drawn(self.strategy, count, known) or self._anywhere(count, known)
+        return found
+
+    def _drawn(self, strategy: "Strategy", count: int, known: set[str]) -> list[Candidate]:
+        low, high = bounds(self.space)
+        return self._new(lambda: np.clip(strategy.draw(self.rng), low, high), count, known)
+
+    def _anywhere(self, count: int, known: set[str]) -> list[Candidate]:
+        return self._new(lambda: np.array(self.space.random(self.rng).flat()), count, known)
+
+    def _new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
+        """Up to `count` candidates of as many draws as it takes, within reason."""
+        found: list[Candidate] = []
+        taken = set(known)
+        for _ in range(TRIES * max(count, 5)):
+            vector = draw()
+            genome = of_flat(self.space, vector.tolist())
+            cut = self.decode(genome)
+            digest = cut_digest(cut)
+            if digest not in taken:
+                taken.add(digest)
+                self._asked[digest] = vector
+                found.append(Candidate(genome, cut, digest, EVOLVED))
+                if len(found) == count:
+                    break
+        return found
+
+
+class Strategy:
+    """The normal distribution and how it learns. Names follow Hansen 2016, "The CMA Evolution Strategy: A Tutorial".
+
+    Attributes
+    ----------
+    mean: (n,) the centre; spread: (n,) the first standard deviations, which make all genes comparable.
+    sigma: the common step; variance: (n,) each gene's own share in it.
+    """
+
+    def __init__(self, mean: Vector, spread: Vector, size: int) -> None:
+        self.mean, self.spread, self.size = mean, spread, size
+        n = self.n = max(1, int((spread > 0).sum()))
+        self.sigma, self.variance, self.generation = 1.0, np.ones(len(mean)), 0
+        self.path_sigma, self.path = np.zeros(len(mean)), np.zeros(len(mean))
+        self.weights = self._weights(size)
+        self.effective = 1 / float((self.weights**2).sum())
+        m = self.effective
+        self.c_sigma = (m + 2) / (n + m + 5)
+        self.damping = 1 + 2 * max(0.0, float(np.sqrt((m - 1) / (n + 1))) - 1) + self.c_sigma
+        self.c_path = (4 + m / n) / (n + 4 + 2 * m / n)
+        faster = (n + 2) / 3  # a diagonal has fewer numbers to learn than a full matrix
+        self.c_one = min(1.0, faster * 2 / ((n + 1.3) ** 2 + m))
+        self.c_mu = min(1 - self.c_one, faster * 2 * (m - 2 + 1 / m) / ((n + 2) ** 2 + m))
+        self.expected = float(np.sqrt(n)) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
+
+    def draw(self, rng: np.random.Generator) -> Vector:
+        """One sample, (n,)."""
+        step = np.sqrt(self.variance) * rng.normal(size=len(self.mean))
+        return np.asarray(self.mean + self.sigma * self.spread * step)
+
+    def learn(self, ranked: Sequence[Vector], *, bounded: bool = False) -> None:
+        """Move towards the better half of `ranked` samples, the best first.
+
+        `bounded`: some may be drawn from what the distribution was before, and no step counts for more than what it
+        draws now.
+        """
+        self.generation += 1
+        weights = self._weights(len(ranked))
+        scale = np.where(self.spread > 0, self.sigma * self.spread, 1.0)
+        steps = (np.array(ranked[: len(weights)]) - self.mean) / scale
+        if bounded:
+            lengths = np.linalg.norm(steps / np.sqrt(self.variance), axis=1)
+            longest = np.sqrt(self.n) + 2 * self.n / (self.n + 2)
+            steps = steps * np.minimum(1.0, longest / np.maximum(lengths, 1e-12))[:, None]
+        towards = weights @ steps
+        self.mean = self.mean + self.sigma * self.spread * towards
+        c, m = self.c_sigma, self.effective
+        self.path_sigma = (1 - c) * self.path_sigma + np.sqrt(c * (2 - c) * m) * towards / np.sqrt(self.variance)
+        length = float(np.linalg.norm(self.path_sigma))
+        grown = length / np.sqrt(1 - (1 - c) ** (2 * self.generation)) / self.expected
+        steady = float(grown < 1.4 + 2 / (self.n + 1))
+        c = self.c_path
+        self.path = (1 - c) * self.path + steady * np.sqrt(c * (2 - c) * m) * towards
+        learnt = self.c_one * self.path**2 + self.c_mu * (weights @ steps**2)
+        self.variance = (1 - self.c_one - self.c_mu) * self.variance + learnt
+        self.variance = np.where(self.spread > 0, np.maximum(self.variance, 1e-12), 1.0)
+        self.sigma *= float(np.exp(min(1.0, (self.c_sigma / self.damping) * (length / self.expected - 1))))
+
+    def state(self) -> dict[str, Any]:
+        arrays = ("mean", "spread", "variance", "path_sigma", "path")
+        return {
+            **{name: getattr(self, name).tolist() for name in arrays},
+            **{name: getattr(self, name) for name in ("size", "sigma", "generation")},
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> "Strategy":
+        """The strategy that gave `state`."""
+        found = cls(np.array(state["mean"]), np.array(state["spread"]), state["size"])
+        for name in ("variance", "path_sigma", "path"):
+            setattr(found, name, np.array(state[name]))
+        found.sigma, found.generation = state["sigma"], state["generation"]
+        return found
+
+    @staticmethod
+    def _weights(size: int) -> Vector:
+        half = max(1, size // 2)
+        weights = np.log(half + 0.5) - np.log(np.arange(1, half + 1))
+        return np.asarray(weights / weights.sum())

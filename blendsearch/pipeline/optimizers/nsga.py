@@ -1,0 +1,71 @@
+"""NSGA-II over the genes of a space, shares and target.
+
+Deb et al. 2002, "A Fast and Elitist Multiobjective Genetic Algorithm". Whole numbers are crossed uniformly and redrawn;
+the others take simulated binary crossover and polynomial mutation.
+"""
+
+import random
+
+from deap import tools
+
+from blendsearch.blend.genome import Space, bounds
+from blendsearch.pipeline.optimizers.evolution import Individual, redrawn
+
+SPREAD_OF_CROSSOVER = 15.0
+"""Deb's distribution index of simulated binary crossover: larger keeps children nearer their parents."""
+SPREAD_OF_MUTATION = 10.0
+"""The same of polynomial mutation."""
+
+
+class Nsga2:
+    """Rules of `Evolution`; `mutation` is the probability that a gene is redrawn."""
+
+    seeded = True
+
+    def __init__(self, space: Space, mutation: float) -> None:
+        self.mutation, self.integers = mutation, space.integers
+        self.bottoms, self.tops = space.low[: self.integers].astype(int), space.high[: self.integers].astype(int)
+        self.low, self.high = (side[self.integers :].tolist() for side in bounds(space))
+
+    def mate(self, one: list[float], other: list[float]) -> None:
+        split = self.integers
+        a, b = tools.cxUniform(one[:split], other[:split], 0.5)
+        c, d = tools.cxSimulatedBinaryBounded(one[split:], other[split:], SPREAD_OF_CROSSOVER, self.low, self.high)
+        one[:], other[:] = [*a, *c], [*b, *d]
+
+    def mutate(self, genes: list[float]) -> None:
+        split = self.integers
+        choices = redrawn(genes[:split], self.bottoms.tolist(), self.tops.tolist(), self.mutation)
+        (numbers,) = tools.mutPolynomialBounded(genes[split:], SPREAD_OF_MUTATION, self.low, self.high, self.mutation)
+        genes[:] = [*choices, *numbers]
+
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        # four at a time: a tournament takes its pairs from two shufflings of the population
+        chosen: list[Individual] = tools.selTournamentDCD(population, max(4, count - count % 4))
+        return chosen[:count]
+
+    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+        chosen: list[Individual] = tools.selNSGA2(pool, min(size, len(pool)), nd="log") if pool else pool
+        return chosen
+
+
+class Nsga3(Nsga2):
+    """The same genes for three or more objectives, where crowding no longer tells neighbours apart.
+
+    Deb and Jain 2014, "An Evolutionary Many-Objective Optimization Algorithm Using Reference-Point-Based Nondominated
+    Sorting": survivors are spread over reference directions, parents drawn at random.
+    """
+
+    def __init__(self, space: Space, mutation: float, objectives: int, size: int) -> None:
+        super().__init__(space, mutation)
+        divisions = 1
+        while len(tools.uniform_reference_points(objectives, divisions)) < size:
+            divisions += 1
+        self.directions = tools.uniform_reference_points(objectives, divisions)
+
+    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+        return random.sample(population, count)
+
+    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+        chosen: list[Individual] = tools.selNSGA3(pool, min(size, len(pool)), self.directions, nd="log")
+        return chosen

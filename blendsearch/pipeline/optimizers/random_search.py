@@ -1,0 +1,77 @@
+"""Random search: nothing is learnt from what is drawn. The control that an optimiser has to beat.
+
+A strong one: it judges the same baselines, so it ends no worse than any of them; and half of its draws stand around
+the allocation of the best baseline, the others anywhere in the space.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from blendsearch.blend.genome import Genome, Space, flip_step, of_flat
+from blendsearch.pipeline.optimizers.base import Candidate, Judged
+from blendsearch.pipeline.optimizers.evolution import TRIES, distinct
+from blendsearch.runs.origin import EVOLVED
+from blendsearch.structure.groups import Cut, cut_digest
+
+WIDEST_STEP = 0.15
+"""Shares drawn around the best baseline's have a standard deviation between zero and this."""
+
+
+class RandomSearch:
+    """The optimiser; all randomness comes from `rng`."""
+
+    def __init__(self, space: Space, decode: Callable[[Genome], Cut], size: int, rng: np.random.Generator) -> None:
+        self.space, self.decode, self.size, self.rng = space, decode, size, rng
+        self.best: tuple[float, list[float]] | None = None
+
+    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        return list(distinct(seeds, self.decode, limit).values())
+
+    def ask(self, count: int, known: set[str]) -> list[Candidate]:
+        found: dict[str, Candidate] = {}
+        for _ in range(TRIES * count):
+            if len(found) == count:
+                break
+            genome = self._draw()
+            cut = self.decode(genome)
+            digest = cut_digest(cut)
+            if digest not in known:
+                found.setdefault(digest, Candidate(genome, cut, digest, EVOLVED))
+        return list(found.values())
+
+    def tell(self, judged: Sequence[Judged]) -> None:
+        """Remember the best baseline, and nothing else."""
+        for item in judged:
+            if item.origin != EVOLVED and (self.best is None or item.objectives[0] < self.best[0]):
+                self.best = (item.objectives[0], item.genome.flat())
+
+    def ask_one(self, known: set[str]) -> Candidate | None:
+        return next(iter(self.ask(1, known)), None)
+
+    def tell_one(self, digest: str, judged: Judged | None) -> None:
+        self.tell([] if judged is None else [judged])
+
+    def described(self, genome: Genome) -> dict[str, Any]:
+        return self.space.described(genome)
+
+    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.of_described(facts)
+
+    def state(self) -> dict[str, Any]:
+        return {"numpy": self.rng.bit_generator.state, "best": self.best}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["numpy"]
+        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+
+    def _draw(self) -> Genome:
+        genome = self.space.random(self.rng)
+        if self.best is None or self.rng.random() < 0.5:
+            return genome
+        around = of_flat(self.space, self.best[1])
+        noise = self.rng.normal(0, self.rng.uniform(0, WIDEST_STEP), len(around.share))
+        other = self.rng.normal(0, flip_step(self.space.layers), len(around.transform))
+        share, transform = np.clip(around.share + noise, -1, 1), np.clip(around.transform + other, -1, 1)
+        return genome._replace(share=share, transform=transform)

@@ -1,0 +1,177 @@
+"""Where a search's network and data come from: by name in its config, or handed over in Python."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from blendsearch.data.splits import DataSpec, Splits, load_splits
+from blendsearch.data.user_data import Handed, handed_splits
+from blendsearch.errors import ConfigError, ModelError, RunError
+from blendsearch.runs.config.schema import IN_PYTHON, Config
+from blendsearch.runs.run import Run
+from blendsearch.task import CLASSES, Task
+from blendsearch.zoo.factory import build_model
+from blendsearch.zoo.weights import load_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a search is handed as Python objects, where its config does not name it. A given network is not changed."""
+
+    model: nn.Module | None = None
+    data: Handed | None = None
+    task: Task = CLASSES
+
+
+BY_NAME = Given()
+"""Everything stands in the config."""
+
+
+def splits_of(config: Config, given: Given = BY_NAME) -> Splits:
+    """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
+    seed = config.seed if config.data.split_seed is None else config.data.split_seed
+    spec = DataSpec(**config.data.model_dump(exclude={"split_seed"}))
+    if given.data is not None:
+        splits = handed_splits(given.data, given.task, spec, seed)
+    elif _data_in_python(config):
+        raise ConfigError(
+            f"data.dataset {config.data.dataset} stands for data in Python: call blendsearch.search(model, data)"
+        )
+    else:
+        splits = load_splits(spec, seed)
+    if config.promote.share and config.promote.images == "unused" and splits.unused is None:
+        raise ConfigError(
+            f"promote.images unused: data.val_limit {config.data.val_limit} leaves none of the {len(splits.val)} "
+            "validation images out; expected less"
+        )
+    return splits
+
+
+def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None, given: Given = BY_NAME) -> nn.Module:
+    """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
+    if given.model is not None:
+        model = _copied(given.model)
+    else:
+        torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
+        model = build_model(*_factory(config))
+        _check(model)
+    if dense is not None:
+        try:
+            model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
+        except RuntimeError as error:
+            raise ModelError(
+                f"this {type(model).__name__} is not the network of the run: {str(error).splitlines()[-1].strip()}"
+            ) from error
+    elif config.model.weights is not None:
+        load_weights(model, Path(config.model.weights))
+    return model
+
+
+def check_given(run: Run, given: Given) -> None:
+    """Raise RunError where `run` lives on what was handed over in Python and is not handed over again."""
+    missing = []
+    if in_python(run.config) and given.model is None:
+        missing.append("model=")
+    if _data_in_python(run.config) and given.data is None:
+        missing.append("data=")
+    asked = run.structure.get("task", {})
+    missing += [f"{name}={called}" for name, called in asked.items() if given.task.names().get(name) is None]
+    if missing:
+        raise RunError(
+            f"run {run.name!r} was searched in Python, where its network and data are: go on there with "
+            f"blendsearch.resume({run.name!r}, {', '.join(missing)}), or blendsearch.open(...) of the same"
+        )
+    surplus = given.task.names().keys() - asked.keys()
+    if surplus:
+        raise RunError(f"run {run.name!r} was searched without {min(surplus)}=: leave it out, or search anew")
+
+
+def check_task(config: Config, task: Task) -> None:
+    """Raise ConfigError for what a person's own loss or judgement cannot serve."""
+    if not task.names():
+        return
+    if config.fitness.against == "dense":
+        raise ConfigError("fitness.against dense compares logits, and this search has a loss of its own: leave it out")
+    if config.finals.distillation:
+        raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
+    if task.evaluate is not None and config.promote.share and config.promote.images == "unused":
+        raise ConfigError("promote.images unused: evaluate= sees no validation images to leave out; leave it out")
+    if config.finals.picks and not task.tests:
+        raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
+
+
+def check_trains(config: Config, task: Task) -> None:
+    """Raise ConfigError where networks are to be fine-tuned and there is no loss to do it by."""
+    measured = {config.allocation, config.method, *config.search.seeds} & {"derived", "tailored"}
+    promoted = config.promote.share and config.promote.fidelity == "tuned"
+    tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.picks
+    if not task.trains and (tuned or measured):
+        raise ConfigError(
+            "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
+            "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
+        )
+
+
+def in_python(config: Config) -> bool:
+    """Whether the config's network is one that was handed over."""
+    return config.model.factory.startswith(f"{IN_PYTHON}:")
+
+
+def _data_in_python(config: Config) -> bool:
+    return config.data.dataset.startswith(f"{IN_PYTHON}:")
+
+
+def _factory(config: Config) -> tuple[str, Mapping[str, Any]]:
+    if in_python(config):
+        raise ConfigError(
+            f"model.factory {config.model.factory} stands for a network in Python: call blendsearch.search(model, data)"
+        )
+    return config.model.factory, config.model.arguments
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """What ``torch.compile`` wraps, and any other module itself: compiled code cannot be followed, nor cut."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _check(model: nn.Module) -> None:
+    """Raise ModelError for what cannot be cut whatever its layers: no float32, not finite, or not there at all."""
+    called = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(f"{called} is a scripted network, whose layers cannot be cut: give the one it was made from")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter) or parameter.device.type == "meta":
+            raise ModelError(
+                f"{called} has no values in {name} yet: a lazy layer gets them in its first forward pass, one on the "
+                "meta device from its weights; give it then"
+            )
+        if not parameter.dtype.is_floating_point:
+            continue
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"{called} has {parameter.dtype} parameters: give it in float32 (model.float())")
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"{called} holds NaN or infinity in {name}: take its weights from before that")
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    model = uncompiled(model)
+    _check(model)
+    try:
+        copied = copy.deepcopy(model).cpu()
+    except Exception as error:  # a person's network may hold what cannot be copied
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): a search "
+            "works on a copy; give a network without such attributes"
+        ) from error
+    for parameter in copied.parameters():
+        if parameter.dtype.is_floating_point:
+            parameter.requires_grad_(True)  # layers frozen for training can be cut, and fine-tuned, like any other
+    return copied.eval()

@@ -1,0 +1,319 @@
+"""A found network on its way out: safetensors, a JSON that says how to hang them, and back again without pickle."""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blendsearch.data.splits import Splits
+from blendsearch.errors import ModelError, RunError
+from blendsearch.fitness.evaluator import request
+from blendsearch.fitness.latency_benchmark import Conditions, measured
+from blendsearch.pipeline.problem.costs import conditions_text
+from blendsearch.pipeline.problem.inputs import in_python
+from blendsearch.pipeline.problem.problem import Setting
+from blendsearch.results.export.formats import Written, check_formats, write_format
+from blendsearch.results.export.model_card import model_card
+from blendsearch.results.network import decomposed, layers_of
+from blendsearch.results.summary import final_of, pick, tells_error
+from blendsearch.runs.checkpoint import write_atomically
+from blendsearch.runs.records import Evaluation
+from blendsearch.runs.run import Run
+from blendsearch.structure.depthwise import halves
+from blendsearch.structure.groups import Cut, unpacked
+from blendsearch.structure.surgery import narrow, rehung
+from blendsearch.zoo.factory import build_model
+
+FORMAT = 2
+"""The newest layout: 2 where layers are decomposed, 1 where none is, which readers of layout 1 understand too."""
+WEIGHTS, DESCRIPTION, CARD = "weights.safetensors", "network.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where a network was written, and what was measured on the module read back from there.
+
+    Attributes
+    ----------
+    val_loss, val_accuracy: judged again after reading back; the search's own where the network was not there to judge.
+    latency: `dense_ms` and `pruned_ms` of one pass on this device, and `where` and how; None where not measured.
+    files: all that was written; of formats beside the weights also how far their outputs are from the module's.
+    dense_bytes: what the dense network's weights take as safetensors.
+    """
+
+    folder: Path
+    id: int
+    macs: int
+    params: int
+    macs_ratio: float
+    params_ratio: float
+    fidelity: str
+    val_loss: float
+    val_accuracy: float | None
+    checked: bool
+    latency: dict[str, Any] | None
+    files: tuple[Written, ...]
+    dense_bytes: int
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "folder": str(self.folder), "files": [asdict(item) for item in self.files]}
+
+
+def export(run: Run, setting: Setting, what: str, folder: Path, formats: Sequence[str] = ()) -> Exported:
+    """Write the network that `what` names (``best``, ``knee`` or an id) to `folder`, which must be new or empty.
+
+    The network is cut and recovered as it was for its evaluation, written, loaded back and judged again: what the front
+    reports is what is in the files. One that was fine-tuned for long leaves so. `formats` beside the weights are
+    ``pt2`` and ``onnx``. The folder is there whole or not at all. Raises RunError when the loss differs, or a format
+    cannot be written or gives other outputs.
+    """
+    row = pick(run, what)
+    check_folder(folder)
+    check_formats(formats)
+    module, row = module_of(run, setting, row)
+    cut = unpacked(row.cut, setting.structure.maps.channels)
+    facts = _description(run, row, setting)
+    facts["latency"] = _latency(setting, cut, facts["input"]["shape"])
+    with _whole(folder) as draft:
+        found = _write(draft, _tensors(module), facts)
+        if in_python(run.config):
+            loaded = load(draft, model=setting.model)
+        else:
+            loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
+        found += [write_format(loaded, facts["input"]["shape"], draft / f"network.{name}") for name in formats]
+        judged = setting.evaluator.judge(loaded.to(setting.evaluator.device), "val", row.seed)
+        if not abs(judged.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(judged.loss)):
+            raise RunError(
+                f"network {row.id} gives validation loss {judged.loss:.4f} after export, {row.loss:.4f} in the search: "
+                "export on the device and with the versions it was searched with"
+            )
+        found.append(_card(run, row, facts, found, draft))
+    accuracy = 1 - judged.error if tells_error(run) else None
+    return _exported(run, row, folder, facts, found, judged.loss, accuracy, True)
+
+
+def export_kept(run: Run, what: str, folder: Path) -> Exported:
+    """Write a network of a run that lives in Python from the weights that the run keeps of it, without the network.
+
+    Nothing is judged or measured. Raises RunError where the run keeps no weights of this one.
+    """
+    row = pick(run, what)
+    check_folder(folder)
+    final = final_of(run, row)
+    repeat = None if final is None else final.repeat
+    if final is not None:
+        row = row._replace(fidelity="final", loss=final.loss, error=final.error)
+    if not run.keeps_weights(row.digest, repeat):
+        raise RunError(
+            f"run {run.name!r} keeps no weights of network {row.id}, only of those on its front once it has finished: "
+            f"export it in Python, blendsearch.open({run.name!r}, model=, data=).network({row.id}).export(folder)"
+        )
+    tensors = {name: torch.from_numpy(array) for name, array in run.kept_weights(row.digest, repeat).items()}
+    facts = _description(run, row, None)
+    with _whole(folder) as draft:
+        found = _write(draft, tensors, facts)
+        found.append(_card(run, row, facts, found, draft))
+    accuracy = 1 - (row.error or 0.0) if tells_error(run) else None
+    return _exported(run, row, folder, facts, found, row.loss or 0.0, accuracy, False)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise RunError unless `folder` is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is not empty: export to a new folder")
+
+
+def _write(draft: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> list[Written]:
+    from safetensors.torch import save_file
+
+    save_file(tensors, draft / WEIGHTS)
+    write_atomically(draft / DESCRIPTION, json.dumps(facts, indent=1))
+    return [Written(name, (draft / name).stat().st_size) for name in (WEIGHTS, DESCRIPTION)]
+
+
+def _card(run: Run, row: Evaluation, facts: dict[str, Any], found: list[Written], draft: Path) -> Written:
+    text = model_card(run, str(row.id), facts, [asdict(item) for item in found])
+    write_atomically(draft / CARD, text)
+    return Written(CARD, len(text.encode("utf-8")))
+
+
+def _exported(
+    run: Run,
+    row: Evaluation,
+    folder: Path,
+    facts: dict[str, Any],
+    files: list[Written],
+    loss: float,
+    accuracy: float | None,
+    checked: bool,
+) -> Exported:
+    dense = run.structure["dense"]
+    return Exported(
+        folder,
+        row.id,
+        row.macs,
+        row.params,
+        row.macs / dense["macs"],
+        row.params / dense["params"],
+        row.fidelity,
+        loss,
+        accuracy,
+        checked,
+        facts.get("latency"),
+        tuple(files),
+        (run.path / "dense.safetensors").stat().st_size,
+    )
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` at the end; on any failure nothing is left of it."""
+    from safetensors import SafetensorError
+
+    draft = folder.parent / f".{folder.name}.draft-{os.getpid()}"
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        os.rename(draft, folder)  # in place of an empty one, too
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RunError(f"{folder} could not be written: {reason}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _latency(setting: Setting, cut: Cut, shape: list[int]) -> dict[str, Any]:
+    """What one pass takes on this device, the dense network's and the cut one's in turns."""
+    how = setting.config.budget.measured
+    channels, height, width = shape
+    conditions = Conditions((channels, height, width), how.batch_size, how.precision, how.repeats)
+    dense, pruned = measured(setting.model, setting.structure.maps, [cut], conditions)[0]
+    where = conditions_text(setting.model, setting.config.budget)
+    return {"dense_ms": 1e3 * float(dense), "pruned_ms": 1e3 * float(pruned), "where": where}
+
+
+def module_of(run: Run, setting: Setting, row: Evaluation) -> tuple[nn.Module, Evaluation]:
+    """The network of `row`, cut and recovered as it was judged, on the CPU; and the row.
+
+    After a long fine-tune it is the fine-tuned network, and so is what the row says.
+    """
+    cut = unpacked(row.cut, setting.structure.maps.channels)
+    final = final_of(run, row)
+    if final is None:
+        module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
+        # in the layout that a person expects, not the one that was fastest to judge
+        return module.to(memory_format=torch.contiguous_format), row
+    module = narrow(setting.model, setting.structure.maps, cut).cpu()
+    weights = run.kept_weights(final.digest, final.repeat)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if name in weights:  # a buffer that is not part of the state is as the cut made it
+                tensor.copy_(torch.from_numpy(weights[name]).reshape(tensor.shape))
+    return module.eval(), row._replace(fidelity="final", loss=final.loss, error=final.error)
+
+
+def load(
+    folder: str | Path, factory: Callable[..., nn.Module] | None = None, *, model: nn.Module | None = None
+) -> nn.Module:
+    """The narrow module that `export` wrote to `folder`, in evaluation mode on the CPU.
+
+    Reads safetensors and JSON only. A network of the zoo or of torchvision is built by its name; one made by a person's
+    own ``module:function`` needs that function as `factory`, since a name in a file is never imported; one that was
+    searched in Python needs the dense network as `model`, with any weights, or what makes it as `factory`. Raises
+    ModelError when the files are missing, damaged, from a newer blendsearch, or do not fit the factory's network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{error.filename or folder} is not there: expected a folder that blendsearch exported"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the network in {folder} is damaged: {error}") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise ModelError(f"{folder / DESCRIPTION} does not describe a network that blendsearch exported")
+    if facts["format"] > FORMAT:
+        raise ModelError(
+            f"the network in {folder} was written by a newer blendsearch (format {facts['format']}): update"
+        )
+    arguments = dict(facts["arguments"])
+    arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
+    if model is not None:
+        dense = copy.deepcopy(model) if facts.get("decomposed") else model
+    else:
+        dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
+    try:
+        for name in facts.get("decomposed", []):
+            dense.set_submodule(name, halves(dense.get_submodule(name)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the network in {folder} does not fit {facts['factory']!r}: a layer that is said to be decomposed is no "
+            f"convolution of it ({error})"
+        ) from error
+    names = {id(tensor): name for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]}
+
+    def stored(tensor: Tensor) -> Tensor:
+        name = names[id(tensor)]
+        if name not in tensors or tensors[name].ndim != tensor.ndim or tensors[name].dtype != tensor.dtype:
+            raise ModelError(
+                f"the network in {folder} does not fit {facts['factory']!r}: {name} is missing or another kind"
+            )
+        return tensors[name]
+
+    surplus = tensors.keys() - set(names.values())
+    if surplus:
+        raise ModelError(f"the network in {folder} does not fit {facts['factory']!r}: it has no {min(surplus)}")
+    return rehung(dense, stored).eval()
+
+
+def _description(run: Run, row: Evaluation, setting: Setting | None) -> dict[str, Any]:
+    groups = run.structure["groups"]
+    ends = np.cumsum([group["channels"] for group in groups])
+    cut, layers = unpacked(row.cut, int(ends[-1]) + len(layers_of(run))), decomposed(run, row)
+    parts = np.split(cut[: ends[-1]], ends[:-1])
+    kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
+    taken = run.structure.get("input") or _splits(setting).input_facts()
+    told = row.error is not None and tells_error(run)
+    return {
+        "format": FORMAT if layers else 1,
+        "factory": run.config.model.factory,
+        "arguments": run.config.model.arguments,
+        "kept": kept,
+        **({"decomposed": layers} if layers else {}),
+        "input": taken,
+        "macs": row.macs,
+        "params": row.params,
+        "dense": dict(run.structure["dense"]),
+        "fidelity": row.fidelity,
+        "val_loss": row.loss,
+        "val_accuracy": 1 - (row.error or 0.0) if told else None,
+        "run": run.name,
+        "id": row.id,
+        "cut": row.digest,
+    }
+
+
+def _splits(setting: Setting | None) -> Splits:
+    assert setting is not None  # a run that lives in Python states its input
+    return setting.splits
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, those not in the state dict too: the narrow network needs its own."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach().contiguous() for name, tensor in named}

@@ -1,0 +1,48 @@
+"""All runs of a folder at a glance."""
+
+from pathlib import Path
+from typing import Any
+
+from blendsearch.errors import BlendsearchError
+from blendsearch.results.status import state_of
+from blendsearch.results.summary import tells_error
+from blendsearch.runs.origin import DENSE
+from blendsearch.runs.run import Run, open_run, runs_in
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """One object per run, by id; a run that cannot be read is listed with the reason as its state."""
+    return [_row(folder, name) for name in runs_in(folder)]
+
+
+def _row(folder: Path, name: str) -> dict[str, Any]:
+    unknown = {"model": "", "data": "", "budget": "", "evaluations": 0, "asked": 0, "best_val_accuracy": None}
+    try:
+        run = open_run(folder, name)
+        store = run.store(read_only=True)
+        try:
+            found = store.tally(DENSE)
+        finally:
+            store.close()
+    except BlendsearchError as error:
+        return {"run": name, **unknown, "state": f"unreadable: {error}"}
+    return {
+        "run": name,
+        "model": run.config.model.factory,
+        "data": run.config.data.dataset,
+        "budget": _budget(run),
+        "evaluations": found.evaluations,
+        "asked": run.config.search.evaluations,
+        "best_val_accuracy": None if found.least_error is None or not tells_error(run) else 1 - found.least_error,
+        "state": state_of(run),
+    }
+
+
+def _budget(run: Run) -> str:
+    """What the run may spend, in few words: ``10% to 50% macs``."""
+    if run.config.budget.keep is not None:
+        return "widths given"
+    return ", ".join(
+        f"{low:.0%} {cost}" if low == high else f"{low:.0%} to {high:.0%} {cost}"
+        for cost, (low, high) in run.config.budget.spans().items()
+    )

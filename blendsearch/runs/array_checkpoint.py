@@ -1,0 +1,53 @@
+"""The checkpoints of work that trains a network before a search: the state as JSON beside the arrays it belongs to."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from blendsearch.errors import RunError
+from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.run import read_arrays, save_arrays
+
+
+def save_stage(folder: Path, number: int, state: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write checkpoint `number` so that after a crash it is whole or not there; the last few stay.
+
+    Raises RunError when it cannot be written; the checkpoints before it stand.
+    """
+    path = folder / f"arrays-{number:05d}.safetensors"
+    draft = path.with_suffix(".draft")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_arrays(arrays, draft)
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
+    save_checkpoint(folder, number, {"arrays": path.name, "sha256": digest, "state": dict(state)})
+    kept = {f"arrays{item.stem.removeprefix('generation')}" for item in folder.glob("generation-*.json")}
+    for old in folder.glob("arrays-*.safetensors"):
+        if old.stem not in kept:
+            old.unlink(missing_ok=True)
+
+
+def load_stage(folder: Path, report: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+    """State and arrays of the newest checkpoint, None where there is none. Raises RunError where they are damaged."""
+    found = load_checkpoint(folder, report)
+    if found is None:
+        return None
+    path = folder / str(found["arrays"])
+    try:
+        with open(path, "rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == found["sha256"]
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a backup") from error
+    if not whole:
+        raise RunError(f"{path} is damaged: restore it from a backup, or remove {folder} to begin this part again")
+    return found["state"], read_arrays(path)

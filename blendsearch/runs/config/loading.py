@@ -1,0 +1,106 @@
+"""Read a config from YAML, and name every field that is wrong."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from blendsearch.errors import ConfigError
+from blendsearch.runs.config.method_spec import with_method
+from blendsearch.runs.config.schema import Config
+
+DIGITS = Path(__file__).with_name("digits.yaml")
+"""The built-in example."""
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The config in the YAML file `path` (the digits example without one), changed by `section.field=value` overrides.
+
+    Raises ConfigError, naming the field, for anything that is not known or not allowed.
+    """
+    source = "the digits example" if path is None else str(path)
+    path = path or DIGITS
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
+    return parse_config(with_overrides(loaded or {}, overrides), f"{source} and --set" if overrides else source)
+
+
+def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tree`, changed in place by `section.field=value`. Raises ConfigError for what is not written that way."""
+    for override in overrides:
+        _override(tree, override)
+    return tree
+
+
+def parse_config(tree: Any, source: str) -> Config:
+    """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
+    try:
+        return Config.model_validate(with_method(tree))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {'; '.join(_complaints(error))}") from error
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML with every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    fields = place.strip().split(".")
+    if not equals or not all(fields):
+        raise ConfigError(f"--set {override!r} is not understood: expected section.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+    branch = tree
+    for field in fields[:-1]:
+        if branch.get(field) is None:
+            branch[field] = {}
+        branch = branch[field]
+        if not isinstance(branch, dict):
+            raise ConfigError(f"--set {override!r}: {field} holds no fields")
+    branch[fields[-1]] = value
+
+
+_BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int")
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    """One clause per field that is wrong, the way a person would say it."""
+    complaints = []
+    for item in error.errors(include_url=False):
+        in_union = any(str(part).startswith(_BRANCHES) for part in item["loc"])
+        if in_union and item["type"] == ("float_type" if isinstance(item["input"], list | tuple) else "tuple_type"):
+            continue  # the branch of Span that was not meant
+        # pydantic names the branch of a union it tried as if it were a field
+        place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(_BRANCHES))
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            complaints.append(f"{place} is not a known field: {hint}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(item["input"], dict) else f", given {item['input']!r}"
+            complaints.append(f"{place}: {message}{given}" if place else message)
+    return list(dict.fromkeys(complaints))
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel))
+    return list(section.model_fields)

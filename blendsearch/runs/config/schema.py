@@ -1,0 +1,319 @@
+"""The configuration of a run: one YAML file, every field checked and named when it is wrong."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from blendsearch.runs.config.method_spec import check_measured
+from blendsearch.runs.config.sections import (
+    AllocatingConfig,
+    DerivedConfig,
+    PathText,
+    Positive,
+    PromoteConfig,
+    Ratio,
+    ScheduleConfig,
+    Section,
+    TailoredConfig,
+)
+
+IN_PYTHON = "python"
+"""Stands before the colon, in a factory or a data set, for what was handed over in Python and has no name."""
+
+
+class ModelConfig(Section):
+    """The dense network: a factory, and weights for it or a schedule to train it by."""
+
+    factory: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    weights: PathText | None = None
+    train: ScheduleConfig | None = None
+
+    @property
+    def title(self) -> str:
+        """The network for a reader: its factory and what it was called with, such as ``cifar_resnet (depth 56)``."""
+        given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
+        return self.factory.rpartition(":")[2] + (f" ({given})" if 0 < len(given) <= 40 else "")
+
+
+class DataConfig(Section):
+    """Images and their three splits; see fitness.data.DataSpec.
+
+    The splits are drawn by the run's seed, or by `split_seed`: give it wherever weights were trained on one side of the
+    split, so that no search with another seed validates on images that its network was trained on.
+    """
+
+    dataset: str
+    root: PathText | None = None
+    train: PathText | None = None
+    test: PathText | None = None
+    val: PathText | None = None
+    val_from: Literal["train", "test"] = "train"
+    val_size: Annotated[float, Field(gt=0)] = 0.1
+    val_limit: Positive | None = None
+    train_limit: Positive | None = None
+    test_limit: Positive | None = None
+    image_size: Positive | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: tuple[str, ...] = ()
+    download: bool = False
+    split_seed: Annotated[int, Field(ge=0)] | None = None
+
+
+class CriteriaConfig(Section):
+    """Which criteria score the channels, on what, and how they are clustered.
+
+    `pool` names them (all but the controls when empty); `modules` are a person's own, imported for their criteria.
+    """
+
+    pool: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    images: Positive = 512
+    temperature: Annotated[float, Field(ge=1)] = 4.0
+    augment: tuple[str, ...] = ()
+    clustering: Literal["kmeans", "agglomerative"] = "kmeans"
+    clusters: Positive | Literal["silhouette"] = 3
+
+
+Span = Ratio | tuple[Ratio, Ratio]
+COSTS = ("macs", "params", "memory", "latency")
+
+
+class MeasuredConfig(Section):
+    """How latency is measured: images per pass, precision, passes that the median is over, cuts the model is fitted on.
+
+    On `fitness.device`, and on a CPU with `engine.threads` threads.
+    """
+
+    batch_size: Positive = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    repeats: Annotated[int, Field(ge=3)] = 15
+    cuts: Annotated[int, Field(ge=15)] = 60
+
+
+class BudgetConfig(Section):
+    """The largest ratio of each cost to the dense network's: one number, or [least, most] for a front between.
+
+    `macs`, `params`, `memory` (peak activation bytes of one float32 image) and `latency` (`measured` says how) may
+    be given alone or together.
+
+    Or `keep`, widths given beforehand: the share of channels that every group keeps, or one share per pattern of group
+    names (``{"layer1.*": 0.5, "*": 0.7}``; the first that matches holds, groups without one stay whole).
+    """
+
+    macs: Span | None = None
+    params: Span | None = None
+    memory: Span | None = None
+    latency: Span | None = None
+    measured: MeasuredConfig = MeasuredConfig()
+    keep: Ratio | dict[str, Ratio] | None = None
+    min_channels: Positive = 2
+    min_keep: Annotated[float, Field(ge=0, le=1)] = 0.05
+    round_to: Positive = 1
+
+    @model_validator(mode="after")
+    def _asked(self) -> "BudgetConfig":
+        if not self.spans() and self.keep is None:
+            raise ValueError(f"no budget is given: set {' or '.join(f'budget.{cost}' for cost in COSTS)}")
+        if self.keep is not None and self.spans():
+            given = " and ".join(f"budget.{cost}" for cost in self.spans())
+            raise ValueError(f"budget.keep gives the widths themselves: leave out {given}")
+        for name, (low, high) in self.spans().items():
+            if low > high:
+                raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
+        return self
+
+    def spanned(self) -> tuple[str, ...]:
+        """The costs whose budgets are a range, so that networks of many costs compete."""
+        return tuple(name for name, (low, high) in self.spans().items() if high > low)
+
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """Least and largest ratio of each budgeted cost."""
+        asked = {name: getattr(self, name) for name in COSTS}
+        return {
+            name: span if isinstance(span, tuple) else (span, span) for name, span in asked.items() if span is not None
+        }
+
+
+class FitnessConfig(Section):
+    """How a cut is repaired, recovered and judged, and where.
+
+    `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
+    `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
+    outputs, which needs fewer images to tell two networks apart.
+    """
+
+    fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
+    repair: Literal["none", "refit"] = "none"
+    against: Literal["labels", "dense"] = "labels"
+    recalibration_images: Positive = 512
+    batch_size: Positive = 100
+    tuning: ScheduleConfig = ScheduleConfig()
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class SearchConfig(Section):
+    """How long and how the search goes on.
+
+    It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
+    `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
+    never waits for a slow one (a generation is then what `population` evaluations that came back make).
+    `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
+    factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
+    `seeds`: allocations that are measured before the search and stand in its first generation; uniform and global ones
+    always do.
+    """
+
+    evaluations: Positive = 200
+    schedule: Literal["generational", "steady"] = "generational"
+    population: Annotated[int, Field(ge=4)] = 24
+    crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
+    mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    stalled: Positive | None = None
+    anchors: Positive = 3
+    blend: Literal["network", "group"] = "network"
+    deviations: bool = False
+    optimiser: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
+    seeds: tuple[Literal["sensitivity", "derived", "tailored"], ...] = ()
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.05
+    drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
+
+
+class FinalsConfig(Section):
+    """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds.
+
+    `distillation` is the part of the loss that asks for the dense network's outputs instead of the labels. `workers`
+    train each one together, on Ray, and share its batches out (fitness.sharing).
+    """
+
+    picks: Annotated[int, Field(ge=0)] = 0
+    seeds: Positive = 1
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    workers: Positive = 1
+    tuning: ScheduleConfig = ScheduleConfig(epochs=40)
+
+    @model_validator(mode="after")
+    def _shared(self) -> "FinalsConfig":
+        if self.tuning.batch_size % self.workers:
+            raise ValueError(
+                f"the {self.workers} workers cannot share batches of {self.tuning.batch_size} evenly: choose a "
+                "finals.tuning.batch_size that they divide"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster.
+
+    `workers`: as many as there is room for, nodes that join later included, when not given. `device`: what workers
+    evaluate on; same is what the searching process uses. `patience`: seconds without any worker before the search stops
+    (it can be resumed).
+    """
+
+    ray: str = "off"
+    workers: Positive | None = None
+    device: Literal["same", "cpu", "cuda"] = "same"
+    threads: Positive | None = None
+    gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    final_timeout: Annotated[float, Field(gt=0)] = 86_400.0
+    retries: Annotated[int, Field(ge=0)] = 2
+    patience: Annotated[float, Field(gt=0)] = 1800.0
+
+
+Method = Literal[
+    "blended", "cfbs", "random", "legr", "torch-pruning", "depthwise", "sensitivity", "derived", "tailored"
+]  # fmt: skip
+
+
+class Config(Section):
+    """Everything that a run is decided by.
+
+    `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
+    how the budget is shared out: evolved, or by widths found beforehand, within which only the blend is searched
+    (blend.fixed, search.sensitivity, search.derived, search.tailored). `transform`: whether the search also decides
+    which layers become a depthwise and a pointwise one (structure.depthwise).
+    """
+
+    method: Method = "blended"
+    allocation: Literal["evolved", "uniform", "global", "sensitivity", "derived", "tailored"] = "evolved"
+    transform: Literal["none", "depthwise"] = "none"
+    model: ModelConfig
+    data: DataConfig
+    criteria: CriteriaConfig = CriteriaConfig()
+    budget: BudgetConfig
+    fitness: FitnessConfig = FitnessConfig()
+    search: SearchConfig = SearchConfig()
+    promote: PromoteConfig = PromoteConfig()
+    finals: FinalsConfig = FinalsConfig()
+    engine: EngineConfig = EngineConfig()
+    allocating: AllocatingConfig = AllocatingConfig()
+    derived: DerivedConfig = DerivedConfig()
+    tailored: TailoredConfig = TailoredConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # what scikit-learn takes
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Config":
+        in_python = self.model.factory.startswith(f"{IN_PYTHON}:")
+        if self.model.weights is None and self.model.train is None and not in_python:
+            raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
+        spanned = self.budget.spanned()
+        if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):
+            raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
+        if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
+            raise ValueError(
+                f"search.optimiser {self.search.optimiser} searches at one budget, with search.blend network: "
+                "take nsga2 or auto"
+            )
+        optimiser = self.search.optimiser
+        if optimiser == "auto":
+            optimiser = "nsga2" if spanned or self.search.blend == "group" else "cma"
+        by_nsga2 = self.method == "blended" and optimiser == "nsga2" and len(spanned) < 2
+        if by_nsga2 and self.search.population % 4:
+            raise ValueError(
+                f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
+            )
+        if self.transform != "none":
+            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.spans()]
+            if unknown:
+                raise ValueError(
+                    f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
+                    "give budget.macs or budget.params"
+                )
+            if self.method in ("cfbs", "legr", "torch-pruning"):
+                raise ValueError(f"method {self.method} decomposes no layers: leave transform out")
+        elif self.method == "depthwise":
+            raise ValueError("method depthwise decomposes layers: leave transform as it is there")
+        if self.method == "depthwise" and self.allocation != "uniform" and self.budget.keep is None:
+            raise ValueError("method depthwise cuts all layers alike: leave allocation uniform")
+        if self.method == "torch-pruning" and not self.budget.spans():
+            raise ValueError("method torch-pruning needs a budget instead of budget.keep")
+        if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
+            raise ValueError(
+                "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
+            )
+        check_measured(self)
+        check_promote(self)
+        if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
+            raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
+        return self
+
+
+def check_promote(config: "Config") -> None:
+    """Raise ValueError where nothing new would be learnt."""
+    promote = config.promote
+    if not promote.share:
+        return
+    if promote.images == "same" and promote.fidelity == config.fitness.fidelity:
+        raise ValueError(
+            f"promote would judge the same again: fitness.fidelity is {promote.fidelity} too; take another "
+            "promote.fidelity, or promote.images unused"
+        )
+    if promote.images == "unused" and config.data.val_limit is None:
+        raise ValueError(
+            "promote.images unused are validation images that the search does not see: set data.val_limit to how many "
+            "it is to see"
+        )

@@ -1,0 +1,60 @@
+"""Cost models stored in a run directory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from blendsearch.runs.config.schema import BudgetConfig
+from blendsearch.runs.run import Run
+from blendsearch.structure.cost import CostOracle
+from blendsearch.structure.groups import IndexMaps
+from blendsearch.structure.latency_model import LatencyModel
+from blendsearch.structure.peak_memory import PeakMemory
+from blendsearch.structure.trace import Structure
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+FILE = "costs"
+"""Stem of the file of a run directory that holds these oracles; a run without such budgets has none."""
+
+
+def cost_arrays(oracle: CostOracle) -> dict[str, NDArray[Any]]:
+    """The further costs of `oracle`, as arrays by name; none where no budget asks for them."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, cost in oracle.further.items():
+        arrays: Arrays = cost.arrays() if isinstance(cost, LatencyModel) else vars(cost)
+        found |= {f"{name}.{key}": value for key, value in arrays.items()}
+    return found
+
+
+def further_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory | LatencyModel]:
+    """The costs that `cost_arrays` gave these arrays, by name: those that `budget` asks for."""
+    found: dict[str, PeakMemory | LatencyModel] = {}
+    for name in budget.spans():
+        own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+        if name == "memory":
+            found[name] = PeakMemory(own["base"], own["slope"])
+        elif name == "latency":
+            found[name] = LatencyModel.of_arrays(own)
+    return found
+
+
+def stored_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = None) -> CostOracle:
+    """The oracle that `run` was searched with: nothing is measured anew.
+
+    With another `budget`, what that one asks for and `run` knows; a latency measured in another way is not known.
+    """
+    oracle, known = structure.oracle, run.config.budget
+    if {"memory", "latency"} & known.spans().keys():
+        for name, cost in further_costs(known, run.arrays(FILE)).items():
+            other = budget is not None and (
+                name not in budget.spans() or (name == "latency" and budget.measured != known.measured)
+            )
+            oracle = oracle if other else _with(oracle, name, cost, structure.maps)
+    return oracle
+
+
+def _with(oracle: CostOracle, name: str, cost: PeakMemory | LatencyModel, maps: IndexMaps) -> CostOracle:
+    return oracle.with_cost(name, cost, cost.dense if isinstance(cost, LatencyModel) else int(cost(maps.sizes)))

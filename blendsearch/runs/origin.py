@@ -1,0 +1,41 @@
+"""Where a network of a run comes from."""
+
+from blendsearch.runs.records import Evaluation
+
+DENSE = "dense"
+"""The origin of the evaluation that is the dense network itself."""
+
+
+EVOLVED = "evolved"
+"""The origin of a candidate that the optimiser made; others carry the names of the baselines they are."""
+
+
+IN_BEST = " in the best allocation"
+"""Ends the name of a criterion, or equal blend, that was judged in the allocation of the best baseline."""
+
+
+TRAINED_OR_MEASURED = ("sensitivity", "derived", "tailored")
+"""Origins of the one network that each of these methods brings."""
+
+
+def kinds_of(row: Evaluation) -> list[str]:
+    """What kinds of baseline a row is, each with its budget where there are several; none for an evolved one.
+
+    ``single criterion`` and ``equal blend``, in the uniform or their own global allocation; the same ``in the best
+    allocation`` that these found; each with the words that say which layers it decomposes; what another method brings
+    along, by its own name.
+    """
+    if row.origin in (EVOLVED, DENSE):
+        return []
+    kinds = []
+    for name in row.origin.split(" = "):
+        rule, at, place = name.partition(" at ")
+        kind = "equal blend" if rule.startswith("equal blend") else "single criterion"
+        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning") or rule in TRAINED_OR_MEASURED:
+            kind = rule
+        if rule.endswith(IN_BEST):
+            kind += IN_BEST
+        if rule.endswith(" depthwise"):
+            kind += rule[rule.rindex(", ") :]
+        kinds.append(f"{kind}{at}{place}")
+    return list(dict.fromkeys(kinds))

@@ -1,0 +1,36 @@
+"""The score table and its clusters inside a run directory: how they are written, and read without data or model."""
+
+from dataclasses import asdict
+from typing import Any
+
+from numpy.typing import NDArray
+
+from blendsearch.blend.clustering import Clusters
+from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.runs.run import Run
+
+
+def score_facts(table: ScoreTable, clusters: Clusters) -> dict[str, Any]:
+    """What ``run.json`` says of them under `structure`; group names and widths stand there already."""
+    return {
+        "criteria": list(table.criteria),
+        "left_out": [asdict(item) for item in table.left_out],
+        "clusters": [[list(members) for members in found] for found in clusters],
+    }
+
+
+def score_arrays(table: ScoreTable) -> dict[str, NDArray[Any]]:
+    """What ``scores.safetensors`` holds."""
+    return {f"group.{number}": values for number, values in enumerate(table.scores)}
+
+
+def read_scores(run: Run) -> tuple[ScoreTable, Clusters]:
+    """The score table of `run`, and per group its clusters as the search used them.
+
+    Raises RunError when ``scores.safetensors`` is missing or damaged.
+    """
+    facts, stored = run.structure, run.arrays("scores")
+    names = tuple(str(item["name"]) for item in facts["groups"])
+    scores = tuple(stored[f"group.{number}"] for number in range(len(names)))
+    table = ScoreTable(tuple(facts["criteria"]), names, scores, tuple(LeftOut(**item) for item in facts["left_out"]))
+    return table, tuple(tuple(tuple(members) for members in found) for found in facts["clusters"])

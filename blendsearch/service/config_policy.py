@@ -1,0 +1,158 @@
+"""Which configs are taken from a network: names of what is registered here, and paths below one folder.
+
+Nothing is imported, looked up or opened to find out. Whether a name is known is found out by the search itself, which
+looks it up in its registries and ends with one line where it is not there.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blendsearch.errors import ConfigError
+from blendsearch.runs.config.loading import parse_config, with_overrides
+from blendsearch.runs.config.schema import Config
+
+LARGEST_CONFIG = 64_000
+DEEPEST = 12
+"""Sections within sections; a config has three."""
+
+FACTORY = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+RESUMABLE = re.compile(
+    r"(search\.evaluations|promote\.(share|fidelity|images)|finals\.(picks|seeds|distillation|tuning\.[a-z_]+)|"
+    r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*"
+)
+"""What `resume` may change, without where evaluations run."""
+
+FORKABLE = re.compile(
+    r"((seed|allocation|(search|budget|fitness|promote|finals)\.[a-z_.]+|"
+    r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*)|engine\.ray *= *(off|local)"
+)
+"""What `fork` may change, without which machine evaluations run on."""
+
+
+def admitted(text: str, overrides: Sequence[str], data: Path | None) -> Config:
+    """The config in YAML `text` with `section.field=value` overrides, its paths made absolute, below `data`.
+
+    Raises ConfigError for what a config may not be, and for what a config from a network may not have: functions and
+    modules of one's own, another machine to evaluate on, downloads, and paths that are not below `data` (None: any).
+    """
+    tree = read_tree(text)
+    for override in overrides:
+        read_tree(override.partition("=")[2])
+    tree = with_overrides(tree or {}, overrides) if isinstance(tree, dict | None) else tree
+    if not isinstance(tree, dict):
+        raise ConfigError("the config is not YAML with sections such as model: and data:")
+    _check_spelling(tree)
+    config = parse_config(tree, "config")
+    _check_names(config)
+    return _below(config, data)
+
+
+def read_tree(text: str) -> Any:
+    """What is in YAML `text` that is neither large, deep, nor refers to itself."""
+    if len(text) > LARGEST_CONFIG:
+        raise ConfigError(f"the config is too large: at most {LARGEST_CONFIG:,} characters are taken")
+    deep = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError("the config has an alias (*name), which is not taken from a network: write it out")
+            deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if deep > DEEPEST:
+                raise ConfigError(f"the config is nested more than {DEEPEST} deep")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # YAML's dates and numbers may be impossible ones
+        raise ConfigError(f"the config is not YAML: {' '.join(str(error).split())}") from error
+
+
+def resumable(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that a resumed run does not take from a network."""
+    _check_overrides(overrides, RESUMABLE, "search.evaluations=, promote.FIELD=, finals.FIELD=")
+
+
+def forkable(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that a fork does not take from a network."""
+    _check_overrides(overrides, FORKABLE, "a field of search, budget, fitness, promote or finals, seed=, allocation=")
+
+
+def _check_overrides(overrides: Sequence[str], taken: re.Pattern[str], expected: str) -> None:
+    for override in overrides:
+        if not taken.fullmatch(override):
+            raise ConfigError(
+                f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that does "
+                "not say where"
+            )
+        read_tree(override.partition("=")[2])
+
+
+def _check_spelling(tree: dict[Any, Any]) -> None:
+    """Before parsing expands ``~`` and ``$VARIABLES`` of this machine into paths, and messages into answers."""
+    model, data = tree.get("model"), tree.get("data")
+    for place, section, fields in (("model", model, ("weights",)), ("data", data, ("root", "train", "test", "val"))):
+        for field in fields:
+            text = section.get(field) if isinstance(section, dict) else None
+            if isinstance(text, str) and ("$" in text or text.startswith("~") or "\0" in text):
+                raise ConfigError(f"{place}.{field}: neither ~ nor $ is taken from a network, write the path out")
+
+
+def _check_names(config: Config) -> None:
+    if not FACTORY.fullmatch(config.model.factory):
+        raise ConfigError(
+            f"model.factory {config.model.factory[:80]!r} is not taken from a network: expected a network of the zoo, "
+            "or torchvision:NAME; a function of one's own can be searched from the command line"
+        )
+    if config.criteria.modules:
+        raise ConfigError(
+            "criteria.modules is not taken from a network: installed packages can offer criteria by the entry point "
+            "group blendsearch.criteria"
+        )
+    if config.engine.ray not in ("off", "local"):
+        raise ConfigError("engine.ray is not taken from a network: expected off or local")
+    if config.data.download:
+        raise ConfigError("data.download is not taken from a network: put the data below the server's --data")
+    names = [config.data.dataset, config.fitness.device.replace(":", ""), *config.criteria.pool]
+    for name in (*names, *config.criteria.augment, *config.data.augment):
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"{name[:80]!r} is no name of a data set, device, criterion or augmentation")
+
+
+def _below(config: Config, data: Path | None) -> Config:
+    asked = {"weights": config.model.weights} | {
+        name: getattr(config.data, name) for name in ("root", "train", "test", "val")
+    }
+    if data is None:
+        for name, text in asked.items():
+            if text is not None:
+                raise ConfigError(f"{name}: {text!r} is a path, and this server has no --data folder for them")
+        if config.data.dataset != "digits":
+            raise ConfigError("this server has no --data folder: only the built-in digits can be searched with")
+        return config
+    data = data.resolve()
+
+    def checked(folder: Path, text: str, name: str) -> Path:
+        try:
+            path = (folder / text).resolve()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"{name}: {text!r} is no path") from error
+        if not path.is_relative_to(data):
+            raise ConfigError(f"{name}: {text!r} is not below the server's --data folder, which paths start from")
+        return path
+
+    root = checked(data, config.data.root or ".", "data.root")
+    changes: dict[str, Any] = {"root": None if config.data.dataset == "digits" else str(root)}
+    for name in ("train", "test", "val"):
+        if (text := asked[name]) is not None:
+            changes[name] = str(checked(root, text, f"data.{name}"))
+    weights = None
+    if config.model.weights is not None:
+        weights = str(checked(data, config.model.weights, "model.weights"))
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"weights": weights}),
+            "data": config.data.model_copy(update=changes),
+        }
+    )

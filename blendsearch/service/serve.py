@@ -1,0 +1,60 @@
+"""The server: an address, a token, and the application behind them until it is interrupted."""
+
+import json
+import os
+import secrets
+import socket
+import sys
+from pathlib import Path
+
+from blendsearch.errors import ConfigError
+from blendsearch.service import LOOPBACK, TOKEN
+from blendsearch.service.security import Keys
+from blendsearch.service.workspace import Place
+
+SHORTEST = 20
+
+
+def serve(
+    runs: Path, host: str, port: int, data: Path | None, names: tuple[str, ...] = (), as_json: bool = False
+) -> None:
+    """Serve the folder `runs` at `host` and `port` (0: any that is free) until interrupted.
+
+    `names` are further names that the server answers to. Raises ConfigError when it cannot be served there.
+    """
+    try:
+        import uvicorn
+
+        from blendsearch.service.app import make_app
+    except ImportError as error:
+        raise ConfigError(f"the live page needs {error.name}: pip install blendsearch[serve]") from error
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"--data {data} is not a folder")
+    token = os.environ.pop(TOKEN, "") or secrets.token_urlsafe(32)
+    if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{TOKEN} is no good token: expected at least {SHORTEST} letters without spaces, by chance")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen at {host} port {port}: {error}; choose another --port") from error
+    port = listening.getsockname()[1]
+    hosts = LOOPBACK | {host.lower(), *(name.lower() for name in names)}
+    app = make_app(Place(runs.resolve(), data), Keys(token), frozenset(hosts), f"blendsearch-{port}")
+    shown = f"[{host}]" if ":" in host else {"0.0.0.0": "localhost"}.get(host, host)
+    _announce(runs, f"http://{shown}:{port}", token, as_json)
+    if host not in LOOPBACK:
+        print("warning: over plain HTTP the token can be read on the way: use a tunnel", file=sys.stderr)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off"
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"url": url, "token": token}), flush=True)
+        return
+    # behind the # the token is not sent, and so stands in no log
+    print(f"runs in {runs}, live at {url}/#token={token}", flush=True)
+    print(f"the token is shown this once; a program sends it as {TOKEN}: see --server", flush=True)

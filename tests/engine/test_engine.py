@@ -1,0 +1,127 @@
+"""One contract for every engine: each request comes back once, right, or as failed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from evaluations import asked, collect, evaluator
+
+from blendsearch.engine.base import Engine
+from blendsearch.engine.factory import start_engine
+from blendsearch.engine.ray_connection import authenticate, loopback
+from blendsearch.engine.ray_engine import Worker, places_on
+from blendsearch.errors import EngineError
+from blendsearch.runs.config.schema import EngineConfig
+
+
+@pytest.fixture(scope="module", params=["off", "local"])
+def where(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where an engine runs; Ray is started once for all of them."""
+    if request.param == "off":
+        yield request.param
+        return
+    authenticate("local")
+    import ray
+
+    # room by counting for two engines at once
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield request.param
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(where: str) -> Iterator[Engine]:
+    started = start_engine(EngineConfig(ray=where, workers=2, threads=1, retries=1), evaluator())
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("fidelity", ["raw", "recalibrated", "tuned"])
+def test_every_request_comes_back_once_with_the_numbers_of_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
+    torch.set_num_threads(1)
+    requests = asked(5, fidelity)
+    outcomes = collect(engine, requests)
+    direct = evaluator()
+    for item in requests:
+        expected = direct.evaluate(item)
+        assert outcomes[item.digest]._replace(seconds=0) == expected._replace(seconds=0)
+    assert len({outcome.loss for outcome in outcomes.values()}) > 1
+
+
+def test_an_evaluator_with_a_repair_gives_the_numbers_of_a_direct_evaluation(where: str) -> None:
+    torch.set_num_threads(1)
+    held, requests = evaluator(repair=True), asked(3)
+    started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
+    outcomes = collect(started, requests)
+    started.close()
+    for item in requests:
+        assert outcomes[item.digest]._replace(seconds=0) == held.evaluate(item)._replace(seconds=0)
+        assert outcomes[item.digest].loss != evaluator().evaluate(item).loss, "it was not repaired"
+
+
+def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_the_rest_is_not_disturbed(engine: Engine) -> None:
+    good = asked(3)
+    nothing_left = good[0]._replace(cut=bytes(len(good[0].cut)), digest="nothing")
+    unknown = good[0]._replace(fidelity="perfect", digest="unknown")
+    outcomes = collect(engine, [good[0], nothing_left, good[1], unknown, good[2]])
+    assert all(not outcomes[item.digest].failure for item in good)
+    assert "perfect" in outcomes["unknown"].failure
+    assert outcomes["nothing"].failure
+    assert not list(engine.completed())
+
+
+def test_a_cluster_that_is_not_there_is_refused_in_one_line() -> None:
+    with pytest.raises(EngineError, match="not supported"):
+        start_engine(EngineConfig(ray="ray://somewhere:10001"), evaluator())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "places"), [(4, 1, 4), (1, 0.5, 2), (3, 0.1, 30), (2, 0.4, 4), (3, 2, 1), (0, 1, 0), (0, 0.5, 0)]
+)
+def test_a_share_of_a_gpu_is_of_one_gpu(gpus: float, share: float, places: int) -> None:
+    assert places_on(gpus, share) == places
+
+
+def test_a_worker_on_half_a_card_may_take_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    capped: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", capped.append)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: self)  # there is no card here
+    for share in (0.5, 1.0):
+        Worker(evaluator(), 1, "cuda", share)
+    assert capped == [0.5]
+
+
+def test_another_machine_without_a_token_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(EngineError, match="no token is known") as refused:
+        start_engine(EngineConfig(ray="10.11.12.13:6379"), evaluator())
+    assert "\n" not in str(refused.value)
+    monkeypatch.setenv("RAY_ADDRESS", "10.11.12.13:6379")
+    with pytest.raises(EngineError, match="no token is known"):
+        start_engine(EngineConfig(ray="auto"), evaluator())
+    secret = "4f2c" * 8
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secret)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the token would not be sent
+    with pytest.raises(EngineError, match="no token is known") as refused:
+        authenticate("head.example:6379")
+    assert secret not in str(refused.value)
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    authenticate("head.example:6379")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        *(("127.0.0.1:6379", True), ("localhost:1", True), ("[::1]:6379", True), ("http://127.0.0.1:8265", True)),
+        *(("10.0.0.5:6379", False), ("head:6379", False), ("http://head:8265", False), ("0.0.0.0:1", False)),
+    ],
+)
+def test_what_only_this_machine_reaches(address: str, own: bool) -> None:
+    assert loopback(address) == own

@@ -1,0 +1,61 @@
+"""The loss against the dense network's outputs, beside its definition written out."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from evaluations import evaluator
+
+from blendsearch.fitness.evaluator import TEMPERATURE, Against, Evaluator, request
+from blendsearch.structure.surgery import narrow
+
+
+def decided(against: Against) -> Evaluator:
+    """An evaluator whose untrained network is given opinions."""
+    held = evaluator()
+    last = [module for module in held.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight *= 50
+    return replace(held, against=against)
+
+
+def plain_divergence(held: Evaluator, module: torch.nn.Module) -> float:
+    """The mean over validation images of the sum over classes of p (log p - log q), in double precision."""
+    splits = held.splits
+    pixels = splits.val.images(np.arange(len(splits.val))).transpose(0, 3, 1, 2) / 255
+    images = torch.from_numpy((pixels - splits.mean[:, None, None]) / splits.std[:, None, None]).float()
+    with torch.no_grad():
+        p, q = (network.eval()(images).double().div(TEMPERATURE).softmax(dim=1) for network in (held.model, module))
+    return float((p * (p.log() - q.log())).sum(dim=1).mean())
+
+
+def test_the_loss_is_the_divergence_from_the_dense_outputs() -> None:
+    held = decided("dense")
+    cut = np.arange(held.maps.channels) % 3 > 0
+    module = narrow(held.model, held.maps, cut).eval()
+    loss, error = held.measure(module, "val")
+    assert loss > 0.01
+    np.testing.assert_allclose(loss, plain_divergence(held, module), rtol=1e-4)
+    assert error == decided("labels").measure(module, "val")[1]  # the error still asks for the labels
+
+
+def test_the_dense_network_has_no_loss_against_itself_and_whoever_is_nearer_has_less() -> None:
+    held = decided("dense")
+    whole = np.ones(held.maps.channels, dtype=bool)
+    nearly, half = whole.copy(), whole.copy()
+    nearly[0], half[::2] = False, False
+    losses = [held.evaluate(request(cut, "raw", 0)).loss for cut in (whole, nearly, half)]
+    assert abs(losses[0]) < 1e-6
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_labels_do_not_count_for_the_loss() -> None:
+    held = decided("dense")
+    module = narrow(held.model, held.maps, np.arange(held.maps.channels) % 2 > 0).eval()
+    mislabelled = copy.copy(held.splits.val)
+    mislabelled.labels = np.zeros_like(mislabelled.labels)
+    other = replace(held, splits=replace(held.splits, val=mislabelled))
+    (loss, error), (loss_too, error_too) = held.measure(module, "val"), other.measure(module, "val")
+    assert loss == loss_too
+    assert error != error_too

@@ -1,0 +1,223 @@
+"""What a repair restores, what it leaves alone, and that it never does a layer's output harm."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from criteria_nets import NETS, SHAPE, made
+from hypothesis import given
+from hypothesis import strategies as st
+from refits import CPU, images_of, repair_of, splits_of
+from structures import Odd, random_cut
+from torch import Tensor, nn
+
+from blendsearch.errors import ConfigError
+from blendsearch.fitness.evaluator import Evaluator, request
+from blendsearch.fitness.recovery import Recipe
+from blendsearch.fitness.refit import patches
+from blendsearch.fitness.training import Schedule
+from blendsearch.pipeline.problem.persistence import record, restore
+from blendsearch.pipeline.problem.problem import prepare
+from blendsearch.runs.config.loading import parse_config
+from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.surgery import narrow
+from blendsearch.structure.trace import trace
+
+
+class Linear(nn.Module):
+    """Nothing but sums: a 3x3 reader with a bias, a flattened one, and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(2, 6, 1)
+        self.other = nn.Conv2d(2, 5, 1)
+        self.both = nn.Conv2d(11, 4, 3, padding=1, padding_mode="circular")
+        self.head = nn.Linear(4 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.both(torch.cat([self.other(x), self.one(x)], dim=1)).flatten(1))
+        return out
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return Linear().eval()
+
+
+def cut_of(maps: IndexMaps, removed: dict[str, list[int]]) -> Cut:
+    cut = maps.whole()
+    for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
+        cut[start + np.array(removed.get(group.name, []), dtype=np.int64)] = False
+    return cut
+
+
+def compared(model: nn.Module, cut_groups: dict[str, list[int]], count: int = 48) -> tuple[float, float]:
+    """Largest difference from the dense output, on images that nothing was fitted on, without and with repair."""
+    maps = trace(model, SHAPE).maps
+    cut = cut_of(maps, cut_groups)
+    x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        dense = model(x)
+        small = narrow(model, maps, cut)
+        bare = float((small(x) - dense).abs().max())
+        repair_of(model, maps, splits_of(SHAPE, count), ridge=1e-5, renewed=False)(maps, cut, small)
+        return bare, float((small(x) - dense).abs().max())
+
+
+def test_channels_that_are_linear_combinations_of_kept_ones_are_made_up_for() -> None:
+    # six and five channels, all linear in two: two kept ones tell the others
+    bare, refitted = compared(linear(), {"one": [1, 2, 3, 5], "other": [0, 1, 3, 4]})
+    assert bare > 0.1
+    assert refitted < 1e-4
+
+
+def test_a_layer_of_which_too_few_outputs_are_seen_is_left_alone() -> None:
+    model, splits = linear(), splits_of(SHAPE)
+    maps = trace(model, SHAPE).maps
+    cut = cut_of(maps, {"both": [3]})
+    small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
+    repair_of(model, maps, splits)(maps, cut, small)  # 48 images, for 108 features behind the flattened map
+    assert torch.equal(small.get_parameter("head.weight"), bare.get_parameter("head.weight"))
+
+
+def test_a_duplicate_channel_goes_without_a_trace() -> None:
+    model = made("residual")
+    with torch.no_grad():  # the fourth inner channel says three times what the second says
+        model.inner[0].weight[3] = model.inner[0].weight[1]
+        for values in (model.inner[1].running_mean, model.inner[1].running_var):
+            values[3] = values[1]
+        model.inner[1].weight[3], model.inner[1].bias[3] = 3 * model.inner[1].weight[1], 3 * model.inner[1].bias[1]
+    bare, mended = compared(model, {"inner.0": [3]})
+    assert bare > 1e-3
+    assert mended < 1e-4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Conv2d(3, 4, (3, 2), stride=(2, 3), padding=(0, 2), dilation=(2, 1)),
+        nn.Conv2d(3, 4, 3, padding="same", padding_mode="reflect"),
+        nn.Linear(3, 4),
+    ],
+)
+def test_a_layers_output_is_its_weights_times_what_it_read(layer: nn.Conv2d | nn.Linear) -> None:
+    x = torch.randn(2, 3, *(() if isinstance(layer, nn.Linear) else (9, 11)))
+    output = layer(x).reshape(2, 4, -1)
+    positions = torch.stack([torch.randperm(output.shape[2])[:5] for _ in range(2)])
+    wanted = output.gather(2, positions[:, None, :].expand(-1, 4, -1)).transpose(1, 2).flatten(0, 1)
+    found = patches(layer, x, positions) @ layer.weight.flatten(1).T + layer.bias
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", sorted(NETS))
+def test_a_network_that_is_not_cut_stays_as_it_is(name: str) -> None:
+    model = made(name)
+    maps = trace(model, SHAPE).maps
+    small = narrow(model, maps, maps.whole())
+    repair_of(model, maps, splits_of(SHAPE))(maps, maps.whole(), small)
+    for (key, dense), kept in zip(model.state_dict().items(), small.state_dict().values(), strict=True):
+        assert torch.equal(dense, kept), key
+
+
+SHAPES = {"odd": (3, 8, 8)} | dict.fromkeys(NETS, SHAPE)
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return Odd().eval() if name == "odd" else made(name)
+
+
+CASES: dict[str, tuple[Any, ...]] = {}
+
+
+def case(name: str) -> tuple[Any, ...]:
+    """A network, its maps, images and what they repair, made once."""
+    if name not in CASES:
+        model, splits = network(name), splits_of(SHAPES[name])
+        maps = trace(model, SHAPES[name]).maps
+        repairs = [repair_of(model, maps, splits, renewed=renewed) for renewed in (False, True)]
+        CASES[name] = model, maps, images_of(splits), repairs
+    return CASES[name]
+
+
+@given(name=st.sampled_from(sorted(SHAPES)), keep=st.floats(0.1, 0.9), seed=st.integers(0, 1000), renewed=st.booleans())
+def test_no_layer_ends_further_from_what_it_said_than_its_cut_weights_left_it(
+    name: str, keep: float, seed: int, renewed: bool
+) -> None:
+    """Concatenations, streams, flattened maps; depthwise and transposed layers are left alone."""
+    model, maps, images, repairs = case(name)
+    cut = random_cut(maps, keep, seed)
+    small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
+    repairs[renewed](maps, cut, small)
+    kept = np.append(cut, True)
+    assert repairs[renewed].targets
+    renewed = repairs[renewed].renewed
+    for target in repairs[renewed].targets:
+        if target.module == "shared":  # used twice, fitted to its first use
+            continue
+        sources = {dim: kept[maps.sources[number]] for dim, number in maps.slices[target.tensor]}
+        rows = np.flatnonzero(sources.get(0, np.ones(maps.shapes[target.tensor][0], dtype=bool)))
+        with torch.inference_mode():
+            taken = seen(small, target.module, images, renewed)
+            wanted = model.get_submodule(target.module)(seen(model, target.module, images, False))[:, rows]
+            found = [item.get_submodule(target.module)(taken) - wanted for item in (bare, small)]
+            if renewed and small.get_submodule(target.module).bias is None:  # the batch-norm behind takes up the mean
+                found = [error - error.mean(dim=(0, 2, 3), keepdim=True) for error in found]
+        before, after = (float(error.square().sum()) for error in found)
+        assert after <= before * (1 + 1e-3) + 1e-6, target.module
+    assert torch.isfinite(small.eval()(images)).all()
+
+
+def seen(model: nn.Module, name: str, images: Tensor, renewed: bool) -> Tensor:
+    """What the layer reads while layers are fitted."""
+    taken: list[Tensor] = []
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].clone()))
+    model.eval()
+    for module in model.modules():
+        if renewed and isinstance(module, nn.BatchNorm2d):
+            module.train()
+            module.momentum = 0.0
+    model(images)
+    hook.remove()
+    return taken[0]
+
+
+def test_an_evaluation_with_repair_is_pure() -> None:
+    model, splits = made("residual"), splits_of(SHAPE)
+    maps = trace(model, SHAPE).maps
+    recipe = Recipe(32, 20, Schedule(0.5, 0.05, 16), Schedule(1, 0.05, 16))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cuts = [random_cut(maps, 0.5, seed) for seed in range(3)]
+    outcomes = []
+    for order in (cuts, cuts[::-1]):
+        evaluator = Evaluator(model, maps, splits, recipe, CPU, repair_of(model, maps, splits))
+        outcomes.append({o.digest: o._replace(seconds=0) for o in map(evaluator.evaluate, asked(order))})
+    assert outcomes[0] == outcomes[1]
+    bare = Evaluator(model, maps, splits, recipe, CPU)
+    assert all(bare.evaluate(item).loss != outcomes[0][item.digest].loss for item in asked(cuts))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def asked(cuts: list[Cut]) -> list:
+    return [request(cut, "tuned", 0) for cut in cuts]
+
+
+def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Path) -> None:
+    quick["fitness"]["repair"] = "refit"
+    setting = prepare(parse_config(quick, "here"), lambda *_: None)
+    item = request(random_cut(setting.structure.maps, 0.5, 0), "recalibrated", 0)
+    first = setting.evaluator.evaluate(item)
+    bare = dataclasses.replace(setting.evaluator, repair=None).evaluate(item)
+    assert first.loss < bare.loss
+    again = restore(record(setting, tmp_path, "one", [])).evaluator.evaluate(item)
+    assert again._replace(seconds=0) == first._replace(seconds=0)
+
+
+def test_a_repair_that_is_not_known_is_refused(quick: dict[str, Any]) -> None:
+    quick["fitness"]["repair"] = "mend"
+    with pytest.raises(ConfigError, match=r"fitness\.repair"):
+        parse_config(quick, "here")

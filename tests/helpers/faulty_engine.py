@@ -1,0 +1,15 @@
+"""An evaluator that fails on request."""
+
+import sys
+
+import faulty
+from evaluations import evaluator
+
+from blendsearch.fitness.evaluator import Evaluator
+
+HARNESS = [sys.executable, faulty.__file__]
+
+
+def faulty_evaluator() -> Evaluator:
+    held = evaluator()
+    return faulty.Faulty(held.model, held.maps, held.splits, held.recipe, held.device)

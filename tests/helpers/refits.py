@@ -1,0 +1,30 @@
+"""Small splits, and refits of small networks."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blendsearch.data.split import ArraySplit
+from blendsearch.data.splits import Splits, batches
+from blendsearch.fitness.refit import Repair, repair_for
+from blendsearch.structure.groups import IndexMaps
+
+CPU = torch.device("cpu")
+
+
+def splits_of(shape: tuple[int, int, int], count: int = 48) -> Splits:
+    channels, height, width = shape
+    rng = np.random.default_rng(0)
+    split = ArraySplit(
+        rng.integers(0, 256, (count, height, width, channels), dtype=np.uint8), rng.integers(0, 3, count)
+    )
+    mean, std = np.full(channels, 0.5, np.float32), np.full(channels, 0.25, np.float32)
+    return Splits(split, split, split, 3, mean, std, (), "")
+
+
+def images_of(splits: Splits) -> Tensor:
+    return next(batches(splits.train, batch_size=len(splits.train), mean=splits.mean, std=splits.std, device=CPU))[0]
+
+
+def repair_of(model: nn.Module, maps: IndexMaps, splits: Splits, ridge: float = 1e-2, renewed: bool = True) -> Repair:
+    return repair_for(model, maps, splits, images=len(splits.train), device=CPU, renewed=renewed, ridge=ridge)

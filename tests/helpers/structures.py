@@ -1,0 +1,40 @@
+"""Random cuts, and a network of odd layers."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blendsearch.structure.groups import Cut, IndexMaps
+
+
+def random_cut(maps: IndexMaps, keep: float, seed: int) -> Cut:
+    """Each channel kept with probability `keep`, one of every group in any case."""
+    rng = np.random.default_rng(seed)
+    cut = rng.random(maps.channels) < keep
+    cut[maps.offsets[:-1] + rng.integers(0, maps.sizes)] = True
+    return cut
+
+
+class Odd(nn.Module):
+    """A network with something of everything: flatten, concatenation, depthwise, transposed, a shared layer, PReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, padding=1)
+        self.two = nn.Conv2d(3, 10, 3, padding=1)
+        self.act = nn.PReLU(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 4 * 4, 12)
+        self.out = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(torch.cat([self.one(x), self.two(x)], dim=1))
+        x = F.relu(self.up(self.depthwise(x)))
+        x = F.relu(self.shared(F.relu(self.shared(x))))
+        return self.out(F.relu(self.head(F.adaptive_avg_pool2d(x, 4).flatten(1))))
+
+
+ODD = Odd().eval()

@@ -1,0 +1,102 @@
+"""Cheap first, dear later: promotion, how far the cheap judgement can be trusted, stop rules, distillation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from scipy.stats import kendalltau
+from torch import nn
+
+from blendsearch.cli.main import main
+from blendsearch.fitness.training import Teacher
+from blendsearch.pipeline.stopping import reason_to_stop
+from blendsearch.runs.config.schema import SearchConfig
+from blendsearch.runs.run import open_run
+
+
+@pytest.fixture
+def searched(tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> tuple[Path, dict[str, Any]]:
+    """A run whose best fifth was fine-tuned shortly, and two picks for longer with a teacher."""
+    quick |= {"promote": {"share": 0.2}, "finals": {"picks": 2, "distillation": 0.5, "tuning": {"epochs": 1}}}
+    quick["fitness"]["tuning"] = {"epochs": 0.5, "rate": 0.05}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(quick))
+    main(["search", str(path), "--runs", str(tmp_path), "--name", "one"])
+    assert "Kendall's tau between recalibrated and tuned losses" in capsys.readouterr().out
+    main(["front", "one", "--runs", str(tmp_path), "--json"])
+    return tmp_path, json.loads(capsys.readouterr().out)
+
+
+def test_the_best_share_is_judged_again_and_the_agreement_stated(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = searched
+    store = open_run(folder, "one").store(read_only=True)
+    rows = {row.digest: row for row in store.evaluations() if row.id}
+    again = {item.digest: item.loss for item in store.rejudged()}
+    picks = {item.digest for item in store.finals()}
+    best = sorted(rows.values(), key=lambda row: (row.loss, row.error, row.id))[: round(0.2 * len(rows))]
+    assert {row.digest for row in best} <= again.keys()
+    assert all(item.fidelity == "tuned" for item in store.rejudged())
+    expected = kendalltau([rows[digest].loss for digest in sorted(again)], [again[digest] for digest in sorted(again)])
+    stage = found["fidelities"][0]
+    assert (stage["cheaper"], stage["dearer"], stage["networks"]) == ("recalibrated", "tuned", len(again))
+    assert stage["tau"] == pytest.approx(expected.statistic)
+    assert found["fidelities"][1]["dearer"] == "final"
+    # what is fine-tuned for long is the best by the dearer judgement
+    assert min(again, key=lambda digest: again[digest]) in picks
+
+
+def test_a_search_without_promotion_states_no_agreement(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["search", str(config_file), "--runs", str(tmp_path), "--name", "plain", "--set", "search.evaluations=12"])
+    capsys.readouterr()
+    main(["front", "plain", "--runs", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["fidelities"] == []
+
+
+def generations(*losses: float, volume: float = 0.5, wall: float = 10.0) -> list[dict[str, Any]]:
+    return [{"wall": wall, "summary": {"best_loss": loss, "hypervolume": volume}} for loss in losses]
+
+
+def test_a_search_ends_when_nothing_better_is_found_or_its_time_is_over() -> None:
+    stalled, timed = SearchConfig(stalled=2), SearchConfig(seconds=25)
+    assert reason_to_stop(stalled, generations(3, 2, 1)) is None
+    assert reason_to_stop(stalled, generations(3, 1, 1)) is None
+    assert "2 generations" in str(reason_to_stop(stalled, generations(3, 1, 1, 1)))
+    grown = [*generations(1, 1), *generations(1, volume=0.6)]
+    assert reason_to_stop(stalled, grown) is None
+    assert reason_to_stop(timed, generations(3, 3)) is None
+    assert "time is over" in str(reason_to_stop(timed, generations(3, 2, 1)))
+    assert reason_to_stop(SearchConfig(), generations(*[1.0] * 50, wall=1e6)) is None
+
+
+def test_a_stalled_search_still_finishes_its_run(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", str(config_file), "--runs", str(tmp_path), "--name", "short"]
+    main([*words, "--set", "search.seconds=0.001", "--set", "search.evaluations=500"])
+    assert "stopped early: the time is over" in capsys.readouterr().out
+    run = open_run(tmp_path, "short")
+    assert run.finished and 8 <= len(run.store(read_only=True).evaluations()) < 40
+
+
+def test_distillation_is_the_divergence_from_the_teacher() -> None:
+    torch.manual_seed(0)
+    teacher, images, labels = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    logits = torch.randn(5, 3, requires_grad=True)
+    loss = F.cross_entropy(logits, labels)
+    assert Teacher(teacher, 0.0).joined(loss, logits, images, "float32") == loss
+    wanted = torch.softmax(teacher(images) / 4, dim=1)
+    said = torch.log_softmax(logits / 4, dim=1)
+    divergence = (wanted * (wanted.log() - said)).sum(dim=1).mean()
+    found = Teacher(teacher, 0.25).joined(loss, logits, images, "float32")
+    np.testing.assert_allclose(found.item(), (0.75 * loss + 0.25 * 16 * divergence).item(), rtol=1e-5)
+    same = Teacher(teacher, 1.0).joined(loss, teacher(images), images, "float32")
+    np.testing.assert_allclose(same.item(), 0, atol=1e-6)
+    found.backward()
+    assert teacher.weight.grad is None

@@ -1,0 +1,262 @@
+"""One contract for both schedules: what was asked for is judged once, at the budget, whatever comes back when."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from run_files import journal
+
+from blendsearch.cli.main import main
+from blendsearch.engine.base import Engine, nothing_more
+from blendsearch.engine.local import LocalEngine
+from blendsearch.fitness.evaluator import Outcome, Request
+from blendsearch.pipeline.loop import search
+from blendsearch.pipeline.problem.persistence import record
+from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.results.summary import summary
+from blendsearch.runs.config.loading import parse_config
+from blendsearch.runs.run import Run, open_run
+from blendsearch.runs.worker_logs import WorkerLogs
+
+SCHEDULES = ["generational", "steady"]
+EVALUATIONS = 40
+
+
+class Stopped(Exception):
+    """The searching process is gone."""
+
+
+class OutOfOrder:
+    """An engine of so many workers whose evaluations, real ones, come back in a random order.
+
+    Stops for good after `lasts` of them; fails those whose digest is in `failing`.
+    """
+
+    def __init__(self, setting: Setting, workers: int, seed: int, lasts: int = 10**9, failing: str = "") -> None:
+        self.workers, self.asked, self.lasts, self.failing = workers, list[str](), lasts, failing
+        self.evaluator, self.rng = setting.evaluator, np.random.default_rng(seed)
+        self.queue: list[Request] = []
+
+    @property
+    def busy(self) -> int:
+        return min(self.workers, len(self.queue))
+
+    def submit(self, asked: Request) -> None:
+        self.queue.append(asked)
+        self.asked.append(f"{asked.digest} {asked.split}")
+
+    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        while True:
+            feed()
+            if not self.queue:
+                return
+            if not self.lasts:
+                raise Stopped
+            self.lasts -= 1
+            asked = self.queue.pop(int(self.rng.integers(min(self.workers, len(self.queue)))))
+            if asked.split == "val" and asked.digest[:1] in self.failing and asked.fidelity != "raw":
+                yield Outcome(asked.digest, np.nan, np.nan, 0.0, "it was to fail", asked.seed)
+            else:
+                yield self.evaluator.evaluate(asked)
+
+    def watch(self, run: str, logs: WorkerLogs) -> None:
+        """Nothing is written down."""
+
+    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Nothing is published."""
+
+    def close(self) -> None:
+        self.queue.clear()
+
+
+TREE: dict[str, Any] = {
+    "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 2, "rate": 0.1}},
+    "data": {"dataset": "digits", "val_size": 0.3},
+    "criteria": {"pool": ["l1", "bn_gamma", "apoz"], "images": 64},
+    "budget": {"macs": 0.5},
+    "fitness": {"recalibration_images": 64, "device": "cpu"},
+    "search": {"evaluations": EVALUATIONS, "population": 8},
+    "engine": {"threads": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Setting:
+    return prepare(parse_config(TREE, "test"), lambda kind, facts: None)
+
+
+def with_search(setting: Setting, **fields: Any) -> Setting:
+    config = setting.config
+    changed = config.model_copy(update={"search": config.search.model_copy(update=fields)})
+    return dataclasses.replace(setting, config=changed)
+
+
+def begun(setting: Setting, folder: Path, name: str) -> Run:
+    return record(setting, folder, name, ["test"])
+
+
+def gone_through(run: Run, setting: Setting, engine: Engine) -> list[str]:
+    """What was said."""
+    said: list[str] = []
+    search(run, setting, engine, lambda kind, facts: said.append(f"{kind} {facts.get('text', '')}"))
+    return said
+
+
+@pytest.mark.parametrize("optimiser", ["auto", "nsga2", "random"])
+@pytest.mark.parametrize("workers", [1, 3, 60])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_evaluation_asked_for_is_judged_once_and_the_end_is_below_the_baselines(
+    schedule: str, workers: int, optimiser: str, prepared: Setting, tmp_path: Path
+) -> None:
+    setting = with_search(prepared, schedule=schedule, optimiser=optimiser)
+    run = begun(setting, tmp_path, "one")
+    engine = OutOfOrder(setting, workers, seed=workers)
+    gone_through(run, setting, engine)
+    rows = journal(run)
+    assert [row[0] for row in rows] == list(range(1, EVALUATIONS + 1))
+    assert len({row[1] for row in rows}) == EVALUATIONS
+    assert len(engine.asked) == len(set(engine.asked))
+    found = summary(run)
+    assert min(row["val_loss"] for row in found["front"]) <= min(row["val_loss"] for row in found["baselines"])
+    assert all(row["macs_ratio"] <= 0.5 and row["test_accuracy"] is not None for row in found["front"])
+    store = run.store(read_only=True)
+    assert sorted(item.id for item in store.completions()) == list(range(EVALUATIONS + 1))
+    assert sum(item["evaluations"] for item in store.generations()) == EVALUATIONS
+    store.close()
+    assert json.loads((run.path / "finished.json").read_text())["evaluations"] == EVALUATIONS
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_with_one_worker_a_search_stopped_anywhere_ends_as_the_undisturbed_one(
+    schedule: str, prepared: Setting, tmp_path: Path
+) -> None:
+    setting = with_search(prepared, schedule=schedule)
+    whole = begun(setting, tmp_path, "whole")
+    gone_through(whole, setting, LocalEngine(setting.evaluator))
+    for lasts in (1, 17, 40, 43):
+        run = begun(setting, tmp_path, f"stopped-{lasts}")
+        with pytest.raises(Stopped):
+            gone_through(run, setting, OutOfOrder(setting, 1, 0, lasts))
+        gone_through(run, setting, LocalEngine(setting.evaluator))
+        assert journal(run) == journal(whole)
+        assert summary(run) == summary(whole)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(max_examples=6)
+@given(seed=st.integers(0, 99), workers=st.integers(1, 12), stops=st.lists(st.integers(1, 25), max_size=3))
+def test_however_often_it_is_stopped_nothing_that_was_stored_is_lost_or_judged_again(
+    schedule: str, seed: int, workers: int, stops: list[int], prepared: Setting, tmp_path_factory: Any
+) -> None:
+    setting = with_search(prepared, schedule=schedule)
+    run = begun(setting, tmp_path_factory.mktemp("runs"), "one")
+    failing = "0"
+    asked: list[str] = []
+    for number, lasts in enumerate([*stops, 10**9]):
+        before = journal(run)
+        engine = OutOfOrder(setting, workers, seed + number, lasts, failing)
+        with contextlib.suppress(Stopped):
+            gone_through(run, setting, engine)
+        assert set(before) <= set(journal(run))
+        assert not {f"{row[1]} val" for row in before} & set(engine.asked)
+        asked += engine.asked
+    rows = journal(run)
+    assert [row[0] for row in rows] == list(range(1, EVALUATIONS + 1))
+    for _, digest, loss, failure in rows:
+        assert bool(failure) == (digest[0] in failing) == (loss is None)
+    # what was out when it was stopped is asked for again, under the same number; nothing else is
+    assert len(asked) - len(set(asked)) <= len(stops) * max(workers, setting.config.search.population + 16)
+
+
+@pytest.mark.parametrize("workers", [2, 9])
+def test_a_generational_search_ends_the_same_with_any_workers(workers: int, prepared: Setting, tmp_path: Path) -> None:
+    whole, other = begun(prepared, tmp_path, "whole"), begun(prepared, tmp_path, "other")
+    gone_through(whole, prepared, LocalEngine(prepared.evaluator))
+    gone_through(other, prepared, OutOfOrder(prepared, workers, 3))
+    assert journal(other) == journal(whole) and summary(other) == summary(whole)
+
+
+def test_a_steady_search_keeps_every_worker_supplied(prepared: Setting, tmp_path: Path) -> None:
+    setting = with_search(prepared, schedule="steady")
+    run, engine = begun(setting, tmp_path, "one"), OutOfOrder(setting, 6, 0)
+    waiting: list[int] = []
+    evaluate = engine.completed
+
+    def watched(feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+        for outcome in evaluate(feed):
+            waiting.append(len(engine.queue))
+            yield outcome
+
+    engine.completed = watched  # type: ignore[method-assign]
+    gone_through(run, setting, engine)
+    searching = waiting[1 : EVALUATIONS - 4]  # after the dense network, until there is no more to ask for
+    assert set(searching) == {5}, "one came back, the five others are out: the sixth is asked for at once"
+
+
+def test_final_fine_tunes_are_all_given_out_at_once(tmp_path: Path) -> None:
+    tree = TREE | {"search": {"evaluations": 14}, "finals": {"picks": 2, "seeds": 2, "tuning": {"epochs": 0.1}}}
+    setting = prepare(parse_config(tree, "test"), lambda kind, facts: None)
+    run, engine = begun(setting, tmp_path, "one"), OutOfOrder(setting, 4, 0)
+    before_each: list[int] = []
+    evaluate = engine.evaluator.evaluate
+
+    class Watched:
+        def evaluate(self, asked: Request) -> Outcome:
+            if asked.fidelity == "final":
+                before_each.append(sum(item.fidelity == "final" for item in engine.queue))
+            return evaluate(asked)
+
+    engine.evaluator = Watched()  # type: ignore[assignment]
+    gone_through(run, setting, engine)
+    assert len(before_each) >= 4
+    assert before_each == list(range(len(before_each)))[::-1], "one waited for another"
+    assert len(run.store(read_only=True).finals()) == len(before_each)
+
+
+def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["--runs", str(tmp_path), "--set", "search.schedule=steady"]
+    main(["search", str(config_file), "--name", "long", "--set", "search.evaluations=34", *words])
+    main(["search", str(config_file), "--name", "short", "--set", "search.evaluations=12", *words])
+    main(["resume", "short", "--runs", str(tmp_path), "--set", "search.evaluations=34"])
+    assert journal(open_run(tmp_path, "short")) == journal(open_run(tmp_path, "long"))
+
+
+@pytest.mark.parametrize("optimiser", ["cma", "nsga2", "surrogate"])
+def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_what_was_judged(
+    optimiser: str, prepared: Setting, tmp_path: Path
+) -> None:
+    setting = with_search(prepared, schedule="steady", optimiser=optimiser)
+    run = begun(setting, tmp_path, "one")
+    with pytest.raises(Stopped):
+        gone_through(run, setting, OutOfOrder(setting, 2, 0, 30))
+    before = journal(run)
+    # the optimiser draws otherwise from here on, as on a machine that rounds otherwise
+    other = dataclasses.replace(setting, config=setting.config.model_copy(update={"seed": 1}))
+    said = gone_through(run, other, LocalEngine(setting.evaluator))
+    assert any("the search goes on from what was judged" in text for text in said)
+    rows = journal(run)
+    assert set(before) <= set(rows) and max(row[0] for row in rows) == EVALUATIONS
+    assert EVALUATIONS - 2 <= len({row[1] for row in rows}) == len(rows)
+    assert not any(
+        "goes on from" in text
+        for text in gone_through(begun(other, tmp_path, "two"), other, LocalEngine(setting.evaluator))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_on_ray(schedule: str, quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "config.yaml"
+    quick["search"]["schedule"] = schedule
+    path.write_text(yaml.safe_dump(quick | {"engine": {"threads": 1, "workers": 2}}))
+    main(["search", str(path), "--runs", str(tmp_path), "--name", "one", "--ray", "local"])
+    rows = journal(open_run(tmp_path, "one"))
+    assert [row[0] for row in rows] == list(range(1, 31)) and len({row[1] for row in rows}) == 30

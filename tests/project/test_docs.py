@@ -1,0 +1,173 @@
+"""The site: its reference lacks nothing, and what its pages show is understood by the program as it stands there."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pydantic import BaseModel
+from torch import nn
+
+import blendsearch
+from blendsearch.cli.main import main, make_parser
+from blendsearch.criteria.registry import CRITERIA, load_pool
+from blendsearch.runs.config.loading import load_config, parse_config
+from blendsearch.runs.config.method_spec import METHODS
+from blendsearch.runs.config.schema import Config
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+
+sys.path.insert(0, str(DOCS))
+import generated  # noqa: E402
+
+
+def blocks(kind: str, page: Path | None = None) -> list[tuple[Path, str]]:
+    """All code blocks of a kind, in one page or in all."""
+    found = re.compile(rf"^```{kind}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [(path, code) for path in PAGES if page in (None, path) for code in found.findall(path.read_text("utf-8"))]
+
+
+def fields(section: type[BaseModel], path: str = "") -> Iterator[str]:
+    for name, facts in section.model_fields.items():
+        inner = [
+            item
+            for item in (facts.annotation, *getattr(facts.annotation, "__args__", ()))
+            if isinstance(item, type) and issubclass(item, BaseModel)
+        ]
+        yield from fields(inner[0], f"{path}{name}.") if inner else [f"{path}{name}"]
+
+
+def test_every_field_of_the_config_is_in_the_reference() -> None:
+    page = generated.filled((DOCS / "reference" / "config.md").read_text("utf-8"))
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    for field in fields(Config):
+        section, _, name = field.rpartition(".")
+        title = next(title for title in sections if f"`{section}`" in title or (not section and title == "At the top"))
+        assert re.search(rf"^`{name}`{{#[\w-]+}}\n: \S", sections[title], re.MULTILINE), field
+
+
+def test_every_criterion_and_verb_is_in_the_reference() -> None:
+    load_pool()
+    page = generated.filled((DOCS / "reference" / "criteria.md").read_text("utf-8"))
+    own = [item for item in CRITERIA.values() if item.score.__module__.startswith("blendsearch.")]
+    assert len(own) > 30
+    assert not [item.name for item in own if f"| `{item.name}`{{#" not in page]
+    page = generated.filled((DOCS / "reference" / "cli.md").read_text("utf-8"))
+    verbs = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+    assert "search" in verbs and not [verb for verb in verbs if f"## `{verb}`" not in page]
+
+
+def test_the_python_reference_has_all_that_is_public() -> None:
+    page = (DOCS / "reference" / "python.md").read_text("utf-8")
+    named = set(re.findall(r"\w+", page))
+    assert not set(blendsearch.__all__) - named
+
+
+def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="the group docs is not installed")
+    from offline import loaded_from_elsewhere
+
+    (tmp_path / "page.html").write_text('<a href="https://a.example/">a</a><img src="here.png"><link href="style.css">')
+    (tmp_path / "style.css").write_text(
+        "a { background: url('data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\">') }"
+    )
+    assert loaded_from_elsewhere(tmp_path) == []
+    (tmp_path / "other.html").write_text('<script async src="https://b.example/x.js"></script>')
+    (tmp_path / "other.css").write_text("@import 'https://c.example/font.css'; a { b: url(//d.example/e.woff) }")
+    assert [line.split("://")[-1].removeprefix("other.css: //") for line in loaded_from_elsewhere(tmp_path)] == [
+        "c.example/font.css",
+        "d.example/e.woff",
+        "b.example/x.js",
+    ]
+
+
+def test_every_method_is_told_of() -> None:
+    page = (DOCS / "howto" / "neighbours.md").read_text("utf-8")
+    assert not [method for method in METHODS if f"| `{method}` |" not in page]
+    set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.methods(), re.DOTALL))
+    assert {name: yaml.safe_load(text) for name, text in set_by.items()} == {
+        name: yaml.safe_load(yaml.safe_dump(fields)) for name, fields in METHODS.items() if fields
+    }
+
+
+def test_what_is_not_described_ends_the_build() -> None:
+    section = {"properties": {"novel": {"type": "integer", "default": 1}}}
+    assert "whole number; default `1`" in generated._section("`here`", "here", section, {"novel": "New."})
+    with pytest.raises(generated.Undescribed, match=r"here\.novel"):
+        generated._section("`here`", "here", section, {})
+    with pytest.raises(generated.Undescribed, match=r"here\.gone"):
+        generated._section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
+
+
+def test_every_command_shown_is_one() -> None:
+    shown = 0
+    for page, code in blocks("sh"):
+        for line in code.splitlines():
+            words = shlex.split(line, comments=True)
+            if "blendsearch" not in words[:6] or words[0] in ("pip", "docker"):
+                continue
+            try:
+                arguments = make_parser().parse_args(words[words.index("blendsearch") + 1 :])
+            except SystemExit as problem:
+                raise AssertionError(f"{page.name}: {line}") from problem
+            shown += 1
+            if arguments.verb.__name__ == "search" and arguments.config is None:
+                load_config(None, arguments.set)
+    assert shown > 25
+
+
+@pytest.mark.parametrize(("page", "code"), [pytest.param(page, code, id=page.stem) for page, code in blocks("yaml")])
+def test_every_config_shown_is_understood(page: Path, code: str) -> None:
+    parse_config(load_config(None).model_dump() | yaml.safe_load(code), page.name)
+
+
+def test_every_line_of_python_shown_is_python() -> None:
+    found = blocks("python")
+    assert len(found) > 8
+    for page, code in found:
+        compile(code, page.name, "exec")
+
+
+def test_the_criteria_of_ones_own_are_scored(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = DOCS / "howto" / "own-criterion.md"
+    (tmp_path / "own_ones.py").write_text("\n".join(code for _, code in blocks("python", page)).replace("mine.py", ""))
+    (_, config), *_ = blocks("yaml", page)
+    tree = yaml.safe_load(config_file.read_text()) | yaml.safe_load(config)
+    tree["criteria"] |= {"modules": ["own_ones"], "images": 64}
+    tree["criteria"]["pool"].append("mean_response")
+    config_file.write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    load_pool()
+    pool = {name: item for name, item in CRITERIA.items() if item.score.__module__.startswith("blendsearch.")}
+    monkeypatch.setattr("blendsearch.criteria.registry.CRITERIA", pool)  # the README shows one of the same name
+    main(["criteria", str(config_file), "--map"])
+    said = capsys.readouterr().out
+    assert "6 criteria, clustered" in said and "largest_weight" in said and (tmp_path / "criteria-map.png").exists()
+
+
+def test_another_task_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    ((_, code),) = blocks("python", DOCS / "howto" / "own-task.md")
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+    images = torch.randn(80, 1, 8, 8)
+    given: dict[str, Any] = {
+        "model": model,
+        "images": images[:60],
+        "depths": images[:60].roll(1, 2),
+        "val_images": images[60:],
+        "val_depths": images[60:].roll(1, 2),
+    }
+    quick = '"runs": "here", "evaluations": 8, "criteria": ["l1", "taylor_gate"], "device": "cpu", "progress": False'
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("budget=bs.macs(0.5)", f"budget=bs.macs(0.5), **{{{quick}}}"), given)
+    best = given["run"].best()
+    assert best.macs_ratio <= 0.5 and best.further["worst"] >= best.val_loss > 0

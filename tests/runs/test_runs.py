@@ -1,0 +1,178 @@
+"""What must survive a crash, and what is refused at the door."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_files import row
+
+from blendsearch.errors import ConfigError, RunError
+from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.config.loading import DIGITS, dump_config, load_config, parse_config
+from blendsearch.runs.run import check_name, create_run, free_name, open_run, runs_in
+from blendsearch.runs.store import Store
+
+
+def made(folder: Path, name: str = "one") -> None:
+    create_run(folder, name, load_config(DIGITS), {}, {}, {"dense": {"w": np.ones(3)}})
+
+
+def test_a_run_is_read_as_it_was_made(tmp_path: Path) -> None:
+    made(tmp_path)
+    run = open_run(tmp_path, "one")
+    assert run.config == load_config(DIGITS)
+    assert run.arrays("dense")["w"].tolist() == [1, 1, 1]
+    assert runs_in(tmp_path) == ["one"]
+    assert free_name(tmp_path, "one") == "one-1"
+    assert parse_config(json.loads((tmp_path / "one/run.json").read_text())["config"], "x") == run.config
+    assert "digits_net" in dump_config(run.config)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../up", "/etc", "UPPER", "-dash", "a/b", "a" * 65, "a.b", "a\n"])
+def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError):
+        check_name(tmp_path, name)
+    with pytest.raises(RunError):
+        open_run(tmp_path, name)
+
+
+def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path: Path) -> None:
+    made(tmp_path)
+    (
+        tmp_path / "one" / "lock"
+    ).mkdir()  # as on a read-only file system, where it cannot be opened; root may write files
+    run = open_run(tmp_path, "one")
+    with pytest.raises(RunError, match=r"run 'one' cannot be written to \(Is a directory\)"), run.locked():
+        pass
+    assert run.arrays("dense")["w"].tolist() == [1, 1, 1]
+
+
+def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_made(tmp_path: Path) -> None:
+    made(tmp_path)
+    with pytest.raises(RunError, match="already"):
+        made(tmp_path)
+    with pytest.raises(AttributeError):
+        create_run(tmp_path, "two", load_config(DIGITS), {}, {}, {"dense": 3})  # type: ignore[dict-item]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
+
+
+def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for reading in (lambda: check_name(file, "one"), lambda: runs_in(file)):
+        with pytest.raises(RunError, match="is a file: runs are in a folder"):
+            reading()
+    with pytest.raises(RunError, match="no run 'file' in"):
+        open_run(tmp_path, "file")
+
+
+def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    made(tmp_path)
+    path = tmp_path / "one" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(RunError, match="newer blendsearch"):
+        open_run(tmp_path, "one")
+
+
+def test_a_run_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
+    made(tmp_path)
+    run = open_run(tmp_path, "one")
+    with run.locked(), pytest.raises(RunError, match="another process"), open_run(tmp_path, "one").locked():
+        pass
+    with run.locked():
+        pass
+
+
+def test_the_newest_whole_checkpoint_is_used_and_damage_is_reported(tmp_path: Path) -> None:
+    for generation in range(1, 6):
+        save_checkpoint(tmp_path, generation, {"generation": generation})
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == [f"generation-{number:05d}.json" for number in (3, 4, 5)]
+    (tmp_path / kept[2]).write_text((tmp_path / kept[2]).read_text()[:30])
+    (tmp_path / kept[1]).write_text((tmp_path / kept[1]).read_text().replace("4", "7"))
+    heard: list[str] = []
+    assert load_checkpoint(tmp_path, heard.append) == {"generation": 3}
+    assert len(heard) == 2 and all("damaged" in text for text in heard)
+    (tmp_path / kept[0]).write_text("{}")
+    with pytest.raises(RunError, match="every checkpoint"):
+        load_checkpoint(tmp_path, heard.append)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"generation": 1})
+    (tmp_path / ".generation-00002.json.draft").mkdir()  # stands for a disk that takes no more
+    with pytest.raises((RunError, OSError)):
+        save_checkpoint(tmp_path, 2, {"generation": 2})
+    assert load_checkpoint(tmp_path, print) == {"generation": 1}
+
+
+def test_the_first_evaluation_of_a_cut_wins_and_readers_work_during_writes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run.sqlite")
+    store.add(row(1, 0.5))
+    store.add(row(1, 0.9)._replace(id=2))
+    reader = Store(tmp_path / "run.sqlite", read_only=True)
+    assert [(item.id, item.loss) for item in reader.evaluations()] == [(1, 0.5)]
+    store.add(row(3, None))
+    assert [item.loss for item in reader.evaluations()] == [0.5, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("search.evalutions=5", "did you mean evaluations"),
+        ("serch.evaluations=5", "did you mean search"),
+        ("search.evaluations=0", "search.evaluations"),
+        ("search.population=6", "multiple of 4"),
+        ("budget.macs=1.5", "budget.macs"),
+        ("budget.macs=[0.5,0.2]", "the smaller ratio comes first"),
+        ("budget.macs=.nan", "budget.macs"),
+        ("budget.macs=null", "no budget is given"),
+        ("model.train=null", "no weights"),
+        ("fitness.fidelity=perfect", "fitness.fidelity"),
+        ("search", "section.field=value"),
+        ("model.factory.x=1", "holds no fields"),
+    ],
+)
+def test_a_wrong_field_is_named(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(DIGITS, [change])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "just words", "\x00"])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_overrides_reach_nested_fields_and_paths_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "/somewhere")
+    changes = ["search.evaluations=7", "fitness.tuning.rate=0.5", "model.weights=$PLACE/w.safetensors"]
+    config: Any = load_config(DIGITS, changes)
+    assert (config.search.evaluations, config.fitness.tuning.rate) == (7, 0.5)
+    assert config.model.weights == "/somewhere/w.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"search": {"optimiser": "cma"}, "budget": {"macs": [0.3, 0.5]}}, "cma searches at one budget"),
+        ({"search": {"optimiser": "cma", "blend": "group"}}, "with search.blend network"),
+        ({"search": {"blend": "group", "population": 10}}, "multiple of 4"),
+        ({"method": "legr", "criteria": {"pool": ["l1"]}}, "put it in criteria.pool"),
+        ({"method": "legr", "budget": {"macs": [0.3, 0.5]}}, "searches at one budget"),
+        ({"method": "torch-pruning", "budget": {"keep": 0.5}}, "needs a budget"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config(quick | changes, "test")
+
+
+def test_a_population_need_not_be_a_multiple_of_four_without_tournaments(quick: dict[str, Any]) -> None:
+    assert parse_config(quick | {"search": {"population": 10}}, "test").search.population == 10
