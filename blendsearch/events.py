@@ -1,0 +1,290 @@
+"""Events that a search reports, as typed values; `to_dict` gives the JSON objects that ``--json`` prints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events. `kind` is the value of ``"event"`` in JSON."""
+
+    kind: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as a JSON object: its kind, then its fields in order."""
+        return {"event": self.kind, **{item.name: getattr(self, item.name) for item in fields(self)}}
+
+
+Reporter = Callable[[Event], None]
+"""Receives every event of a search."""
+
+
+def ignore_event(event: Event) -> None:
+    """Drop `event`: the reporter of callers that need none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """A condition that the user should know about; the search continues."""
+
+    kind = "warning"
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(Event):
+    """Base of events that count steps: `done` of `of`."""
+
+    done: float
+    of: float
+
+
+# before a search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced(Event):
+    """The network was traced. `reachable`: the lowest ratio of each cost that any cut reaches."""
+
+    kind = "traced"
+    groups: int
+    frozen: int
+    reachable: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricChecked(Event):
+    """The user's ``evaluate=`` ran on the dense network. `metrics`: whatever else it returned."""
+
+    kind = "judged"
+    by: str
+    loss: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"event": self.kind, "by": self.by, "loss": self.loss, **self.metrics}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseTrained(Event):
+    """The base network is being trained: `done` is a share of the schedule in [0, 1]."""
+
+    kind = "training"
+    done: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyMeasuring(Event):
+    """Latencies of `cuts` cuts are about to be measured; `where` names device, batch size and precision."""
+
+    kind = "measuring"
+    cuts: int
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyFitted(Event):
+    """A latency model was fitted. Errors and `margin` are shares of the measured latency."""
+
+    kind = "latency"
+    dense_ms: float
+    margin: float
+    error_median: float
+    error_most: float
+    held_out: int
+    where: str
+    reachable: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Event):
+    """Every criterion scored the channels. `left_out`: criterion, group and reason of each score that is missing."""
+
+    kind = "scored"
+    criteria: Sequence[str]
+    left_out: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCreated(Event):
+    """The run directory exists."""
+
+    kind = "run"
+    run: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forked(Event):
+    """A run was forked from `parent`.
+
+    changed: old and new value by config field. begins: networks of the parent in the first generation. judgements:
+    evaluations taken over from the parent. again: why none are, or "".
+    """
+
+    kind = "forked"
+    parent: str
+    changed: Mapping[str, Sequence[Any]]
+    begins: int
+    judgements: int
+    again: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlStarted(Event):
+    """A control of a comparison starts, as run `name`."""
+
+    kind = "control"
+    name: str
+
+
+# during a search
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """Results of one evaluation; loss and error are None where it failed. Ratios are shares of the dense cost."""
+
+    id: int
+    origin: str
+    loss: float | None
+    error: float | None
+    macs_ratio: float
+    params_ratio: float
+    seconds: float
+    failure: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseEvaluated(EvaluationReport, Event):
+    """The dense network was evaluated. `tells_error`: whether `error` is a classification error."""
+
+    kind = "dense"
+    tells_error: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodProgress(StepDone):
+    """A method works on its network before the search.
+
+    Attributes
+    ----------
+    name: the kind of the JSON object, by convention the method's name.
+    activity: a present participle for progress bars, such as ``deriving rates``.
+    line: one line for a log, or "" for none.
+    facts: further fields of the JSON object.
+    """
+
+    kind = "method"
+    name: str
+    activity: str
+    line: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"event": self.name, "done": self.done, "of": self.of, **self.facts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationAsked(Event):
+    """The optimizer proposed a generation. `cached`: candidates evaluated before; `before`: evaluations so far."""
+
+    kind = "asked"
+    generation: int
+    before: int
+    candidates: int
+    cached: int
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(EvaluationReport, Event):
+    """A candidate was evaluated. `busy` of `workers` workers are evaluating now."""
+
+    kind = "evaluated"
+    busy: int
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDone(Event):
+    """A generation is complete. `front` counts the networks of the Pareto front; `seconds` is wall time."""
+
+    kind = "generation"
+    generation: int
+    evaluations: int
+    seconds: float
+    front: int
+    hypervolume: float
+    best_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """The search continues after `evaluations` evaluations."""
+
+    kind = "resumed"
+    evaluations: int
+    generation: int
+    best: EvaluationReport | None
+    hypervolumes: Sequence[float]
+    tells_error: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        best = None if self.best is None else vars(self.best)
+        return {**super().to_dict(), "best": best}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedEarly(Event):
+    """The search ends before its evaluations are used up."""
+
+    kind = "stopped"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted(Event):
+    """The process was interrupted; `how` is the command that resumes the run."""
+
+    kind = "interrupted"
+    how: str
+
+
+# after a search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoted(StepDone):
+    """A promoted network was evaluated at the higher fidelity."""
+
+    kind = "promoted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalTrained(StepDone):
+    """A final network was fine-tuned."""
+
+    kind = "final"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested(Event):
+    """A network was evaluated on the test images."""
+
+    kind = "tested"
+    digest: str
+    done: int
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatenciesMeasured(Event):
+    """Latencies of reported networks were measured; `slower` of them exceed the model's estimate."""
+
+    kind = "latencies"
+    networks: int
+    slower: int
+    where: str
