@@ -63,7 +63,7 @@ def scores_figure(run: Run, name: str, order: list[str]) -> Drawing:
     height = top + (rows + 2.6) * CELL + 24
     words = f"{rows} criteria rank {channels} channels; the blend ranks them anew, and {int(kept.sum())} are kept."
     drawing = Drawing(left + channels * CELL + 8, height, "scores", f"The scores of group {name}", words)
-    drawing.text(left, 14, f"the {channels} channels of group {name}; dark: keep, says the criterion", "small")
+    drawing.text(left, 14, f"the {channels} channels of group {name}; dark: keep", "small")
     lines = [(criterion, ranks[table.criteria.index(criterion)]) for criterion in order]
     for place, (criterion, values) in enumerate([*lines, ("blend", blend)]):
         y = top + place * CELL + (6 if place == rows else 0)

@@ -244,10 +244,10 @@ def table(data: dict[str, Any]) -> str:
     counts = {side: Counter(row[side]["status"] for row in models.values()) for side in ("ours", "torch_pruning")}
     lines = [
         f"Of {len(models)} networks: blendsearch cuts {counts['ours']['ok']} everywhere, "
-        f"{counts['ours']['frozen']} with some groups left whole, and fails on {counts['ours']['error']}; "
+        f"{counts['ours']['frozen']} with some groups unpruned, and fails on {counts['ours']['error']}; "
         f"Torch-Pruning alone prunes {counts['torch_pruning']['ok']} and fails on {counts['torch_pruning']['error']}.",
         "",
-        "| network | px | blendsearch | groups cut | left whole | parameters in reach | MACs at half | seconds "
+        "| network | px | blendsearch | groups cut | unpruned | parameters in reach | MACs at half | seconds "
         "| Torch-Pruning alone |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -257,7 +257,7 @@ def table(data: dict[str, Any]) -> str:
             cells = [f"error: {our['message']}", "", "", "", "", str(our.get("seconds", ""))]
         else:
             cells = [
-                "ok" if our["status"] == "ok" else "ok, some left whole",
+                "ok" if our["status"] == "ok" else "ok, some unpruned",
                 str(our["groups"]),
                 str(our["frozen_groups"]),
                 f"{our['reach']:.1%}",

@@ -20,8 +20,9 @@ from blendsearch.runs.config.loading import load_config, parse_config
 from blendsearch.runs.config.method_spec import METHODS
 from blendsearch.runs.config.schema import Config
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts), *sorted(ROOT.glob("*.md"))]
 
 sys.path.insert(0, str(DOCS))
 import generated  # noqa: E402
@@ -67,6 +68,21 @@ def test_the_python_reference_has_all_that_is_public() -> None:
     page = (DOCS / "reference" / "python.md").read_text("utf-8")
     named = set(re.findall(r"\w+", page))
     assert not set(blendsearch.__all__) - named
+
+
+def test_every_guarantee_names_test_files_that_exist() -> None:
+    page = (DOCS / "guarantees.md").read_text("utf-8")
+    promises = re.findall(r"^\| (?!promise|---)(.*) \| (.*) \|$", page, re.MULTILINE)
+    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(promises) > 30
+    for promise, proofs in promises:
+        named = set(re.findall(r"`(test_\w+\.py)`", proofs))
+        assert named and named <= files, promise
+
+
+def test_every_term_of_the_glossary_is_defined_once() -> None:
+    terms = re.findall(r"^## (.*)$", (DOCS / "glossary.md").read_text("utf-8"), re.MULTILINE)
+    assert terms == sorted(set(terms), key=str.lower)
 
 
 def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:
@@ -148,7 +164,7 @@ def test_the_criteria_of_ones_own_are_scored(
     monkeypatch.setattr("sys.path", list(sys.path))
     load_pool()
     pool = {name: item for name, item in CRITERIA.items() if item.score.__module__.startswith("blendsearch.")}
-    monkeypatch.setattr("blendsearch.criteria.registry.CRITERIA", pool)  # the README shows one of the same name
+    monkeypatch.setattr("blendsearch.criteria.registry.CRITERIA", pool)  # test_readme registers one of the same name
     main(["criteria", str(config_file), "--map"])
     said = capsys.readouterr().out
     assert "6 criteria, clustered" in said and "largest_weight" in said and (tmp_path / "criteria-map.png").exists()
