@@ -18,12 +18,12 @@ from blendsearch.errors import EvaluateError
 Loss = Callable[[Any, Any], Tensor]
 """From a network's output and a batch of targets to the mean loss over the batch, or to one loss per image."""
 
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
+EvaluateFunction = Callable[[nn.Module], Mapping[str, float]]
 """From a network, in evaluation mode on its device, to numbers by name; lower is better, `loss` must be there."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EvaluationResult:
     """A network in numbers: `loss`, `error` in [0, 1], and whatever else a person's own judgement said.
 
     `told` is false where there was no error, and a number that rises with the loss stands in for it.
@@ -31,8 +31,8 @@ class Judgement:
 
     loss: float
     error: float
-    further: dict[str, float] = field(default_factory=dict)
-    told: bool = True
+    extra_metrics: dict[str, float] = field(default_factory=dict)
+    has_error: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,27 +48,27 @@ class Task:
     """
 
     loss: Loss | None = None
-    evaluate: Evaluate | None = None
-    evaluate_test: Evaluate | None = None
-    classes: bool = True
+    evaluate: EvaluateFunction | None = None
+    evaluate_test: EvaluateFunction | None = None
+    has_class_labels: bool = True
 
     @property
-    def trains(self) -> bool:
+    def is_trainable(self) -> bool:
         """Whether there is a loss to take gradients of."""
-        return self.loss is not None or self.classes
+        return self.loss is not None or self.has_class_labels
 
     @property
-    def tests(self) -> bool:
+    def is_testable(self) -> bool:
         """Whether networks can be judged on test data."""
         return self.evaluate is None or self.evaluate_test is not None
 
-    def mean_loss(self, output: Any, targets: Any) -> Tensor:
+    def compute_mean_loss(self, output: Any, targets: Any) -> Tensor:
         """The mean loss of a batch."""
         if self.loss is None:
             return F.cross_entropy(output.float(), targets)
-        return self._own(output, targets).mean()
+        return self._call_loss(output, targets).mean()
 
-    def summed_loss(self, output: Any, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    def compute_summed_loss(self, output: Any, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """The sum of the images' own losses, so that each image's gradient is that of its own.
 
         Of a loss that gives the batch's mean, the mean times the number of images. `temperature` divides logits, and
@@ -76,67 +76,71 @@ class Task:
         """
         if self.loss is None:
             return F.cross_entropy(output / temperature, targets, reduction="sum")
-        found = self._own(output, targets)
+        found = self._call_loss(output, targets)
         return found * len(targets) if found.ndim == 0 else found.reshape(len(found), -1).mean(dim=1).sum()
 
-    def _own(self, output: Any, targets: Any) -> Tensor:
+    def _call_loss(self, output: Any, targets: Any) -> Tensor:
         """What the person's own loss says. Raises EvaluateError for what is no tensor."""
         assert self.loss is not None
         found: Any = self.loss(output, targets)
         if not isinstance(found, Tensor):
             raise EvaluateError(
-                f"{called(self.loss)} gave {type(found).__name__}: expected a tensor, the mean loss of a batch or one "
+                f"{get_function_name(self.loss)} gave {type(found).__name__}: expected a tensor, the mean loss "
+                "of a batch or one "
                 "loss per image"
             )
         return found
 
-    def names(self) -> dict[str, str]:
+    def get_function_names(self) -> dict[str, str]:
         """What the person's own functions are called."""
         given = {"loss": self.loss, "evaluate": self.evaluate, "evaluate_test": self.evaluate_test}
-        return {name: called(function) for name, function in given.items() if function is not None}
+        return {name: get_function_name(function) for name, function in given.items() if function is not None}
 
 
-CLASSES = Task()
+CLASSIFICATION = Task()
 """Classification: cross-entropy, and the share of wrong answers."""
 
 
-def judged_by(evaluate: Evaluate, module: nn.Module, seed: int) -> Judgement:
+def run_user_evaluation(evaluate: EvaluateFunction, module: nn.Module, seed: int) -> EvaluationResult:
     """What `evaluate` says of `module`. Raises EvaluateError for an answer that is not numbers by name with a `loss`.
 
     What it raises itself passes through.
     """
     module.eval()
-    with seeded(seed), torch.no_grad():
+    with seed_rngs(seed), torch.no_grad():
         answer = evaluate(module)
     if not isinstance(answer, Mapping) or "loss" not in answer:
         what = f"keys {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else type(answer).__name__
         raise EvaluateError(
-            f"{called(evaluate)} gave {what}: expected a dict of numbers in which 'loss' is, lower is better"
+            f"{get_function_name(evaluate)} gave {what}: expected a dict of numbers in which 'loss' is, lower is better"
         )
     numbers: dict[str, float] = {}
     for name, value in answer.items():
         try:
             numbers[str(name)] = float(value)
         except (TypeError, ValueError, RuntimeError) as problem:
-            raise EvaluateError(f"{called(evaluate)} gave {value!r:.80} as {name}: expected a number") from problem
+            raise EvaluateError(
+                f"{get_function_name(evaluate)} gave {value!r:.80} as {name}: expected a number"
+            ) from problem
     loss = numbers.pop("loss")
     if "error" not in numbers:
-        return Judgement(loss, stand_in(loss), numbers, told=False)
+        return EvaluationResult(loss, compute_proxy_error(loss), numbers, has_error=False)
     error = numbers.pop("error")
     if not 0 <= error <= 1:
         raise EvaluateError(
-            f"{called(evaluate)} gave an error of {error:g}: expected a share in [0, 1]; give it another name"
+            f"{get_function_name(evaluate)} gave an error of {error:g}: expected a share in [0, 1]; give it "
+            "another name"
         )
-    return Judgement(loss, error, numbers)
+    return EvaluationResult(loss, error, numbers)
 
 
-def stand_in(loss: float) -> float:
+def compute_proxy_error(loss: float) -> float:
     """A number in (0, 1) that rises with the loss, where a search wants an error and there is none. Never shown."""
     return 0.5 + 0.5 * loss / (1 + abs(loss))
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_rngs(seed: int) -> Iterator[None]:
     """Inside, the global random streams of Python, NumPy and torch start at `seed`; afterwards they go on as before."""
     state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     forked = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
@@ -151,6 +155,6 @@ def seeded(seed: int) -> Iterator[None]:
         np.random.set_state(legacy)  # noqa: NPY002
 
 
-def called(function: Any) -> str:
+def get_function_name(function: Any) -> str:
     """The name of a function for a reader."""
     return str(getattr(function, "__name__", None) or type(function).__name__)

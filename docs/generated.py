@@ -169,12 +169,14 @@ def _plain_yaml(tree: dict[str, Any]) -> str:
 
 def criteria() -> str:
     """Every criterion that comes with blendsearch, family by family."""
-    from blendsearch.criteria.registry import CRITERIA, POOL, load_pool
+    from blendsearch.criteria.registry import CRITERIA, POOL_MODULES, load_pool
 
     load_pool()
     families: dict[str, list[Any]] = {}
     for item in CRITERIA.values():
-        if item.score.__module__.removeprefix("blendsearch.criteria.") in POOL:  # not what others have installed
+        if (
+            item.score.__module__.removeprefix("blendsearch.criteria.") in POOL_MODULES
+        ):  # not what others have installed
             families.setdefault(item.family, []).append(item)
     lines = []
     for family, items in families.items():

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from blendsearch.data.splits import batches
+from blendsearch.data.splits import iter_batches
 from blendsearch.fitness.device import autocast
-from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.pipeline.problem.problem import Problem, prepare
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
@@ -38,20 +38,20 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     few = ["criteria.pool=[l1]", "criteria.images=64"]
-    setting = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
-    device, maps = setting.evaluator.device, setting.structure.maps
-    cuts = drawn(setting, arguments.candidates)
+    problem = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
+    device, maps = problem.evaluator.device, problem.structure.maps
+    cuts = drawn(problem, arguments.candidates)
     layout = torch.channels_last
-    networks = [narrow(setting.model, maps, cut).eval().to(memory_format=layout) for cut in cuts]
-    batched = together([masked(setting.model, maps, cut).eval().to(memory_format=layout) for cut in cuts])
-    splits, size = setting.splits, setting.config.fitness.batch_size
+    networks = [narrow(problem.model, maps, cut).eval().to(memory_format=layout) for cut in cuts]
+    batched = together([masked(problem.model, maps, cut).eval().to(memory_format=layout) for cut in cuts])
+    splits, size = problem.splits, problem.config.fitness.batch_size
     given = [
         x.to(memory_format=layout)
-        for x, _ in batches(
+        for x, _ in iter_batches(
             splits.val, batch_size=size, mean=splits.mean, std=splits.std, device=device, limit=arguments.images
         )
     ]
-    precision = setting.config.fitness.precision
+    precision = problem.config.fitness.precision
 
     def apart(x: Tensor) -> Tensor:
         return torch.stack([network(x) for network in networks])
@@ -79,19 +79,19 @@ def main() -> None:
     arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def drawn(setting: Setting, count: int) -> list[Cut]:
+def drawn(problem: Problem, count: int) -> list[Cut]:
     """As many cuts at the budget, each other than the rest."""
-    rng, space = np.random.default_rng(0), setting.decoder.space
+    rng, space = np.random.default_rng(0), problem.decoder.space
     found: dict[bytes, Cut] = {}
     while len(found) < count:
-        cut = setting.decoder.cut(space.random(rng))
+        cut = problem.decoder.decode(space.sample(rng))
         found[cut.tobytes()] = cut
     return list(found.values())
 
 
 def masked(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
     """The dense network with every slice of a tensor that `cut` removes set to zero."""
-    network, kept = copy.deepcopy(model), maps.kept(cut)
+    network, kept = copy.deepcopy(model), maps.find_kept_positions(cut)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         for dim, source in maps.slices.get(name, ()):
             gone = np.setdiff1d(np.arange(tensor.shape[dim]), kept[source])

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from blendsearch.criteria.probe import BACKWARD, probe
-from blendsearch.criteria.registry import Criterion, pool
-from blendsearch.criteria.score import score_table
+from blendsearch.criteria.probe import BACKWARD_NEEDS, probe
+from blendsearch.criteria.registry import Criterion, select_criteria
+from blendsearch.criteria.score import compute_score_table
 from blendsearch.criteria.view import GroupView
-from blendsearch.structure.trace import Structure, trace
+from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.zoo.factory import build_model
 
 BATCH = 16
@@ -50,17 +50,17 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(asked.threads)
     model = build_model(asked.model).eval()
-    structure = trace(model, (3, asked.size, asked.size))
+    structure = trace_structure(model, (3, asked.size, asked.size))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     batches = noise(asked.images, asked.size, device)
-    criteria = pool()
+    criteria = select_criteria()
 
     plain(model, batches[:1])  # the first pass pays for memory and kernels
     passes, wholes = [plain(model, batches)], []
     for _ in range(asked.repeats):  # taken in turns, as other users of the machine come and go
         start = time.perf_counter()
-        table = score_table(model, structure, criteria, lambda: iter(batches), np.random.default_rng(0))
+        table = compute_score_table(model, structure, criteria, lambda: iter(batches), np.random.default_rng(0))
         wholes.append(seconds(start))
         passes.append(plain(model, batches))
     pass_time, whole = min(passes), min(wholes)
@@ -120,7 +120,7 @@ def each(
             if criterion.needs == {"flow"}:  # not per image
                 known[criterion.needs] = spent
             else:
-                bare = plain(model, few, backward=bool(criterion.needs & BACKWARD))
+                bare = plain(model, few, backward=bool(criterion.needs & BACKWARD_NEEDS))
                 known[criterion.needs] = max(0.0, spent - bare) * scale
         start = time.perf_counter()
         with torch.no_grad():

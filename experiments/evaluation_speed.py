@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from blendsearch.data.splits import batches
-from blendsearch.fitness.bn_folding import foldable, folded
+from blendsearch.data.splits import iter_batches
+from blendsearch.fitness.bn_folding import find_foldable_pairs, fold_batch_norms
 from blendsearch.fitness.device import autocast
-from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.pipeline.problem.problem import Problem, prepare
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.surgery import narrow
 
@@ -35,36 +35,36 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     few = ["criteria.pool=[l1]", "criteria.images=64"]
-    setting = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
-    cut = setting.decoder.cut(setting.decoder.space.equal())
+    problem = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
+    cut = problem.decoder.decode(problem.decoder.space.make_equal_blend())
     networks = {
-        name: narrow(setting.model, setting.structure.maps, cut).eval().to(memory_format=layout)
+        name: narrow(problem.model, problem.structure.maps, cut).eval().to(memory_format=layout)
         for name, layout in LAYOUTS.items()
     }
     ways = list(product(LAYOUTS, ("batch-norms apart", "batch-norms folded")))
     seconds = {way: float("inf") for way in ways}
     for _ in range(arguments.repeats):
         for way in ways:
-            spent = timed(setting, networks[way[0]], way[1] == "batch-norms folded", arguments.images)
+            spent = timed(problem, networks[way[0]], way[1] == "batch-norms folded", arguments.images)
             seconds[way] = min(seconds[way], spent)
     plain = seconds[ways[0]]
     rows = [{"layout": way[0], "norms": way[1], "seconds": seconds[way], "ratio": seconds[way] / plain} for way in ways]
     for row in rows:
         print(f"{row['layout']:<16}{row['norms']:<20}{row['seconds']:>8.3f} s{row['ratio']:>7.2f}")
-    facts = {"config": arguments.config.name, "images": arguments.images, "precision": setting.config.fitness.precision}
+    facts = {"config": arguments.config.name, "images": arguments.images, "precision": problem.config.fitness.precision}
     arguments.out.write_text(json.dumps({**facts, "ways": rows}, indent=1) + "\n")
 
 
-def timed(setting: Setting, network: nn.Module, fold: bool, images: int) -> float:
+def timed(problem: Problem, network: nn.Module, fold: bool, images: int) -> float:
     """Processor seconds of one look at the images."""
-    splits, device = setting.splits, setting.evaluator.device
-    settings = {"batch_size": setting.config.fitness.batch_size, "mean": splits.mean, "std": splits.std}
-    given = list(batches(splits.val, **settings, device=device, limit=images))
-    pairs = foldable(setting.model, given[0][0][:1]) if fold else ()
+    splits, device = problem.splits, problem.evaluator.device
+    settings = {"batch_size": problem.config.fitness.batch_size, "mean": splits.mean, "std": splits.std}
+    given = list(iter_batches(splits.val, **settings, device=device, limit=images))
+    pairs = find_foldable_pairs(problem.model, given[0][0][:1]) if fold else ()
     start = time.process_time()
-    with folded(network, pairs) if fold else nullcontext(), torch.inference_mode():
+    with fold_batch_norms(network, pairs) if fold else nullcontext(), torch.inference_mode():
         for x, _ in given:
-            with autocast(device, setting.config.fitness.precision):
+            with autocast(device, problem.config.fitness.precision):
                 network(x)
     return time.process_time() - start
 

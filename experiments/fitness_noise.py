@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from blendsearch.data.splits import batches
+from blendsearch.data.splits import iter_batches
 from blendsearch.fitness.device import autocast
-from blendsearch.fitness.evaluator import request
-from blendsearch.pipeline.optimizers.baselines import baselines
-from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.optimizers.baselines import make_baselines
+from blendsearch.pipeline.problem.problem import Problem, prepare
 from blendsearch.runs.config.loading import load_config
 
 TEMPERATURES = (1, 2, 4)
@@ -34,12 +34,12 @@ WORST = 1.5
 Array = NDArray[np.float64]
 
 
-def outputs(setting: Setting, module: torch.nn.Module) -> Array:
+def outputs(problem: Problem, module: torch.nn.Module) -> Array:
     """Logits on all validation images, (n, classes)."""
-    splits, held = setting.splits, setting.evaluator
+    splits, held = problem.splits, problem.evaluator
     found = []
     with torch.inference_mode(), autocast(held.device, held.recipe.precision):
-        for x, _ in batches(splits.val, batch_size=100, mean=splits.mean, std=splits.std, device=held.device):
+        for x, _ in iter_batches(splits.val, batch_size=100, mean=splits.mean, std=splits.std, device=held.device):
             found.append(module(x).double().cpu().numpy())
     return np.concatenate(found)
 
@@ -92,23 +92,23 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     config = load_config(arguments.config, ["data.val_limit=null", *arguments.overrides])
-    setting = prepare(config, lambda kind, facts: print(kind, flush=True))
-    decoder, rng = setting.decoder, np.random.default_rng(config.seed)
+    problem = prepare(config, lambda kind, facts: print(kind, flush=True))
+    decoder, rng = problem.decoder, np.random.default_rng(config.seed)
 
     def judged(cut: NDArray[np.bool_]) -> Array:
-        return outputs(setting, setting.evaluator.network(request(cut, "recalibrated", config.seed)))
+        return outputs(problem, problem.evaluator.build_network(make_request(cut, "recalibrated", config.seed)))
 
-    labels = setting.splits.val.labels
-    everywhere = [genome for name, genome in baselines(decoder, 1) if " global" in name]
-    logits = [judged(decoder.cut(genome)) for genome in everywhere]
+    labels = problem.splits.val.labels
+    everywhere = [genome for name, genome in make_baselines(decoder, 1) if " global" in name]
+    logits = [judged(decoder.decode(genome)) for genome in everywhere]
     entropies = [float(-softened(item, 1)[np.arange(len(labels)), labels].mean()) for item in logits]
     centre = everywhere[int(np.argmin(entropies))]
     while len(logits) < arguments.networks:
         blend = np.clip(rng.normal(0, 0.5, len(centre.blend)), -1, 1)
         share = np.clip(centre.share + rng.normal(0, 0.05, len(centre.share)), -1, 1)
-        logits.append(judged(decoder.cut(centre._replace(blend=blend, share=share))))
+        logits.append(judged(decoder.decode(centre._replace(blend=blend, share=share))))
         print(f"{len(logits)} of {arguments.networks} networks", flush=True)
-    found = fitnesses(np.array(logits), outputs(setting, setting.model.eval()), labels)
+    found = fitnesses(np.array(logits), outputs(problem, problem.model.eval()), labels)
     result = told(found, arguments.images, rng)
     print(f"{'fitness':<26}{'signal / noise':>15}{'rho entropy':>13}{'rho error':>11}")
     for name, row in result.items():

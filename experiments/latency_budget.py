@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from blendsearch.blend.allocation import allocate, reachable, widths
+from blendsearch.blend.allocation import allocate, compute_min_ratios, make_widths
 from blendsearch.fitness import latency_benchmark as latency
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.factory import build_model
 
 BUDGET, CUTS, HELD_OUT, ROUNDS = 0.6, 60, 20, 3
@@ -50,16 +50,16 @@ def main() -> None:
 def kept(side: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = build_model("torchvision:resnet18").eval()
-    structure = trace(model, (3, side, side))
-    maps, allowed = structure.maps, widths(structure.maps.sizes, 2, 0.05, 1)
-    conditions = latency.Conditions((3, side, side), 1, "float32", 15)
+    structure = trace_structure(model, (3, side, side))
+    maps, allowed = structure.maps, make_widths(structure.maps.sizes, 2, 0.05, 1)
+    conditions = latency.BenchmarkSettings((3, side, side), 1, "float32", 15)
     rng = np.random.default_rng(0)
     load, start = os.getloadavg()[0], time.perf_counter()
-    fit = latency.latency_model(
+    fit = latency.build_latency_model(
         model, maps, structure.oracle, allowed, lambda _: {"latency": BUDGET}, conditions, CUTS, rng
     )
     took = time.perf_counter() - start
-    oracle = structure.oracle.with_cost("latency", fit, fit.dense)
+    oracle = structure.oracle.add_cost("latency", fit, fit.dense)
     share = [np.zeros(len(allowed.sizes))] + [
         rng.uniform(-1, 1, len(allowed.sizes)) * rng.random() for _ in range(HELD_OUT - 1)
     ]
@@ -72,20 +72,22 @@ def kept(side: int) -> dict[str, Any]:
         ]
         rounds = []
         for _ in range(ROUNDS):
-            seconds = latency.measured(model, maps, cuts, conditions)
+            seconds = latency.measure_latencies(model, maps, cuts, conditions)
             rounds.append(seconds[:, 1] / seconds[:, 0])
         ratio = np.median(rounds, axis=0)
         found[f"budget of {BUDGET:.0%} {budget}"] = {
             "uniform": {
-                "macs": share_of(oracle.ratio("macs", counts[0])),
-                "predicted": share_of(fit.predicted(counts[0])),
-                "charged": share_of(oracle.ratio("latency", counts[0])),
+                "macs": share_of(oracle.compute_ratio("macs", counts[0])),
+                "predicted": share_of(fit.predict(counts[0])),
+                "charged": share_of(oracle.compute_ratio("latency", counts[0])),
                 "measured": share_of(ratio[0]),
             },
             "held-out cuts": {
-                "error, median": share_of(np.median(np.abs(ratio / fit.predicted(counts) - 1))),
-                "error, 90 %": share_of(np.quantile(np.abs(ratio / fit.predicted(counts) - 1), 0.9)),
-                "charged, least and most": [share_of(end(oracle.ratio("latency", counts))) for end in (np.min, np.max)],
+                "error, median": share_of(np.median(np.abs(ratio / fit.predict(counts) - 1))),
+                "error, 90 %": share_of(np.quantile(np.abs(ratio / fit.predict(counts) - 1), 0.9)),
+                "charged, least and most": [
+                    share_of(end(oracle.compute_ratio("latency", counts))) for end in (np.min, np.max)
+                ],
                 "measured, least, median and most": [share_of(np.quantile(ratio, at)) for at in (0, 0.5, 1)],
                 "slower than the budget": int((ratio > BUDGET).sum()),
                 "of": HELD_OUT,
@@ -96,7 +98,7 @@ def kept(side: int) -> dict[str, Any]:
         "dense_ms": round(fit.dense / 1e6, 2),
         "margin": share_of(fit.margin),
         "error when held out of the fit, median": share_of(statistics.median(abs(float(e)) for e in fit.errors)),
-        "reachable from": share_of(reachable(oracle, allowed)["latency"]),
+        "reachable from": share_of(compute_min_ratios(oracle, allowed)["latency"]),
         **found,
         "measuring and fitting took_s": round(took, 1),
         "load average and cores": [round(load, 1), os.cpu_count()],

@@ -24,11 +24,11 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from blendsearch.criteria.registry import pool
-from blendsearch.criteria.score import score_table
+from blendsearch.criteria.registry import select_criteria
+from blendsearch.criteria.score import compute_score_table
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import Structure, trace
+from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.zoo.factory import build_model
 
 CRITERIA = ("taylor_weight", "taylor_gate", "taylor_gamma", "snip", "fisher", "obd")
@@ -51,12 +51,12 @@ def main() -> None:
     model = build_model("cifar_resnet", {"depth": 56})
     model.load_state_dict(load_file(asked.weights))
     model.eval()
-    structure = trace(model, (3, 32, 32))
+    structure = trace_structure(model, (3, 32, 32))
     train, test = halves(asked.data, "train")[0], halves(asked.data, "test")
     judged = Judge(model, structure, train, test[0])
 
     rows: list[dict[str, object]] = []
-    table = score_table(model, structure, pool(["l1"]), lambda: [], np.random.default_rng(0))
+    table = compute_score_table(model, structure, select_criteria(["l1"]), lambda: [], np.random.default_rng(0))
     rows.append({"images": "none", "temperature": 1.0, "l1": round(judged.accuracy(table, 0), 2)})
     print(rows[-1], flush=True)
     for source, augmented, temperatures in (
@@ -73,7 +73,9 @@ def main() -> None:
                 batches = list(zip(images.split(128), labels.split(128), strict=True))
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    table = score_table(model, structure, pool(CRITERIA), lambda b=batches: b, rng, temperature)
+                    table = compute_score_table(
+                        model, structure, select_criteria(CRITERIA), lambda b=batches: b, rng, temperature
+                    )
                 for number, name in enumerate(CRITERIA):
                     found[name].append(judged.accuracy(table, number))
             means = {name: round(float(np.mean(values)), 2) for name, values in found.items()}
@@ -131,7 +133,7 @@ class Judge:
     def accuracy(self, table: ScoreTable, criterion: int) -> float:
         """Per cent."""
         maps = self.structure.maps
-        cut = maps.whole()
+        cut = maps.make_unpruned_cut()
         for group, start, scores in zip(maps.groups, maps.offsets, table.scores, strict=False):
             if group.name.startswith("layer") and group.name.endswith("conv1"):
                 worst = np.argsort(np.nan_to_num(scores[criterion]), kind="stable")[: group.channels // 2]

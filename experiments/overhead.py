@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blendsearch.engine.base import nothing_more
+from blendsearch.engine.base import submit_nothing
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.problem.persistence import record
@@ -39,7 +39,7 @@ class Instant:
     """An engine whose evaluations take no time: the loss is what a cut lacks of a fixed wish for channels."""
 
     workers = 1
-    busy = 0
+    busy_workers = 0
 
     def __init__(self) -> None:
         self._queue: list[Request] = []
@@ -47,13 +47,13 @@ class Instant:
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 
-    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+    def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         while True:
             feed()
             if not self._queue:
                 return
             asked = self._queue.pop()
-            cut = asked.kept()
+            cut = asked.unpack_cut()
             wish = np.random.default_rng(0).random(len(cut))
             loss = 1 - float(wish[cut].sum() / wish.sum())
             yield Outcome(asked.digest, loss, loss / 2, 0.0, seed=asked.seed)
@@ -84,10 +84,10 @@ def main() -> None:
                 },
                 "overhead",
             )
-            setting = prepare(config, lambda kind, facts: None)
-            run = record(setting, Path(folder), f"case-{len(results)}", ["overhead"])
+            problem = prepare(config, lambda kind, facts: None)
+            run = record(problem, Path(folder), f"case-{len(results)}", ["overhead"])
             wall, own = time.perf_counter(), time.process_time()
-            search(run, setting, Instant(), lambda kind, facts: None)
+            search(run, problem, Instant(), lambda kind, facts: None)
             own, wall = time.process_time() - own, time.perf_counter() - wall
             each = own / settings["evaluations"]
             results.append(

@@ -27,10 +27,10 @@ import torch
 from scipy.stats import kendalltau
 
 from blendsearch.blend.decoder import Decoder
-from blendsearch.fitness.evaluator import Evaluator, request
-from blendsearch.fitness.refit import RIDGE, Repair, repair_for
+from blendsearch.fitness.evaluator import Evaluator, make_request
+from blendsearch.fitness.refit import RIDGE, Refitter, make_refitter
 from blendsearch.fitness.training import Schedule
-from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.problem import prepare
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut
@@ -56,19 +56,19 @@ def main() -> None:
     if not (asked.work / "cifar10-test.npz").exists():
         subprocess.run([sys.executable, asked.shared / "unpack.py", "cifar10", asked.work], check=True)
     os.environ |= {"SHARED": str(asked.shared.resolve()), "DATA": str(asked.work.resolve())}
-    setting = prepare(load_config(HERE / "main_job" / "resnet56.yaml", SETTINGS), lambda *_: None)
-    bare = setting.evaluator
+    problem = prepare(load_config(HERE / "main_job" / "resnet56.yaml", SETTINGS), lambda *_: None)
+    bare = problem.evaluator
     evaluator = dataclasses.replace(bare, recipe=dataclasses.replace(bare.recipe, tuning=TUNING))
 
     rows: list[dict] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
     start = time.perf_counter()
-    refit = repair_for(
+    refit = make_refitter(
         bare.model,
         bare.maps,
         bare.splits,
         images=bare.recipe.recalibration_images,
         device=bare.device,
-        renewed=True,
+        recalibration=True,
         precision=bare.recipe.precision,
     )
     seconds = round(time.perf_counter() - start, 1)
@@ -86,11 +86,11 @@ def main() -> None:
                     write(asked.out, rows, seconds)
 
     for budget in BUDGETS:
-        judge(named(at(setting.decoder, budget)), budget, ["none", "refit"])
-    judge(named(setting.decoder), 0.5, ["none", "refit"], "tuned")
+        judge(named(at(problem.decoder, budget)), budget, ["none", "refit"])
+    judge(named(problem.decoder), 0.5, ["none", "refit"], "tuned")
     for budget, random in BUDGETS.items():
-        judge(randoms(at(setting.decoder, budget), random), budget, ["none", "refit"])
-    judge(named(setting.decoder), 0.5, [name for name in repairs if "ridge" in name])
+        judge(randoms(at(problem.decoder, budget), random), budget, ["none", "refit"])
+    judge(named(problem.decoder), 0.5, [name for name in repairs if "ridge" in name])
     write(asked.out, rows, seconds)
     print(json.dumps(summary(rows), indent=1))
 
@@ -100,17 +100,17 @@ def at(decoder: Decoder, budget: float) -> Decoder:
 
 
 def named(decoder: Decoder) -> dict[str, Cut]:
-    found = dict(baselines(decoder, 1))
-    return {name: decoder.cut(found[name]) for name in BASELINES}
+    found = dict(make_baselines(decoder, 1))
+    return {name: decoder.decode(found[name]) for name in BASELINES}
 
 
 def randoms(decoder: Decoder, count: int) -> dict[str, Cut]:
     rng = np.random.default_rng(7)
-    return {f"random {number}": decoder.cut(decoder.space.random(rng)) for number in range(count)}
+    return {f"random {number}": decoder.decode(decoder.space.sample(rng)) for number in range(count)}
 
 
-def judged(evaluator: Evaluator, repair: Repair | None, cut: Cut, fidelity: str) -> dict[str, float]:
-    outcome = dataclasses.replace(evaluator, repair=repair).evaluate(request(cut, fidelity, 0))
+def judged(evaluator: Evaluator, repair: Refitter | None, cut: Cut, fidelity: str) -> dict[str, float]:
+    outcome = dataclasses.replace(evaluator, refitter=repair).evaluate(make_request(cut, fidelity, 0))
     row = {
         "val_loss": round(outcome.loss, 4),
         "val_accuracy": round(100 - 100 * outcome.error, 2),

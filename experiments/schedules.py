@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blendsearch.engine.base import nothing_more
+from blendsearch.engine.base import submit_nothing
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.pipeline.problem.problem import Problem, prepare
 from blendsearch.runs.config.loading import parse_config
 
 SHORTEST, LONGEST = 2.0, 20.0
@@ -52,13 +52,13 @@ class Simulated:
         self.losses: list[float] = []
 
     @property
-    def busy(self) -> int:
+    def busy_workers(self) -> int:
         return len(self._out)
 
     def submit(self, asked: Request) -> None:
         self._queue.append(asked)
 
-    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+    def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         while True:
             feed()
             spent = time.process_time() - self._left
@@ -68,7 +68,7 @@ class Simulated:
                 return
             ends, _, asked = heapq.heappop(self._out)
             self.now = max(self.now, ends)
-            loss = self.wish.loss(asked.kept())
+            loss = self.wish.loss(asked.unpack_cut())
             if asked.fidelity != "raw" and asked.split == "val":  # not the dense network, nor the look at test images
                 self.began.append(ends - duration(asked))
                 self.ended.append(ends)
@@ -119,7 +119,7 @@ def measured(engine: Simulated) -> dict[str, float]:
     }
 
 
-def prepared(folder: str) -> Setting:
+def prepared(folder: str) -> Problem:
     """A ResNet-56 with random weights: what it scores does not matter here."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -144,8 +144,8 @@ def main() -> None:
     torch.set_num_threads(1)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        setting = prepared(folder)
-        maps = setting.structure.maps
+        problem = prepared(folder)
+        maps = problem.structure.maps
         wish = Wish(maps.channels, maps.offsets[:-1])
         for optimiser, workers, seeds in CASES:
             evaluations = max(FEWEST, PER_WORKER * workers)
@@ -156,11 +156,11 @@ def main() -> None:
                 for seed in range(seeds):
                     fields = {"schedule": schedule, "population": population, "evaluations": evaluations}
                     fields["optimiser"] = optimiser
-                    tree = setting.config.model_dump(mode="json", exclude_none=True) | {"seed": seed}
+                    tree = problem.config.model_dump(mode="json", exclude_none=True) | {"seed": seed}
                     tree["search"] |= fields
-                    own = setting.__class__(
+                    own = problem.__class__(
                         parse_config(tree, "schedules"),
-                        *(setting.structure, setting.table, setting.clusters, setting.decoder, setting.evaluator),
+                        *(problem.structure, problem.table, problem.clusters, problem.decoder, problem.evaluator),
                     )
                     run = record(
                         own, Path(folder), f"{optimiser}-{schedule}-{workers}-{population}-{seed}", ["schedules"]

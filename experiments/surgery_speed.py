@@ -21,7 +21,7 @@ import torch_pruning
 from torch import nn
 
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.factory import build_model
 
 ROUNDS = 5
@@ -37,7 +37,7 @@ def main() -> None:
 def compared(name: str) -> dict[str, float]:
     model = build_model(f"torchvision:{name}").eval()
     start = time.perf_counter()
-    structure = trace(model, SHAPE)
+    structure = trace_structure(model, SHAPE)
     traced = time.perf_counter() - start
     rng = np.random.default_rng(0)
     ours, theirs = [], []

@@ -18,7 +18,7 @@ from blendsearch.blend.allocation import (
     allocate,
     allocate_along,
     allocate_globally,
-    shares_for,
+    compute_shares,
 )
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
@@ -29,7 +29,7 @@ BLEND = "blend"
 """In the place of a criterion's name: all of them, alike."""
 
 
-class Fixed(NamedTuple):
+class AllocationRule(NamedTuple):
     """Channels kept per group at a budget, whatever the genome; `name` says whose widths these are.
 
     What networks cost comes with the budget, since layers may be decomposed.
@@ -40,7 +40,7 @@ class Fixed(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class PreparedAllocation:
     """An allocation that took work on the network to find.
 
     Attributes
@@ -51,39 +51,41 @@ class Measured:
     seconds: how long the method took.
     """
 
-    fixed: Fixed
+    rule: AllocationRule
     cut: Cut | None = None
     weights: Mapping[str, NDArray[Any]] | None = None
     seconds: float = 0.0
 
 
-def given(counts: Counts) -> Fixed:
+def make_constant_rule(counts: Counts) -> AllocationRule:
     """The same widths at every budget."""
-    return Fixed("given", lambda oracle, budget: counts)
+    return AllocationRule("given", lambda oracle, budget: counts)
 
 
-def uniform(allowed: Widths) -> Fixed:
+def make_uniform_rule(allowed: Widths) -> AllocationRule:
     """One ratio for every group."""
-    return Fixed("uniform", lambda oracle, budget: allocate(oracle, allowed, budget, np.zeros(len(allowed.sizes))))
+    return AllocationRule(
+        "uniform", lambda oracle, budget: allocate(oracle, allowed, budget, np.zeros(len(allowed.sizes)))
+    )
 
 
-def along(
+def make_path_rule(
     name: str,
     allowed: Widths,
     path: Callable[[float], NDArray[np.float64]],
     levels: tuple[float, float],
-) -> Fixed:
+) -> AllocationRule:
     """The widths at the level of `path` where the budget is met; see `allocation.allocate_along`."""
-    return Fixed(name, lambda oracle, budget: allocate_along(oracle, allowed, budget, path, levels))
+    return AllocationRule(name, lambda oracle, budget: allocate_along(oracle, allowed, budget, path, levels))
 
 
-def ranked(table: ScoreTable, oracle: CostOracle, allowed: Widths, criterion: str) -> Fixed:
+def make_global_rule(table: ScoreTable, oracle: CostOracle, allowed: Widths, criterion: str) -> AllocationRule:
     """One threshold over the raw scores of `criterion` per multiply-accumulate; for the blend the mean of all shares.
 
     Raises ConfigError where the criterion is not there, or has no score in some group.
     """
-    rows = range(len(table.criteria)) if criterion == BLEND else [row_of(table, criterion)]
-    found = [(row, global_scores(table, oracle, allowed, row)) for row in rows]
+    rows = range(len(table.criteria)) if criterion == BLEND else [find_row(table, criterion)]
+    found = [(row, compute_global_scores(table, oracle, allowed, row)) for row in rows]
     usable = [scores for _, scores in found if scores is not None]
     if not usable:
         raise ConfigError(
@@ -91,26 +93,28 @@ def ranked(table: ScoreTable, oracle: CostOracle, allowed: Widths, criterion: st
             "another of criteria.pool, or give another allocation"
         )
     if criterion != BLEND:
-        return Fixed("global", lambda held, budget: allocate_globally(held, allowed, budget, usable[0]))
+        return AllocationRule("global", lambda held, budget: allocate_globally(held, allowed, budget, usable[0]))
 
-    def mean(held: CostOracle, budget: Budget) -> Counts:
-        shares = [shares_for(allocate_globally(held, allowed, budget, item), allowed.sizes) for item in usable]
+    def allocate_mean_shares(held: CostOracle, budget: Budget) -> Counts:
+        shares = [compute_shares(allocate_globally(held, allowed, budget, item), allowed.sizes) for item in usable]
         return allocate(held, allowed, budget, np.mean(shares, axis=0))
 
-    return Fixed("global", mean)
+    return AllocationRule("global", allocate_mean_shares)
 
 
-def global_scores(table: ScoreTable, oracle: CostOracle, allowed: Widths, row: int) -> list[NDArray[np.float64]] | None:
+def compute_global_scores(
+    table: ScoreTable, oracle: CostOracle, allowed: Widths, row: int
+) -> list[NDArray[np.float64]] | None:
     """Raw scores of a criterion per multiply-accumulate that goes with the channel; None where a group has none.
 
     Raw, because only so do scores of different groups compare.
     """
-    per_channel = oracle.per_channel("macs", allowed.sizes)
+    per_channel = oracle.compute_cost_per_channel("macs", allowed.sizes)
     scores = [values[row] / cost for values, cost in zip(table.scores, per_channel, strict=True)]
     return scores if all(np.isfinite(values).all() for values in scores) else None
 
 
-def row_of(table: ScoreTable, criterion: str) -> int:
+def find_row(table: ScoreTable, criterion: str) -> int:
     """The criterion's row number. Raises ConfigError where it is not in the pool."""
     if criterion not in table.criteria:
         raise ConfigError(

@@ -12,12 +12,12 @@ from scipy.stats import rankdata
 
 from blendsearch.criteria.table import ScoreTable
 
-Method = Literal["kmeans", "agglomerative"]
+ClusteringMethod = Literal["kmeans", "agglomerative"]
 Clusters = tuple[tuple[tuple[int, ...], ...], ...]
 """For each group, its clusters as tuples of row numbers of the score table."""
 
 
-def rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def compute_rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Spearman's rho between criteria: scores (n, C) -> (n, n), in [-1, 1], ones on the diagonal.
 
     Ties share their mean rank. With fewer than two channels nothing can be ranked, and all criteria agree.
@@ -34,7 +34,7 @@ def rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def cluster(
-    correlation: NDArray[np.float64], method: Method, clusters: int | Literal["silhouette"], seed: int
+    correlation: NDArray[np.float64], method: ClusteringMethod, clusters: int | Literal["silhouette"], seed: int
 ) -> NDArray[np.int64]:
     """A cluster for each criterion, shape (n,): numbers 0, 1, ... in order of first appearance.
 
@@ -44,24 +44,28 @@ def cluster(
     """
     n = len(correlation)
     if clusters == "silhouette":
-        return _canonical(_by_silhouette(correlation, method, seed))
-    return _canonical(_labels(correlation, method, min(clusters, n), seed))
+        return _renumber(_cluster_by_silhouette(correlation, method, seed))
+    return _renumber(_fit_labels(correlation, method, min(clusters, n), seed))
 
 
-def cluster_groups(table: ScoreTable, method: Method, clusters: int | Literal["silhouette"], seed: int) -> Clusters:
+def cluster_groups(
+    table: ScoreTable, method: ClusteringMethod, clusters: int | Literal["silhouette"], seed: int
+) -> Clusters:
     """The clusters of every group's criteria; left-out ones are in none."""
     found: list[tuple[tuple[int, ...], ...]] = []
     for group in range(len(table.groups)):
-        rows = table.usable(group)
+        rows = table.find_usable(group)
         if not len(rows):
             found.append(())
             continue
-        labels = cluster(rank_correlation(table.scores[group][rows]), method, clusters, seed)
+        labels = cluster(compute_rank_correlation(table.scores[group][rows]), method, clusters, seed)
         found.append(tuple(tuple(int(row) for row in rows[labels == label]) for label in range(labels.max() + 1)))
     return tuple(found)
 
 
-def _labels(correlation: NDArray[np.float64], method: Method, clusters: int, seed: int) -> NDArray[np.int64]:
+def _fit_labels(
+    correlation: NDArray[np.float64], method: ClusteringMethod, clusters: int, seed: int
+) -> NDArray[np.int64]:
     from sklearn.cluster import AgglomerativeClustering, KMeans
 
     # criteria that agree to the last rank leave fewer places than clusters
@@ -75,12 +79,12 @@ def _labels(correlation: NDArray[np.float64], method: Method, clusters: int, see
     return np.asarray(joined.fit_predict(1 - correlation), dtype=np.int64)
 
 
-def _by_silhouette(correlation: NDArray[np.float64], method: Method, seed: int) -> NDArray[np.int64]:
+def _cluster_by_silhouette(correlation: NDArray[np.float64], method: ClusteringMethod, seed: int) -> NDArray[np.int64]:
     from sklearn.metrics import silhouette_score
 
     best, best_score = np.zeros(len(correlation), dtype=np.int64), -np.inf
     for number in range(2, len(correlation)):
-        labels = _labels(correlation, method, number, seed)
+        labels = _fit_labels(correlation, method, number, seed)
         if len(np.unique(labels)) < number:
             break
         distance = 1 - correlation
@@ -91,7 +95,7 @@ def _by_silhouette(correlation: NDArray[np.float64], method: Method, seed: int) 
     return best
 
 
-def _canonical(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _renumber(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))
     return np.asarray(order[inverse], dtype=np.int64)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from blendsearch.blend.clustering import Clusters, Method, cluster, rank_correlation
-from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.blend.clustering import ClusteringMethod, Clusters, cluster, compute_rank_correlation
+from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
 from blendsearch.errors import ConfigError
 
 
@@ -27,8 +27,8 @@ class Cluster:
 
     members: tuple[int, ...]
     centre: int
-    inside: float
-    outside: float
+    mean_inside: float
+    mean_to_others: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,11 @@ class CorrelationMap:
     correlations: NDArray[np.float64]
     average: NDArray[np.float64]
     clusters: tuple[Cluster, ...]
-    inside: float
-    between: float
+    mean_inside: float
+    mean_between: float
     difference: NDArray[np.float64]
     group_clusters: Clusters
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[ExcludedCriterion, ...]
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -65,22 +65,26 @@ class CorrelationMap:
         return tuple(row for found in self.clusters for row in found.members)
 
 
-def correlation_map(
-    table: ScoreTable, group_clusters: Clusters, method: Method, clusters: int | Literal["silhouette"], seed: int
+def build_correlation_map(
+    table: ScoreTable,
+    group_clusters: Clusters,
+    method: ClusteringMethod,
+    clusters: int | Literal["silhouette"],
+    seed: int,
 ) -> CorrelationMap:
     """Average the groups' correlations, each group counting once, and cluster the average as each group is clustered.
 
     A pair of criteria that meets in no group counts as unrelated where clusters are formed. Raises ConfigError when no
     criterion serves anywhere.
     """
-    correlations = group_correlations(table)
-    average = averaged(correlations)
+    correlations = compute_group_correlations(table)
+    average = average_correlations(correlations)
     rows = np.flatnonzero(np.isfinite(average.diagonal()))
     if not len(rows):
         raise ConfigError("no criterion of the pool ranks the channels of any group: name others in criteria.pool")
     known = np.nan_to_num(average[np.ix_(rows, rows)])
     labels = cluster(known, method, clusters, seed)
-    order = leaf_order(known, labels)
+    order = compute_leaf_order(known, labels)
     shown = list(dict.fromkeys(labels[order].tolist()))
     members = [tuple(int(row) for row in rows[order[labels[order] == label]]) for label in shown]
     same = np.equal.outer(labels, labels)
@@ -92,27 +96,27 @@ def correlation_map(
         tuple(scores.shape[1] for scores in table.scores),
         correlations,
         average,
-        tuple(_cluster(average, found, rows) for found in members),
-        mean(of_rows[same & apart]),
-        mean(of_rows[~same]),
-        differences(correlations, average),
+        tuple(_make_cluster(average, found, rows) for found in members),
+        compute_finite_mean(of_rows[same & apart]),
+        compute_finite_mean(of_rows[~same]),
+        compute_differences(correlations, average),
         group_clusters,
         table.left_out,
     )
 
 
-def group_correlations(table: ScoreTable) -> NDArray[np.float64]:
+def compute_group_correlations(table: ScoreTable) -> NDArray[np.float64]:
     """Spearman's rho of every group over all rows of the table, (G, n, n), NaN where there is none."""
     n = len(table.criteria)
     found = np.full((len(table.groups), n, n), np.nan)
     for group, scores in enumerate(table.scores):
-        rows = table.usable(group)
+        rows = table.find_usable(group)
         if scores.shape[1] > 1 and len(rows):
-            found[group][np.ix_(rows, rows)] = rank_correlation(scores[rows])
+            found[group][np.ix_(rows, rows)] = compute_rank_correlation(scores[rows])
     return found
 
 
-def averaged(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
+def average_correlations(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over groups of each pair's correlation, (G, n, n) -> (n, n), over the groups that have one."""
     known = np.isfinite(correlations)
     groups = known.sum(axis=0)
@@ -120,13 +124,13 @@ def averaged(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(groups > 0, total / np.maximum(groups, 1), np.nan)
 
 
-def differences(correlations: NDArray[np.float64], average: NDArray[np.float64]) -> NDArray[np.float64]:
+def compute_differences(correlations: NDArray[np.float64], average: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far each group is from the average: mean |rho - average| over its pairs of criteria, (G,)."""
     apart = ~np.eye(len(average), dtype=bool)
-    return np.asarray([mean(np.abs(rho - average)[apart]) for rho in correlations])
+    return np.asarray([compute_finite_mean(np.abs(rho - average)[apart]) for rho in correlations])
 
 
-def leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def compute_leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Row numbers such that clusters are contiguous and neighbours as alike as they can be, shape (n,).
 
     Optimal leaf ordering (Bar-Joseph et al. 2001) of the average-linkage tree on 1 - rho. Of the two directions, the
@@ -146,17 +150,17 @@ def leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int64]) -> N
     return order
 
 
-def mean(values: NDArray[np.float64]) -> float:
+def compute_finite_mean(values: NDArray[np.float64]) -> float:
     """Mean of what is finite; NaN of nothing."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _cluster(average: NDArray[np.float64], members: tuple[int, ...], rows: NDArray[np.int64]) -> Cluster:
+def _make_cluster(average: NDArray[np.float64], members: tuple[int, ...], rows: NDArray[np.int64]) -> Cluster:
     among = average[np.ix_(members, members)].copy()
     np.fill_diagonal(among, np.nan)
-    closeness = {row: mean(among[place]) for place, row in enumerate(members)}
+    closeness = {row: compute_finite_mean(among[place]) for place, row in enumerate(members)}
     # means of the same numbers in another order differ in the last bits: they are equal
     centre = max(sorted(members), key=lambda row: round(closeness[row], 9) if np.isfinite(closeness[row]) else -2.0)
     others = [int(row) for row in rows if row not in members]
-    return Cluster(members, centre, mean(among), mean(average[np.ix_(members, others)]))
+    return Cluster(members, centre, compute_finite_mean(among), compute_finite_mean(average[np.ix_(members, others)]))

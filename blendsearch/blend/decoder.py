@@ -14,11 +14,11 @@ from blendsearch.blend.allocation import (
     allocate,
     allocate_globally,
     check_reachable,
-    reaches,
-    shares_for,
+    compute_shares,
+    is_reachable,
 )
-from blendsearch.blend.allocation_rules import Fixed
-from blendsearch.blend.genome import NONE, Genome, Space, blended
+from blendsearch.blend.allocation_rules import AllocationRule
+from blendsearch.blend.genome import NO_GENES, Genome, Space, blend_ranks
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut
@@ -40,40 +40,40 @@ class Decoder:
     oracle: CostOracle
     allowed: Widths
     budget: Mapping[str, tuple[float, float]]
-    fixed: Fixed | None = None
-    misfit: NDArray[np.float64] = field(default_factory=lambda: NONE)
+    allocation_rule: AllocationRule | None = None
+    misfit: NDArray[np.float64] = field(default_factory=lambda: NO_GENES)
 
     def __post_init__(self) -> None:
-        check_reachable(self.oracle.all_decomposed, self.allowed, self.budget_at(0.0))
+        check_reachable(self.oracle.all_decomposed, self.allowed, self.compute_budget(0.0))
 
     @property
-    def spans(self) -> bool:
+    def has_budget_range(self) -> bool:
         """Whether the budgets span a range, so that the search returns a front over costs."""
-        return bool(self.spanned)
+        return bool(self.ranged_costs)
 
     @property
-    def spanned(self) -> tuple[str, ...]:
+    def ranged_costs(self) -> tuple[str, ...]:
         """The costs whose budgets span a range."""
         return tuple(name for name, (low, high) in self.budget.items() if high > low)
 
-    def budget_at(self, target: float) -> Budget:
+    def compute_budget(self, target: float) -> Budget:
         """The budget that the gene `target`, in [0, 1], asks for."""
         return {name: low + (high - low) * target for name, (low, high) in self.budget.items()}
 
-    def cut(self, genome: Genome) -> Cut:
+    def decode(self, genome: Genome) -> Cut:
         """The kept channels, then the layers that stay whole, shape (channels,)."""
-        counts = self.counts(genome)
-        kept = keep_best(blended(self.space.ranks, self.space.weights(genome)), counts)
+        counts = self.decode_counts(genome)
+        kept = keep_best(blend_ranks(self.space.ranks, self.space.compute_weights(genome)), counts)
         # a narrow layer may cost less whole: the cut only gets cheaper
-        return np.concatenate([kept, self.whole(genome) | ~self.oracle.paying(counts)])
+        return np.concatenate([kept, self.decode_undecomposed(genome) | ~self.oracle.is_cheaper_decomposed(counts)])
 
-    def counts(self, genome: Genome) -> Counts:
+    def decode_counts(self, genome: Genome) -> Counts:
         """Channels kept per group, (groups,)."""
-        if self.fixed is not None:
-            return self._fixed_at(genome.target, self.whole(genome).tobytes())
-        return allocate(self.oracle_of(genome), self.allowed, self.budget_at(genome.target), genome.share)
+        if self.allocation_rule is not None:
+            return self._cached_counts(genome.target, self.decode_undecomposed(genome).tobytes())
+        return allocate(self.make_oracle(genome), self.allowed, self.compute_budget(genome.target), genome.share)
 
-    def whole(self, genome: Genome) -> NDArray[np.bool_]:
+    def decode_undecomposed(self, genome: Genome) -> NDArray[np.bool_]:
         """Which layers the genome leaves whole, as far as its budget can be met then, (layers,)."""
         layers = len(self.oracle.layers)
         genes = genome.transform if len(genome.transform) else np.full(layers, -1.0)
@@ -81,48 +81,48 @@ class Decoder:
         if not self.budget:
             return whole
         waiting = [layer for layer in np.argsort(-genes, kind="stable") if whole[layer]]
-        budget = self.budget_at(genome.target)
-        while waiting and not reaches(self.oracle.with_whole(whole), self.allowed, budget):
+        budget = self.compute_budget(genome.target)
+        while waiting and not is_reachable(self.oracle.decompose_except(whole), self.allowed, budget):
             whole[waiting.pop(0)] = False
         return whole
 
-    def meets(self, whole: NDArray[np.bool_], target: float) -> bool:
+    def is_within_budget(self, undecomposed: NDArray[np.bool_], target: float) -> bool:
         """Whether the network with all channels meets the budget at `target` when these layers are whole, (layers,)."""
-        budget = self.budget_at(target)
-        oracle, sizes = self.oracle.with_whole(whole), self.allowed.sizes
-        return all(float(oracle.ratio(name, sizes)) <= ratio for name, ratio in budget.items())
+        budget = self.compute_budget(target)
+        oracle, sizes = self.oracle.decompose_except(undecomposed), self.allowed.sizes
+        return all(float(oracle.compute_ratio(name, sizes)) <= ratio for name, ratio in budget.items())
 
-    def oracle_of(self, genome: Genome) -> CostOracle:
+    def make_oracle(self, genome: Genome) -> CostOracle:
         """What networks cost in which the genome's layers are decomposed."""
-        return self.oracle.with_whole(self.whole(genome))
+        return self.oracle.decompose_except(self.decode_undecomposed(genome))
 
     @property
     def evolves_widths(self) -> bool:
         """Whether shares decide how much each group keeps."""
-        return self.fixed is None
+        return self.allocation_rule is None
 
     @cached_property
-    def _fixed_at(self) -> Callable[[float, bytes], Counts]:
+    def _cached_counts(self) -> Callable[[float, bytes], Counts]:
         """The fixed widths at a target, by which layers are whole: most candidates ask for the same."""
-        assert self.fixed is not None
-        widths = self.fixed.widths
+        assert self.allocation_rule is not None
+        widths = self.allocation_rule.widths
 
-        def counts(target: float, whole: bytes) -> Counts:
-            oracle = self.oracle.with_whole(np.frombuffer(whole, dtype=np.bool_))
-            return widths(oracle, self.budget_at(target))
+        def compute_counts(target: float, whole: bytes) -> Counts:
+            oracle = self.oracle.decompose_except(np.frombuffer(whole, dtype=np.bool_))
+            return widths(oracle, self.compute_budget(target))
 
-        return lru_cache(maxsize=256)(counts)
+        return lru_cache(maxsize=256)(compute_counts)
 
-    def seeded(self, genome: Genome, fixed: Fixed) -> Genome:
+    def apply_allocation(self, genome: Genome, rule: AllocationRule) -> Genome:
         """`genome` with the shares that decode to the widths of `fixed` at the genome's budget."""
-        counts = fixed.widths(self.oracle_of(genome), self.budget_at(genome.target))
-        return genome._replace(share=shares_for(counts, self.allowed.sizes))
+        counts = rule.widths(self.make_oracle(genome), self.compute_budget(genome.target))
+        return genome._replace(share=compute_shares(counts, self.allowed.sizes))
 
-    def globally(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
+    def apply_global_threshold(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
         """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""
-        oracle = self.oracle_of(genome)
-        counts = allocate_globally(oracle, self.allowed, self.budget_at(genome.target), scores)
-        return genome._replace(share=shares_for(counts, self.allowed.sizes))
+        oracle = self.make_oracle(genome)
+        counts = allocate_globally(oracle, self.allowed, self.compute_budget(genome.target), scores)
+        return genome._replace(share=compute_shares(counts, self.allowed.sizes))
 
 
 def keep_best(scores: Sequence[NDArray[np.float64]], counts: Counts) -> Cut:

@@ -16,11 +16,11 @@ from blendsearch.blend.clustering import Clusters
 SHARE_SCALE = 8.0
 """Log-odds of keeping a channel that a share of 1 adds over the network's threshold."""
 
-HALFWAY = 0.5
+BASELINE_GENE = 0.5
 """Size of the gene of a layer that a baseline leaves whole (minus) or decomposes (plus): the other side is in reach."""
 
 
-NONE: NDArray[np.float64] = np.zeros(0)
+NO_GENES: NDArray[np.float64] = np.zeros(0)
 
 
 class Genome(NamedTuple):
@@ -35,19 +35,19 @@ class Genome(NamedTuple):
     blend: NDArray[np.float64]
     share: NDArray[np.float64]
     target: float
-    transform: NDArray[np.float64] = NONE
+    transform: NDArray[np.float64] = NO_GENES
 
-    def flat(self) -> list[float]:
+    def flatten(self) -> list[float]:
         """All genes as JSON numbers: blend, shares, transform, target."""
         return [*self.blend.tolist(), *self.share.tolist(), *self.transform.tolist(), float(self.target)]
 
 
-def flip_step(layers: int) -> float:
+def compute_flip_step(layers: int) -> float:
     """The standard deviation by which about two of so many transform genes leave the side on which a baseline has them.
 
     Each flips a whole layer: a step that is right for one of five layers would throw eight of fifty-five over.
     """
-    return float(HALFWAY / norm.isf(min(0.25, 2 / max(1, layers))))
+    return float(BASELINE_GENE / norm.isf(min(0.25, 2 / max(1, layers))))
 
 
 class Space(Protocol):
@@ -79,33 +79,33 @@ class Space(Protocol):
     @property
     def layers(self) -> int: ...
 
-    def equal(self) -> Genome:
+    def make_equal_blend(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
         ...
 
-    def single(self, criterion: int) -> Genome:
+    def make_single_criterion(self, criterion: int) -> Genome:
         """One criterion (by row number) alone in the uniform allocation; the equal blend where it is left out."""
         ...
 
-    def random(self, rng: np.random.Generator) -> Genome:
+    def sample(self, rng: np.random.Generator) -> Genome:
         """A draw over blends and targets, with shares normal around the uniform allocation."""
         ...
 
-    def weights(self, genome: Genome) -> NDArray[np.float64]:
+    def compute_weights(self, genome: Genome) -> NDArray[np.float64]:
         """How much each criterion counts in each group, (groups, criteria), at least 0; where left out, 0."""
         ...
 
-    def described(self, genome: Genome) -> dict[str, Any]:
+    def describe(self, genome: Genome) -> dict[str, Any]:
         """The genome as JSON values, for a reader."""
         ...
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+    def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
         """The genome that `described` gave these values."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Clustered:
+class ClusteredSpace:
     """What every space over clustered criteria holds.
 
     Attributes
@@ -125,43 +125,43 @@ class Clustered:
         return len(self.ranks)
 
     @property
-    def width(self) -> int:
+    def max_clusters(self) -> int:
         """Clusters of the group that has most: K."""
         return max(1, *(len(clusters) for clusters in self.clusters))
 
-    def uniform(self, blend: NDArray[np.float64]) -> Genome:
+    def make_uniform_genome(self, blend: NDArray[np.float64]) -> Genome:
         """The genome of `blend` in the uniform allocation, with all layers whole."""
-        return Genome(blend, np.zeros(self.groups), 0.0, np.full(self.layers, -HALFWAY))
+        return Genome(blend, np.zeros(self.groups), 0.0, np.full(self.layers, -BASELINE_GENE))
 
-    def drawn_transform(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def sample_transform(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Transform genes around a centre that is drawn too: sets of few layers are as likely as sets of many."""
         if not self.layers:
-            return NONE
-        return np.asarray(np.clip(rng.uniform(-1, 1) + rng.normal(0, HALFWAY, self.layers), -1, 1))
+            return NO_GENES
+        return np.asarray(np.clip(rng.uniform(-1, 1) + rng.normal(0, BASELINE_GENE, self.layers), -1, 1))
 
-    def described_transform(self, genome: Genome) -> dict[str, Any]:
+    def describe_transform(self, genome: Genome) -> dict[str, Any]:
         """The genome's transform as a JSON value, where one is asked for."""
         return {"transform": genome.transform.tolist()} if self.layers else {}
 
-    def transform_of_described(self, facts: Mapping[str, Any]) -> NDArray[np.float64]:
+    def parse_transform(self, facts: Mapping[str, Any]) -> NDArray[np.float64]:
         """The transform that `described_transform` gave these values; nothing decomposed where they say nothing."""
-        return np.asarray(facts.get("transform", [-HALFWAY] * self.layers), dtype=np.float64)
+        return np.asarray(facts.get("transform", [-BASELINE_GENE] * self.layers), dtype=np.float64)
 
 
-def of_flat(space: Space, genes: Sequence[float]) -> Genome:
+def unflatten_genome(space: Space, genes: Sequence[float]) -> Genome:
     """The genome whose `flat` is `genes`."""
     numbers = np.asarray(genes, dtype=np.float64)
     blend, share, transform, target = np.split(numbers, np.cumsum([len(space.low), space.groups, space.layers]))
     return Genome(blend, share, float(target[0]), transform)
 
 
-def bounds(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_bounds(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Least and largest values of the genes that `Genome.flat` lists."""
     signed = np.ones(space.groups + space.layers)
     return np.concatenate([space.low, -signed, [0.0]]), np.concatenate([space.high, signed, [1.0]])
 
 
-def blended(ranks: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def blend_ranks(ranks: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """One score per channel of each group, in [0, 1]: the mean of the criteria's ranks, weighted (groups, criteria).
 
     Where all weights are zero every usable criterion counts alike; where none is usable the channels' order decides.
@@ -178,7 +178,7 @@ def blended(ranks: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]) 
     return found
 
 
-def rank_normalised(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalize_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ranks from 0 (least) to 1 (most) along the channels, ties at their mean: (n, C) -> (n, C); NaN rows stay NaN.
 
     Raw scales differ by orders of magnitude: in a blend one criterion would drown the others.

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import Clustered, Genome, rank_normalised
+from blendsearch.blend.genome import ClusteredSpace, Genome, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 
 @dataclass(frozen=True, eq=False)
-class GroupSpace(Clustered):
+class GroupSpace(ClusteredSpace):
     """The space of one run, as `genome.Space` says. A blend's genes are choices, then factors, both (groups, K):
 
     a choice is, for each cluster, 0 for the mean of its criteria or i for its i-th criterion; a factor is in [0, 1].
@@ -30,75 +30,75 @@ class GroupSpace(Clustered):
     means: bool = True
 
     @cached_property
-    def choices(self) -> NDArray[np.int64]:
+    def max_choices(self) -> NDArray[np.int64]:
         """Largest choice per group and cluster, (groups, K); zero where a group has no such cluster."""
-        tops = np.zeros((self.groups, self.width), dtype=np.int64)
+        tops = np.zeros((self.groups, self.max_clusters), dtype=np.int64)
         for group, clusters in enumerate(self.clusters):
             for number, members in enumerate(clusters):
                 tops[group, number] = len(members)
         return tops
 
     @property
-    def lowest(self) -> NDArray[np.int64]:
+    def min_choices(self) -> NDArray[np.int64]:
         """Smallest choice per group and cluster, (groups, K): 0 where it may be the mean or there is no cluster."""
-        return np.zeros_like(self.choices) if self.means else np.minimum(self.choices, 1)
+        return np.zeros_like(self.max_choices) if self.means else np.minimum(self.max_choices, 1)
 
     @property
     def integers(self) -> int:
-        return self.groups * self.width
+        return self.groups * self.max_clusters
 
     @cached_property
     def low(self) -> NDArray[np.float64]:
-        return np.concatenate([self.lowest.ravel().astype(np.float64), np.zeros(self.integers)])
+        return np.concatenate([self.min_choices.ravel().astype(np.float64), np.zeros(self.integers)])
 
     @cached_property
     def high(self) -> NDArray[np.float64]:
-        return np.concatenate([self.choices.ravel().astype(np.float64), np.ones(self.integers)])
+        return np.concatenate([self.max_choices.ravel().astype(np.float64), np.ones(self.integers)])
 
     @property
     def spread(self) -> NDArray[np.float64]:
         return np.concatenate([np.ones(self.integers), np.full(self.integers, 0.2)])
 
-    def choice(self, genome: Genome) -> NDArray[np.int64]:
+    def get_choices(self, genome: Genome) -> NDArray[np.int64]:
         """The genome's choices, (groups, K)."""
-        return genome.blend[: self.integers].astype(np.int64).reshape(self.choices.shape)
+        return genome.blend[: self.integers].astype(np.int64).reshape(self.max_choices.shape)
 
-    def factor(self, genome: Genome) -> NDArray[np.float64]:
+    def get_factors(self, genome: Genome) -> NDArray[np.float64]:
         """The genome's calibration factors, (groups, K)."""
-        return genome.blend[self.integers :].reshape(self.choices.shape)
+        return genome.blend[self.integers :].reshape(self.max_choices.shape)
 
-    def equal(self) -> Genome:
+    def make_equal_blend(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
-        return self.genome(np.zeros_like(self.choices), self._sizes())
+        return self.make_genome(np.zeros_like(self.max_choices), self._make_equal_factors())
 
-    def single(self, criterion: int) -> Genome:
+    def make_single_criterion(self, criterion: int) -> Genome:
         """One criterion (by row number) alone in the uniform allocation; the equal blend where it is left out."""
-        choice, factor = np.zeros_like(self.choices), self._sizes()
+        choice, factor = np.zeros_like(self.max_choices), self._make_equal_factors()
         for group, clusters in enumerate(self.clusters):
             for number, members in enumerate(clusters):
                 if criterion in members:
                     factor[group] = 0.0
                     factor[group, number] = 1.0
                     choice[group, number] = members.index(criterion) + 1
-        return self.genome(choice, factor)
+        return self.make_genome(choice, factor)
 
-    def random(self, rng: np.random.Generator) -> Genome:
+    def sample(self, rng: np.random.Generator) -> Genome:
         """A uniform draw over choices, factors and target, with shares normal around the uniform allocation."""
-        choice = rng.integers(self.lowest, self.choices + 1)
-        factor = rng.random(self.choices.shape)
+        choice = rng.integers(self.min_choices, self.max_choices + 1)
+        factor = rng.random(self.max_choices.shape)
         share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
-        drawn = self.genome(choice, factor)._replace(share=share, target=float(rng.random()))
-        return drawn._replace(transform=self.drawn_transform(rng))
+        drawn = self.make_genome(choice, factor)._replace(share=share, target=float(rng.random()))
+        return drawn._replace(transform=self.sample_transform(rng))
 
-    def genome(self, choice: NDArray[np.int64], factor: NDArray[np.float64]) -> Genome:
+    def make_genome(self, choice: NDArray[np.int64], factor: NDArray[np.float64]) -> Genome:
         """The genome of these choices and factors, (groups, K) each, in the uniform allocation."""
         blend = np.concatenate([choice.ravel().astype(np.float64), factor.ravel()])
-        return self.uniform(blend)
+        return self.make_uniform_genome(blend)
 
-    def weights(self, genome: Genome) -> NDArray[np.float64]:
+    def compute_weights(self, genome: Genome) -> NDArray[np.float64]:
         """A cluster's factor goes to its chosen criterion, or evenly to all of them; (groups, criteria)."""
         found = np.zeros((self.groups, len(self.criteria)))
-        choice, factor = self.choice(genome), self.factor(genome)
+        choice, factor = self.get_choices(genome), self.get_factors(genome)
         for group, clusters in enumerate(self.clusters):
             for number, members in enumerate(clusters):
                 chosen = choice[group, number]
@@ -108,27 +108,27 @@ class GroupSpace(Clustered):
                     found[group, members[chosen - 1]] = factor[group, number]
         return found
 
-    def described(self, genome: Genome) -> dict[str, Any]:
+    def describe(self, genome: Genome) -> dict[str, Any]:
         return {
-            "choice": self.choice(genome).tolist(),
-            "factor": self.factor(genome).tolist(),
+            "choice": self.get_choices(genome).tolist(),
+            "factor": self.get_factors(genome).tolist(),
             "share": genome.share.tolist(),
             "target": float(genome.target),
-            **self.described_transform(genome),
+            **self.describe_transform(genome),
         }
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        found = self.genome(np.asarray(facts["choice"]), np.asarray(facts["factor"], dtype=np.float64))
+    def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
+        found = self.make_genome(np.asarray(facts["choice"]), np.asarray(facts["factor"], dtype=np.float64))
         share = np.asarray(facts["share"], dtype=np.float64)
-        transform = self.transform_of_described(facts)
+        transform = self.parse_transform(facts)
         return found._replace(share=share, target=float(facts["target"]), transform=transform)
 
-    def _sizes(self) -> NDArray[np.float64]:
+    def _make_equal_factors(self) -> NDArray[np.float64]:
         """Factors that make every criterion count alike."""
-        sizes = self.choices.astype(np.float64)
+        sizes = self.max_choices.astype(np.float64)
         return np.asarray(sizes / np.maximum(sizes.max(axis=1, keepdims=True), 1.0))
 
 
-def space_of(table: ScoreTable, clusters: Clusters, means: bool = True) -> GroupSpace:
+def make_group_space(table: ScoreTable, clusters: Clusters, means: bool = True) -> GroupSpace:
     """The space over a score table and its clusters (`clustering.cluster_groups`)."""
-    return GroupSpace(table.criteria, tuple(rank_normalised(scores) for scores in table.scores), clusters, means)
+    return GroupSpace(table.criteria, tuple(normalize_ranks(scores) for scores in table.scores), clusters, means)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import Clustered, Genome, rank_normalised
+from blendsearch.blend.genome import ClusteredSpace, Genome, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0
@@ -23,7 +23,7 @@ DEVIATION_SCALE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkSpace(Clustered):
+class NetworkSpace(ClusteredSpace):
     """The space of one run, as `genome.Space` says. A blend's genes, all in [-1, 1]: a weight for each criterion, then
 
     a deviation for each group and cluster (groups, K), where deviations are asked for. A criterion's weight in a group
@@ -39,7 +39,7 @@ class NetworkSpace(Clustered):
     @property
     def genes(self) -> int:
         """How many genes a blend has."""
-        return len(self.criteria) + (self.groups * self.width if self.deviations else 0)
+        return len(self.criteria) + (self.groups * self.max_clusters if self.deviations else 0)
 
     @property
     def low(self) -> NDArray[np.float64]:
@@ -55,40 +55,40 @@ class NetworkSpace(Clustered):
         spread[: len(self.criteria)] = 0.175
         return spread
 
-    def equal(self) -> Genome:
+    def make_equal_blend(self) -> Genome:
         """The naive equal blend of all criteria in the uniform allocation."""
-        return self.uniform(np.zeros(self.genes))
+        return self.make_uniform_genome(np.zeros(self.genes))
 
-    def single(self, criterion: int) -> Genome:
+    def make_single_criterion(self, criterion: int) -> Genome:
         """One criterion (by row number) with all but alone a say, in the uniform allocation."""
         blend = np.zeros(self.genes)
         blend[: len(self.criteria)] = -1.0
         blend[criterion] = 1.0
-        return self.uniform(blend)
+        return self.make_uniform_genome(blend)
 
-    def random(self, rng: np.random.Generator) -> Genome:
+    def sample(self, rng: np.random.Generator) -> Genome:
         """Weights uniform, deviations and shares normal around none, target uniform."""
         blend = np.clip(rng.normal(0, 0.3, self.genes), -1, 1)
         blend[: len(self.criteria)] = rng.uniform(-1, 1, len(self.criteria))
         share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
-        return Genome(blend, share, float(rng.random()), self.drawn_transform(rng))
+        return Genome(blend, share, float(rng.random()), self.sample_transform(rng))
 
-    def weights(self, genome: Genome) -> NDArray[np.float64]:
+    def compute_weights(self, genome: Genome) -> NDArray[np.float64]:
         """How much each criterion counts in each group, (groups, criteria), the largest 1; where left out, 0."""
         logs = np.tile(WEIGHT_SCALE * genome.blend[: len(self.criteria)], (self.groups, 1))
-        deviation = np.take_along_axis(self._deviation(genome), np.maximum(self._cluster, 0), axis=1)
-        logs = np.where(self._cluster >= 0, logs + DEVIATION_SCALE * deviation, -np.inf)
+        deviation = np.take_along_axis(self._get_deviations(genome), np.maximum(self._cluster_numbers, 0), axis=1)
+        logs = np.where(self._cluster_numbers >= 0, logs + DEVIATION_SCALE * deviation, -np.inf)
         top = logs.max(axis=1, keepdims=True)
         return np.asarray(np.exp(logs - np.where(np.isfinite(top), top, 0.0)))
 
-    def coordinates(self, blends: NDArray[np.float64]) -> NDArray[np.float64]:
+    def compute_coordinates(self, blends: NDArray[np.float64]) -> NDArray[np.float64]:
         """Blends, (n, genes), as each criterion's part of the sum, then the deviations: (n, d), near where alike."""
         logs = WEIGHT_SCALE * blends[:, : len(self.criteria)]
         weights = np.exp(logs - logs.max(axis=1, keepdims=True))
         return np.hstack([weights / weights.sum(axis=1, keepdims=True), blends[:, len(self.criteria) :]])
 
     @cached_property
-    def _cluster(self) -> NDArray[np.int64]:
+    def _cluster_numbers(self) -> NDArray[np.int64]:
         """The number of each criterion's cluster in each group, (groups, criteria); -1 where it is left out."""
         found = np.full((self.groups, len(self.criteria)), -1, dtype=np.int64)
         for group, clusters in enumerate(self.clusters):
@@ -96,26 +96,26 @@ class NetworkSpace(Clustered):
                 found[group, list(members)] = number
         return found
 
-    def described(self, genome: Genome) -> dict[str, Any]:
+    def describe(self, genome: Genome) -> dict[str, Any]:
         return {
             "weight": genome.blend[: len(self.criteria)].tolist(),
-            "deviation": self._deviation(genome).tolist(),
+            "deviation": self._get_deviations(genome).tolist(),
             "share": genome.share.tolist(),
             "target": float(genome.target),
-            **self.described_transform(genome),
+            **self.describe_transform(genome),
         }
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+    def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
         deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
         blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
         share = np.asarray(facts["share"], dtype=np.float64)
-        return Genome(blend, share, float(facts["target"]), self.transform_of_described(facts))
+        return Genome(blend, share, float(facts["target"]), self.parse_transform(facts))
 
-    def _deviation(self, genome: Genome) -> NDArray[np.float64]:
-        shape = (self.groups, self.width)
+    def _get_deviations(self, genome: Genome) -> NDArray[np.float64]:
+        shape = (self.groups, self.max_clusters)
         return genome.blend[len(self.criteria) :].reshape(shape) if self.deviations else np.zeros(shape)
 
 
-def network_space_of(table: ScoreTable, clusters: Clusters, deviations: bool = True) -> NetworkSpace:
+def make_network_space(table: ScoreTable, clusters: Clusters, deviations: bool = True) -> NetworkSpace:
     """The space over a score table and its clusters (`clustering.cluster_groups`)."""
-    return NetworkSpace(table.criteria, tuple(rank_normalised(scores) for scores in table.scores), clusters, deviations)
+    return NetworkSpace(table.criteria, tuple(normalize_ranks(scores) for scores in table.scores), clusters, deviations)

@@ -6,18 +6,18 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from blendsearch.cli.remote import server_of
-from blendsearch.cli.server import add_server
+from blendsearch.cli.remote import make_api_client
+from blendsearch.cli.server import add_server_option
 
 
-def status(arguments: argparse.Namespace) -> None:
-    from blendsearch.results.status import status
+def show_status(arguments: argparse.Namespace) -> None:
+    from blendsearch.results.status import read_status
     from blendsearch.runs.run import open_run
 
-    if (server := server_of(arguments)) is not None:
+    if (server := make_api_client(arguments)) is not None:
         found = server.get("runs", arguments.run)
     else:
-        found = status(open_run(arguments.runs, arguments.run))
+        found = read_status(open_run(arguments.runs, arguments.run))
     if arguments.json:
         print(json.dumps(found))
         return
@@ -28,11 +28,11 @@ def status(arguments: argparse.Namespace) -> None:
         if found["utilisation"] is not None:
             pace += f", {found['utilisation']:.0%} of the time of {found['workers']} workers"
         left = found["seconds_left"]
-        print(pace + (f"; {_span(left)} left at this pace" if left else ""))
+        print(pace + (f"; {_format_duration(left)} left at this pace" if left else ""))
     if found["retried"]:
         print(f"{found['retried']} attempts were lost or failed, and made again; see its logs")
     if found["state"] == "running" and (found["quiet"] or 0) > 5 * (found["seconds_each"] or 60) + 60:
-        print(f"nothing has come back for {_span(found['quiet'])}")
+        print(f"nothing has come back for {_format_duration(found['quiet'])}")
     if (best := found["best"]) is not None:
         accuracy = "" if best["val_accuracy"] is None else f"accuracy {best['val_accuracy']:.2%}, "
         print(
@@ -59,15 +59,15 @@ def submit(arguments: argparse.Namespace) -> None:
     print(f"job {job} searches as run {name}; see: blendsearch job logs {job} --address {arguments.address}")
 
 
-def job(arguments: argparse.Namespace) -> None:
+def manage_job(arguments: argparse.Namespace) -> None:
     from blendsearch.engine import ray_jobs as jobs
 
     if arguments.action == "status":
-        said = jobs.status(arguments.address, arguments.job)
+        said = jobs.get_status(arguments.address, arguments.job)
         state, _, text = said.partition(": ")
         print(json.dumps({"job": arguments.job, "status": state, "says": text}) if arguments.json else said)
     elif arguments.action == "logs":
-        said = jobs.logs(arguments.address, arguments.job)
+        said = jobs.get_logs(arguments.address, arguments.job)
         print(json.dumps({"job": arguments.job, "logs": said}) + "\n" if arguments.json else said, end="")
     else:
         going = jobs.stop(arguments.address, arguments.job)
@@ -77,19 +77,19 @@ def job(arguments: argparse.Namespace) -> None:
         print("told to stop; submit with the same --name to resume its run" if going else "it was over already")
 
 
-def _span(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def add_verbs(verb: Any) -> None:
+def add_verbs(add_verb: Any) -> None:
     """Add this file's verbs by `verb`, which makes a parser of a name, a function and a help text."""
-    shown = verb("status", status, "show how a search is going")
+    shown = add_verb("status", show_status, "show how a search is going")
     shown.add_argument("run", metavar="RUN")
     shown.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    add_server(shown)
+    add_server_option(shown)
 
-    handed = verb("submit", submit, "hand a search to a Ray cluster; with the --name of a run there, resume it")
+    handed = add_verb("submit", submit, "hand a search to a Ray cluster; with the --name of a run there, resume it")
     handed.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
     handed.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
@@ -99,7 +99,7 @@ def add_verbs(verb: Any) -> None:
         "--cluster-runs", default="/runs", metavar="DIR", help="where runs are on the cluster's head (default: /runs)"
     )
     handed.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    asked = verb("job", job, "ask for a submitted job, read what it says, or stop it")
+    asked = add_verb("job", manage_job, "ask for a submitted job, read what it says, or stop it")
     asked.add_argument("action", choices=("status", "logs", "stop"))
     asked.add_argument("job", metavar="ID")
     asked.add_argument("--json", action="store_true", help="one JSON object instead of text")

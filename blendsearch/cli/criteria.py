@@ -4,17 +4,17 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.terminal import lines_of, print_table, table_of
+from blendsearch.cli.terminal import make_table, make_text_progress, print_table
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from blendsearch.runs.config.schema import Config
     from blendsearch.runs.run import Run
 
-RHO = "rho inside", "rho to others"
+RHO_COLUMNS = "rho inside", "rho to others"
 
 
-def criteria(arguments: argparse.Namespace) -> None:
+def show_criteria(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config.loading import load_config
     from blendsearch.runs.run import open_run
 
@@ -35,15 +35,15 @@ def criteria(arguments: argparse.Namespace) -> None:
 
 def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> None:
     """Those that `config` uses; without one, all there are."""
-    from blendsearch.criteria.registry import CRITERIA, load_criteria, pool
+    from blendsearch.criteria.registry import CRITERIA, load_criteria, select_criteria
 
     load_criteria(() if config is None else config.criteria.modules)
-    listed = list(CRITERIA.values()) if config is None else list(pool(config.criteria.pool))
+    listed = list(CRITERIA.values()) if config is None else list(select_criteria(config.criteria.pool))
     if arguments.json:
         fields = ("name", "family", "cost", "source", "formula")
         print(json.dumps([{field: getattr(item, field) for field in fields} for item in listed], indent=1))
         return
-    table = table_of("criterion", "family", "cost", "what it computes", "from")
+    table = make_table("criterion", "family", "cost", "what it computes", "from")
     for item in sorted(listed, key=lambda item: (item.family, item.name)):
         table.add_row(item.name, item.family, item.cost, item.formula, item.source)
     print_table(table)
@@ -55,13 +55,13 @@ def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> No
 
 
 def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Namespace) -> None:
-    from blendsearch.results.report.output_file import check_picture
+    from blendsearch.results.report.output_file import check_output_path
 
-    check_picture(arguments.map)  # before anything that takes time
+    check_output_path(arguments.map)  # before anything that takes time
     if run is None:
         from blendsearch.pipeline.problem.problem import score
 
-        lines = lines_of(config, to_stderr=arguments.json)
+        lines = make_text_progress(config, to_stderr=arguments.json)
         try:
             # what is left out stands with each group below
             scored = score(config, lambda kind, facts: None if kind == "scored" else lines(kind, facts))
@@ -71,26 +71,29 @@ def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Names
         from blendsearch.runs.score_files import read_scores
 
         scored = read_scores(run)
-    from blendsearch.blend.correlation_map import correlation_map
-    from blendsearch.results.report.criteria_map import described, draw, signed
+    from blendsearch.blend.correlation_map import build_correlation_map
+    from blendsearch.results.report.criteria_map import describe_map, draw_criteria_map, format_correlation
 
     asked = config.criteria
-    found = correlation_map(*scored, asked.clustering, asked.clusters, config.seed)
-    draw(found, config.model.title, arguments.map)
-    facts = {"model": config.model.title, "picture": str(arguments.map), **described(found)}
+    found = build_correlation_map(*scored, asked.clustering, asked.clusters, config.seed)
+    draw_criteria_map(found, config.model.title, arguments.map)
+    facts = {"model": config.model.title, "picture": str(arguments.map), **describe_map(found)}
     if arguments.json:
         print(json.dumps(facts))
         return
-    table = table_of("cluster", "centre", *RHO, "members")
+    table = make_table("cluster", "centre", *RHO_COLUMNS, "members")
     for row in facts["clusters"]:
-        means = (signed(row["mean_inside"]), signed(row["mean_to_others"]))
+        means = (format_correlation(row["mean_inside"]), format_correlation(row["mean_to_others"]))
         table.add_row(row["cluster"], row["centre"], *means, ", ".join(row["members"]))
     print(
         f"{len(found.order)} criteria, clustered by the average of rho over {len(found.groups)} groups of "
         f"{facts['model']} (rho: rank correlation of the channels' scores)"
     )
     print_table(table)
-    print(f"mean rho {signed(found.inside)} inside clusters, {signed(found.between)} between them\n")
+    print(
+        f"mean rho {format_correlation(found.mean_inside)} inside clusters, "
+        f"{format_correlation(found.mean_between)} between them\n"
+    )
     width = max(len(name) for name in found.groups)
     for group in facts["groups"]:
         clusters = " | ".join(", ".join(members) for members in group["clusters"])

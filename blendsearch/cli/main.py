@@ -20,9 +20,9 @@ from blendsearch.errors import BlendsearchError
 WRONG_INPUT, INTERRUPTED = 2, searching.INTERRUPTED
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb and exit: 0 done, 2 wrong input, 130 interrupted."""
-    arguments = make_parser().parse_args(words)
+    arguments = make_parser().parse_args(argv)
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # a person's own model and criteria stand beside their config
     for stream in (sys.stdout, sys.stderr):
@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a locale without umlauts or plus-minus signs ends no search
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warned
+            warnings.showwarning = _print_warning
             arguments.verb(arguments)
     except BlendsearchError as error:
         print(f"blendsearch: {' '.join(str(error).split())}", file=sys.stderr)
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def verb(name: str, function: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+    def add_verb(name: str, function: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=help, description=help)
         added.set_defaults(verb=function)
         added.add_argument(
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
         return added
 
-    search = verb(
+    search = add_verb(
         "search", searching.search, "search for smaller networks; without CONFIG, the built-in digits example"
     )
     search.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file")
@@ -71,9 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument("--or-resume", action="store_true", help="continue the run --name where it is there already")
     search.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     search.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
-    serving.add_server(search)
+    serving.add_server_option(search)
 
-    resume = verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
+    resume = add_verb("resume", searching.resume, "continue a search that stopped, to the result it would have had")
     resume.add_argument("run", metavar="RUN")
     resume.add_argument(
         "--set",
@@ -89,9 +89,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     resume.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     resume.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
-    serving.add_server(resume)
+    serving.add_server_option(resume)
 
-    fork = verb("fork", searching.fork, "search anew from what a run has found, with another budget or other settings")
+    fork = add_verb(
+        "fork", searching.fork, "search anew from what a run has found, with another budget or other settings"
+    )
     fork.add_argument("run", metavar="RUN")
     fork.add_argument("--name", metavar="ID", help="the new run's id (default: after RUN)")
     fork.add_argument(
@@ -103,22 +105,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     fork.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     fork.add_argument("--json", action="store_true", help="one JSON object per event instead of text")
-    serving.add_server(fork)
+    serving.add_server_option(fork)
 
-    compare = verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
+    compare = add_verb("compare", searching.compare, "search with controls at equal cost: was it worth it?")
     compare.add_argument("run", metavar="RUN")
-    compare.add_argument("--seeds", type=_count, default=3, metavar="N", help="on how many seeds (default: 3)")
+    compare.add_argument("--seeds", type=_parse_count, default=3, metavar="N", help="on how many seeds (default: 3)")
     compare.add_argument(
         "--controls", metavar="A,B", help="which controls (default: all; none shows what is there already)"
     )
     compare.add_argument("--ray", metavar="WHERE", help="off, local, auto, or a cluster's address")
     compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    runs = verb("runs", showing.runs, "list the runs")
+    runs = add_verb("runs", showing.show_runs, "list the runs")
     runs.add_argument("--json", action="store_true", help="a JSON list instead of a table")
-    serving.add_server(runs)
+    serving.add_server_option(runs)
 
-    front = verb("front", showing.front, "show what a run found")
+    front = add_verb("front", showing.show_front, "show what a run found")
     front.add_argument("run", metavar="RUN")
     front.add_argument(
         "--plot",
@@ -130,21 +132,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     front.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
-    serving.add_server(front)
+    serving.add_server_option(front)
 
-    show = verb("show", reading.show, "show one network: its channels, its blend, its costs, and where it came from")
+    show = add_verb(
+        "show", reading.show_network, "show one network: its channels, its blend, its costs, and where it came from"
+    )
     show.add_argument("run", metavar="RUN")
     show.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
     show.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    serving.add_server(show)
+    serving.add_server_option(show)
 
-    report = verb("report", reading.report, "write what a run found as one HTML file that needs no network")
+    report = add_verb("report", reading.report, "write what a run found as one HTML file that needs no network")
     report.add_argument("run", metavar="RUN")
     report.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
     report.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    export = verb("export", showing.export, "write a found network as safetensors and JSON, with a model card")
+    export = add_verb("export", showing.export, "write a found network as safetensors and JSON, with a model card")
     export.add_argument("run", metavar="RUN")
     export.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
@@ -152,10 +156,10 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     export.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
-    serving.add_serve(verb)
-    cluster.add_verbs(verb)
+    serving.add_serve_verb(add_verb)
+    cluster.add_verbs(add_verb)
 
-    criteria = verb("criteria", on_criteria.criteria, "list the criteria, or map which of them say the same")
+    criteria = add_verb("criteria", on_criteria.show_criteria, "list the criteria, or map which of them say the same")
     criteria.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file: the criteria it uses")
     criteria.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the config"
@@ -173,14 +177,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     """A whole number above zero, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, given {text!r}")
     return int(text)
 
 
-def _warned(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+def _print_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     """Our own warnings as one line; those of libraries are of no use to a person."""
     if category is UserWarning and "blendsearch" in filename:
         print(f"warning: {message}", file=sys.stderr)

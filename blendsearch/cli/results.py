@@ -5,26 +5,26 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blendsearch.cli.remote import server_of
-from blendsearch.cli.terminal import COSTS_SHOWN, print_table, table_of
+from blendsearch.cli.remote import make_api_client
+from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from blendsearch.runs.run import Run
 
 
-def runs(arguments: argparse.Namespace) -> None:
-    from blendsearch.results.listing import listing
+def show_runs(arguments: argparse.Namespace) -> None:
+    from blendsearch.results.listing import summarize_runs
 
-    server = server_of(arguments)
-    rows = listing(arguments.runs) if server is None else server.get("runs")
+    server = make_api_client(arguments)
+    rows = summarize_runs(arguments.runs) if server is None else server.get("runs")
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
     if not rows:
         print(f"no runs in {arguments.server or arguments.runs}")
         return
-    table = table_of("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
+    table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
     for row in rows:
         best = "" if row["best_val_accuracy"] is None else f"{row['best_val_accuracy']:.2%}"
         done = f"{row['evaluations']} of {row['asked']}"
@@ -32,10 +32,10 @@ def runs(arguments: argparse.Namespace) -> None:
     print_table(table)
 
 
-def front(arguments: argparse.Namespace) -> None:
+def show_front(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
-    if (server := server_of(arguments)) is not None:
+    if (server := make_api_client(arguments)) is not None:
         if arguments.plot is not None:
             raise ConfigError("--plot is not for --server: the page draws it")
         found = server.get("runs", arguments.run, "front")
@@ -48,54 +48,54 @@ def front(arguments: argparse.Namespace) -> None:
     run = open_run(arguments.runs, arguments.run)
     if arguments.plot is not None:
         from blendsearch.results.report.front_plot import draw_front
-        from blendsearch.results.report.output_file import check_picture
+        from blendsearch.results.report.output_file import check_output_path
 
-        check_picture(arguments.plot)
+        check_output_path(arguments.plot)
         draw_front(run, arguments.plot)
-    show(run, arguments)
+    print_summary(run, arguments)
     if arguments.plot is not None and not arguments.json:
         print(f"picture: {arguments.plot}")
 
 
-def show(run: "Run", arguments: argparse.Namespace) -> None:
-    from blendsearch.results.summary import summary
+def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
+    from blendsearch.results.summary import summarize_run
 
-    found = summary(run)
+    found = summarize_run(run)
     if arguments.json:
         whole = {"run": run.name, "finished": run.finished, **found}
-        print(json.dumps(whole, indent=1 if arguments.verb is front else None))
+        print(json.dumps(whole, indent=1 if arguments.verb is show_front else None))
         return
     _print_front(found, run.structure)
 
 
-def _print_front(found: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+def _print_front(summary: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
     """What `summary` found; `notes` say of the run how it was split, and how latency was measured."""
-    costs = _costs_shown(found["dense"])
-    table = table_of("id", "network", *costs, "val loss", "val acc", "test acc")
+    costs = _select_cost_columns(summary["dense"])
+    table = make_table("id", "network", *costs, "val loss", "val acc", "test acc")
     for section in ("dense", "baselines", "front"):
-        for row in found[section]:
+        for row in summary[section]:
             origin = row["origin"].split(" = ")[0] if section != "front" else f"front: {row['origin'].split(' = ')[0]}"
             table.add_row(
                 str(row["id"]),
                 origin,
-                *_ratios(row, costs),
+                *_format_ratios(row, costs),
                 f"{row['val_loss']:.4f}",
                 *("" if row[name] is None else f"{row[name]:.2%}" for name in ("val_accuracy", "test_accuracy")),
             )
         table.add_section()
     print_table(table)
-    if found["finals"]:
-        table = table_of("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
-        for row in found["finals"]:
+    if summary["finals"]:
+        table = make_table("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
+        for row in summary["finals"]:
             val, test = (
                 "" if row["val_accuracy"] is None else f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}"
                 for name in ("val", "test")
             )
             table.add_row(
-                str(row["id"]), row["origin"].split(" = ")[0], *_ratios(row, costs), val, test, str(row["seeds"])
+                str(row["id"]), row["origin"].split(" = ")[0], *_format_ratios(row, costs), val, test, str(row["seeds"])
             )
         print_table(table)
-    for item in found["fidelities"]:
+    for item in summary["fidelities"]:
         if item["tau"] is not None:
             print(
                 f"Kendall's tau between {item['cheaper']} and {item['dearer']} losses: {item['tau']:.2f} over the "
@@ -108,38 +108,38 @@ def _print_front(found: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
             f"latency on {facts['where']}: charged {facts['margin']:.1%} above what the model predicts; measured "
             f"beside the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
         )
-    if not found["front"]:
+    if not summary["front"]:
         print("nothing has been evaluated yet")
 
 
-def _costs_shown(rows: list[dict[str, Any]]) -> dict[str, str]:
+def _select_cost_columns(rows: list[dict[str, Any]]) -> dict[str, str]:
     known = rows[0] if rows else {}
-    return {column: field for column, field in COSTS_SHOWN.items() if column in ("MACs", "params") or field in known}
+    return {column: field for column, field in COST_COLUMNS.items() if column in ("MACs", "params") or field in known}
 
 
-def _ratios(row: dict[str, Any], costs: dict[str, str]) -> list[str]:
+def _format_ratios(row: dict[str, Any], costs: dict[str, str]) -> list[str]:
     return ["" if row[field] is None else f"{row[field]:.2%}" for field in costs.values()]
 
 
-def show_comparison(run: "Run", arguments: argparse.Namespace) -> None:
+def print_comparison(run: "Run", arguments: argparse.Namespace) -> None:
     """A run beside its controls, as far as they have been searched."""
-    from blendsearch.results.comparison import comparison
+    from blendsearch.results.comparison import summarize_comparison
 
-    found = comparison(run)
+    found = summarize_comparison(run)
     if arguments.json:
         print(json.dumps(found))
         return
 
-    def spread(facts: Mapping[str, Any], form: str) -> str:
+    def format_spread(facts: Mapping[str, Any], form: str) -> str:
         if facts["mean"] is None:
             return ""
         return f"{facts['mean']:{form}}" + ("" if facts["deviation"] is None else f" ± {facts['deviation']:{form}}")
 
-    table = table_of("method", "seeds", "val loss", "val acc", "test acc", "difference on test, 95 %")
+    table = make_table("method", "seeds", "val loss", "val acc", "test acc", "difference on test, 95 %")
     for row in found["methods"]:
         numbers = (
-            *(spread(row["val_loss"], ".4f"), spread(row["val_accuracy"], ".2%")),
-            spread(row["test_accuracy"], ".2%"),
+            *(format_spread(row["val_loss"], ".4f"), format_spread(row["val_accuracy"], ".2%")),
+            format_spread(row["test_accuracy"], ".2%"),
         )
         difference = row.get("difference", {"mean": None})
         apart = "" if difference["mean"] is None else f"{difference['mean']:+.2%}"
@@ -153,30 +153,30 @@ def show_comparison(run: "Run", arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     from blendsearch.errors import RunError
-    from blendsearch.pipeline.problem.inputs import in_python
+    from blendsearch.pipeline.problem.inputs import is_in_python
     from blendsearch.pipeline.problem.persistence import restore
-    from blendsearch.results.export.export import check_folder, export, export_kept
+    from blendsearch.results.export.export import check_folder, export, export_stored_weights
     from blendsearch.results.export.formats import check_formats
-    from blendsearch.results.summary import pick
+    from blendsearch.results.summary import select_network
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
     formats = [name for name in ("pt2", "onnx") if getattr(arguments, name)]
-    pick(run, arguments.pick)  # these before the data is loaded
+    select_network(run, arguments.pick)  # these before the data is loaded
     check_folder(arguments.to)
     check_formats(formats)
-    own = in_python(run.config)
+    own = is_in_python(run.config)
     if own and formats:
         raise RunError(
             f"{' and '.join(formats)} need the network, which lives in Python: export there, "
             f"blendsearch.open({run.name!r}, model=, data=).network({arguments.pick!r}).export(..., {formats[0]}=True)"
         )
     if own:
-        done = export_kept(run, arguments.pick, arguments.to)
+        done = export_stored_weights(run, arguments.pick, arguments.to)
     else:
         done = export(run, restore(run), arguments.pick, arguments.to, formats)
     if arguments.json:
-        print(json.dumps(done.facts()))
+        print(json.dumps(done.to_dict()))
         return
     factory = run.config.model.factory
     hint = ", model=the dense network" if own else f", factory={factory.rpartition(':')[2]}"

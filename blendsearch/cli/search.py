@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blendsearch.cli import remote
-from blendsearch.cli.results import show, show_comparison
-from blendsearch.cli.terminal import reporter
+from blendsearch.cli.results import print_comparison, print_summary
+from blendsearch.cli.terminal import make_reporter
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blendsearch.progress import JsonLines, Lines
+    from blendsearch.progress import JsonLines, TextProgress
     from blendsearch.runs.run import Run
 
 INTERRUPTED = 130
@@ -23,9 +23,9 @@ INTERRUPTED = 130
 
 def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config.loading import load_config
-    from blendsearch.runs.run import check_name, free_name
+    from blendsearch.runs.run import check_name, find_free_name
 
-    if (server := remote.server_of(arguments)) is not None:
+    if (server := remote.make_api_client(arguments)) is not None:
         remote.search(server, arguments)
         return
     overrides = list(arguments.set)
@@ -39,105 +39,105 @@ def search(arguments: argparse.Namespace) -> None:
             arguments.run, arguments.set = arguments.name, []  # as it was begun, whatever CONFIG says by now
             resume(arguments)
             return
-    name = arguments.name or free_name(arguments.runs, config.model.factory.rpartition(":")[2])
+    name = arguments.name or find_free_name(arguments.runs, config.model.factory.rpartition(":")[2])
     check_name(arguments.runs, name)  # before anything that takes time
-    report = reporter(arguments, config)
+    report = make_reporter(arguments, config)
     try:
-        from blendsearch.pipeline.launch import begin, go_on
+        from blendsearch.pipeline.launch import run_search, set_up_run
 
-        run, setting, engine = begin(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
-        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
-            go_on(run, setting, engine, report)
+        run, problem, engine = set_up_run(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
+        with _handle_interrupts(f"blendsearch resume {run.name}{_format_runs_option(run)}", report):
+            run_search(run, problem, engine, report)
     finally:
         report.close()
-    show(run, arguments)
+    print_summary(run, arguments)
     if arguments.controls:
         from blendsearch.pipeline.control_runs import CONTROLS
 
-        _compare(run, CONTROLS, 3, arguments)
+        _run_comparison(run, CONTROLS, 3, arguments)
 
 
 def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
-    if (server := remote.server_of(arguments)) is not None:
+    if (server := remote.make_api_client(arguments)) is not None:
         remote.resume(server, arguments)
         return
     run = open_run(arguments.runs, arguments.run)
     if arguments.set or not run.finished:
-        from blendsearch.pipeline.problem.inputs import BY_NAME, check_given
+        from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, check_user_inputs
 
-        check_given(run, BY_NAME)  # before anything is changed
-        _go_on_in_spite_of(run, arguments)
+        check_user_inputs(run, NO_USER_INPUTS)  # before anything is changed
+        _check_compatibility(run, arguments)
     if arguments.set:
-        from blendsearch.runs.config_changes import changed
+        from blendsearch.runs.config_changes import change_config
 
-        with run.locked():
-            run = changed(open_run(arguments.runs, arguments.run), arguments.set)
+        with run.lock():
+            run = change_config(open_run(arguments.runs, arguments.run), arguments.set)
     if run.finished:
         print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
-        show(run, arguments)
+        print_summary(run, arguments)
         return
-    report = reporter(arguments, run.config)
+    report = make_reporter(arguments, run.config)
     try:
         from blendsearch.engine.factory import check_engine, start_engine
-        from blendsearch.pipeline.launch import go_on
+        from blendsearch.pipeline.launch import run_search
         from blendsearch.pipeline.problem.persistence import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
         check_engine(chosen, run.config.finals.workers)
-        setting = restore(run)
-        engine = start_engine(chosen, setting.evaluator, run.config.finals.workers)
-        with _resumable(f"blendsearch resume {run.name}{_below(run)}", report):
-            go_on(run, setting, engine, report)
+        problem = restore(run)
+        engine = start_engine(chosen, problem.evaluator, run.config.finals.workers)
+        with _handle_interrupts(f"blendsearch resume {run.name}{_format_runs_option(run)}", report):
+            run_search(run, problem, engine, report)
     finally:
         report.close()
-    show(run, arguments)
+    print_summary(run, arguments)
 
 
-def _go_on_in_spite_of(run: "Run", arguments: argparse.Namespace) -> None:
+def _check_compatibility(run: "Run", arguments: argparse.Namespace) -> None:
     """Refuse what would make the run end otherwise, but for what is accepted, which is said and written down."""
     from blendsearch.fitness.device import resolve_device
-    from blendsearch.runs.compatibility import check_same
+    from blendsearch.runs.compatibility import check_compatible
     from blendsearch.runs.config_changes import note_accepted
 
     accepted = [kind for kind in (getattr(arguments, "accept", None) or "").split(",") if kind]
-    found = check_same(run, str(resolve_device(run.config.fitness.device)), accepted)
+    found = check_compatible(run, str(resolve_device(run.config.fitness.device)), accepted)
     if found:
-        with run.locked():
+        with run.lock():
             note_accepted(run, [item.text for item in found])
         for item in found:
             print(f"warning: accepted: {item.text}", file=sys.stderr)
 
 
 def fork(arguments: argparse.Namespace) -> None:
-    from blendsearch.pipeline.fork import fork, forked_config
+    from blendsearch.pipeline.fork import fork, make_fork_config
     from blendsearch.runs.run import open_run
 
-    if (server := remote.server_of(arguments)) is not None:
+    if (server := remote.make_api_client(arguments)) is not None:
         remote.fork(server, arguments)
         return
     parent = open_run(arguments.runs, arguments.run)
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
-    config, _ = forked_config(parent, overrides)  # before anything that takes time
-    report = reporter(arguments, config)
+    config, _ = make_fork_config(parent, overrides)  # before anything that takes time
+    report = make_reporter(arguments, config)
     try:
         from blendsearch.engine.factory import check_engine, start_engine
-        from blendsearch.pipeline.launch import go_on
+        from blendsearch.pipeline.launch import run_search
 
         check_engine(config.engine, config.finals.workers)
         made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
         report("run", {"run": made.run.name, "path": str(made.run.path)})
-        engine = start_engine(config.engine, made.setting.evaluator, config.finals.workers)
-        with _resumable(f"blendsearch resume {made.run.name}{_below(made.run)}", report):
-            go_on(made.run, made.setting, engine, report)
+        engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
+        with _handle_interrupts(f"blendsearch resume {made.run.name}{_format_runs_option(made.run)}", report):
+            run_search(made.run, made.problem, engine, report)
     finally:
         report.close()
-    show(made.run, arguments)
+    print_summary(made.run, arguments)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -146,32 +146,32 @@ def compare(arguments: argparse.Namespace) -> None:
 
     run = open_run(arguments.runs, arguments.run)
     if arguments.controls == "none":
-        show_comparison(run, arguments)
+        print_comparison(run, arguments)
         return
     named = CONTROLS if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
-    _compare(run, named, arguments.seeds, arguments)
+    _run_comparison(run, named, arguments.seeds, arguments)
 
 
-def _compare(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
-    from blendsearch.pipeline.control_runs import compare, planned
-    from blendsearch.results.comparison import comparison
+def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
+    from blendsearch.pipeline.control_runs import compare, plan_comparison
+    from blendsearch.results.comparison import summarize_comparison
 
-    planned(run, controls, seeds)  # before anything that takes time
-    comparison(run)
-    report = reporter(arguments, run.config)
+    plan_comparison(run, controls, seeds)  # before anything that takes time
+    summarize_comparison(run)
+    report = make_reporter(arguments, run.config)
     engine = run.config.engine
     if arguments.ray is not None:
         engine = engine.model_copy(update={"ray": arguments.ray})
     try:
-        with _resumable(f"blendsearch compare {run.name}{_below(run)}", report):
+        with _handle_interrupts(f"blendsearch compare {run.name}{_format_runs_option(run)}", report):
             compare(run, controls, seeds, engine, report)
     finally:
         report.close()
-    show_comparison(run, arguments)
+    print_comparison(run, arguments)
 
 
 @contextmanager
-def _resumable(command: str, report: "JsonLines | Lines") -> Iterator[None]:
+def _handle_interrupts(command: str, report: "JsonLines | TextProgress") -> Iterator[None]:
     """Inside, an interruption or SIGTERM ends the process with 130 and the `command` that goes on."""
 
     def stop(number: int, frame: object) -> None:
@@ -188,6 +188,6 @@ def _resumable(command: str, report: "JsonLines | Lines") -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _below(run: "Run") -> str:
+def _format_runs_option(run: "Run") -> str:
     """The option that finds the folder of `run`, with a space before it; empty for the default folder."""
     return "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-PORT = 8484
+DEFAULT_PORT = 8484
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -13,11 +13,13 @@ def serve(arguments: argparse.Namespace) -> None:
     serve(arguments.runs, arguments.host, arguments.port, arguments.data, tuple(arguments.allow_host), arguments.json)
 
 
-def add_serve(verb: Any) -> None:
+def add_serve_verb(add_verb: Any) -> None:
     """Add the verb by `verb`, which makes a parser of a name, a function and a help text."""
-    parser = verb("serve", serve, "show runs live in a browser, and answer other machines' --server")
+    parser = add_verb("serve", serve, "show runs live in a browser, and answer other machines' --server")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
-    parser.add_argument("--port", type=_port, default=PORT, metavar="N", help=f"0: any free (default: {PORT})")
+    parser.add_argument(
+        "--port", type=_parse_port, default=DEFAULT_PORT, metavar="N", help=f"0: any free (default: {DEFAULT_PORT})"
+    )
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="where the page's configs may name files (default: none)"
     )
@@ -27,12 +29,12 @@ def add_serve(verb: Any) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object with url and token instead of text")
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
+def add_server_option(parser: argparse.ArgumentParser) -> None:
     """Let a verb be asked of a server."""
     parser.add_argument("--server", metavar="URL", help="ask this `blendsearch serve`; its token in BLENDSEARCH_TOKEN")
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     number = int(text)
     if not 0 <= number < 65536:
         raise ValueError(text)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from blendsearch.progress import JsonLines, Lines
+    from blendsearch.progress import JsonLines, TextProgress
     from blendsearch.runs.config.schema import Config
 
 
-COSTS_SHOWN = {
+COST_COLUMNS = {
     "MACs": "macs_ratio",
     "params": "params_ratio",
     "memory": "memory_ratio",
@@ -20,27 +20,27 @@ COSTS_SHOWN = {
 """Columns of costs, and the fields they show; those that a run has no budget for are left out."""
 
 
-def reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | Lines":
+def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress":
     from blendsearch.progress import JsonLines
 
-    return JsonLines() if arguments.json else lines_of(config)
+    return JsonLines() if arguments.json else make_text_progress(config)
 
 
-def lines_of(config: "Config", *, to_stderr: bool = False) -> "Lines":
+def make_text_progress(config: "Config", *, to_stderr: bool = False) -> "TextProgress":
     from rich.console import Console
 
-    from blendsearch.progress import Lines
+    from blendsearch.progress import TextProgress
 
-    return Lines(Console(stderr=to_stderr), config.search.evaluations)
+    return TextProgress(Console(stderr=to_stderr), config.search.evaluations)
 
 
-def table_of(*columns: str) -> "Table":
+def make_table(*columns: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     numbers = {
-        *(*COSTS_SHOWN, "id", "val loss", "val acc", "test acc", "best accuracy", "seeds"),
+        *(*COST_COLUMNS, "id", "val loss", "val acc", "test acc", "best accuracy", "seeds"),
         *("rho inside", "rho to others"),
     }
     for column in columns:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from blendsearch.criteria.registry import criterion
-from blendsearch.criteria.view import GroupView, mean_over
+from blendsearch.criteria.view import GroupView, average_scores
 
 ENTROPY_BINS = 32
 """Bins between a channel's smallest and largest pooled activation; more stay empty at a few hundred images."""
@@ -13,7 +13,7 @@ ENTROPY_BINS = 32
 @criterion("apoz", family="activation", needs=["activations"], cost="probe", source="Hu et al. 2016, Network Trimming")
 def apoz(view: GroupView) -> Tensor | None:
     """1 - the share of positions at which the activation is not above zero; mean over readers."""
-    return mean_over([1 - reading.zeros for reading in view.readings()])
+    return average_scores([1 - reading.zeros for reading in view.get_activation_stats()])
 
 
 @criterion(
@@ -25,7 +25,7 @@ def apoz(view: GroupView) -> Tensor | None:
 )
 def activation_mean(view: GroupView) -> Tensor | None:
     """Mean activation over images and positions, absolute; mean over readers."""
-    return mean_over([reading.mean.abs() for reading in view.readings()])
+    return average_scores([reading.mean.abs() for reading in view.get_activation_stats()])
 
 
 @criterion(
@@ -37,7 +37,9 @@ def activation_mean(view: GroupView) -> Tensor | None:
 )
 def activation_variance(view: GroupView) -> Tensor | None:
     """Variance of the activation over images and positions; mean over readers."""
-    return mean_over([(reading.square - reading.mean.square()).clamp_min(0) for reading in view.readings()])
+    return average_scores(
+        [(reading.square - reading.mean.square()).clamp_min(0) for reading in view.get_activation_stats()]
+    )
 
 
 @criterion(
@@ -53,7 +55,9 @@ def entropy(view: GroupView) -> Tensor | None:
     The histogram has `ENTROPY_BINS` equal bins from the channel's own smallest to its largest value; a channel that
     gives every image the same has entropy zero. In nats, in [0, log(ENTROPY_BINS)].
     """
-    return mean_over([histogram_entropy(reading.pooled, ENTROPY_BINS) for reading in view.readings()])
+    return average_scores(
+        [compute_histogram_entropy(reading.pooled, ENTROPY_BINS) for reading in view.get_activation_stats()]
+    )
 
 
 @criterion(
@@ -65,7 +69,7 @@ def entropy(view: GroupView) -> Tensor | None:
 )
 def hrank(view: GroupView) -> Tensor | None:
     """Mean over images of the rank of the channel's feature map; mean over readers."""
-    return mean_over([reading.rank for reading in view.readings()])
+    return average_scores([reading.rank for reading in view.get_activation_stats()])
 
 
 @criterion(
@@ -81,10 +85,10 @@ def chip(view: GroupView) -> Tensor | None:
     Mean over readers. The difference of nuclear norms is not taken by C further decompositions but by one integral, see
     `feature_map.nuclear_norm_changes`.
     """
-    return mean_over([reading.independence for reading in view.readings()])
+    return average_scores([reading.independence for reading in view.get_activation_stats()])
 
 
-def histogram_entropy(values: Tensor, bins: int) -> Tensor:
+def compute_histogram_entropy(values: Tensor, bins: int) -> Tensor:
     """Entropy in nats of each column's histogram over its own range: (images, C) -> (C,) in float64."""
     values = values.double()
     low, high = values.amin(dim=0), values.amax(dim=0)

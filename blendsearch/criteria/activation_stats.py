@@ -8,15 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.criteria.contributions import sampled_contributions
-from blendsearch.criteria.feature_map import map_ranks, nuclear_norm_changes
+from blendsearch.criteria.contributions import sample_contributions
+from blendsearch.criteria.feature_map import compute_map_ranks, compute_nuclear_norm_changes
 from blendsearch.criteria.needs import Need
 
 POOLED_IMAGES = 2048
 """The pooled activation of every image has to be kept until its range is known: of so many images at most."""
 
 
-class Reading:
+class ActivationStats:
     """Statistics of a group's channels at the input of one layer that reads them, each (C,) unless said otherwise.
 
     Means are over images. Reading a statistic that no criterion of the pool named as a need raises AttributeError.
@@ -41,15 +41,15 @@ class Reading:
     independence: Tensor
     contributions: Tensor
 
-    def __init__(self, module: str, gathered: dict[str, Tensor]) -> None:
+    def __init__(self, module: str, statistics: dict[str, Tensor]) -> None:
         self.module = module
-        self.__dict__.update(gathered)
+        self.__dict__.update(statistics)
 
     def __getattr__(self, name: str) -> Tensor:
         raise AttributeError(f"the probe gathered no {name!r} at this layer: name the need for it when registering")
 
 
-class Gathering:
+class StatsAccumulator:
     """Sums, over the images of all batches, for one layer that reads one group."""
 
     def __init__(self, name: str, module: nn.Module, index: NDArray[np.int64], needs: Set[Need]) -> None:
@@ -61,9 +61,9 @@ class Gathering:
         self._images: dict[str, int] = {}
         self._rows: dict[str, list[Tensor]] = {}
 
-    def saw(self, activation: Tensor, first: int, picked: list[int]) -> None:
+    def add_batch(self, activation: Tensor, first_image: int, subsample_rows: list[int]) -> None:
         """Take in a batch whose first image is number `first`; `picked` are its rows in the sub-sample."""
-        maps = channel_maps(self.module, activation, self.index)
+        maps = extract_channel_maps(self.module, activation, self.index)
         flat = maps.flatten(2)
         positions = flat.shape[2]
         if self.needs & {"activations", "pooled"}:
@@ -73,24 +73,24 @@ class Gathering:
             # a norm reads the activation once and writes nothing as large
             self._add("square", torch.linalg.vector_norm(flat, dim=2).double().square() / positions)
             self._add("zeros", 1 - torch.count_nonzero(flat > 0, dim=2).double() / positions)
-        if "pooled" in self.needs and first < POOLED_IMAGES:
-            self._keep("pooled", mean[: POOLED_IMAGES - first])
-        if picked and "ranks" in self.needs:
-            self._add("rank", map_ranks(maps[picked]))
-        if picked and "independence" in self.needs:
-            self._add("independence", nuclear_norm_changes(flat[picked]))
+        if "pooled" in self.needs and first_image < POOLED_IMAGES:
+            self._keep("pooled", mean[: POOLED_IMAGES - first_image])
+        if subsample_rows and "ranks" in self.needs:
+            self._add("rank", compute_map_ranks(maps[subsample_rows]))
+        if subsample_rows and "independence" in self.needs:
+            self._add("independence", compute_nuclear_norm_changes(flat[subsample_rows]))
         if "contributions" in self.needs:
-            samples = sampled_contributions(self.module, activation, self.index, first)
+            samples = sample_contributions(self.module, activation, self.index, first_image)
             if samples is not None:
                 self._keep("contributions", samples)
 
-    def over_positions(self, product: Tensor) -> Tensor:
+    def sum_over_positions(self, product: Tensor) -> Tensor:
         """The sum over positions of something shaped like the layer's input, per image and channel, (N, C)."""
-        return channel_maps(self.module, product, self.index).flatten(2).sum(dim=2)
+        return extract_channel_maps(self.module, product, self.index).flatten(2).sum(dim=2)
 
-    def reading(self) -> Reading:
+    def compute_stats(self) -> ActivationStats:
         means = {name: total / self._images[name] for name, total in self._sums.items()}
-        return Reading(self.name, means | {name: torch.cat(rows) for name, rows in self._rows.items()})
+        return ActivationStats(self.name, means | {name: torch.cat(rows) for name, rows in self._rows.items()})
 
     def _add(self, name: str, values: Tensor) -> None:
         total = values.double().sum(dim=0)
@@ -101,7 +101,7 @@ class Gathering:
         self._rows.setdefault(name, []).append(rows.clone())
 
 
-def channel_maps(module: nn.Module, activation: Tensor, index: NDArray[np.int64]) -> Tensor:
+def extract_channel_maps(module: nn.Module, activation: Tensor, index: NDArray[np.int64]) -> Tensor:
     """The feature maps of a group's channels in the input of `module`, shape (N, C, height, width).
 
     `index` has shape (C, m): the positions that belong to each channel. Behind a flattened feature map a channel has m

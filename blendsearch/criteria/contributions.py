@@ -14,17 +14,19 @@ SAMPLES_PER_IMAGE = 4
 """Output values, each at a random place in a random output channel, that ThiNet looks at per image and layer."""
 
 
-def sampled_contributions(module: nn.Module, activation: Tensor, index: NDArray[np.int64], first: int) -> Tensor | None:
+def sample_contributions(
+    module: nn.Module, activation: Tensor, index: NDArray[np.int64], first_image: int
+) -> Tensor | None:
     """What each channel adds to sampled outputs of `module`: inputs (N, ...) -> (N x SAMPLES_PER_IMAGE, C).
 
     `first` is the number of the batch's first image: places are drawn once, per image, so that batches do not matter.
     None for layers other than two-dimensional convolutions and linear layers, and past `CONTRIBUTION_IMAGES`.
     """
-    images = min(len(activation), CONTRIBUTION_IMAGES - first)
+    images = min(len(activation), CONTRIBUTION_IMAGES - first_image)
     if images <= 0 or not isinstance(module, nn.Conv2d | nn.Linear):
         return None
     activation = activation[:images]
-    drawn = torch.from_numpy(_PLACES[first : first + images]).to(activation.device)
+    drawn = torch.from_numpy(_SAMPLE_POSITIONS[first_image : first_image + images]).to(activation.device)
     outputs = (drawn[..., 0] * module.weight.shape[0]).long()
     weights = module.weight.detach()[outputs]
     image = torch.arange(images, device=activation.device)[:, None]
@@ -32,8 +34,8 @@ def sampled_contributions(module: nn.Module, activation: Tensor, index: NDArray[
         tokens = activation.reshape(images, prod(activation.shape[1:-1]), activation.shape[-1])
         seen = tokens[image, (drawn[..., 1] * tokens.shape[1]).long()] * weights
     else:
-        rows, inside_rows = _window(module, 0, activation.shape[2], drawn[..., 1])
-        columns, inside_columns = _window(module, 1, activation.shape[3], drawn[..., 2])
+        rows, inside_rows = _compute_window(module, 0, activation.shape[2], drawn[..., 1])
+        columns, inside_columns = _compute_window(module, 1, activation.shape[3], drawn[..., 2])
         # (images, samples, kernel rows, kernel columns, channels in)
         patch = activation[image[..., None, None], :, rows[..., :, None], columns[..., None, :]]
         inside = inside_rows[..., :, None] & inside_columns[..., None, :]
@@ -42,7 +44,7 @@ def sampled_contributions(module: nn.Module, activation: Tensor, index: NDArray[
     return taken.reshape(images * SAMPLES_PER_IMAGE, *index.shape).sum(dim=2)
 
 
-def _window(module: nn.Conv2d, axis: int, length: int, drawn: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_window(module: nn.Conv2d, axis: int, length: int, samples: Tensor) -> tuple[Tensor, Tensor]:
     """Input positions under the kernel at drawn output places along one axis, and which of them are not padding."""
     kernel, stride, dilation = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
     reach = dilation * (kernel - 1)
@@ -51,9 +53,9 @@ def _window(module: nn.Conv2d, axis: int, length: int, drawn: Tensor) -> tuple[T
     else:
         before = after = int(module.padding[axis])
     places = (length + before + after - reach - 1) // stride + 1
-    under = (drawn * places).long()[..., None] * stride - before
-    under = under + dilation * torch.arange(kernel, device=drawn.device)
+    under = (samples * places).long()[..., None] * stride - before
+    under = under + dilation * torch.arange(kernel, device=samples.device)
     return under.clamp(0, length - 1), (under >= 0) & (under < length)
 
 
-_PLACES = np.random.default_rng(0).random((CONTRIBUTION_IMAGES, SAMPLES_PER_IMAGE, 3))
+_SAMPLE_POSITIONS = np.random.default_rng(0).random((CONTRIBUTION_IMAGES, SAMPLES_PER_IMAGE, 3))

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from blendsearch.criteria.registry import criterion
-from blendsearch.criteria.view import GroupView, mean_over
+from blendsearch.criteria.view import GroupView, average_scores
 
 THEIS = "Theis et al. 2018, Faster Gaze Prediction With Dense Networks and Fisher Pruning"
 
@@ -11,7 +11,7 @@ THEIS = "Theis et al. 2018, Faster Gaze Prediction With Dense Networks and Fishe
 @criterion("fisher", family="curvature", needs=["gates"], cost="probe", source=THEIS)
 def fisher(view: GroupView) -> Tensor | None:
     """Half the mean over images of (sum over readers and positions of a dL/da)^2."""
-    return view.gate().square / 2
+    return view.get_gate().square / 2
 
 
 @criterion("fisher_per_macs", family="curvature", needs=["gates"], cost="probe", source=f"{THEIS}, section 3.2")
@@ -20,7 +20,7 @@ def fisher_per_macs(view: GroupView) -> Tensor | None:
 
     Inside a group it orders channels as `fisher` does; it is made to be compared between groups.
     """
-    return view.gate().square / 2 / max(view.macs, 1.0)
+    return view.get_gate().square / 2 / max(view.macs, 1.0)
 
 
 @criterion(
@@ -32,8 +32,8 @@ def fisher_per_macs(view: GroupView) -> Tensor | None:
 )
 def obd(view: GroupView) -> Tensor | None:
     """Half the sum over the channel's filter of w^2 times the mean over images of (dL/dw)^2; mean over its makers."""
-    pairs = zip(view.filters(), view.squared_filter_gradients(), strict=True)
-    return mean_over([(weight.square() * squared).sum(dim=1) / 2 for weight, squared in pairs])
+    pairs = zip(view.get_filters(), view.get_squared_filter_gradients(), strict=True)
+    return average_scores([(weight.square() * squared).sum(dim=1) / 2 for weight, squared in pairs])
 
 
 @criterion(
@@ -50,6 +50,6 @@ def hessian_trace(view: GroupView) -> Tensor | None:
     The trace is Hutchinson's, from few random sign vectors (`second_order.HESSIAN_PROBES`); it can be negative.
     """
     scores = []
-    for weight, diagonal in zip(view.filters(), view.hessian_diagonals(), strict=True):
+    for weight, diagonal in zip(view.get_filters(), view.get_hessian_diagonals(), strict=True):
         scores.append(weight.square().sum(dim=1) * diagonal.sum(dim=1) / (2 * weight.shape[1]))
-    return mean_over(scores)
+    return average_scores(scores)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blendsearch.criteria.registry import criterion
-from blendsearch.criteria.view import GroupView, mean_over
+from blendsearch.criteria.view import GroupView, average_scores
 
 WEISZFELD_STEPS = 100
 """Steps towards the geometric median, at most; a few dozen suffice for six digits."""
@@ -20,7 +20,7 @@ def fpgm(view: GroupView) -> Tensor | None:
 
     The distances are true ones (Torch-Pruning raises |w| to a power before it takes them).
     """
-    return mean_over([_distances(gram).sum(dim=1) for gram in view.filter_grams()])
+    return average_scores([_compute_distances(gram).sum(dim=1) for gram in view.get_filter_grams()])
 
 
 @criterion(
@@ -30,7 +30,7 @@ def fpgm(view: GroupView) -> Tensor | None:
 )
 def fermat(view: GroupView) -> Tensor | None:
     """||w_i - m||, m the geometric median (Fermat point) of the layer's filters; mean over the layers that make it."""
-    return mean_over([median_distances(gram) for gram in view.filter_grams()])
+    return average_scores([compute_median_distances(gram) for gram in view.get_filter_grams()])
 
 
 @criterion(
@@ -41,7 +41,7 @@ def cosine(view: GroupView) -> Tensor | None:
 
     A filter of zeros is like every other: it scores zero.
     """
-    return mean_over([_unlikeness(gram).sum(dim=1) for gram in view.filter_grams()])
+    return average_scores([_compute_dissimilarity(gram).sum(dim=1) for gram in view.get_filter_grams()])
 
 
 @criterion(
@@ -50,13 +50,13 @@ def cosine(view: GroupView) -> Tensor | None:
 def whc(view: GroupView) -> Tensor | None:
     """||w_i|| times the sum over the layer's filters j of ||w_j|| (1 - |cos(w_i, w_j)|); mean over its makers."""
     scores = []
-    for gram in view.filter_grams():
+    for gram in view.get_filter_grams():
         norms = gram.diagonal().clamp_min(0).sqrt()
-        scores.append(norms * (_unlikeness(gram) @ norms))
-    return mean_over(scores)
+        scores.append(norms * (_compute_dissimilarity(gram) @ norms))
+    return average_scores(scores)
 
 
-def median_distances(gram: Tensor) -> Tensor:
+def compute_median_distances(gram: Tensor) -> Tensor:
     """Distances of n points to their geometric median, from their inner products: (n, n) -> (n,).
 
     Weiszfeld's iteration with the step of Vardi and Zhang, which leaves a data point that is not the median and stays
@@ -67,7 +67,7 @@ def median_distances(gram: Tensor) -> Tensor:
     own = gram.diagonal()
     scale = float(own.max().clamp_min(0).sqrt())
     weights = torch.full((points,), 1 / points, dtype=gram.dtype, device=gram.device)
-    distances = _distances_to(gram, own, weights)
+    distances = _compute_distances_to_mean(gram, own, weights)
     for _ in range(WEISZFELD_STEPS):
         here = distances <= 1e-9 * scale
         inverse = torch.where(here, 0.0, 1 / distances.clamp_min(1e-300))
@@ -82,25 +82,25 @@ def median_distances(gram: Tensor) -> Tensor:
             step = step * max(0.0, 1 - float(here.sum()) / max(pull, 1e-300))
         weights = weights + step
         moved = float((step @ gram @ step).clamp_min(0).sqrt())
-        distances = _distances_to(gram, own, weights)
+        distances = _compute_distances_to_mean(gram, own, weights)
         if moved <= 1e-9 * scale:
             break
     return distances
 
 
-def _distances_to(gram: Tensor, own: Tensor, weights: Tensor) -> Tensor:
+def _compute_distances_to_mean(gram: Tensor, squared_norms: Tensor, weights: Tensor) -> Tensor:
     """Distances of the points to their mean under `weights`."""
     products = gram @ weights
-    return (own - 2 * products + weights @ products).clamp_min(0).sqrt()
+    return (squared_norms - 2 * products + weights @ products).clamp_min(0).sqrt()
 
 
-def _distances(gram: Tensor) -> Tensor:
+def _compute_distances(gram: Tensor) -> Tensor:
     own = gram.diagonal()
     distances = (own[:, None] + own[None, :] - 2 * gram).clamp_min(0).sqrt()
     return distances.fill_diagonal_(0)
 
 
-def _unlikeness(gram: Tensor) -> Tensor:
+def _compute_dissimilarity(gram: Tensor) -> Tensor:
     """1 - |cos| between every two filters, (C, C) in [0, 1]; zero where one of them has no direction."""
     norms = gram.diagonal().clamp_min(0).sqrt()
     lengths = norms[:, None] * norms[None, :]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def map_ranks(maps: Tensor) -> Tensor:
+def compute_map_ranks(maps: Tensor) -> Tensor:
     """Ranks of feature maps, (N, C, height, width) -> (N, C) in float64.
 
     The tolerance is that of numpy.linalg.matrix_rank: the largest singular value times the longer side times the
@@ -23,7 +23,7 @@ def map_ranks(maps: Tensor) -> Tensor:
     return torch.stack(ranks)
 
 
-def nuclear_norm_changes(rows: Tensor) -> Tensor:
+def compute_nuclear_norm_changes(rows: Tensor) -> Tensor:
     r"""For each image and row, how much the nuclear norm falls when the row is zeroed: (N, C, P) -> (N, C) in float64.
 
     With :math:`A = U \Sigma V^T`, zeroing row i is a downdate of :math:`A^T A` by its outer product, and from

@@ -4,19 +4,19 @@ import torch
 from torch import Tensor
 
 from blendsearch.criteria.registry import criterion
-from blendsearch.criteria.view import GroupView, mean_over
+from blendsearch.criteria.view import GroupView, average_scores
 
 
 @criterion("l1", family="norm", source="Li et al. 2017, Pruning Filters for Efficient ConvNets")
 def l1(view: GroupView) -> Tensor | None:
     """Sum of |w| over the channel's filter; mean over the layers that make it."""
-    return mean_over([weight.abs().sum(dim=1) for weight in view.filters()])
+    return average_scores([weight.abs().sum(dim=1) for weight in view.get_filters()])
 
 
 @criterion("l2", family="norm", source="He et al. 2018, Soft Filter Pruning")
 def l2(view: GroupView) -> Tensor | None:
     """Square root of the sum of w^2 over the channel's filter; mean over the layers that make it."""
-    return mean_over([weight.norm(dim=1) for weight in view.filters()])
+    return average_scores([weight.norm(dim=1) for weight in view.get_filters()])
 
 
 @criterion("group_norm", family="norm", source="Fang et al. 2023, DepGraph: Towards Any Structural Pruning")
@@ -25,14 +25,14 @@ def group_norm(view: GroupView) -> Tensor | None:
 
     Biases and batch-norm shifts are left out, as they are in Torch-Pruning's group norm.
     """
-    squares = _coupled_squares(view)
+    squares = _sum_coupled_squares(view)
     return None if squares is None else squares.sqrt()
 
 
 @criterion("reader_norm", family="norm", source="the L1 norm of Li et al. 2017, taken at the next layer")
 def reader_norm(view: GroupView) -> Tensor | None:
     """Sum of |w| over the slices of the next layers that read the channel; mean over those layers."""
-    return mean_over([weight.abs().sum(dim=1) for weight in view.readers()])
+    return average_scores([weight.abs().sum(dim=1) for weight in view.get_reader_weights()])
 
 
 @criterion(
@@ -45,7 +45,7 @@ def lamp(view: GroupView) -> Tensor | None:
 
     Inside a group it orders channels as `group_norm` does; it is made to be compared between groups.
     """
-    squares = _coupled_squares(view)
+    squares = _sum_coupled_squares(view)
     if squares is None:
         return None
     ascending, order = squares.double().sort(stable=True)
@@ -55,7 +55,7 @@ def lamp(view: GroupView) -> Tensor | None:
     return scores
 
 
-def _coupled_squares(view: GroupView) -> Tensor | None:
+def _sum_coupled_squares(view: GroupView) -> Tensor | None:
     """Sum of squares over everything that is coupled to each channel, (C,)."""
-    slices = [*view.filters(), *view.readers(), *(scale for scale, _ in view.batch_norms())]
+    slices = [*view.get_filters(), *view.get_reader_weights(), *(scale for scale, _ in view.get_batch_norms())]
     return torch.stack([weight.square().sum(dim=1) for weight in slices]).sum(dim=0) if slices else None

@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blendsearch.criteria.activation_stats import Gathering, Reading
+from blendsearch.criteria.activation_stats import ActivationStats, StatsAccumulator
 from blendsearch.criteria.needs import NEEDS, Need
-from blendsearch.criteria.second_order import hessian_diagonals, squared_gradient
-from blendsearch.criteria.synaptic_flow import synaptic_flow
-from blendsearch.structure.eval_mode import at_rest
+from blendsearch.criteria.second_order import compute_squared_gradient, estimate_hessian_diagonals
+from blendsearch.criteria.synaptic_flow import compute_synaptic_flow
+from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Group, IndexMaps, Member
 
-FAINT_LOSS = 0.02
+MEMORIZED_LOSS = 0.02
 """Mean cross-entropy below which the images count as memorised: gradients have all but vanished."""
 
 TEMPERATURE = 4.0
@@ -40,8 +40,8 @@ gradients over images first lose a little on memorised ones (taylor_weight 75.9 
 72.4 -> 68.6), most of which augmentation gives back to the first two. Eight gains nothing over four.
 """
 
-BACKWARD: frozenset[Need] = frozenset({"gates", "gradients", "squared_gradients"})
-FORWARD: frozenset[Need] = BACKWARD | {"activations", "pooled", "ranks", "independence", "contributions"}
+BACKWARD_NEEDS: frozenset[Need] = frozenset({"gates", "gradients", "squared_gradients"})
+FORWARD_NEEDS: frozenset[Need] = BACKWARD_NEEDS | {"activations", "pooled", "ranks", "independence", "contributions"}
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ class Subsample:
     stream, so that images that come sorted by class do no harm.
     """
 
-    every: int = 8
-    at_most: int = 64
+    stride: int = 8
+    max_images: int = 64
 
-    def rows(self, first: int, count: int) -> list[int]:
+    def select_rows(self, first_image: int, count: int) -> list[int]:
         """Rows of a batch of `count` images, of which the first is number `first`."""
         return [
-            row for row in range(-first % self.every, count, self.every) if (first + row) // self.every < self.at_most
+            row
+            for row in range(-first_image % self.stride, count, self.stride)
+            if (first_image + row) // self.stride < self.max_images
         ]
 
 
@@ -106,7 +108,7 @@ class Probe:
     failed: needs that this network could not serve, and why.
     """
 
-    readings: dict[str, list[Reading]] = field(default_factory=dict)
+    activation_stats: dict[str, list[ActivationStats]] = field(default_factory=dict)
     gates: dict[str, Gate] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     squared_gradients: dict[str, Tensor] = field(default_factory=dict)
@@ -114,7 +116,7 @@ class Probe:
     flow: dict[str, Tensor] = field(default_factory=dict)
     loss: float = float("nan")
     images: tuple[int, int] = (0, 0)
-    failed: dict[Need, str] = field(default_factory=dict)
+    failures: dict[Need, str] = field(default_factory=dict)
 
 
 def probe(
@@ -137,15 +139,17 @@ def probe(
     if not temperature >= 1:
         raise ValueError(f"temperature is {temperature}: expected a number of at least 1")
     passing = _Pass(model, maps, frozenset(needs), temperature, subsample, loss)
-    with at_rest(model):
+    with use_eval_mode(model):
         for images, labels in batches:
-            passing.take(images, labels)
-            if not passing.needs & (FORWARD | {"hessian"}):  # the flow of an all-ones image wants no more than a shape
+            passing.add_batch(images, labels)
+            if not passing.needs & (
+                FORWARD_NEEDS | {"hessian"}
+            ):  # the flow of an all-ones image wants no more than a shape
                 break
         if not passing.images:
             raise ValueError("the probe needs at least one calibration image")
-        gathered = passing.gathered()
-    if loss is cross_entropy and gathered.loss < FAINT_LOSS and needs & (BACKWARD | {"hessian"}):
+        gathered = passing.make_probe()
+    if loss is cross_entropy and gathered.loss < MEMORIZED_LOSS and needs & (BACKWARD_NEEDS | {"hessian"}):
         warnings.warn(
             f"calibration loss is {gathered.loss:.4f}: the network has memorised these images and gradient criteria "
             "carry little signal; augment them (criteria.augment) or calibrate on others",
@@ -168,187 +172,191 @@ class _Pass:
     ) -> None:
         self.model = model
         self.maps = maps
-        self.losses = loss
-        unserved = frozenset[Need]() if loss is not None else needs & (BACKWARD | {"hessian"})
-        self.failed: dict[Need, str] = dict.fromkeys(unserved, NO_LOSS)
+        self.loss_fn = loss
+        unserved = frozenset[Need]() if loss is not None else needs & (BACKWARD_NEEDS | {"hessian"})
+        self.failures: dict[Need, str] = dict.fromkeys(unserved, NO_LOSS)
         self.needs = needs = needs - unserved
         self.temperature = temperature
         self.subsample = subsample
         self.images = 0
-        self.loss = 0.0
+        self.loss_sum = 0.0
         self.image_shape: tuple[int, ...] = ()
-        self.gatherings = {
+        self.accumulators = {
             group.name: [
-                Gathering(member.module, model.get_submodule(member.module), member.index, needs)
-                for member in group.on("in")
+                StatsAccumulator(member.module, model.get_submodule(member.module), member.index, needs)
+                for member in group.select_members("in")
             ]
             for group in maps.groups
         }
         self.parameters = dict(model.named_parameters())
-        self.made = sorted({member.tensor for group in maps.groups for member in _makers(self.parameters, group)})
+        self.maker_weights = sorted(
+            {member.tensor for group in maps.groups for member in _find_maker_weights(self.parameters, group)}
+        )
         self.gradients: dict[str, Tensor] = {}
         self.squares: dict[str, Tensor] = {}
         self.gate_sums: dict[str, tuple[Tensor, Tensor]] = {}
-        self.picked: list[int] = []
-        self.dear: list[tuple[Tensor, Tensor]] = []
+        self.subsample_rows: list[int] = []
+        self.subsample_batches: list[tuple[Tensor, Tensor]] = []
         # of the batch that is on its way: per group the signed changes that its readers have reported, (N, C)
         self.changes: dict[str, Tensor] = {}
 
-    def take(self, images: Tensor, labels: Tensor) -> None:
+    def add_batch(self, images: Tensor, labels: Tensor) -> None:
         """Pass one batch through the network, and back where anything needs gradients."""
         self.image_shape = tuple(images.shape[1:])
-        self.picked = self.subsample.rows(self.images, len(images))
-        if self.picked and self.needs & {"hessian", "ranks", "independence", "squared_gradients"}:
-            self.dear.append((images[self.picked], labels[self.picked]))
-        if self.needs & FORWARD:
-            backward = bool(self.needs & BACKWARD)
+        self.subsample_rows = self.subsample.select_rows(self.images, len(images))
+        if self.subsample_rows and self.needs & {"hessian", "ranks", "independence", "squared_gradients"}:
+            self.subsample_batches.append((images[self.subsample_rows], labels[self.subsample_rows]))
+        if self.needs & FORWARD_NEEDS:
+            backward = bool(self.needs & BACKWARD_NEEDS)
             # without a need for the weights' gradients, a gradient by the images is enough to send the signal back
             by_weights = "gradients" in self.needs
             for parameter in self.parameters.values():
                 parameter.requires_grad_(by_weights)
             images = images.detach().requires_grad_(backward and not by_weights)
-            with self._observed(backward), torch.set_grad_enabled(backward):
+            with self._register_hooks(backward), torch.set_grad_enabled(backward):
                 logits = self.model(images)
                 # summed, so that every image's gradient is that of its own loss, whatever the batch
-                if self.losses is not None:
+                if self.loss_fn is not None:
                     with torch.no_grad():
-                        self.loss += float(self.losses(logits, labels, 1.0))
+                        self.loss_sum += float(self.loss_fn(logits, labels, 1.0))
                 if backward:
                     wanted = list(self.parameters.values()) if by_weights else [images]
-                    found = torch.autograd.grad(self._softened(logits, labels), wanted, allow_unused=True)
+                    found = torch.autograd.grad(self._compute_loss(logits, labels), wanted, allow_unused=True)
                     if by_weights:
                         self._add_gradients(found)
-            self._close_gates()
+            self._add_gate_sums()
         self.images += len(images)
 
-    def gathered(self) -> Probe:
+    def make_probe(self) -> Probe:
         """Everything, divided by the number of images."""
-        dear = sum(len(labels) for _, labels in self.dear)
-        readings: dict[str, list[Reading]] = {}
-        if self.needs & FORWARD:
-            readings = {name: [one.reading() for one in many] for name, many in self.gatherings.items()}
+        dear = sum(len(labels) for _, labels in self.subsample_batches)
+        readings: dict[str, list[ActivationStats]] = {}
+        if self.needs & FORWARD_NEEDS:
+            readings = {name: [one.compute_stats() for one in many] for name, many in self.accumulators.items()}
         return Probe(
             readings,
             {name: Gate(*(total / self.images for total in sums)) for name, sums in self.gate_sums.items()},
             {name: gradient / self.images for name, gradient in self.gradients.items()},
             {name: square / max(dear, 1) for name, square in self.squares.items()},
-            self._hessians(),
-            self._flow(),
-            self.loss / self.images if self.needs & FORWARD and self.losses is not None else float("nan"),
+            self._estimate_hessians(),
+            self._compute_flow(),
+            self.loss_sum / self.images if self.needs & FORWARD_NEEDS and self.loss_fn is not None else float("nan"),
             (self.images, dear),
-            self.failed,
+            self.failures,
         )
 
-    def _softened(self, logits: Any, labels: Tensor) -> Tensor:
-        assert self.losses is not None  # or no need for gradients was left
-        return self.losses(logits, labels, self.temperature)
+    def _compute_loss(self, logits: Any, labels: Tensor) -> Tensor:
+        assert self.loss_fn is not None  # or no need for gradients was left
+        return self.loss_fn(logits, labels, self.temperature)
 
-    def _add_gradients(self, found: tuple[Tensor | None, ...]) -> None:
-        for (name, parameter), gradient in zip(self.parameters.items(), found, strict=True):
+    def _add_gradients(self, gradients: tuple[Tensor | None, ...]) -> None:
+        for (name, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
             total = self.gradients.setdefault(name, torch.zeros_like(parameter, requires_grad=False))
             if gradient is not None:
                 total += gradient
 
-    def _close_gates(self) -> None:
+    def _add_gate_sums(self) -> None:
         for name, change in self.changes.items():
             sums = change.abs().sum(dim=0), change.square().sum(dim=0)
             known = self.gate_sums.get(name)
             self.gate_sums[name] = sums if known is None else (known[0] + sums[0], known[1] + sums[1])
         self.changes.clear()
 
-    def _hessians(self) -> dict[str, Tensor]:
+    def _estimate_hessians(self) -> dict[str, Tensor]:
         if "hessian" not in self.needs:
             return {}
-        weights = {name: self.parameters[name] for name in self.made}
+        weights = {name: self.parameters[name] for name in self.maker_weights}
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in weights)
-        images, labels = (torch.cat(parts) for parts in zip(*self.dear, strict=True))
+        images, labels = (torch.cat(parts) for parts in zip(*self.subsample_batches, strict=True))
         try:
             with torch.enable_grad():
-                return hessian_diagonals(
-                    lambda some, their: self._softened(self.model(some), their), weights, images, labels
+                return estimate_hessian_diagonals(
+                    lambda some, their: self._compute_loss(self.model(some), their), weights, images, labels
                 )
         except RuntimeError as error:  # an operation without a second derivative, or not enough memory for its graph
-            self.failed["hessian"] = f"the Hessian could not be sampled: {error}".splitlines()[0]
+            self.failures["hessian"] = f"the Hessian could not be sampled: {error}".splitlines()[0]
             return {}
 
-    def _flow(self) -> dict[str, Tensor]:
+    def _compute_flow(self) -> dict[str, Tensor]:
         if "flow" not in self.needs:
             return {}
         try:
-            return synaptic_flow(self.model, self.maps, self.image_shape)
+            return compute_synaptic_flow(self.model, self.maps, self.image_shape)
         except Exception as error:  # a person's network may refuse an all-ones image of double precision in any way
-            self.failed["flow"] = f"the synaptic flow failed with {type(error).__name__}: {error}".splitlines()[0]
+            self.failures["flow"] = f"the synaptic flow failed with {type(error).__name__}: {error}".splitlines()[0]
             return {}
 
     @contextmanager
-    def _observed(self, backward: bool) -> Iterator[None]:
+    def _register_hooks(self, backward: bool) -> Iterator[None]:
         """Inside, every layer that reads or makes a group's channels reports what passes through it."""
         hooks = []
         try:
-            for module, readers in self._readers().items():
-                hooks.append(module.register_forward_pre_hook(self._reads(readers, backward)))
-            if "squared_gradients" in self.needs and self.picked:
-                for name in self.made:
+            for module, readers in self._group_by_module().items():
+                hooks.append(module.register_forward_pre_hook(self._make_input_hook(readers, backward)))
+            if "squared_gradients" in self.needs and self.subsample_rows:
+                for name in self.maker_weights:
                     module = self.model.get_submodule(name.rpartition(".")[0])
-                    hooks.append(module.register_forward_hook(self._makes(name)))
+                    hooks.append(module.register_forward_hook(self._make_output_hook(name)))
             yield
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _readers(self) -> dict[nn.Module, list[tuple[str, Gathering]]]:
-        readers: dict[nn.Module, list[tuple[str, Gathering]]] = {}
-        for name, many in self.gatherings.items():
+    def _group_by_module(self) -> dict[nn.Module, list[tuple[str, StatsAccumulator]]]:
+        readers: dict[nn.Module, list[tuple[str, StatsAccumulator]]] = {}
+        for name, many in self.accumulators.items():
             for one in many:
                 readers.setdefault(one.module, []).append((name, one))
         return readers
 
-    def _reads(
-        self, readers: list[tuple[str, Gathering]], backward: bool
+    def _make_input_hook(
+        self, readers: list[tuple[str, StatsAccumulator]], backward: bool
     ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def record_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             # an alias of its own, so that the gradient is that of this reader alone
             activation = inputs[0].view_as(inputs[0])
             seen = activation.detach()
             with torch.no_grad():
                 for _, gathering in readers:
-                    gathering.saw(seen, self.images, self.picked)
+                    gathering.add_batch(seen, self.images, self.subsample_rows)
             if backward and "gates" in self.needs and activation.requires_grad:
-                report = partial(self._changed, readers, seen)
+                report = partial(self._record_gradient, readers, seen)
                 activation.register_hook(report)  # type: ignore[no-untyped-call]
             return (activation, *inputs[1:])
 
-        return before
+        return record_input
 
-    def _changed(self, readers: list[tuple[str, Gathering]], seen: Tensor, gradient: Tensor) -> None:
+    def _record_gradient(
+        self, readers: list[tuple[str, StatsAccumulator]], activation: Tensor, gradient: Tensor
+    ) -> None:
         with torch.no_grad():
-            product = seen * gradient
+            product = activation * gradient
             for name, gathering in readers:
-                change = gathering.over_positions(product).double()
+                change = gathering.sum_over_positions(product).double()
                 self.changes[name] = self.changes[name] + change if name in self.changes else change
 
-    def _makes(self, weight: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            picked = self.picked
+    def _make_output_hook(self, weight: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def watch_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            picked = self.subsample_rows
             taken_in = inputs[0].detach()[picked]
 
-            def back(gradient: Tensor) -> None:
+            def add_square(gradient: Tensor) -> None:
                 with torch.no_grad():
-                    square = squared_gradient(module, taken_in, gradient[picked])
+                    square = compute_squared_gradient(module, taken_in, gradient[picked])
                     known = self.squares.get(weight)
                     self.squares[weight] = square if known is None else known + square
 
             if output.requires_grad:
-                output.register_hook(back)  # type: ignore[no-untyped-call]
+                output.register_hook(add_square)  # type: ignore[no-untyped-call]
 
-        return after
+        return watch_output
 
 
-def _makers(parameters: dict[str, nn.Parameter], group: Group) -> list[Member]:
+def _find_maker_weights(parameters: dict[str, nn.Parameter], group: Group) -> list[Member]:
     """The members that are weights of the layers which make the group's channels."""
     return [
         member
-        for member in group.on("out")
+        for member in group.select_members("out")
         if member.tensor.endswith("weight") and member.tensor in parameters and parameters[member.tensor].ndim > 1
     ]

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blendsearch.criteria.registry import criterion
-from blendsearch.criteria.view import GroupView, mean_over
+from blendsearch.criteria.view import GroupView, average_scores
 
 
 @criterion(
@@ -25,14 +25,14 @@ def thinet(view: GroupView) -> Tensor | None:
     readers, so that one removal order serves them all.
     """
     gram: Tensor | None = None
-    for reading in view.readings():
+    for reading in view.get_activation_stats():
         if "contributions" not in vars(reading):  # the parameter-free shortcuts and transposed layers are not sampled
             continue
         x = reading.contributions.double()
         own = x.T @ x
         share = own / own.trace().clamp_min(torch.finfo(torch.float64).tiny)
         gram = share if gram is None else gram + share
-    return None if gram is None else torch.from_numpy(greedy_errors(gram.cpu().numpy()))
+    return None if gram is None else torch.from_numpy(compute_greedy_errors(gram.cpu().numpy()))
 
 
 @criterion(
@@ -44,10 +44,12 @@ def thinet(view: GroupView) -> Tensor | None:
 )
 def wanda(view: GroupView) -> Tensor | None:
     """Sum of |w| over the slice that reads the channel, times the channel's root mean square; mean over readers."""
-    return mean_over([weight.abs().sum(dim=1) * reading.square.sqrt() for weight, reading in view.read_slices()])
+    return average_scores(
+        [weight.abs().sum(dim=1) * reading.square.sqrt() for weight, reading in view.get_readers_with_stats()]
+    )
 
 
-def greedy_errors(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+def compute_greedy_errors(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """The error at which the greedy removal takes each channel: (C, C) Gram matrix of contributions -> (C,).
 
     The error of removing a set is the sum of the Gram matrix over it. Errors never fall along the removal: where

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "blendsearch.criteria"
 """The entry-point group in which other packages announce modules that register criteria."""
 
-POOL = (
+POOL_MODULES = (
     "norm",
     "spectral",
     "distance",
@@ -99,7 +99,7 @@ def criterion(
     return register
 
 
-def pool(names: Iterable[str] = ()) -> tuple[Criterion, ...]:
+def select_criteria(names: Iterable[str] = ()) -> tuple[Criterion, ...]:
     """The named criteria in the order given; without names, all but the controls.
 
     Raises ConfigError for a name that is not registered, or one given twice.
@@ -121,18 +121,18 @@ def load_pool() -> None:
 
     A broken entry point is skipped with a warning: a package that someone else installed must not stop a search.
     """
-    for module in POOL:
+    for module in POOL_MODULES:
         importlib.import_module(f"blendsearch.criteria.{module}")
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if (entry.name, entry.value) in _seen_entries:
+        if (entry.name, entry.value) in _loaded_entries:
             continue
-        _seen_entries.add((entry.name, entry.value))
+        _loaded_entries.add((entry.name, entry.value))
         try:
-            with _all_or_nothing():
+            with _restore_on_error():
                 entry.load()
         except Exception as error:  # another package's module may fail in any way
             warnings.warn(
-                f"criteria of the entry point {entry.name!r} ({entry.value}) are left out: {_line(error)}",
+                f"criteria of the entry point {entry.name!r} ({entry.value}) are left out: {_format_error(error)}",
                 stacklevel=2,
             )
 
@@ -145,20 +145,21 @@ def load_criteria(modules: Sequence[str]) -> None:
     load_pool()
     for module in modules:
         try:
-            with _all_or_nothing():
+            with _restore_on_error():
                 importlib.import_module(module)
         except Exception as error:  # a person's module may fail in any way while it is imported
             raise ConfigError(
-                f"criteria module {module!r} could not be imported: {_line(error)}; expected a module on Python's path "
+                f"criteria module {module!r} could not be imported: {_format_error(error)}; expected a module "
+                "on Python's path "
                 "that registers criteria with @criterion"
             ) from error
 
 
-_seen_entries: set[tuple[str, str]] = set()
+_loaded_entries: set[tuple[str, str]] = set()
 
 
 @contextmanager
-def _all_or_nothing() -> Iterator[None]:
+def _restore_on_error() -> Iterator[None]:
     """Inside, criteria may be registered; when something raises, the pool is as it was before."""
     before = dict(CRITERIA)
     try:
@@ -169,5 +170,5 @@ def _all_or_nothing() -> Iterator[None]:
         raise
 
 
-def _line(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

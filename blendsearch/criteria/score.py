@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from blendsearch.criteria.needs import Need
 from blendsearch.criteria.probe import TEMPERATURE, Loss, Probe, cross_entropy, probe
 from blendsearch.criteria.registry import Criterion
-from blendsearch.criteria.table import ScoreTable, scored
+from blendsearch.criteria.table import ScoreTable, build_score_table
 from blendsearch.criteria.view import GroupView
 from blendsearch.structure.trace import Structure
 
 
-def score_table(
+def compute_score_table(
     model: nn.Module,
     structure: Structure,
     pool: Sequence[Criterion],
@@ -34,7 +34,7 @@ def score_table(
     needs = frozenset[Need]().union(*(criterion.needs for criterion in pool))
     if needs:
         gathered = probe(model, maps, calibration(), needs, temperature=temperature, loss=loss)
-    per_channel = structure.oracle.per_channel("macs", maps.sizes)
+    per_channel = structure.oracle.compute_cost_per_channel("macs", maps.sizes)
     rows: dict[str, dict[str, object]] = {criterion.name: {} for criterion in pool}
     streams = rng.spawn(len(maps.groups))
     for number, group in enumerate(maps.groups):
@@ -42,7 +42,7 @@ def score_table(
         for criterion in pool:
             rows[criterion.name][group.name] = _score(criterion, view)
     sizes = {group.name: group.channels for group in maps.groups}
-    return scored(tuple(criterion.name for criterion in pool), rows, sizes)
+    return build_score_table(tuple(criterion.name for criterion in pool), rows, sizes)
 
 
 def _score(criterion: Criterion, view: GroupView) -> object:

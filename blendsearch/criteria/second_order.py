@@ -13,30 +13,30 @@ HESSIAN_BATCH = 8
 """Images whose twice differentiable graph is held in memory at once, and which share their sign vectors."""
 
 
-def squared_gradient(module: nn.Module, taken_in: Tensor, gradient: Tensor) -> Tensor:
+def compute_squared_gradient(module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
     """Sum over images of the squared gradient of the weight of a convolution or linear layer, shaped like the weight.
 
     `taken_in` is the layer's input and `gradient` the gradient of the loss by its output, image by image along the
     first dimension. Costs what the weight's gradient costs in an ordinary backward pass.
     """
     if isinstance(module, nn.Linear):
-        if taken_in.ndim == 2:
-            return gradient.square().T @ taken_in.square()
-        per_image = torch.einsum("n...o,n...i->noi", gradient, taken_in)
+        if inputs.ndim == 2:
+            return gradient.square().T @ inputs.square()
+        per_image = torch.einsum("n...o,n...i->noi", gradient, inputs)
         return per_image.square().sum(dim=0)
     if not isinstance(module, nn.modules.conv._ConvNd):
         raise TypeError(f"{type(module).__name__} is not a convolution or linear layer")
     padding: str | Sequence[int] = module.padding
     if isinstance(padding, str) or module.padding_mode != "zeros":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        taken_in = F.pad(taken_in, list(module._reversed_padding_repeated_twice), mode=mode)
+        inputs = F.pad(inputs, list(module._reversed_padding_repeated_twice), mode=mode)
         padding = [0] * len(module.kernel_size)
     transposed = isinstance(module, nn.modules.conv._ConvTransposeNd)
     total = torch.zeros_like(module.weight)
-    for one in range(len(taken_in)):
+    for one in range(len(inputs)):
         _, by_weight, _ = torch.ops.aten.convolution_backward(
             gradient[one : one + 1],
-            taken_in[one : one + 1],
+            inputs[one : one + 1],
             module.weight,
             None,
             module.stride,
@@ -51,7 +51,7 @@ def squared_gradient(module: nn.Module, taken_in: Tensor, gradient: Tensor) -> T
     return total
 
 
-def hessian_diagonals(
+def estimate_hessian_diagonals(
     loss: Callable[[Tensor, Tensor], Tensor],
     weights: Mapping[str, Tensor],
     images: Tensor,
@@ -74,7 +74,7 @@ def hessian_diagonals(
         )
         # a weight on which the gradient does not depend any more has no graph to go back through
         # fresh signs for every batch: what they let through of the off-diagonal then averages out over batches too
-        draws = [[_signs(tensor, drawn) for tensor in tensors] for _ in range(probes)]
+        draws = [[_draw_signs(tensor, drawn) for tensor in tensors] for _ in range(probes)]
         alive = [number for number, gradient in enumerate(gradients) if gradient.requires_grad]
         for position, draw in enumerate(draws):
             products = torch.autograd.grad(
@@ -90,6 +90,6 @@ def hessian_diagonals(
     return {name: diagonal / (probes * len(images)) for name, diagonal in zip(names, diagonals, strict=True)}
 
 
-def _signs(tensor: Tensor, drawn: torch.Generator) -> Tensor:
+def _draw_signs(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Random signs shaped like `tensor`; drawn on the CPU, so that they are the same on every device."""
-    return (torch.randint(0, 2, tensor.shape, generator=drawn) * 2 - 1).to(tensor)
+    return (torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1).to(tensor)

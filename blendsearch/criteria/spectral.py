@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blendsearch.criteria.registry import criterion
-from blendsearch.criteria.view import GroupView, mean_over
+from blendsearch.criteria.view import GroupView, average_scores
 
 
 @criterion(
@@ -15,16 +15,16 @@ from blendsearch.criteria.view import GroupView, mean_over
 )
 def spectral_norm(view: GroupView) -> Tensor | None:
     """Largest singular value of the channel's filter matrix (input channels x kernel positions); mean over makers."""
-    return mean_over([singular_values(matrices).amax(dim=1) for matrices in view.filter_matrices()])
+    return average_scores([compute_singular_values(matrices).amax(dim=1) for matrices in view.get_filter_matrices()])
 
 
 @criterion("nuclear_norm", family="norm", source="the nuclear norm of Fazel et al. 2001, taken filter by filter")
 def nuclear_norm(view: GroupView) -> Tensor | None:
     """Sum of singular values of the channel's filter matrix (input channels x kernel positions); mean over makers."""
-    return mean_over([singular_values(matrices).sum(dim=1) for matrices in view.filter_matrices()])
+    return average_scores([compute_singular_values(matrices).sum(dim=1) for matrices in view.get_filter_matrices()])
 
 
-def singular_values(matrices: Tensor) -> Tensor:
+def compute_singular_values(matrices: Tensor) -> Tensor:
     """Singular values of each matrix, (C, n, m) -> (C, min(n, m)) in float64, ascending.
 
     By way of the smaller Gram matrix, which for a 3 x 3 kernel is 9 x 9 whatever the number of input channels; in

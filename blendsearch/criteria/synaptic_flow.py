@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.structure.groups import IndexMaps
-from blendsearch.structure.surgery import rehung
+from blendsearch.structure.surgery import copy_with_tensors
 
 ROUNDS = 3
 """Rounds of scoring and silencing; every round silences half of the channels that are left."""
 
 
-def synaptic_flow(
+def compute_synaptic_flow(
     model: nn.Module, maps: IndexMaps, image_shape: tuple[int, ...], rounds: int = ROUNDS
 ) -> dict[str, Tensor]:
     """For each group, the synaptic saliency of its channels as shares of the group's, summed over rounds, each (C,).
@@ -30,11 +30,13 @@ def synaptic_flow(
     Biases and the batch-norms' shifts are left out, and their scales are divided by the running deviations, which makes
     the network one of linear layers; bounded activations (ReLU6) are not bounded. The caller's network is not touched.
     """
-    network = _linearised(model)
+    network = _linearize(model)
     weights = dict(network.named_parameters())
     filters = {
         group.name: [
-            member for member in group.on("out") if member.tensor in weights and weights[member.tensor].ndim > 1
+            member
+            for member in group.select_members("out")
+            if member.tensor in weights and weights[member.tensor].ndim > 1
         ]
         for group in maps.groups
     }
@@ -59,39 +61,39 @@ def synaptic_flow(
             keep = max(1, group.channels >> (step + 1))
             losers[group.name] = saliency.argsort(descending=True, stable=True)[keep:].numpy()
         # only now: the weights that one group reads are the filters of another, whose saliency they are part of
-        _silence(network, maps, losers)
+        _mask_channels(network, maps, losers)
     return scores
 
 
-_BOUNDED = (nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh)
-_NORMALISING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
+_BOUNDED_ACTIVATIONS = (nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh)
+_NORMALIZATION_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.LocalResponseNorm)
 
 
-def _linearised(model: nn.Module) -> nn.Module:
+def _linearize(model: nn.Module) -> nn.Module:
     """A copy in float64 with absolute weights and no shifts, through which an input of ones flows linearly."""
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
-    def linear(tensor: Tensor) -> Tensor:
+    def linearize_tensor(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.detach().clone()
         shift = names[id(tensor)].endswith(("bias", "running_mean"))
         return torch.zeros_like(tensor, dtype=torch.float64) if shift else tensor.detach().double().abs()
 
-    network = rehung(model, linear).eval()
+    network = copy_with_tensors(model, linearize_tensor).eval()
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             unnormalised = isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_var is None
-            if unnormalised or isinstance(child, (*_BOUNDED, *_NORMALISING)):
+            if unnormalised or isinstance(child, (*_BOUNDED_ACTIVATIONS, *_NORMALIZATION_LAYERS)):
                 setattr(module, name, nn.Identity())
     return network.requires_grad_(True)
 
 
-def _silence(network: nn.Module, maps: IndexMaps, channels: Mapping[str, NDArray[np.int64]]) -> None:
+def _mask_channels(network: nn.Module, maps: IndexMaps, channels: Mapping[str, NDArray[np.int64]]) -> None:
     """Zero the slices of `network` that read these channels of each group."""
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     with torch.no_grad():
         for group in maps.groups:
-            for member in group.on("in"):
+            for member in group.select_members("in"):
                 tensor = tensors[member.tensor]
                 positions = torch.from_numpy(member.index[channels[group.name]].ravel()).to(tensor.device)
                 tensor.index_fill_(member.dim, positions, 0)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ExcludedCriterion:
     """A criterion that does not serve for one group, and why."""
 
     criterion: str
@@ -30,35 +30,37 @@ class ScoreTable:
     criteria: tuple[str, ...]
     groups: tuple[str, ...]
     scores: tuple[NDArray[np.float64], ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[ExcludedCriterion, ...]
 
-    def usable(self, group: int) -> NDArray[np.int64]:
+    def find_usable(self, group: int) -> NDArray[np.int64]:
         """Row numbers of the criteria that serve for `group`, ascending."""
         return np.flatnonzero(np.isfinite(self.scores[group]).all(axis=1))
 
 
-def scored(criteria: tuple[str, ...], rows: dict[str, dict[str, object]], sizes: dict[str, int]) -> ScoreTable:
+def build_score_table(
+    criteria: tuple[str, ...], rows: dict[str, dict[str, object]], sizes: dict[str, int]
+) -> ScoreTable:
     """Build the table from raw results, leaving out what cannot rank a group's channels.
 
     `rows[criterion][group]` is an array-like of shape (C,), None (does not apply), or an exception's text. A result
     that has the wrong length, is not finite, or is the same for every channel is left out for that group, with the
     reason.
     """
-    left_out: list[LeftOut] = []
+    left_out: list[ExcludedCriterion] = []
     scores = []
     for group, channels in sizes.items():
         table = np.full((len(criteria), channels), np.nan)
         for number, name in enumerate(criteria):
-            row, reason = _row(rows[name].get(group), channels)
+            row, reason = _parse_row(rows[name].get(group), channels)
             if reason:
-                left_out.append(LeftOut(name, group, reason))
+                left_out.append(ExcludedCriterion(name, group, reason))
             else:
                 table[number] = row
         scores.append(table)
     return ScoreTable(criteria, tuple(sizes), tuple(scores), tuple(left_out))
 
 
-def _row(result: object, channels: int) -> tuple[NDArray[np.float64], str]:
+def _parse_row(result: object, channels: int) -> tuple[NDArray[np.float64], str]:
     nothing = np.empty(0)
     if result is None:
         return nothing, "does not apply"

@@ -21,7 +21,7 @@ Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 AUGMENTATIONS: dict[str, Augmentation] = {}
 
 
-def augmentation(name: str) -> Callable[[Augmentation], Augmentation]:
+def register_augmentation(name: str) -> Callable[[Augmentation], Augmentation]:
     """Register a function (images of shape (N, C, H, W), uint8 or float; generator) -> new images of that shape."""
 
     def register(function: Augmentation) -> Augmentation:
@@ -31,7 +31,7 @@ def augmentation(name: str) -> Callable[[Augmentation], Augmentation]:
     return register
 
 
-def resolve(names: Sequence[str]) -> tuple[Augmentation, ...]:
+def resolve_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
     """The augmentations of these names, in this order. Raises ConfigError for a name that is not registered."""
     for name in names:
         if name not in AUGMENTATIONS:
@@ -43,34 +43,34 @@ def resolve(names: Sequence[str]) -> tuple[Augmentation, ...]:
     return tuple(AUGMENTATIONS[name] for name in names)
 
 
-@augmentation("flip")
+@register_augmentation("flip")
 def flip(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror each image left to right with probability one half. Not for digits or letters."""
     mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
-@augmentation("crop")
+@register_augmentation("crop")
 def crop(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Pad by an eighth of the size with zeros (4 pixels at 32x32, as He et al. 2015) and cut a random window."""
     top, left = (max(1, round(side / 8)) for side in images.shape[2:])
-    return window(functional.pad(images, (left, left, top, top)), images.shape[2:], rng)
+    return crop_randomly(functional.pad(images, (left, left, top, top)), images.shape[2:], rng)
 
 
-@augmentation("crop-reflect")
+@register_augmentation("crop-reflect")
 def crop_reflect(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Like `crop`, but the border mirrors the image instead of being black."""
     top, left = (min(side - 1, max(1, round(side / 8))) for side in images.shape[2:])
-    return window(pad_by_index(images, top, left, "reflect"), images.shape[2:], rng)
+    return crop_randomly(pad_by_index(images, top, left, "reflect"), images.shape[2:], rng)
 
 
-@augmentation("shift")
+@register_augmentation("shift")
 def shift(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Move each image by at most one pixel each way, repeating its border; for small grey images such as digits."""
-    return window(pad_by_index(images, 1, 1, "edge"), images.shape[2:], rng)
+    return crop_randomly(pad_by_index(images, 1, 1, "edge"), images.shape[2:], rng)
 
 
-def window(padded: Tensor, size: Sequence[int], rng: np.random.Generator) -> Tensor:
+def crop_randomly(padded: Tensor, size: Sequence[int], rng: np.random.Generator) -> Tensor:
     """Cut one window of (height, width) `size` out of each image, at a place of its own, all places equally likely."""
     height, width = size
     # unfold is a view of every window; indexing it copies only the chosen ones.

@@ -15,7 +15,7 @@ import numpy as np
 
 from blendsearch.data.npz import load_npz
 from blendsearch.data.split import ArraySplit, FolderSplit, Split
-from blendsearch.data.stratify import proportional, stratified
+from blendsearch.data.stratify import allocate_proportionally, split_stratified
 from blendsearch.errors import ConfigError, DataError
 
 DEFAULT_ROOT = "~/.cache/blendsearch"
@@ -68,19 +68,19 @@ class RawData:
     test: Split
     val: Split | None
     classes: int
-    judged_here: bool = True
-    about: str = ""
+    has_held_out: bool = True
+    note: str = ""
 
 
-Dataset = Callable[[DataSpec], RawData]
+DatasetFunction = Callable[[DataSpec], RawData]
 
-DATASETS: dict[str, Dataset] = {}
+DATASETS: dict[str, DatasetFunction] = {}
 
 
-def dataset(name: str) -> Callable[[Dataset], Dataset]:
+def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
     """Register a data set under the name that `DataSpec.dataset` asks for."""
 
-    def register(function: Dataset) -> Dataset:
+    def register(function: DatasetFunction) -> DatasetFunction:
         DATASETS[name] = function
         return function
 
@@ -98,41 +98,41 @@ def load_raw(spec: DataSpec) -> RawData:
     return DATASETS[spec.dataset](spec)
 
 
-@dataset("digits")
-def digits(spec: DataSpec) -> RawData:
+@register_dataset("digits")
+def load_sklearn_digits(spec: DataSpec) -> RawData:
     """scikit-learn's 1,797 grey 8x8 digits; half of them train, half test, the same halves in every run."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
     images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = found.target.astype(np.int64)
-    counts = proportional(np.bincount(labels), len(labels) // 2, spare=1)
+    counts = allocate_proportionally(np.bincount(labels), len(labels) // 2, spare=1)
     assert counts is not None  # each digit has about 180 images
-    train, test = stratified(labels, counts, np.random.Generator(np.random.PCG64(0)))
+    train, test = split_stratified(labels, counts, np.random.Generator(np.random.PCG64(0)))
     return RawData(
         ArraySplit(images[train], labels[train]), ArraySplit(images[test], labels[test]), val=None, classes=10
     )
 
 
-@dataset("cifar10")
-def cifar10(spec: DataSpec) -> RawData:
+@register_dataset("cifar10")
+def load_cifar10(spec: DataSpec) -> RawData:
     """60,000 colour 32x32 images of 10 classes (Krizhevsky 2009)."""
-    return _torchvision("CIFAR10", spec, classes=10)
+    return _load_torchvision("CIFAR10", spec, classes=10)
 
 
-@dataset("cifar100")
-def cifar100(spec: DataSpec) -> RawData:
+@register_dataset("cifar100")
+def load_cifar100(spec: DataSpec) -> RawData:
     """60,000 colour 32x32 images of 100 classes (Krizhevsky 2009)."""
-    return _torchvision("CIFAR100", spec, classes=100)
+    return _load_torchvision("CIFAR100", spec, classes=100)
 
 
-@dataset("fashion-mnist")
-def fashion_mnist(spec: DataSpec) -> RawData:
+@register_dataset("fashion-mnist")
+def load_fashion_mnist(spec: DataSpec) -> RawData:
     """70,000 grey 28x28 images of 10 kinds of clothing (Xiao et al. 2017)."""
-    return _torchvision("FashionMNIST", spec, classes=10)
+    return _load_torchvision("FashionMNIST", spec, classes=10)
 
 
-def _torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
+def _load_torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
     from torchvision import datasets as torchvision_datasets
 
     root = Path(spec.root or DEFAULT_ROOT).expanduser()
@@ -155,8 +155,8 @@ def _torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
     return RawData(load(train=True), load(train=False), val=None, classes=classes)
 
 
-@dataset("image-folder")
-def image_folder(spec: DataSpec) -> RawData:
+@register_dataset("image-folder")
+def load_image_folder(spec: DataSpec) -> RawData:
     """Files ROOT/train/CLASS/*.jpg (or png, ...) and ROOT/test/CLASS/*.jpg; classes are numbered in order of name."""
     if spec.root is None:
         raise ConfigError("data.root is not set; dataset 'image-folder' expects the folder that holds train and test")
@@ -166,14 +166,14 @@ def image_folder(spec: DataSpec) -> RawData:
     train = root / (spec.train or "train")
     test = root / (spec.test or ("test" if (root / "test").is_dir() or not (root / "val").is_dir() else "val"))
     val = root / spec.val if spec.val is not None else None
-    _refuse_same(train=train, test=test, val=val)
-    classes = _class_names(train)
+    _check_distinct(train=train, test=test, val=val)
+    classes = _list_classes(train)
 
     def load(folder: Path) -> Split:
-        if (found := _class_names(folder)) != classes:
+        if (found := _list_classes(folder)) != classes:
             differing = sorted(set(found) ^ set(classes))
             raise DataError(
-                f"{folder}: its classes differ from those of {train} in {_few(differing)}; expected the same"
+                f"{folder}: its classes differ from those of {train} in {_abbreviate(differing)}; expected the same"
                 " sub-folders in both, add or remove those"
             )
         files: list[Path] = []
@@ -182,7 +182,8 @@ def image_folder(spec: DataSpec) -> RawData:
             members = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
             if not members:
                 raise DataError(
-                    f"{folder / name}: holds no image file; expected at least one of {_few(sorted(IMAGE_SUFFIXES))};"
+                    f"{folder / name}: holds no image file; expected at least one of "
+                    f"{_abbreviate(sorted(IMAGE_SUFFIXES))};"
                     " add images or remove the class from every split"
                 )
             files += members
@@ -192,8 +193,8 @@ def image_folder(spec: DataSpec) -> RawData:
     return RawData(load(train), load(test), load(val) if val is not None else None, classes=len(classes))
 
 
-@dataset("npz")
-def npz(spec: DataSpec) -> RawData:
+@register_dataset("npz")
+def load_npz_files(spec: DataSpec) -> RawData:
     """NumPy archives with `x` uint8 (N, height, width, 1 or 3), `y` integer (N,), and maybe `classes`, their names."""
     if spec.train is None or spec.test is None:
         missing = "train" if spec.train is None else "test"
@@ -201,7 +202,7 @@ def npz(spec: DataSpec) -> RawData:
     root = Path(spec.root or ".").expanduser()
     train, test = (root / Path(path).expanduser() for path in (spec.train, spec.test))
     val = root / Path(spec.val).expanduser() if spec.val is not None else None
-    _refuse_same(train=train, test=test, val=val)
+    _check_distinct(train=train, test=test, val=val)
     images, labels, named = load_npz(train)
     classes = max(int(labels.max()) + 1, named or 0)
     if named is not None and named < classes:
@@ -209,15 +210,15 @@ def npz(spec: DataSpec) -> RawData:
             f"{train}: classes holds {named} names but y reaches {classes - 1}; expected one name per class; add them"
         )
 
-    def held_out(path: Path) -> Split:
+    def load_split(path: Path) -> Split:
         return ArraySplit(*load_npz(path)[:2])
 
     return RawData(
-        ArraySplit(images, labels), held_out(test), held_out(val) if val is not None else None, classes=classes
+        ArraySplit(images, labels), load_split(test), load_split(val) if val is not None else None, classes=classes
     )
 
 
-def _refuse_same(**sources: Path | None) -> None:
+def _check_distinct(**sources: Path | None) -> None:
     """Two splits from one source would be the same images, and a score on them a memory test."""
     seen: dict[Path, str] = {}
     for name, source in sources.items():
@@ -232,7 +233,7 @@ def _refuse_same(**sources: Path | None) -> None:
         seen[resolved] = name
 
 
-def _class_names(folder: Path) -> list[str]:
+def _list_classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one sub-folder of images per class; check data.root")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -241,5 +242,5 @@ def _class_names(folder: Path) -> list[str]:
     return names
 
 
-def _few(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.data.split import MOST_CLASS, Labels, Pixels
+from blendsearch.data.split import MAX_CLASS, Labels, Pixels
 from blendsearch.errors import DataError
 
 
@@ -29,7 +29,7 @@ def load_npz(path: Path) -> tuple[Pixels, Labels, int | None]:
             " (images) and y (labels); save with np.savez(path, x=..., y=...)"
         )
     _check_images(path, arrays["x"])
-    labels = _checked_labels(path, arrays["y"])
+    labels = _check_labels(path, arrays["y"])
     if len(arrays["x"]) != len(labels):
         raise DataError(
             f"{path}: x has {len(arrays['x'])} images but y has {len(labels)} labels; expected one label per image;"
@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 def _check_images(path: Path, x: NDArray[Any]) -> None:
     if x.dtype != np.uint8:
-        raise DataError(f"{path}: x {_wrong_type(x)}")
+        raise DataError(f"{path}: x {_describe_type_error(x)}")
     if x.ndim != 4:
         hint = "add the channel axis: x[..., None]" if x.ndim == 3 else "reshape it"
         raise DataError(
@@ -85,28 +85,28 @@ def _check_images(path: Path, x: NDArray[Any]) -> None:
         )
 
 
-def _wrong_type(x: NDArray[Any]) -> str:
+def _describe_type_error(x: NDArray[Any]) -> str:
     if not np.issubdtype(x.dtype, np.floating):
-        hint = "x.astype(np.uint8)" if x.size and np.issubdtype(x.dtype, np.integer) and _spans(x, 0, 255) else None
+        hint = "x.astype(np.uint8)" if x.size and np.issubdtype(x.dtype, np.integer) and _is_within(x, 0, 255) else None
         return f"is {x.dtype}; expected uint8 in 0..255; " + (
             f"convert with {hint}" if hint else "scale and convert it"
         )
     if bad := int(x.size - np.isfinite(x).sum()):
         return f"is {x.dtype} and holds {bad} NaN or infinite values; expected uint8; mend the values, then convert"
-    if _spans(x, 0, 1):
+    if _is_within(x, 0, 1):
         hint = "convert with (x * 255).round().astype(np.uint8)"
-    elif _spans(x, 0, 255):
+    elif _is_within(x, 0, 255):
         hint = "convert with x.round().astype(np.uint8)"
     else:
         hint = "undo its normalisation, scale to 0..255, then x.round().astype(np.uint8)"
     return f"is {x.dtype}; expected uint8 in 0..255; {hint}"
 
 
-def _spans(x: NDArray[Any], low: int, high: int) -> bool:
+def _is_within(x: NDArray[Any], low: int, high: int) -> bool:
     return x.size == 0 or bool(x.min() >= low and x.max() <= high)
 
 
-def _checked_labels(path: Path, y: NDArray[Any]) -> Labels:
+def _check_labels(path: Path, y: NDArray[Any]) -> Labels:
     if y.ndim != 1:
         if y.ndim == 2 and y.shape[1] > 1:
             wrong, hint = "looks one-hot", "y.argmax(axis=1)"
@@ -120,8 +120,8 @@ def _checked_labels(path: Path, y: NDArray[Any]) -> Labels:
     if len(y) and y.min() < 0:
         row = int(np.argmax(y < 0))
         raise DataError(f"{path}: y[{row}] is {y[row]}; expected class numbers from 0; renumber or drop such images")
-    if len(y) and y.max() > MOST_CLASS:
+    if len(y) and y.max() > MAX_CLASS:
         raise DataError(
-            f"{path}: y reaches {y.max()}; expected class numbers from 0 to at most {MOST_CLASS:,}; renumber them"
+            f"{path}: y reaches {y.max()}; expected class numbers from 0 to at most {MAX_CLASS:,}; renumber them"
         )
     return y.astype(np.int64)

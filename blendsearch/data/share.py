@@ -11,12 +11,12 @@ class Share:
     """Part `rank`, from 0, of `of` equal ones; more than one needs a process group of torch.distributed."""
 
     rank: int = 0
-    of: int = 1
+    world_size: int = 1
 
-    def part(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def select(self, batch: NDArray[Any]) -> NDArray[Any]:
         """This share of the images of a batch."""
-        return batch[self.rank :: self.of]
+        return batch[self.rank :: self.world_size]
 
 
-ALONE = Share()
+SINGLE_PROCESS = Share()
 """All of it."""

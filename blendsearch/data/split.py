@@ -21,10 +21,10 @@ Labels = NDArray[Any]
 """int64 classes, (N,); or whatever a person's own loss compares outputs with, (N, ...)."""
 Indices = NDArray[np.int64]
 
-MOST_CLASS = 1_000_000
+MAX_CLASS = 1_000_000
 """Class counts size arrays: a larger label is really an identifier, and would exhaust memory."""
 
-DECODERS = min(8, os.cpu_count() or 1)
+DECODER_THREADS = min(8, os.cpu_count() or 1)
 
 
 class Split(Protocol):
@@ -40,16 +40,16 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self, indices: Indices) -> Inputs:
+    def load_images(self, indices: Indices) -> Inputs:
         """An array (n, height, width, channels), in the order of `indices`, that shares no memory with the split.
 
         uint8 pixels are normalised before the network sees them; float32 is what it takes already.
         """
 
 
-def ready(split: Split) -> bool:
+def is_preprocessed(split: Split) -> bool:
     """Whether the split's images are float32 that the network takes as they are."""
-    return split.images(np.zeros(0, dtype=np.int64)).dtype != np.uint8
+    return split.load_images(np.zeros(0, dtype=np.int64)).dtype != np.uint8
 
 
 class ArraySplit:
@@ -67,11 +67,11 @@ class ArraySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Indices) -> Pixels:
+    def load_images(self, indices: Indices) -> Pixels:
         return np.take(self._images, indices, axis=0)
 
 
-class ReadySplit:
+class PreprocessedSplit:
     """Inputs held in memory as the network takes them: float32 (N, channels, height, width)."""
 
     def __init__(self, inputs: NDArray[np.float32], labels: Labels) -> None:
@@ -86,7 +86,7 @@ class ReadySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Indices) -> Inputs:
+    def load_images(self, indices: Indices) -> Inputs:
         # channels last by strides only: who moves them back to the front copies nothing
         return np.take(self._inputs, indices, axis=0).transpose(0, 2, 3, 1)
 
@@ -112,7 +112,7 @@ class FolderSplit:
     def __len__(self) -> int:
         return len(self.files)
 
-    def images(self, indices: Indices) -> Pixels:
+    def load_images(self, indices: Indices) -> Pixels:
         images = np.empty((len(indices), *self._shape), dtype=np.uint8)
 
         def fill(row: int) -> None:
@@ -126,7 +126,7 @@ class FolderSplit:
             images[row] = pixels
 
         # A pool per call: its threads cost microseconds beside the decoding, and the split stays plain, picklable data.
-        with ThreadPoolExecutor(min(DECODERS, max(len(indices), 1))) as pool:
+        with ThreadPoolExecutor(min(DECODER_THREADS, max(len(indices), 1))) as pool:
             for _ in pool.map(fill, range(len(indices))):
                 pass
         return images
@@ -147,8 +147,8 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def images(self, indices: Indices) -> Inputs:
-        return self.split.images(self.indices[indices])
+    def load_images(self, indices: Indices) -> Inputs:
+        return self.split.load_images(self.indices[indices])
 
 
 def decode(file: Path, image_size: int | None) -> Pixels:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blendsearch.data.augment import resolve
+from blendsearch.data.augment import resolve_augmentations
 from blendsearch.data.datasets import DataSpec, RawData, load_raw
-from blendsearch.data.share import ALONE, Share
-from blendsearch.data.split import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, ready
-from blendsearch.data.stratify import proportional, stratified
+from blendsearch.data.share import SINGLE_PROCESS, Share
+from blendsearch.data.split import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, is_preprocessed
+from blendsearch.data.stratify import allocate_proportionally, split_stratified
 from blendsearch.errors import ConfigError, DataError
 
 __all__ = [
@@ -26,14 +26,14 @@ __all__ = [
     "Split",
     "Splits",
     "Subset",
-    "batches",
     "check_labels",
-    "divided",
+    "iter_batches",
     "load_splits",
+    "make_splits",
 ]
 
 # Mean and std are measured on this many images: their standard error is then below 0.3 % of the range.
-MEASURED_IMAGES = 4096
+NORMALIZATION_IMAGES = 4096
 # Digests read every pixel of a split up to this size (about 0.2 s), beyond it a sample of images.
 DIGEST_BYTES = 256 * 2**20
 DIGEST_IMAGES = 64
@@ -59,36 +59,36 @@ class Splits:
     note: str
     unused: Split | None = None
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """SHA-256 (hex) over labels, pixels, their order and the normalisation.
 
         Of splits above 256 MiB, only 64 evenly spaced images are read: a change in the others goes unseen.
         """
         hashed = hashlib.sha256()
-        for name, split in self._named():
-            size = len(split) * int(np.prod(split.shape)) * (4 if ready(split) else 1)
+        for name, split in self._list_splits():
+            size = len(split) * int(np.prod(split.shape)) * (4 if is_preprocessed(split) else 1)
             hashed.update(f"{name} {len(split)} {split.shape} {self.classes};".encode())
-            hashed.update(_plain(split.labels).tobytes())
+            hashed.update(_to_little_endian(split.labels).tobytes())
             count = len(split) if size <= DIGEST_BYTES else min(DIGEST_IMAGES, len(split))
             chosen = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
             for chunk in np.array_split(chosen, max(1, count // 512)):
                 if len(chunk):
-                    hashed.update(np.ascontiguousarray(split.images(chunk)).data)
+                    hashed.update(np.ascontiguousarray(split.load_images(chunk)).data)
         hashed.update(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
         return hashed.hexdigest()
 
-    def input_facts(self) -> dict[str, Any]:
+    def describe_input(self) -> dict[str, Any]:
         """What a network takes, as plain values: an image's `shape`, and the `mean` and `std` of pixels `scaled_to`.
 
         None where inputs come ready.
         """
         height, width, channels = self.train.shape
         facts: dict[str, Any] = {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
-        if not ready(self.train):
+        if not is_preprocessed(self.train):
             facts |= {"mean": self.mean.tolist(), "std": self.std.tolist(), "scaled_to": [0, 1]}
         return facts
 
-    def _named(self) -> tuple[tuple[str, Split], ...]:
+    def _list_splits(self) -> tuple[tuple[str, Split], ...]:
         named = (("train", self.train), ("val", self.val), ("test", self.test))
         return named if self.unused is None else (*named, ("unused", self.unused))
 
@@ -99,12 +99,12 @@ def load_splits(spec: DataSpec, seed: int) -> Splits:
     The seed's streams for carving and for each split are apart, so a limit on one split moves no other. Raises
     ConfigError for unknown names, DataError for data that do not fit, each before any image is trained on.
     """
-    return divided(load_raw, spec, seed)
+    return make_splits(load_raw, spec, seed)
 
 
-def divided(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> Splits:
+def make_splits(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> Splits:
     """What `load` gives for `spec`, divided as `load_splits` does."""
-    resolve(spec.augment)
+    resolve_augmentations(spec.augment)
     if spec.val_from not in ("train", "test"):
         raise ConfigError(f"data.val_from is {spec.val_from!r}; expected 'train' or 'test'; choose one")
     limits = {"train": spec.train_limit, "val": spec.val_limit, "test": spec.test_limit}
@@ -119,15 +119,15 @@ def divided(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> S
         parts["val"] = raw.val
     else:
         source = parts[spec.val_from]
-        taken, rest = _carve(source.labels, spec, raw.classes, streams[0])
+        taken, rest = _split_validation(source.labels, spec, raw.classes, streams[0])
         parts |= {"val": Subset(source, taken), spec.val_from: Subset(source, rest)}
     halves = {
-        name: _limited(parts[name], limit, raw.classes, stream)
+        name: _limit_split(parts[name], limit, raw.classes, stream)
         for (name, limit), stream in zip(limits.items(), streams[1:], strict=True)
     }
     limited, unused = {name: taken for name, (taken, _) in halves.items()}, halves["val"][1]
-    mean, std = _normalisation(limited["train"], spec)
-    note = _note(spec, raw, parts, limited)
+    mean, std = _compute_normalization(limited["train"], spec)
+    note = _describe_splits(spec, raw, parts, limited)
     return Splits(
         **limited,
         classes=raw.classes,
@@ -139,7 +139,7 @@ def divided(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> S
     )
 
 
-def batches(
+def iter_batches(
     split: Split,
     *,
     batch_size: int,
@@ -150,7 +150,7 @@ def batches(
     augment: Sequence[str] = (),
     limit: int | None = None,
     drop_last: bool = False,
-    share: Share = ALONE,
+    share: Share = SINGLE_PROCESS,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on `device`: x float32 (n, channels, height, width), normalised; y int64 (n,), or other targets (n, ...).
 
@@ -163,14 +163,14 @@ def batches(
         raise ValueError("augmentation needs a generator to draw from; pass rng, or no augment")
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError(f"batch_size and limit are at least 1, not {batch_size} and {limit}")
-    changes = resolve(augment)
+    changes = resolve_augmentations(augment)
     if rng is None:
         order, draws = np.arange(len(split)), None
     else:
         order = rng.permutation(len(split))
         # Not rng.spawn: its children depend on how many were spawned before, which the generator's state does not say.
         seed = rng.integers(2**63, size=4)
-        draws = np.random.Generator(np.random.PCG64(seed if share.of == 1 else [*seed.tolist(), share.rank]))
+        draws = np.random.Generator(np.random.PCG64(seed if share.world_size == 1 else [*seed.tolist(), share.rank]))
     order = order[:limit]
     stop = len(order) - len(order) % batch_size if drop_last else len(order)
     # (pixel / 255 - mean) / std as one multiplication and one addition.
@@ -179,9 +179,9 @@ def batches(
 
     def generate() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, stop, batch_size):
-            chosen = share.part(order[start : start + batch_size])
+            chosen = share.select(order[start : start + batch_size])
             # Bytes cross to the device, a quarter of what floats would be.
-            x = torch.from_numpy(split.images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
+            x = torch.from_numpy(split.load_images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
             for change in changes:
                 assert draws is not None
                 x = change(x, draws)
@@ -193,13 +193,13 @@ def batches(
 
 def check_labels(splits: Splits, outputs: int) -> None:
     """Raise DataError when a label has no output of the network to stand for it."""
-    for name, split in splits._named():
+    for name, split in splits._list_splits():
         _check_range(
             name, split.labels, outputs, "the network's outputs", "use a model with more outputs or other data"
         )
 
 
-def _plain(labels: Labels) -> Labels:
+def _to_little_endian(labels: Labels) -> Labels:
     """Labels in a byte order that is the same everywhere."""
     return labels.astype("<i8") if labels.dtype.kind in "iu" else labels.astype(labels.dtype.newbyteorder("<"))
 
@@ -209,15 +209,16 @@ def _check_raw(raw: RawData, spec: DataSpec) -> None:
     if spec.augment and not raw.classes:
         raise DataError("data.augment moves images and would leave their targets where they were: augment in your data")
     for name, split in {"train": raw.train, **held_out}.items():
-        if len(split) == 0 and (name == "train" or raw.judged_here):
+        if len(split) == 0 and (name == "train" or raw.has_held_out):
             raise DataError(f"the {name} data hold no image; expected at least one; check where they come from")
         if raw.classes:
             _check_range(
                 name, split.labels, raw.classes, "the training classes", "drop such images or add the class to train"
             )
-        if ready(split) != ready(raw.train):
+        if is_preprocessed(split) != is_preprocessed(raw.train):
             raise DataError(
-                f"the {name} images are {'float32' if ready(split) else 'uint8'} but the training images are not;"
+                f"the {name} images are {'float32' if is_preprocessed(split) else 'uint8'} but the training "
+                "images are not;"
                 " expected the same of all; give them the same transform"
             )
         if split.shape != raw.train.shape:
@@ -227,16 +228,18 @@ def _check_raw(raw: RawData, spec: DataSpec) -> None:
             )
 
 
-def _check_range(name: str, labels: Labels, classes: int, of: str, what_to_do: str) -> None:
+def _check_range(name: str, labels: Labels, classes: int, limit_name: str, hint: str) -> None:
     outside = (labels < 0) | (labels >= classes)
     if outside.any():
         raise DataError(
             f"the {name} data have label {labels[np.argmax(outside)]} ({int(outside.sum())} images outside); expected"
-            f" 0..{classes - 1}, {of}; {what_to_do}"
+            f" 0..{classes - 1}, {limit_name}; {hint}"
         )
 
 
-def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+def _split_validation(
+    labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generator
+) -> tuple[Indices, Indices]:
     """Positions for validation, and those that stay; every class of the source is in both."""
     found, size, source = len(labels), spec.val_size, spec.val_from
     if not classes:  # nothing to be fair to
@@ -246,9 +249,9 @@ def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generato
     wanted = round(size * found) if size <= 1 else int(size)
     sizes = np.bincount(labels, minlength=classes)
     present = int((sizes > 0).sum())
-    counts = proportional(sizes, wanted, spare=1)
+    counts = allocate_proportionally(sizes, wanted, spare=1)
     if counts is not None:
-        return stratified(labels, counts, rng)
+        return split_stratified(labels, counts, rng)
     if not 0 < wanted < found:
         emptied = "val" if wanted < 1 else source
         raise DataError(
@@ -267,20 +270,20 @@ def _carve(labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generato
     )
 
 
-def _limited(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> tuple[Split, Split]:
+def _limit_split(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> tuple[Split, Split]:
     """At most `limit` images of a split, every class keeping its share, and those that are left out."""
     labels = split.labels if classes else np.zeros(len(split), dtype=np.int64)
     sizes = np.bincount(labels, minlength=classes or 1)
-    counts = proportional(sizes, len(split) if limit is None else min(limit, len(split)), spare=0)
+    counts = allocate_proportionally(sizes, len(split) if limit is None else min(limit, len(split)), spare=0)
     assert counts is not None  # nothing need stay behind, so any number up to all can be shared out
-    taken, rest = stratified(labels, counts, rng)
+    taken, rest = split_stratified(labels, counts, rng)
     return Subset(split, taken), Subset(split, rest)
 
 
-def _normalisation(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _compute_normalization(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     channels = train.shape[2]
     given = {"mean": spec.mean, "std": spec.std}
-    if ready(train):
+    if is_preprocessed(train):
         if spec.mean is not None or spec.std is not None:
             raise DataError(
                 "data.mean and data.std are for uint8 images, and these come as float32, which the network is given as"
@@ -302,9 +305,11 @@ def _normalisation(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], N
     if spec.mean is None or spec.std is None:
         # In chunks, so that large images of a folder never lie in memory together; the sums are exact in integers.
         seen, total, squares = 0, np.zeros(channels), np.zeros(channels)
-        for chunk in np.array_split(np.arange(min(len(train), MEASURED_IMAGES)), max(1, MEASURED_IMAGES // 64)):
+        for chunk in np.array_split(
+            np.arange(min(len(train), NORMALIZATION_IMAGES)), max(1, NORMALIZATION_IMAGES // 64)
+        ):
             if len(chunk):
-                pixels = train.images(chunk).reshape(-1, channels).astype(np.int64)
+                pixels = train.load_images(chunk).reshape(-1, channels).astype(np.int64)
                 seen += len(pixels)
                 total += pixels.sum(axis=0)
                 squares += (pixels**2).sum(axis=0)
@@ -317,15 +322,14 @@ def _normalisation(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], N
     )
 
 
-def _note(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[str, Split]) -> str:
-    def used(name: str) -> str:
+def _describe_splits(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[str, Split]) -> str:
+    def format_limit(name: str) -> str:
         return f" (of which {len(limited[name]):,} are used)" if len(limited[name]) < len(parts[name]) else ""
 
     whole = {"train": raw.train, "test": raw.test}
-    if not raw.judged_here:
-        return (
-            f"{spec.dataset}: networks are judged elsewhere, training is {len(parts['train']):,} images{used('train')}."
-        )
+    if not raw.has_held_out:
+        count = f"{len(parts['train']):,} images{format_limit('train')}"
+        return f"{spec.dataset}: networks are evaluated elsewhere, training is {count}."
     if raw.val is not None:
         val = f"its own {len(parts['val']):,} images"
     else:
@@ -337,6 +341,7 @@ def _note(spec: DataSpec, raw: RawData, parts: dict[str, Split], limited: dict[s
         for name in ("train", "test")
     }
     return (
-        f"{spec.dataset}: validation is {val}{used('val')}, test is {rest['test']}{used('test')}, training is"
-        f" {rest['train']}{used('train')}.{raw.about and ' ' + raw.about}"
+        f"{spec.dataset}: validation is {val}{format_limit('val')}, test is "
+        f"{rest['test']}{format_limit('test')}, training is"
+        f" {rest['train']}{format_limit('train')}.{raw.note and ' ' + raw.note}"
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blendsearch.data.split import Indices, Labels
 
 
-def stratified(labels: Labels, counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices, Indices]:
+def split_stratified(labels: Labels, counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices, Indices]:
     """Draw `counts[c]` positions of every class c; return them and all the others, both in random order."""
     order = rng.permutation(len(labels))
     shuffled = labels[order]
@@ -20,7 +20,7 @@ def stratified(labels: Labels, counts: NDArray[np.int64], rng: np.random.Generat
     return order[taken], order[~taken]
 
 
-def proportional(sizes: NDArray[np.int64], total: int, *, spare: int) -> NDArray[np.int64] | None:
+def allocate_proportionally(sizes: NDArray[np.int64], total: int, *, spare: int) -> NDArray[np.int64] | None:
     """Share `total` images among classes of the given sizes, in proportion, by largest remainders.
 
     Every class gets its exact share rounded down or up, unless that would leave it with no image although `total`

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from blendsearch.data.split import Indices, Inputs, Labels
 from blendsearch.errors import DataError
-from blendsearch.task import seeded
+from blendsearch.task import seed_rngs
 
 
 class StreamedSplit:
@@ -22,11 +22,11 @@ class StreamedSplit:
     is: every evaluation goes through it again.
     """
 
-    def __init__(self, dataset: Any, labels: Labels, read: Callable[[Any], NDArray[Any]]) -> None:
+    def __init__(self, dataset: Any, labels: Labels, convert: Callable[[Any], NDArray[Any]]) -> None:
         self.dataset = dataset
         self.labels = labels
-        self._read = read
-        first = self._image(0)
+        self._convert = convert
+        first = self._read_image(0)
         self._shape, self._dtype = first.shape, first.dtype
 
     @property
@@ -37,10 +37,10 @@ class StreamedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, indices: Indices) -> Inputs:
+    def load_images(self, indices: Indices) -> Inputs:
         images = np.empty((len(indices), *self._shape), dtype=self._dtype)
         for row, place in enumerate(indices):
-            image = self._image(int(place))
+            image = self._read_image(int(place))
             if image.shape != self._shape:
                 raise DataError(
                     f"image {place} has shape {image.shape}, the first one {self._shape}: expected the same of all; "
@@ -49,18 +49,18 @@ class StreamedSplit:
             images[row] = image
         return images
 
-    def _image(self, place: int) -> NDArray[Any]:
-        with seeded(place):
-            return self._read(self.dataset[place][0])
+    def _read_image(self, index: int) -> NDArray[Any]:
+        with seed_rngs(index):
+            return self._convert(self.dataset[index][0])
 
 
-def stated_labels(dataset: Any) -> NDArray[np.int64] | None:
+def get_declared_labels(dataset: Any) -> NDArray[np.int64] | None:
     """The classes of all images, where the dataset states them without reading any, as torchvision's do.
 
     None where it does not, or changes them on the way out (`target_transform`).
     """
     if isinstance(dataset, Subset):
-        whole = stated_labels(dataset.dataset)
+        whole = get_declared_labels(dataset.dataset)
         return None if whole is None else whole[np.asarray(dataset.indices, dtype=np.int64)]
     if getattr(dataset, "target_transform", None) is not None:
         return None

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
 from blendsearch.data.datasets import RawData
-from blendsearch.data.split import MOST_CLASS, ArraySplit, Labels, ReadySplit, Split, Subset
-from blendsearch.data.splits import DataSpec, Splits, divided
-from blendsearch.data.stratify import proportional, stratified
-from blendsearch.data.streaming import StreamedSplit, stated_labels
+from blendsearch.data.split import MAX_CLASS, ArraySplit, Labels, PreprocessedSplit, Split, Subset
+from blendsearch.data.splits import DataSpec, Splits, make_splits
+from blendsearch.data.stratify import allocate_proportionally, split_stratified
+from blendsearch.data.streaming import StreamedSplit, get_declared_labels
 from blendsearch.errors import DataError
-from blendsearch.task import Task, seeded
+from blendsearch.task import Task, seed_rngs
 
-MOST_BYTES = 4 * 2**30
+MAX_BYTES = 4 * 2**30
 """Inputs of one split that are held in memory at most: 6,600 images of 3 x 224 x 224 as float32, 26,000 as uint8.
 
 Of a Dataset that has more, images are read anew whenever they are needed (`streamed`); what else has more is refused.
@@ -34,7 +34,7 @@ Of a Dataset that has more, images are read anew whenever they are needed (`stre
 
 
 @dataclass(frozen=True)
-class Handed:
+class UserData:
     """What a person hands over, by what it is for: `whole` is yet to be divided.
 
     Each is a ``torch.utils.data.Dataset`` or any sequence of (image, target), a ``DataLoader``, or a pair of arrays or
@@ -48,53 +48,53 @@ class Handed:
     test: Any = None
 
 
-def handed_splits(handed: Handed, task: Task, spec: DataSpec, seed: int) -> Splits:
+def load_user_splits(data: UserData, task: Task, spec: DataSpec, seed: int) -> Splits:
     """The three splits of what was handed over, and so divided that none shares an image with another.
 
     What is missing is taken, in this order: test images, half of the validation images where a person gave some and a
     `spec.val_size` share of all where one data set was given; validation images as in a config, from train or test.
     Where `task` judges by itself all are training images. Raises DataError for data that do not fit.
     """
-    return divided(lambda _: _raw(handed, task, spec, seed), spec, seed)
+    return make_splits(lambda _: _load_raw(data, task, spec, seed), spec, seed)
 
 
-def _raw(handed: Handed, task: Task, spec: DataSpec, seed: int) -> RawData:
-    given = {name: value for name, value in vars(handed).items() if value is not None}
+def _load_raw(data: UserData, task: Task, spec: DataSpec, seed: int) -> RawData:
+    given = {name: value for name, value in vars(data).items() if value is not None}
     if not given.keys() & {"whole", "train"}:
         raise DataError("no training data are given: hand over one data set to be divided, or train=, val= and test=")
     if {"whole", "train"} <= given.keys():
         raise DataError("one data set and train= are both given: hand over either")
     images_only = task.evaluate is not None
     split = {
-        name: read(value, "given" if name == "whole" else name, seed, images_only=images_only)
+        name: read_split(value, "given" if name == "whole" else name, seed, images_only=images_only)
         for name, value in given.items()
     }
     train = split.get("train", split.get("whole"))
     assert train is not None
     if task.evaluate is not None:
         nothing = Subset(train, np.zeros(0, dtype=np.int64))
-        return RawData(train, nothing, nothing, _classes(split.values(), task), judged_here=False)
+        return RawData(train, nothing, nothing, _count_classes(split.values(), task), has_held_out=False)
     val, test = split.get("val"), split.get("test")
-    classes = _classes(split.values(), task)
+    classes = _count_classes(split.values(), task)
     about = ""
     if test is None:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 3])))
         kind = "validation images" if val is not None else "images of the one data set given"
         whole = len(train if val is None else val)
         if val is not None:
-            test, val = _two(val, 0.5, classes, rng, "val")
+            test, val = _split_in_two(val, 0.5, classes, rng, "val")
         else:
-            test, train = _two(train, spec.val_size, classes, rng, "given")
+            test, train = _split_in_two(train, spec.val_size, classes, rng, "given")
         about = f"Test images are {len(test):,} of the {whole:,} {kind}."
-    return RawData(train, test, val, classes, about=about)
+    return RawData(train, test, val, classes, note=about)
 
 
-def _classes(splits: Iterable[Split], task: Task) -> int:
+def _count_classes(splits: Iterable[Split], task: Task) -> int:
     """How many classes the labels name; 0 where targets are no classes."""
     splits = list(splits)
     labels = [split.labels for split in splits]
-    if not task.classes or any(item.ndim != 1 or item.dtype.kind != "i" for item in labels):
-        if task.classes and task.evaluate is None and task.loss is None:
+    if not task.has_class_labels or any(item.ndim != 1 or item.dtype.kind != "i" for item in labels):
+        if task.has_class_labels and task.evaluate is None and task.loss is None:
             raise DataError(
                 "the targets are not classes (one integer per image), and there is no loss for others: give loss=, "
                 "from outputs and targets to the mean loss of a batch, or evaluate="
@@ -106,58 +106,58 @@ def _classes(splits: Iterable[Split], task: Task) -> int:
             return 0
         raise DataError(f"the targets hold {least}: expected classes numbered from 0; give loss= for other targets")
     most = max((int(item.max(initial=-1)) for item in labels), default=-1)
-    if most > MOST_CLASS:
+    if most > MAX_CLASS:
         raise DataError(f"the targets hold {most}: expected classes numbered 0, 1, 2 and so on; number them anew")
     return most + 1
 
 
-def _two(source: Split, size: float, classes: int, rng: np.random.Generator, name: str) -> tuple[Split, Split]:
+def _split_in_two(source: Split, size: float, classes: int, rng: np.random.Generator, name: str) -> tuple[Split, Split]:
     """A share, or number, of the images and the others; every class in both where there are classes."""
     labels = source.labels if classes else np.zeros(len(source), dtype=np.int64)
     sizes = np.bincount(labels, minlength=classes or 1)
-    counts = proportional(sizes, round(size * len(labels)) if size <= 1 else int(size), spare=1)
+    counts = allocate_proportionally(sizes, round(size * len(labels)) if size <= 1 else int(size), spare=1)
     if counts is None:
         raise DataError(
             f"the {len(labels)} {name} images cannot be divided in two, {size:g} of them for testing, with every class "
             "in both: give test="
         )
-    taken, rest = stratified(labels, counts, rng)
+    taken, rest = split_stratified(labels, counts, rng)
     return Subset(source, taken), Subset(source, rest)
 
 
-def read(source: Any, name: str, seed: int, *, images_only: bool = False) -> Split:
+def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) -> Split:
     """One split, from a Dataset, a DataLoader, or a pair of arrays or tensors.
 
     With `images_only`, targets that cannot be stacked into an array, or are not there, do not matter. Raises DataError.
     """
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         source = source.tensors
-    pair = _pair(source)
+    pair = _get_array_pair(source)
     if pair is not None:
         images, targets = pair
         try:
-            return _split(_array(images), _array(targets), name)
+            return _make_split(_convert_to_array(images), _convert_to_array(targets), name)
         except ValueError as error:
             raise DataError(
                 f"the {name} targets are text or objects: expected an integer per image, 0 for the first class; number "
                 "them (numpy.unique(..., return_inverse=True)[1])"
             ) from error
-    dataset = _addressed(source)
-    if dataset is not None and len(dataset) and (labels := stated_labels(dataset)) is not None:
-        with seeded(seed):
-            size = _one(_both(dataset[0], name)[0], name).nbytes * len(dataset)
-        if size > MOST_BYTES:  # known before anything is read
-            return StreamedSplit(dataset, labels, partial(_one, name=name))
-    gathering = _Gathering(name, images_only, streams=dataset is not None)
-    with seeded(seed):
-        for images, targets in _batches(source, name):
-            gathering.take(images, targets)
-    if gathering.streaming:
-        return StreamedSplit(dataset, _labels(gathering.stacked_targets()), partial(_one, name=name))
-    return gathering.split()
+    dataset = _find_map_style_dataset(source)
+    if dataset is not None and len(dataset) and (labels := get_declared_labels(dataset)) is not None:
+        with seed_rngs(seed):
+            size = _convert_image(_unpack_sample(dataset[0], name)[0], name).nbytes * len(dataset)
+        if size > MAX_BYTES:  # known before anything is read
+            return StreamedSplit(dataset, labels, partial(_convert_image, name=name))
+    gathering = _SampleCollector(name, images_only, can_stream=dataset is not None)
+    with seed_rngs(seed):
+        for images, targets in _iter_batches(source, name):
+            gathering.add(images, targets)
+    if gathering.is_streaming:
+        return StreamedSplit(dataset, _convert_labels(gathering.stack_targets()), partial(_convert_image, name=name))
+    return gathering.make_split()
 
 
-def _addressed(source: Any) -> Any | None:
+def _find_map_style_dataset(source: Any) -> Any | None:
     """The Dataset behind `source` whose items can be read again, by number, as `source` gives them."""
     if isinstance(source, DataLoader):
         plain = isinstance(source.sampler, SequentialSampler | RandomSampler) and source.batch_size is not None
@@ -165,14 +165,14 @@ def _addressed(source: Any) -> Any | None:
     return source if isinstance(source, Dataset) and hasattr(source, "__len__") else None
 
 
-def _one(image: Any, name: str) -> NDArray[Any]:
+def _convert_image(image: Any, name: str) -> NDArray[Any]:
     """One image as (height, width, channels), uint8 or float32."""
-    split = _split(_array(image)[None], np.zeros(1, dtype=np.int64), name)
-    found: NDArray[Any] = split.images(np.zeros(1, dtype=np.int64))[0]
+    split = _make_split(_convert_to_array(image)[None], np.zeros(1, dtype=np.int64), name)
+    found: NDArray[Any] = split.load_images(np.zeros(1, dtype=np.int64))[0]
     return found
 
 
-def _pair(source: Any) -> tuple[Any, Any] | None:
+def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
     arrays = isinstance(source, tuple | list) and len(source) == 2
     if arrays and all(isinstance(item, np.ndarray | Tensor) and item.ndim for item in source):
         images, targets = source
@@ -181,11 +181,11 @@ def _pair(source: Any) -> tuple[Any, Any] | None:
     return None
 
 
-def _batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
+def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
     """Pairs of stacked or listed images and targets."""
     if isinstance(source, DataLoader):
-        for batch in _in_order(source):
-            yield _both(batch, name)
+        for batch in _disable_shuffling(source):
+            yield _unpack_sample(batch, name)
         return
     if not hasattr(source, "__getitem__") and not isinstance(source, Iterable):
         raise DataError(
@@ -197,11 +197,11 @@ def _batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
     else:
         samples = source
     for sample in samples:
-        image, target = _both(sample, name)
+        image, target = _unpack_sample(sample, name)
         yield [image], [target]
 
 
-def _both(sample: Any, name: str) -> tuple[Any, Any]:
+def _unpack_sample(sample: Any, name: str) -> tuple[Any, Any]:
     if isinstance(sample, tuple | list) and len(sample) >= 2:
         return sample[0], sample[1]
     if isinstance(sample, Tensor | np.ndarray | Image.Image):
@@ -209,7 +209,7 @@ def _both(sample: Any, name: str) -> tuple[Any, Any]:
     raise DataError(f"the {name} data give a {type(sample).__name__}: expected (image, target)")
 
 
-def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
+def _disable_shuffling(loader: DataLoader[Any]) -> Iterable[Any]:
     """The loader's batches, without its shuffling where that can be told: an order must be the same the next time."""
     sampler = loader.sampler
     plain = isinstance(sampler, SequentialSampler | RandomSampler)
@@ -225,32 +225,32 @@ def _in_order(loader: DataLoader[Any]) -> Iterable[Any]:
     )
 
 
-class _Gathering:
+class _SampleCollector:
     """Images and targets as they come, up to `MOST_BYTES`."""
 
-    def __init__(self, name: str, images_only: bool, streams: bool) -> None:
-        self.name, self.images_only, self.streams = name, images_only, streams
-        self.streaming = False
+    def __init__(self, name: str, images_only: bool, can_stream: bool) -> None:
+        self.name, self.images_only, self.can_stream = name, images_only, can_stream
+        self.is_streaming = False
         self.images: list[NDArray[Any]] = []
         self.targets: list[Any] = []
-        self.held, self.count = 0, 0
+        self.nbytes, self.count = 0, 0
 
-    def take(self, images: Any, targets: Any) -> None:
-        stacked = _array(images) if isinstance(images, Tensor | np.ndarray) else self._stacked(images)
+    def add(self, images: Any, targets: Any) -> None:
+        stacked = _convert_to_array(images) if isinstance(images, Tensor | np.ndarray) else self._stack_images(images)
         if self.images and stacked.shape[1:] != self.images[0].shape[1:]:
             raise DataError(
                 f"the {self.name} images have shapes {self.images[0].shape[1:]} and {stacked.shape[1:]}: expected the "
                 "same of all; resize and crop them in the transform"
             )
-        if not self.streaming:
+        if not self.is_streaming:
             self.images.append(stacked)
-        self.held, self.count = self.held + stacked.nbytes, self.count + len(stacked)
-        if self.held > MOST_BYTES and self.streams:
-            self.streaming = True  # only the targets are wanted from here on
+        self.nbytes, self.count = self.nbytes + stacked.nbytes, self.count + len(stacked)
+        if self.nbytes > MAX_BYTES and self.can_stream:
+            self.is_streaming = True  # only the targets are wanted from here on
             del self.images[1:]
-        elif self.held > MOST_BYTES:
+        elif self.nbytes > MAX_BYTES:
             raise DataError(
-                f"the {self.name} data exceed {MOST_BYTES / 2**30:g} GiB after {self.count:,} images: give fewer "
+                f"the {self.name} data exceed {MAX_BYTES / 2**30:g} GiB after {self.count:,} images: give fewer "
                 "(torch.utils.data.Subset), uint8 instead of float32, or files by name (data={'dataset': "
                 "'image-folder', 'root': ...}), which are decoded when needed"
             )
@@ -260,19 +260,19 @@ class _Gathering:
             self.targets.append([0] * len(stacked) if targets is None else targets)
         else:
             try:
-                _array(targets)
+                _convert_to_array(targets)
             except (TypeError, ValueError, DataError):
                 targets = [0] * len(stacked)
             self.targets.append(targets)
 
-    def split(self) -> Split:
+    def make_split(self) -> Split:
         if not self.images:
             raise DataError(f"the {self.name} data hold no image; expected at least one; check where they come from")
-        return _split(np.concatenate(self.images), self.stacked_targets(), self.name)
+        return _make_split(np.concatenate(self.images), self.stack_targets(), self.name)
 
-    def stacked_targets(self) -> NDArray[Any]:
+    def stack_targets(self) -> NDArray[Any]:
         try:
-            return np.concatenate([_array(part) for part in self.targets])
+            return np.concatenate([_convert_to_array(part) for part in self.targets])
         except (TypeError, ValueError) as error:
             if not self.images_only:
                 raise DataError(
@@ -281,11 +281,11 @@ class _Gathering:
                 ) from error
             return np.zeros(self.count, dtype=np.int64)
 
-    def _stacked(self, images: Sequence[Any]) -> NDArray[Any]:
-        return np.stack([_array(image) for image in images])
+    def _stack_images(self, images: Sequence[Any]) -> NDArray[Any]:
+        return np.stack([_convert_to_array(image) for image in images])
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _convert_to_array(value: Any) -> NDArray[Any]:
     """A value as an array. Raises ValueError for what has no shape."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
@@ -301,12 +301,12 @@ def _array(value: Any) -> NDArray[Any]:
     return found
 
 
-def _split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
+def _make_split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
     if len(images) != len(targets):
         raise DataError(f"the {name} data have {len(images)} images but {len(targets)} targets; expected one per image")
-    labels = _labels(targets)
+    labels = _convert_labels(targets)
     if images.dtype == np.uint8:
-        return ArraySplit(_channels_last(images, name), labels)
+        return ArraySplit(_move_channels_last(images, name), labels)
     if images.dtype.kind != "f":
         raise DataError(
             f"the {name} images are {images.dtype}: expected float32 as the network takes it, or uint8 pixels"
@@ -318,15 +318,15 @@ def _split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
     inputs = np.ascontiguousarray(images, dtype=np.float32)
     if not np.isfinite(inputs).all():
         raise DataError(f"the {name} images hold NaN or infinity: mend the transform they come from")
-    return ReadySplit(inputs, labels)
+    return PreprocessedSplit(inputs, labels)
 
 
-def _labels(targets: NDArray[Any]) -> Labels:
+def _convert_labels(targets: NDArray[Any]) -> Labels:
     kinds = {"i": np.int64, "u": np.int64, "b": np.int64, "f": np.float32}
     return targets.astype(kinds.get(targets.dtype.kind, targets.dtype))
 
 
-def _channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def _move_channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
     """uint8 pixels as (N, height, width, channels): a colour axis has 1, 3 or 4 entries, first or last."""
     if pixels.ndim == 3:
         return pixels[..., None]

@@ -7,7 +7,7 @@ from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
 
 
-def nothing_more() -> None:
+def submit_nothing() -> None:
     """What feeds an engine that is to do no more than what was submitted."""
 
 
@@ -22,23 +22,23 @@ class Engine(Protocol):
     workers: int
 
     @property
-    def busy(self) -> int:
+    def busy_workers(self) -> int:
         """Workers that are evaluating now."""
 
-    def submit(self, asked: Request) -> None:
+    def submit(self, request: Request) -> None:
         """Queue one request."""
 
-    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+    def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         """The outcomes of all submitted requests as they come; ends when none is outstanding.
 
         `feed` is called before every wait and may submit more, so that no worker waits for what is still out.
         A request that cannot be evaluated comes back as an outcome with its `failure`, never as an exception.
         """
 
-    def watch(self, run: str, logs: WorkerLogs) -> None:
+    def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """From now on write down in `logs` what workers do; figures that are published bear the name `run`."""
 
-    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """What the search reports of itself, for the figures that are published."""
 
     def close(self) -> None:

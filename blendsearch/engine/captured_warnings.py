@@ -6,33 +6,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MOST = 20
+MAX_MESSAGES = 20
 """Messages kept of one evaluation: more say the same again."""
 
 
 @contextmanager
-def overheard() -> Iterator[list[str]]:
+def capture_warnings() -> Iterator[list[str]]:
     """Inside, what is warned of, or logged as a warning or worse, is listed too."""
     heard: list[str] = []
 
-    class Listening(logging.Handler):
+    class WarningHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            note(f"{record.name}: {record.getMessage()}")
+            append_message(f"{record.name}: {record.getMessage()}")
 
-    def note(text: str) -> None:
-        if len(heard) < MOST:
+    def append_message(text: str) -> None:
+        if len(heard) < MAX_MESSAGES:
             heard.append(text[:500])
 
     before = warnings.showwarning
 
-    def shown(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        note(f"{category.__name__}: {message}")
+    def show_warning(
+        message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        append_message(f"{category.__name__}: {message}")
         before(message, category, filename, lineno, file, line)
 
-    listening = Listening(logging.WARNING)
+    listening = WarningHandler(logging.WARNING)
     root = logging.getLogger()
     root.addHandler(listening)
-    warnings.showwarning = shown
+    warnings.showwarning = show_warning
     try:
         yield heard
     finally:

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from blendsearch.engine.base import nothing_more
-from blendsearch.engine.captured_warnings import overheard
-from blendsearch.engine.telemetry import Watching
-from blendsearch.fitness.evaluator import Evaluator, Outcome, Request, failed
+from blendsearch.engine.base import submit_nothing
+from blendsearch.engine.captured_warnings import capture_warnings
+from blendsearch.engine.telemetry import Telemetry
+from blendsearch.fitness.evaluator import Evaluator, Outcome, Request, make_failed_outcome
 from blendsearch.runs.worker_logs import WorkerLogs
 
 
@@ -22,42 +22,42 @@ class LocalEngine:
         self._evaluator = evaluator
         self._retries = retries
         self._queue: deque[Request] = deque()
-        self._watching = Watching()
+        self._telemetry = Telemetry()
 
     @property
-    def busy(self) -> int:
+    def busy_workers(self) -> int:
         return min(1, len(self._queue))
 
-    def submit(self, asked: Request) -> None:
-        self._queue.append(asked)
+    def submit(self, request: Request) -> None:
+        self._queue.append(request)
 
-    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+    def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         feed()
         while self._queue:
             yield self._evaluate(self._queue.popleft())
             feed()
 
-    def watch(self, run: str, logs: WorkerLogs) -> None:
-        self._watching.logs = logs
-        self._watching.started(0, socket.gethostname(), os.getpid())
+    def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
+        self._telemetry.logs = logs
+        self._telemetry.record_start(0, socket.gethostname(), os.getpid())
 
-    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Nothing is published."""
 
     def close(self) -> None:
         self._queue.clear()
 
-    def _evaluate(self, asked: Request) -> Outcome:
+    def _evaluate(self, request: Request) -> Outcome:
         for attempt in range(self._retries + 1):
             try:
-                with overheard() as messages:
-                    outcome = self._evaluator.evaluate(asked)
+                with capture_warnings() as messages:
+                    outcome = self._evaluator.evaluate(request)
             except Exception as error:  # one candidate must not end the search, whatever it does
                 last = attempt == self._retries
-                self._watching.failed(0, "failed", asked, error, again=not last)
+                self._telemetry.record_failure(0, "failed", request, error, will_retry=not last)
                 if last:
-                    return failed(asked, error)
+                    return make_failed_outcome(request, error)
             else:
-                self._watching.evaluated(0, asked, outcome, messages)
+                self._telemetry.record_outcome(0, request, outcome, messages)
                 return outcome
         raise AssertionError("unreachable: the last attempt returns")

@@ -9,7 +9,7 @@ histogram by `fidelity`), ``ray_blendsearch_queue`` (requests that wait for a wo
 from collections.abc import Mapping
 from typing import Any
 
-SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 14400.0]
+SECONDS_BOUNDARIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 14400.0]
 """Boundaries of the histogram: a recalibration takes seconds, a long fine-tune hours."""
 
 
@@ -19,34 +19,34 @@ class Metrics:
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        def named(kind: Any, name: str, description: str, *tags: str, **more: Any) -> Any:
+        def make_metric(kind: Any, name: str, description: str, *tags: str, **more: Any) -> Any:
             made = kind(f"blendsearch_{name}", description=description, tag_keys=("run", *tags), **more)
             made.set_default_tags({"run": run})
             return made
 
-        self._evaluations = named(Counter, "evaluations", "Evaluations by how they ended", "status")
-        self._seconds = named(
-            Histogram, "evaluation_seconds", "Seconds of an evaluation", "fidelity", boundaries=SECONDS
+        self._evaluations = make_metric(Counter, "evaluations", "Evaluations by how they ended", "status")
+        self._seconds = make_metric(
+            Histogram, "evaluation_seconds", "Seconds of an evaluation", "fidelity", boundaries=SECONDS_BOUNDARIES
         )
-        self._queue = named(Gauge, "queue", "Requests that wait for a worker")
-        self._running = named(Gauge, "running", "Requests that are worked on")
-        self._workers = named(Gauge, "workers", "Workers there is room for")
-        self._best = named(Gauge, "best_loss", "Lowest validation loss so far")
-        self._hypervolume = named(Gauge, "hypervolume", "Hypervolume of the front")
+        self._queue = make_metric(Gauge, "queue", "Requests that wait for a worker")
+        self._running = make_metric(Gauge, "running", "Requests that are worked on")
+        self._workers = make_metric(Gauge, "workers", "Workers there is room for")
+        self._best = make_metric(Gauge, "best_loss", "Lowest validation loss so far")
+        self._hypervolume = make_metric(Gauge, "hypervolume", "Hypervolume of the front")
 
-    def ended(self, status: str, fidelity: str = "", seconds: float = 0.0) -> None:
+    def record_evaluation(self, status: str, fidelity: str = "", seconds: float = 0.0) -> None:
         """That an evaluation, or an attempt at one, ended as `status`: done, failed or retried."""
         self._evaluations.inc(1, {"status": status})
         if status == "done":
             self._seconds.observe(seconds, {"fidelity": fidelity})
 
-    def load(self, queue: int, running: int, workers: int) -> None:
+    def record_load(self, queue: int, running: int, workers: int) -> None:
         """How much waits, how much is worked on, and by how many."""
         self._queue.set(queue)
         self._running.set(running)
         self._workers.set(workers)
 
-    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """What the search reports of itself."""
         if kind == "generation":
             self._hypervolume.set(facts["hypervolume"])

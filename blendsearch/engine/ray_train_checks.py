@@ -6,11 +6,11 @@ from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.runs.config.schema import EngineConfig
 
-EXTRA = ("fsspec", "pandas", "pyarrow")
+RAY_TRAIN_REQUIREMENTS = ("fsspec", "pandas", "pyarrow")
 """What Ray Train imports beyond Ray itself."""
 
 
-def check_several(config: EngineConfig, size: int) -> None:
+def check_ray_train(config: EngineConfig, size: int) -> None:
     """Raises EngineError where a fine-tune on `size` workers could not even begin, before anything that takes time."""
     if size < 2:
         return
@@ -19,7 +19,7 @@ def check_several(config: EngineConfig, size: int) -> None:
             f"finals.workers is {size} and engine.ray is off: a fine-tune on several workers needs Ray; set "
             "engine.ray to local, auto or HOST:PORT, or leave finals.workers out"
         )
-    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    missing = [name for name in RAY_TRAIN_REQUIREMENTS if importlib.util.find_spec(name) is None]
     if missing:
         raise EngineError(
             f"finals.workers is {size} and {', '.join(missing)} of Ray Train is not installed: "

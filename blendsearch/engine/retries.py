@@ -3,51 +3,58 @@
 from collections import deque
 from dataclasses import dataclass
 
-from blendsearch.engine.telemetry import Watching
-from blendsearch.fitness.evaluator import Outcome, Request, failed
+from blendsearch.engine.telemetry import Telemetry
+from blendsearch.fitness.evaluator import Outcome, Request, make_failed_outcome
 
-LOST_AT_MOST = 10
+MAX_LOST_NODES = 10
 """Nodes that may die under one request before the request is blamed for it."""
 
-DOUBT_SECONDS = 30.0
+UNREACHABLE_SECONDS = 30.0
 """How long a worker may be out of reach on a node that counts as alive before its request is blamed: Ray takes about
 half of that to notice a node that was killed."""
 
 
 @dataclass
-class Asked:
+class PendingRequest:
     """A request, how often it has been tried in vain, and how many nodes were lost under it."""
 
     request: Request
     attempt: int = 0
-    lost: int = 0
+    lost_nodes: int = 0
 
 
 @dataclass
-class Attempts:
+class RetryQueue:
     """What waits for a worker, and how many attempts more than one each of it has."""
 
-    queue: deque[Asked]
+    queue: deque[PendingRequest]
     retries: int
-    watching: Watching
+    telemetry: Telemetry
 
-    def again(
-        self, asked: Asked, worker: int, error: BaseException, event: str, traced: BaseException | None = None
+    def retry(
+        self,
+        pending: PendingRequest,
+        worker: int,
+        error: BaseException,
+        event: str,
+        trace_error: BaseException | None = None,
     ) -> Outcome | None:
         """Queue the request once more, or give up; `event` and `traced` are for the worker's log."""
-        more = asked.attempt < self.retries
-        self.watching.failed(worker, event, asked.request, traced or error, again=more)
+        more = pending.attempt < self.retries
+        self.telemetry.record_failure(worker, event, pending.request, trace_error or error, will_retry=more)
         if more:
-            asked.attempt += 1
-            self.queue.append(asked)
+            pending.attempt += 1
+            self.queue.append(pending)
             return None
-        return failed(asked.request, error)
+        return make_failed_outcome(pending.request, error)
 
-    def gone(self, asked: Asked, worker: int, error: BaseException, *, node_too: bool) -> Outcome | None:
+    def retry_lost(
+        self, pending: PendingRequest, worker: int, error: BaseException, *, node_lost: bool
+    ) -> Outcome | None:
         """`again` for a request whose worker is gone: no attempt is counted where the whole node is gone too."""
-        if node_too and asked.lost < LOST_AT_MOST:
-            asked.lost += 1
-            self.watching.failed(worker, "lost", asked.request, error, again=True)
-            self.queue.append(asked)
+        if node_lost and pending.lost_nodes < MAX_LOST_NODES:
+            pending.lost_nodes += 1
+            self.telemetry.record_failure(worker, "lost", pending.request, error, will_retry=True)
+            self.queue.append(pending)
             return None
-        return self.again(asked, worker, error, "lost")
+        return self.retry(pending, worker, error, "lost")

@@ -10,58 +10,66 @@ from blendsearch.runs.worker_logs import WorkerLogs
 if TYPE_CHECKING:
     from blendsearch.engine.ray_metrics import Metrics
 
-LONGEST_TRACE = 4000
+MAX_TRACE_LENGTH = 4000
 """Letters of a trace that are kept, the last ones."""
 
 
-class Watching:
+class Telemetry:
     """Tells nothing until it has `logs`, and `metrics`."""
 
     logs: WorkerLogs | None = None
     metrics: "Metrics | None" = None
 
-    def started(self, worker: int, node: str, process: int) -> None:
-        self._line(worker, "started", {"node": node, "process": process})
+    def record_start(self, worker: int, node: str, process: int) -> None:
+        self._write_line(worker, "started", {"node": node, "process": process})
 
-    def evaluated(self, worker: int, asked: Request, outcome: Outcome, messages: Sequence[str]) -> None:
-        numbers = {"seconds": outcome.seconds, "loss": _finite(outcome.loss), "error": _finite(outcome.error)}
-        facts = {**_facts(asked), **numbers, "failure": outcome.failure, "messages": list(messages)}
-        self._line(worker, "evaluated", facts)
+    def record_outcome(self, worker: int, request: Request, outcome: Outcome, messages: Sequence[str]) -> None:
+        numbers = {
+            "seconds": outcome.seconds,
+            "loss": _replace_nonfinite(outcome.loss),
+            "error": _replace_nonfinite(outcome.error),
+        }
+        facts = {**_describe_request(request), **numbers, "failure": outcome.failure, "messages": list(messages)}
+        self._write_line(worker, "evaluated", facts)
         if self.metrics is not None:
-            self.metrics.ended("failed" if outcome.failure else "done", asked.fidelity, outcome.seconds)
+            self.metrics.record_evaluation("failed" if outcome.failure else "done", request.fidelity, outcome.seconds)
 
-    def failed(self, worker: int, event: str, asked: Request, error: BaseException, *, again: bool) -> None:
+    def record_failure(
+        self, worker: int, event: str, request: Request, error: BaseException, *, will_retry: bool
+    ) -> None:
         """`event` is failed, killed or lost; `again`: whether the request is tried once more."""
-        trace = "" if event != "failed" else _trace(error)
+        trace = "" if event != "failed" else _format_trace(error)
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
-        self._line(worker, event, {**_facts(asked), "reason": reason, "again": again, "trace": trace})
+        self._write_line(
+            worker, event, {**_describe_request(request), "reason": reason, "again": will_retry, "trace": trace}
+        )
         if self.metrics is not None:
-            self.metrics.ended("retried" if again else "failed")
+            self.metrics.record_evaluation("retried" if will_retry else "failed")
 
-    def load(self, queue: int, running: int, workers: int) -> None:
+    def record_load(self, queue: int, running: int, workers: int) -> None:
         if self.metrics is not None:
-            self.metrics.load(queue, running, workers)
+            self.metrics.record_load(queue, running, workers)
 
-    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
         if self.metrics is not None:
-            self.metrics.heard(kind, facts)
+            self.metrics.receive_event(kind, facts)
 
-    def _line(self, worker: int, event: str, facts: Mapping[str, Any]) -> None:
+    def _write_line(self, worker: int, event: str, facts: Mapping[str, Any]) -> None:
         if self.logs is not None:
             self.logs.write(worker, event, **facts)
 
 
-def _facts(asked: Request) -> dict[str, Any]:
-    return {"digest": asked.digest, "fidelity": asked.fidelity, "split": asked.split, "seed": asked.seed}
+def _describe_request(request: Request) -> dict[str, Any]:
+    return {"digest": request.digest, "fidelity": request.fidelity, "split": request.split, "seed": request.seed}
 
 
-def _finite(number: float) -> float | None:
+def _replace_nonfinite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _trace(error: BaseException) -> str:
+def _format_trace(error: BaseException) -> str:
     """The trace of what a worker raised: as Ray brings it along, or our own."""
     import traceback
 
     brought = getattr(error, "traceback_str", "")
-    return str(brought or "".join(traceback.format_exception(error)))[-LONGEST_TRACE:]
+    return str(brought or "".join(traceback.format_exception(error)))[-MAX_TRACE_LENGTH:]

@@ -18,29 +18,29 @@ from torch.utils._pytree import tree_leaves
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class Pair(NamedTuple):
+class ConvNormPair(NamedTuple):
     """A convolution and the batch-norm that alone reads its output, by their names."""
 
     convolution: str
     norm: str
 
 
-def foldable(model: nn.Module, example: Tensor) -> tuple[Pair, ...]:
+def find_foldable_pairs(model: nn.Module, example: Tensor) -> tuple[ConvNormPair, ...]:
     """The pairs of `model`, as one forward pass in evaluation mode shows them; both of a pair run once in it."""
     made: dict[int, str] = {}
     fed: dict[str, str] = {}
     runs: dict[str, int] = {}
     held: list[Tensor] = []  # so that no identity is given away twice
-    watch = _Readers()
+    watch = _ReadCounter()
     before = {module: module.training for module in model.modules()}
 
-    def convolved(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+    def record_convolution(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         runs[name] = runs.get(name, 0) + 1
         held.append(output)
         made[id(output)] = name
-        watch.readers.pop(id(output), None)  # of a tensor that is no more, and had this identity before
+        watch.counts.pop(id(output), None)  # of a tensor that is no more, and had this identity before
 
-    def norming(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def record_norm(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         runs[name] = runs.get(name, 0) + 1
         if id(args[0]) in made:
             fed[name] = made[id(args[0])]
@@ -48,9 +48,9 @@ def foldable(model: nn.Module, example: Tensor) -> tuple[Pair, ...]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if isinstance(module, CONVOLUTIONS):
-                stack.enter_context(_removed(module.register_forward_hook(partial(convolved, name))))
+                stack.enter_context(_remove_on_exit(module.register_forward_hook(partial(record_convolution, name))))
             elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                stack.enter_context(_removed(module.register_forward_pre_hook(partial(norming, name))))
+                stack.enter_context(_remove_on_exit(module.register_forward_pre_hook(partial(record_norm, name))))
         try:
             model.eval()
             with torch.no_grad(), watch:
@@ -60,14 +60,14 @@ def foldable(model: nn.Module, example: Tensor) -> tuple[Pair, ...]:
                 module.training = training
     names = {name: number for number, name in made.items()}
     return tuple(
-        Pair(convolution, norm)
+        ConvNormPair(convolution, norm)
         for norm, convolution in fed.items()
-        if runs[norm] == runs[convolution] == 1 and watch.readers.get(names[convolution]) == 1
+        if runs[norm] == runs[convolution] == 1 and watch.counts.get(names[convolution]) == 1
     )
 
 
 @contextmanager
-def folded(module: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
+def fold_batch_norms(module: nn.Module, pairs: Sequence[ConvNormPair]) -> Iterator[None]:
     """Within, `module`, in evaluation mode, is without those batch-norms that `pairs` name and it still has."""
     with ExitStack() as stack, torch.no_grad():
         for pair in pairs:
@@ -78,12 +78,12 @@ def folded(module: nn.Module, pairs: Sequence[Pair]) -> Iterator[None]:
             if isinstance(convolution, nn.Sequential):  # decomposed: what the norm reads is the pointwise half's
                 convolution = convolution[-1]
             if isinstance(convolution, CONVOLUTIONS) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                stack.enter_context(_without(module, convolution, norm, pair.norm))
+                stack.enter_context(_fold_pair(module, convolution, norm, pair.norm))
         yield
 
 
 @contextmanager
-def _without(root: nn.Module, convolution: Any, norm: Any, name: str) -> Iterator[None]:
+def _fold_pair(root: nn.Module, convolution: Any, norm: Any, name: str) -> Iterator[None]:
     parent, _, last = name.rpartition(".")
     owner, weight, bias = root.get_submodule(parent), convolution.weight, convolution.bias
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
@@ -97,24 +97,24 @@ def _without(root: nn.Module, convolution: Any, norm: Any, name: str) -> Iterato
         owner._modules[last] = norm
 
 
-class _Readers(TorchDispatchMode):
+class _ReadCounter(TorchDispatchMode):
     """Counts, for every tensor by its identity, the operations that read it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.readers: dict[int, int] = {}
+        self.counts: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         for leaf in tree_leaves((args, kwargs or {})):
             if isinstance(leaf, Tensor):
-                self.readers[id(leaf)] = self.readers.get(id(leaf), 0) + 1
+                self.counts[id(leaf)] = self.counts.get(id(leaf), 0) + 1
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def _removed(handle: Any) -> Iterator[None]:
+def _remove_on_exit(handle: Any) -> Iterator[None]:
     try:
         yield
     finally:

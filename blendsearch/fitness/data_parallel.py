@@ -19,12 +19,12 @@ from blendsearch.data.share import Share
 
 
 @contextmanager
-def shared(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn.Module]:
+def wrap_data_parallel(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn.Module]:
     """Inside, what forward passes of training go through, so that backward passes leave the whole batch's gradients.
 
     `module` is trained in place; it begins as it is in the first process, and is the same in all of them afterwards.
     """
-    if share.of == 1:
+    if share.world_size == 1:
         yield module
         return
     norms = [
@@ -35,7 +35,7 @@ def shared(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn
     ]
     try:
         for parent, name, norm in norms:
-            setattr(parent, name, _of_the_whole_batch(norm, device))
+            setattr(parent, name, _make_sync_batch_norm(norm, device))
         # a cut may leave parameters that no output depends on
         yield nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
     finally:
@@ -43,15 +43,15 @@ def shared(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn
             setattr(parent, name, norm)
 
 
-def _of_the_whole_batch(norm: _BatchNorm, device: torch.device) -> nn.Module:
+def _make_sync_batch_norm(norm: _BatchNorm, device: torch.device) -> nn.Module:
     """A module with the parameters and statistics of `norm`; torch's own works on GPUs alone."""
     if device.type == "cuda":
         made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
         return made
-    return _WholeBatchNorm(norm)
+    return _SyncBatchNorm(norm)
 
 
-class _WholeBatchNorm(nn.Module):
+class _SyncBatchNorm(nn.Module):
     """Batch-norm over the shares of all processes, for any device."""
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -66,9 +66,9 @@ class _WholeBatchNorm(nn.Module):
         dims = [dim for dim in range(x.ndim) if dim != 1]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         wide = x.float()
-        mean = _mean_over_all(wide.mean(dims))
+        mean = _all_reduce_mean(wide.mean(dims))
         centred = wide - mean.view(shape)
-        variance = _mean_over_all(centred.square().mean(dims))
+        variance = _all_reduce_mean(centred.square().mean(dims))
         tracked = norm.num_batches_tracked
         if norm.running_mean is not None and norm.running_var is not None and tracked is not None:
             count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
@@ -84,20 +84,20 @@ class _WholeBatchNorm(nn.Module):
         return (out + norm.bias.view(shape) if norm.affine else out).to(x.dtype)
 
 
-def _mean_over_all(own: Tensor) -> Tensor:
-    found: Tensor = _MeanOverAll.apply(own)
+def _all_reduce_mean(tensor: Tensor) -> Tensor:
+    found: Tensor = _AllReduceMean.apply(tensor)
     return found
 
 
-class _MeanOverAll(torch.autograd.Function):
+class _AllReduceMean(torch.autograd.Function):
     """The mean of a tensor over all processes; its gradient is the mean of what the processes ask for."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor) -> Tensor:
-        total = own.contiguous().clone()
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
         torch.distributed.all_reduce(total)
         return total / torch.distributed.get_world_size()
 
     @staticmethod
-    def backward(context: Any, wanted: Tensor) -> Tensor:
-        return _MeanOverAll.forward(context, wanted)
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _AllReduceMean.forward(context, gradient)

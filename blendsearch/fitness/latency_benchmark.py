@@ -13,18 +13,18 @@ from blendsearch.blend.allocation import Budget, Widths, allocate
 from blendsearch.fitness.device import Precision, autocast
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut, IndexMaps
-from blendsearch.structure.latency_model import LatencyModel, fitted, layers_of
+from blendsearch.structure.latency_model import LatencyModel, extract_layers, fit_latency_model
 from blendsearch.structure.surgery import narrow
 
-WINDOW = 0.005
+MIN_TIMING_SECONDS = 0.005
 """Seconds that a timing lasts at least: a small network is run several times for it."""
 
-TOGETHER = 8
+NETWORKS_PER_ROUND = 8
 """Networks that take turns with the dense one. More would drive each other's weights out of the caches for longer."""
 
 
 @dataclass(frozen=True)
-class Conditions:
+class BenchmarkSettings:
     """What a latency is measured under: images per pass, their shape, and the precision; medians over `repeats`."""
 
     input_shape: tuple[int, int, int]
@@ -33,7 +33,9 @@ class Conditions:
     repeats: int
 
 
-def measured(model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions: Conditions) -> NDArray[np.float64]:
+def measure_latencies(
+    model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions: BenchmarkSettings
+) -> NDArray[np.float64]:
     """Seconds of one pass, of the dense network beside each cut and of the cut itself: (cuts, 2), medians.
 
     On the device that `model` is on, warmed up. A few cuts and the dense network take turns, and each round is divided
@@ -44,21 +46,21 @@ def measured(model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions:
     images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
     rows: list[NDArray[np.float64]] = []
     with torch.inference_mode(), autocast(device, conditions.precision):
-        for start in range(0, len(cuts), TOGETHER):
-            networks = [model, *(narrow(model, maps, cut) for cut in cuts[start : start + TOGETHER])]
-            passes = [_passes(network, images) for network in networks]
+        for start in range(0, len(cuts), NETWORKS_PER_ROUND):
+            networks = [model, *(narrow(model, maps, cut) for cut in cuts[start : start + NETWORKS_PER_ROUND])]
+            passes = [_choose_passes(network, images) for network in networks]
             seconds = np.array(
                 [
-                    [_seconds(network, images, count) for network, count in zip(networks, passes, strict=True)]
+                    [_time_passes(network, images, count) for network, count in zip(networks, passes, strict=True)]
                     for _ in range(conditions.repeats)
                 ]
             )
-            each = _steadied(seconds)
+            each = _polish_medians(seconds)
             rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
     return np.concatenate([np.empty((0, 2)), *rows])
 
 
-def _steadied(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+def _polish_medians(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each network's seconds in the median round: (rounds, networks) -> (networks,).
 
     Tukey's median polish of the logarithms: a time is its network's times its round's, and medians find both.
@@ -72,13 +74,13 @@ def _steadied(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp(np.median(logs - rounds[:, None], axis=0)))
 
 
-def latency_model(
+def build_latency_model(
     model: nn.Module,
     maps: IndexMaps,
     oracle: CostOracle,
     allowed: Widths,
     budgets: Callable[[float], Budget],
-    conditions: Conditions,
+    conditions: BenchmarkSettings,
     cuts: int,
     rng: np.random.Generator,
     report: Callable[[int], None] = lambda done: None,
@@ -89,68 +91,72 @@ def latency_model(
     run's budgets by the model so far (`budgets` gives them at a target in [0, 1]), and the margin is taken from those.
     """
     spread = max(2, cuts // 3)
-    layers = layers_of(oracle)
-    counts = np.stack([_spread(allowed, rng) for _ in range(spread)])
-    seconds = _ratios(model, maps, counts, conditions, rng)
+    layers = extract_layers(oracle)
+    counts = np.stack([_draw_widths(allowed, rng) for _ in range(spread)])
+    seconds = _time_random_cuts(model, maps, counts, conditions, rng)
     report(spread)
     dense = int(np.median(seconds[:, 0]) * 1e9)
     ratios = seconds[:, 1] / seconds[:, 0]
-    first = fitted(layers, counts, ratios, dense, np.ones(spread, dtype=np.bool_))
+    first = fit_latency_model(layers, counts, ratios, dense, np.ones(spread, dtype=np.bool_))
     # without its margin: where the budget is, not where few measurements would keep clear of it
-    so_far = oracle.with_cost("latency", replace(first, margin=0.0), dense)
+    so_far = oracle.add_cost("latency", replace(first, margin=0.0), dense)
     drawn = []
     for _ in range(cuts - spread):
         # candidates evolve to shares near zero and far from it: small and large ones are drawn
         share = rng.uniform(-1, 1, len(allowed.sizes)) * rng.random()
-        drawn.append(allocate(so_far, allowed, _within(budgets(float(rng.random())), so_far, allowed), share))
+        drawn.append(allocate(so_far, allowed, _clip_budget(budgets(float(rng.random())), so_far, allowed), share))
     likely = np.stack(drawn)
-    seconds = np.concatenate([seconds, _ratios(model, maps, likely, conditions, rng)])
+    seconds = np.concatenate([seconds, _time_random_cuts(model, maps, likely, conditions, rng)])
     report(cuts)
     counts = np.concatenate([counts, likely])
     trusted = np.arange(cuts) >= spread
     dense = int(np.median(seconds[:, 0]) * 1e9)
-    return fitted(layers, counts, seconds[:, 1] / seconds[:, 0], dense, trusted)
+    return fit_latency_model(layers, counts, seconds[:, 1] / seconds[:, 0], dense, trusted)
 
 
-def _ratios(
-    model: nn.Module, maps: IndexMaps, counts: NDArray[np.int64], conditions: Conditions, rng: np.random.Generator
+def _time_random_cuts(
+    model: nn.Module,
+    maps: IndexMaps,
+    counts: NDArray[np.int64],
+    conditions: BenchmarkSettings,
+    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    return measured(model, maps, [_any_cut(maps, row, rng) for row in counts], conditions)
+    return measure_latencies(model, maps, [_draw_cut(maps, row, rng) for row in counts], conditions)
 
 
-def _any_cut(maps: IndexMaps, counts: NDArray[np.int64], rng: np.random.Generator) -> Cut:
+def _draw_cut(maps: IndexMaps, counts: NDArray[np.int64], rng: np.random.Generator) -> Cut:
     """Random channels: which ones are kept does not matter for the latency."""
     return np.concatenate([rng.permutation(size) < kept for size, kept in zip(maps.sizes, counts, strict=True)])
 
 
-def _spread(allowed: Widths, rng: np.random.Generator) -> NDArray[np.int64]:
+def _draw_widths(allowed: Widths, rng: np.random.Generator) -> NDArray[np.int64]:
     """Widths around one keep ratio drawn from all, each group off it by its own factor."""
     ratio = rng.uniform(0.05, 1.0) * np.exp(rng.normal(0, 0.4, len(allowed.sizes)))
-    return allowed.rounded(np.minimum(ratio, 1.0) * allowed.sizes)
+    return allowed.round(np.minimum(ratio, 1.0) * allowed.sizes)
 
 
-def _within(budget: Budget, oracle: CostOracle, allowed: Widths) -> Mapping[str, float]:
+def _clip_budget(budget: Budget, oracle: CostOracle, allowed: Widths) -> Mapping[str, float]:
     """`budget`, no lower than the narrowest network: the first model may see less room than there is."""
-    return {name: max(ratio, float(oracle.ratio(name, allowed.low))) for name, ratio in budget.items()}
+    return {name: max(ratio, float(oracle.compute_ratio(name, allowed.low))) for name, ratio in budget.items()}
 
 
-def _passes(network: nn.Module, images: torch.Tensor) -> int:
+def _choose_passes(network: nn.Module, images: torch.Tensor) -> int:
     """How many passes fill the window; also warms the network up."""
-    _seconds(network, images, 2)
-    return max(1, int(np.ceil(WINDOW / _seconds(network, images, 1))))
+    _time_passes(network, images, 2)
+    return max(1, int(np.ceil(MIN_TIMING_SECONDS / _time_passes(network, images, 1))))
 
 
-def _seconds(network: nn.Module, images: torch.Tensor, passes: int) -> float:
+def _time_passes(network: nn.Module, images: torch.Tensor, passes: int) -> float:
     """Seconds of one pass, of `passes` together, after one that brings the weights back into the caches."""
     network(images)
-    _wait(images.device)
+    _synchronize(images.device)
     start = time.perf_counter()
     for _ in range(passes):
         network(images)
-    _wait(images.device)
+    _synchronize(images.device)
     return (time.perf_counter() - start) / passes
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

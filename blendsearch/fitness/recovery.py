@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from blendsearch.data.share import ALONE, Share
-from blendsearch.data.splits import Splits, batches
+from blendsearch.data.share import SINGLE_PROCESS, Share
+from blendsearch.data.splits import Splits, iter_batches
 from blendsearch.fitness.device import Precision, autocast
 from blendsearch.fitness.training import Schedule, Teacher, train
-from blendsearch.task import CLASSES, Task
+from blendsearch.task import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Recipe:
     final: Schedule
     distillation: float = 0.0
     precision: Precision = "float32"
-    task: Task = CLASSES
-    share: Share = ALONE
+    task: Task = CLASSIFICATION
+    share: Share = SINGLE_PROCESS
 
 
 Recovery = Callable[[nn.Module, nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
 """Recovers the first network in place; the second is the dense one."""
 
 
-def raw(
+def skip_recovery(
     module: nn.Module,
     dense: nn.Module,
     splits: Splits,
@@ -54,7 +54,7 @@ def raw(
     """Leave the network as the cut made it."""
 
 
-def recalibrated(
+def recalibrate(
     module: nn.Module, dense: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
 ) -> None:
     """Re-estimate every batch-norm's mean and variance on training images, the same ones for every cut.
@@ -72,7 +72,7 @@ def recalibrated(
             norm.momentum = None  # a plain average over batches
             norm.train()
         with torch.no_grad(), autocast(device, recipe.precision):
-            for images, _ in batches(
+            for images, _ in iter_batches(
                 splits.train,
                 batch_size=recipe.batch_size,
                 mean=splits.mean,
@@ -87,10 +87,10 @@ def recalibrated(
         module.eval()
 
 
-def fine_tuned(schedule: Callable[[Recipe], Schedule], *, taught: bool) -> Recovery:
+def make_fine_tuning(schedule: Callable[[Recipe], Schedule], *, with_teacher: bool) -> Recovery:
     """Recalibrate, then train by one of the recipe's schedules; with the dense network as teacher where `taught`."""
 
-    def recovery(
+    def recover(
         module: nn.Module,
         dense: nn.Module,
         splits: Splits,
@@ -98,8 +98,8 @@ def fine_tuned(schedule: Callable[[Recipe], Schedule], *, taught: bool) -> Recov
         device: torch.device,
         rng: np.random.Generator,
     ) -> None:
-        recalibrated(module, dense, splits, recipe, device, rng)
-        teacher = Teacher(dense, recipe.distillation) if taught and recipe.distillation else None
+        recalibrate(module, dense, splits, recipe, device, rng)
+        teacher = Teacher(dense, recipe.distillation) if with_teacher and recipe.distillation else None
         train(
             module,
             splits,
@@ -112,13 +112,13 @@ def fine_tuned(schedule: Callable[[Recipe], Schedule], *, taught: bool) -> Recov
             share=recipe.share,
         )
 
-    return recovery
+    return recover
 
 
 FIDELITIES: dict[str, Recovery] = {
-    "raw": raw,
-    "recalibrated": recalibrated,
-    "tuned": fine_tuned(lambda recipe: recipe.tuning, taught=False),
-    "final": fine_tuned(lambda recipe: recipe.final, taught=True),
+    "raw": skip_recovery,
+    "recalibrated": recalibrate,
+    "tuned": make_fine_tuning(lambda recipe: recipe.tuning, with_teacher=False),
+    "final": make_fine_tuning(lambda recipe: recipe.final, with_teacher=True),
 }
 """How a cut may be judged, from the cheapest to the dearest."""

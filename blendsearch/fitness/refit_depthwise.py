@@ -13,8 +13,8 @@ SWEEPS = 2
 """How often the depthwise half is fitted, each time between two fits of the pointwise one."""
 
 
-def fitted_pair(
-    gram: Tensor, across: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float, sweeps: int = SWEEPS
+def fit_pair(
+    gram: Tensor, cross_moments: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float, sweeps: int = SWEEPS
 ) -> tuple[Tensor, Tensor]:
     """The pair nearest to what was said, from the one given: depthwise (in, taps), pointwise (out, in).
 
@@ -23,31 +23,31 @@ def fitted_pair(
     """
     into, taps = depthwise.shape
     gram = gram.reshape(into, taps, into, taps)
-    across = across.reshape(into, taps, -1)
-    pointwise = _pointwise(gram, across, depthwise, pointwise, ridge)
+    cross_moments = cross_moments.reshape(into, taps, -1)
+    pointwise = _fit_pointwise(gram, cross_moments, depthwise, pointwise, ridge)
     for _ in range(sweeps):
-        depthwise = _depthwise(gram, across, depthwise, pointwise, ridge)
-        pointwise = _pointwise(gram, across, depthwise, pointwise, ridge)
+        depthwise = _fit_depthwise(gram, cross_moments, depthwise, pointwise, ridge)
+        pointwise = _fit_pointwise(gram, cross_moments, depthwise, pointwise, ridge)
     return depthwise, pointwise
 
 
-def _pointwise(gram: Tensor, across: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float) -> Tensor:
+def _fit_pointwise(gram: Tensor, cross_moments: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float) -> Tensor:
     half = torch.einsum("iajb,jb->iaj", gram, depthwise)
     own = torch.einsum("ia,iaj->ij", depthwise, half)
-    missing = torch.einsum("ia,iao->io", depthwise, across) - own @ pointwise.T
-    return pointwise + ridged(own, missing, ridge).T
+    missing = torch.einsum("ia,iao->io", depthwise, cross_moments) - own @ pointwise.T
+    return pointwise + solve_ridge(own, missing, ridge).T
 
 
-def _depthwise(gram: Tensor, across: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float) -> Tensor:
+def _fit_depthwise(gram: Tensor, cross_moments: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float) -> Tensor:
     into, taps = depthwise.shape
     own = ((pointwise.T @ pointwise)[:, None, :, None] * gram).reshape(into * taps, into * taps)
-    wanted = torch.einsum("oi,iao->ia", pointwise, across).reshape(-1, 1)
+    wanted = torch.einsum("oi,iao->ia", pointwise, cross_moments).reshape(-1, 1)
     missing = wanted - own @ depthwise.reshape(-1, 1)
-    return depthwise + ridged(own, missing, ridge).reshape(into, taps)
+    return depthwise + solve_ridge(own, missing, ridge).reshape(into, taps)
 
 
-def ridged(gram: Tensor, across: Tensor, ridge: float) -> Tensor:
+def solve_ridge(gram: Tensor, cross_moments: Tensor, ridge: float) -> Tensor:
     """What is to be added to weights whose residuals have the mean products `across` with inputs of `gram`."""
     gram = gram.clone()
     gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny)
-    return torch.cholesky_solve(across, torch.linalg.cholesky(gram))
+    return torch.cholesky_solve(cross_moments, torch.linalg.cholesky(gram))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blendsearch.data.share import ALONE, Share
-from blendsearch.data.splits import Splits, batches
-from blendsearch.fitness.data_parallel import shared
+from blendsearch.data.share import SINGLE_PROCESS, Share
+from blendsearch.data.splits import Splits, iter_batches
+from blendsearch.fitness.data_parallel import wrap_data_parallel
 from blendsearch.fitness.device import Precision, autocast
-from blendsearch.task import CLASSES, Task
+from blendsearch.task import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Teacher:
     weight: float
     temperature: float = 4.0
 
-    def joined(self, loss: Tensor, logits: Tensor, images: Tensor, precision: Precision) -> Tensor:
+    def combine_losses(self, loss: Tensor, logits: Tensor, images: Tensor, precision: Precision) -> Tensor:
         """`loss` against the labels, and the divergence of `logits` from the teacher's, weighted."""
         with torch.no_grad(), autocast(images.device, precision):
             wanted = self.module(images)
@@ -71,8 +71,8 @@ def train(
     progress: Callable[[float, float], None] | None = None,
     precision: Precision = "float32",
     teacher: Teacher | None = None,
-    task: Task = CLASSES,
-    share: Share = ALONE,
+    task: Task = CLASSIFICATION,
+    share: Share = SINGLE_PROCESS,
 ) -> None:
     """Train `module` in place on the training split, augmented as the splits say.
 
@@ -84,16 +84,20 @@ def train(
     per_epoch = min(len(split), schedule.images or len(split))
     steps_per_epoch = max(1, per_epoch // schedule.batch_size)
     steps = max(1, round(schedule.epochs * steps_per_epoch))
-    optimizer = descent(module, schedule)
+    optimizer = make_optimizer(module, schedule)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if schedule.decay == "cosine" else None
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), torch.enable_grad(), shared(module, share, device) as trained:
+    with (
+        torch.random.fork_rng(devices=forked),
+        torch.enable_grad(),
+        wrap_data_parallel(module, share, device) as trained,
+    ):
         torch.manual_seed(int(rng.integers(2**63)) + share.rank)  # dropout draws from torch's own stream
         module.train()
         step = 0
         while step < steps:
             total, seen = 0.0, 0
-            for images, labels in batches(
+            for images, labels in iter_batches(
                 split,
                 batch_size=schedule.batch_size,
                 mean=splits.mean,
@@ -108,9 +112,9 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 with autocast(device, precision):
                     logits = trained(images)
-                loss = task.mean_loss(logits, labels)
+                loss = task.compute_mean_loss(logits, labels)
                 if teacher is not None:
-                    loss = teacher.joined(loss, logits.float(), images, precision)
+                    loss = teacher.combine_losses(loss, logits.float(), images, precision)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if cosine is not None:
@@ -123,7 +127,7 @@ def train(
     module.eval()
 
 
-def descent(module: nn.Module, schedule: Schedule) -> torch.optim.SGD:
+def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.SGD:
     """The optimiser of a schedule; biases and the numbers of normalisations are not decayed."""
     decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]

@@ -16,26 +16,26 @@ from typing import Any
 import numpy as np
 
 from blendsearch.errors import ConfigError, RunError
-from blendsearch.pipeline.methods.blended import optimiser_of
-from blendsearch.pipeline.problem.inputs import BY_NAME, Given
+from blendsearch.pipeline.methods.blended import make_search_optimizer
+from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import Report, Setting
-from blendsearch.runs.compatibility import differing
-from blendsearch.runs.config.loading import parse_config, with_overrides
+from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.runs.compatibility import find_differences
+from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.config_changes import differences
+from blendsearch.runs.config_changes import diff_configs
 from blendsearch.runs.origin import EVOLVED, IN_BEST
-from blendsearch.runs.pareto import front, judged_networks
-from blendsearch.runs.records import Evaluation, Inherited
-from blendsearch.runs.run import Run, check_name, free_name
+from blendsearch.runs.pareto import select_evaluated, select_front
+from blendsearch.runs.records import Evaluation, InheritedEvaluation
+from blendsearch.runs.run import Run, check_name, find_free_name
 
 CHANGEABLE = ("search.", "budget.", "fitness.", "promote.", "finals.", "engine.", "seed", "allocation")
 """Fields, or the sections they are in, that a fork may change: not what makes a genome mean what it does."""
 
-SPACE = ("search.blend", "search.deviations")
+SPACE_FIELDS = ("search.blend", "search.deviations")
 """Fields of those sections that do."""
 
-JUDGING = ("fitness.", "seed")
+EVALUATION_FIELDS = ("fitness.", "seed")
 """Where these differ, judgements do too."""
 
 
@@ -44,7 +44,7 @@ class Fork:
     """A new run and its setting, ready to be searched; `facts` say what was taken over, as plain values."""
 
     run: Run
-    setting: Setting
+    problem: Problem
     facts: dict[str, Any]
 
 
@@ -54,8 +54,8 @@ def fork(
     name: str | None,
     overrides: Sequence[str],
     command: list[str],
-    report: Report,
-    given: Given = BY_NAME,
+    report: Reporter,
+    inputs: UserInputs = NO_USER_INPUTS,
 ) -> Fork:
     """Make run `name` (after its parent where None) in `folder`; `overrides` are `section.field=value` over its config.
 
@@ -64,20 +64,20 @@ def fork(
     how many judgements are taken over), `again` (why none are; empty where they are). Raises ConfigError for what a
     fork cannot change, and RunError where there is nothing to take over.
     """
-    config, changed = forked_config(parent, overrides)
-    name = name or free_name(folder, f"{parent.name}-fork")
+    config, changed = make_fork_config(parent, overrides)
+    name = name or find_free_name(folder, f"{parent.name}-fork")
     check_name(folder, name)
-    store = parent.store(read_only=True)
+    store = parent.open_store(read_only=True)
     try:
-        rows, before = store.evaluations(), store.inherited()
+        rows, before = store.read_evaluations(), store.read_inherited()
     finally:
         store.close()
-    if not judged_networks(rows):
+    if not select_evaluated(rows):
         raise RunError(f"run {parent.name!r} has judged no network yet: there is nothing to fork")
-    setting = restore(parent, config, report, given)
-    fields = [f"{field} changed" for field in changed if field.startswith(JUDGING)]
-    again = "; ".join([*fields, *(item.text for item in differing(parent, str(setting.evaluator.device)))])
-    items = inherited(rows, before, setting, parent.config, again=bool(again))
+    problem = restore(parent, config, report, inputs)
+    fields = [f"{field} changed" for field in changed if field.startswith(EVALUATION_FIELDS)]
+    again = "; ".join([*fields, *(item.text for item in find_differences(parent, str(problem.evaluator.device)))])
+    items = collect_inherited(rows, before, problem, parent.config, reevaluate=bool(again))
     facts = {
         "parent": parent.name,
         "changed": changed,
@@ -85,12 +85,12 @@ def fork(
         "judgements": sum(item.judged for item in items),
         "again": again,
     }
-    run = record(setting, folder, name, command, facts, items)
+    run = record(problem, folder, name, command, facts, items)
     report("forked", facts)
-    return Fork(run, setting, facts)
+    return Fork(run, problem, facts)
 
 
-def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
+def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
     """The parent's config with `overrides`, and what they change: field, old value, new value."""
     if parent.config.method == "torch-pruning":
         raise ConfigError(f"run {parent.name!r} is two cuts of another pruner: it has no population to fork")
@@ -105,10 +105,10 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
         tree["data"]["split_seed"] = parent.config.seed
     source = f"fork of {parent.name}"
     pinned = parse_config(tree, source).model_dump(mode="json")
-    config = parse_config(with_overrides(tree, overrides), source)
-    changed = dict(differences(pinned, config.model_dump(mode="json")))
+    config = parse_config(apply_overrides(tree, overrides), source)
+    changed = dict(diff_configs(pinned, config.model_dump(mode="json")))
     for field in changed:
-        if field.startswith(SPACE) or not field.startswith(CHANGEABLE):
+        if field.startswith(SPACE_FIELDS) or not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot change in a fork: the networks of run {parent.name!r} would mean something else; "
                 "start a new search, or change only search, budget, fitness, promote, finals, engine, seed, allocation"
@@ -116,51 +116,62 @@ def forked_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[s
     return config, changed
 
 
-def inherited(
-    rows: Sequence[Evaluation], before: Sequence[Inherited], setting: Setting, parent: Config, *, again: bool
-) -> list[Inherited]:
+def collect_inherited(
+    rows: Sequence[Evaluation],
+    before: Sequence[InheritedEvaluation],
+    problem: Problem,
+    parent: Config,
+    *,
+    reevaluate: bool,
+) -> list[InheritedEvaluation]:
     """What a fork under `setting` takes over from the `rows` of its parent, and from what that one had taken over.
 
     `again`: no judgement is.
     """
-    config, optimiser = setting.config, optimiser_of(setting)
+    config, optimizer = problem.config, make_search_optimizer(problem)
     same = parent.budget == config.budget and parent.allocation == config.allocation
-    begins = population(rows, parent, config.search.population)
+    begins = select_population(rows, parent, config.search.population)
     # those that all stood at one budget are spread over a span
-    spread = np.linspace(1, 0, len(begins)) if config.budget.spanned() and not parent.budget.spanned() else None
-    items: dict[tuple[str, str], Inherited] = {}
+    spread = (
+        np.linspace(1, 0, len(begins))
+        if config.budget.get_spanned_costs() and not parent.budget.get_spanned_costs()
+        else None
+    )
+    items: dict[tuple[str, str], InheritedEvaluation] = {}
     for place, row in enumerate(begins):
         genome = row.genome
         if spread is not None:
-            moved = optimiser.of_described(json.loads(genome))._replace(target=float(spread[place]))
-            genome = json.dumps(optimiser.described(moved))
+            moved = optimizer.deserialize_genome(json.loads(genome))._replace(target=float(spread[place]))
+            genome = json.dumps(optimizer.serialize_genome(moved))
         # a name such as "l1 in the best allocation" holds only where that allocation is still at the budget
         origin = row.origin if same else EVOLVED
-        items[row.digest, row.fidelity] = _taken(row, genome, origin, judged=not again, begins=True)
-    if not again:
+        items[row.digest, row.fidelity] = _make_inherited(row, genome, origin, judged=not reevaluate, begins=True)
+    if not reevaluate:
         for row in rows:
-            items.setdefault((row.digest, row.fidelity), _taken(row, "{}", row.origin, judged=True, begins=False))
+            items.setdefault(
+                (row.digest, row.fidelity), _make_inherited(row, "{}", row.origin, judged=True, begins=False)
+            )
         for item in before:
             if item.judged:
                 items.setdefault((item.digest, item.fidelity), item._replace(genome="{}", begins=False))
     return list(items.values())
 
 
-def population(rows: Sequence[Evaluation], parent: Config, size: int) -> list[Evaluation]:
+def select_population(rows: Sequence[Evaluation], parent: Config, size: int) -> list[Evaluation]:
     """Up to `size` networks that a fork begins with: the front, evenly along it where it is longer, then the best.
 
     The front of a span of budgets is over loss and MACs here. Baselines are not among them: every search judges its
     own.
     """
-    judged = [row for row in judged_networks(rows) if row.origin == EVOLVED or IN_BEST in row.origin]
-    spanned = bool(parent.budget.spanned())
-    along = front(judged, lambda row: (float(row.macs),) if spanned else ())
+    evaluated = [row for row in select_evaluated(rows) if row.origin == EVOLVED or IN_BEST in row.origin]
+    spanned = bool(parent.budget.get_spanned_costs())
+    along = select_front(evaluated, lambda row: (float(row.macs),) if spanned else ())
     if len(along) > size:
         along = [along[place] for place in np.unique(np.linspace(0, len(along) - 1, size).round().astype(int))]
-    rest = sorted(judged, key=lambda row: (row.loss or 0.0, row.id))
+    rest = sorted(evaluated, key=lambda row: (row.loss or 0.0, row.id))
     return list({row.digest: row for row in [*along, *rest]}.values())[:size]
 
 
-def _taken(row: Evaluation, genome: str, origin: str, *, judged: bool, begins: bool) -> Inherited:
+def _make_inherited(row: Evaluation, genome: str, origin: str, *, judged: bool, begins: bool) -> InheritedEvaluation:
     numbers = (row.loss, row.error, row.failure) if judged else (None, None, "")
-    return Inherited(row.digest, row.fidelity, row.seed, origin, genome, *numbers, judged, begins)
+    return InheritedEvaluation(row.digest, row.fidelity, row.seed, origin, genome, *numbers, judged, begins)

@@ -5,99 +5,99 @@ from collections.abc import Sequence
 from itertools import chain
 
 from blendsearch.engine.base import Engine
-from blendsearch.fitness.evaluator import request
-from blendsearch.pipeline.methods.blended import optimiser_of, seeds_of
-from blendsearch.pipeline.optimizers.base import Candidate, Judged, Optimiser
-from blendsearch.pipeline.problem.problem import Report, Setting
+from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.methods.blended import make_search_optimizer, make_seeds
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.pipeline.recording import (
-    conclude,
-    facts_of,
-    judge_dense,
-    judged_of,
-    kept_row,
-    row_of,
-    stand_of,
-    taken_over,
+    describe_progress,
+    describe_row,
+    evaluate_dense,
+    load_inherited_outcomes,
+    make_candidate_result,
+    make_row,
+    record_generation,
+    store_row,
     warn_of_baselines,
     warn_of_exhaustion,
 )
-from blendsearch.pipeline.stopping import reason_to_stop
+from blendsearch.pipeline.stopping import find_stop_reason
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
 
 
-def by_generations(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> None:
+def run_generational(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> None:
     """Ask for a generation, evaluate all of it, tell: how many workers there are, and how fast, changes nothing."""
-    config = setting.config.search
-    optimiser = optimiser_of(setting)
+    config = problem.config.search
+    optimizer = make_search_optimizer(problem)
     state = load_checkpoint(run.checkpoints, lambda text: report("warning", {"text": text}))
     generation, asked = 0, 0
     if state is not None:
         generation, asked = state["generation"], state["asked"]
-        optimiser.restore(state["evolution"])
-        report("resumed", stand_of(asked, generation, setting, store))
-    judge_dense(setting, engine, store, report)
+        optimizer.load_state_dict(state["evolution"])
+        report("resumed", describe_progress(asked, generation, problem, store))
+    evaluate_dense(problem, engine, store, report)
 
-    reason = reason_to_stop(config, store.generations())
+    reason = find_stop_reason(config, store.read_generations())
     while asked < config.evaluations and reason is None:
         start = time.perf_counter()
         left = config.evaluations - asked
         if generation == 0:
-            seeds = seeds_of(setting, store, optimiser)
+            seeds = make_seeds(problem, store, optimizer)
             warn_of_baselines(len(seeds), config.evaluations, report)
-            candidates = optimiser.first(seeds, left)
+            candidates = optimizer.ask_first(seeds, left)
         else:
-            known = {item.digest for item in store.evaluations() if item.id <= asked}
-            candidates = optimiser.ask(min(left, config.population), known)
+            known = {item.digest for item in store.read_evaluations() if item.id <= asked}
+            candidates = optimizer.ask(min(left, config.population), known)
         if not candidates:
-            warn_of_exhaustion(setting, report)
+            warn_of_exhaustion(problem, report)
             break
-        judged = evaluate(candidates, optimiser, generation, asked, setting, engine, store, report)
-        optimiser.tell([item for item in judged if item is not None])
+        results = evaluate(candidates, optimizer, generation, asked, problem, engine, store, report)
+        optimizer.tell([item for item in results if item is not None])
         generation, asked = generation + 1, asked + len(candidates)
         # before the checkpoint: what is repeated after a crash in between records the same
-        conclude(generation, time.perf_counter() - start, setting, store, report)
+        record_generation(generation, time.perf_counter() - start, problem, store, report)
         save_checkpoint(
             run.checkpoints,
             generation,
-            {"generation": generation, "asked": asked, "evolution": optimiser.state()},
+            {"generation": generation, "asked": asked, "evolution": optimizer.state_dict()},
         )
-        reason = reason_to_stop(config, store.generations())
+        reason = find_stop_reason(config, store.read_generations())
     if reason is not None:
         report("stopped", {"reason": reason})
 
 
 def evaluate(
     candidates: Sequence[Candidate],
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     generation: int,
     asked: int,
-    setting: Setting,
+    problem: Problem,
     engine: Engine,
     store: Store,
-    report: Report,
-) -> list[Judged | None]:
+    report: Reporter,
+) -> list[CandidateResult | None]:
     """Objectives of `candidates` in their order, None for those that failed; each is stored as soon as it is there.
 
     What the store already holds (from before a crash, or taken over by a fork) is not evaluated again.
     """
-    fidelity = setting.config.fitness.fidelity
-    rows = {item.digest: item for item in store.evaluations() if item.fidelity == fidelity}
+    fidelity = problem.config.fitness.fidelity
+    rows = {item.digest: item for item in store.read_evaluations() if item.fidelity == fidelity}
     numbered = {candidate.digest: (asked + 1 + place, candidate) for place, candidate in enumerate(candidates)}
-    requests = {item.digest: request(item.cut, fidelity, setting.config.seed) for item in candidates}
+    requests = {item.digest: make_request(item.cut, fidelity, problem.config.seed) for item in candidates}
     missing = [digest for digest in requests if digest not in rows]
-    known = taken_over(store, fidelity)
+    known = load_inherited_outcomes(store, fidelity)
     about = {"generation": generation, "before": asked, "candidates": len(candidates)}
     report("asked", {**about, "cached": len(requests) - len(missing), "workers": engine.workers})
     for digest in missing:
         if digest not in known:
             engine.submit(requests[digest])
-    for outcome in chain((known[digest] for digest in missing if digest in known), engine.completed()):
+    for outcome in chain((known[digest] for digest in missing if digest in known), engine.iter_outcomes()):
         number, candidate = numbered[outcome.digest]
-        described = optimiser.described(candidate.genome)
-        row = row_of(number, candidate, described, generation, requests[outcome.digest], outcome, setting)
-        kept_row(row, outcome, store, asked + len(candidates))
+        genome_values = optimizer.serialize_genome(candidate.genome)
+        row = make_row(number, candidate, genome_values, generation, requests[outcome.digest], outcome, problem)
+        store_row(row, outcome, store, asked + len(candidates))
         rows[outcome.digest] = row
-        report("evaluated", {**facts_of(row, setting), "busy": engine.busy, "workers": engine.workers})
-    return [judged_of(candidate, rows[candidate.digest], setting) for candidate in candidates]
+        report("evaluated", {**describe_row(row, problem), "busy": engine.busy_workers, "workers": engine.workers})
+    return [make_candidate_result(candidate, rows[candidate.digest], problem) for candidate in candidates]

@@ -7,41 +7,47 @@ from collections.abc import Mapping
 from typing import Any
 
 from blendsearch.engine.base import Engine
-from blendsearch.pipeline.generational import by_generations
-from blendsearch.pipeline.methods.preparation import keep_trained, with_measured
-from blendsearch.pipeline.problem.problem import Report, Setting
+from blendsearch.pipeline.generational import run_generational
+from blendsearch.pipeline.methods.preparation import prepare_allocations, store_trained_network
+from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.pipeline.recording import (
-    judge_dense,
+    evaluate_dense,
 )
-from blendsearch.pipeline.stages import finish, keep, measure_reported, promote, test
-from blendsearch.pipeline.steady import steadily
+from blendsearch.pipeline.stages import (
+    evaluate_on_test_set,
+    measure_reported_latencies,
+    promote,
+    run_finals,
+    save_front_weights,
+)
+from blendsearch.pipeline.steady import run_steady
 from blendsearch.runs.run import Run
 
 
-def search(run: Run, setting: Setting, engine: Engine, report: Report) -> None:
+def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None:
     """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
-    store = run.store()
-    judge_dense(setting, engine, store, report)
-    setting = with_measured(run, setting, engine, store, report)
-    schedule = steadily if setting.config.search.schedule == "steady" else by_generations
-    schedule(run, setting, engine, store, report)
-    keep_trained(run, setting, store, report)
-    promote(setting, engine, store, report)
-    finish(run, setting, engine, store, report)
-    test(setting, engine, store, report)
-    keep(run, setting, engine, store, report)
-    measure_reported(setting, store, report)
-    evaluations = max((row.id for row in store.evaluations()), default=0)
-    run.finish({"evaluations": evaluations, "generations": len(store.generations())})
+    store = run.open_store()
+    evaluate_dense(problem, engine, store, report)
+    problem = prepare_allocations(run, problem, engine, store, report)
+    schedule = run_steady if problem.config.search.schedule == "steady" else run_generational
+    schedule(run, problem, engine, store, report)
+    store_trained_network(run, problem, store, report)
+    promote(problem, engine, store, report)
+    run_finals(run, problem, engine, store, report)
+    evaluate_on_test_set(problem, engine, store, report)
+    save_front_weights(run, problem, engine, store, report)
+    measure_reported_latencies(problem, store, report)
+    evaluations = max((row.id for row in store.read_evaluations()), default=0)
+    run.finish({"evaluations": evaluations, "generations": len(store.read_generations())})
     store.close()
 
 
-def watched(engine: Engine, run: Run, report: Report) -> Report:
+def attach_engine(engine: Engine, run: Run, report: Reporter) -> Reporter:
     """`report`, heard by `engine` too, which from now on writes its workers' logs into the run directory."""
-    engine.watch(run.name, run.logs)
+    engine.start_telemetry(run.name, run.logs)
 
-    def both(kind: str, facts: Mapping[str, Any]) -> None:
-        engine.heard(kind, facts)
+    def report_to_both(kind: str, facts: Mapping[str, Any]) -> None:
+        engine.receive_event(kind, facts)
         report(kind, facts)
 
-    return both
+    return report_to_both

@@ -9,7 +9,7 @@ LEAST_GAIN = 1e-6
 """What the hypervolume must grow by, or the best loss fall by, to count as better."""
 
 
-def reason_to_stop(config: SearchConfig, generations: Sequence[Mapping[str, Any]]) -> str | None:
+def find_stop_reason(config: SearchConfig, generations: Sequence[Mapping[str, Any]]) -> str | None:
     """Why the search ends after these `generations` (as the store lists them), in words; None while it goes on.
 
     Time is the wall time of all generations, before and after an interruption; the last one is always finished.

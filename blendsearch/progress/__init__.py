@@ -2,17 +2,17 @@
 
 from rich.console import Console
 
-from blendsearch.progress.lines import JsonLines, Lines
-from blendsearch.progress.notebook import Cell, in_notebook
+from blendsearch.progress.lines import JsonLines, TextProgress
+from blendsearch.progress.notebook import NotebookProgress, is_notebook
 from blendsearch.runs.config.schema import Config
 
-__all__ = ["Cell", "JsonLines", "Lines", "Progress", "progress_of"]
+__all__ = ["JsonLines", "NotebookProgress", "Progress", "TextProgress", "make_progress"]
 
-Progress = JsonLines | Lines | Cell
+Progress = JsonLines | TextProgress | NotebookProgress
 
 
-def progress_of(config: Config) -> Progress:
+def make_progress(config: Config) -> Progress:
     """What suits where this process writes to: a notebook's cell, a terminal, or a pipe."""
-    if in_notebook():
-        return Cell(config.search.evaluations)
-    return Lines(Console(), config.search.evaluations)
+    if is_notebook():
+        return NotebookProgress(config.search.evaluations)
+    return TextProgress(Console(), config.search.evaluations)

@@ -6,20 +6,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from blendsearch.progress.state import State
+from blendsearch.progress.state import ProgressState
 
 LEVELS = "▁▂▃▄▅▆▇█"
-TREND = 40
+TREND_LENGTH = 40
 """Generations of which the hypervolume is drawn."""
 
 
-class View:
+class LiveView:
     """Draws a state twice a second; gone when closed."""
 
-    def __init__(self, console: Console, state: State) -> None:
+    def __init__(self, console: Console, state: ProgressState) -> None:
         self._state = state
         self._live = Live(
-            get_renderable=lambda: drawn(self._state, console.width),
+            get_renderable=lambda: render_state(self._state, console.width),
             console=console,
             refresh_per_second=2,
             transient=True,
@@ -30,55 +30,55 @@ class View:
         self._live.stop()
 
 
-def drawn(state: State, width: int = 80) -> RenderableType:
+def render_state(state: ProgressState, width: int = 80) -> RenderableType:
     """The state as lines of text, labels left."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
-    for label, text in lines(state):
+    for label, text in list_state_rows(state):
         table.add_row(label, Text(text))
-    done, whole = state.part if state.part is not None else (state.done, state.asked)
+    done, whole = state.phase_progress if state.phase_progress is not None else (state.done, state.total)
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
-        Text(state.doing, style="bold"),
+        Text(state.activity, style="bold"),
         ProgressBar(total=max(whole, 1e-9), completed=done, width=max(10, min(40, width - 50))),
         Text("" if whole == 1 else f"{done:g} of {whole:g}"),
-        Text(left(state)),
+        Text(format_time_left(state)),
     )
     return Group(Text(""), bar, table)
 
 
-def lines(state: State) -> list[tuple[str, str]]:
+def list_state_rows(state: ProgressState) -> list[tuple[str, str]]:
     """What is known of the search, as pairs of a label and a text."""
     found = []
     if state.done or state.generation:
         counts = [f"{state.done} done", f"{state.cached} from the store", f"{state.failed} failed"]
         found.append(("evaluations", f"generation {state.generation + 1}: " + ", ".join(counts)))
     if (best := state.best) is not None:
-        accuracy = f", accuracy {1 - best['error']:.2%}" if state.tells_error else ""
+        accuracy = f", accuracy {1 - best['error']:.2%}" if state.has_accuracy else ""
         spent = f"{best['macs_ratio']:.2%} of MACs, {best['params_ratio']:.2%} of params"
         found.append(("best in budget", f"network {best['id']}: loss {best['loss']:.4f}{accuracy}, {spent}"))
     if state.hypervolumes:
-        found.append(("hypervolume", f"{trend(state.hypervolumes)} {state.hypervolumes[-1]:.4f}"))
+        found.append(("hypervolume", f"{format_trend(state.hypervolumes)} {state.hypervolumes[-1]:.4f}"))
     if state.workers:
-        pace = state.per_minute()
+        pace = state.compute_rate()
         speed = "" if pace is None else f", {pace:.1f} evaluations a minute"
         found.append(("workers", f"{state.busy} of {state.workers} busy{speed}"))
     return found
 
 
-def trend(values: list[float]) -> str:
+def format_trend(values: list[float]) -> str:
     """The last values as a row of bars, from their least to their most."""
-    shown = values[-TREND:]
+    shown = values[-TREND_LENGTH:]
     low, high = min(shown), max(shown)
     if high == low:
         return LEVELS[len(LEVELS) // 2] * len(shown)
     return "".join(LEVELS[round((value - low) / (high - low) * (len(LEVELS) - 1))] for value in shown)
 
 
-def left(state: State) -> str:
+def format_time_left(state: ProgressState) -> str:
     """How long the search will take yet, for a reader; empty where that is not known."""
-    seconds = state.seconds_left()
+    seconds = state.estimate_seconds_left()
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DOING = {
+ACTIVITIES = {
     "traced": "reading the network",
     "measuring": "measuring latencies",
     "training": "training the base network",
@@ -22,7 +22,7 @@ DOING = {
 
 
 @dataclass
-class State:
+class ProgressState:
     """Counts and bests so far.
 
     Attributes
@@ -35,42 +35,42 @@ class State:
     part: done and whole of what comes before or after the search, such as testing.
     """
 
-    asked: int
+    total: int
     clock: Callable[[], float] = time.monotonic
-    doing: str = "starting"
+    activity: str = "starting"
     name: str = ""
     generation: int = 0
     done: int = 0
     cached: int = 0
     failed: int = 0
     best: Mapping[str, Any] | None = None
-    tells_error: bool = True
+    has_accuracy: bool = True
     hypervolumes: list[float] = field(default_factory=list)
     busy: int = 0
     workers: int = 0
-    part: tuple[float, float] | None = None
-    _here: int = 0
-    _since: float | None = None
+    phase_progress: tuple[float, float] | None = None
+    _session_count: int = 0
+    _session_start: float | None = None
 
-    def take(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def update(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Hear of one event."""
-        self.doing = DOING.get(kind, self.doing)
+        self.activity = ACTIVITIES.get(kind, self.activity)
         if "done" in facts:
-            self.part = (facts["done"], facts.get("of", 1))
+            self.phase_progress = (facts["done"], facts.get("of", 1))
         handler = getattr(self, f"_on_{kind}", None)
         if handler is not None:
             handler(facts)
 
-    def seconds_left(self) -> float | None:
+    def estimate_seconds_left(self) -> float | None:
         """Until the evaluations are done, at the pace of this process; None where it is not known yet."""
-        if self._since is None or self._here < 2 or self.doing != "searching":
+        if self._session_start is None or self._session_count < 2 or self.activity != "searching":
             return None
-        return (self.clock() - self._since) / self._here * max(0, self.asked - self.done)
+        return (self.clock() - self._session_start) / self._session_count * max(0, self.total - self.done)
 
-    def per_minute(self) -> float | None:
+    def compute_rate(self) -> float | None:
         """Evaluations a minute in this process."""
-        spent = 0.0 if self._since is None else self.clock() - self._since
-        return 60 * self._here / spent if self._here > 1 and spent else None
+        spent = 0.0 if self._session_start is None else self.clock() - self._session_start
+        return 60 * self._session_count / spent if self._session_count > 1 and spent else None
 
     def _on_run(self, facts: Mapping[str, Any]) -> None:
         self.name = facts["run"]
@@ -78,30 +78,30 @@ class State:
     def _on_resumed(self, facts: Mapping[str, Any]) -> None:
         self.done, self.generation = facts["evaluations"], facts["generation"]
         self.best, self.hypervolumes = facts["best"], list(facts["hypervolumes"])
-        self.tells_error = facts["tells_error"]
+        self.has_accuracy = facts["tells_error"]
 
     def _on_control(self, facts: Mapping[str, Any]) -> None:
-        self.__init__(self.asked, self.clock)  # type: ignore[misc]
+        self.__init__(self.total, self.clock)  # type: ignore[misc]
         self.name = facts["name"]
 
     def _on_dense(self, facts: Mapping[str, Any]) -> None:
-        self.tells_error = facts.get("tells_error", True)
+        self.has_accuracy = facts.get("tells_error", True)
 
     def _on_asked(self, facts: Mapping[str, Any]) -> None:
-        self.doing, self.part = "searching", None
+        self.activity, self.phase_progress = "searching", None
         self.generation = facts["generation"]
         self.cached += facts["cached"]
         self.done = max(self.done, facts["before"]) + facts["cached"]
         self.workers = facts["workers"]
         self.busy = min(self.workers, facts["candidates"] - facts["cached"])
-        if self._since is None:
-            self._since = self.clock()
+        if self._session_start is None:
+            self._session_start = self.clock()
 
     def _on_evaluated(self, facts: Mapping[str, Any]) -> None:
-        if self._since is None:
-            self._since = self.clock()
-        self.part = None
-        self.done, self._here = self.done + 1, self._here + 1
+        if self._session_start is None:
+            self._session_start = self.clock()
+        self.phase_progress = None
+        self.done, self._session_count = self.done + 1, self._session_count + 1
         self.busy, self.workers = facts.get("busy", 0), facts.get("workers", 0)
         if facts["loss"] is None:
             self.failed += 1

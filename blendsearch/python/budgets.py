@@ -25,7 +25,7 @@ class Budget:
             raise ConfigError(f"budget.{min(twice)} is given twice: join budgets of different costs")
         return Budget({**self.fields, **other.fields})
 
-    def given(self, **fields: Any) -> "Budget":
+    def with_options(self, **fields: Any) -> "Budget":
         """The same budget with further fields, such as ``min_keep=0.1`` or ``round_to=8``."""
         return self & Budget(fields)
 
@@ -33,30 +33,30 @@ class Budget:
         return " and ".join(f"{name} {value}" for name, value in self.fields.items())
 
 
-def macs(least: float, most: float | None = None) -> Budget:
+def macs(share: float, upper: float | None = None) -> Budget:
     """At most this share, in (0, 1], of the dense network's multiply-accumulates.
 
     With two numbers, networks all over that range are searched for: a front.
     """
-    return Budget({"macs": _span(least, most)})
+    return Budget({"macs": _make_range(share, upper)})
 
 
-def params(least: float, most: float | None = None) -> Budget:
+def params(share: float, upper: float | None = None) -> Budget:
     """At most this share, in (0, 1], of the dense network's parameters; or a range of shares."""
-    return Budget({"params": _span(least, most)})
+    return Budget({"params": _make_range(share, upper)})
 
 
-def memory(least: float, most: float | None = None) -> Budget:
+def memory(share: float, upper: float | None = None) -> Budget:
     """At most this share, in (0, 1], of the bytes that are alive at once in a forward pass of one image; or a range."""
-    return Budget({"memory": _span(least, most)})
+    return Budget({"memory": _make_range(share, upper)})
 
 
-def latency(least: float, most: float | None = None, **measured: Any) -> Budget:
+def latency(share: float, upper: float | None = None, **conditions: Any) -> Budget:
     """At most this share, in (0, 1], of the dense network's time for a forward pass on this device; or a range.
 
     `measured` says how: ``batch_size``, ``precision``, ``repeats``, ``cuts``.
     """
-    return Budget({"latency": _span(least, most), **({"measured": measured} if measured else {})})
+    return Budget({"latency": _make_range(share, upper), **({"measured": conditions} if conditions else {})})
 
 
 def keep(share: float | Mapping[str, float]) -> Budget:
@@ -64,5 +64,5 @@ def keep(share: float | Mapping[str, float]) -> Budget:
     return Budget({"keep": share if isinstance(share, int | float) else dict(share)})
 
 
-def _span(least: float, most: float | None) -> Any:
-    return least if most is None else [least, most]
+def _make_range(share: float, upper: float | None) -> Any:
+    return share if upper is None else [share, upper]

@@ -28,22 +28,22 @@ COLUMNS = (
 """Title, field, and form; a column that no network has anything for is left out."""
 
 
-def headline(run: Run) -> str:
+def format_headline(run: Run) -> str:
     """A run in one line."""
-    store = run.store(read_only=True)
+    store = run.open_store(read_only=True)
     try:
-        count = max((row.id for row in store.evaluations()), default=0)
+        count = max((row.id for row in store.read_evaluations()), default=0)
     finally:
         store.close()
     state = "finished" if run.finished else "not finished"
     return f"run {run.name} in {run.path}: {run.config.model.title}, {count} evaluations, {state}"
 
 
-def text_table(rows: Sequence[Facts]) -> str:
+def format_text_table(rows: Sequence[Facts]) -> str:
     """Networks as aligned text."""
     if not rows:
         return "no network has been evaluated yet"
-    titles, cells = _cells(rows)
+    titles, cells = _format_cells(rows)
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     lines = []
     for line in (titles, *cells):
@@ -55,11 +55,11 @@ def text_table(rows: Sequence[Facts]) -> str:
     return "\n".join(lines)
 
 
-def html_table(rows: Sequence[Facts]) -> str:
+def format_html_table(rows: Sequence[Facts]) -> str:
     """Networks as an HTML table."""
     if not rows:
         return "<p>no network has been evaluated yet</p>"
-    titles, cells = _cells(rows)
+    titles, cells = _format_cells(rows)
     head = Markup("").join(Markup("<th>{}</th>").format(title) for title in titles)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(text) for text in line))
@@ -68,19 +68,19 @@ def html_table(rows: Sequence[Facts]) -> str:
     return str(Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body))
 
 
-def run_page(run: Run, front: Sequence[Facts]) -> str:
+def format_run_html(run: Run, front: Sequence[Facts]) -> str:
     """A run as HTML: its headline, the picture of its front, and the table."""
-    picture = front_png(run)
+    picture = draw_front_png(run)
     image = Markup("")
     if picture is not None:
         text = f"The front of run {run.name}; the table below has its numbers."
         image = Markup('<img style="max-width:46em;width:100%" alt="{}" src="data:image/png;base64,{}">').format(
             text, base64.b64encode(picture).decode("ascii")
         )
-    return f"<p>{escape(headline(run))}</p>{image}{html_table(front)}"
+    return f"<p>{escape(format_headline(run))}</p>{image}{format_html_table(front)}"
 
 
-def front_png(run: Run) -> bytes | None:
+def draw_front_png(run: Run) -> bytes | None:
     """The picture of the front; None where there is nothing to draw yet."""
     from blendsearch.results.report.front_plot import draw_front
 
@@ -93,9 +93,9 @@ def front_png(run: Run) -> bytes | None:
         return path.read_bytes()
 
 
-def network_line(facts: Facts) -> str:
+def format_network_line(facts: Facts) -> str:
     """A network in one line."""
-    named = [f"network {facts['id']} ({_origin(facts)})"]
+    named = [f"network {facts['id']} ({_format_origin(facts)})"]
     named += [
         f"{format(facts[field], form)} {title}" if form == ".2%" and not title.endswith("acc") else ""
         for title, field, form in COLUMNS[2:6]
@@ -117,7 +117,7 @@ def network_line(facts: Facts) -> str:
     return line
 
 
-def network_page(facts: Facts, groups: Sequence[Facts]) -> str:
+def format_network_html(facts: Facts, groups: Sequence[Facts]) -> str:
     """A network as HTML: the line, and a bar per group for what it keeps."""
     bar = (
         '<tr><td style="text-align:left">{}</td><td>{} of {}</td><td style="min-width:12em">'
@@ -129,10 +129,10 @@ def network_page(facts: Facts, groups: Sequence[Facts]) -> str:
         for group in groups
     )
     head = "<thead><tr><th>group</th><th>channels kept</th><th>share</th></tr></thead>"
-    return f"<p>{escape(network_line(facts))}</p><table>{head}<tbody>{rows}</tbody></table>"
+    return f"<p>{escape(format_network_line(facts))}</p><table>{head}<tbody>{rows}</tbody></table>"
 
 
-def network_png(facts: Facts, groups: Sequence[Facts]) -> bytes:
+def draw_network_png(facts: Facts, groups: Sequence[Facts]) -> bytes:
     """The channels that each group keeps, before all that it had, as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -154,17 +154,17 @@ def network_png(facts: Facts, groups: Sequence[Facts]) -> bytes:
     return held.getvalue()
 
 
-def _cells(rows: Sequence[Facts]) -> tuple[list[str], list[list[str]]]:
+def _format_cells(rows: Sequence[Facts]) -> tuple[list[str], list[list[str]]]:
     further = list(dict.fromkeys(name for row in rows for name in row.get("further", {})))
     columns = [column for column in COLUMNS if any(row.get(column[1]) is not None for row in rows)]
     cells = []
     for row in rows:
-        shown = {**row, "origin": _origin(row)}
+        shown = {**row, "origin": _format_origin(row)}
         line = ["" if shown.get(field) is None else format(shown[field], form) for _, field, form in columns]
         own = row.get("further", {})
         cells.append(line + [f"{own[name]:.4g}" if name in own else "" for name in further])
     return [title for title, *_ in columns] + further, cells
 
 
-def _origin(facts: Facts) -> str:
+def _format_origin(facts: Facts) -> str:
     return str(facts["origin"]).split(" = ")[0]

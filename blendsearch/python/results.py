@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from blendsearch.pipeline.problem.inputs import Given
+from blendsearch.pipeline.problem.inputs import UserInputs
 from blendsearch.pipeline.problem.persistence import restore
-from blendsearch.pipeline.problem.problem import Setting
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.python import display as showing
-from blendsearch.results.export.export import Exported, export, module_of
-from blendsearch.results.network import candidate
-from blendsearch.results.summary import pick, summary
+from blendsearch.results.export.export import ExportResult, export, rebuild_network
+from blendsearch.results.network import describe_network
+from blendsearch.results.summary import select_network, summarize_run
 from blendsearch.runs.run import Run
 
 
@@ -26,10 +26,10 @@ class SearchRun:
     given: what was handed over in Python.
     """
 
-    def __init__(self, run: Run, given: Given, setting: Setting | None = None) -> None:
+    def __init__(self, run: Run, inputs: UserInputs, problem: Problem | None = None) -> None:
         self.run = run
-        self.given = given
-        self._setting = setting
+        self.inputs = inputs
+        self._problem = problem
 
     @property
     def name(self) -> str:
@@ -48,15 +48,15 @@ class SearchRun:
 
     def front(self) -> "Front":
         """The networks that none found beats in loss and cost, the cheapest first."""
-        return Front([Network(self, facts) for facts in summary(self.run)["front"]])
+        return Front([Network(self, facts) for facts in summarize_run(self.run)["front"]])
 
     def baselines(self) -> "Front":
         """The best single criterion and the best equal blend at each budget, and whatever else was there to beat."""
-        return Front([Network(self, facts) for facts in summary(self.run)["baselines"]])
+        return Front([Network(self, facts) for facts in summarize_run(self.run)["baselines"]])
 
     def dense(self) -> "Network":
         """The network that was searched in, as the search judged it."""
-        return Network(self, summary(self.run)["dense"][0])
+        return Network(self, summarize_run(self.run)["dense"][0])
 
     def best(self) -> "Network":
         """The network with the lowest validation loss; after a long fine-tune, with the lowest validation error."""
@@ -66,31 +66,31 @@ class SearchRun:
         """The network of the front from which on less cost begins to cost much."""
         return self.network("knee")
 
-    def network(self, what: int | str) -> "Network":
+    def network(self, selector: int | str) -> "Network":
         """A network by its id, or ``best`` or ``knee``. Raises RunError when there is none."""
-        row = pick(self.run, str(what))
-        return Network(self, candidate(self.run, str(row.id)))
+        row = select_network(self.run, str(selector))
+        return Network(self, describe_network(self.run, str(row.id)))
 
     def summary(self) -> dict[str, Any]:
         """All of it as plain values; what ``blendsearch front --json`` prints."""
-        return summary(self.run)
+        return summarize_run(self.run)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one HTML file that needs no network, to `path` (RUN.html), and return where it is."""
-        from blendsearch.results.report.output_file import check_picture
+        from blendsearch.results.report.output_file import check_output_path
         from blendsearch.results.report.report import write_report
 
         path = Path(path) if path is not None else Path(f"{self.name}.html")
-        check_picture(path, "report", (".html", ".htm"))
+        check_output_path(path, "report", (".html", ".htm"))
         write_report(self.run, path)
         return path
 
     def plot(self, path: str | Path) -> Path:
         """Draw the front to `path`, as png, svg or pdf."""
         from blendsearch.results.report.front_plot import draw_front
-        from blendsearch.results.report.output_file import check_picture
+        from blendsearch.results.report.output_file import check_output_path
 
-        check_picture(Path(path))
+        check_output_path(Path(path))
         draw_front(self.run, Path(path))
         return Path(path)
 
@@ -98,34 +98,34 @@ class SearchRun:
         self, controls: Sequence[str] | None = None, *, seeds: int = 3, progress: bool = True
     ) -> dict[str, Any]:
         """Search with controls at equal cost, and say how they compare; what ``blendsearch compare --json`` prints."""
-        from blendsearch.pipeline.control_runs import CONTROLS, compare, planned
-        from blendsearch.progress import progress_of
-        from blendsearch.results.comparison import comparison
+        from blendsearch.pipeline.control_runs import CONTROLS, compare, plan_comparison
+        from blendsearch.progress import make_progress
+        from blendsearch.results.comparison import summarize_comparison
 
         named = CONTROLS if controls is None else tuple(controls)
-        planned(self.run, named, seeds)
-        report = progress_of(self.run.config) if progress else None
+        plan_comparison(self.run, named, seeds)
+        report = make_progress(self.run.config) if progress else None
         try:
-            compare(self.run, named, seeds, self.run.config.engine, report or (lambda kind, facts: None), self.given)
+            compare(self.run, named, seeds, self.run.config.engine, report or (lambda kind, facts: None), self.inputs)
         finally:
             if report is not None:
                 report.close()
-        return comparison(self.run)
+        return summarize_comparison(self.run)
 
-    def setting(self) -> Setting:
+    def load_problem(self) -> Problem:
         """Network, data and scores, restored where this run was only opened. Raises RunError where they are missing."""
-        if self._setting is None:
-            self._setting = restore(self.run, given=self.given)
-        return self._setting
+        if self._problem is None:
+            self._problem = restore(self.run, inputs=self.inputs)
+        return self._problem
 
     def __repr__(self) -> str:
-        return f"{showing.headline(self.run)}\n{self.front()!r}"
+        return f"{showing.format_headline(self.run)}\n{self.front()!r}"
 
     def _repr_html_(self) -> str:
-        return showing.run_page(self.run, self.front()._facts())
+        return showing.format_run_html(self.run, self.front()._collect_facts())
 
     def _repr_png_(self) -> bytes | None:
-        return showing.front_png(self.run)
+        return showing.draw_front_png(self.run)
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ class Front(Sequence["Network"]):
 
     networks: list["Network"]
 
-    def __getitem__(self, place: Any) -> Any:
-        return Front(self.networks[place]) if isinstance(place, slice) else self.networks[place]
+    def __getitem__(self, index: Any) -> Any:
+        return Front(self.networks[index]) if isinstance(index, slice) else self.networks[index]
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -143,17 +143,17 @@ class Front(Sequence["Network"]):
     def __iter__(self) -> Iterator["Network"]:
         return iter(self.networks)
 
-    def _facts(self) -> list[dict[str, Any]]:
+    def _collect_facts(self) -> list[dict[str, Any]]:
         return [network.facts for network in self.networks]
 
     def __repr__(self) -> str:
-        return showing.text_table(self._facts())
+        return showing.format_text_table(self._collect_facts())
 
     def _repr_html_(self) -> str:
-        return showing.html_table(self._facts())
+        return showing.format_html_table(self._collect_facts())
 
     def _repr_png_(self) -> bytes | None:
-        return showing.front_png(self.networks[0].owner.run) if self.networks else None
+        return showing.draw_front_png(self.networks[0].owner.run) if self.networks else None
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Network:
 
     def details(self) -> dict[str, Any]:
         """Its groups, each with channels kept and the criteria that had a say; costs, seed, and where it came from."""
-        return candidate(self.owner.run, str(self.facts["id"]))
+        return describe_network(self.owner.run, str(self.facts["id"]))
 
     def kept(self) -> dict[str, int]:
         """How many channels of each group are left, by the group's name."""
@@ -186,20 +186,20 @@ class Network:
 
     def module(self) -> nn.Module:
         """The narrow network itself, recovered as it was judged, in evaluation mode on the CPU; a new one each time."""
-        setting = self.owner.setting()
-        return module_of(self.owner.run, setting, pick(self.owner.run, str(self.facts["id"])))[0]
+        problem = self.owner.load_problem()
+        return rebuild_network(self.owner.run, problem, select_network(self.owner.run, str(self.facts["id"])))[0]
 
-    def export(self, folder: str | Path, *, pt2: bool = False, onnx: bool = False) -> Exported:
+    def export(self, folder: str | Path, *, pt2: bool = False, onnx: bool = False) -> ExportResult:
         """Write it to a new `folder`, as ``blendsearch export`` does; `blendsearch.load` reads it back."""
         formats = [name for name, asked in (("pt2", pt2), ("onnx", onnx)) if asked]
-        setting = self.owner.setting()
-        return export(self.owner.run, setting, str(self.facts["id"]), Path(folder), formats)
+        problem = self.owner.load_problem()
+        return export(self.owner.run, problem, str(self.facts["id"]), Path(folder), formats)
 
     def __repr__(self) -> str:
-        return showing.network_line(self.facts)
+        return showing.format_network_line(self.facts)
 
     def _repr_html_(self) -> str:
-        return showing.network_page(self.facts, self.details()["groups"])
+        return showing.format_network_html(self.facts, self.details()["groups"])
 
     def _repr_png_(self) -> bytes:
-        return showing.network_png(self.facts, self.details()["groups"])
+        return showing.draw_network_png(self.facts, self.details()["groups"])

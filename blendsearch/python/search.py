@@ -10,23 +10,23 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from blendsearch.data.user_data import Handed
+from blendsearch.data.user_data import UserData
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.errors import ConfigError
 from blendsearch.pipeline.fork import fork as forked
-from blendsearch.pipeline.fork import forked_config
-from blendsearch.pipeline.launch import begin, go_on
-from blendsearch.pipeline.problem.inputs import Given, check_given, uncompiled
+from blendsearch.pipeline.fork import make_fork_config
+from blendsearch.pipeline.launch import run_search, set_up_run
+from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs, unwrap_compiled
 from blendsearch.pipeline.problem.persistence import restore
-from blendsearch.pipeline.problem.problem import Report
-from blendsearch.progress import Progress, progress_of
+from blendsearch.pipeline.problem.problem import Reporter
+from blendsearch.progress import Progress, make_progress
 from blendsearch.python.budgets import Budget
 from blendsearch.python.results import SearchRun
 from blendsearch.runs.config.loading import parse_config
-from blendsearch.runs.config.schema import IN_PYTHON, Config
-from blendsearch.runs.config_changes import changed
-from blendsearch.runs.run import Run, check_name, free_name, open_run
-from blendsearch.task import Evaluate, Loss, Task, seeded
+from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
+from blendsearch.runs.config_changes import change_config
+from blendsearch.runs.run import Run, check_name, find_free_name, open_run
+from blendsearch.task import EvaluateFunction, Loss, Task, seed_rngs
 
 Data = Dataset[Any] | DataLoader[Any] | Sequence[Any] | Mapping[str, Any] | str
 Sections = Mapping[str, Any]
@@ -41,8 +41,8 @@ def search(
     val: Any = None,
     test: Any = None,
     loss: Loss | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_test: Evaluate | None = None,
+    evaluate: EvaluateFunction | None = None,
+    evaluate_test: EvaluateFunction | None = None,
     evaluations: int | None = None,
     fidelity: str | None = None,
     criteria: Sequence[str] | Sections | None = None,
@@ -60,7 +60,7 @@ def search(
     engine: Sections | None = None,
     name: str | None = None,
     runs: str | Path = "runs",
-    progress: bool | Report = True,
+    progress: bool | Reporter = True,
 ) -> SearchRun:
     """Search for smaller networks that do what `model` does, within `budget`.
 
@@ -100,33 +100,33 @@ def search(
     BlendsearchError, one line that says what does not fit, before anything that takes long. What `loss` and
     `evaluate` raise on the dense network passes through.
     """
-    model = uncompiled(model) if isinstance(model, nn.Module) else model
+    model = unwrap_compiled(model) if isinstance(model, nn.Module) else model
     tree: dict[str, Any] = {
-        "model": _section(model, "factory") if not isinstance(model, nn.Module) else _named(model),
-        "budget": _fields(budget),
+        "model": _make_section(model, "factory") if not isinstance(model, nn.Module) else _make_model_section(model),
+        "budget": _make_budget_section(budget),
         "seed": seed,
-        "criteria": dict(criteria) if isinstance(criteria, Mapping) else _without_none(pool=_names(criteria)),
-        "fitness": _without_none(fidelity=fidelity, device=device) | dict(fitness or {}),
-        "search": _without_none(evaluations=evaluations) | dict(evolution or {}),
+        "criteria": dict(criteria) if isinstance(criteria, Mapping) else _drop_none(pool=_list_criteria(criteria)),
+        "fitness": _drop_none(fidelity=fidelity, device=device) | dict(fitness or {}),
+        "search": _drop_none(evaluations=evaluations) | dict(evolution or {}),
         "promote": dict(promote or {}),
         "finals": dict(finals or {}),
-        "engine": _without_none(ray=ray) | dict(engine or {}),
-        **_without_none(method=method, allocation=allocation, transform=transform),
+        "engine": _drop_none(ray=ray) | dict(engine or {}),
+        **_drop_none(method=method, allocation=allocation, transform=transform),
     }
-    handed = _handed(data, train, val, test)
+    handed = _collect_data(data, train, val, test)
     if handed is None:
-        tree["data"] = _section(data, "dataset") | dict(splits or {})
+        tree["data"] = _make_section(data, "dataset") | dict(splits or {})
     else:
-        tree["data"] = {**(splits or {}), "dataset": f"{IN_PYTHON}:{_title(handed)}"}
+        tree["data"] = {**(splits or {}), "dataset": f"{PYTHON_PREFIX}:{_get_data_title(handed)}"}
     config = parse_config(tree, "search")
-    given = Given(model if isinstance(model, nn.Module) else None, handed, Task(loss, evaluate, evaluate_test))
+    inputs = UserInputs(model if isinstance(model, nn.Module) else None, handed, Task(loss, evaluate, evaluate_test))
     folder = Path(runs)
-    name = name or free_name(folder, config.model.factory.rpartition(":")[2])
+    name = name or find_free_name(folder, config.model.factory.rpartition(":")[2])
     check_name(folder, name)
-    with _told(progress, config, folder / name, given) as report, seeded(seed):
-        run, setting, running = begin(config, folder, name, _command(), report, given)
-        go_on(run, setting, running, report)
-    return SearchRun(run, given, setting)
+    with _open_reporter(progress, config, folder / name, inputs) as report, seed_rngs(seed):
+        run, problem, running = set_up_run(config, folder, name, _get_command(), report, inputs)
+        run_search(run, problem, running, report)
+    return SearchRun(run, inputs, problem)
 
 
 def resume(
@@ -138,12 +138,12 @@ def resume(
     val: Any = None,
     test: Any = None,
     loss: Loss | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_test: Evaluate | None = None,
+    evaluate: EvaluateFunction | None = None,
+    evaluate_test: EvaluateFunction | None = None,
     changes: Mapping[str, Any] | None = None,
     ray: str | None = None,
     runs: str | Path = "runs",
-    progress: bool | Report = True,
+    progress: bool | Reporter = True,
 ) -> SearchRun:
     """Continue a search that stopped, to the result that it would have had; a finished one is returned as it is.
 
@@ -151,25 +151,25 @@ def resume(
     same data, and the same functions. `changes` are fields of the config that may change on the way, such as
     ``{"search.evaluations": 400}``. Raises RunError where something is missing or another.
     """
-    given = _given(model, data, train, val, test, Task(loss, evaluate, evaluate_test))
+    inputs = _collect_inputs(model, data, train, val, test, Task(loss, evaluate, evaluate_test))
     if isinstance(run, SearchRun):
-        given = run.given if given is None else given
+        inputs = run.inputs if inputs is None else inputs
         run = run.run
     elif isinstance(run, str):
-        run = open_run(*_place(run, runs))
-    given = given or Given()
-    check_given(run, given)
+        run = open_run(*_resolve_run(run, runs))
+    inputs = inputs or UserInputs()
+    check_user_inputs(run, inputs)
     if changes:
-        with run.locked():
-            run = changed(run, [f"{field}={_text(value)}" for field, value in changes.items()])
+        with run.lock():
+            run = change_config(run, [f"{field}={_format_value(value)}" for field, value in changes.items()])
     if run.finished:
-        return SearchRun(run, given)
+        return SearchRun(run, inputs)
     chosen = run.config.engine if ray is None else run.config.engine.model_copy(update={"ray": ray})
     check_engine(chosen, run.config.finals.workers)
-    with _told(progress, run.config, run.path, given) as report, seeded(run.config.seed):
-        setting = restore(run, given=given)
-        go_on(run, setting, start_engine(chosen, setting.evaluator, run.config.finals.workers), report)
-    return SearchRun(run, given, setting)
+    with _open_reporter(progress, run.config, run.path, inputs) as report, seed_rngs(run.config.seed):
+        problem = restore(run, inputs=inputs)
+        run_search(run, problem, start_engine(chosen, problem.evaluator, run.config.finals.workers), report)
+    return SearchRun(run, inputs, problem)
 
 
 def fork(
@@ -177,23 +177,23 @@ def fork(
     changes: Mapping[str, Any],
     *,
     name: str | None = None,
-    progress: bool | Report = True,
+    progress: bool | Reporter = True,
 ) -> SearchRun:
     """Search anew from what `run` found, with `changes` such as ``{"budget.macs": 0.3, "search.evaluations": 400}``.
 
     See ``blendsearch fork``. The new run stands beside the old one.
     """
-    overrides = [f"{field}={_text(value)}" for field, value in changes.items()]
-    config, _ = forked_config(run.run, overrides)
+    overrides = [f"{field}={_format_value(value)}" for field, value in changes.items()]
+    config, _ = make_fork_config(run.run, overrides)
     check_engine(config.engine, config.finals.workers)
     folder = run.path.parent
-    name = name or free_name(folder, f"{run.name}-fork")
-    with _told(progress, config, folder / name, run.given) as report, seeded(config.seed):
-        made = forked(run.run, folder, name, overrides, _command(), report, run.given)
+    name = name or find_free_name(folder, f"{run.name}-fork")
+    with _open_reporter(progress, config, folder / name, run.inputs) as report, seed_rngs(config.seed):
+        made = forked(run.run, folder, name, overrides, _get_command(), report, run.inputs)
         report("run", {"run": made.run.name, "path": str(made.run.path)})
-        engine = start_engine(config.engine, made.setting.evaluator, config.finals.workers)
-        go_on(made.run, made.setting, engine, report)
-    return SearchRun(made.run, run.given, made.setting)
+        engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
+        run_search(made.run, made.problem, engine, report)
+    return SearchRun(made.run, run.inputs, made.problem)
 
 
 def open(
@@ -205,26 +205,28 @@ def open(
     val: Any = None,
     test: Any = None,
     loss: Loss | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_test: Evaluate | None = None,
+    evaluate: EvaluateFunction | None = None,
+    evaluate_test: EvaluateFunction | None = None,
     runs: str | Path = "runs",
 ) -> SearchRun:
     """A run by its id, or by the path of its directory. Looking at it needs no more.
 
     The modules of networks that were handed over in Python need what `search` was handed.
     """
-    given = _given(model, data, train, val, test, Task(loss, evaluate, evaluate_test))
-    return SearchRun(open_run(*_place(run, runs)), given or Given())
+    inputs = _collect_inputs(model, data, train, val, test, Task(loss, evaluate, evaluate_test))
+    return SearchRun(open_run(*_resolve_run(run, runs)), inputs or UserInputs())
 
 
-def _given(model: nn.Module | None, data: Any, train: Any, val: Any, test: Any, task: Task) -> Given | None:
-    handed = _handed(data, train, val, test)
-    if model is None and handed is None and not task.names():
+def _collect_inputs(
+    model: nn.Module | None, data: Any, train: Any, val: Any, test: Any, task: Task
+) -> UserInputs | None:
+    handed = _collect_data(data, train, val, test)
+    if model is None and handed is None and not task.get_function_names():
         return None
-    return Given(model, handed, task)
+    return UserInputs(model, handed, task)
 
 
-def _handed(data: Any, train: Any, val: Any, test: Any) -> Handed | None:
+def _collect_data(data: Any, train: Any, val: Any, test: Any) -> UserData | None:
     """What was handed over; None for data by name."""
     apart = {"train": train, "val": val, "test": test}
     if isinstance(data, Mapping) and "dataset" not in data:
@@ -234,25 +236,25 @@ def _handed(data: Any, train: Any, val: Any, test: Any) -> Handed | None:
         twice = [name for name in data if apart[name] is not None]
         if twice:
             raise ConfigError(f"{twice[0]} is given twice, in data and by itself")
-        return Handed(**data)
+        return UserData(**data)
     if isinstance(data, str | Mapping) or (data is None and all(item is None for item in apart.values())):
         return None
-    return Handed(data, train, val, test)
+    return UserData(data, train, val, test)
 
 
-def _title(handed: Handed) -> str:
-    source = handed.whole if handed.whole is not None else handed.train
+def _get_data_title(data: UserData) -> str:
+    source = data.whole if data.whole is not None else data.train
     source = source.dataset if isinstance(source, DataLoader) else source
     while hasattr(source, "dataset") and not isinstance(source, DataLoader):  # a Subset's own
         source = source.dataset
     return "arrays" if isinstance(source, tuple | list) else type(source).__name__
 
 
-def _named(model: nn.Module) -> dict[str, Any]:
-    return {"factory": f"{IN_PYTHON}:{type(model).__name__}"}
+def _make_model_section(model: nn.Module) -> dict[str, Any]:
+    return {"factory": f"{PYTHON_PREFIX}:{type(model).__name__}"}
 
 
-def _section(value: Any, key: str) -> dict[str, Any]:
+def _make_section(value: Any, key: str) -> dict[str, Any]:
     if value is None:
         raise ConfigError("no data are given: hand over a Dataset, a DataLoader, a pair of arrays, or a name")
     if isinstance(value, str):
@@ -262,44 +264,44 @@ def _section(value: Any, key: str) -> dict[str, Any]:
     raise ConfigError(f"a {type(value).__name__} is no network: expected a torch.nn.Module, or a factory's name")
 
 
-def _fields(budget: Any) -> dict[str, Any]:
+def _make_budget_section(budget: Any) -> dict[str, Any]:
     if not isinstance(budget, Budget | Mapping):
         raise ConfigError(f"budget is {budget!r:.80}: expected a cost's share, such as blendsearch.macs(0.5)")
     return dict(budget.fields if isinstance(budget, Budget) else budget)
 
 
-def _names(criteria: Any) -> list[str] | None:
+def _list_criteria(criteria: Any) -> list[str] | None:
     if criteria is None:
         return None
     return [criteria] if isinstance(criteria, str) else list(criteria)
 
 
-def _without_none(**fields: Any) -> dict[str, Any]:
+def _drop_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     import yaml
 
     return str(yaml.safe_dump(value, default_flow_style=True)).replace("\n...\n", "").strip()
 
 
-def _place(run: str, runs: str | Path) -> tuple[Path, str]:
+def _resolve_run(run: str, runs: str | Path) -> tuple[Path, str]:
     path = Path(run)
     return (path.parent, path.name) if len(path.parts) > 1 else (Path(runs), run)
 
 
-def _command() -> list[str]:
+def _get_command() -> list[str]:
     return ["python", *sys.argv] if sys.argv and sys.argv[0].endswith(".py") else ["blendsearch.search"]
 
 
 @contextmanager
-def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> Iterator[Report]:
+def _open_reporter(progress: bool | Reporter, config: Config, path: Path, inputs: UserInputs) -> Iterator[Reporter]:
     """A reporter while a search runs; an interruption says how to go on, and passes through."""
     shown: Progress | None = None
-    report: Callable[[str, Mapping[str, Any]], None] = _unheard
+    report: Callable[[str, Mapping[str, Any]], None] = _ignore_event
     if progress is True:
-        report = shown = progress_of(config)
+        report = shown = make_progress(config)
     elif callable(progress):
         report = progress
     threads = torch.get_num_threads()  # a search may change it, for the same last digits everywhere
@@ -307,8 +309,8 @@ def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> 
         yield report
     except KeyboardInterrupt:
         if shown is not None and (path / "run.json").exists():
-            again = [item for item, held in (("model=", given.model), ("data=", given.data)) if held is not None]
-            again += [f"{item}=" for item in given.task.names()]
+            again = [item for item, held in (("model=", inputs.model), ("data=", inputs.data)) if held is not None]
+            again += [f"{item}=" for item in inputs.task.get_function_names()]
             shown("interrupted", {"how": f"blendsearch.resume({str(path)!r}, {', '.join(again)})"})
         raise
     finally:
@@ -317,5 +319,5 @@ def _told(progress: bool | Report, config: Config, path: Path, given: Given) -> 
             shown.close()
 
 
-def _unheard(kind: str, facts: Mapping[str, Any]) -> None:
+def _ignore_event(kind: str, facts: Mapping[str, Any]) -> None:
     """Nobody wants to know."""

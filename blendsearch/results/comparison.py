@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 from scipy.stats import t as student
 
 from blendsearch.errors import RunError
-from blendsearch.results.summary import describe
-from blendsearch.runs.origin import kinds_of
-from blendsearch.runs.pareto import dearest, judged_networks
-from blendsearch.runs.records import Evaluation, Final, TestResult
-from blendsearch.runs.run import Run, open_run, runs_in
+from blendsearch.results.summary import describe_evaluation
+from blendsearch.runs.origin import list_baseline_kinds
+from blendsearch.runs.pareto import select_evaluated, select_highest_fidelity
+from blendsearch.runs.records import Evaluation, FinalResult, TestResult
+from blendsearch.runs.run import Run, list_runs, open_run
 
 CONFIDENCE = 0.95
 
-TRAINING = ("derived", "tailored")
+TRAINING_METHODS = ("derived", "tailored")
 """Methods that end in a network with weights of their own."""
 
-TRAINED = ", trained"
+TRAINED_SUFFIX = ", trained"
 """Ends the name of such a method where its network is told with these weights, not recovered like the others'."""
 
 
-class Found(NamedTuple):
+class MethodResult(NamedTuple):
     """What one method found on one seed: its best network by validation, and that one's accuracy on test images."""
 
     cut: str
@@ -35,7 +35,7 @@ class Found(NamedTuple):
     test_accuracy: float | None
 
 
-def comparison(run: Run) -> dict[str, Any]:
+def summarize_comparison(run: Run) -> dict[str, Any]:
     """``methods``: one object per method, the run's own first, and ``verdict``, a sentence.
 
     A method has `name`, `seeds`, `found` (one object per seed), and over seeds the `mean` and `deviation` of
@@ -44,83 +44,87 @@ def comparison(run: Run) -> dict[str, Any]:
     seed). The single criteria and the equal blend are those that the run's own searches were seeded with. A method that
     trains its network has two rows: its cut, recovered from the dense weights like every other, and ``, trained``.
     """
-    by_method = _found(run)
+    by_method = _collect_results(run)
     own = run.config.method
     if not by_method.get(own):
         raise RunError(f"run {run.name!r} has not finished: resume it, then compare")
-    rows = [_described(name, by_method[own], found) for name, found in by_method.items()]
-    return {"run": run.name, "budget": _budget(run), "methods": rows, "verdict": _verdict(rows)}
+    rows = [_summarize_method(name, by_method[own], found) for name, found in by_method.items()]
+    return {"run": run.name, "budget": _format_budget(run), "methods": rows, "verdict": _format_verdict(rows)}
 
 
-def _found(run: Run) -> dict[str, dict[int, Found]]:
+def _collect_results(run: Run) -> dict[str, dict[int, MethodResult]]:
     """By method and seed."""
     folder = run.path / "controls"
-    runs = [run, *(open_run(folder, name) for name in runs_in(folder))]
-    by_method: dict[str, dict[int, Found]] = {run.config.method: {}}
+    runs = [run, *(open_run(folder, name) for name in list_runs(folder))]
+    by_method: dict[str, dict[int, MethodResult]] = {run.config.method: {}}
     for held in runs:
         if not held.finished:
             continue
         seed, method = held.config.seed, held.config.method
-        store = held.store(read_only=True)
+        store = held.open_store(read_only=True)
         try:
-            rows, tests, finals = judged_networks(store.evaluations()), store.tests(), store.finals()
-            again = dearest(rows, store.rejudged())
-            probes = len(store.probes())
+            rows, tests, finals = select_evaluated(store.read_evaluations()), store.read_tests(), store.read_finals()
+            again = select_highest_fidelity(rows, store.read_promotions())
+            probes = len(store.read_probes())
         finally:
             store.close()
 
-        best = _best(held, rows, again, tests)
+        best = _select_best(held, rows, again, tests)
         by_method.setdefault(method, {})[seed] = best._replace(evaluations=best.evaluations + probes)
-        if method in TRAINING and finals:
-            by_method.setdefault(f"{method}{TRAINED}", {})[seed] = _trained(best, finals)
+        if method in TRAINING_METHODS and finals:
+            by_method.setdefault(f"{method}{TRAINED_SUFFIX}", {})[seed] = _use_final_metrics(best, finals)
         if method == run.config.method:
             kinds: dict[str, list[Evaluation]] = {}
             for row in rows:
-                for kind in kinds_of(row):
+                for kind in list_baseline_kinds(row):
                     kinds.setdefault(kind, []).append(row)
             for kind, chosen in kinds.items():
-                by_method.setdefault(kind, {})[seed] = _best(held, chosen, again, tests)
+                by_method.setdefault(kind, {})[seed] = _select_best(held, chosen, again, tests)
     return by_method
 
 
-def _trained(found: Found, finals: Sequence[Final]) -> Found:
+def _use_final_metrics(result: MethodResult, finals: Sequence[FinalResult]) -> MethodResult:
     """What a method found, with the weights that its own training gave."""
-    chosen = next(item for item in finals if item.digest == found.cut)
+    chosen = next(item for item in finals if item.digest == result.cut)
     val, test = 1 - chosen.error, 1 - chosen.test_error
-    return found._replace(val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
+    return result._replace(val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
 
 
-def _best(run: Run, chosen: Sequence[Evaluation], again: Sequence[Evaluation], tests: dict[str, TestResult]) -> Found:
+def _select_best(
+    run: Run, candidates: Sequence[Evaluation], highest_fidelity: Sequence[Evaluation], tests: dict[str, TestResult]
+) -> MethodResult:
     """The best of `chosen` by its dearest judgement, as `front.dearest` gives them all in `again`."""
-    ids = {row.id for row in chosen}
+    ids = {row.id for row in candidates}
     # those that could not be judged again stand as they were
-    dearest_of = [row for row in again if row.id in ids] or chosen
+    dearest_of = [row for row in highest_fidelity if row.id in ids] or candidates
     best = min(dearest_of, key=lambda row: (row.loss, row.id))
-    facts = describe(run, best, tests)
+    facts = describe_evaluation(run, best, tests)
     numbers = (facts[key] for key in ("macs_ratio", "params_ratio", "val_loss", "val_accuracy", "test_accuracy"))
-    return Found(facts["cut"], facts["origin"].split(" = ")[0], len(chosen), *numbers)
+    return MethodResult(facts["cut"], facts["origin"].split(" = ")[0], len(candidates), *numbers)
 
 
-def _described(name: str, own: Mapping[int, Found], found: Mapping[int, Found]) -> dict[str, Any]:
+def _summarize_method(
+    name: str, own: Mapping[int, MethodResult], results: Mapping[int, MethodResult]
+) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": name,
-        "seeds": sorted(found),
-        "found": [{"seed": seed, **found[seed]._asdict()} for seed in sorted(found)],
+        "seeds": sorted(results),
+        "found": [{"seed": seed, **results[seed]._asdict()} for seed in sorted(results)],
     }
     for key in ("val_loss", "val_accuracy", "test_accuracy"):
-        values = [getattr(found[seed], key) for seed in sorted(found)]
+        values = [getattr(results[seed], key) for seed in sorted(results)]
         known = [value for value in values if value is not None]
         facts[key] = {
             "mean": fmean(known) if known else None,
             "deviation": stdev(known) if len(known) > 1 else None,
         }
-    if found is not own:
-        pairs = [(own[seed].test_accuracy, found[seed].test_accuracy) for seed in sorted(own.keys() & found.keys())]
-        facts["difference"] = paired([(a, b) for a, b in pairs if a is not None and b is not None])
+    if results is not own:
+        pairs = [(own[seed].test_accuracy, results[seed].test_accuracy) for seed in sorted(own.keys() & results.keys())]
+        facts["difference"] = compute_paired_difference([(a, b) for a, b in pairs if a is not None and b is not None])
     return facts
 
 
-def paired(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def compute_paired_difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Mean of first minus second, and the half-width of its confidence interval (None for fewer than two pairs)."""
     differences = [one - other for one, other in pairs]
     half = None
@@ -130,7 +134,7 @@ def paired(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     return {"mean": fmean(differences) if differences else None, "half_width": half, "pairs": len(differences)}
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+def _format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     own, controls = rows[0], [row for row in rows[1:] if row["difference"]["mean"] is not None]
     if not controls:
         return "nothing to compare with yet"
@@ -147,5 +151,5 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{own['name']} did not measurably help: {gain:+.2%} beside {beside} {interval}"
 
 
-def _budget(run: Run) -> str:
-    return ", ".join(f"{high:.0%} of {name}" for name, (_, high) in run.config.budget.spans().items())
+def _format_budget(run: Run) -> str:
+    return ", ".join(f"{high:.0%} of {name}" for name, (_, high) in run.config.budget.get_spans().items())

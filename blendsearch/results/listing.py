@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import BlendsearchError
-from blendsearch.results.status import state_of
-from blendsearch.results.summary import tells_error
+from blendsearch.results.status import get_state
+from blendsearch.results.summary import has_accuracy
 from blendsearch.runs.origin import DENSE
-from blendsearch.runs.run import Run, open_run, runs_in
+from blendsearch.runs.run import Run, list_runs, open_run
 
 
-def listing(folder: Path) -> list[dict[str, Any]]:
+def summarize_runs(folder: Path) -> list[dict[str, Any]]:
     """One object per run, by id; a run that cannot be read is listed with the reason as its state."""
-    return [_row(folder, name) for name in runs_in(folder)]
+    return [_describe_run(folder, name) for name in list_runs(folder)]
 
 
-def _row(folder: Path, name: str) -> dict[str, Any]:
+def _describe_run(folder: Path, name: str) -> dict[str, Any]:
     unknown = {"model": "", "data": "", "budget": "", "evaluations": 0, "asked": 0, "best_val_accuracy": None}
     try:
         run = open_run(folder, name)
-        store = run.store(read_only=True)
+        store = run.open_store(read_only=True)
         try:
             found = store.tally(DENSE)
         finally:
@@ -30,19 +30,19 @@ def _row(folder: Path, name: str) -> dict[str, Any]:
         "run": name,
         "model": run.config.model.factory,
         "data": run.config.data.dataset,
-        "budget": _budget(run),
+        "budget": _format_budget(run),
         "evaluations": found.evaluations,
         "asked": run.config.search.evaluations,
-        "best_val_accuracy": None if found.least_error is None or not tells_error(run) else 1 - found.least_error,
-        "state": state_of(run),
+        "best_val_accuracy": None if found.least_error is None or not has_accuracy(run) else 1 - found.least_error,
+        "state": get_state(run),
     }
 
 
-def _budget(run: Run) -> str:
+def _format_budget(run: Run) -> str:
     """What the run may spend, in few words: ``10% to 50% macs``."""
     if run.config.budget.keep is not None:
         return "widths given"
     return ", ".join(
         f"{low:.0%} {cost}" if low == high else f"{low:.0%} to {high:.0%} {cost}"
-        for cost, (low, high) in run.config.budget.spans().items()
+        for cost, (low, high) in run.config.budget.get_spans().items()
     )

@@ -13,7 +13,9 @@ from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.run import read_arrays, save_arrays
 
 
-def save_stage(folder: Path, number: int, state: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def save_array_checkpoint(
+    folder: Path, number: int, state: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> None:
     """Write checkpoint `number` so that after a crash it is whole or not there; the last few stay.
 
     Raises RunError when it cannot be written; the checkpoints before it stand.
@@ -37,7 +39,9 @@ def save_stage(folder: Path, number: int, state: Mapping[str, Any], arrays: Mapp
             old.unlink(missing_ok=True)
 
 
-def load_stage(folder: Path, report: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+def load_array_checkpoint(
+    folder: Path, report: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """State and arrays of the newest checkpoint, None where there is none. Raises RunError where they are damaged."""
     found = load_checkpoint(folder, report)
     if found is None:

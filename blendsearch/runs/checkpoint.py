@@ -13,7 +13,7 @@ from typing import Any
 
 from blendsearch.errors import RunError
 
-KEPT = 3
+MAX_CHECKPOINTS = 3
 """Checkpoints that stay: the last, and what to fall back on should it be damaged."""
 
 
@@ -23,10 +23,10 @@ def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> Non
     Raises RunError when it cannot be written (a full disk); the checkpoints before it stand.
     """
     body = json.dumps(state, separators=(",", ":"), allow_nan=False)
-    text = json.dumps({"sha256": _digest(body), "state": body})
+    text = json.dumps({"sha256": _compute_digest(body), "state": body})
     folder.mkdir(exist_ok=True)
     write_atomically(folder / f"generation-{generation:05d}.json", text)
-    for old in sorted(folder.glob("generation-*.json"))[:-KEPT]:
+    for old in sorted(folder.glob("generation-*.json"))[:-MAX_CHECKPOINTS]:
         old.unlink(missing_ok=True)
 
 
@@ -40,7 +40,7 @@ def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, An
         try:
             envelope = json.loads(path.read_text(encoding="utf-8"))
             body = envelope["state"]
-            if envelope["sha256"] != _digest(body):
+            if envelope["sha256"] != _compute_digest(body):
                 raise ValueError("its checksum does not match")
             state: dict[str, Any] = json.loads(body)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,5 +72,5 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
-def _digest(body: str) -> str:
+def _compute_digest(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()

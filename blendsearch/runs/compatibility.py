@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blendsearch.errors import ConfigError, RunError
-from blendsearch.runs.provenance import installed
+from blendsearch.runs.provenance import get_installed_version
 from blendsearch.runs.run import Run
 
-DECIDING = ("structure", "blend", "data", "fitness", "zoo", "pipeline")
+HASHED_PACKAGES = ("structure", "blend", "data", "fitness", "zoo", "pipeline")
 """The floors whose code decides what a cut, a judgement and the next candidate are."""
 
-VERSIONS = ("torch", "numpy", "deap")
+COMPARED_PACKAGES = ("torch", "numpy", "deap")
 """Packages whose arithmetic and random streams do; torchvision joins them where a network is its own."""
 
 KINDS = ("code", "factory", "versions", "device")
@@ -34,34 +34,36 @@ class Difference(NamedTuple):
     text: str
 
 
-def code_digests(factory: str) -> dict[str, str]:
+def hash_code(factory: str) -> dict[str, str]:
     """SHA-256 of the code that decides results, and of a model factory's own file; without comments and docstrings."""
-    found = {"code": _own_code()}
+    found = {"code": _hash_own_code()}
     module = factory.rpartition(":")[0]
     if module and module != "torchvision":
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
             text = Path(spec.origin).read_text(encoding="utf-8")
-            found["factory"] = hashlib.sha256(bare(text).encode()).hexdigest()
+            found["factory"] = hashlib.sha256(strip_comments(text).encode()).hexdigest()
     return found
 
 
 @cache  # what runs here is what was imported, whatever happens to the files meanwhile
-def _own_code() -> str:
+def _hash_own_code() -> str:
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for floor in DECIDING:
+    for floor in HASHED_PACKAGES:
         for path in sorted((package / floor).rglob("*.py")):
-            digest.update(f"{path.relative_to(package).as_posix()}\n{bare(path.read_text(encoding='utf-8'))}".encode())
+            digest.update(
+                f"{path.relative_to(package).as_posix()}\n{strip_comments(path.read_text(encoding='utf-8'))}".encode()
+            )
     return digest.hexdigest()
 
 
-def check_same(run: Run, device: str, accepted: Collection[str] = ()) -> list[Difference]:
+def check_compatible(run: Run, device: str, accepted: Collection[str] = ()) -> list[Difference]:
     """The differences that are `accepted` (kinds). Raises RunError for any other, ConfigError for an unknown kind."""
     for kind in accepted:
         if kind not in KINDS:
             raise ConfigError(f"--accept {kind!r} is not known: expected some of {', '.join(KINDS)}")
-    found = differing(run, device)
+    found = find_differences(run, device)
     refused = [item for item in found if item.kind not in accepted]
     if refused:
         kinds = ",".join(dict.fromkeys(item.kind for item in refused))
@@ -72,20 +74,20 @@ def check_same(run: Run, device: str, accepted: Collection[str] = ()) -> list[Di
     return found
 
 
-def differing(run: Run, device: str) -> list[Difference]:
+def find_differences(run: Run, device: str) -> list[Difference]:
     """What of code, versions and `device` is not as when `run` was begun; what it did not write down counts as same."""
     origin = run.provenance
     found = []
     factory = run.config.model.factory
-    then, now = origin.get("code", {}), code_digests(factory)
+    then, now = origin.get("code", {}), hash_code(factory)
     if then.get("code", now["code"]) != now["code"]:
         commit = f" (commit {origin['git'][:12]})" if origin.get("git") else ""
         found.append(Difference("code", f"the code that decides results is not blendsearch's of then{commit}"))
     if "factory" in then and then["factory"] != now.get("factory"):
         found.append(Difference("factory", f"the file of the model factory {factory!r} has changed"))
-    names = (*VERSIONS, "torchvision") if factory.startswith("torchvision:") else VERSIONS
+    names = (*COMPARED_PACKAGES, "torchvision") if factory.startswith("torchvision:") else COMPARED_PACKAGES
     for name in names:
-        old, new = origin["packages"].get(name), installed(name)
+        old, new = origin["packages"].get(name), get_installed_version(name)
         # patches mend, and builds for another card differ in a suffix: that is what `device` is for
         if old is not None and old.split(".")[:2] != new.split(".")[:2]:
             found.append(Difference("versions", f"{name} is {new} and was {old}"))
@@ -95,19 +97,19 @@ def differing(run: Run, device: str) -> list[Difference]:
     return found
 
 
-def bare(text: str) -> str:
+def strip_comments(text: str) -> str:
     """Python source without its comments, docstrings and blank lines: the same under every version of Python."""
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    for first, last in _docstrings(ast.parse(text)):
+    for first, last in _find_docstrings(ast.parse(text)):
         lines[first - 1 : last] = [""] * (last - first + 1)
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def _docstrings(tree: ast.Module) -> Iterator[tuple[int, int]]:
+def _find_docstrings(tree: ast.Module) -> Iterator[tuple[int, int]]:
     """First and last line of every string that stands alone: of docstrings, and of those under a constant."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):

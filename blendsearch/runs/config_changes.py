@@ -7,26 +7,26 @@ from typing import Any
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.checkpoint import write_atomically
-from blendsearch.runs.config.loading import dump_config, parse_config, with_overrides
+from blendsearch.runs.config.loading import apply_overrides, dump_config, parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run, open_run
 
 CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
 """Fields, or the sections they are in, that say how long, where, and what comes after the search."""
 
-TRAINED_BY = ("finals.tuning", "finals.distillation", "finals.workers")
+FINE_TUNE_FIELDS = ("finals.tuning", "finals.distillation", "finals.workers")
 """Fields that the results of long fine-tunes depend on; the number of workers by what each of them draws at random."""
 
 
-def changed(run: Run, overrides: Sequence[str]) -> Run:
+def change_config(run: Run, overrides: Sequence[str]) -> Run:
     """`run` with `section.field=value` overrides written into it, no longer finished; the caller holds its lock.
 
     Raises ConfigError, and changes nothing, for a field that decides what was already judged, and for fewer evaluations
     than have been asked for.
     """
     tree = run.config.model_dump(mode="json")
-    config = parse_config(with_overrides(tree, overrides), f"run {run.name}")
-    fields = dict(differences(run.config.model_dump(mode="json"), config.model_dump(mode="json")))
+    config = parse_config(apply_overrides(tree, overrides), f"run {run.name}")
+    fields = dict(diff_configs(run.config.model_dump(mode="json"), config.model_dump(mode="json")))
     _check(run, config, fields)
     if not fields:
         return run
@@ -51,10 +51,10 @@ def _note(run: Run, change: dict[str, Any], config: Config) -> None:
 
 
 def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
-    store = run.store(read_only=True)
+    store = run.open_store(read_only=True)
     try:
-        finals, rejudged, tests = store.finals(), store.rejudged(), store.tests()
-        asked = max((row.id for row in store.evaluations()), default=0)
+        finals, promotions, tests = store.read_finals(), store.read_promotions(), store.read_tests()
+        asked = max((row.id for row in store.read_evaluations()), default=0)
     finally:
         store.close()
     for field in fields:
@@ -63,12 +63,13 @@ def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
                 f"{field} cannot be changed in run {run.name!r}: what it has judged was judged by the old value; start "
                 "another run, or change only search.evaluations, engine, promote and finals"
             )
-        if field.startswith("promote.") and field != "promote.share" and rejudged:
+        if field.startswith("promote.") and field != "promote.share" and promotions:
             raise ConfigError(
-                f"{field} cannot be changed in run {run.name!r}: {len(rejudged)} networks were judged again by the old "
+                f"{field} cannot be changed in run {run.name!r}: {len(promotions)} networks were judged again "
+                "by the old "
                 "value; start another run"
             )
-        if field.startswith(TRAINED_BY) and finals:
+        if field.startswith(FINE_TUNE_FIELDS) and finals:
             raise ConfigError(
                 f"{field} cannot be changed in run {run.name!r}: {len(finals)} networks were fine-tuned by the old "
                 "value; start another run"
@@ -86,10 +87,10 @@ def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
         )
 
 
-def differences(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
+def diff_configs(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
     """Fields that differ, with the old value and the new one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
-            yield from differences(old.get(name), new.get(name), f"{place}.{name}" if place else name)
+            yield from diff_configs(old.get(name), new.get(name), f"{place}.{name}" if place else name)
     elif old != new:
         yield place, [old, new]

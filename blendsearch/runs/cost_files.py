@@ -16,45 +16,45 @@ from blendsearch.structure.trace import Structure
 Arrays = Mapping[str, NDArray[Any]]
 
 
-FILE = "costs"
+COSTS_FILE = "costs"
 """Stem of the file of a run directory that holds these oracles; a run without such budgets has none."""
 
 
-def cost_arrays(oracle: CostOracle) -> dict[str, NDArray[Any]]:
+def collect_cost_arrays(oracle: CostOracle) -> dict[str, NDArray[Any]]:
     """The further costs of `oracle`, as arrays by name; none where no budget asks for them."""
     found: dict[str, NDArray[Any]] = {}
-    for name, cost in oracle.further.items():
-        arrays: Arrays = cost.arrays() if isinstance(cost, LatencyModel) else vars(cost)
+    for name, cost in oracle.extra_costs.items():
+        arrays: Arrays = cost.to_arrays() if isinstance(cost, LatencyModel) else vars(cost)
         found |= {f"{name}.{key}": value for key, value in arrays.items()}
     return found
 
 
-def further_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory | LatencyModel]:
+def restore_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory | LatencyModel]:
     """The costs that `cost_arrays` gave these arrays, by name: those that `budget` asks for."""
     found: dict[str, PeakMemory | LatencyModel] = {}
-    for name in budget.spans():
+    for name in budget.get_spans():
         own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
         if name == "memory":
             found[name] = PeakMemory(own["base"], own["slope"])
         elif name == "latency":
-            found[name] = LatencyModel.of_arrays(own)
+            found[name] = LatencyModel.from_arrays(own)
     return found
 
 
-def stored_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = None) -> CostOracle:
+def load_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = None) -> CostOracle:
     """The oracle that `run` was searched with: nothing is measured anew.
 
     With another `budget`, what that one asks for and `run` knows; a latency measured in another way is not known.
     """
     oracle, known = structure.oracle, run.config.budget
-    if {"memory", "latency"} & known.spans().keys():
-        for name, cost in further_costs(known, run.arrays(FILE)).items():
+    if {"memory", "latency"} & known.get_spans().keys():
+        for name, cost in restore_costs(known, run.read_arrays(COSTS_FILE)).items():
             other = budget is not None and (
-                name not in budget.spans() or (name == "latency" and budget.measured != known.measured)
+                name not in budget.get_spans() or (name == "latency" and budget.measured != known.measured)
             )
-            oracle = oracle if other else _with(oracle, name, cost, structure.maps)
+            oracle = oracle if other else _add_cost(oracle, name, cost, structure.maps)
     return oracle
 
 
-def _with(oracle: CostOracle, name: str, cost: PeakMemory | LatencyModel, maps: IndexMaps) -> CostOracle:
-    return oracle.with_cost(name, cost, cost.dense if isinstance(cost, LatencyModel) else int(cost(maps.sizes)))
+def _add_cost(oracle: CostOracle, name: str, cost: PeakMemory | LatencyModel, maps: IndexMaps) -> CostOracle:
+    return oracle.add_cost(name, cost, cost.dense if isinstance(cost, LatencyModel) else int(cost(maps.sizes)))

@@ -14,11 +14,11 @@ IN_BEST = " in the best allocation"
 """Ends the name of a criterion, or equal blend, that was judged in the allocation of the best baseline."""
 
 
-TRAINED_OR_MEASURED = ("sensitivity", "derived", "tailored")
+ONE_NETWORK_METHODS = ("sensitivity", "derived", "tailored")
 """Origins of the one network that each of these methods brings."""
 
 
-def kinds_of(row: Evaluation) -> list[str]:
+def list_baseline_kinds(row: Evaluation) -> list[str]:
     """What kinds of baseline a row is, each with its budget where there are several; none for an evolved one.
 
     ``single criterion`` and ``equal blend``, in the uniform or their own global allocation; the same ``in the best
@@ -31,7 +31,7 @@ def kinds_of(row: Evaluation) -> list[str]:
     for name in row.origin.split(" = "):
         rule, at, place = name.partition(" at ")
         kind = "equal blend" if rule.startswith("equal blend") else "single criterion"
-        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning") or rule in TRAINED_OR_MEASURED:
+        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning") or rule in ONE_NETWORK_METHODS:
             kind = rule
         if rule.endswith(IN_BEST):
             kind += IN_BEST

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.runs.origin import DENSE, kinds_of
-from blendsearch.runs.records import Evaluation, Rejudged
+from blendsearch.runs.origin import DENSE, list_baseline_kinds
+from blendsearch.runs.records import Evaluation, Promotion
 
-Costs = Callable[[Evaluation], tuple[float, ...]]
+CostFunction = Callable[[Evaluation], tuple[float, ...]]
 """What a row spends of each cost whose budget spans a range, as shares of the dense cost; nothing at one budget."""
 
 
-def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
+def find_non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which rows of (n, m) minimised objectives no other row dominates; of equal rows the first."""
     if not len(objectives):
         return np.zeros(0, dtype=np.bool_)
@@ -21,29 +21,29 @@ def non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(is_nondominated(objectives, maximise=False, keep_weakly=False), dtype=np.bool_)
 
 
-def judged_networks(rows: Sequence[Evaluation]) -> list[Evaluation]:
+def select_evaluated(rows: Sequence[Evaluation]) -> list[Evaluation]:
     """The rows that are pruned networks with numbers: neither the dense one nor failures."""
     return [row for row in rows if not row.failure and row.origin != DENSE]
 
 
-def dearest(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Evaluation]:
+def select_highest_fidelity(rows: Sequence[Evaluation], promotions: Sequence[Promotion]) -> list[Evaluation]:
     """The pruned networks by their dearest judgement: where some were judged again, these alone, as they then were."""
-    valid = judged_networks(rows)
-    if not rejudged:
+    valid = select_evaluated(rows)
+    if not promotions:
         return valid
-    again = {item.digest for item in rejudged}
-    return as_rejudged([row for row in valid if row.digest in again], rejudged)
+    again = {item.digest for item in promotions}
+    return apply_promotions([row for row in valid if row.digest in again], promotions)
 
 
-def dense_network(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> Evaluation | None:
+def find_dense_network(rows: Sequence[Evaluation], promotions: Sequence[Promotion]) -> Evaluation | None:
     """The dense network, as it was judged beside those of `dearest`; None where it could not be."""
     found = [row for row in rows if row.origin == DENSE and not row.failure]
-    return next(iter(as_rejudged(found, rejudged)), None)
+    return next(iter(apply_promotions(found, promotions)), None)
 
 
-def as_rejudged(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> list[Evaluation]:
+def apply_promotions(rows: Sequence[Evaluation], promotions: Sequence[Promotion]) -> list[Evaluation]:
     """The rows, with the numbers of their second judgement where they had one."""
-    again = {item.digest: item for item in rejudged}
+    again = {item.digest: item for item in promotions}
     return [
         row
         if (found := again.get(row.digest)) is None
@@ -52,32 +52,32 @@ def as_rejudged(rows: Sequence[Evaluation], rejudged: Sequence[Rejudged]) -> lis
     ]
 
 
-def front(rows: Sequence[Evaluation], costs: Costs) -> list[Evaluation]:
+def select_front(rows: Sequence[Evaluation], costs: CostFunction) -> list[Evaluation]:
     """The rows that none dominates: over loss and `costs`, cheapest first, where budgets span; else loss and error.
 
     Budgets span where `costs` gives a row any cost at all.
     """
-    judged = [row for row in rows if row.loss is not None and row.error is not None]
-    if not judged:
+    evaluated = [row for row in rows if row.loss is not None and row.error is not None]
+    if not evaluated:
         return []
-    spent = {row.id: costs(row) for row in judged}
-    table = np.array([[row.loss, *(spent[row.id] or (row.error,))] for row in judged], dtype=np.float64)
-    chosen = [row for row, on in zip(judged, non_dominated(table), strict=True) if on]
+    spent = {row.id: costs(row) for row in evaluated}
+    table = np.array([[row.loss, *(spent[row.id] or (row.error,))] for row in evaluated], dtype=np.float64)
+    chosen = [row for row, on in zip(evaluated, find_non_dominated(table), strict=True) if on]
     return sorted(chosen, key=lambda row: (*spent[row.id], row.loss, row.macs, row.id))
 
 
-def best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
+def select_best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
     """At each seeded budget the best of every kind of baseline (`kinds_of`), by validation loss."""
     best: dict[str, Evaluation] = {}
     for row in rows:
-        for kind in kinds_of(row) if row.loss is not None else ():
+        for kind in list_baseline_kinds(row) if row.loss is not None else ():
             if kind not in best or (row.loss, row.id) < (best[kind].loss, best[kind].id):
                 best[kind] = row
     unique = {row.id: row for row in best.values()}
     return sorted(unique.values(), key=lambda row: (row.macs, row.id))
 
 
-def knee(rows: Sequence[Evaluation], costs: Costs) -> Evaluation:
+def find_knee(rows: Sequence[Evaluation], costs: CostFunction) -> Evaluation:
     """The row of a front with the least sum of loss and costs, each scaled to [0, 1] over the front.
 
     Of two objectives that is the one farthest below the line between the front's ends. At one budget, which has no
@@ -89,12 +89,12 @@ def knee(rows: Sequence[Evaluation], costs: Costs) -> Evaluation:
     return rows[int(np.argmin(scaled.sum(axis=1)))]
 
 
-def hypervolume(rows: Sequence[Evaluation], costs: Costs) -> float:
+def compute_hypervolume(rows: Sequence[Evaluation], costs: CostFunction) -> float:
     """The volume that the rows dominate over error and costs, up to a fixed worst corner of all ones: in [0, 1].
 
     The corner is every answer wrong at the dense cost. At one budget only the error counts.
     """
-    from moocore import hypervolume as volume
+    from moocore import compute_hypervolume as volume
 
     points = np.array([[row.error, *costs(row)] for row in rows if row.error is not None], dtype=np.float64)
     if not len(points):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
 
 
-def provenance(
+def collect_provenance(
     command: list[str], device: str, weights: str, data: str, scores: str, code: Mapping[str, str]
 ) -> dict[str, Any]:
     """What to record of the surroundings; `weights`, `data` and `scores` are digests, as are those in `code`."""
@@ -22,8 +22,8 @@ def provenance(
         "command": command,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: installed(name) for name in PACKAGES},
-        "git": _git_commit(),
+        "packages": {name: get_installed_version(name) for name in PACKAGES},
+        "git": _get_git_commit(),
         "device": device,
         "weights_sha256": weights,
         "data_sha256": data,
@@ -32,7 +32,7 @@ def provenance(
     }
 
 
-def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over names, types, shapes and contents, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -42,7 +42,7 @@ def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def installed(package: str) -> str:
+def get_installed_version(package: str) -> str:
     """The version of `package`, or that it is not installed."""
     try:
         return version(package)
@@ -50,7 +50,7 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def _git_commit() -> str:
+def _get_git_commit() -> str:
     """The commit of the code that runs, marked when it was changed; empty outside a checkout."""
     folder = Path(__file__).parent
 

@@ -38,7 +38,7 @@ class Completion(NamedTuple):
     at: float
 
 
-class Inherited(NamedTuple):
+class InheritedEvaluation(NamedTuple):
     """What a fork takes over of one network: its genome; the judgement where it is `judged`; and whether it `begins`.
 
     Those that begin stand in the first generation; the judgements of all are used where their cuts are asked for.
@@ -63,7 +63,7 @@ class TestResult(NamedTuple):
     error: float
 
 
-class Rejudged(NamedTuple):
+class Promotion(NamedTuple):
     """A network judged again at a dearer fidelity, on validation images."""
 
     digest: str
@@ -73,7 +73,7 @@ class Rejudged(NamedTuple):
     seconds: float
 
 
-class Final(NamedTuple):
+class FinalResult(NamedTuple):
     """A picked network after its long fine-tune on one seed: validation and test loss and error."""
 
     digest: str

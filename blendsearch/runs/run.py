@@ -19,7 +19,7 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.records import Inherited
+from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.store import Store
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -59,19 +59,19 @@ class Run:
     def logs(self) -> WorkerLogs:
         return WorkerLogs(self.path / "logs")
 
-    def store(self, *, read_only: bool = False) -> Store:
+    def open_store(self, *, read_only: bool = False) -> Store:
         return Store(self.path / "run.sqlite", read_only=read_only)
 
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+    def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
 
-    def keep_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def save_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the weights of a fine-tuned network, or, without `repeat`, of one as it was judged.
 
         Raises RunError when the disk is full.
         """
-        path = self.path / "finals" / _final(digest, repeat)
+        path = self.path / "finals" / _make_weights_name(digest, repeat)
         draft = path.with_suffix(".draft")
         try:
             path.parent.mkdir(exist_ok=True)
@@ -81,20 +81,20 @@ class Run:
             draft.unlink(missing_ok=True)
             raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
 
-    def keeps_weights(self, digest: str, repeat: int | None) -> bool:
+    def has_weights(self, digest: str, repeat: int | None) -> bool:
         """Whether `keep_weights` wrote these."""
-        return (self.path / "finals" / _final(digest, repeat)).exists()
+        return (self.path / "finals" / _make_weights_name(digest, repeat)).exists()
 
-    def kept_weights(self, digest: str, repeat: int | None) -> dict[str, NDArray[Any]]:
+    def read_weights(self, digest: str, repeat: int | None) -> dict[str, NDArray[Any]]:
         """The weights that `keep_weights` wrote. Raises RunError when they are missing or damaged."""
-        return read_arrays(self.path / "finals" / _final(digest, repeat))
+        return read_arrays(self.path / "finals" / _make_weights_name(digest, repeat))
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Mark the run as finished, with facts such as the time it took."""
         write_atomically(self.path / "finished.json", json.dumps(dict(facts), indent=1))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Inside, no other process works on this run. Raises RunError when one does, or it is read-only."""
         try:
             file = (self.path / "lock").open("w", encoding="ascii")
@@ -127,11 +127,11 @@ class Run:
             return True
         return False
 
-    def note_engine(self, facts: Mapping[str, Any]) -> None:
+    def write_engine_facts(self, facts: Mapping[str, Any]) -> None:
         """Write down where evaluations run from now on, for whoever asks how the search is going."""
         write_atomically(self.path / "engine.json", json.dumps(dict(facts), indent=1))
 
-    def noted_engine(self) -> dict[str, Any]:
+    def read_engine_facts(self) -> dict[str, Any]:
         """What `note_engine` wrote last; empty where it never did."""
         try:
             facts: dict[str, Any] = json.loads((self.path / "engine.json").read_text(encoding="utf-8"))
@@ -151,10 +151,10 @@ def check_name(folder: Path, name: str) -> None:
         raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
 
 
-def free_name(folder: Path, stem: str, promised: Collection[str] = ()) -> str:
+def find_free_name(folder: Path, stem: str, reserved: Collection[str] = ()) -> str:
     """The first of stem-1, stem-2, ... that no run in `folder` has, and that is not `promised` to one."""
     stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:50] or "run"
-    taken = {*promised, *((path.name for path in folder.iterdir()) if folder.is_dir() else ())}
+    taken = {*reserved, *((path.name for path in folder.iterdir()) if folder.is_dir() else ())}
     return next(name for number in range(1, 10**9) if (name := f"{stem}-{number}") not in taken)
 
 
@@ -165,7 +165,7 @@ def create_run(
     provenance: dict[str, Any],
     structure: dict[str, Any],
     arrays: Mapping[str, Mapping[str, NDArray[Any]]],
-    inherited: Sequence[Inherited] = (),
+    inherited: Sequence[InheritedEvaluation] = (),
 ) -> Run:
     """A new run directory with these files; on any failure nothing is left of it.
 
@@ -207,7 +207,7 @@ def open_run(folder: Path, name: str) -> Run:
     try:
         facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        known = ", ".join(runs_in(folder)[:8]) or "none"
+        known = ", ".join(list_runs(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
@@ -222,7 +222,7 @@ def open_run(folder: Path, name: str) -> Run:
     return Run(path, parse_config(facts["config"], str(path)), facts["provenance"], facts["structure"])
 
 
-def runs_in(folder: Path) -> list[str]:
+def list_runs(folder: Path) -> list[str]:
     """The ids of the runs in `folder`, in alphabetical order. Raises RunError when that is a file."""
     _check_folder(folder)
     if not folder.is_dir():
@@ -235,7 +235,7 @@ def _check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is a file: runs are in a folder, which --runs names")
 
 
-def _final(digest: str, repeat: int | None) -> str:
+def _make_weights_name(digest: str, repeat: int | None) -> str:
     return f"{digest[:16]}-{'judged' if repeat is None else repeat}.safetensors"
 
 

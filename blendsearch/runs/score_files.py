@@ -6,11 +6,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
 from blendsearch.runs.run import Run
 
 
-def score_facts(table: ScoreTable, clusters: Clusters) -> dict[str, Any]:
+def describe_scores(table: ScoreTable, clusters: Clusters) -> dict[str, Any]:
     """What ``run.json`` says of them under `structure`; group names and widths stand there already."""
     return {
         "criteria": list(table.criteria),
@@ -19,7 +19,7 @@ def score_facts(table: ScoreTable, clusters: Clusters) -> dict[str, Any]:
     }
 
 
-def score_arrays(table: ScoreTable) -> dict[str, NDArray[Any]]:
+def collect_score_arrays(table: ScoreTable) -> dict[str, NDArray[Any]]:
     """What ``scores.safetensors`` holds."""
     return {f"group.{number}": values for number, values in enumerate(table.scores)}
 
@@ -29,8 +29,10 @@ def read_scores(run: Run) -> tuple[ScoreTable, Clusters]:
 
     Raises RunError when ``scores.safetensors`` is missing or damaged.
     """
-    facts, stored = run.structure, run.arrays("scores")
+    facts, stored = run.structure, run.read_arrays("scores")
     names = tuple(str(item["name"]) for item in facts["groups"])
     scores = tuple(stored[f"group.{number}"] for number in range(len(names)))
-    table = ScoreTable(tuple(facts["criteria"]), names, scores, tuple(LeftOut(**item) for item in facts["left_out"]))
+    table = ScoreTable(
+        tuple(facts["criteria"]), names, scores, tuple(ExcludedCriterion(**item) for item in facts["left_out"])
+    )
     return table, tuple(tuple(tuple(members) for members in found) for found in facts["clusters"])

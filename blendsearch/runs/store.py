@@ -12,11 +12,11 @@ from blendsearch.errors import RunError
 from blendsearch.runs.records import (
     Completion,
     Evaluation,
-    Final,
-    Inherited,
+    FinalResult,
+    InheritedEvaluation,
     Latency,
     Probe,
-    Rejudged,
+    Promotion,
     Tally,
     TestResult,
 )
@@ -136,18 +136,18 @@ class Store:
         `asked`: how many had been asked for by now; with it, the order of coming back makes a steady search again.
         """
         marks = ", ".join("?" * len(evaluation))
-        with self._writing(), self._at_once():
+        with self._convert_write_errors(), self._open_transaction():
             added = self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
             if added.rowcount:
                 came = (evaluation.id, asked, time.time())
                 self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
 
-    def evaluations(self) -> list[Evaluation]:
+    def read_evaluations(self) -> list[Evaluation]:
         """All evaluations, by id."""
         rows = self._read("SELECT * FROM evaluations ORDER BY id")
         return [Evaluation(*row) for row in rows]
 
-    def bare_evaluations(self, after: int = 0, *, cuts: bool = False) -> list[Evaluation]:
+    def read_bare_evaluations(self, after: int = 0, *, cuts: bool = False) -> list[Evaluation]:
         """Evaluations with an id of more than `after`, by id, with an empty genome and, without `cuts`, an empty cut.
 
         A tenth of the work of `evaluations`, for whoever looks often.
@@ -167,11 +167,11 @@ class Store:
         )
         return Tally(*self._read(query, (dense,))[0])
 
-    def version(self) -> int:
+    def read_version(self) -> int:
         """A number that changes when another process has written something since it was last asked for."""
         return int(self._read("PRAGMA data_version")[0][0])
 
-    def completions(self, last: int = -1) -> list[Completion]:
+    def read_completions(self, last: int = -1) -> list[Completion]:
         """Which evaluations came back when, in that order; none in a run from before this was written down.
 
         With `last`, only so many of them.
@@ -181,26 +181,26 @@ class Store:
         rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
         return [Completion(*row) for row in reversed(rows)]
 
-    def add_inherited(self, items: Sequence[Inherited]) -> None:
+    def add_inherited(self, items: Sequence[InheritedEvaluation]) -> None:
         """Record what a fork takes over, all of it or nothing; the order stays."""
-        marks = ", ".join("?" * (1 + len(Inherited._fields)))
-        with self._writing(), self._at_once():
+        marks = ", ".join("?" * (1 + len(InheritedEvaluation._fields)))
+        with self._convert_write_errors(), self._open_transaction():
             self._connection.executemany(f"INSERT INTO inherited VALUES ({marks})", [(None, *item) for item in items])
 
-    def inherited(self) -> list[Inherited]:
+    def read_inherited(self) -> list[InheritedEvaluation]:
         """What was taken over, in order; nothing in a run that is no fork."""
         if not self._has("inherited"):
             return []
         rows = self._read("SELECT * FROM inherited ORDER BY place")
-        return [Inherited(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
+        return [InheritedEvaluation(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
 
     def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
         """Record what one generation cost and found; a repeated one replaces what stood there."""
         row = (generation, evaluations, seconds, wall, json.dumps(summary))
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?)", row)
 
-    def generations(self) -> list[dict[str, Any]]:
+    def read_generations(self) -> list[dict[str, Any]]:
         """Per generation: evaluations, seconds of evaluation, wall seconds, and its summary."""
         rows = self._read("SELECT * FROM generations ORDER BY generation")
         names = ("generation", "evaluations", "seconds", "wall")
@@ -208,42 +208,42 @@ class Store:
 
     def add_test(self, subject: str, result: TestResult) -> None:
         """Record the one test of a network: ``dense``, or a cut's digest."""
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO tests VALUES (?, ?, ?)", (subject, *result))
 
-    def tests(self) -> dict[str, TestResult]:
+    def read_tests(self) -> dict[str, TestResult]:
         """Test results by subject."""
         rows = self._read("SELECT subject, loss, error FROM tests")
         return {subject: TestResult(loss, error) for subject, loss, error in rows}
 
-    def add_rejudged(self, item: Rejudged) -> None:
+    def add_promotion(self, item: Promotion) -> None:
         """Record one network judged again; a repeated one changes nothing."""
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO rejudged VALUES (?, ?, ?, ?, ?)", item)
 
-    def rejudged(self) -> list[Rejudged]:
+    def read_promotions(self) -> list[Promotion]:
         """All networks judged again, by digest; none in a run from before there were any."""
         if not self._has("rejudged"):
             return []
-        return [Rejudged(*row) for row in self._read("SELECT * FROM rejudged ORDER BY digest")]
+        return [Promotion(*row) for row in self._read("SELECT * FROM rejudged ORDER BY digest")]
 
-    def add_final(self, final: Final) -> None:
+    def add_final(self, final: FinalResult) -> None:
         """Record one long fine-tune; a repeated one changes nothing."""
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?, ?)", final)
 
-    def finals(self) -> list[Final]:
+    def read_finals(self) -> list[FinalResult]:
         """All long fine-tunes, in the order of their digests and seeds; none in a run from before there were any."""
         if not self._has("finals"):
             return []
-        return [Final(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
+        return [FinalResult(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
 
     def add_probe(self, probe: Probe) -> None:
         """Record one probe; a repeated one changes nothing."""
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?, ?, ?, ?)", probe)
 
-    def probes(self) -> list[Probe]:
+    def read_probes(self) -> list[Probe]:
         """All probes, as they came; none in a run from before there were any."""
         if not self._has("probes"):
             return []
@@ -251,24 +251,24 @@ class Store:
 
     def add_latency(self, digest: str, latency: Latency) -> None:
         """Record the measured latency of a network; a repeated one changes nothing."""
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO latencies VALUES (?, ?, ?)", (digest, *latency))
 
-    def latencies(self) -> dict[str, Latency]:
+    def read_latencies(self) -> dict[str, Latency]:
         """Measured latencies by digest; none in a run from before there were any."""
         if not self._has("latencies"):
             return {}
         rows = self._read("SELECT digest, ratio, seconds FROM latencies")
         return {digest: Latency(ratio, seconds) for digest, ratio, seconds in rows}
 
-    def add_further(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
+    def add_extra_metrics(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
         """Record what else a person's own judgement said of a network; a repeated one changes nothing."""
-        with self._writing():
+        with self._convert_write_errors():
             self._connection.execute(
                 "INSERT OR IGNORE INTO further VALUES (?, ?, ?)", (digest, fidelity, json.dumps(dict(numbers)))
             )
 
-    def further(self) -> dict[str, dict[str, float]]:
+    def read_extra_metrics(self) -> dict[str, dict[str, float]]:
         """Further numbers by digest; none in a run without a judgement of one's own."""
         if not self._has("further"):
             return {}
@@ -287,7 +287,7 @@ class Store:
             raise RunError(f"{self.path} cannot be read: {error}; is this a run directory?") from error
 
     @contextmanager
-    def _at_once(self) -> Iterator[None]:
+    def _open_transaction(self) -> Iterator[None]:
         """Inside, all is written or nothing."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -299,7 +299,7 @@ class Store:
         self._connection.execute("COMMIT")
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _convert_write_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

@@ -12,81 +12,83 @@ from typing import Any
 import yaml
 
 from blendsearch.errors import ConfigError
-from blendsearch.runs.config.loading import parse_config, with_overrides
+from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
 
-LARGEST_CONFIG = 64_000
-DEEPEST = 12
+MAX_CONFIG_SIZE = 64_000
+MAX_DEPTH = 12
 """Sections within sections; a config has three."""
 
-FACTORY = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
-RESUMABLE = re.compile(
+FACTORY_PATTERN = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+RESUME_PATTERN = re.compile(
     r"(search\.evaluations|promote\.(share|fidelity|images)|finals\.(picks|seeds|distillation|tuning\.[a-z_]+)|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*"
 )
 """What `resume` may change, without where evaluations run."""
 
-FORKABLE = re.compile(
+FORK_PATTERN = re.compile(
     r"((seed|allocation|(search|budget|fitness|promote|finals)\.[a-z_.]+|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*)|engine\.ray *= *(off|local)"
 )
 """What `fork` may change, without which machine evaluations run on."""
 
 
-def admitted(text: str, overrides: Sequence[str], data: Path | None) -> Config:
+def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) -> Config:
     """The config in YAML `text` with `section.field=value` overrides, its paths made absolute, below `data`.
 
     Raises ConfigError for what a config may not be, and for what a config from a network may not have: functions and
     modules of one's own, another machine to evaluate on, downloads, and paths that are not below `data` (None: any).
     """
-    tree = read_tree(text)
+    tree = parse_yaml(text)
     for override in overrides:
-        read_tree(override.partition("=")[2])
-    tree = with_overrides(tree or {}, overrides) if isinstance(tree, dict | None) else tree
+        parse_yaml(override.partition("=")[2])
+    tree = apply_overrides(tree or {}, overrides) if isinstance(tree, dict | None) else tree
     if not isinstance(tree, dict):
         raise ConfigError("the config is not YAML with sections such as model: and data:")
     _check_spelling(tree)
     config = parse_config(tree, "config")
     _check_names(config)
-    return _below(config, data)
+    return _resolve_paths(config, data)
 
 
-def read_tree(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """What is in YAML `text` that is neither large, deep, nor refers to itself."""
-    if len(text) > LARGEST_CONFIG:
-        raise ConfigError(f"the config is too large: at most {LARGEST_CONFIG:,} characters are taken")
+    if len(text) > MAX_CONFIG_SIZE:
+        raise ConfigError(f"the config is too large: at most {MAX_CONFIG_SIZE:,} characters are taken")
     deep = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ConfigError("the config has an alias (*name), which is not taken from a network: write it out")
             deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if deep > DEEPEST:
-                raise ConfigError(f"the config is nested more than {DEEPEST} deep")
+            if deep > MAX_DEPTH:
+                raise ConfigError(f"the config is nested more than {MAX_DEPTH} deep")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # YAML's dates and numbers may be impossible ones
         raise ConfigError(f"the config is not YAML: {' '.join(str(error).split())}") from error
 
 
-def resumable(overrides: Sequence[str]) -> None:
+def check_resume_overrides(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that a resumed run does not take from a network."""
-    _check_overrides(overrides, RESUMABLE, "search.evaluations=, promote.FIELD=, finals.FIELD=")
+    _check_overrides(overrides, RESUME_PATTERN, "search.evaluations=, promote.FIELD=, finals.FIELD=")
 
 
-def forkable(overrides: Sequence[str]) -> None:
+def check_fork_overrides(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that a fork does not take from a network."""
-    _check_overrides(overrides, FORKABLE, "a field of search, budget, fitness, promote or finals, seed=, allocation=")
+    _check_overrides(
+        overrides, FORK_PATTERN, "a field of search, budget, fitness, promote or finals, seed=, allocation="
+    )
 
 
-def _check_overrides(overrides: Sequence[str], taken: re.Pattern[str], expected: str) -> None:
+def _check_overrides(overrides: Sequence[str], allowed: re.Pattern[str], expected: str) -> None:
     for override in overrides:
-        if not taken.fullmatch(override):
+        if not allowed.fullmatch(override):
             raise ConfigError(
                 f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that does "
                 "not say where"
             )
-        read_tree(override.partition("=")[2])
+        parse_yaml(override.partition("=")[2])
 
 
 def _check_spelling(tree: dict[Any, Any]) -> None:
@@ -100,7 +102,7 @@ def _check_spelling(tree: dict[Any, Any]) -> None:
 
 
 def _check_names(config: Config) -> None:
-    if not FACTORY.fullmatch(config.model.factory):
+    if not FACTORY_PATTERN.fullmatch(config.model.factory):
         raise ConfigError(
             f"model.factory {config.model.factory[:80]!r} is not taken from a network: expected a network of the zoo, "
             "or torchvision:NAME; a function of one's own can be searched from the command line"
@@ -116,11 +118,11 @@ def _check_names(config: Config) -> None:
         raise ConfigError("data.download is not taken from a network: put the data below the server's --data")
     names = [config.data.dataset, config.fitness.device.replace(":", ""), *config.criteria.pool]
     for name in (*names, *config.criteria.augment, *config.data.augment):
-        if not NAME.fullmatch(name):
+        if not NAME_PATTERN.fullmatch(name):
             raise ConfigError(f"{name[:80]!r} is no name of a data set, device, criterion or augmentation")
 
 
-def _below(config: Config, data: Path | None) -> Config:
+def _resolve_paths(config: Config, data: Path | None) -> Config:
     asked = {"weights": config.model.weights} | {
         name: getattr(config.data, name) for name in ("root", "train", "test", "val")
     }
@@ -133,7 +135,7 @@ def _below(config: Config, data: Path | None) -> Config:
         return config
     data = data.resolve()
 
-    def checked(folder: Path, text: str, name: str) -> Path:
+    def resolve_path(folder: Path, text: str, name: str) -> Path:
         try:
             path = (folder / text).resolve()
         except (OSError, RuntimeError) as error:
@@ -142,14 +144,14 @@ def _below(config: Config, data: Path | None) -> Config:
             raise ConfigError(f"{name}: {text!r} is not below the server's --data folder, which paths start from")
         return path
 
-    root = checked(data, config.data.root or ".", "data.root")
+    root = resolve_path(data, config.data.root or ".", "data.root")
     changes: dict[str, Any] = {"root": None if config.data.dataset == "digits" else str(root)}
     for name in ("train", "test", "val"):
         if (text := asked[name]) is not None:
-            changes[name] = str(checked(root, text, f"data.{name}"))
+            changes[name] = str(resolve_path(root, text, f"data.{name}"))
     weights = None
     if config.model.weights is not None:
-        weights = str(checked(data, config.model.weights, "model.weights"))
+        weights = str(resolve_path(data, config.model.weights, "model.weights"))
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"weights": weights}),

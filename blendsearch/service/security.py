@@ -14,21 +14,21 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-LARGEST_BODY = 256_000
-TOO_LARGE = f"the body is too large: at most {LARGEST_BODY:,} bytes are taken"
-SESSION = "/api/session"
+MAX_BODY_SIZE = 256_000
+BODY_TOO_LARGE = f"the body is too large: at most {MAX_BODY_SIZE:,} bytes are taken"
+SESSION_PATH = "/api/session"
 """The one address of the API that is asked without a token: it takes one."""
 
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 """Nothing from elsewhere, no script or style in a page itself, and no text that becomes markup."""
 
-HEADERS = {
-    "content-security-policy": POLICY,
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
@@ -38,28 +38,28 @@ HEADERS = {
 }
 
 
-class Keys:
+class Authenticator:
     """The token of this server, and the sessions of browsers that have shown it."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
         self._sessions: deque[bytes] = deque(maxlen=64)
 
-    def admits(self, token: str) -> bool:
+    def is_valid_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(errors="replace"), self._token)
 
-    def new_session(self) -> str:
+    def create_session(self) -> str:
         """A secret for a cookie. It lives as long as this server, and ends with the 64th after it."""
         session = secrets.token_urlsafe(32)
         self._sessions.append(session.encode())
         return session
 
-    def knows(self, session: str) -> bool:
+    def has_session(self, session: str) -> bool:
         given = session.encode(errors="replace")
         return any(hmac.compare_digest(given, known) for known in self._sessions)
 
-    def end(self, session: str) -> None:
-        if self.knows(session):
+    def end_session(self, session: str) -> None:
+        if self.has_session(session):
             self._sessions.remove(session.encode())
 
 
@@ -71,11 +71,11 @@ class Refusal(Exception):
         self.status, self.reason = status, reason
 
 
-class Guard:
+class SecurityMiddleware:
     """Stands before the whole application, so that no route can be forgotten."""
 
-    def __init__(self, app: App, keys: Keys, hosts: frozenset[str], cookie: str) -> None:
-        self._app, self._keys, self._hosts, self._cookie = app, keys, hosts, cookie
+    def __init__(self, app: App, authenticator: Authenticator, hosts: frozenset[str], cookie: str) -> None:
+        self._app, self._authenticator, self._hosts, self._cookie = app, authenticator, hosts, cookie
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -84,29 +84,29 @@ class Guard:
         if scope["type"] != "http":
             return  # there are no web sockets here
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _add_headers(message, scope["path"])
             await send(message)
 
         try:
             self._check(scope)
-            receiving = receive if scope["method"] in SAFE else await _read(receive)
+            receiving = receive if scope["method"] in SAFE_METHODS else await _read_body(receive)
         except Refusal as refusal:
-            await _refuse(sending, refusal)
+            await _refuse(send_with_headers, refusal)
             return
-        await self._app(scope, receiving, sending)
+        await self._app(scope, receiving, send_with_headers)
 
     def _check(self, scope: MutableMapping[str, Any]) -> None:
-        headers = _headers(scope)
+        headers = _parse_headers(scope)
         host = headers.get("host", "")
-        if _name_of(host) not in self._hosts:
+        if _parse_hostname(host) not in self._hosts:
             raise Refusal(421, f"this server does not answer to the name {host[:80]!r}: see serve --allow-host")
         if not (scope["path"] == "/api" or scope["path"].startswith("/api/")):
             return
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST_BODY:
-            raise Refusal(413, TOO_LARGE)
+        if not length.isdecimal() or int(length) > MAX_BODY_SIZE:
+            raise Refusal(413, BODY_TOO_LARGE)
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         # another port of this machine is the same site to a cookie, though not the same origin
         if (origin is not None and origin not in (f"http://{host}", f"https://{host}")) or site in (
@@ -114,18 +114,18 @@ class Guard:
             "same-site",
         ):
             raise Refusal(403, "a page from elsewhere asked for this, and is not answered")
-        if scope["path"] == SESSION and scope["method"] == "POST":
+        if scope["path"] == SESSION_PATH and scope["method"] == "POST":
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._keys.admits(token.strip()):
+        if scheme.lower() == "bearer" and self._authenticator.is_valid_token(token.strip()):
             return
-        if not self._keys.knows(session_of(headers.get("cookie", ""), self._cookie)):
+        if not self._authenticator.has_session(parse_session(headers.get("cookie", ""), self._cookie)):
             raise Refusal(401, "the token is missing or wrong: send it as `Authorization: Bearer TOKEN`")
-        if scope["method"] not in SAFE and origin is None and site != "same-origin":
+        if scope["method"] not in SAFE_METHODS and origin is None and site != "same-origin":
             raise Refusal(403, "with a cookie alone nothing is changed: the browser names no origin")
 
 
-async def _read(receive: Receive) -> Receive:
+async def _read_body(receive: Receive) -> Receive:
     """The body whole, before anything works on it, and then from memory."""
     body, more = b"", True
     while more:
@@ -134,17 +134,17 @@ async def _read(receive: Receive) -> Receive:
             break
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > LARGEST_BODY:
-            raise Refusal(413, TOO_LARGE)
+        if len(body) > MAX_BODY_SIZE:
+            raise Refusal(413, BODY_TOO_LARGE)
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receiving() -> Message:
+    async def receive_body() -> Message:
         return left.pop() if left else await receive()
 
-    return receiving
+    return receive_body
 
 
-def session_of(cookies: str, name: str) -> str:
+def parse_session(cookies: str, name: str) -> str:
     """The session in a header of cookies; empty without one."""
     try:
         found = SimpleCookie(cookies).get(name)
@@ -153,7 +153,7 @@ def session_of(cookies: str, name: str) -> str:
     return "" if found is None else found.value
 
 
-def _headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
+def _parse_headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in scope["headers"]:
         name = key.decode("latin-1").lower()
@@ -163,7 +163,7 @@ def _headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _name_of(host: str) -> str:
+def _parse_hostname(host: str) -> str:
     """The host's name without its port; empty where it cannot be read."""
     try:
         return urlsplit(f"//{host}").hostname or ""
@@ -173,7 +173,7 @@ def _name_of(host: str) -> str:
 
 def _add_headers(message: Message, path: str) -> None:
     present = {key.lower() for key, _ in message["headers"]}
-    further = dict(HEADERS)
+    further = dict(SECURITY_HEADERS)
     # what is asked for again is asked whether it is still the same
     further["cache-control"] = "no-store" if path.startswith("/api/") else "no-cache"
     message["headers"] = [

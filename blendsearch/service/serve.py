@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 from blendsearch.errors import ConfigError
-from blendsearch.service import LOOPBACK, TOKEN
-from blendsearch.service.security import Keys
-from blendsearch.service.workspace import Place
+from blendsearch.service import LOOPBACK_HOSTS, TOKEN_VARIABLE
+from blendsearch.service.security import Authenticator
+from blendsearch.service.workspace import Workspace
 
-SHORTEST = 20
+MIN_TOKEN_LENGTH = 20
 
 
 def serve(
-    runs: Path, host: str, port: int, data: Path | None, names: tuple[str, ...] = (), as_json: bool = False
+    runs: Path, host: str, port: int, data: Path | None, host_names: tuple[str, ...] = (), as_json: bool = False
 ) -> None:
     """Serve the folder `runs` at `host` and `port` (0: any that is free) until interrupted.
 
@@ -30,20 +30,22 @@ def serve(
         raise ConfigError(f"the live page needs {error.name}: pip install blendsearch[serve]") from error
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} is not a folder")
-    token = os.environ.pop(TOKEN, "") or secrets.token_urlsafe(32)
-    if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{TOKEN} is no good token: expected at least {SHORTEST} letters without spaces, by chance")
+    token = os.environ.pop(TOKEN_VARIABLE, "") or secrets.token_urlsafe(32)
+    if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} is no good token: expected at least {MIN_TOKEN_LENGTH} letters without spaces, by chance"
+        )
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot listen at {host} port {port}: {error}; choose another --port") from error
     port = listening.getsockname()[1]
-    hosts = LOOPBACK | {host.lower(), *(name.lower() for name in names)}
-    app = make_app(Place(runs.resolve(), data), Keys(token), frozenset(hosts), f"blendsearch-{port}")
+    hosts = LOOPBACK_HOSTS | {host.lower(), *(name.lower() for name in host_names)}
+    app = make_app(Workspace(runs.resolve(), data), Authenticator(token), frozenset(hosts), f"blendsearch-{port}")
     shown = f"[{host}]" if ":" in host else {"0.0.0.0": "localhost"}.get(host, host)
     _announce(runs, f"http://{shown}:{port}", token, as_json)
-    if host not in LOOPBACK:
+    if host not in LOOPBACK_HOSTS:
         print("warning: over plain HTTP the token can be read on the way: use a tunnel", file=sys.stderr)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off"
@@ -57,4 +59,4 @@ def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:
         return
     # behind the # the token is not sent, and so stands in no log
     print(f"runs in {runs}, live at {url}/#token={token}", flush=True)
-    print(f"the token is shown this once; a program sends it as {TOKEN}: see --server", flush=True)
+    print(f"the token is shown this once; a program sends it as {TOKEN_VARIABLE}: see --server", flush=True)

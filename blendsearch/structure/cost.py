@@ -48,14 +48,14 @@ class CostOracle:
     macs: NDArray[np.int64]
     fixed_macs: int
     dense: Mapping[str, int]
-    further: Mapping[str, Cost] = field(default_factory=dict)
+    extra_costs: Mapping[str, Cost] = field(default_factory=dict)
     layers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    whole: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    undecomposed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
-    def cost(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def compute_cost(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cost `name` of kept channels per group, which whole layers may follow: (..., groups [+ L]) -> (...)."""
-        if name in self.further:
-            return self.further[name](counts)
+        if name in self.extra_costs:
+            return self.extra_costs[name](counts)
         if name not in COSTS:
             raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(self.dense)}")
         factors = self.macs if name == "macs" else self.params
@@ -64,55 +64,55 @@ class CostOracle:
         sizes = widths[..., self.first] * widths[..., self.second]
         found = sizes @ factors + (self.fixed_macs if name == "macs" else 0)
         if len(self.layers):
-            saved = self._saved(factors, widths)
-            saved = saved * (1 - whole) if whole.shape[-1] else np.maximum(saved, 0) * (1 - self.whole)
+            saved = self._compute_savings(factors, widths)
+            saved = saved * (1 - whole) if whole.shape[-1] else np.maximum(saved, 0) * (1 - self.undecomposed)
             found = found - saved.sum(axis=-1)
         return np.asarray(found)
 
-    def _saved(self, factors: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _compute_savings(self, factors: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
         """What goes of a cost, (..., L), where area x in x out becomes area x in + in x out, at all positions."""
         out, into = widths[..., self.first[self.layers]], widths[..., self.second[self.layers]]
         area, own = self.params[self.layers], factors[self.layers]
         return np.asarray(own * into * out - into * (own + own // area * out))
 
-    def paying(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def is_cheaper_decomposed(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of `layers` cost less decomposed, at kept channels per group: (..., groups) -> (..., L)."""
         widths = counts @ self.slope.T + self.base
-        return np.asarray(self._saved(self.params, widths) > 0)
+        return np.asarray(self._compute_savings(self.params, widths) > 0)
 
     @property
     def all_decomposed(self) -> "CostOracle":
         """This oracle, of the networks in which every one of `layers` is decomposed where it pays."""
-        return self.with_whole(np.zeros(len(self.layers), dtype=np.bool_))
+        return self.decompose_except(np.zeros(len(self.layers), dtype=np.bool_))
 
-    def with_whole(self, whole: NDArray[np.bool_]) -> "CostOracle":
+    def decompose_except(self, undecomposed: NDArray[np.bool_]) -> "CostOracle":
         """This oracle, of networks in which these of `layers` are whole, (L,), and the others are not where it pays.
 
         What a network costs then still never falls with its widths.
         """
-        return replace(self, whole=whole.astype(np.int64)) if len(self.layers) else self
+        return replace(self, undecomposed=undecomposed.astype(np.int64)) if len(self.layers) else self
 
-    def with_cost(self, name: str, cost: Cost, dense: int) -> "CostOracle":
+    def add_cost(self, name: str, cost: Cost, dense: int) -> "CostOracle":
         """This oracle with one cost more, which is `dense` for the dense network."""
-        return replace(self, dense={**self.dense, name: dense}, further={**self.further, name: cost})
+        return replace(self, dense={**self.dense, name: dense}, extra_costs={**self.extra_costs, name: cost})
 
-    def ratio(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def compute_ratio(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Cost `name` as a share of the dense network's: (..., groups) -> (...), in (0, 1]."""
-        return np.asarray(self.cost(name, counts) / self.dense[name])
+        return np.asarray(self.compute_cost(name, counts) / self.dense[name])
 
-    def per_channel(self, name: str, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    def compute_cost_per_channel(self, name: str, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
         """What of cost `name` goes with one channel of each group, all others whole: (groups,) -> (groups,)."""
         one_less = sizes[None, :] - np.eye(len(sizes), dtype=np.int64)
-        return np.asarray(self.cost(name, sizes) - self.cost(name, one_less), dtype=np.float64)
+        return np.asarray(self.compute_cost(name, sizes) - self.compute_cost(name, one_less), dtype=np.float64)
 
 
-def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
+def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
     """Read the cost oracle of `model` off its tensors and one forward pass of `example`, shape (1, ...)."""
     groups = len(maps.groups)
     owner = np.repeat(np.arange(groups), maps.sizes)
     base, slope = [1], [np.zeros(groups, dtype=np.int64)]  # width 0 is the constant one
 
-    def width(fixed: int, per_group: NDArray[np.int64]) -> int:
+    def add_width(fixed: int, per_group: NDArray[np.int64]) -> int:
         base.append(fixed)
         slope.append(per_group)
         return len(base) - 1
@@ -121,9 +121,9 @@ def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracl
     for source in maps.sources:
         touched = source[source != ALWAYS]
         per_channel = np.bincount(owner[touched], minlength=groups) // maps.sizes if groups else slope[0]
-        by_source.append(width(int((source == ALWAYS).sum()), per_channel.astype(np.int64)))
+        by_source.append(add_width(int((source == ALWAYS).sum()), per_channel.astype(np.int64)))
 
-    positions = layer_positions(model, example)
+    positions = count_layer_positions(model, example)
     first, second, params, macs = [], [], [], []
     for name, parameter in model.named_parameters():
         touched_dims = dict(maps.slices.get(name, ()))
@@ -131,7 +131,7 @@ def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracl
             raise ValueError(f"{name}: groups index dimension {max(touched_dims)}, expected the first two only")
         shape = parameter.shape
         widths = [
-            by_source[touched_dims[dim]] if dim in touched_dims else width(shape[dim], slope[0])
+            by_source[touched_dims[dim]] if dim in touched_dims else add_width(shape[dim], slope[0])
             for dim in range(min(2, parameter.ndim))
         ]
         widths += [0] * (2 - len(widths))
@@ -141,22 +141,24 @@ def cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracl
         params.append(rest)
         macs.append(rest * positions.get(name, 0))
 
-    def column(values: list[int]) -> NDArray[np.int64]:
+    def to_array(values: list[int]) -> NDArray[np.int64]:
         return np.asarray(values, dtype=np.int64)
 
-    bare = CostOracle(column(base), np.stack(slope), column(first), column(second), column(params), column(macs), 0, {})
-    dense = {name: int(bare.cost(name, maps.sizes)) for name in COSTS}
+    bare = CostOracle(
+        to_array(base), np.stack(slope), to_array(first), to_array(second), to_array(params), to_array(macs), 0, {}
+    )
+    dense = {name: int(bare.compute_cost(name, maps.sizes)) for name in COSTS}
     fixed = max(0, count_macs(model, example) - dense["macs"])
     dense["macs"] += fixed
     return CostOracle(bare.base, bare.slope, bare.first, bare.second, bare.params, bare.macs, fixed, dense)
 
 
-def layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     """How often one input applies each convolution's or linear layer's weight, by the weight's name."""
     positions: dict[str, int] = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
-    def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def count_positions(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weight = names.get(id(module.weight))
         if weight is None:
             return
@@ -167,7 +169,7 @@ def layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
             applied = pixels[:, 0].numel()
         positions[weight] = positions.get(weight, 0) + applied // len(inputs[0] if inputs[0].ndim > 1 else output)
 
-    hooks = [module.register_forward_hook(seen) for module in model.modules() if isinstance(module, LAYERS)]
+    hooks = [module.register_forward_hook(count_positions) for module in model.modules() if isinstance(module, LAYERS)]
     try:
         with torch.inference_mode():
             model(example)

@@ -14,33 +14,33 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.channel_tracer import MAKERS, Following
-from blendsearch.structure.groups import Frozen, Group, Member
-from blendsearch.structure.union_find import FIXED
+from blendsearch.structure.channel_tracer import MAKERS, ChannelTracer
+from blendsearch.structure.groups import FrozenGroup, Group, Member
+from blendsearch.structure.union_find import NO_CHANNEL
 
-_NONE = np.zeros(0, dtype=np.int64)
+_EMPTY = np.zeros(0, dtype=np.int64)
 
 
-def coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group], list[Frozen]]:
+def find_coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group], list[FrozenGroup]]:
     """The groups of `model` that can be written as index maps, and those that must stay whole.
 
     `example` is one input, shape (1, channels, height, width). Raises TraceError, with the operation and the module it
     is in, where the network cannot be followed.
     """
-    following = Following(model)
+    following = ChannelTracer(model)
     try:
-        following.follow(example)
+        following.trace(example)
     except Exception as error:  # a person's network may do anything
         raise TraceError(
-            f"the channels of {type(model).__name__} cannot be followed through {following.where}: "
+            f"the channels of {type(model).__name__} cannot be followed through {following.location}: "
             f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}; rewrite that operation"
         ) from error
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     makers = {name for name, module in model.named_modules() if isinstance(module, MAKERS)}
-    reasons = following.ties.frozen()
+    reasons = following.union_find.collect_frozen()
     groups: dict[str, Group] = {}
     stopped: dict[tuple[str, str], int] = {}
-    for part in _parts(following):
+    for part in _collect_parts(following):
         making = {member.module for member in part.members if member.side == "out"} & makers
         if not making:
             continue  # parameters that meet no layer's channels
@@ -51,10 +51,10 @@ def coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group], list
             key = name, reasons.get(root, "no layer reads its channels")
             stopped[key] = stopped.get(key, 0) + 1
         if free.any():
-            members = part.of(name, free)
-            unique = next(item for item in _numbered(name) if item not in groups)
+            members = part.select_members(name, free)
+            unique = next(item for item in _generate_names(name) if item not in groups)
             groups[unique] = Group(unique, int(free.sum()), members)
-    frozen = [Frozen(name, channels, reason) for (name, reason), channels in stopped.items()]
+    frozen = [FrozenGroup(name, channels, reason) for (name, reason), channels in stopped.items()]
     return (
         sorted(groups.values(), key=lambda group: order[group.name.partition("#")[0]]),
         sorted(frozen, key=lambda item: order[item.name]),
@@ -70,7 +70,7 @@ class _Part(NamedTuple):
     classes: NDArray[np.int64]
     members: tuple[Member, ...]
 
-    def of(self, maker: str, free: NDArray[np.bool_]) -> tuple[Member, ...]:
+    def select_members(self, maker: str, free: NDArray[np.bool_]) -> tuple[Member, ...]:
         """The members of the free classes alone, in the order in which the layer `maker` makes them."""
         first = next(member for member in self.members if member.module == maker and member.side == "out")
         rows = np.flatnonzero(free)
@@ -78,13 +78,13 @@ class _Part(NamedTuple):
         return tuple(Member(item.tensor, item.module, item.dim, item.side, item.index[rows]) for item in self.members)
 
 
-def _parts(following: Following) -> Iterator[_Part]:
+def _collect_parts(following: ChannelTracer) -> Iterator[_Part]:
     """All classes that some tensor is indexed by, gathered into parts."""
-    roots = following.ties.roots()
-    claims = list(following.claims.items())
-    owners, numbers, positions = [_NONE], [_NONE], [_NONE]
+    roots = following.union_find.find_roots()
+    claims = list(following.tensor_labels.items())
+    owners, numbers, positions = [_EMPTY], [_EMPTY], [_EMPTY]
     for which, (_, labels) in enumerate(claims):
-        held = np.flatnonzero(labels != FIXED)
+        held = np.flatnonzero(labels != NO_CHANNEL)
         owners.append(roots[labels[held]])
         positions.append(held)
         numbers.append(np.full(len(held), which, dtype=np.int64))
@@ -105,7 +105,7 @@ def _parts(following: Following) -> Iterator[_Part]:
         yield _Part(classes[rows], tuple(members))
 
 
-def _numbered(name: str) -> Iterator[str]:
+def _generate_names(name: str) -> Iterator[str]:
     """The name, and what it is called when other channels of the same layer have it already."""
     yield name
     for number in itertools.count(2):

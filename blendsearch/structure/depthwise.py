@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 
-def halves(layer: nn.Module) -> nn.Sequential:
+def make_depthwise_pair(layer: nn.Module) -> nn.Sequential:
     """The depthwise and the pointwise convolution that take the place of `layer`, without values (device meta).
 
     Raises ValueError for a module of another kind.
@@ -54,22 +54,22 @@ def halves(layer: nn.Module) -> nn.Sequential:
 def decompose(network: nn.Module, name: str) -> None:
     """Replace the convolution called `name` in `network`, in place, by its nearest depthwise and pointwise pair."""
     layer = network.get_submodule(name)
-    pair = halves(layer)
+    pair = make_depthwise_pair(layer)
     assert isinstance(layer, nn.Conv2d)
-    for half, weight in zip(pair, rank_one(layer.weight), strict=True):
+    for half, weight in zip(pair, factorize_rank_one(layer.weight), strict=True):
         half.weight = nn.Parameter(weight, layer.weight.requires_grad)
     if layer.bias is not None:
         pair.get_submodule("pointwise").bias = layer.bias
     network.set_submodule(name, pair)
 
 
-def rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
+def factorize_rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
     """The depthwise (in, 1, h, w) and the pointwise weight (out, in, 1, 1) nearest to `weight`, (out, in, h, w).
 
     Per input channel the first singular pair; the depthwise kernels have length one and no negative sum.
     """
     made, into, tall, broad = weight.shape
-    kernels = _by_input(weight)
+    kernels = _arrange_by_input(weight)
     _, vectors = torch.linalg.eigh(kernels.transpose(1, 2) @ kernels)
     first = vectors[:, :, -1]
     first = first * torch.where(first.sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
@@ -78,14 +78,14 @@ def rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
     return depthwise.to(weight).contiguous(), pointwise.to(weight).contiguous()
 
 
-def misfit(weight: Tensor) -> float:
+def compute_misfit(weight: Tensor) -> float:
     """What part, in [0, 1), of the kernels' squared length is lost with all but the first singular pair."""
-    kernels = _by_input(weight)
+    kernels = _arrange_by_input(weight)
     values = torch.linalg.eigvalsh(kernels.transpose(1, 2) @ kernels).clamp(min=0)
     whole = float(values.sum())
     return 1 - float(values[:, -1].sum()) / whole if whole else 0.0
 
 
-def _by_input(weight: Tensor) -> Tensor:
+def _arrange_by_input(weight: Tensor) -> Tensor:
     """(out, in, h, w) -> (in, out, h * w), in double precision on the CPU: the same numbers on every device."""
     return weight.detach().cpu().double().flatten(2).transpose(0, 1)

@@ -45,12 +45,12 @@ class Group:
     channels: int
     members: tuple[Member, ...]
 
-    def on(self, side: Literal["out", "in"]) -> tuple[Member, ...]:
+    def select_members(self, side: Literal["out", "in"]) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.side == side)
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenGroup:
     """A group that is never cut, and why."""
 
     name: str
@@ -88,11 +88,11 @@ class IndexMaps:
         """Channels of each group, shape (groups,)."""
         return np.diff(self.offsets)
 
-    def whole(self) -> Cut:
+    def make_unpruned_cut(self) -> Cut:
         """The cut that cuts nothing."""
         return np.ones(self.channels, dtype=np.bool_)
 
-    def counts(self, cuts: Cut) -> NDArray[np.int64]:
+    def count_kept(self, cuts: Cut) -> NDArray[np.int64]:
         """Kept channels per group, then 1 for each whole one of `layers`: (..., channels) -> (..., groups + L)."""
         if not len(self.groups):
             return np.zeros((*cuts.shape[:-1], 0), dtype=np.int64)
@@ -100,21 +100,21 @@ class IndexMaps:
         kept = np.add.reduceat(lined, self.offsets[:-1], axis=-1, dtype=np.int64)
         return np.concatenate([kept, whole], axis=-1, dtype=np.int64) if self.layers else kept
 
-    def decomposed(self, cut: Cut) -> tuple[str, ...]:
+    def find_decomposed_layers(self, cut: Cut) -> tuple[str, ...]:
         """The layers that `cut` decomposes."""
         return tuple(name for name, whole in zip(self.layers, cut[self.offsets[-1] :], strict=True) if not whole)
 
-    def kept(self, cut: Cut) -> list[NDArray[np.int64]]:
+    def find_kept_positions(self, cut: Cut) -> list[NDArray[np.int64]]:
         """For each source the positions that the cut keeps, ascending."""
         padded = np.append(cut, True)
         return [np.flatnonzero(padded[source]) for source in self.sources]
 
-    def without(self, names: set[str]) -> "IndexMaps":
+    def exclude_groups(self, names: set[str]) -> "IndexMaps":
         """The same maps with these groups left whole."""
-        return index_maps([group for group in self.groups if group.name not in names], self.shapes)
+        return build_index_maps([group for group in self.groups if group.name not in names], self.shapes)
 
 
-def index_maps(groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> IndexMaps:
+def build_index_maps(groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> IndexMaps:
     """Number the channels of `groups` and gather, per tensor dimension, whose index is whose.
 
     Dimensions touched by several groups (a layer behind a concatenation) get one source with all of them.
@@ -139,16 +139,16 @@ def index_maps(groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -
     return IndexMaps(tuple(groups), offsets, tuple(kept), by_tensor, shapes)
 
 
-def cut_digest(cut: Cut) -> str:
+def compute_cut_digest(cut: Cut) -> str:
     """The identity of a pruned network: 32 hexadecimal digits of the SHA-256 of its kept channels."""
-    return hashlib.sha256(len(cut).to_bytes(8, "little") + packed(cut)).hexdigest()[:32]
+    return hashlib.sha256(len(cut).to_bytes(8, "little") + pack_cut(cut)).hexdigest()[:32]
 
 
-def packed(cut: Cut) -> bytes:
+def pack_cut(cut: Cut) -> bytes:
     """A cut as bits, eight channels a byte."""
     return np.packbits(cut).tobytes()
 
 
-def unpacked(bits: bytes, channels: int) -> Cut:
+def unpack_cut(bits: bytes, channels: int) -> Cut:
     """The cut of that many channels in `bits`, as `packed` made them."""
     return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=channels).astype(np.bool_)

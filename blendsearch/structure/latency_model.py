@@ -45,11 +45,11 @@ class Layers:
     positions: NDArray[np.int64]
     kind: NDArray[np.int64]
 
-    def features(self, counts: Counts) -> NDArray[np.float64]:
+    def compute_features(self, counts: Counts) -> NDArray[np.float64]:
         """One for every pass, then per kind four features: (..., groups) -> (..., 1 + 4 * kinds)."""
         widths = counts @ self.slope.T + self.base
         out, into = widths[..., self.out], widths[..., self.into]
-        full = [_up(part, self._alone(index)) for part, index in ((out, self.out), (into, self.into))]
+        full = [_round_up(part, self._is_unit_width(index)) for part, index in ((out, self.out), (into, self.into))]
         each = np.stack(
             [
                 out * into * self.kernel * self.positions,
@@ -63,16 +63,16 @@ class Layers:
         summed = (each @ one_of).reshape(*counts.shape[:-1], -1)
         return np.concatenate([np.ones((*counts.shape[:-1], 1)), summed], axis=-1)
 
-    def _alone(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _is_unit_width(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Widths that are one, as of a depthwise kernel: nothing is gained by filling up a block of them."""
         return np.asarray((self.base[index] == 1) & ~self.slope[index].any(axis=-1))
 
 
-def _up(widths: Counts, alone: NDArray[np.bool_]) -> Counts:
-    return np.asarray(np.where(alone, widths, -(-widths // BLOCK) * BLOCK))
+def _round_up(widths: Counts, is_unit: NDArray[np.bool_]) -> Counts:
+    return np.asarray(np.where(is_unit, widths, -(-widths // BLOCK) * BLOCK))
 
 
-def layers_of(oracle: CostOracle) -> Layers:
+def extract_layers(oracle: CostOracle) -> Layers:
     """The layers that do the multiply-accumulates of `oracle`."""
     terms = np.flatnonzero(oracle.macs)
     kernel = oracle.params[terms]
@@ -101,53 +101,53 @@ class LatencyModel:
     dense: int
     errors: NDArray[np.float64]
 
-    def predicted(self, counts: Counts) -> NDArray[np.float64]:
+    def predict(self, counts: Counts) -> NDArray[np.float64]:
         """The expected share of the dense network's latency: (..., groups) -> (...)."""
-        return np.asarray(self.layers.features(counts) @ self.weights)
+        return np.asarray(self.layers.compute_features(counts) @ self.weights)
 
     def __call__(self, counts: Counts) -> Counts:
         """Nanoseconds charged, never more than the dense network takes: (..., groups) -> (...)."""
-        share = np.minimum(self.predicted(counts) * (1 + self.margin), 1.0)
+        share = np.minimum(self.predict(counts) * (1 + self.margin), 1.0)
         return np.asarray(np.ceil(share * self.dense - 1e-6).astype(np.int64))
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All of it as arrays by name."""
         own = {"weights": self.weights, "errors": self.errors, "margin": np.array([self.margin])}
         return {
             **{f"layers.{key}": value for key, value in vars(self.layers).items()},
             **own,
-            "dense": _one(self.dense),
+            "dense": _to_array(self.dense),
         }
 
     @staticmethod
-    def of_arrays(arrays: Mapping[str, NDArray[Any]]) -> "LatencyModel":
+    def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> "LatencyModel":
         """The model that `arrays` gave these."""
         layers = Layers(**{key.removeprefix("layers."): arrays[key] for key in arrays if key.startswith("layers.")})
         margin, dense = float(arrays["margin"][0]), int(arrays["dense"][0])
         return LatencyModel(layers, arrays["weights"], margin, dense, arrays["errors"])
 
 
-def fitted(
-    layers: Layers, counts: Counts, measured: NDArray[np.float64], dense: int, trusted: NDArray[np.bool_]
+def fit_latency_model(
+    layers: Layers, counts: Counts, measured: NDArray[np.float64], dense: int, calibration_mask: NDArray[np.bool_]
 ) -> LatencyModel:
     """A model of the measured shares of the dense latency, (N,), of cuts with these counts, (N, groups).
 
     Fitted by non-negative least squares on relative errors. Each network is held out once; the margin is taken from
     those marked in `trusted`, (N,), which are drawn as candidates will be.
     """
-    features = layers.features(counts)
+    features = layers.compute_features(counts)
     errors = np.empty(len(measured))
     fold = np.arange(len(measured)) % FOLDS
     for held in range(FOLDS):
-        weights = _solved(features[fold != held], measured[fold != held])
+        weights = _solve_weights(features[fold != held], measured[fold != held])
         errors[fold == held] = measured[fold == held] / (features[fold == held] @ weights) - 1
-    errors = errors[trusted]
+    errors = errors[calibration_mask]
     rank = int(np.ceil((len(errors) + 1) * CONFIDENCE))
     margin = max(0.0, float(np.sort(errors)[min(rank, len(errors)) - 1]))
-    return LatencyModel(layers, _solved(features, measured), margin, dense, errors)
+    return LatencyModel(layers, _solve_weights(features, measured), margin, dense, errors)
 
 
-def _solved(features: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve_weights(features: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights that none is negative of, least squares of relative errors; a little ridge holds down what is unsure."""
     from scipy.optimize import nnls
 
@@ -159,5 +159,5 @@ def _solved(features: NDArray[np.float64], measured: NDArray[np.float64]) -> NDA
     return np.asarray(weights / scale)
 
 
-def _one(value: int) -> NDArray[np.int64]:
+def _to_array(value: int) -> NDArray[np.int64]:
     return np.array([value], dtype=np.int64)

@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.eval_mode import at_rest
+from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Cut, IndexMaps
-from blendsearch.structure.surgery import narrow, rehung
+from blendsearch.structure.surgery import copy_with_tensors, narrow
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,40 +61,42 @@ class Lifetimes:
         return max(sum(self.sizes[number] for number in together) for together in self.live)
 
 
-def peak_memory(model: nn.Module, maps: IndexMaps, input_shape: tuple[int, int, int], seed: int = 0) -> PeakMemory:
+def trace_peak_memory(
+    model: nn.Module, maps: IndexMaps, input_shape: tuple[int, int, int], seed: int = 0
+) -> PeakMemory:
     """Find the peak memory of every cut of `model`, on the CPU, for one image of shape (channels, height, width).
 
     The bytes per channel come from one forward pass for each group, with one channel of it gone; of shapes alone where
     the network can do without values, which takes milliseconds. What was found is then held against a random cut that
     really runs. Raises TraceError when the tensors' sizes are not linear in the widths, or their lifetimes change.
     """
-    with at_rest(model):
+    with use_eval_mode(model):
         image = torch.zeros(1, *input_shape)
         try:
-            shapes = rehung(model, lambda tensor: torch.empty_like(tensor, device="meta"))
-            found = _probed(shapes, maps, image.to("meta"))
+            shapes = copy_with_tensors(model, lambda tensor: torch.empty_like(tensor, device="meta"))
+            found = _derive_peak_memory(shapes, maps, image.to("meta"))
             _check(model, maps, image, found, seed)
         except Exception:  # a forward pass that looks at values, or makes tensors on a device of its own choice
-            found = _probed(model, maps, image)
+            found = _derive_peak_memory(model, maps, image)
             _check(model, maps, image, found, seed)
     return found
 
 
-def measured_peak(model: nn.Module, image: Tensor) -> int:
+def measure_peak(model: nn.Module, image: Tensor) -> int:
     """Peak activation bytes of one forward pass of `image`, shape (1, ...), of a network as it is."""
-    with at_rest(model):
-        return lifetimes(model, image).peak
+    with use_eval_mode(model):
+        return trace_lifetimes(model, image).peak
 
 
-def lifetimes(model: nn.Module, image: Tensor) -> Lifetimes:
+def trace_lifetimes(model: nn.Module, image: Tensor) -> Lifetimes:
     """Watch one forward pass of `image`, shape (1, ...)."""
-    watch = _Watch(image)
+    watch = _StorageTracker(image)
     with torch.inference_mode(), watch:
         model(image)
     return Lifetimes(tuple(watch.sizes), tuple(watch.live))
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows storages from the operation that makes them to the end of their last reference."""
 
     def __init__(self, image: Tensor) -> None:
@@ -103,7 +105,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live: list[tuple[int, ...]] = []
         self._alive: dict[int, tuple[int, StorageWeakRef]] = {}  # by the storage's address, taken as long as watched
         self._foreign: set[int] = set()  # weights, buffers, constants: there before, so not made here
-        self._made(image)
+        self._record_storage(image)
         self._image = image  # whoever calls the network holds the image
 
     def __torch_dispatch__(
@@ -113,17 +115,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves((args, given)):
             if isinstance(tensor, Tensor) and (address := tensor.untyped_storage()._cdata) not in self._alive:
                 self._foreign.add(address)
-        out = torch.empty_like(args[0]) if _only_normalises(func, args) else func(*args, **given)
+        out = torch.empty_like(args[0]) if _is_meta_batch_norm(func, args) else func(*args, **given)
         before = len(self.sizes)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._made(tensor)
+                self._record_storage(tensor)
         if len(self.sizes) > before:
             self._alive = {key: item for key, item in self._alive.items() if not item[1].expired()}  # type: ignore[no-untyped-call]
             self.live.append(tuple(sorted(number for number, _ in self._alive.values())))
         return out
 
-    def _made(self, tensor: Tensor) -> None:
+    def _record_storage(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         address = storage._cdata
         if address in self._foreign or address in self._alive:
@@ -132,7 +134,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sizes.append(storage.nbytes())
 
 
-def _only_normalises(func: object, args: tuple[Any, ...]) -> bool:
+def _is_meta_batch_norm(func: object, args: tuple[Any, ...]) -> bool:
     """Whether this is batch-norm at inference of a tensor without values: its output is like its input.
 
     Torch works that out in Python, which takes longer than normalising would: most of the time of a DenseNet.
@@ -145,16 +147,16 @@ def _only_normalises(func: object, args: tuple[Any, ...]) -> bool:
     )
 
 
-def _probed(model: nn.Module, maps: IndexMaps, image: Tensor) -> PeakMemory:
-    dense = lifetimes(model, image)
+def _derive_peak_memory(model: nn.Module, maps: IndexMaps, image: Tensor) -> PeakMemory:
+    dense = trace_lifetimes(model, image)
     whole = np.array(dense.sizes, dtype=np.int64)
     per_channel = np.zeros((len(whole), len(maps.groups)), dtype=np.int64)
     for group, (start, size) in enumerate(zip(maps.offsets[:-1], maps.sizes, strict=True)):
         if size < 2:  # a group of one channel is always whole
             continue
-        cut = maps.whole()
+        cut = maps.make_unpruned_cut()
         cut[start] = False
-        narrower = lifetimes(narrow(model, maps, cut), image)
+        narrower = trace_lifetimes(narrow(model, maps, cut), image)
         if narrower.live != dense.live:
             raise TraceError(
                 f"no memory budget can be kept: {type(model).__name__} makes other tensors when "
@@ -165,27 +167,27 @@ def _probed(model: nn.Module, maps: IndexMaps, image: Tensor) -> PeakMemory:
     together = np.zeros((len(dense.live), len(whole)), dtype=np.int64)
     for event, numbers in enumerate(dense.live):
         together[event, list(numbers)] = 1
-    return _largest(PeakMemory(together @ fixed, together @ per_channel), maps.sizes)
+    return _drop_dominated(PeakMemory(together @ fixed, together @ per_channel), maps.sizes)
 
 
-def _largest(found: PeakMemory, sizes: NDArray[np.int64]) -> PeakMemory:
+def _drop_dominated(memory: PeakMemory, sizes: NDArray[np.int64]) -> PeakMemory:
     """Without the operations after which never more lives than after some other one, whatever the cut."""
     kept: list[int] = []
     # at one channel per group and from there per channel: a sum that is smaller in all of these is never the largest
-    terms = np.column_stack([found.base + found.slope.sum(axis=1), found.slope])
-    for event in np.argsort(-(found.base + found.slope @ sizes), kind="stable"):
+    terms = np.column_stack([memory.base + memory.slope.sum(axis=1), memory.slope])
+    for event in np.argsort(-(memory.base + memory.slope @ sizes), kind="stable"):
         if not any((terms[other] >= terms[event]).all() for other in kept):
             kept.append(int(event))
-    return PeakMemory(found.base[kept], found.slope[kept])
+    return PeakMemory(memory.base[kept], memory.slope[kept])
 
 
-def _check(model: nn.Module, maps: IndexMaps, image: Tensor, found: PeakMemory, seed: int) -> None:
+def _check(model: nn.Module, maps: IndexMaps, image: Tensor, memory: PeakMemory, seed: int) -> None:
     """Raise TraceError unless `found` is right for a random cut, which is really made and run."""
     cut: Cut = np.random.default_rng(seed).random(maps.channels) < 0.5
     for start, size in zip(maps.offsets[:-1], maps.sizes, strict=True):
         cut[start : start + min(2, size)] = True
-    predicted = int(found(maps.counts(cut)))
-    real = lifetimes(narrow(model, maps, cut), image).peak
+    predicted = int(memory(maps.count_kept(cut)))
+    real = trace_lifetimes(narrow(model, maps, cut), image).peak
     if predicted != real:
         raise TraceError(
             f"no memory budget can be kept: a cut of {type(model).__name__} takes {real:,} bytes of activations where "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blendsearch.structure.depthwise import decompose
 from blendsearch.structure.groups import Cut, IndexMaps
 
-_SHARED = (
+_SHARED_TYPES = (
     int,
     float,
     str,
@@ -32,10 +32,10 @@ _SHARED = (
 )
 
 
-_CONTAINERS = (dict, OrderedDict, list, set, tuple)
+_CONTAINER_TYPES = (dict, OrderedDict, list, set, tuple)
 
 
-def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, already: Cut | None = None) -> nn.Module:
+def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None = None) -> nn.Module:
     """A new module with only the kept channels of `model`, which is left untouched and shares no memory with it.
 
     `cut` has shape (maps.channels,), a part of `already` where `model` was cut to that before. Layers that it does not
@@ -44,40 +44,43 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, already: Cut | None = No
     """
     if cut.shape != (maps.channels,):
         raise ValueError(f"a cut of this network has shape ({maps.channels},), not {cut.shape}")
-    kept = maps.kept(cut)
-    if already is not None:
-        if (cut & ~already).any():
+    kept = maps.find_kept_positions(cut)
+    if previous_cut is not None:
+        if (cut & ~previous_cut).any():
             raise ValueError("what was cut already cannot be kept")
-        kept = [np.searchsorted(before, after) for before, after in zip(maps.kept(already), kept, strict=True)]
+        kept = [
+            np.searchsorted(before, after)
+            for before, after in zip(maps.find_kept_positions(previous_cut), kept, strict=True)
+        ]
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
-    def sliced(tensor: Tensor) -> Tensor:
+    def slice_tensor(tensor: Tensor) -> Tensor:
         out = tensor.detach()
         for dim, source in maps.slices.get(names[id(tensor)], ()):
             if len(kept[source]) < out.shape[dim]:
-                out = _taken(out, dim, kept[source])
+                out = _take(out, dim, kept[source])
         return out.clone() if out.data_ptr() == tensor.data_ptr() else out
 
-    narrowed = rehung(model, sliced)
-    for name in maps.decomposed(cut):
+    narrowed = copy_with_tensors(model, slice_tensor)
+    for name in maps.find_decomposed_layers(cut):
         decompose(narrowed, name)
     return narrowed
 
 
-def _taken(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
+def _take(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
     if tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16:
         # NumPy gathers up to ten times faster than index_select along an inner dimension
         return torch.from_numpy(np.take(tensor.numpy(), positions, axis=dim))
     return tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
 
 
-def rehung(model: nn.Module, tensor_for: Callable[[Tensor], Tensor]) -> nn.Module:
+def copy_with_tensors(model: nn.Module, make_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of the module tree in which every parameter and buffer is `tensor_for` of the one that stood there.
 
     Widths stored as attributes (``out_channels``, ``num_features``, ``groups`` ...) are set from the new shapes.
     """
     memo: dict[int, object] = {}
-    new = _skeleton(model, tensor_for, memo)
+    new = _copy_module(model, make_tensor, memo)
     for module in new.modules():
         fit_attributes(module)
     return new
@@ -102,7 +105,7 @@ def fit_attributes(module: nn.Module) -> None:
         module.num_parameters = module.weight.shape[0]
 
 
-def _skeleton(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], memo: dict[int, object]) -> nn.Module:
+def _copy_module(module: nn.Module, make_tensor: Callable[[Tensor], Tensor], memo: dict[int, object]) -> nn.Module:
     done = memo.get(id(module))
     if done is not None:
         return done  # type: ignore[return-value]
@@ -111,34 +114,36 @@ def _skeleton(module: nn.Module, tensor_for: Callable[[Tensor], Tensor], memo: d
     state: dict[str, object] = {}
     new.__dict__ = state
     for key, value in module.__dict__.items():
-        if isinstance(value, _SHARED):
+        if isinstance(value, _SHARED_TYPES):
             state[key] = value
         elif key == "_parameters":
-            state[key] = {name: _parameter(tensor, tensor_for, memo) for name, tensor in value.items()}
+            state[key] = {name: _copy_parameter(tensor, make_tensor, memo) for name, tensor in value.items()}
         elif key == "_buffers":
-            state[key] = {name: _buffer(tensor, tensor_for, memo) for name, tensor in value.items()}
+            state[key] = {name: _copy_buffer(tensor, make_tensor, memo) for name, tensor in value.items()}
         elif key == "_modules":
             state[key] = {
-                name: None if child is None else _skeleton(child, tensor_for, memo) for name, child in value.items()
+                name: None if child is None else _copy_module(child, make_tensor, memo) for name, child in value.items()
             }
-        elif type(value) in _CONTAINERS and not value:  # a module has about ten empty hook tables: deepcopy is slow
+        elif (
+            type(value) in _CONTAINER_TYPES and not value
+        ):  # a module has about ten empty hook tables: deepcopy is slow
             state[key] = type(value)()
         else:  # other attributes may hold modules or tensors: the memo keeps them the ones of the new tree
             state[key] = copy.deepcopy(value, memo)
     return new
 
 
-def _parameter(
-    parameter: nn.Parameter | None, tensor_for: Callable[[Tensor], Tensor], memo: dict[int, object]
+def _copy_parameter(
+    parameter: nn.Parameter | None, make_tensor: Callable[[Tensor], Tensor], memo: dict[int, object]
 ) -> object:
     if parameter is None or id(parameter) in memo:
         return None if parameter is None else memo[id(parameter)]
-    new = memo[id(parameter)] = nn.Parameter(tensor_for(parameter), requires_grad=parameter.requires_grad)
+    new = memo[id(parameter)] = nn.Parameter(make_tensor(parameter), requires_grad=parameter.requires_grad)
     return new
 
 
-def _buffer(buffer: Tensor | None, tensor_for: Callable[[Tensor], Tensor], memo: dict[int, object]) -> object:
+def _copy_buffer(buffer: Tensor | None, make_tensor: Callable[[Tensor], Tensor], memo: dict[int, object]) -> object:
     if buffer is None or id(buffer) in memo:
         return None if buffer is None else memo[id(buffer)]
-    new = memo[id(buffer)] = tensor_for(buffer)
+    new = memo[id(buffer)] = make_tensor(buffer)
     return new

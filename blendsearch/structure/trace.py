@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.cost import CostOracle, cost_oracle
-from blendsearch.structure.dependency import coupled_groups
-from blendsearch.structure.eval_mode import at_rest
-from blendsearch.structure.groups import Frozen, IndexMaps, index_maps
-from blendsearch.structure.verify import verified
+from blendsearch.structure.cost import CostOracle, build_cost_oracle
+from blendsearch.structure.dependency import find_coupled_groups
+from blendsearch.structure.eval_mode import use_eval_mode
+from blendsearch.structure.groups import FrozenGroup, IndexMaps, build_index_maps
+from blendsearch.structure.verify import verify_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +19,11 @@ class Structure:
     """What of a network can be cut, and what any cut costs."""
 
     maps: IndexMaps
-    frozen: tuple[Frozen, ...]
+    frozen: tuple[FrozenGroup, ...]
     oracle: CostOracle
 
 
-def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
+def trace_structure(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
     """The verified groups of `model` for inputs of shape (channels, height, width), and its cost oracle.
 
     The network is left as it was. Works on the CPU in float32, whatever device the network will be searched on. Raises
@@ -38,7 +38,7 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
                 f"the weights of {name or type(model).__name__} are worked out anew in every pass (weight or spectral "
                 "norm, say), and cannot be cut: call torch.nn.utils.parametrize.remove_parametrizations on it before"
             )
-    with at_rest(model):
+    with use_eval_mode(model):
         example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
@@ -48,11 +48,11 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
                 f"{type(model).__name__} does not accept one image of shape {tuple(input_shape)}: "
                 f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels"
             ) from error
-        groups, frozen = coupled_groups(model, example)
+        groups, frozen = find_coupled_groups(model, example)
         shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-        maps, failed = verified(model, index_maps(groups, shapes), example)
+        maps, failed = verify_groups(model, build_index_maps(groups, shapes), example)
         frozen += failed
         if not maps.groups:
             reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
             raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
-        return Structure(maps, tuple(frozen), cost_oracle(model, maps, example))
+        return Structure(maps, tuple(frozen), build_cost_oracle(model, maps, example))

@@ -12,48 +12,50 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.structure.groups import Cut, Frozen, Group, IndexMaps, index_maps
-from blendsearch.structure.surgery import narrow, rehung
+from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
+from blendsearch.structure.surgery import copy_with_tensors, narrow
 
 TOLERANCE = 1e-3
 """Largest allowed difference between the outputs, in units of their spread; float32 round-off stays below 1e-4."""
 
 
-def verified(model: nn.Module, maps: IndexMaps, example: Tensor, seed: int = 0) -> tuple[IndexMaps, list[Frozen]]:
+def verify_groups(
+    model: nn.Module, maps: IndexMaps, example: Tensor, seed: int = 0
+) -> tuple[IndexMaps, list[FrozenGroup]]:
     """The groups that pass, as maps, and those that fail, frozen with the reason.
 
     All groups are cut together first, which costs two forward passes when all is well; only on a failure is the set
     halved until the culprits stand alone.
     """
     rng = np.random.default_rng(seed)
-    model = _awake(model, seed)
+    model = _randomize_constant_weights(model, seed)
     images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(seed))
 
-    def trouble(groups: Sequence[Group]) -> str:
-        return difference(model, index_maps(groups, maps.shapes), images, rng)
+    def compare_cut(groups: Sequence[Group]) -> str:
+        return find_difference(model, build_index_maps(groups, maps.shapes), images, rng)
 
-    frozen = {group.name: reason for group, reason in _culprits(list(maps.groups), trouble)}
+    frozen = {group.name: reason for group, reason in _find_failing_groups(list(maps.groups), compare_cut)}
     while True:
-        kept = maps.without(set(frozen))
-        reason = trouble(kept.groups) if kept.groups else ""
+        kept = maps.exclude_groups(set(frozen))
+        reason = compare_cut(kept.groups) if kept.groups else ""
         if not reason:
             break
         # each passes alone, but not together with the others: leave the widest whole and try again
         widest = max(kept.groups, key=lambda group: group.channels)
         frozen[widest.name] = f"it cannot be cut together with others: {reason}"
     sizes = {group.name: group.channels for group in maps.groups}
-    return kept, [Frozen(name, sizes[name], reason) for name, reason in frozen.items()]
+    return kept, [FrozenGroup(name, sizes[name], reason) for name, reason in frozen.items()]
 
 
-def difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.random.Generator) -> str:
+def find_difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.random.Generator) -> str:
     """Why cutting about half of every group of `maps` is not the same as silencing it; empty where it is.
 
     `images` has shape (N, channels, height, width).
     """
-    cut = _half(maps, rng)
+    cut = _draw_half_cut(maps, rng)
     try:
         with torch.inference_mode():
-            expected = _as_tensor(silenced(model, maps, cut)(images))
+            expected = _as_tensor(mask_channels(model, maps, cut)(images))
             found = _as_tensor(narrow(model, maps, cut)(images))
     except Exception as error:  # a network cut wrongly may fail in any way
         return f"cut, the network fails with {type(error).__name__}: {str(error).splitlines()[0]}"
@@ -66,25 +68,25 @@ def difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.random
     return ""
 
 
-def silenced(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
+def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
     """The dense network with the slices zeroed that read the channels which `cut` removes."""
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     reading: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
     for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
         removed = np.flatnonzero(~cut[start : start + group.channels])
-        for member in group.on("in"):
+        for member in group.select_members("in"):
             reading.setdefault(member.tensor, []).append((member.dim, member.index[removed].ravel()))
 
-    def zeroed(tensor: Tensor) -> Tensor:
+    def zero_slices(tensor: Tensor) -> Tensor:
         out = tensor.detach().clone()
         for dim, positions in reading.get(names[id(tensor)], ()):
             out.index_fill_(dim, torch.from_numpy(positions), 0)
         return out
 
-    return rehung(model, zeroed)
+    return copy_with_tensors(model, zero_slices)
 
 
-def _awake(model: nn.Module, seed: int) -> nn.Module:
+def _randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:
     """The model, or a copy of it in which random numbers stand for weights and scales that are all the same.
 
     A classifier, a last batch-norm or a layer scale that starts as zero or nearly so lets nothing through, and any cut
@@ -92,7 +94,7 @@ def _awake(model: nn.Module, seed: int) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def drawn(tensor: Tensor) -> Tensor:
+    def draw_tensor(tensor: Tensor) -> Tensor:
         if id(tensor) not in asleep:
             return tensor.detach()
         if sum(size > 1 for size in tensor.shape) > 1:
@@ -104,22 +106,22 @@ def _awake(model: nn.Module, seed: int) -> nn.Module:
         for name, parameter in model.named_parameters()
         if not name.endswith("bias") and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
     }
-    return rehung(model, drawn) if asleep else model
+    return copy_with_tensors(model, draw_tensor) if asleep else model
 
 
-def _culprits(groups: list[Group], trouble: Callable[[Sequence[Group]], str]) -> list[tuple[Group, str]]:
-    reason = trouble(groups) if groups else ""
+def _find_failing_groups(groups: list[Group], compare: Callable[[Sequence[Group]], str]) -> list[tuple[Group, str]]:
+    reason = compare(groups) if groups else ""
     if not reason:
         return []
     if len(groups) == 1:
         return [(groups[0], reason)]
     half = len(groups) // 2
-    return _culprits(groups[:half], trouble) + _culprits(groups[half:], trouble)
+    return _find_failing_groups(groups[:half], compare) + _find_failing_groups(groups[half:], compare)
 
 
-def _half(maps: IndexMaps, rng: np.random.Generator) -> Cut:
+def _draw_half_cut(maps: IndexMaps, rng: np.random.Generator) -> Cut:
     """A cut that keeps a random half of every group, at least one channel and not all."""
-    cut = maps.whole()
+    cut = maps.make_unpruned_cut()
     for start, size in zip(maps.offsets[:-1], maps.sizes, strict=True):
         removed = rng.permutation(size)[: max(1, size // 2) if size > 1 else 0]
         cut[start + removed] = False

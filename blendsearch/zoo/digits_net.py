@@ -11,12 +11,12 @@ def digits_net(classes: int = 10, width: int = 24) -> nn.Module:
 class DigitsNet(nn.Module):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
-        self.stem = _unit(1, width, 1)
-        self.inner = _unit(width, width, 1)
+        self.stem = _make_unit(1, width, 1)
+        self.inner = _make_unit(width, width, 1)
         self.outer = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         self.relu = nn.ReLU()
-        self.down = _unit(width, 2 * width, 2)
-        self.top = _unit(2 * width, 2 * width, 1)
+        self.down = _make_unit(width, 2 * width, 2)
+        self.top = _make_unit(2 * width, 2 * width, 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(2 * width, classes)
 
@@ -27,6 +27,6 @@ class DigitsNet(nn.Module):
         return out
 
 
-def _unit(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+def _make_unit(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU())

@@ -26,21 +26,21 @@ def build_model(factory: str, arguments: Mapping[str, Any] | None = None, *, tru
 
     Raises ModelError for a name that is not known, arguments that do not fit, or a factory that makes no module.
     """
-    make = _resolve(factory, trusted)
+    make = _find_factory(factory, trusted)
     try:
         model = make(**dict(arguments or {}))
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(
-            f"model {factory!r} could not be built with {dict(arguments or {})}: {_line(error)}"
+            f"model {factory!r} could not be built with {dict(arguments or {})}: {_format_error(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {factory!r} gave a {type(model).__name__}, expected a torch.nn.Module")
     return model
 
 
-def _resolve(factory: str, trusted: bool) -> Callable[..., nn.Module]:
+def _find_factory(factory: str, trusted: bool) -> Callable[..., nn.Module]:
     place, _, name = factory.rpartition(":")
     if not place:
         if factory in ZOO:
@@ -52,7 +52,7 @@ def _resolve(factory: str, trusted: bool) -> Callable[..., nn.Module]:
             f"expected one of {', '.join(ZOO)}, torchvision:NAME or module:function"
         )
     if place == "torchvision":
-        return _torchvision(name)
+        return _find_torchvision_builder(name)
     if not trusted:
         raise ModelError(
             f"the model's factory {factory!r} is a person's own code and is not imported from a file: "
@@ -61,14 +61,14 @@ def _resolve(factory: str, trusted: bool) -> Callable[..., nn.Module]:
     try:
         found = getattr(importlib.import_module(place), name)
     except Exception as error:  # a person's module may fail in any way while it is imported
-        raise ModelError(f"model {factory!r} could not be imported: {_line(error)}") from error
+        raise ModelError(f"model {factory!r} could not be imported: {_format_error(error)}") from error
     if not callable(found):
         raise ModelError(f"model {factory!r} is a {type(found).__name__}, expected a function that makes a module")
     resolved: Callable[..., nn.Module] = found
     return resolved
 
 
-def _torchvision(name: str) -> Callable[..., nn.Module]:
+def _find_torchvision_builder(name: str) -> Callable[..., nn.Module]:
     from torchvision.models import get_model_builder, list_models
 
     try:
@@ -80,5 +80,5 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     return builder
 
 
-def _line(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

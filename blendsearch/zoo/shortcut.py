@@ -25,9 +25,9 @@ class PaddedShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
         zero = x.new_zeros(x.shape[0], 1, x.shape[2], x.shape[3])
-        return torch.cat([x, zero], dim=1).index_select(1, self._sources())
+        return torch.cat([x, zero], dim=1).index_select(1, self._compute_sources())
 
-    def _sources(self) -> Tensor:
+    def _compute_sources(self) -> Tensor:
         """For each output channel the input channel it copies; the appended zero channel where there is none.
 
         Worked out anew on every pass: it is a few hundred booleans, and a cache would have to survive every way of

@@ -26,7 +26,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     missing = sorted(expected.keys() - state.keys() - optional)
     surplus = sorted(state.keys() - expected.keys())
     if missing or surplus:
-        clauses = [_some("lacks", missing), _some("has besides", surplus)]
+        clauses = [_format_names("lacks", missing), _format_names("has besides", surplus)]
         raise ModelError(
             f"weights {path} belong to another architecture than {type(model).__name__}: the file "
             f"{' and '.join(clause for clause in clauses if clause)}; check model.factory and model.arguments"
@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _some(verb: str, names: list[str]) -> str:
+def _format_names(verb: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

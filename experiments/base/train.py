@@ -22,9 +22,9 @@ from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.problem.base_network import train_base
-from blendsearch.pipeline.problem.inputs import network_of, splits_of
+from blendsearch.pipeline.problem.inputs import build_dense_network, build_splits
 from blendsearch.runs.config.loading import load_config
-from blendsearch.structure.groups import index_maps
+from blendsearch.structure.groups import build_index_maps
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     config = load_config(arguments.config, arguments.set)
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
-    splits, model, device = splits_of(config), network_of(config), resolve_device(config.fitness.device)
+    splits, model, device = build_splits(config), build_dense_network(config), resolve_device(config.fitness.device)
     start = time.perf_counter()
     precision = config.fitness.precision
     assert config.model.train is not None, "the config has no model.train"
@@ -46,7 +46,7 @@ def main() -> None:
 
     train_base(model.to(device), splits, config.model.train, precision, device, config.seed, said)
     recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)
-    loss, error = Evaluator(model, index_maps([], {}), splits, recipe, device).measure(model, "val")
+    loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)
     told = config.model_dump(mode="json", include={"model", "data", "seed"})
     for key in ("root", "train", "test", "val"):  # where things lie on this machine is nobody's business

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from blendsearch.errors import RunError
-from blendsearch.pipeline.control_runs import CONTROLS, control, planned
+from blendsearch.pipeline.control_runs import CONTROLS, plan_comparison, run_control
 from blendsearch.runs.run import open_run
 
 HERE = Path(__file__).parent
@@ -66,9 +66,9 @@ def main() -> None:
 def searched(runs: Path, name: str, arguments: argparse.Namespace) -> None:
     """One lane's way through the plan: whatever no other lane is at, in the plan's order."""
     run = open_run(runs, name)
-    for control_name, config in planned(run, arguments.controls.split(","), arguments.seeds):
+    for control_name, config in plan_comparison(run, arguments.controls.split(","), arguments.seeds):
         try:
-            control(run, control_name, config, config.engine, lambda kind, facts: None)
+            run_control(run, control_name, config, config.engine, lambda kind, facts: None)
         except RunError as error:
             print(f"lane {arguments.lane} leaves {control_name} to another: {error}", flush=True)
             continue

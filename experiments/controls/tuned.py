@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from blendsearch.fitness.evaluator import request
+from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
-from blendsearch.results.comparison import comparison, paired
+from blendsearch.results.comparison import compute_paired_difference, summarize_comparison
 from blendsearch.runs.config.schema import ScheduleConfig
-from blendsearch.runs.run import Run, open_run, runs_in
-from blendsearch.structure.groups import unpacked
+from blendsearch.runs.run import Run, list_runs, open_run
+from blendsearch.structure.groups import unpack_cut
 
 
 def main() -> None:
@@ -38,19 +38,19 @@ def main() -> None:
     if out.exists():
         kept = json.loads(out.read_text())
     config = run.config.model_copy(update={"finals": run.config.finals.model_copy(update={"tuning": schedule})})
-    setting = restore(run, fork=config)
+    problem = restore(run, fork=config)
     cuts = cuts_of(run)
     asked = arguments.methods.split(",") if arguments.methods else None
-    for row in comparison(run)["methods"]:
+    for row in summarize_comparison(run)["methods"]:
         if asked is not None and row["name"] not in asked:
             continue
         done = kept["methods"].setdefault(row["name"], {})
         for item in row["found"]:
             if str(item["seed"]) in done:
                 continue
-            cut = unpacked(cuts[item["cut"]], setting.structure.maps.channels)
+            cut = unpack_cut(cuts[item["cut"]], problem.structure.maps.channels)
             start = time.perf_counter()
-            judged = setting.evaluator.evaluate(request(cut, "final", item["seed"], "both"))
+            judged = problem.evaluator.evaluate(make_request(cut, "final", item["seed"], "both"))
             if judged.failure or judged.test is None:
                 raise SystemExit(f"{row['name']}, seed {item['seed']}: {judged.failure}")
             done[str(item["seed"])] = {
@@ -69,9 +69,9 @@ def cuts_of(run: Run) -> dict[str, bytes]:
     """The packed cut of every network that the run or one of its controls has judged, by digest."""
     folder = run.path / "controls"
     found = {}
-    for held in [run, *(open_run(folder, name) for name in runs_in(folder))]:
-        store = held.store(read_only=True)
-        found |= {row.digest: row.cut for row in store.evaluations()}
+    for held in [run, *(open_run(folder, name) for name in list_runs(folder))]:
+        store = held.open_store(read_only=True)
+        found |= {row.digest: row.cut for row in store.read_evaluations()}
         store.close()
     return found
 
@@ -86,7 +86,7 @@ def table(methods: dict[str, Any], own: str) -> list[dict[str, Any]]:
         if values:
             spread = stdev(values) if len(values) > 1 else None
             rows.append({"name": name, "seeds": len(values), "mean": fmean(values), "deviation": spread})
-            rows[-1]["difference"] = None if name == own else paired(pairs)
+            rows[-1]["difference"] = None if name == own else compute_paired_difference(pairs)
     return rows
 
 

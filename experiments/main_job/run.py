@@ -92,7 +92,7 @@ def validation_accuracy(module: torch.nn.Module, path: Path, run: Path) -> float
     mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
     with torch.inference_mode():
         for chosen in np.array_split(np.arange(len(split)), 50):
-            x = (torch.from_numpy(split.images(chosen)) / 255 - mean) / std
+            x = (torch.from_numpy(split.load_images(chosen)) / 255 - mean) / std
             right += int((module(x.permute(0, 3, 1, 2)).argmax(1).numpy() == split.labels[chosen]).sum())
     return right / len(split)
 

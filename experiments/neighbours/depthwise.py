@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from blendsearch.fitness.evaluator import Evaluator, request
+from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.training import Schedule
-from blendsearch.pipeline.optimizers.baselines import baselines
-from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.pipeline.optimizers.baselines import make_baselines
+from blendsearch.pipeline.problem.problem import Problem, prepare
 from blendsearch.runs.config.loading import load_config
 
 HERE = Path(__file__).parent
@@ -45,56 +45,56 @@ def main() -> None:
     if not (asked.work / "cifar10-test.npz").exists():
         subprocess.run([sys.executable, asked.shared / "unpack.py", "cifar10", asked.work], check=True)
     os.environ |= {"SHARED": str(asked.shared.resolve()), "DATA": str(asked.work.resolve())}
-    setting = prepare(load_config(HERE / "depthwise-resnet56.yaml", SETTINGS), lambda *_: None)
+    problem = prepare(load_config(HERE / "depthwise-resnet56.yaml", SETTINGS), lambda *_: None)
     rows: list[dict] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
 
     def judge(budget: float, name: str, genome: object, fit: str, evaluator: Evaluator, fidelity: str) -> None:
         key = {"macs": budget, "network": name, "fit": fit, "fidelity": fidelity}
         if any(key.items() <= row.items() for row in rows):
             return
-        held = dataclasses.replace(setting.decoder, budget={"macs": (budget, budget)})
-        cut = held.cut(genome)
-        counts, oracle = setting.structure.maps.counts(cut), setting.structure.oracle
-        outcome = evaluator.evaluate(request(cut, fidelity, 0))
+        held = dataclasses.replace(problem.decoder, budget={"macs": (budget, budget)})
+        cut = held.decode(genome)
+        counts, oracle = problem.structure.maps.count_kept(cut), problem.structure.oracle
+        outcome = evaluator.evaluate(make_request(cut, fidelity, 0))
         rows.append(
             key
             | {
-                "decomposed": len(setting.structure.maps.decomposed(cut)),
-                "of_macs": round(float(oracle.ratio("macs", counts)), 4),
-                "of_params": round(float(oracle.ratio("params", counts)), 4),
+                "decomposed": len(problem.structure.maps.find_decomposed_layers(cut)),
+                "of_macs": round(float(oracle.compute_ratio("macs", counts)), 4),
+                "of_params": round(float(oracle.compute_ratio("params", counts)), 4),
                 "val_loss": round(outcome.loss, 4),
                 "val_accuracy": round(100 - 100 * outcome.error, 2),
                 "seconds": round(outcome.seconds, 2),
             }
         )
         print(rows[-1], flush=True)
-        asked.out.write_text(json.dumps({"misfit": misfits(setting), "rows": rows}, indent=1) + "\n")
+        asked.out.write_text(json.dumps({"misfit": misfits(problem), "rows": rows}, indent=1) + "\n")
 
-    bare = setting.evaluator
-    fits = {f"{sweeps} sweeps": dataclasses.replace(bare.repair, sweeps=sweeps) for sweeps in SWEEPS}
+    bare = problem.evaluator
+    fits = {f"{sweeps} sweeps": dataclasses.replace(bare.refitter, sweeps=sweeps) for sweeps in SWEEPS}
     tuned = dataclasses.replace(bare, recipe=dataclasses.replace(bare.recipe, tuning=TUNING))
     for budget in BUDGETS:
-        held = dataclasses.replace(setting.decoder, budget={"macs": (budget, budget)})
-        for name, genome in baselines(held, 1):
+        held = dataclasses.replace(problem.decoder, budget={"macs": (budget, budget)})
+        for name, genome in make_baselines(held, 1):
             if not name.startswith("equal blend"):
                 continue
-            usual = dataclasses.replace(bare, repair=fits["2 sweeps"])
-            judge(budget, name, genome, "none", dataclasses.replace(bare, repair=None), "recalibrated")
+            usual = dataclasses.replace(bare, refitter=fits["2 sweeps"])
+            judge(budget, name, genome, "none", dataclasses.replace(bare, refitter=None), "recalibrated")
             judge(budget, name, genome, "2 sweeps", usual, "recalibrated")
             for fit in ("0 sweeps", "8 sweeps") if "depthwise" in name else ():
-                judge(budget, name, genome, fit, dataclasses.replace(bare, repair=fits[fit]), "recalibrated")
+                judge(budget, name, genome, fit, dataclasses.replace(bare, refitter=fits[fit]), "recalibrated")
     for budget, name in sorted(TUNED):
-        held = dataclasses.replace(setting.decoder, budget={"macs": (budget, budget)})
-        genome = dict(baselines(held, 1))[name]
+        held = dataclasses.replace(problem.decoder, budget={"macs": (budget, budget)})
+        genome = dict(make_baselines(held, 1))[name]
         for fit in ("none", "2 sweeps"):
-            judge(budget, name, genome, fit, dataclasses.replace(tuned, repair=fits.get(fit)), "tuned")
+            judge(budget, name, genome, fit, dataclasses.replace(tuned, refitter=fits.get(fit)), "tuned")
 
 
-def misfits(setting: Setting) -> dict[str, float]:
+def misfits(problem: Problem) -> dict[str, float]:
     """What part of its kernels each layer loses, by name."""
     return {
         name: round(float(value), 4)
-        for name, value in zip(setting.structure.maps.layers, setting.decoder.misfit, strict=True)
+        for name, value in zip(problem.structure.maps.layers, problem.decoder.misfit, strict=True)
     }
 
 

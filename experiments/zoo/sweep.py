@@ -101,13 +101,13 @@ def ours(name: str) -> dict[str, Any]:
     from blendsearch.errors import TraceError
     from blendsearch.structure.cost import count_macs
     from blendsearch.structure.surgery import narrow
-    from blendsearch.structure.trace import trace
-    from blendsearch.structure.verify import TOLERANCE, silenced
+    from blendsearch.structure.trace import trace_structure
+    from blendsearch.structure.verify import TOLERANCE, mask_channels
 
     model, side = dense(name), image_side(name)
     start = time.perf_counter()
     try:
-        structure = trace(model, (3, side, side))
+        structure = trace_structure(model, (3, side, side))
     except TraceError as error:
         return {"status": "error", "message": str(error), "seconds": since(start)}
     traced = since(start)
@@ -117,10 +117,10 @@ def ours(name: str) -> dict[str, Any]:
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     small = narrow(model, maps, cut)
     with torch.inference_mode():
-        expected, found = silenced(model, maps, cut)(images), small(images)
+        expected, found = mask_channels(model, maps, cut)(images), small(images)
     apart = float((expected - found).abs().max() / expected.std())
-    counts = maps.counts(cut)
-    macs, params = int(oracle.cost("macs", counts)), int(oracle.cost("params", counts))
+    counts = maps.count_kept(cut)
+    macs, params = int(oracle.compute_cost("macs", counts)), int(oracle.compute_cost("params", counts))
     wrong = []
     if not apart <= TOLERANCE:
         wrong.append(f"cut and silenced outputs differ by {apart:.2g} of their spread")

@@ -7,35 +7,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from blendsearch.blend.allocation import allocate, allocate_globally, check_reachable, reachable, shares_for, widths
-from blendsearch.blend.clustering import cluster, cluster_groups, rank_correlation
+from blendsearch.blend.allocation import (
+    allocate,
+    allocate_globally,
+    check_reachable,
+    compute_min_ratios,
+    compute_shares,
+    make_widths,
+)
+from blendsearch.blend.clustering import cluster, cluster_groups, compute_rank_correlation
 from blendsearch.blend.decoder import Decoder, keep_best
-from blendsearch.blend.genome import Genome, Space, blended, rank_normalised
-from blendsearch.blend.group_space import space_of
-from blendsearch.criteria.table import scored
+from blendsearch.blend.genome import Genome, Space, blend_ranks, normalize_ranks
+from blendsearch.blend.group_space import make_group_space
+from blendsearch.criteria.table import build_score_table
 from blendsearch.errors import BudgetError
-from blendsearch.structure.peak_memory import peak_memory
-from blendsearch.structure.trace import trace
+from blendsearch.structure.peak_memory import trace_peak_memory
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.digits_net import digits_net
 from blendsearch.zoo.factory import build_model
 
-SMALL = trace(digits_net(), (1, 8, 8))
+SMALL = trace_structure(digits_net(), (1, 8, 8))
 MODEL = build_model("torchvision:resnet18").eval()
-NET = trace(MODEL, (3, 64, 64))
-PEAK = peak_memory(MODEL, NET.maps, (3, 64, 64))
-ORACLE = NET.oracle.with_cost("memory", PEAK, int(PEAK(NET.maps.sizes)))
+NET = trace_structure(MODEL, (3, 64, 64))
+PEAK = trace_peak_memory(MODEL, NET.maps, (3, 64, 64))
+ORACLE = NET.oracle.add_cost("memory", PEAK, int(PEAK(NET.maps.sizes)))
 TOGETHER = ["memory", "macs memory", "params memory", "macs params memory", "macs params"]
 
 
 def scores_of(space: Space, genome: Genome) -> list[np.ndarray]:
-    return blended(space.ranks, space.weights(genome))
+    return blend_ranks(space.ranks, space.compute_weights(genome))
 
 
 @given(st.integers(2, 6), st.integers(3, 30), st.integers(0, 1000))
 def test_rank_correlation_is_spearmans(criteria: int, channels: int, seed: int) -> None:
     scores = np.random.default_rng(seed).integers(0, 8, (criteria, channels)).astype(float)
     scores[:, 0] += np.arange(criteria) + 100  # no row is constant
-    found = rank_correlation(scores)
+    found = compute_rank_correlation(scores)
     expected = [[spearmanr(one, other).statistic for other in scores] for one in scores]
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
@@ -46,7 +53,7 @@ def test_criteria_that_rank_alike_share_a_cluster(method: str, clusters: object)
     rng = np.random.default_rng(0)
     families = [rng.random(64) for _ in range(3)]
     scores = np.array([family + rng.normal(0, 0.05, 64) for family in families for _ in range(4)])
-    labels = cluster(rank_correlation(scores), method, clusters, 0)
+    labels = cluster(compute_rank_correlation(scores), method, clusters, 0)
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
@@ -60,13 +67,13 @@ def test_clusters_have_no_more_than_there_are_criteria_or_distinct_rankings() ->
 def test_no_genome_exceeds_its_budget_and_all_but_reach_it(seed: int, ratio: float) -> None:
     rng = np.random.default_rng(seed)
     held = decoder(budget=(ratio, ratio))
-    genome = held.space.random(rng)._replace(share=rng.uniform(-1, 1, held.space.groups))
-    counts = RESNET.maps.counts(held.cut(genome))
-    found = float(RESNET.oracle.ratio("macs", counts))
+    genome = held.space.sample(rng)._replace(share=rng.uniform(-1, 1, held.space.groups))
+    counts = RESNET.maps.count_kept(held.decode(genome))
+    found = float(RESNET.oracle.compute_ratio("macs", counts))
     assert found <= ratio
     steps = (counts + np.eye(len(counts), dtype=int))[counts < held.allowed.sizes]
     # near the dense network nothing but whole streams may be left to give back, 2 % of all MACs a channel
-    assert found >= ratio - 0.005 or all(RESNET.oracle.ratio("macs", row) > ratio for row in steps)
+    assert found >= ratio - 0.005 or all(RESNET.oracle.compute_ratio("macs", row) > ratio for row in steps)
     assert (counts >= held.allowed.low).all()
     assert (counts <= held.allowed.sizes).all()
 
@@ -74,9 +81,9 @@ def test_no_genome_exceeds_its_budget_and_all_but_reach_it(seed: int, ratio: flo
 @given(st.integers(0, 10_000), st.sampled_from([2, 4, 8]), st.sampled_from(["macs", "params"]))
 def test_widths_are_multiples_and_the_budget_holds(seed: int, step: int, cost: str) -> None:
     held = decoder(budget=(0.6, 0.6), round_to=step, cost=cost)
-    counts = RESNET.maps.counts(held.cut(held.space.random(np.random.default_rng(seed))))
+    counts = RESNET.maps.count_kept(held.decode(held.space.sample(np.random.default_rng(seed))))
     assert (counts % step == 0).all()
-    assert float(RESNET.oracle.ratio(cost, counts)) <= 0.6
+    assert float(RESNET.oracle.compute_ratio(cost, counts)) <= 0.6
 
 
 def test_two_budgets_hold_together() -> None:
@@ -84,8 +91,8 @@ def test_two_budgets_hold_together() -> None:
         DECODER.space, DECODER.table, RESNET.oracle, DECODER.allowed, {"macs": (0.5, 0.5), "params": (0.3, 0.3)}
     )
     for seed in range(10):
-        counts = RESNET.maps.counts(held.cut(held.space.random(np.random.default_rng(seed))))
-        macs, params = (float(RESNET.oracle.ratio(name, counts)) for name in ("macs", "params"))
+        counts = RESNET.maps.count_kept(held.decode(held.space.sample(np.random.default_rng(seed))))
+        macs, params = (float(RESNET.oracle.compute_ratio(name, counts)) for name in ("macs", "params"))
         assert macs <= 0.5
         assert params <= 0.3
         assert macs > 0.49 or params > 0.295
@@ -94,8 +101,8 @@ def test_two_budgets_hold_together() -> None:
 @given(st.integers(0, 10_000), st.sampled_from(TOGETHER), st.floats(0.12, 0.95), st.sampled_from([1, 8]))
 def test_every_combination_of_budgets_is_met_and_used_up(seed: int, names: str, ratio: float, step: int) -> None:
     rng = np.random.default_rng(seed)
-    allowed = widths(NET.maps.sizes, 2, 0.02, step)
-    least = reachable(ORACLE, allowed)
+    allowed = make_widths(NET.maps.sizes, 2, 0.02, step)
+    least = compute_min_ratios(ORACLE, allowed)
     budget = {name: max(least[name], ratio ** rng.uniform(0.7, 1.4)) for name in names.split()}
     share = rng.uniform(-1, 1, len(NET.maps.groups))
     scores = [rng.lognormal(0, 1, size) for size in NET.maps.sizes]
@@ -103,52 +110,54 @@ def test_every_combination_of_budgets_is_met_and_used_up(seed: int, names: str, 
         allocate(ORACLE, allowed, budget, share),
         allocate_globally(ORACLE, allowed, budget, scores),
     ):
-        assert all(ORACLE.ratio(name, counts) <= most for name, most in budget.items())
-        near = any(ORACLE.ratio(name, counts) >= budget[name] - 0.001 for name in names.split() if name != "memory")
+        assert all(ORACLE.compute_ratio(name, counts) <= most for name, most in budget.items())
+        near = any(
+            ORACLE.compute_ratio(name, counts) >= budget[name] - 0.001 for name in names.split() if name != "memory"
+        )
         wider = np.minimum((counts // allowed.step + 1) * allowed.step, allowed.sizes)
         steps = np.where(np.eye(len(counts), dtype=bool), wider, counts)[counts < allowed.sizes]
         # nothing is left over: a budget is reached, or no group can be one step wider
-        assert near or all(any(ORACLE.ratio(name, row) > budget[name] for name in budget) for row in steps)
+        assert near or all(any(ORACLE.compute_ratio(name, row) > budget[name] for name in budget) for row in steps)
 
 
 def test_a_memory_budget_leaves_alone_what_does_not_stand_in_the_peak() -> None:
-    allowed = widths(NET.maps.sizes, 2, 0.02, 1)
+    allowed = make_widths(NET.maps.sizes, 2, 0.02, 1)
     counts = allocate(ORACLE, allowed, {"memory": 0.5}, np.zeros(len(NET.maps.groups)))
-    assert 0.495 <= float(ORACLE.ratio("memory", counts)) <= 0.5
+    assert 0.495 <= float(ORACLE.compute_ratio("memory", counts)) <= 0.5
     kept = dict(zip([group.name for group in NET.maps.groups], counts / NET.maps.sizes, strict=True))
     assert kept["conv1"] < 0.5 < 0.9 < kept["layer4.1.conv1"]
 
 
 def test_a_budget_of_memory_out_of_reach_is_refused_with_the_range() -> None:
     with pytest.raises(BudgetError, match=r"dense memory: reachable is .* to 100 % \([\d,]+ to [\d,]+ bytes\)"):
-        check_reachable(ORACLE, widths(NET.maps.sizes, 2, 0.02, 1), {"macs": 0.5, "memory": 0.001})
+        check_reachable(ORACLE, make_widths(NET.maps.sizes, 2, 0.02, 1), {"macs": 0.5, "memory": 0.001})
 
 
 def test_allocation_is_what_searching_every_width_finds() -> None:
     """On a network small enough to try all: no single group can be widened without breaking the budget."""
-    allowed = widths(SMALL.maps.sizes, 2, 0.0, 1)
+    allowed = make_widths(SMALL.maps.sizes, 2, 0.0, 1)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         budget = {"macs": float(rng.uniform(0.1, 0.9))}
         counts = allocate(SMALL.oracle, allowed, budget, rng.uniform(-0.3, 0.3, len(allowed.sizes)))
-        assert SMALL.oracle.ratio("macs", counts) <= budget["macs"]
+        assert SMALL.oracle.compute_ratio("macs", counts) <= budget["macs"]
         wider = [counts + np.eye(len(counts), dtype=int)[group] for group in np.flatnonzero(counts < allowed.sizes)]
-        close = budget["macs"] - float(SMALL.oracle.ratio("macs", counts)) <= 0.001
-        assert close or all(SMALL.oracle.ratio("macs", row) > budget["macs"] for row in wider)
+        close = budget["macs"] - float(SMALL.oracle.compute_ratio("macs", counts)) <= 0.001
+        assert close or all(SMALL.oracle.compute_ratio("macs", row) > budget["macs"] for row in wider)
 
 
 def test_shares_of_zero_are_the_uniform_allocation() -> None:
-    counts = RESNET.maps.counts(DECODER.cut(DECODER.space.equal()))
+    counts = RESNET.maps.count_kept(DECODER.decode(DECODER.space.make_equal_blend()))
     kept = counts / RESNET.maps.sizes
     assert np.ptp(kept) <= 1 / RESNET.maps.sizes.min() + 1e-9
 
 
 def test_a_larger_share_keeps_more_of_that_group() -> None:
-    genome = DECODER.space.equal()
-    even = RESNET.maps.counts(DECODER.cut(genome))
+    genome = DECODER.space.make_equal_blend()
+    even = RESNET.maps.count_kept(DECODER.decode(genome))
     share = genome.share.copy()
     share[4] = 0.2
-    more = RESNET.maps.counts(DECODER.cut(genome._replace(share=share)))
+    more = RESNET.maps.count_kept(DECODER.decode(genome._replace(share=share)))
     assert more[4] > even[4]
 
 
@@ -156,7 +165,7 @@ def test_global_allocation_keeps_the_best_scores_of_the_network() -> None:
     rng = np.random.default_rng(5)
     scores = [rng.random(size) * (group + 1) for group, size in enumerate(RESNET.maps.sizes)]
     counts = allocate_globally(RESNET.oracle, DECODER.allowed, {"macs": 0.5}, scores)
-    assert 0.495 <= float(RESNET.oracle.ratio("macs", counts)) <= 0.5
+    assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", counts)) <= 0.5
     free = (counts > DECODER.allowed.low) & (counts < DECODER.allowed.sizes)
     last_kept = [np.sort(scores[group])[::-1][counts[group] - 1] for group in np.flatnonzero(free)]
     first_gone = [np.sort(scores[group])[::-1][counts[group]] for group in np.flatnonzero(free)]
@@ -168,28 +177,32 @@ def test_a_global_allocation_is_a_point_of_the_space() -> None:
     rng = np.random.default_rng(6)
     scores = [rng.lognormal(0, 0.5, size) for size in RESNET.maps.sizes]
     wanted = allocate_globally(RESNET.oracle, DECODER.allowed, {"macs": 0.5}, scores)
-    genome = DECODER.space.equal()._replace(share=shares_for(wanted, RESNET.maps.sizes))
-    found = RESNET.maps.counts(DECODER.cut(genome))
+    genome = DECODER.space.make_equal_blend()._replace(share=compute_shares(wanted, RESNET.maps.sizes))
+    found = RESNET.maps.count_kept(DECODER.decode(genome))
     assert np.abs(found - wanted).max() <= 2
     assert np.abs(found - wanted).sum() <= 0.02 * wanted.sum()
 
 
 @pytest.mark.parametrize("row", range(len(NAMES)))
 def test_every_single_criterion_is_a_point_of_the_space(row: int) -> None:
-    for scores, table in zip(scores_of(DECODER.space, DECODER.space.single(row)), DECODER.table.scores, strict=True):
+    for scores, table in zip(
+        scores_of(DECODER.space, DECODER.space.make_single_criterion(row)), DECODER.table.scores, strict=True
+    ):
         assert np.argsort(scores, kind="stable").tolist() == np.argsort(table[row], kind="stable").tolist()
 
 
 def test_the_equal_blend_is_the_mean_of_all_normalised_ranks() -> None:
-    for scores, ranks in zip(scores_of(DECODER.space, DECODER.space.equal()), DECODER.space.ranks, strict=True):
+    for scores, ranks in zip(
+        scores_of(DECODER.space, DECODER.space.make_equal_blend()), DECODER.space.ranks, strict=True
+    ):
         np.testing.assert_allclose(scores, ranks.mean(axis=0), atol=1e-12)
 
 
 def test_scaling_all_calibration_factors_changes_no_cut() -> None:
-    genome = DECODER.space.random(np.random.default_rng(1))
+    genome = DECODER.space.sample(np.random.default_rng(1))
     space = DECODER.space
-    halved = space.genome(space.choice(genome), space.factor(genome) * 0.5)._replace(share=genome.share)
-    assert (DECODER.cut(genome) == DECODER.cut(halved)).all()
+    halved = space.make_genome(space.get_choices(genome), space.get_factors(genome) * 0.5)._replace(share=genome.share)
+    assert (DECODER.decode(genome) == DECODER.decode(halved)).all()
 
 
 def test_a_criterion_left_out_of_a_group_is_not_blended_there() -> None:
@@ -200,7 +213,7 @@ def test_a_criterion_left_out_of_a_group_is_not_blended_there() -> None:
         "c": {"x": np.ones(6), "y": None},
         "d": {"x": np.arange(5.0), "y": RuntimeError("no such layer")},
     }
-    table = scored(tuple(rows), rows, sizes)
+    table = build_score_table(tuple(rows), rows, sizes)
     reasons = {(item.criterion, item.group): item.reason for item in table.left_out}
     assert reasons == {
         ("b", "x"): "gave 6 scores that are not finite",
@@ -209,31 +222,31 @@ def test_a_criterion_left_out_of_a_group_is_not_blended_there() -> None:
         ("c", "y"): "does not apply",
         ("d", "y"): "failed with RuntimeError: no such layer",
     }
-    space = space_of(table, cluster_groups(table, "kmeans", 3, 0))
-    first, second = scores_of(space, space.equal())
+    space = make_group_space(table, cluster_groups(table, "kmeans", 3, 0))
+    first, second = scores_of(space, space.make_equal_blend())
     assert np.argsort(first).tolist() == [0, 1, 2, 3, 4, 5]
     np.testing.assert_allclose(second, 0.5)
-    assert all(np.isfinite(part).all() for part in scores_of(space, space.single(1)))
+    assert all(np.isfinite(part).all() for part in scores_of(space, space.make_single_criterion(1)))
 
 
 @given(st.integers(1, 5), st.integers(1, 20), st.integers(0, 1000))
 def test_normalised_ranks_are_in_the_unit_interval_and_keep_the_order(rows: int, channels: int, seed: int) -> None:
     scores = np.random.default_rng(seed).normal(size=(rows, channels))
-    ranks = rank_normalised(scores)
+    ranks = normalize_ranks(scores)
     assert ranks.min() >= 0
     assert ranks.max() <= 1
     assert (np.argsort(ranks, axis=1) == np.argsort(scores, axis=1)).all()
 
 
 def test_a_budget_out_of_reach_is_refused_with_the_range() -> None:
-    least = reachable(RESNET.oracle, DECODER.allowed)["macs"]
+    least = compute_min_ratios(RESNET.oracle, DECODER.allowed)["macs"]
     with pytest.raises(BudgetError, match=rf"reachable is {least:.1%} to 100 %"):
         decoder(budget=(least / 2, least / 2))
 
 
 def test_random_genomes_differ() -> None:
     rng = np.random.default_rng(0)
-    cuts = {DECODER.cut(DECODER.space.random(rng)).tobytes() for _ in range(64)}
+    cuts = {DECODER.decode(DECODER.space.sample(rng)).tobytes() for _ in range(64)}
     assert len(cuts) == 64
 
 
@@ -244,9 +257,10 @@ def test_the_best_channels_are_kept_and_of_equals_the_first() -> None:
 
 def test_targets_move_the_budget_over_the_span() -> None:
     held = decoder(budget=(0.3, 0.7))
-    assert held.spans
-    genome: Genome = held.space.equal()
+    assert held.has_budget_range
+    genome: Genome = held.space.make_equal_blend()
     found = [
-        float(RESNET.oracle.ratio("macs", RESNET.maps.counts(held.cut(genome._replace(target=t))))) for t in (0, 0.5, 1)
+        float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(held.decode(genome._replace(target=t)))))
+        for t in (0, 0.5, 1)
     ]
     np.testing.assert_allclose(found, [0.3, 0.5, 0.7], atol=0.005)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from blendsearch.blend.clustering import cluster, cluster_groups, rank_correlation
-from blendsearch.blend.correlation_map import CorrelationMap, correlation_map, leaf_order
-from blendsearch.criteria.table import ScoreTable, scored
+from blendsearch.blend.clustering import cluster, cluster_groups, compute_rank_correlation
+from blendsearch.blend.correlation_map import CorrelationMap, build_correlation_map, compute_leaf_order
+from blendsearch.criteria.table import ScoreTable, build_score_table
 from blendsearch.errors import ConfigError
 
 UP, DOWN, PAIRS = [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0]  # rho(UP, PAIRS) = 0.6
@@ -21,11 +21,11 @@ def table(*groups: dict[str, list[float] | None]) -> ScoreTable:
     names = tuple(groups[0])
     sizes = {f"g{number}": len(next(row for row in group.values() if row)) for number, group in enumerate(groups)}
     rows = {name: {f"g{number}": group[name] for number, group in enumerate(groups)} for name in names}
-    return scored(names, rows, sizes)  # type: ignore[arg-type]
+    return build_score_table(names, rows, sizes)  # type: ignore[arg-type]
 
 
 def mapped(of: ScoreTable, clusters: int = 2) -> CorrelationMap:
-    return correlation_map(of, cluster_groups(of, "agglomerative", clusters, 0), "agglomerative", clusters, 0)
+    return build_correlation_map(of, cluster_groups(of, "agglomerative", clusters, 0), "agglomerative", clusters, 0)
 
 
 def test_each_pair_is_averaged_over_the_groups_where_both_serve() -> None:
@@ -46,9 +46,11 @@ def test_clusters_their_centres_and_their_mean_correlations() -> None:
     assert [sorted(item.members) for item in found.clusters] == [[0, 1, 3], [2]]
     first, second = found.clusters
     assert (first.centre, second.centre) == (1, 2)  # b is 0.8 from a and from d, which are 0.6 from each other
-    np.testing.assert_allclose([first.inside, first.outside], [(0.8 + 0.8 + 0.6) / 3, (-1 - 0.8 - 0.6) / 3])
-    assert np.isnan(second.inside) and second.outside == pytest.approx(first.outside)
-    assert found.inside == pytest.approx(first.inside) and found.between == pytest.approx(first.outside)
+    np.testing.assert_allclose([first.mean_inside, first.mean_to_others], [(0.8 + 0.8 + 0.6) / 3, (-1 - 0.8 - 0.6) / 3])
+    assert np.isnan(second.mean_inside) and second.mean_to_others == pytest.approx(first.mean_to_others)
+    assert found.mean_inside == pytest.approx(first.mean_inside) and found.mean_between == pytest.approx(
+        first.mean_to_others
+    )
 
 
 def test_of_equal_centres_the_earliest_is_taken() -> None:
@@ -59,7 +61,7 @@ def test_of_equal_centres_the_earliest_is_taken() -> None:
 def test_what_serves_nowhere_is_in_no_cluster_and_what_never_meets_is_unrelated() -> None:
     found = mapped(table({"a": UP, "b": None, "c": None}, {"a": None, "b": None, "c": UP}))
     assert sorted(found.order) == [0, 2]
-    assert np.isnan(found.average[0, 2]) and len(found.clusters) == 2 and np.isnan(found.between)
+    assert np.isnan(found.average[0, 2]) and len(found.clusters) == 2 and np.isnan(found.mean_between)
     assert len(mapped(table({"a": UP, "b": None})).clusters) == 1
     with pytest.raises(ConfigError, match="no criterion"):
         mapped(table({"a": [1.0]}))
@@ -68,7 +70,7 @@ def test_what_serves_nowhere_is_in_no_cluster_and_what_never_meets_is_unrelated(
 @st.composite
 def correlations(draw: st.DrawFn) -> NDArray[np.float64]:
     n = draw(st.integers(1, 9))
-    return rank_correlation(draw(arrays(np.int64, (n, 6), elements=st.integers(0, 4))).astype(float))
+    return compute_rank_correlation(draw(arrays(np.int64, (n, 6), elements=st.integers(0, 4))).astype(float))
 
 
 @given(correlations(), st.integers(1, 5), st.sampled_from(["kmeans", "agglomerative"]))
@@ -76,10 +78,10 @@ def test_the_order_is_a_permutation_that_keeps_clusters_together(
     correlation: NDArray[np.float64], clusters: int, method: str
 ) -> None:
     labels = cluster(correlation, method, clusters, 0)  # type: ignore[arg-type]
-    order = leaf_order(correlation, labels)
+    order = compute_leaf_order(correlation, labels)
     assert sorted(order) == list(range(len(correlation)))
     assert len(list(itertools.groupby(labels[order]))) == len(set(labels))
-    np.testing.assert_array_equal(order, leaf_order(correlation, labels))
+    np.testing.assert_array_equal(order, compute_leaf_order(correlation, labels))
 
 
 @given(st.permutations(range(7)), st.integers(2, 6))
@@ -87,5 +89,5 @@ def test_neighbours_are_as_alike_as_they_can_be(places: list[int], first: int) -
     """Criteria along a line, in any order of the table, come back as that line."""
     line = np.asarray(places, dtype=float)
     correlation = 1 - np.abs(np.subtract.outer(line, line)) / 6
-    order = leaf_order(correlation, (line >= first).astype(np.int64))
+    order = compute_leaf_order(correlation, (line >= first).astype(np.int64))
     assert set(np.abs(np.diff(line[order]))) == {1.0}

@@ -6,8 +6,8 @@ import torch
 from criteria_nets import EVERY, NETS, made, some_images, traced, views
 
 from blendsearch.criteria.probe import probe
-from blendsearch.criteria.registry import CRITERIA, load_pool, pool
-from blendsearch.criteria.score import score_table
+from blendsearch.criteria.registry import CRITERIA, load_pool, select_criteria
+from blendsearch.criteria.score import compute_score_table
 
 load_pool()
 NAMES = tuple(CRITERIA)
@@ -30,7 +30,7 @@ def test_scores_rank_every_group_and_leave_the_network_alone(network, name):
     first.requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
-    (criterion,) = pool([name])
+    (criterion,) = select_criteria([name])
     gathered = (
         probe(model, structure.maps, [some_images()], criterion.needs, subsample=EVERY) if criterion.needs else None
     )
@@ -39,7 +39,7 @@ def test_scores_rank_every_group_and_leave_the_network_alone(network, name):
             scores = criterion.score(view)
         if scores is None:
             assert name in NO_BATCH_NORM
-            assert not view.batch_norms()
+            assert not view.get_batch_norms()
             continue
         assert scores.shape == (view.group.channels,)
         assert torch.isfinite(scores).all()
@@ -60,7 +60,9 @@ def test_scores_rank_every_group_and_leave_the_network_alone(network, name):
 
 def test_hrank_tells_channels_apart_where_maps_have_room():
     model = made("residual")
-    table = score_table(model, traced(model), pool(["hrank"]), lambda: [some_images(32)], np.random.default_rng(0))
+    table = compute_score_table(
+        model, traced(model), select_criteria(["hrank"]), lambda: [some_images(32)], np.random.default_rng(0)
+    )
     assert any(np.ptp(scores[0]) > 0 for scores in table.scores)
 
 
@@ -70,7 +72,9 @@ def test_the_table_is_the_same_for_the_same_generator_and_any_batches(network):
 
     def table(batch, seed=0):
         batches = list(zip(images.split(batch), labels.split(batch), strict=True))
-        return score_table(model, structure, pool(NAMES), lambda: batches, np.random.default_rng(seed))
+        return compute_score_table(
+            model, structure, select_criteria(NAMES), lambda: batches, np.random.default_rng(seed)
+        )
 
     whole, again, pieces = table(24), table(24), table(5)
     for one, same, other in zip(whole.scores, again.scores, pieces.scores, strict=True):

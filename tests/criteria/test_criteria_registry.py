@@ -8,8 +8,8 @@ import pytest
 import torch
 from criteria_nets import made, some_images, traced
 
-from blendsearch.criteria.registry import CRITERIA, Criterion, criterion, load_criteria, load_pool, pool
-from blendsearch.criteria.score import score_table
+from blendsearch.criteria.registry import CRITERIA, Criterion, criterion, load_criteria, load_pool, select_criteria
+from blendsearch.criteria.score import compute_score_table
 from blendsearch.errors import ConfigError
 
 OWN = '''
@@ -45,10 +45,12 @@ def own_module(tmp_path, monkeypatch):
 
 def test_a_module_of_ones_own_joins_the_pool(own_module):
     load_criteria([own_module("my_criteria", OWN.format(name="largest_weight"))])
-    assert pool(["largest_weight"])[0].formula == "The largest weight of the filter."
-    assert "largest_weight" in [item.name for item in pool()]
+    assert select_criteria(["largest_weight"])[0].formula == "The largest weight of the filter."
+    assert "largest_weight" in [item.name for item in select_criteria()]
     model = made("flattened")
-    table = score_table(model, traced(model), pool(["largest_weight"]), lambda: [], np.random.default_rng(0))
+    table = compute_score_table(
+        model, traced(model), select_criteria(["largest_weight"]), lambda: [], np.random.default_rng(0)
+    )
     expected = model.first.weight.detach().abs().amax(dim=(1, 2, 3))
     np.testing.assert_allclose(table.scores[table.groups.index("first")][0], expected)
 
@@ -66,7 +68,7 @@ def test_a_module_that_fails_leaves_the_pool_alone(own_module):
 def test_a_name_that_is_taken_is_refused(own_module):
     with pytest.raises(ConfigError, match="two criteria are called 'l1'"):
         load_criteria([own_module("my_l1", OWN.format(name="l1"))])
-    assert pool(["l1"])[0].score.__module__ == "blendsearch.criteria.norm"
+    assert select_criteria(["l1"])[0].score.__module__ == "blendsearch.criteria.norm"
 
 
 def test_entry_points_join_and_broken_ones_are_skipped_with_a_warning(own_module, monkeypatch):
@@ -84,9 +86,9 @@ def test_entry_points_join_and_broken_ones_are_skipped_with_a_warning(own_module
 
 def test_unknown_names_and_needs_are_refused():
     with pytest.raises(ConfigError, match="did you mean 'taylor_gate'"):
-        pool(["taylor_gat"])
+        select_criteria(["taylor_gat"])
     with pytest.raises(ConfigError, match="named twice"):
-        pool(["l1", "l1"])
+        select_criteria(["l1", "l1"])
     with pytest.raises(ConfigError, match="needs 'magic'"):
         criterion("wants_magic", family="norm", needs=["magic"], source="a test")(lambda view: None)
 
@@ -100,27 +102,34 @@ def test_a_criterion_that_does_not_serve_is_left_out_with_the_reason():
         "constant": (lambda view: torch.ones(view.group.channels), "same score"),
         "short": (lambda view: torch.rand(view.group.channels + 1), "expected"),
         "raises": (raises, "failed with KeyError: 'lost'"),
-        "forgot": (lambda view: view.gate().change, "name what it needs"),
+        "forgot": (lambda view: view.get_gate().change, "name what it needs"),
         "nothing": (lambda view: None, "does not apply"),
     }
     criteria = [Criterion(name, "norm", frozenset(), "weights", "a test", score) for name, (score, _) in wrong.items()]
     model = made("residual")
-    table = score_table(model, traced(model), [*criteria, *pool(["l1"])], lambda: [], np.random.default_rng(0))
+    table = compute_score_table(
+        model, traced(model), [*criteria, *select_criteria(["l1"])], lambda: [], np.random.default_rng(0)
+    )
     for number, (name, (_, reason)) in enumerate(wrong.items()):
         found = [item for item in table.left_out if item.criterion == name]
         assert len(found) == len(table.groups)
         assert all(reason in item.reason for item in found), found[0].reason
         assert all(np.isnan(scores[number]).all() for scores in table.scores)
-    assert all(list(table.usable(group)) == [len(wrong)] for group in range(len(table.groups)))
+    assert all(list(table.find_usable(group)) == [len(wrong)] for group in range(len(table.groups)))
 
 
 def test_what_another_need_gathers_is_not_there_by_accident():
     model = made("residual")
     structure = traced(model)
     asks_more = Criterion(
-        "asks_more", "activation", frozenset({"pooled"}), "probe", "a test", lambda view: view.readings()[0].square
+        "asks_more",
+        "activation",
+        frozenset({"pooled"}),
+        "probe",
+        "a test",
+        lambda view: view.get_activation_stats()[0].square,
     )
-    table = score_table(model, structure, [asks_more], lambda: [some_images()], np.random.default_rng(0))
+    table = compute_score_table(model, structure, [asks_more], lambda: [some_images()], np.random.default_rng(0))
     assert all("the probe gathered no 'square'" in item.reason for item in table.left_out)
     assert len(table.left_out) == len(table.groups)
 
@@ -132,6 +141,8 @@ def test_a_network_without_second_derivatives_loses_only_the_hessian(monkeypatch
     monkeypatch.setattr("blendsearch.criteria.probe.hessian_diagonals", refuses)
     model = made("flattened")
     names = ["hessian_trace", "taylor_gate"]
-    table = score_table(model, traced(model), pool(names), lambda: [some_images()], np.random.default_rng(0))
+    table = compute_score_table(
+        model, traced(model), select_criteria(names), lambda: [some_images()], np.random.default_rng(0)
+    )
     assert {item.criterion for item in table.left_out} == {"hessian_trace"}
     assert "the Hessian could not be sampled: derivative for" in table.left_out[0].reason

@@ -15,8 +15,8 @@ from torch import nn
 
 from blendsearch.criteria.probe import Subsample, probe
 from blendsearch.criteria.registry import CRITERIA, load_pool
-from blendsearch.structure.trace import trace
-from blendsearch.structure.verify import silenced
+from blendsearch.structure.trace import trace_structure
+from blendsearch.structure.verify import mask_channels
 
 load_pool()
 
@@ -28,9 +28,9 @@ def score(name, view):
 
 def faded(model, maps, start, channel, share):
     """The network whose readers hear one channel only to `share` of its strength."""
-    cut = maps.whole()
+    cut = maps.make_unpruned_cut()
     cut[start + channel] = False
-    without, whole = silenced(model, maps, cut), copy.deepcopy(model)
+    without, whole = mask_channels(model, maps, cut), copy.deepcopy(model)
     with torch.no_grad():
         for kept, gone in zip(whole.parameters(), without.parameters(), strict=True):
             kept.lerp_(gone, 1 - share)
@@ -77,16 +77,16 @@ def trained():
             optimiser.zero_grad()
             F.cross_entropy(model(images[rows]), labels[rows]).backward()
             optimiser.step()
-    structure = trace(model, (1, 8, 8))
+    structure = trace_structure(model, (1, 8, 8))
     images, labels = images[:300], labels[:300]
     changes = {}
     with torch.no_grad():
         before = F.cross_entropy(model(images), labels)
         for group, start in zip(structure.maps.groups, structure.maps.offsets, strict=False):
             for channel in range(group.channels):
-                cut = structure.maps.whole()
+                cut = structure.maps.make_unpruned_cut()
                 cut[start + channel] = False
-                after = F.cross_entropy(silenced(model, structure.maps, cut)(images), labels)
+                after = F.cross_entropy(mask_channels(model, structure.maps, cut)(images), labels)
                 changes.setdefault(group.name, []).append(float(after - before))
     gathered = probe(model, structure.maps, [(images, labels)], temperature=1, subsample=EVERY)
     return views(model, structure, gathered), changes
@@ -114,7 +114,9 @@ STRUCTURE = traced(NETWORK)
 def all_scores(model, subsample=EVERY, batches=None):
     gathered = probe(model, STRUCTURE.maps, batches or [some_images()], temperature=1, subsample=subsample)
     return {
-        group: {name: score(name, view) for name in ALIKE if name not in {"bn_gamma", "bn_beta"} or view.batch_norms()}
+        group: {
+            name: score(name, view) for name in ALIKE if name not in {"bn_gamma", "bn_beta"} or view.get_batch_norms()
+        }
         for group, view in views(model, STRUCTURE, gathered).items()
         if group in {"stem.0", "inner.0"}
     }
@@ -166,7 +168,7 @@ def test_scaling_filters(factor, channel):
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=8)
 def test_how_images_are_batched_does_not_matter(sizes):
-    subsample = Subsample(every=3, at_most=3)
+    subsample = Subsample(stride=3, max_images=3)
     images, labels = some_images(sum(sizes))
     pieces = list(zip(images.split(sizes), labels.split(sizes), strict=True))
     whole = all_scores(NETWORK, subsample, [(images, labels)])
@@ -180,7 +182,7 @@ def test_how_images_are_batched_does_not_matter(sizes):
 def test_the_subsample_is_every_nth_image_of_the_stream(every, at_most, sizes):
     subsample, first, picked = Subsample(every, at_most), 0, []
     for size in sizes:
-        picked += [first + row for row in subsample.rows(first, size)]
+        picked += [first + row for row in subsample.select_rows(first, size)]
         first += size
     assert picked == list(range(0, first, every))[:at_most]
 

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from criteria_nets import EVERY, made, probed, some_images, traced, views
 from torch import nn
 
-from blendsearch.criteria.activation import histogram_entropy
-from blendsearch.criteria.contributions import sampled_contributions
-from blendsearch.criteria.distance import median_distances
-from blendsearch.criteria.feature_map import map_ranks, nuclear_norm_changes
+from blendsearch.criteria.activation import compute_histogram_entropy
+from blendsearch.criteria.contributions import sample_contributions
+from blendsearch.criteria.distance import compute_median_distances
+from blendsearch.criteria.feature_map import compute_map_ranks, compute_nuclear_norm_changes
 from blendsearch.criteria.probe import probe
-from blendsearch.criteria.reconstruction import greedy_errors
+from blendsearch.criteria.reconstruction import compute_greedy_errors
 from blendsearch.criteria.registry import CRITERIA, load_pool
-from blendsearch.criteria.second_order import hessian_diagonals
-from blendsearch.criteria.synaptic_flow import synaptic_flow
-from blendsearch.structure.trace import trace
+from blendsearch.criteria.second_order import estimate_hessian_diagonals
+from blendsearch.criteria.synaptic_flow import compute_synaptic_flow
+from blendsearch.structure.trace import trace_structure
 
 load_pool()
 
@@ -35,7 +35,7 @@ def by_hand():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0, -4.0], [0.0, 2.0]])[..., None, None])
         model[3].weight.copy_(torch.tensor([[1.0, 2.0], [-2.0, 0.0]]))
-    structure = trace(model, (2, 1, 1))
+    structure = trace_structure(model, (2, 1, 1))
     images = torch.tensor([[2.0, 1.0], [1.0, 2.0]])[..., None, None]
     labels = torch.tensor([0, 1])
     gathered = probe(model, structure.maps, [(images, labels)], temperature=1, subsample=EVERY)
@@ -96,26 +96,26 @@ def test_ranks_and_nuclear_norm_changes_are_those_of_numpy():
     wide[1, 2] = torch.ones(4, 1) @ torch.arange(6.0)[None]
     wide[1, 4] = wide[1, 3]
     for maps in (wide, tall):
-        np.testing.assert_array_equal(map_ranks(maps), np.linalg.matrix_rank(maps.numpy()))
+        np.testing.assert_array_equal(compute_map_ranks(maps), np.linalg.matrix_rank(maps.numpy()))
         rows = maps.flatten(2)
-        changes = nuclear_norm_changes(rows)
+        changes = compute_nuclear_norm_changes(rows)
         for image, found in zip(rows.double().numpy(), changes.numpy(), strict=True):
             whole = np.linalg.norm(image, "nuc")
             without = [np.linalg.norm(np.delete(image, channel, axis=0), "nuc") for channel in range(len(image))]
             np.testing.assert_allclose(found, whole - np.array(without), atol=2e-7 * whole)
-    assert torch.isnan(map_ranks(torch.full((1, 2, 3, 3), torch.nan))).all()
-    assert torch.isnan(nuclear_norm_changes(torch.full((1, 2, 3), torch.inf))).all()
+    assert torch.isnan(compute_map_ranks(torch.full((1, 2, 3, 3), torch.nan))).all()
+    assert torch.isnan(compute_nuclear_norm_changes(torch.full((1, 2, 3), torch.inf))).all()
 
 
 def test_the_geometric_median_of_a_triangle_and_of_points_around_one_of_them():
     # equilateral: the Fermat point is the centre, 2/3 of the height away from every corner
     triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
-    np.testing.assert_allclose(median_distances(triangle @ triangle.T), np.full(3, 1 / math.sqrt(3)), rtol=1e-6)
+    np.testing.assert_allclose(compute_median_distances(triangle @ triangle.T), np.full(3, 1 / math.sqrt(3)), rtol=1e-6)
     # the median is itself a point, and the mean, where the iteration starts, stands on it
     cross = torch.tensor([[0.0, 0.0], [1, 0], [-1, 0], [0, 2], [0, -2]], dtype=torch.float64)
-    np.testing.assert_allclose(median_distances(cross @ cross.T), [0, 1, 1, 2, 2], atol=1e-6)
+    np.testing.assert_allclose(compute_median_distances(cross @ cross.T), [0, 1, 1, 2, 2], atol=1e-6)
     points = torch.randn(12, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = median_distances(points @ points.T)
+    found = compute_median_distances(points @ points.T)
     centre = points.mean(dim=0).clone().requires_grad_(True)
     optimiser = torch.optim.LBFGS([centre], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -132,14 +132,14 @@ def test_the_geometric_median_of_a_triangle_and_of_points_around_one_of_them():
 def test_entropy_of_even_uneven_and_constant_columns():
     values = torch.tensor([[0.0, 0.0, 7.0], [1.0, 0.0, 7.0], [2.0, 0.0, 7.0], [3.0, 1.0, 7.0]])
     expected = [math.log(4), -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), 0]
-    np.testing.assert_allclose(histogram_entropy(values, 4), expected, rtol=1e-9)
+    np.testing.assert_allclose(compute_histogram_entropy(values, 4), expected, rtol=1e-9)
 
 
 def test_synaptic_flow_of_a_chain_is_autograd_of_the_absolute_network():
     model = made("flattened")
     structure = traced(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = synaptic_flow(model, structure.maps, (2, 6, 6), rounds=1)
+    found = compute_synaptic_flow(model, structure.maps, (2, 6, 6), rounds=1)
     first, second, hidden, head = (
         getattr(model, name).weight.detach().double().abs().requires_grad_(True)
         for name in ("first", "second", "hidden", "head")
@@ -158,7 +158,7 @@ def test_synaptic_flow_of_a_chain_is_autograd_of_the_absolute_network():
 def test_later_rounds_of_synaptic_flow_only_favour_survivors():
     model = made("residual")
     structure = traced(model)
-    once, often = (synaptic_flow(model, structure.maps, (2, 6, 6), rounds=rounds) for rounds in (1, 3))
+    once, often = (compute_synaptic_flow(model, structure.maps, (2, 6, 6), rounds=rounds) for rounds in (1, 3))
     for group in structure.maps.groups:
         kept = once[group.name].argsort(descending=True)[: group.channels // 2]
         gained = often[group.name] - once[group.name]
@@ -169,13 +169,13 @@ def test_later_rounds_of_synaptic_flow_only_favour_survivors():
 def test_thinet_samples_add_up_to_the_layers_output_and_greedy_is_brute_force():
     model = made("flattened")
     layer, images = model.second, torch.randn(3, 5, 6, 6)
-    found = sampled_contributions(layer, images, np.arange(5)[:, None], first=2)
+    found = sample_contributions(layer, images, np.arange(5)[:, None], first_image=2)
     outputs = F.conv2d(images, layer.weight, stride=2, padding=1)
     for row, image in zip(found.reshape(3, 4, 5).sum(dim=2), outputs, strict=True):
         # each sampled sum is one of the image's output values
         assert (image.ravel()[None, :] - row[:, None]).abs().amin(dim=1).max() < 1e-5
     features = torch.randn(3, 36)
-    by_channel = sampled_contributions(model.hidden, features, np.arange(36).reshape(4, 9), first=0)
+    by_channel = sample_contributions(model.hidden, features, np.arange(36).reshape(4, 9), first_image=0)
     linear = features @ model.hidden.weight.T
     for row, image in zip(by_channel.reshape(3, 4, 4).sum(dim=2), linear, strict=True):
         assert (image[None, :] - row[:, None]).abs().amin(dim=1).max() < 1e-5
@@ -188,7 +188,7 @@ def test_thinet_samples_add_up_to_the_layers_output_and_greedy_is_brute_force():
         removed.append(best)
         largest = max(largest, errors[best])
         scores[best] = largest
-    np.testing.assert_allclose(greedy_errors(x.T @ x), scores, rtol=1e-9)
+    np.testing.assert_allclose(compute_greedy_errors(x.T @ x), scores, rtol=1e-9)
 
 
 def test_hutchinson_comes_to_the_true_trace_of_each_filters_block():
@@ -199,7 +199,7 @@ def test_hutchinson_comes_to_the_true_trace_of_each_filters_block():
     def loss(x, y):
         return F.cross_entropy(model(x), y, reduction="sum")
 
-    found = hessian_diagonals(loss, {"0.weight": model[0].weight}, images, labels, probes=3000)["0.weight"]
+    found = estimate_hessian_diagonals(loss, {"0.weight": model[0].weight}, images, labels, probes=3000)["0.weight"]
 
     def of_weight(weight):
         hidden = torch.tanh(F.linear(images, weight, model[0].bias))
@@ -249,8 +249,8 @@ def test_temperature_divides_the_logits_and_memorised_images_warn():
         model.head.bias /= 4
     scaled = views(model, structure, probe(model, structure.maps, [some_images()], temperature=1, subsample=EVERY))
     for name, view in soft.items():
-        np.testing.assert_allclose(view.gate().change, scaled[name].gate().change, rtol=1e-4)
-        assert not np.allclose(view.gate().change, sharp[name].gate().change, rtol=1e-2)
+        np.testing.assert_allclose(view.get_gate().change, scaled[name].get_gate().change, rtol=1e-4)
+        assert not np.allclose(view.get_gate().change, sharp[name].get_gate().change, rtol=1e-2)
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.copy_(torch.tensor([50.0, 0, 0]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from blendsearch.data.augment import AUGMENTATIONS, augmentation, resolve
+from blendsearch.data.augment import AUGMENTATIONS, register_augmentation, resolve_augmentations
 from blendsearch.errors import ConfigError
 
 EVERY = pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
@@ -120,19 +120,19 @@ def test_crop_pads_four_pixels_at_32_by_32() -> None:
 
 
 def test_names_are_resolved_in_the_order_asked_for() -> None:
-    assert resolve(("crop", "flip")) == (AUGMENTATIONS["crop"], AUGMENTATIONS["flip"])
+    assert resolve_augmentations(("crop", "flip")) == (AUGMENTATIONS["crop"], AUGMENTATIONS["flip"])
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones_and_a_guess() -> None:
     with pytest.raises(ConfigError, match=r"'flp' is unknown.*crop, crop-reflect, flip, shift; did you mean 'flip'"):
-        resolve(("crop", "flp"))
+        resolve_augmentations(("crop", "flp"))
 
 
 def test_a_decorated_function_can_be_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blendsearch.data.augment.AUGMENTATIONS", {})
 
-    @augmentation("invert")
+    @register_augmentation("invert")
     def invert(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         return 255 - images
 
-    assert resolve(("invert",)) == (invert,)
+    assert resolve_augmentations(("invert",)) == (invert,)

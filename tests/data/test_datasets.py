@@ -21,7 +21,7 @@ GOOD_Y = np.arange(12) % 3
 
 
 def everything(split: Split) -> NDArray[np.uint8]:
-    return split.images(np.arange(len(split)))
+    return split.load_images(np.arange(len(split)))
 
 
 def load_npz(folder: Path, train: dict[str, object], test: dict[str, object] | None = None) -> Splits:

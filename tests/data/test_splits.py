@@ -14,8 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blendsearch.data.splits import ArraySplit, DataSpec, Split, Splits, Subset, batches, check_labels, load_splits
-from blendsearch.data.stratify import proportional
+from blendsearch.data.splits import (
+    ArraySplit,
+    DataSpec,
+    Split,
+    Splits,
+    Subset,
+    check_labels,
+    iter_batches,
+    load_splits,
+)
+from blendsearch.data.stratify import allocate_proportionally
 from blendsearch.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
@@ -30,7 +39,7 @@ def write_numbered(path: Path, class_sizes: list[int], source: int) -> None:
 
 
 def identities(split: Split) -> list[tuple[int, ...]]:
-    return [tuple(pixel) for pixel in split.images(np.arange(len(split)))[:, 0, 0].tolist()]
+    return [tuple(pixel) for pixel in split.load_images(np.arange(len(split)))[:, 0, 0].tolist()]
 
 
 def load_numbered(folder: Path, train: list[int], test: list[int], seed: int, **settings: object) -> Splits:
@@ -112,7 +121,7 @@ def test_labels_stay_with_their_images(sizes: list[int], data: st.DataObject) ->
     split = ArraySplit(labels.astype(np.uint8)[:, None, None, None], labels)
     order = np.array(data.draw(st.permutations(range(len(labels)))))
     view = Subset(Subset(split, order), np.arange(0, len(labels), 2))
-    assert view.images(np.arange(len(view)))[:, 0, 0, 0].tolist() == view.labels.tolist()
+    assert view.load_images(np.arange(len(view)))[:, 0, 0, 0].tolist() == view.labels.tolist()
     assert view.labels.tolist() == labels[order][::2].tolist()
 
 
@@ -227,13 +236,13 @@ MEAN, STD = np.array([0.4, 0.5, 0.6], dtype=np.float32), np.array([0.2, 0.25, 0.
 
 
 def collect(split: Split, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
-    found = list(batches(split, batch_size=16, mean=MEAN, std=STD, device=CPU, **settings))  # type: ignore[arg-type]
+    found = list(iter_batches(split, batch_size=16, mean=MEAN, std=STD, device=CPU, **settings))  # type: ignore[arg-type]
     return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
 
 
 def test_batches_in_order_are_the_normalised_images(noise: ArraySplit) -> None:
     x, y = collect(noise)
-    expected = (noise.images(np.arange(50)) / 255 - MEAN) / STD
+    expected = (noise.load_images(np.arange(50)) / 255 - MEAN) / STD
     assert x.dtype == torch.float32 and x.is_contiguous() and y.dtype == torch.int64
     np.testing.assert_allclose(x.numpy(), expected.transpose(0, 3, 1, 2), atol=2e-6)
     assert y.tolist() == noise.labels.tolist()
@@ -252,7 +261,7 @@ def test_batches_in_order_are_the_normalised_images(noise: ArraySplit) -> None:
 @pytest.mark.parametrize("seed", [None, 0])
 def test_batch_sizes(noise: ArraySplit, settings: dict[str, int], sizes: list[int], seed: int | None) -> None:
     rng = None if seed is None else np.random.default_rng(seed)
-    found = batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, **settings)  # type: ignore[arg-type]
+    found = iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, **settings)  # type: ignore[arg-type]
     assert [len(y) for _, y in found] == sizes
 
 
@@ -290,7 +299,7 @@ def test_a_second_epoch_from_the_same_generator_differs_in_augmentation(noise: A
 
 def test_iterating_later_or_not_at_all_leaves_the_callers_generator_alone(noise: ArraySplit) -> None:
     rng = np.random.default_rng(4)
-    lazily = batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, augment=("crop",))
+    lazily = iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, augment=("crop",))
     state = rng.bit_generator.state
     list(lazily)
     assert rng.bit_generator.state == state
@@ -298,21 +307,21 @@ def test_iterating_later_or_not_at_all_leaves_the_callers_generator_alone(noise:
 
 def test_augmentation_without_a_generator_is_refused_at_the_call(noise: ArraySplit) -> None:
     with pytest.raises(ValueError, match="needs a generator"):
-        batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, augment=("flip",))
+        iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, augment=("flip",))
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": 4, "limit": 0}])
 def test_sizes_below_one_are_refused_at_the_call(noise: ArraySplit, settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        batches(noise, mean=MEAN, std=STD, device=CPU, **settings)  # type: ignore[arg-type]
+        iter_batches(noise, mean=MEAN, std=STD, device=CPU, **settings)  # type: ignore[arg-type]
 
 
 def test_writing_into_a_batch_leaves_the_data_alone(noise: ArraySplit) -> None:
-    before = noise.images(np.arange(50))
-    for x, y in batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU):
+    before = noise.load_images(np.arange(50))
+    for x, y in iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU):
         x.zero_()
         y.zero_()
-    assert np.array_equal(before, noise.images(np.arange(50)))
+    assert np.array_equal(before, noise.load_images(np.arange(50)))
     assert noise.labels.any()
 
 
@@ -322,7 +331,7 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets(noise: ArraySplit) -> None:
         rng = np.random.default_rng(0)
         names = ("flip", "crop", "crop-reflect", "shift")
         return list(
-            batches(noise, batch_size=16, mean=MEAN, std=STD, device=torch.device(device), rng=rng, augment=names)
+            iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=torch.device(device), rng=rng, augment=names)
         )
 
     for (x, y), (x_gpu, y_gpu) in zip(on("cpu"), on("cuda"), strict=True):
@@ -334,7 +343,7 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets(noise: ArraySplit) -> None:
 def test_the_digest_is_the_same_for_the_same_data_and_moves_with_any_part_of_it(tmp_path: Path) -> None:
     def digest(seed: int = 0, **settings: object) -> str:
         fixed = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-        return load_numbered(tmp_path, [9, 9], [8, 8], seed, **(fixed | settings)).digest()
+        return load_numbered(tmp_path, [9, 9], [8, 8], seed, **(fixed | settings)).compute_digest()
 
     assert digest() == digest()
     others = [digest(seed=1), digest(val_size=4), digest(train_limit=5), digest(mean=(0.4, 0.5, 0.5))]
@@ -344,12 +353,12 @@ def test_the_digest_is_the_same_for_the_same_data_and_moves_with_any_part_of_it(
 @pytest.mark.parametrize("name", ["train", "val", "test"])
 def test_the_digest_moves_with_one_pixel_and_with_one_label_of_any_split(name: str, noise: ArraySplit) -> None:
     splits = Splits(noise, noise, noise, classes=5, mean=MEAN, std=STD, augment=(), note="")
-    pixels, labels = noise.images(np.arange(50)), noise.labels.copy()
+    pixels, labels = noise.load_images(np.arange(50)), noise.labels.copy()
     pixels[37, 3, 3, 1] ^= 1
     labels[37] = (labels[37] + 1) % 5
     other_pixel = replace(splits, **{name: ArraySplit(pixels, noise.labels)})  # type: ignore[arg-type]
-    other_label = replace(splits, **{name: ArraySplit(noise.images(np.arange(50)), labels)})  # type: ignore[arg-type]
-    assert len({splits.digest(), other_pixel.digest(), other_label.digest()}) == 3
+    other_label = replace(splits, **{name: ArraySplit(noise.load_images(np.arange(50)), labels)})  # type: ignore[arg-type]
+    assert len({splits.compute_digest(), other_pixel.compute_digest(), other_label.compute_digest()}) == 3
 
 
 def test_the_digest_of_large_data_reads_a_sample_from_first_to_last(
@@ -358,22 +367,22 @@ def test_the_digest_of_large_data_reads_a_sample_from_first_to_last(
     read: list[int] = []
 
     class Counted(Subset):
-        def images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        def load_images(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
             read.extend(indices.tolist())
-            return super().images(indices)
+            return super().load_images(indices)
 
     many = Counted(noise, np.arange(1000) % 50)
     splits = Splits(many, noise, noise, classes=5, mean=MEAN, std=STD, augment=(), note="")
-    whole = splits.digest()
+    whole = splits.compute_digest()
     assert read == list(range(1000))
     read.clear()
     monkeypatch.setattr("blendsearch.data.splits.DIGEST_BYTES", 10_000)
-    assert splits.digest() != whole
+    assert splits.compute_digest() != whole
     assert len(set(read)) == 64 and read[0] == 0 and read[-1] == 999
 
 
 def test_labels_that_no_output_stands_for_are_named_with_their_split(noise: ArraySplit) -> None:
-    beyond = ArraySplit(noise.images(np.arange(3)), np.array([0, 7, 1]))
+    beyond = ArraySplit(noise.load_images(np.arange(3)), np.array([0, 7, 1]))
     splits = Splits(noise, beyond, noise, classes=8, mean=MEAN, std=STD, augment=(), note="")
     check_labels(splits, outputs=8)
     with pytest.raises(DataError, match=r"val data have label 7 \(1 images outside\); expected 0\.\.6"):
@@ -396,5 +405,5 @@ def test_labels_that_no_output_stands_for_are_named_with_their_split(noise: Arra
 def test_shares_put_presence_before_proportion(
     sizes: list[int], total: int, spare: int, expected: list[int] | None
 ) -> None:
-    counts = proportional(np.array(sizes), total, spare=spare)
+    counts = allocate_proportionally(np.array(sizes), total, spare=spare)
     assert (None if counts is None else counts.tolist()) == expected

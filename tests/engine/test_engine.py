@@ -10,8 +10,8 @@ from evaluations import asked, collect, evaluator
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
-from blendsearch.engine.ray_connection import authenticate, loopback
-from blendsearch.engine.ray_engine import Worker, places_on
+from blendsearch.engine.ray_connection import authenticate, is_loopback_address
+from blendsearch.engine.ray_engine import Worker, count_node_slots
 from blendsearch.errors import EngineError
 from blendsearch.runs.config.schema import EngineConfig
 
@@ -69,7 +69,7 @@ def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_the_rest_is
     assert all(not outcomes[item.digest].failure for item in good)
     assert "perfect" in outcomes["unknown"].failure
     assert outcomes["nothing"].failure
-    assert not list(engine.completed())
+    assert not list(engine.iter_outcomes())
 
 
 def test_a_cluster_that_is_not_there_is_refused_in_one_line() -> None:
@@ -81,7 +81,7 @@ def test_a_cluster_that_is_not_there_is_refused_in_one_line() -> None:
     ("gpus", "share", "places"), [(4, 1, 4), (1, 0.5, 2), (3, 0.1, 30), (2, 0.4, 4), (3, 2, 1), (0, 1, 0), (0, 0.5, 0)]
 )
 def test_a_share_of_a_gpu_is_of_one_gpu(gpus: float, share: float, places: int) -> None:
-    assert places_on(gpus, share) == places
+    assert count_node_slots(gpus, share) == places
 
 
 def test_a_worker_on_half_a_card_may_take_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,4 +124,4 @@ def test_another_machine_without_a_token_is_refused_in_one_line(
     ],
 )
 def test_what_only_this_machine_reaches(address: str, own: bool) -> None:
-    assert loopback(address) == own
+    assert is_loopback_address(address) == own

@@ -74,7 +74,7 @@ def check_good(folder: Path, outcomes: dict[str, Any], requests: list) -> None:
 
 
 def logged(engine: Engine, path: Path) -> Path:
-    engine.watch("one", WorkerLogs(path))
+    engine.start_telemetry("one", WorkerLogs(path))
     return path
 
 

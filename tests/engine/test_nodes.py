@@ -23,7 +23,7 @@ from two_nodes import two_nodes
 
 from blendsearch.cli.main import main
 from blendsearch.engine.factory import start_engine
-from blendsearch.engine.ray_connection import PROMPT, authenticate
+from blendsearch.engine.ray_connection import HEALTH_CHECK_ENVIRONMENT, authenticate
 from blendsearch.runs.config.schema import EngineConfig
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -60,7 +60,7 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a head with one CPU, which demands a token."""
-    for name, value in (PROMPT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "6f" * 32}).items():
+    for name, value in (HEALTH_CHECK_ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "6f" * 32}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
     port, agent = free_ports(2)
@@ -104,7 +104,7 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
     assert engine.workers == 1
     killed, phase = False, 0
     try:
-        for outcome in engine.completed():
+        for outcome in engine.iter_outcomes():
             assert not outcome.failure
             outcomes[outcome.digest] = outcome
             most = max(most, engine.workers)

@@ -32,8 +32,8 @@ def test_what_is_sent_is_code_config_and_what_the_config_names(quick: dict[str, 
     quick["model"]["weights"] = "w.safetensors"
     jobs.stage(parse_config(quick, "quick"), here, place)
     sent = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
-    assert sent == {"net.py", "own/runs/criteria.py", "w.safetensors", jobs.CONFIG}
-    assert parse_config(yaml.safe_load((place / jobs.CONFIG).read_text()), "sent") == parse_config(quick, "quick")
+    assert sent == {"net.py", "own/runs/criteria.py", "w.safetensors", jobs.CONFIG_FILE}
+    assert parse_config(yaml.safe_load((place / jobs.CONFIG_FILE).read_text()), "sent") == parse_config(quick, "quick")
     with open(here / "w.safetensors", "wb") as file:
         file.truncate(300 * 2**20)
     with pytest.raises(ConfigError, match="w.safetensors; at most 200 MiB"):

@@ -45,9 +45,9 @@ def test_a_search_on_ray_is_seen_by_whoever_scrapes_its_node(
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(quick))
         main(["search", str(path), "--runs", str(tmp_path), "--name", "seen", "--ray", "local"])
-        rows = open_run(tmp_path, "seen").store(read_only=True)
-        summary = rows.generations()[-1]["summary"]
-        evaluations = {"seen/done": 30 + 1 + len(rows.tests())}
+        rows = open_run(tmp_path, "seen").open_store(read_only=True)
+        summary = rows.read_generations()[-1]["summary"]
+        evaluations = {"seen/done": 30 + 1 + len(rows.read_tests())}
         for _ in range(60):  # the last of them are exported a while after the search has ended
             found = figures(port)
             if found.get("evaluations_total") == evaluations and "hypervolume" in found:

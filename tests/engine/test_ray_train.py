@@ -22,7 +22,7 @@ from blendsearch.cli.main import main
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.engine.ray_connection import authenticate
-from blendsearch.engine.ray_train import reason
+from blendsearch.engine.ray_train import find_cause
 from blendsearch.engine.ray_train_checks import check_batches
 from blendsearch.errors import ConfigError, EngineError
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
@@ -87,7 +87,7 @@ def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
     def told(cause: Exception) -> tuple[BaseException, bool]:
-        return reason(RayTaskError("train", "a trace", cause), RayError)
+        return find_cause(RayTaskError("train", "a trace", cause), RayError)
 
     unreached = UserExceptionWithTraceback(RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed"), "")
     died = WorkerHealthCheckFailedError("no answer", ActorDiedError())
@@ -98,7 +98,7 @@ def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:
     assert told(WorkerGroupError("", {0: unreached}))[1], "who it did not reach is not known yet"
     cause, lost = told(ControllerError(OSError("no such folder")))
     assert not lost and isinstance(cause, OSError)
-    assert reason(ActorDiedError(), RayError)[1]
+    assert find_cause(ActorDiedError(), RayError)[1]
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +123,12 @@ def started(folder: Path, logs: Path, plan: dict[str, str], **more: Any) -> Engi
     held = evaluator()
     held = faulty.Faulty(held.model, held.maps, held.splits, held.recipe, held.device)
     engine = start_engine(EngineConfig(**{"ray": "local", "workers": 2, "threads": 1, "retries": 1, **more}), held, 2)
-    engine.watch("one", WorkerLogs(logs))
+    engine.start_telemetry("one", WorkerLogs(logs))
     return engine
 
 
 def finals(number: int) -> list[Request]:
-    return [item._replace(weights=True) for item in asked(number, "final")]
+    return [item._replace(return_weights=True) for item in asked(number, "final")]
 
 
 def same(one: Outcome, other: Outcome) -> bool:
@@ -153,7 +153,7 @@ def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_wo
     outcomes = {}
     for item in [*long, *short]:
         engine.submit(item)
-    for outcome in engine.completed():
+    for outcome in engine.iter_outcomes():
         outcomes[outcome.digest, outcome.seed] = outcome
     assert len(outcomes) == 5
     for item in short:
@@ -169,7 +169,7 @@ def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_wo
     repeated = long[0]._replace(split="both")
     again = collect(engine, [short[1], repeated])[repeated.digest]
     engine.close()
-    assert again.test == pytest.approx(direct.measure(direct.network(repeated), "test"), rel=1e-2)
+    assert again.test == pytest.approx(direct.measure(direct.build_network(repeated), "test"), rel=1e-2)
     assert same(again._replace(test=None), outcomes[repeated.digest, repeated.seed])
     lines = [item for item in read_logs(tmp_path) if item.get("fidelity") == "final"]
     assert [item["event"] for item in lines] == ["evaluated"] * 3

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from two_nodes import COMMON, HEAD, PORT, RAY, TwoNodes, two_nodes
 
-from blendsearch.engine.ray_connection import authenticate, token_exposed
+from blendsearch.engine.ray_connection import authenticate, is_token_exposed
 from blendsearch.errors import EngineError
 
 NO_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_ADDRESS")
@@ -95,7 +95,7 @@ def test_a_token_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: py
     assert os.environ["RAY_AUTH_TOKEN"] != path.read_text(), "a cluster of our own took a token that others know"
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     path.chmod(0o600)
-    assert not token_exposed()
+    assert not is_token_exposed()
     authenticate("10.11.12.13:6379")
 
 

@@ -7,23 +7,23 @@ import numpy as np
 import torch
 from evaluations import evaluator
 
-from blendsearch.fitness.evaluator import TEMPERATURE, Against, Evaluator, request
+from blendsearch.fitness.evaluator import TEMPERATURE, Evaluator, LossTarget, make_request
 from blendsearch.structure.surgery import narrow
 
 
-def decided(against: Against) -> Evaluator:
+def decided(against: LossTarget) -> Evaluator:
     """An evaluator whose untrained network is given opinions."""
     held = evaluator()
     last = [module for module in held.model.modules() if isinstance(module, torch.nn.Linear)][-1]
     with torch.no_grad():
         last.weight *= 50
-    return replace(held, against=against)
+    return replace(held, loss_target=against)
 
 
 def plain_divergence(held: Evaluator, module: torch.nn.Module) -> float:
     """The mean over validation images of the sum over classes of p (log p - log q), in double precision."""
     splits = held.splits
-    pixels = splits.val.images(np.arange(len(splits.val))).transpose(0, 3, 1, 2) / 255
+    pixels = splits.val.load_images(np.arange(len(splits.val))).transpose(0, 3, 1, 2) / 255
     images = torch.from_numpy((pixels - splits.mean[:, None, None]) / splits.std[:, None, None]).float()
     with torch.no_grad():
         p, q = (network.eval()(images).double().div(TEMPERATURE).softmax(dim=1) for network in (held.model, module))
@@ -45,7 +45,7 @@ def test_the_dense_network_has_no_loss_against_itself_and_whoever_is_nearer_has_
     whole = np.ones(held.maps.channels, dtype=bool)
     nearly, half = whole.copy(), whole.copy()
     nearly[0], half[::2] = False, False
-    losses = [held.evaluate(request(cut, "raw", 0)).loss for cut in (whole, nearly, half)]
+    losses = [held.evaluate(make_request(cut, "raw", 0)).loss for cut in (whole, nearly, half)]
     assert abs(losses[0]) < 1e-6
     assert losses[0] < losses[1] < losses[2]
 

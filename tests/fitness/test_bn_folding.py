@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blendsearch.fitness.bn_folding import Pair, foldable, folded
+from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 
 
@@ -43,12 +43,12 @@ class Odd(nn.Module):
 def test_a_resnet_says_the_same_without_its_batch_norms(layout: torch.memory_format) -> None:
     model = settled(cifar_resnet(depth=20)).to(memory_format=layout)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    pairs = foldable(model, images[:1])
+    pairs = find_foldable_pairs(model, images[:1])
     assert len(pairs) == 19  # every batch-norm of it
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         before = model(images)
-        with folded(model, pairs):
+        with fold_batch_norms(model, pairs):
             assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
             torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-4)
         assert torch.equal(model(images), before)
@@ -59,24 +59,24 @@ def test_a_resnet_says_the_same_without_its_batch_norms(layout: torch.memory_for
 def test_only_a_norm_that_alone_reads_a_convolution_is_folded() -> None:
     model = settled(Odd())
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    pairs = foldable(model, images)
-    assert pairs == (Pair("plain", "after_plain"),)
+    pairs = find_foldable_pairs(model, images)
+    assert pairs == (ConvNormPair("plain", "after_plain"),)
     with torch.no_grad():
         before = model(images)
-        with folded(model, pairs):
+        with fold_batch_norms(model, pairs):
             torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mode_of_every_module_stays_and_no_hook_is_left() -> None:
     model = settled(Odd())
     model.shared.train()
-    foldable(model, torch.zeros(1, 3, 8, 8))
+    find_foldable_pairs(model, torch.zeros(1, 3, 8, 8))
     assert [name for name, module in model.named_modules() if module.training] == ["shared"]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_an_error_inside_leaves_the_network_whole() -> None:
     model = settled(Odd())
-    with pytest.raises(RuntimeError), folded(model, [Pair("plain", "after_plain")]):
+    with pytest.raises(RuntimeError), fold_batch_norms(model, [ConvNormPair("plain", "after_plain")]):
         raise RuntimeError
     assert isinstance(model.after_plain, nn.BatchNorm2d) and model.plain.bias is None

@@ -10,9 +10,9 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from blendsearch.data.share import ALONE, Share
-from blendsearch.data.splits import DataSpec, Splits, batches, load_splits
-from blendsearch.fitness.data_parallel import shared
+from blendsearch.data.share import SINGLE_PROCESS, Share
+from blendsearch.data.splits import DataSpec, Splits, iter_batches, load_splits
+from blendsearch.fitness.data_parallel import wrap_data_parallel
 from blendsearch.fitness.training import Schedule, Teacher, train
 from blendsearch.task import Task
 from blendsearch.zoo.digits_net import digits_net
@@ -96,7 +96,7 @@ def test_it_is_the_network_that_one_process_trains_with_the_whole_batch(
     case: str, together: list, splits: Splits
 ) -> None:
     torch.set_num_threads(1)
-    alone, found = trained(case, ALONE, splits), together[0][case]
+    alone, found = trained(case, SINGLE_PROCESS, splits), together[0][case]
     assert alone.keys() == found.keys()
     untrained = digits_net(width=8) if case == "batch-norm" else plain(nn.Identity())
     far = max(float((alone[name] - tensor).abs().max()) for name, tensor in untrained.state_dict().items())
@@ -108,7 +108,7 @@ def test_it_is_the_network_that_one_process_trains_with_the_whole_batch(
 
 
 def test_dropout_is_not_the_same_in_every_process(together: list, splits: Splits) -> None:
-    alone, found = trained("dropout", ALONE, splits), together[0]["dropout"]
+    alone, found = trained("dropout", SINGLE_PROCESS, splits), together[0]["dropout"]
     assert not all(torch.allclose(alone[name], found[name], atol=1e-5) for name in alone)
 
 
@@ -116,7 +116,7 @@ def test_dropout_is_not_the_same_in_every_process(together: list, splits: Splits
 def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits: Splits) -> None:
     def read(share: Share) -> list[tuple[Tensor, Tensor]]:
         rng = np.random.default_rng(1)
-        given = batches(
+        given = iter_batches(
             *(splits.train,),
             **{"batch_size": 32, "mean": splits.mean, "std": splits.std, "device": CPU, "rng": rng, "share": share},
             limit=100,
@@ -124,7 +124,7 @@ def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits:
         )
         return list(given)
 
-    whole = read(ALONE)
+    whole = read(SINGLE_PROCESS)
     parts = [read(Share(rank, of)) for rank in range(of)]
     assert len(whole) == 3
     for place, (images, labels) in enumerate(whole):
@@ -136,7 +136,7 @@ def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits:
 def test_every_process_draws_its_own_augmentation(splits: Splits) -> None:
     def read(share: Share) -> Tensor:
         rng = np.random.default_rng(1)
-        given = batches(
+        given = iter_batches(
             *(splits.train,),
             **{"batch_size": 64, "mean": splits.mean, "std": splits.std, "device": CPU, "rng": rng, "share": share},
             augment=("crop",),
@@ -145,10 +145,10 @@ def test_every_process_draws_its_own_augmentation(splits: Splits) -> None:
 
     one = read(Share(0, 2))
     assert torch.equal(one, read(Share(0, 2)))
-    assert not torch.equal(read(ALONE)[::2], one)
+    assert not torch.equal(read(SINGLE_PROCESS)[::2], one)
 
 
 def test_alone_there_is_nothing_around_the_network(tmp_path: Path) -> None:
     module = digits_net(width=8)
-    with shared(module, ALONE, CPU) as inside:
+    with wrap_data_parallel(module, SINGLE_PROCESS, CPU) as inside:
         assert inside is module

@@ -15,16 +15,16 @@ from structures import Odd, random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.evaluator import Evaluator, request
+from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import patches
+from blendsearch.fitness.refit import extract_patches
 from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.pipeline.problem.problem import prepare
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 
 
 class Linear(nn.Module):
@@ -48,7 +48,7 @@ def linear() -> nn.Module:
 
 
 def cut_of(maps: IndexMaps, removed: dict[str, list[int]]) -> Cut:
-    cut = maps.whole()
+    cut = maps.make_unpruned_cut()
     for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
         cut[start + np.array(removed.get(group.name, []), dtype=np.int64)] = False
     return cut
@@ -56,7 +56,7 @@ def cut_of(maps: IndexMaps, removed: dict[str, list[int]]) -> Cut:
 
 def compared(model: nn.Module, cut_groups: dict[str, list[int]], count: int = 48) -> tuple[float, float]:
     """Largest difference from the dense output, on images that nothing was fitted on, without and with repair."""
-    maps = trace(model, SHAPE).maps
+    maps = trace_structure(model, SHAPE).maps
     cut = cut_of(maps, cut_groups)
     x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def test_channels_that_are_linear_combinations_of_kept_ones_are_made_up_for() ->
 
 def test_a_layer_of_which_too_few_outputs_are_seen_is_left_alone() -> None:
     model, splits = linear(), splits_of(SHAPE)
-    maps = trace(model, SHAPE).maps
+    maps = trace_structure(model, SHAPE).maps
     cut = cut_of(maps, {"both": [3]})
     small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
     repair_of(model, maps, splits)(maps, cut, small)  # 48 images, for 108 features behind the flattened map
@@ -109,16 +109,16 @@ def test_a_layers_output_is_its_weights_times_what_it_read(layer: nn.Conv2d | nn
     output = layer(x).reshape(2, 4, -1)
     positions = torch.stack([torch.randperm(output.shape[2])[:5] for _ in range(2)])
     wanted = output.gather(2, positions[:, None, :].expand(-1, 4, -1)).transpose(1, 2).flatten(0, 1)
-    found = patches(layer, x, positions) @ layer.weight.flatten(1).T + layer.bias
+    found = extract_patches(layer, x, positions) @ layer.weight.flatten(1).T + layer.bias
     torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_a_network_that_is_not_cut_stays_as_it_is(name: str) -> None:
     model = made(name)
-    maps = trace(model, SHAPE).maps
-    small = narrow(model, maps, maps.whole())
-    repair_of(model, maps, splits_of(SHAPE))(maps, maps.whole(), small)
+    maps = trace_structure(model, SHAPE).maps
+    small = narrow(model, maps, maps.make_unpruned_cut())
+    repair_of(model, maps, splits_of(SHAPE))(maps, maps.make_unpruned_cut(), small)
     for (key, dense), kept in zip(model.state_dict().items(), small.state_dict().values(), strict=True):
         assert torch.equal(dense, kept), key
 
@@ -138,7 +138,7 @@ def case(name: str) -> tuple[Any, ...]:
     """A network, its maps, images and what they repair, made once."""
     if name not in CASES:
         model, splits = network(name), splits_of(SHAPES[name])
-        maps = trace(model, SHAPES[name]).maps
+        maps = trace_structure(model, SHAPES[name]).maps
         repairs = [repair_of(model, maps, splits, renewed=renewed) for renewed in (False, True)]
         CASES[name] = model, maps, images_of(splits), repairs
     return CASES[name]
@@ -155,7 +155,7 @@ def test_no_layer_ends_further_from_what_it_said_than_its_cut_weights_left_it(
     repairs[renewed](maps, cut, small)
     kept = np.append(cut, True)
     assert repairs[renewed].targets
-    renewed = repairs[renewed].renewed
+    renewed = repairs[renewed].recalibration
     for target in repairs[renewed].targets:
         if target.module == "shared":  # used twice, fitted to its first use
             continue
@@ -188,7 +188,7 @@ def seen(model: nn.Module, name: str, images: Tensor, renewed: bool) -> Tensor:
 
 def test_an_evaluation_with_repair_is_pure() -> None:
     model, splits = made("residual"), splits_of(SHAPE)
-    maps = trace(model, SHAPE).maps
+    maps = trace_structure(model, SHAPE).maps
     recipe = Recipe(32, 20, Schedule(0.5, 0.05, 16), Schedule(1, 0.05, 16))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cuts = [random_cut(maps, 0.5, seed) for seed in range(3)]
@@ -203,17 +203,17 @@ def test_an_evaluation_with_repair_is_pure() -> None:
 
 
 def asked(cuts: list[Cut]) -> list:
-    return [request(cut, "tuned", 0) for cut in cuts]
+    return [make_request(cut, "tuned", 0) for cut in cuts]
 
 
 def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Path) -> None:
     quick["fitness"]["repair"] = "refit"
-    setting = prepare(parse_config(quick, "here"), lambda *_: None)
-    item = request(random_cut(setting.structure.maps, 0.5, 0), "recalibrated", 0)
-    first = setting.evaluator.evaluate(item)
-    bare = dataclasses.replace(setting.evaluator, repair=None).evaluate(item)
+    problem = prepare(parse_config(quick, "here"), lambda *_: None)
+    item = make_request(random_cut(problem.structure.maps, 0.5, 0), "recalibrated", 0)
+    first = problem.evaluator.evaluate(item)
+    bare = dataclasses.replace(problem.evaluator, refitter=None).evaluate(item)
     assert first.loss < bare.loss
-    again = restore(record(setting, tmp_path, "one", [])).evaluator.evaluate(item)
+    again = restore(record(problem, tmp_path, "one", [])).evaluator.evaluate(item)
     assert again._replace(seconds=0) == first._replace(seconds=0)
 
 

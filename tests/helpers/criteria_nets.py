@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from blendsearch.criteria.probe import Probe, Subsample, probe
 from blendsearch.criteria.view import GroupView
-from blendsearch.structure.trace import Structure, trace
+from blendsearch.structure.trace import Structure, trace_structure
 
-EVERY = Subsample(every=1, at_most=10_000)
+EVERY = Subsample(stride=1, max_images=10_000)
 """A sub-sample that is the whole."""
 
 
@@ -117,7 +117,7 @@ def some_images(
 
 
 def traced(model: nn.Module) -> Structure:
-    return trace(model, SHAPE)
+    return trace_structure(model, SHAPE)
 
 
 def views(model: nn.Module, structure: Structure, gathered: Probe | None) -> dict[str, GroupView]:

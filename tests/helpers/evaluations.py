@@ -5,23 +5,25 @@ import torch
 
 from blendsearch.data.splits import DataSpec, load_splits
 from blendsearch.engine.base import Engine
-from blendsearch.fitness.evaluator import Evaluator, Outcome, request
+from blendsearch.fitness.evaluator import Evaluator, Outcome, make_request
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import repair_for
+from blendsearch.fitness.refit import make_refitter
 from blendsearch.fitness.training import Schedule
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.digits_net import digits_net
 
 
 def evaluator(repair: bool = False) -> Evaluator:
     torch.manual_seed(0)
     model = digits_net(width=8)
-    structure = trace(model, (1, 8, 8))
+    structure = trace_structure(model, (1, 8, 8))
     splits = load_splits(DataSpec("digits"), 0)
     recipe = Recipe(64, 50, Schedule(0.2, 0.05, 32), Schedule(0.4, 0.05, 32))
     device = torch.device("cpu")
     model.eval()
-    refit = repair_for(model, structure.maps, splits, images=64, device=device, renewed=True) if repair else None
+    refit = (
+        make_refitter(model, structure.maps, splits, images=64, device=device, recalibration=True) if repair else None
+    )
     return Evaluator(model, structure.maps, splits, recipe, device, refit)
 
 
@@ -31,12 +33,12 @@ def asked(number: int, fidelity: str = "recalibrated") -> list:
     cuts = [rng.random(held.maps.channels) < 0.7 for _ in range(number)]
     for cut in cuts:
         cut[held.maps.offsets[:-1]] = True
-    return [request(cut, fidelity, 0) for cut in cuts]
+    return [make_request(cut, fidelity, 0) for cut in cuts]
 
 
 def collect(engine: Engine, requests: list) -> dict[str, Outcome]:
     for item in requests:
         engine.submit(item)
-    outcomes = list(engine.completed())
+    outcomes = list(engine.iter_outcomes())
     assert len(outcomes) == len(requests)
     return {outcome.digest: outcome for outcome in outcomes}

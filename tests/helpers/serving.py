@@ -12,7 +12,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from blendsearch.errors import RunError
-from blendsearch.service.processes import Children
+from blendsearch.service.processes import ProcessManager
 
 TOKEN = "a-token-that-only-tests-know"
 
@@ -56,7 +56,7 @@ def served(runs: Path, *words: str, leave: bool = False) -> Iterator[Served]:
         process.wait(20)
         assert process.stdout is not None
         process.stdout.close()
-        children = Children(runs)
-        for name in () if leave else children.names():
+        children = ProcessManager(runs)
+        for name in () if leave else children.list_names():
             with suppress(RunError):  # it has ended already
                 children.stop(name)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from blendsearch.engine.ray_connection import PROMPT
+from blendsearch.engine.ray_connection import HEALTH_CHECK_ENVIRONMENT
 
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD, FAR = "10.213.77.1", "10.213.77.2"
@@ -106,7 +106,7 @@ def two_nodes(variables: dict[str, str]) -> Iterator[TwoNodes]:
     names = (f"blend{os.getpid()}a", f"blend{os.getpid()}b")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets have short names
-    nodes = TwoNodes(names, {**os.environ, "PATH": path, **PROMPT, **variables}, folder)
+    nodes = TwoNodes(names, {**os.environ, "PATH": path, **HEALTH_CHECK_ENVIRONMENT, **variables}, folder)
     made: list[str] = []
     try:
         for name in names:

@@ -13,8 +13,8 @@ from known_nets import quick_on
 from scipy.stats import ttest_rel
 
 from blendsearch.cli.main import main
-from blendsearch.pipeline.control_runs import planned
-from blendsearch.results.comparison import paired
+from blendsearch.pipeline.control_runs import plan_comparison
+from blendsearch.results.comparison import compute_paired_difference
 from blendsearch.runs.run import open_run
 
 
@@ -67,13 +67,13 @@ def test_a_span_of_budgets_and_an_unknown_control_are_refused(
             main(["compare", *words, "--runs", str(tmp_path)])
         assert stopped.value.code == 2
         assert says in capsys.readouterr().err
-    names = [name for name, _ in planned(open_run(tmp_path, "one"), ("random",), 2)]
+    names = [name for name, _ in plan_comparison(open_run(tmp_path, "one"), ("random",), 2)]
     assert names == ["random-3", "blended-4", "random-4"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6))
 def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
-    found = paired(pairs)
+    found = compute_paired_difference(pairs)
     one, other = np.array(pairs).T
     assert np.isclose(found["mean"], (one - other).mean())
     if np.ptp(one - other) > 1e-9:
@@ -82,7 +82,7 @@ def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, floa
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert paired([(0.5, 0.25)]) == {"mean": 0.25, "half_width": None, "pairs": 1}
+    assert compute_paired_difference([(0.5, 0.25)]) == {"mean": 0.25, "half_width": None, "pairs": 1}
 
 
 def test_the_neighbours_are_seeds_of_a_search_and_rows_of_its_comparison(
@@ -97,10 +97,10 @@ def test_the_neighbours_are_seeds_of_a_search_and_rows_of_its_comparison(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree))
     main(["search", str(path), "--runs", str(tmp_path), "--name", "one"])
-    store = open_run(tmp_path, "one").store(read_only=True)
-    names = {name for row in store.evaluations() for name in row.origin.split(" = ")}
+    store = open_run(tmp_path, "one").open_store(read_only=True)
+    names = {name for row in store.read_evaluations() for name in row.origin.split(" = ")}
     assert {f"equal blend {name}" for name in tree["search"]["seeds"]} <= names
-    assert store.finals() == []  # their widths are taken, their weights are not
+    assert store.read_finals() == []  # their widths are taken, their weights are not
     controls = "random,legr,sensitivity,derived,tailored"
     main(["compare", "one", "--runs", str(tmp_path), "--seeds", "1", "--controls", controls])
     capsys.readouterr()

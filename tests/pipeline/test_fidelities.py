@@ -14,7 +14,7 @@ from torch import nn
 
 from blendsearch.cli.main import main
 from blendsearch.fitness.training import Teacher
-from blendsearch.pipeline.stopping import reason_to_stop
+from blendsearch.pipeline.stopping import find_stop_reason
 from blendsearch.runs.config.schema import SearchConfig
 from blendsearch.runs.run import open_run
 
@@ -34,13 +34,13 @@ def searched(tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixtur
 
 def test_the_best_share_is_judged_again_and_the_agreement_stated(searched: tuple[Path, dict[str, Any]]) -> None:
     folder, found = searched
-    store = open_run(folder, "one").store(read_only=True)
-    rows = {row.digest: row for row in store.evaluations() if row.id}
-    again = {item.digest: item.loss for item in store.rejudged()}
-    picks = {item.digest for item in store.finals()}
+    store = open_run(folder, "one").open_store(read_only=True)
+    rows = {row.digest: row for row in store.read_evaluations() if row.id}
+    again = {item.digest: item.loss for item in store.read_promotions()}
+    picks = {item.digest for item in store.read_finals()}
     best = sorted(rows.values(), key=lambda row: (row.loss, row.error, row.id))[: round(0.2 * len(rows))]
     assert {row.digest for row in best} <= again.keys()
-    assert all(item.fidelity == "tuned" for item in store.rejudged())
+    assert all(item.fidelity == "tuned" for item in store.read_promotions())
     expected = kendalltau([rows[digest].loss for digest in sorted(again)], [again[digest] for digest in sorted(again)])
     stage = found["fidelities"][0]
     assert (stage["cheaper"], stage["dearer"], stage["networks"]) == ("recalibrated", "tuned", len(again))
@@ -65,14 +65,14 @@ def generations(*losses: float, volume: float = 0.5, wall: float = 10.0) -> list
 
 def test_a_search_ends_when_nothing_better_is_found_or_its_time_is_over() -> None:
     stalled, timed = SearchConfig(stalled=2), SearchConfig(seconds=25)
-    assert reason_to_stop(stalled, generations(3, 2, 1)) is None
-    assert reason_to_stop(stalled, generations(3, 1, 1)) is None
-    assert "2 generations" in str(reason_to_stop(stalled, generations(3, 1, 1, 1)))
+    assert find_stop_reason(stalled, generations(3, 2, 1)) is None
+    assert find_stop_reason(stalled, generations(3, 1, 1)) is None
+    assert "2 generations" in str(find_stop_reason(stalled, generations(3, 1, 1, 1)))
     grown = [*generations(1, 1), *generations(1, volume=0.6)]
-    assert reason_to_stop(stalled, grown) is None
-    assert reason_to_stop(timed, generations(3, 3)) is None
-    assert "time is over" in str(reason_to_stop(timed, generations(3, 2, 1)))
-    assert reason_to_stop(SearchConfig(), generations(*[1.0] * 50, wall=1e6)) is None
+    assert find_stop_reason(stalled, grown) is None
+    assert find_stop_reason(timed, generations(3, 3)) is None
+    assert "time is over" in str(find_stop_reason(timed, generations(3, 2, 1)))
+    assert find_stop_reason(SearchConfig(), generations(*[1.0] * 50, wall=1e6)) is None
 
 
 def test_a_stalled_search_still_finishes_its_run(
@@ -82,7 +82,7 @@ def test_a_stalled_search_still_finishes_its_run(
     main([*words, "--set", "search.seconds=0.001", "--set", "search.evaluations=500"])
     assert "stopped early: the time is over" in capsys.readouterr().out
     run = open_run(tmp_path, "short")
-    assert run.finished and 8 <= len(run.store(read_only=True).evaluations()) < 40
+    assert run.finished and 8 <= len(run.open_store(read_only=True).read_evaluations()) < 40
 
 
 def test_distillation_is_the_divergence_from_the_teacher() -> None:
@@ -90,13 +90,13 @@ def test_distillation_is_the_divergence_from_the_teacher() -> None:
     teacher, images, labels = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     logits = torch.randn(5, 3, requires_grad=True)
     loss = F.cross_entropy(logits, labels)
-    assert Teacher(teacher, 0.0).joined(loss, logits, images, "float32") == loss
+    assert Teacher(teacher, 0.0).combine_losses(loss, logits, images, "float32") == loss
     wanted = torch.softmax(teacher(images) / 4, dim=1)
     said = torch.log_softmax(logits / 4, dim=1)
     divergence = (wanted * (wanted.log() - said)).sum(dim=1).mean()
-    found = Teacher(teacher, 0.25).joined(loss, logits, images, "float32")
+    found = Teacher(teacher, 0.25).combine_losses(loss, logits, images, "float32")
     np.testing.assert_allclose(found.item(), (0.75 * loss + 0.25 * 16 * divergence).item(), rtol=1e-5)
-    same = Teacher(teacher, 1.0).joined(loss, teacher(images), images, "float32")
+    same = Teacher(teacher, 1.0).combine_losses(loss, teacher(images), images, "float32")
     np.testing.assert_allclose(same.item(), 0, atol=1e-6)
     found.backward()
     assert teacher.weight.grad is None

@@ -10,7 +10,7 @@ from run_files import journal
 from verbs import refused, run
 
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
-from blendsearch.results.summary import summary
+from blendsearch.results.summary import summarize_run
 from blendsearch.runs.run import Run, open_run
 
 
@@ -63,7 +63,7 @@ def test_a_fork_begins_with_what_was_found_and_judges_none_of_it_again(
     assert min(loss for loss, _ in after.values()) <= best
     assert forked.provenance["parent"]["parent"] == "one"
     assert forked.provenance["weights_sha256"] == parent.provenance["weights_sha256"]
-    assert summary(forked)["dense"][0]["val_loss"] == summary(parent)["dense"][0]["val_loss"]
+    assert summarize_run(forked)["dense"][0]["val_loss"] == summarize_run(parent)["dense"][0]["val_loss"]
     # and it is a run like any other
     (forked.path / "finished.json").unlink()
     judged.clear()
@@ -84,7 +84,7 @@ def test_a_fork_at_another_budget_judges_the_same_genomes_there(
         events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         facts = next(item for item in events if item.get("event") == "forked")
         assert facts["begins"] == 8 and facts["again"] == "" and "budget.macs" in facts["changed"]
-        found = summary(open_run(tmp_path, name))
+        found = summarize_run(open_run(tmp_path, name))
         assert len(judged) >= 30
         assert all(row["macs_ratio"] <= most for row in found["front"])
         assert min(row["val_loss"] for row in found["front"]) <= min(row["val_loss"] for row in found["baselines"])

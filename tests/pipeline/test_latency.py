@@ -10,24 +10,24 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blendsearch.blend.allocation import allocate, widths
+from blendsearch.blend.allocation import allocate, make_widths
 from blendsearch.cli.main import main
 from blendsearch.errors import BudgetError, ConfigError
-from blendsearch.fitness.latency_benchmark import Conditions, measured
+from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.pipeline.problem import problem as setting
 from blendsearch.runs.config.loading import load_config
 from blendsearch.runs.records import Latency
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
-from blendsearch.structure.latency_model import LatencyModel, fitted, layers_of
-from blendsearch.structure.peak_memory import peak_memory
-from blendsearch.structure.trace import trace
+from blendsearch.structure.latency_model import LatencyModel, extract_layers, fit_latency_model
+from blendsearch.structure.peak_memory import trace_peak_memory
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.digits_net import digits_net
 
 MODEL = cifar_resnet(20)
-NET = trace(MODEL, (3, 32, 32))
-SIZES, LAYERS = NET.maps.sizes, layers_of(NET.oracle)
+NET = trace_structure(MODEL, (3, 32, 32))
+SIZES, LAYERS = NET.maps.sizes, extract_layers(NET.oracle)
 DENSE = 10_000_000
 
 
@@ -39,8 +39,8 @@ def drawn(seed: int, cuts: int) -> np.ndarray:
 
 def true_share(counts: np.ndarray, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     """A machine on which a pass costs 10 % whatever the width, and one kind of layer more than others."""
-    features = LAYERS.features(counts)
-    part = features / LAYERS.features(SIZES)
+    features = LAYERS.compute_features(counts)
+    part = features / LAYERS.compute_features(SIZES)
     weights = np.zeros(features.shape[-1])
     weights[[0, 1, 2, 6, 10]] = [0.1, 0.2, 0.3, 0.25, 0.15]
     return part @ weights * np.exp(np.random.default_rng(seed).normal(0, noise, len(counts)))
@@ -48,18 +48,21 @@ def true_share(counts: np.ndarray, noise: float = 0.0, seed: int = 0) -> np.ndar
 
 def model_of(noise: float, seed: int = 0) -> LatencyModel:
     counts = drawn(seed, 60)
-    return fitted(LAYERS, counts, true_share(counts, noise, seed), DENSE, np.arange(60) >= 20)
+    return fit_latency_model(LAYERS, counts, true_share(counts, noise, seed), DENSE, np.arange(60) >= 20)
 
 
 FIT = model_of(0.02)
-PEAK = peak_memory(MODEL, NET.maps, (3, 32, 32))
-ORACLE = NET.oracle.with_cost("latency", FIT, DENSE).with_cost("memory", PEAK, int(PEAK(SIZES)))
+PEAK = trace_peak_memory(MODEL, NET.maps, (3, 32, 32))
+ORACLE = NET.oracle.add_cost("latency", FIT, DENSE).add_cost("memory", PEAK, int(PEAK(SIZES)))
 
 
 def test_the_layers_do_all_the_multiply_accumulates() -> None:
     counts = drawn(1, 5)
     kinds = int(LAYERS.kind.max()) + 1
-    assert LAYERS.features(counts)[:, 1 : 1 + kinds].sum(axis=1).tolist() == NET.oracle.cost("macs", counts).tolist()
+    assert (
+        LAYERS.compute_features(counts)[:, 1 : 1 + kinds].sum(axis=1).tolist()
+        == NET.oracle.compute_cost("macs", counts).tolist()
+    )
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
@@ -67,8 +70,8 @@ def test_a_known_machine_is_learnt_and_fresh_cuts_are_rarely_slower_than_charged
     fit = model_of(noise)
     fresh = drawn(99, 400)
     truth = true_share(fresh, noise, 98)
-    assert np.median(np.abs(truth / fit.predicted(fresh) - 1)) < 0.01 + noise
-    assert (truth <= fit.predicted(fresh) * (1 + fit.margin)).mean() > 0.88
+    assert np.median(np.abs(truth / fit.predict(fresh) - 1)) < 0.01 + noise
+    assert (truth <= fit.predict(fresh) * (1 + fit.margin)).mean() > 0.88
     assert fit.margin < 0.02 + 4 * noise
 
 
@@ -88,18 +91,18 @@ def test_a_wider_network_is_never_charged_less(seed: int, group: int, more: int)
 )
 def test_budgets_with_latency_are_met_and_used_up(seed: int, names: str, ratio: float) -> None:
     rng = np.random.default_rng(seed)
-    allowed = widths(SIZES, 2, 0.02, 1)
+    allowed = make_widths(SIZES, 2, 0.02, 1)
     budget = {name: ratio ** rng.uniform(0.7, 1.4) for name in names.split()}
-    budget["latency"] = max(budget["latency"], float(ORACLE.ratio("latency", allowed.low)))
+    budget["latency"] = max(budget["latency"], float(ORACLE.compute_ratio("latency", allowed.low)))
     counts = allocate(ORACLE, allowed, budget, rng.uniform(-1, 1, len(SIZES)))
-    assert all(ORACLE.ratio(name, counts) <= most for name, most in budget.items())
-    near = any(ORACLE.ratio(name, counts) >= most - 0.005 for name, most in budget.items())
+    assert all(ORACLE.compute_ratio(name, counts) <= most for name, most in budget.items())
+    near = any(ORACLE.compute_ratio(name, counts) >= most - 0.005 for name, most in budget.items())
     steps = (counts + np.eye(len(SIZES), dtype=int))[counts < SIZES]
-    assert near or all(any(ORACLE.ratio(name, row) > budget[name] for name in budget) for row in steps)
+    assert near or all(any(ORACLE.compute_ratio(name, row) > budget[name] for name in budget) for row in steps)
 
 
 def test_a_model_is_the_same_when_it_has_been_stored() -> None:
-    again = LatencyModel.of_arrays(FIT.arrays())
+    again = LatencyModel.from_arrays(FIT.to_arrays())
     counts = drawn(3, 50)
     assert again(counts).tolist() == FIT(counts).tolist()
     assert again.margin == FIT.margin
@@ -107,19 +110,21 @@ def test_a_model_is_the_same_when_it_has_been_stored() -> None:
 
 def test_the_dense_network_beside_itself_takes_as_long() -> None:
     model = digits_net()
-    maps = trace(model, (1, 8, 8)).maps
-    seconds = measured(model.eval(), maps, [maps.whole()] * 3, Conditions((1, 8, 8), 4, "float32", 9))
+    maps = trace_structure(model, (1, 8, 8)).maps
+    seconds = measure_latencies(
+        model.eval(), maps, [maps.make_unpruned_cut()] * 3, BenchmarkSettings((1, 8, 8), 4, "float32", 9)
+    )
     assert seconds.shape == (3, 2)
     assert (seconds > 0).all()
     assert 0.5 < np.median(seconds[:, 1] / seconds[:, 0]) < 2  # machines that test do other things too
-    assert measured(model, maps, [], Conditions((1, 8, 8), 1, "float32", 3)).shape == (0, 2)
+    assert measure_latencies(model, maps, [], BenchmarkSettings((1, 8, 8), 1, "float32", 3)).shape == (0, 2)
 
 
-def known_machine(model: Any, maps: Any, cuts: list[Any], conditions: Conditions) -> np.ndarray:
+def known_machine(model: Any, maps: Any, cuts: list[Any], conditions: BenchmarkSettings) -> np.ndarray:
     """A stand-in for the stop watch: a pass takes 1 ms, a fifth of it whatever the width."""
-    counts = np.array([maps.counts(cut) for cut in cuts]).reshape(-1, len(maps.sizes))
-    oracle = trace(digits_net(width=8), (1, 8, 8)).oracle
-    return np.stack([np.full(len(cuts), 1e-3), 1e-3 * (0.2 + 0.8 * oracle.ratio("macs", counts))], axis=1)
+    counts = np.array([maps.count_kept(cut) for cut in cuts]).reshape(-1, len(maps.sizes))
+    oracle = trace_structure(digits_net(width=8), (1, 8, 8)).oracle
+    return np.stack([np.full(len(cuts), 1e-3), 1e-3 * (0.2 + 0.8 * oracle.compute_ratio("macs", counts))], axis=1)
 
 
 def test_a_search_is_held_to_all_four_budgets_and_reports_them(
@@ -151,7 +156,7 @@ def test_a_search_is_held_to_all_four_budgets_and_reports_them(
     monkeypatch.setattr("blendsearch.pipeline.problem.costs.peak_memory", None)
     oracle = setting.restore(run).decoder.oracle
     assert oracle.dense == run.structure["dense"]
-    row = run.store(read_only=True).evaluations()[-1]
+    row = run.open_store(read_only=True).read_evaluations()[-1]
     assert row.macs / oracle.dense["macs"] <= 0.7
 
 
@@ -174,7 +179,7 @@ def test_a_run_from_before_latencies_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
     store.add_latency("a", Latency(0.5, 0.01))
     store.add_latency("a", Latency(0.6, 0.02))
-    assert store.latencies() == {"a": Latency(0.5, 0.01)}
+    assert store.read_latencies() == {"a": Latency(0.5, 0.01)}
     store._connection.execute("DROP TABLE latencies")
     store.close()
-    assert Store(tmp_path / "run.sqlite", read_only=True).latencies() == {}
+    assert Store(tmp_path / "run.sqlite", read_only=True).read_latencies() == {}

@@ -10,16 +10,16 @@ import yaml
 
 from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.evaluator import request
+from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
-from blendsearch.results.comparison import comparison
+from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.follower import Follower
-from blendsearch.results.history import course
-from blendsearch.results.summary import pick
+from blendsearch.results.history import read_history
+from blendsearch.results.summary import select_network
 from blendsearch.runs.config.loading import parse_config
-from blendsearch.runs.config_changes import changed
+from blendsearch.runs.config_changes import change_config
 from blendsearch.runs.run import open_run
-from blendsearch.structure.groups import unpacked
+from blendsearch.structure.groups import unpack_cut
 
 UNUSED = {"share": 0.3, "fidelity": "recalibrated", "images": "unused"}
 
@@ -36,37 +36,37 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any])
 
 def test_what_is_judged_again_is_judged_on_the_images_that_were_left_out(runs: Path) -> None:
     run = open_run(runs, "one")
-    store = run.store(read_only=True)
-    setting = restore(run)
-    splits = setting.splits
+    store = run.open_store(read_only=True)
+    problem = restore(run)
+    splits = problem.splits
     assert splits.unused is not None and len(splits.val) == 100
     seen, unseen = (
-        {image.tobytes() for image in part.images(np.arange(len(part)))} for part in (splits.val, splits.unused)
+        {image.tobytes() for image in part.load_images(np.arange(len(part)))} for part in (splits.val, splits.unused)
     )
     assert len(seen) == 100 and not seen & unseen
-    rows = {row.digest: row for row in store.evaluations()}
-    again = store.rejudged()
+    rows = {row.digest: row for row in store.read_evaluations()}
+    again = store.read_promotions()
     assert len(again) > round(0.3 * (len(rows) - 1))
     dense = rows.pop(next(row.digest for row in rows.values() if row.id == 0))
     assert dense.digest in {item.digest for item in again}
     for item in [item for item in again if item.digest != dense.digest][:3]:
-        cut = unpacked(rows[item.digest].cut, setting.structure.maps.channels)
-        by_hand = setting.evaluator.evaluate(request(cut, "recalibrated", setting.config.seed, "unused"))
+        cut = unpack_cut(rows[item.digest].cut, problem.structure.maps.channels)
+        by_hand = problem.evaluator.evaluate(make_request(cut, "recalibrated", problem.config.seed, "unused"))
         assert (item.loss, item.error) == (by_hand.loss, by_hand.error) != (rows[item.digest].loss, 0)
 
 
 def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = open_run(runs, "one")
-    store = run.store(read_only=True)
-    dense = next(row for row in store.evaluations() if row.id == 0)
-    again = {item.digest: item for item in store.rejudged()}
+    store = run.open_store(read_only=True)
+    dense = next(row for row in store.read_evaluations() if row.id == 0)
+    again = {item.digest: item for item in store.read_promotions()}
     of_dense = again.pop(dense.digest)
     best = min(again.values(), key=lambda item: item.loss)
-    picked = pick(run, "best")
-    assert picked.digest == best.digest and pick(run, str(picked.id)) == picked
-    assert best.digest in store.tests()
-    assert Follower(run).news()["front"]["best"] == picked.id
-    assert picked in course(run).front
+    picked = select_network(run, "best")
+    assert picked.digest == best.digest and select_network(run, str(picked.id)) == picked
+    assert best.digest in store.read_tests()
+    assert Follower(run).poll()["front"]["best"] == picked.id
+    assert picked in read_history(run).front
     main(["front", "one", "--runs", str(runs), "--json"])
     found = json.loads(capsys.readouterr().out)
     front = found["front"]
@@ -75,7 +75,7 @@ def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest
     told = next(row for row in front if row["cut"] == best.digest)
     assert told["val_loss"] == best.loss and told["val_accuracy"] == 1 - best.error
     assert found["fidelities"][0]["dearer"] == "recalibrated, unused images"
-    own = comparison(run)["methods"][0]
+    own = summarize_comparison(run)["methods"][0]
     assert own["found"][0]["cut"] == best.digest and own["found"][0]["evaluations"] == 30
     assert own["found"][0]["test_accuracy"] is not None
 
@@ -89,9 +89,9 @@ def test_over_a_span_the_front_is_promoted_first(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(quick))
     main(["search", str(tmp_path / "config.yaml"), "--runs", str(tmp_path), "--name", "wide"])
     capsys.readouterr()
-    store = open_run(tmp_path, "wide").store(read_only=True)
-    rows = [row for row in store.evaluations() if row.id]
-    again = {item.digest for item in store.rejudged()}
+    store = open_run(tmp_path, "wide").open_store(read_only=True)
+    rows = [row for row in store.read_evaluations() if row.id]
+    again = {item.digest for item in store.read_promotions()}
     on_front = [
         row
         for row in rows
@@ -114,16 +114,16 @@ def test_a_finished_run_may_judge_its_best_again_later(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(quick))
     main(["search", str(tmp_path / "config.yaml"), "--runs", str(tmp_path), "--name", "one"])
     with pytest.raises(ConfigError, match="were tested as recalibrated"):
-        changed(open_run(tmp_path, "one"), ["promote.share=0.2"])
+        change_config(open_run(tmp_path, "one"), ["promote.share=0.2"])
     words = ["resume", "one", "--runs", str(tmp_path)]
     changes = [f"--set=promote.{name}={value}" for name, value in UNUSED.items()]
     main([*words, *changes])
     run = open_run(tmp_path, "one")
-    whole = next(row.digest for row in run.store(read_only=True).evaluations() if row.id == 0)
-    again = [item for item in run.store(read_only=True).rejudged() if item.digest != whole]
-    assert again and pick(run, "best").digest == min(again, key=lambda item: item.loss).digest
+    whole = next(row.digest for row in run.open_store(read_only=True).read_evaluations() if row.id == 0)
+    again = [item for item in run.open_store(read_only=True).read_promotions() if item.digest != whole]
+    assert again and select_network(run, "best").digest == min(again, key=lambda item: item.loss).digest
     with pytest.raises(ConfigError, match="judged again by the old value"):
-        changed(run, ["promote.images=same", "promote.fidelity=tuned"])
+        change_config(run, ["promote.images=same", "promote.fidelity=tuned"])
 
 
 @pytest.mark.parametrize(

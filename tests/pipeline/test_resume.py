@@ -43,7 +43,7 @@ def test_whole_generations_added_later_are_those_of_the_longer_search(
     config_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     run("search", tmp_path, config_file, "--name", "long", "--set", "search.evaluations=40")
-    sizes = [item["evaluations"] for item in open_run(tmp_path, "long").store(read_only=True).generations()]
+    sizes = [item["evaluations"] for item in open_run(tmp_path, "long").open_store(read_only=True).read_generations()]
     short = sum(sizes[:2])
     run("search", tmp_path, config_file, "--name", "two", "--set", f"search.evaluations={short}")
     run("resume", tmp_path, "two", "--set", "search.evaluations=40")
@@ -88,9 +88,9 @@ def test_the_status_of_a_run(config_file: Path, tmp_path: Path, capsys: Any) -> 
     (tmp_path / "one" / "finished.json").unlink()
     assert status()["state"] == "stopped"
     held = open_run(tmp_path, "one")
-    with held.locked():
+    with held.lock():
         assert status()["state"] == "running"
-        with pytest.raises(RunError, match="another process"), held.locked():
+        with pytest.raises(RunError, match="another process"), held.lock():
             pass
     assert not held.running
     assert "no run" in refused(capsys, "status", tmp_path, "absent")

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from run_files import journal
 
 from blendsearch.cli.main import main
-from blendsearch.engine.base import Engine, nothing_more
+from blendsearch.engine.base import Engine, submit_nothing
 from blendsearch.engine.local import LocalEngine
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import Setting, prepare
-from blendsearch.results.summary import summary
+from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.results.summary import summarize_run
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.worker_logs import WorkerLogs
@@ -40,20 +40,20 @@ class OutOfOrder:
     Stops for good after `lasts` of them; fails those whose digest is in `failing`.
     """
 
-    def __init__(self, setting: Setting, workers: int, seed: int, lasts: int = 10**9, failing: str = "") -> None:
+    def __init__(self, problem: Problem, workers: int, seed: int, lasts: int = 10**9, failing: str = "") -> None:
         self.workers, self.asked, self.lasts, self.failing = workers, list[str](), lasts, failing
-        self.evaluator, self.rng = setting.evaluator, np.random.default_rng(seed)
+        self.evaluator, self.rng = problem.evaluator, np.random.default_rng(seed)
         self.queue: list[Request] = []
 
     @property
-    def busy(self) -> int:
+    def busy_workers(self) -> int:
         return min(self.workers, len(self.queue))
 
     def submit(self, asked: Request) -> None:
         self.queue.append(asked)
         self.asked.append(f"{asked.digest} {asked.split}")
 
-    def completed(self, feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+    def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         while True:
             feed()
             if not self.queue:
@@ -67,10 +67,10 @@ class OutOfOrder:
             else:
                 yield self.evaluator.evaluate(asked)
 
-    def watch(self, run: str, logs: WorkerLogs) -> None:
+    def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """Nothing is written down."""
 
-    def heard(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Nothing is published."""
 
     def close(self) -> None:
@@ -89,24 +89,24 @@ TREE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def prepared() -> Setting:
+def prepared() -> Problem:
     return prepare(parse_config(TREE, "test"), lambda kind, facts: None)
 
 
-def with_search(setting: Setting, **fields: Any) -> Setting:
-    config = setting.config
+def with_search(problem: Problem, **fields: Any) -> Problem:
+    config = problem.config
     changed = config.model_copy(update={"search": config.search.model_copy(update=fields)})
-    return dataclasses.replace(setting, config=changed)
+    return dataclasses.replace(problem, config=changed)
 
 
-def begun(setting: Setting, folder: Path, name: str) -> Run:
-    return record(setting, folder, name, ["test"])
+def begun(problem: Problem, folder: Path, name: str) -> Run:
+    return record(problem, folder, name, ["test"])
 
 
-def gone_through(run: Run, setting: Setting, engine: Engine) -> list[str]:
+def gone_through(run: Run, problem: Problem, engine: Engine) -> list[str]:
     """What was said."""
     said: list[str] = []
-    search(run, setting, engine, lambda kind, facts: said.append(f"{kind} {facts.get('text', '')}"))
+    search(run, problem, engine, lambda kind, facts: said.append(f"{kind} {facts.get('text', '')}"))
     return said
 
 
@@ -114,57 +114,57 @@ def gone_through(run: Run, setting: Setting, engine: Engine) -> list[str]:
 @pytest.mark.parametrize("workers", [1, 3, 60])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_evaluation_asked_for_is_judged_once_and_the_end_is_below_the_baselines(
-    schedule: str, workers: int, optimiser: str, prepared: Setting, tmp_path: Path
+    schedule: str, workers: int, optimiser: str, prepared: Problem, tmp_path: Path
 ) -> None:
-    setting = with_search(prepared, schedule=schedule, optimiser=optimiser)
-    run = begun(setting, tmp_path, "one")
-    engine = OutOfOrder(setting, workers, seed=workers)
-    gone_through(run, setting, engine)
+    problem = with_search(prepared, schedule=schedule, optimiser=optimiser)
+    run = begun(problem, tmp_path, "one")
+    engine = OutOfOrder(problem, workers, seed=workers)
+    gone_through(run, problem, engine)
     rows = journal(run)
     assert [row[0] for row in rows] == list(range(1, EVALUATIONS + 1))
     assert len({row[1] for row in rows}) == EVALUATIONS
     assert len(engine.asked) == len(set(engine.asked))
-    found = summary(run)
+    found = summarize_run(run)
     assert min(row["val_loss"] for row in found["front"]) <= min(row["val_loss"] for row in found["baselines"])
     assert all(row["macs_ratio"] <= 0.5 and row["test_accuracy"] is not None for row in found["front"])
-    store = run.store(read_only=True)
-    assert sorted(item.id for item in store.completions()) == list(range(EVALUATIONS + 1))
-    assert sum(item["evaluations"] for item in store.generations()) == EVALUATIONS
+    store = run.open_store(read_only=True)
+    assert sorted(item.id for item in store.read_completions()) == list(range(EVALUATIONS + 1))
+    assert sum(item["evaluations"] for item in store.read_generations()) == EVALUATIONS
     store.close()
     assert json.loads((run.path / "finished.json").read_text())["evaluations"] == EVALUATIONS
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_with_one_worker_a_search_stopped_anywhere_ends_as_the_undisturbed_one(
-    schedule: str, prepared: Setting, tmp_path: Path
+    schedule: str, prepared: Problem, tmp_path: Path
 ) -> None:
-    setting = with_search(prepared, schedule=schedule)
-    whole = begun(setting, tmp_path, "whole")
-    gone_through(whole, setting, LocalEngine(setting.evaluator))
+    problem = with_search(prepared, schedule=schedule)
+    whole = begun(problem, tmp_path, "whole")
+    gone_through(whole, problem, LocalEngine(problem.evaluator))
     for lasts in (1, 17, 40, 43):
-        run = begun(setting, tmp_path, f"stopped-{lasts}")
+        run = begun(problem, tmp_path, f"stopped-{lasts}")
         with pytest.raises(Stopped):
-            gone_through(run, setting, OutOfOrder(setting, 1, 0, lasts))
-        gone_through(run, setting, LocalEngine(setting.evaluator))
+            gone_through(run, problem, OutOfOrder(problem, 1, 0, lasts))
+        gone_through(run, problem, LocalEngine(problem.evaluator))
         assert journal(run) == journal(whole)
-        assert summary(run) == summary(whole)
+        assert summarize_run(run) == summarize_run(whole)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @settings(max_examples=6)
 @given(seed=st.integers(0, 99), workers=st.integers(1, 12), stops=st.lists(st.integers(1, 25), max_size=3))
 def test_however_often_it_is_stopped_nothing_that_was_stored_is_lost_or_judged_again(
-    schedule: str, seed: int, workers: int, stops: list[int], prepared: Setting, tmp_path_factory: Any
+    schedule: str, seed: int, workers: int, stops: list[int], prepared: Problem, tmp_path_factory: Any
 ) -> None:
-    setting = with_search(prepared, schedule=schedule)
-    run = begun(setting, tmp_path_factory.mktemp("runs"), "one")
+    problem = with_search(prepared, schedule=schedule)
+    run = begun(problem, tmp_path_factory.mktemp("runs"), "one")
     failing = "0"
     asked: list[str] = []
     for number, lasts in enumerate([*stops, 10**9]):
         before = journal(run)
-        engine = OutOfOrder(setting, workers, seed + number, lasts, failing)
+        engine = OutOfOrder(problem, workers, seed + number, lasts, failing)
         with contextlib.suppress(Stopped):
-            gone_through(run, setting, engine)
+            gone_through(run, problem, engine)
         assert set(before) <= set(journal(run))
         assert not {f"{row[1]} val" for row in before} & set(engine.asked)
         asked += engine.asked
@@ -173,38 +173,38 @@ def test_however_often_it_is_stopped_nothing_that_was_stored_is_lost_or_judged_a
     for _, digest, loss, failure in rows:
         assert bool(failure) == (digest[0] in failing) == (loss is None)
     # what was out when it was stopped is asked for again, under the same number; nothing else is
-    assert len(asked) - len(set(asked)) <= len(stops) * max(workers, setting.config.search.population + 16)
+    assert len(asked) - len(set(asked)) <= len(stops) * max(workers, problem.config.search.population + 16)
 
 
 @pytest.mark.parametrize("workers", [2, 9])
-def test_a_generational_search_ends_the_same_with_any_workers(workers: int, prepared: Setting, tmp_path: Path) -> None:
+def test_a_generational_search_ends_the_same_with_any_workers(workers: int, prepared: Problem, tmp_path: Path) -> None:
     whole, other = begun(prepared, tmp_path, "whole"), begun(prepared, tmp_path, "other")
     gone_through(whole, prepared, LocalEngine(prepared.evaluator))
     gone_through(other, prepared, OutOfOrder(prepared, workers, 3))
-    assert journal(other) == journal(whole) and summary(other) == summary(whole)
+    assert journal(other) == journal(whole) and summarize_run(other) == summarize_run(whole)
 
 
-def test_a_steady_search_keeps_every_worker_supplied(prepared: Setting, tmp_path: Path) -> None:
-    setting = with_search(prepared, schedule="steady")
-    run, engine = begun(setting, tmp_path, "one"), OutOfOrder(setting, 6, 0)
+def test_a_steady_search_keeps_every_worker_supplied(prepared: Problem, tmp_path: Path) -> None:
+    problem = with_search(prepared, schedule="steady")
+    run, engine = begun(problem, tmp_path, "one"), OutOfOrder(problem, 6, 0)
     waiting: list[int] = []
-    evaluate = engine.completed
+    evaluate = engine.iter_outcomes
 
-    def watched(feed: Callable[[], None] = nothing_more) -> Iterator[Outcome]:
+    def watched(feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         for outcome in evaluate(feed):
             waiting.append(len(engine.queue))
             yield outcome
 
-    engine.completed = watched  # type: ignore[method-assign]
-    gone_through(run, setting, engine)
+    engine.iter_outcomes = watched  # type: ignore[method-assign]
+    gone_through(run, problem, engine)
     searching = waiting[1 : EVALUATIONS - 4]  # after the dense network, until there is no more to ask for
     assert set(searching) == {5}, "one came back, the five others are out: the sixth is asked for at once"
 
 
 def test_final_fine_tunes_are_all_given_out_at_once(tmp_path: Path) -> None:
     tree = TREE | {"search": {"evaluations": 14}, "finals": {"picks": 2, "seeds": 2, "tuning": {"epochs": 0.1}}}
-    setting = prepare(parse_config(tree, "test"), lambda kind, facts: None)
-    run, engine = begun(setting, tmp_path, "one"), OutOfOrder(setting, 4, 0)
+    problem = prepare(parse_config(tree, "test"), lambda kind, facts: None)
+    run, engine = begun(problem, tmp_path, "one"), OutOfOrder(problem, 4, 0)
     before_each: list[int] = []
     evaluate = engine.evaluator.evaluate
 
@@ -215,10 +215,10 @@ def test_final_fine_tunes_are_all_given_out_at_once(tmp_path: Path) -> None:
             return evaluate(asked)
 
     engine.evaluator = Watched()  # type: ignore[assignment]
-    gone_through(run, setting, engine)
+    gone_through(run, problem, engine)
     assert len(before_each) >= 4
     assert before_each == list(range(len(before_each)))[::-1], "one waited for another"
-    assert len(run.store(read_only=True).finals()) == len(before_each)
+    assert len(run.open_store(read_only=True).read_finals()) == len(before_each)
 
 
 def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_path: Path, capsys: Any) -> None:
@@ -231,23 +231,23 @@ def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_pa
 
 @pytest.mark.parametrize("optimiser", ["cma", "nsga2", "surrogate"])
 def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_what_was_judged(
-    optimiser: str, prepared: Setting, tmp_path: Path
+    optimiser: str, prepared: Problem, tmp_path: Path
 ) -> None:
-    setting = with_search(prepared, schedule="steady", optimiser=optimiser)
-    run = begun(setting, tmp_path, "one")
+    problem = with_search(prepared, schedule="steady", optimiser=optimiser)
+    run = begun(problem, tmp_path, "one")
     with pytest.raises(Stopped):
-        gone_through(run, setting, OutOfOrder(setting, 2, 0, 30))
+        gone_through(run, problem, OutOfOrder(problem, 2, 0, 30))
     before = journal(run)
     # the optimiser draws otherwise from here on, as on a machine that rounds otherwise
-    other = dataclasses.replace(setting, config=setting.config.model_copy(update={"seed": 1}))
-    said = gone_through(run, other, LocalEngine(setting.evaluator))
+    other = dataclasses.replace(problem, config=problem.config.model_copy(update={"seed": 1}))
+    said = gone_through(run, other, LocalEngine(problem.evaluator))
     assert any("the search goes on from what was judged" in text for text in said)
     rows = journal(run)
     assert set(before) <= set(rows) and max(row[0] for row in rows) == EVALUATIONS
     assert EVALUATIONS - 2 <= len({row[1] for row in rows}) == len(rows)
     assert not any(
         "goes on from" in text
-        for text in gone_through(begun(other, tmp_path, "two"), other, LocalEngine(setting.evaluator))
+        for text in gone_through(begun(other, tmp_path, "two"), other, LocalEngine(problem.evaluator))
     )
 
 

@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 import blendsearch
-from blendsearch.blend.allocation_rules import given as given_beforehand
+from blendsearch.blend.allocation_rules import make_constant_rule as given_beforehand
 from blendsearch.blend.decoder import Decoder
-from blendsearch.blend.genome import HALFWAY, Genome, bounds, flip_step, of_flat
+from blendsearch.blend.genome import BASELINE_GENE, Genome, compute_bounds, compute_flip_step, unflatten_genome
 from blendsearch.cli.main import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import BudgetError, ConfigError, ModelError
-from blendsearch.pipeline.control_runs import planned
+from blendsearch.pipeline.control_runs import plan_comparison
 from blendsearch.pipeline.loop import search
-from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import Setting, prepare
+from blendsearch.pipeline.problem.problem import Problem, prepare
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.cost import count_macs
-from blendsearch.structure.groups import unpacked
+from blendsearch.structure.groups import unpack_cut
 
 LAYERS = ["stem.0", "inner.0", "outer.0", "down.0", "top.0"]
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -40,7 +40,7 @@ def quiet(kind: str, facts: Mapping[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def setting() -> Setting:
+def problem() -> Problem:
     tree = {
         "transform": "depthwise",
         "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 1, "rate": 0.1}},
@@ -58,75 +58,80 @@ def setting() -> Setting:
     budget=st.sampled_from([{"macs": 0.5}, {"macs": 0.06}, {"params": 0.1}, {"macs": 0.3, "params": 0.12}]),
 )
 def test_every_genome_meets_its_budget_with_the_layers_it_decomposes(
-    setting: Setting, seed: int, budget: dict[str, float]
+    problem: Problem, seed: int, budget: dict[str, float]
 ) -> None:
-    held = replace(setting.decoder, budget={name: (ratio, ratio) for name, ratio in budget.items()})
-    genome = held.space.random(np.random.default_rng(seed))
-    cut = held.cut(genome)
-    maps, oracle = setting.structure.maps, setting.structure.oracle
-    counts = maps.counts(cut)
-    assert all(float(oracle.ratio(name, counts)) <= ratio for name, ratio in budget.items())
+    held = replace(problem.decoder, budget={name: (ratio, ratio) for name, ratio in budget.items()})
+    genome = held.space.sample(np.random.default_rng(seed))
+    cut = held.decode(genome)
+    maps, oracle = problem.structure.maps, problem.structure.oracle
+    counts = maps.count_kept(cut)
+    assert all(float(oracle.compute_ratio(name, counts)) <= ratio for name, ratio in budget.items())
     whole = cut[maps.offsets[-1] :]
     groups = counts[: len(maps.groups)]
-    assert not whole[(genome.transform > 0) & oracle.paying(groups)].any()
+    assert not whole[(genome.transform > 0) & oracle.is_cheaper_decomposed(groups)].any()
     # as much as the budget allows: one channel more of the narrowest group, or all are there
     if (groups < maps.sizes).all():
-        assert max(float(oracle.ratio(name, counts)) / ratio for name, ratio in budget.items()) > 0.85
+        assert max(float(oracle.compute_ratio(name, counts)) / ratio for name, ratio in budget.items()) > 0.85
 
 
-def test_layers_follow_by_their_genes_where_a_set_cannot_meet_the_budget(setting: Setting) -> None:
-    plain = replace(setting.decoder.oracle, layers=np.zeros(0, dtype=np.int64), whole=np.zeros(0, dtype=np.int64))
-    least = float(plain.ratio("macs", setting.decoder.allowed.low))
-    held = replace(setting.decoder, budget={"macs": (0.9 * least, 0.9 * least)})
+def test_layers_follow_by_their_genes_where_a_set_cannot_meet_the_budget(problem: Problem) -> None:
+    plain = replace(
+        problem.decoder.oracle, layers=np.zeros(0, dtype=np.int64), undecomposed=np.zeros(0, dtype=np.int64)
+    )
+    least = float(plain.compute_ratio("macs", problem.decoder.allowed.low))
+    held = replace(problem.decoder, budget={"macs": (0.9 * least, 0.9 * least)})
     genes = np.array([-0.9, -0.2, -0.8, -0.1, -0.7])
-    whole = held.whole(held.space.equal()._replace(transform=genes))
+    whole = held.decode_undecomposed(held.space.make_equal_blend()._replace(transform=genes))
     assert 0 < whole.sum() < 5
     assert genes[~whole].min() > genes[whole].max()
     with pytest.raises(BudgetError, match="reachable is"):
-        replace(setting.decoder, budget={"macs": (1e-4, 1e-4)})
+        replace(problem.decoder, budget={"macs": (1e-4, 1e-4)})
 
 
-def test_a_layer_that_costs_more_decomposed_stays_whole(setting: Setting) -> None:
-    held = setting.decoder
+def test_a_layer_that_costs_more_decomposed_stays_whole(problem: Problem) -> None:
+    held = problem.decoder
     given_widths = held.allowed.sizes.copy()
     given_widths[2] = 1  # one channel: 9 x in x 1 whole, 9 x in + in x 1 decomposed
-    narrow = replace(held, fixed=given_beforehand(given_widths), budget={})
-    cut = narrow.cut(held.space.equal()._replace(transform=np.full(5, HALFWAY)))
-    assert setting.structure.maps.decomposed(cut) == ("stem.0", "inner.0", "outer.0", "top.0")
+    narrow = replace(held, allocation_rule=given_beforehand(given_widths), budget={})
+    cut = narrow.decode(held.space.make_equal_blend()._replace(transform=np.full(5, BASELINE_GENE)))
+    assert problem.structure.maps.find_decomposed_layers(cut) == ("stem.0", "inner.0", "outer.0", "top.0")
 
 
 def test_a_draw_flips_about_two_layers_however_many_there_are() -> None:
     rng = np.random.default_rng(0)
     for layers, flips in ((5, 1.25), (20, 2), (55, 2), (160, 2)):
-        genes = HALFWAY + rng.normal(0, flip_step(layers), (2000, layers))
+        genes = BASELINE_GENE + rng.normal(0, compute_flip_step(layers), (2000, layers))
         assert (genes < 0).sum(axis=1).mean() == pytest.approx(flips, rel=0.1)
 
 
-def test_a_genome_of_a_transform_is_flat_and_back(setting: Setting) -> None:
-    space = setting.decoder.space
-    genome = space.random(np.random.default_rng(0))
-    back = of_flat(space, json.loads(json.dumps(genome.flat())))
-    assert back.flat() == genome.flat() and len(back.transform) == 5
-    low, high = bounds(space)
-    assert ((low <= genome.flat()) & (genome.flat() <= high)).all()
-    assert space.described(genome)["transform"] == genome.transform.tolist()
+def test_a_genome_of_a_transform_is_flat_and_back(problem: Problem) -> None:
+    space = problem.decoder.space
+    genome = space.sample(np.random.default_rng(0))
+    back = unflatten_genome(space, json.loads(json.dumps(genome.flatten())))
+    assert back.flatten() == genome.flatten() and len(back.transform) == 5
+    low, high = compute_bounds(space)
+    assert ((low <= genome.flatten()) & (genome.flatten() <= high)).all()
+    assert space.describe(genome)["transform"] == genome.transform.tolist()
     assert Genome(genome.blend, genome.share, 0.0).transform.size == 0
 
 
-def decomposed_by(held: Decoder, setting: Setting) -> dict[str, tuple[str, ...]]:
-    return {name: setting.structure.maps.decomposed(held.cut(genome)) for name, genome in baselines(held, 1)}
+def decomposed_by(held: Decoder, problem: Problem) -> dict[str, tuple[str, ...]]:
+    return {
+        name: problem.structure.maps.find_decomposed_layers(held.decode(genome))
+        for name, genome in make_baselines(held, 1)
+    }
 
 
-def test_seeds_decompose_no_layer_all_layers_and_as_few_as_meet_the_budget(setting: Setting) -> None:
-    found = decomposed_by(setting.decoder, setting)
+def test_seeds_decompose_no_layer_all_layers_and_as_few_as_meet_the_budget(problem: Problem) -> None:
+    found = decomposed_by(problem.decoder, problem)
     assert found["l1 uniform"] == found["equal blend global"] == ()
     assert found["equal blend uniform, all depthwise"] == tuple(LAYERS)
     enough = found["equal blend uniform, enough depthwise"]
     assert 0 < len(found["equal blend uniform, half of enough depthwise"]) < len(enough) < 5
-    held, maps = setting.decoder, setting.structure.maps
+    held, maps = problem.decoder, problem.structure.maps
     whole = np.array([name not in enough for name in LAYERS])
-    assert held.meets(whole, 0.0)
-    assert float(held.oracle.with_whole(whole).ratio("macs", maps.sizes)) <= 0.4
+    assert held.is_within_budget(whole, 0.0)
+    assert float(held.oracle.decompose_except(whole).compute_ratio("macs", maps.sizes)) <= 0.4
 
 
 @pytest.mark.parametrize("optimiser", ["surrogate", "cma", "nsga2", "random"])
@@ -148,13 +153,15 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path, quick: di
     rows, others = rows_of(whole), rows_of(stopped)
     assert len(rows) == 37 and rows == others
     maps = first.structure.maps
-    sets = {maps.decomposed(unpacked(cut, maps.channels)) for _, cut, *_ in rows}
+    sets = {maps.find_decomposed_layers(unpack_cut(cut, maps.channels)) for _, cut, *_ in rows}
     assert len(sets) > 5
 
 
 def rows_of(run: Run) -> list[tuple[Any, ...]]:
-    store = run.store(read_only=True)
-    rows = [(item.digest, item.cut, item.origin, item.genome, item.macs, item.loss) for item in store.evaluations()]
+    store = run.open_store(read_only=True)
+    rows = [
+        (item.digest, item.cut, item.origin, item.genome, item.macs, item.loss) for item in store.read_evaluations()
+    ]
     store.close()
     return rows
 
@@ -179,7 +186,9 @@ def test_a_found_network_is_shown_exported_and_loaded_as_counted(
     run = searched(tmp_path, quick, "one", transform="depthwise", budget={"macs": [0.1, 0.3]}, finals=finals)
     assert run.structure["layers"] == LAYERS
     row = next(
-        item for item in reversed(run.store(read_only=True).evaluations()) if json.loads(item.genome)["transform"]
+        item
+        for item in reversed(run.open_store(read_only=True).read_evaluations())
+        if json.loads(item.genome)["transform"]
     )
     for what in ("best", str(row.id)):  # the best was fine-tuned, and leaves so
         network, facts = exported(tmp_path, "one", what)
@@ -215,7 +224,9 @@ def test_the_papers_way_decomposes_every_layer_and_has_its_row_in_a_comparison(
     assert found["macs_ratio"] < 0.25 and found["test_accuracy"] is not None
     # a search over layers is compared with controls that have them, and with peers that do not
     wide = searched(tmp_path, quick, "wide", transform="depthwise", search={"evaluations": 8, "population": 8})
-    plans = {config.method: config.transform for _, config in planned(wide, ("random", "legr", "torch-pruning"), 1)}
+    plans = {
+        config.method: config.transform for _, config in plan_comparison(wide, ("random", "legr", "torch-pruning"), 1)
+    }
     assert plans == {"random": "depthwise", "legr": "none", "torch-pruning": "none"}
     assert "layers" not in run.structure
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from torch import nn
 
 import blendsearch as bs
-from blendsearch.progress import Lines
-from blendsearch.progress.live import drawn, trend
-from blendsearch.progress.state import State
+from blendsearch.progress import TextProgress
+from blendsearch.progress.live import format_trend, render_state
+from blendsearch.progress.state import ProgressState
 
 Events = list[tuple[str, Mapping[str, Any]]]
 
@@ -65,10 +65,10 @@ def test_both_schedules_are_told_alike(schedule: str, tmp_path: Path) -> None:
     assert state.best["loss"] == min(facts["loss"] for kind, facts in heard if kind == "evaluated")
 
 
-def told(heard: Events) -> State:
-    state = State(40)
+def told(heard: Events) -> ProgressState:
+    state = ProgressState(40)
     for kind, facts in heard:
-        state.take(kind, facts)
+        state.update(kind, facts)
     return state
 
 
@@ -93,29 +93,29 @@ def test_counts_add_up_also_after_an_interruption(tmp_path: Path) -> None:
 
 def test_the_view_shows_what_there_is_to_know() -> None:
     now = [0.0]
-    state = State(100, clock=lambda: now[0])
-    state.take("asked", {"generation": 3, "before": 40, "candidates": 8, "cached": 2, "workers": 4})
+    state = ProgressState(100, clock=lambda: now[0])
+    state.update("asked", {"generation": 3, "before": 40, "candidates": 8, "cached": 2, "workers": 4})
     assert state.busy == 4
     row = {"error": 0.25, "macs_ratio": 0.4, "params_ratio": 0.5, "workers": 4, "busy": 3}
     for number, loss in enumerate((0.7, 0.5, None)):
         now[0] += 2
-        state.take("evaluated", row | {"id": 43 + number, "loss": loss})
-    state.take("generation", {"generation": 4, "hypervolume": 0.25})
-    state.take("generation", {"generation": 4, "hypervolume": 0.75})
+        state.update("evaluated", row | {"id": 43 + number, "loss": loss})
+    state.update("generation", {"generation": 4, "hypervolume": 0.25})
+    state.update("generation", {"generation": 4, "hypervolume": 0.75})
     state.busy = 3
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(drawn(state, 100))
+    console.print(render_state(state, 100))
     said = console.export_text()
     assert "generation 4: 45 done, 2 from the store, 1 failed" in said
     assert "network 44: loss 0.5000, accuracy 75.00%, 40.00% of MACs" in said
     assert "▁█ 0.7500" in said and "3 of 4 busy, 30.0 evaluations a minute" in said
     assert "45 of 100" in said and "1:50 left" in said
-    assert trend([1.0, 1.0]) == "▅▅"
+    assert format_trend([1.0, 1.0]) == "▅▅"
 
 
 def test_a_pipe_gets_plain_lines() -> None:
     held = io.StringIO()
-    lines = Lines(Console(file=held, width=200), 20)
+    lines = TextProgress(Console(file=held, width=200), 20)
     lines("run", {"run": "one", "path": "runs/one"})
     lines("asked", {"generation": 1, "before": 8, "candidates": 8, "cached": 3, "workers": 1})
     facts = {"generation": 2, "evaluations": 16, "best_loss": 0.5, "front": 2, "hypervolume": 0.7}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from blendsearch.cli.main import make_parser
-from blendsearch.engine.ray_connection import PROMPT
+from blendsearch.engine.ray_connection import HEALTH_CHECK_ENVIRONMENT
 from blendsearch.runs.config.loading import DIGITS, load_config
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -38,7 +38,7 @@ def test_the_compose_files_are_understood(files: list[str]) -> None:
     reserved = whole["services"]["worker"].get("deploy")
     assert bool(reserved) == (len(files) == 1)
     for node in whole["services"].values():
-        assert node["environment"].items() >= (PROMPT | {"RAY_AUTH_MODE": "token"}).items()
+        assert node["environment"].items() >= (HEALTH_CHECK_ENVIRONMENT | {"RAY_AUTH_MODE": "token"}).items()
 
 
 def test_the_job_on_kubernetes_has_an_entry_point_that_resumes() -> None:
@@ -52,7 +52,7 @@ def test_the_job_on_kubernetes_has_an_entry_point_that_resumes() -> None:
     assert cluster["authOptions"] == {"mode": "token"}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         told = {item["name"]: item["value"] for item in group["template"]["spec"]["containers"][0]["env"]}
-        assert told == PROMPT
+        assert told == HEALTH_CHECK_ENVIRONMENT
     head = cluster["headGroupSpec"]["template"]["spec"]
     claims = [item["persistentVolumeClaim"]["claimName"] for item in head["volumes"] if "persistentVolumeClaim" in item]
     assert claims == [volume["metadata"]["name"]]

@@ -80,10 +80,10 @@ def test_the_budgets_are_understood(tmp_path: Path) -> None:
     section = how_to("budgets").split("## All fields")[1].split("\n## ")[0]
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0])
     budget = BudgetConfig(**example["budget"])
-    assert set(budget.spans()) == {"memory", "latency"}
+    assert set(budget.get_spans()) == {"memory", "latency"}
     assert budget.measured == BudgetConfig(macs=0.5).measured  # the defaults, as it says
     command = re.findall(r"--set '(budget=.*?)'", section)[0]
-    assert load_config(DIGITS, [command]).budget.spans() == {"memory": (0.6, 0.6), "latency": (0.8, 0.8)}
+    assert load_config(DIGITS, [command]).budget.get_spans() == {"memory": (0.6, 0.6), "latency": (0.8, 0.8)}
 
 
 def test_the_example_config_is_one() -> None:

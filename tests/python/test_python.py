@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_said_before_a_run_is_made(change: dict[str, Any], 
 
 def test_budgets_join() -> None:
     budget = bs.macs(0.2, 0.7) & bs.latency(0.8, batch_size=4)
-    assert budget.given(round_to=8).fields == {
+    assert budget.with_options(round_to=8).fields == {
         "macs": [0.2, 0.7],
         "latency": 0.8,
         "measured": {"batch_size": 4},
@@ -239,13 +239,15 @@ def test_all_show_themselves(found: bs.SearchRun) -> None:
     page = found._repr_html_()
     assert "data:image/png;base64," in page and page.count("<table>") == page.count("</table>") == 1
     assert f"<td>{best.kept()['3']} of 12</td>" in best._repr_html_()
-    from blendsearch.progress.notebook import html
-    from blendsearch.progress.state import State
+    from blendsearch.progress.notebook import render_html
+    from blendsearch.progress.state import ProgressState
 
-    state = State(10)
-    state.take("asked", {"generation": 0, "before": 0, "candidates": 4, "cached": 1, "workers": 2})
-    state.take("generation", {"generation": 1, "hypervolume": 0.5})
-    assert "1 done, 1 from the store, 0 failed" in html(state, ["<b>"]) and "&lt;b&gt;" in html(state, ["<b>"])
+    state = ProgressState(10)
+    state.update("asked", {"generation": 0, "before": 0, "candidates": 4, "cached": 1, "workers": 2})
+    state.update("generation", {"generation": 1, "hypervolume": 0.5})
+    assert "1 done, 1 from the store, 0 failed" in render_html(state, ["<b>"]) and "&lt;b&gt;" in render_html(
+        state, ["<b>"]
+    )
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
@@ -387,8 +389,8 @@ def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure
         return {"loss": float(module[0].out_channels)}
 
     run = bs.search(network(), three(), budget=bs.macs(0.6), evaluate=picky, evaluations=16, runs=tmp_path, **QUICK)
-    store = run.run.store(read_only=True)
-    failures = [row.failure for row in store.evaluations()]
+    store = run.run.open_store(read_only=True)
+    failures = [row.failure for row in store.read_evaluations()]
     assert any("too wide for me" in failure for failure in failures)
     assert run.best().val_loss <= 4
 
@@ -455,15 +457,15 @@ def test_errors_of_judgements_have_a_type_of_their_own() -> None:
 
 
 def test_data_as_they_come() -> None:
-    from blendsearch.data.user_data import read
+    from blendsearch.data.user_data import read_split
 
     images, labels = digits()
     images, labels = images[:20], labels[:20]
     data = TensorDataset(images, labels)
 
     def content(source: Any) -> tuple[Any, Any]:
-        split = read(source, "train", 0)
-        return split.images(np.arange(len(split))).transpose(0, 3, 1, 2), split.labels
+        split = read_split(source, "train", 0)
+        return split.load_images(np.arange(len(split))).transpose(0, 3, 1, 2), split.labels
 
     for source in (
         data,
@@ -494,8 +496,8 @@ def test_data_as_they_come() -> None:
 def test_pixels_are_normalised_and_floats_are_not() -> None:
     from PIL import Image
 
-    from blendsearch.data.splits import DataSpec, batches
-    from blendsearch.data.user_data import Handed, handed_splits
+    from blendsearch.data.splits import DataSpec, iter_batches
+    from blendsearch.data.user_data import UserData, load_user_splits
     from blendsearch.task import Task
 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 8, 3), dtype=np.uint8)
@@ -506,22 +508,22 @@ def test_pixels_are_normalised_and_floats_are_not() -> None:
         (torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(labels)),
         [(Image.fromarray(image), label) for image, label in zip(pixels, labels, strict=True)],
     ):
-        splits = handed_splits(Handed(source), Task(), DataSpec("python:it", val_size=8), 3)
+        splits = load_user_splits(UserData(source), Task(), DataSpec("python:it", val_size=8), 3)
         assert splits.train.shape == (6, 8, 3) and [len(splits.train), len(splits.val), len(splits.test)] == [24, 8, 8]
-        held.append(splits.digest())
+        held.append(splits.compute_digest())
     assert len(set(held)) == 1
-    x, _ = next(batches(splits.train, batch_size=24, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
+    x, _ = next(iter_batches(splits.train, batch_size=24, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
     assert x.mean().abs() < 0.01 and abs(x.std() - 1) < 0.01
     ready = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() + 500, torch.from_numpy(labels))
-    splits = handed_splits(Handed(ready), Task(), DataSpec("python:it"), 3)
-    x, _ = next(batches(splits.train, batch_size=4, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
+    splits = load_user_splits(UserData(ready), Task(), DataSpec("python:it"), 3)
+    x, _ = next(iter_batches(splits.train, batch_size=4, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
     assert x.shape == (4, 3, 6, 8) and x.min() >= 500
 
 
 @pytest.mark.parametrize("given", ["whole", "train test", "train val", "train val test"])
 def test_the_three_splits_share_no_image(given: str) -> None:
     from blendsearch.data.splits import DataSpec
-    from blendsearch.data.user_data import Handed, handed_splits
+    from blendsearch.data.user_data import UserData, load_user_splits
     from blendsearch.task import Task
 
     images = torch.arange(90, dtype=torch.float32).reshape(90, 1, 1, 1)
@@ -529,8 +531,12 @@ def test_the_three_splits_share_no_image(given: str) -> None:
         name: (images[start::4], torch.arange(90)[start::4] % 2)
         for start, name in enumerate(("train", "val", "test", "whole"))
     }
-    splits = handed_splits(Handed(**{name: parts[name] for name in given.split()}), Task(), DataSpec("python:it"), 0)
-    ids = [set(part.images(np.arange(len(part))).ravel().tolist()) for part in (splits.train, splits.val, splits.test)]
+    splits = load_user_splits(
+        UserData(**{name: parts[name] for name in given.split()}), Task(), DataSpec("python:it"), 0
+    )
+    ids = [
+        set(part.load_images(np.arange(len(part))).ravel().tolist()) for part in (splits.train, splits.val, splits.test)
+    ]
     assert all(ids) and sum(map(len, ids)) == len(set().union(*ids))
     used = set().union(*(set(parts[name][0].ravel().tolist()) for name in given.split()))
     assert set().union(*ids) == used
@@ -562,20 +568,20 @@ def test_data_that_are_too_large_are_read_when_needed_or_refused(states: bool, m
 
     monkeypatch.setattr(handed, "MOST_BYTES", 5000)
     data = Stated(states)
-    split = handed.read(data, "train", 0)
+    split = handed.read_split(data, "train", 0)
     assert isinstance(split, StreamedSplit) and split.labels.tolist() == data.labels
     assert data.read == (2 if states else 41)  # the labels were stated, or all was read once to learn them
     places = np.array([3, 9])
-    seen = split.images(places)
-    assert seen.shape == (2, 8, 8, 1) and np.array_equal(seen, split.images(places))
+    seen = split.load_images(places)
+    assert seen.shape == (2, 8, 8, 1) and np.array_equal(seen, split.load_images(places))
     assert 0 < np.abs(seen[..., 0] - data.images[[3, 9], 0].numpy()).max() <= 0.1
-    subset = handed.read(DataLoader(Subset(data, range(5, 40)), batch_size=4, shuffle=True), "train", 0)
+    subset = handed.read_split(DataLoader(Subset(data, range(5, 40)), batch_size=4, shuffle=True), "train", 0)
     assert isinstance(subset, StreamedSplit) and subset.labels.tolist() == data.labels[5:]
-    splits = handed.handed_splits(handed.Handed(data), Task(), DataSpec("python:it", val_size=10), 0)
-    again = handed.handed_splits(handed.Handed(Stated(states)), Task(), DataSpec("python:it", val_size=10), 0)
-    assert splits.digest() == again.digest()
+    splits = handed.load_user_splits(handed.UserData(data), Task(), DataSpec("python:it", val_size=10), 0)
+    again = handed.load_user_splits(handed.UserData(Stated(states)), Task(), DataSpec("python:it", val_size=10), 0)
+    assert splits.compute_digest() == again.compute_digest()
     with pytest.raises(DataError, match="image-folder"):
-        handed.read(((torch.zeros(1, 8, 8), 0) for _ in range(40)), "train", 0)
+        handed.read_split(((torch.zeros(1, 8, 8), 0) for _ in range(40)), "train", 0)
 
 
 @pytest.mark.slow

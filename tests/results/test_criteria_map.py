@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from blendsearch.blend.clustering import cluster_groups
-from blendsearch.blend.correlation_map import correlation_map
+from blendsearch.blend.correlation_map import build_correlation_map
 from blendsearch.cli.main import main
-from blendsearch.criteria.table import LeftOut, ScoreTable
+from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
 from blendsearch.errors import RunError
-from blendsearch.results.report.criteria_map import draw
-from blendsearch.results.report.output_file import written
+from blendsearch.results.report.criteria_map import draw_criteria_map
+from blendsearch.results.report.output_file import open_draft
 
 
 def criteria(*words: object) -> None:
@@ -32,7 +32,7 @@ def nothing_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any) -> None:
         raise AssertionError("scored, or loaded what scoring needs")
 
-    for place in ("problem.score", "inputs.load_splits", "inputs.build_model", "problem.trace"):
+    for place in ("problem.score", "inputs.load_splits", "inputs.build_model", "problem.trace_structure"):
         monkeypatch.setattr(f"blendsearch.pipeline.problem.{place}", never)
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_picture_that_was_there(tmp_path: Path) -> None:
     path.write_text("before")
 
     def fill() -> None:
-        with written(path) as draft:
+        with open_draft(path) as draft:
             draft.write_text("half")
             raise OSError(28, "No space left on device")
 
@@ -135,16 +135,16 @@ def test_any_number_of_criteria_and_groups_is_drawn(criteria: int, groups: int, 
     left_out = []
     if criteria > 2:
         scores[3][1] = np.nan
-        left_out = [LeftOut("$c_1", "block1.layer3.a_very_long_name_of_a_convolution", "does not apply")]
+        left_out = [ExcludedCriterion("$c_1", "block1.layer3.a_very_long_name_of_a_convolution", "does not apply")]
     table = ScoreTable(
         tuple(f"$c_{row}" for row in range(criteria)),  # a dollar sign begins no formula
         tuple(f"block1.layer{group}.a_very_long_name_of_a_convolution" for group in range(groups)),
         tuple(scores),
         tuple(left_out),
     )
-    found = correlation_map(table, cluster_groups(table, "kmeans", 3, 0), "kmeans", 3, 0)
-    draw(found, "net", tmp_path / "map.png")
+    found = build_correlation_map(table, cluster_groups(table, "kmeans", 3, 0), "kmeans", 3, 0)
+    draw_criteria_map(found, "net", tmp_path / "map.png")
     assert colours(tmp_path / "map.png") > 20
     if criteria == 2:
-        draw(found, "net", tmp_path / "again.png")
+        draw_criteria_map(found, "net", tmp_path / "again.png")
         assert (tmp_path / "map.png").read_bytes() == (tmp_path / "again.png").read_bytes()

@@ -116,7 +116,9 @@ def test_a_run_of_python_leaves_from_the_command_line_by_its_kept_weights(
         main(["export", "own", "--runs", str(runs), "--to", str(tmp_path / "no"), "--onnx"])
     assert "lives in Python" in capsys.readouterr().err
     off_front = next(
-        row.id for row in run.run.store(read_only=True).evaluations() if row.id not in [n.id for n in run.front()]
+        row.id
+        for row in run.run.open_store(read_only=True).read_evaluations()
+        if row.id not in [n.id for n in run.front()]
     )
     with pytest.raises(SystemExit):
         main(["export", "own", "--runs", str(runs), "--to", str(tmp_path / "no"), "--pick", str(off_front)])

@@ -15,9 +15,9 @@ from PIL import Image
 import blendsearch
 from blendsearch.cli.main import main
 from blendsearch.results.report.report import TEMPLATE, write_report
-from blendsearch.results.report.svg import MARKS, Drawing, Scale, plain
+from blendsearch.results.report.svg import MARKS, Drawing, Scale, make_number_formatter
 from blendsearch.runs.run import open_run
-from blendsearch.structure.groups import unpacked
+from blendsearch.structure.groups import unpack_cut
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 SPANS = ("--set", "budget.macs=[0.3, 0.6]", "--set", "search.anchors=2")
@@ -94,8 +94,8 @@ def reported(runs: Path, capsys: Any, name: str = "one") -> tuple[Page, dict[str
 def test_one_network_is_shown_as_it_was_stored(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     searched(config_file, tmp_path / "runs")
     run = open_run(tmp_path / "runs", "one")
-    store = run.store(read_only=True)
-    rows, tests = store.evaluations(), store.tests()
+    store = run.open_store(read_only=True)
+    rows, tests = store.read_evaluations(), store.read_tests()
     store.close()
     sizes = [group["channels"] for group in run.structure["groups"]]
     for row in (rows[0], rows[1], rows[-1]):
@@ -106,7 +106,7 @@ def test_one_network_is_shown_as_it_was_stored(config_file: Path, tmp_path: Path
         assert (facts["macs"], facts["params"], facts["val_loss"]) == (row.macs, row.params, row.loss)
         assert facts["val_accuracy"] == 1 - (row.error or 0) and facts["genome"] == json.loads(row.genome)
         assert facts["test_accuracy"] == (1 - tests[row.digest].error if row.digest in tests else None)
-        parts = np.split(unpacked(row.cut, sum(sizes)), np.cumsum(sizes)[:-1])
+        parts = np.split(unpack_cut(row.cut, sum(sizes)), np.cumsum(sizes)[:-1])
         assert [group["kept"] for group in facts["groups"]] == [int(part.sum()) for part in parts]
         assert [group["channels"] for group in facts["groups"]] == sizes
         for group in facts["groups"]:
@@ -169,7 +169,7 @@ def test_an_unfinished_run_has_a_report(config_file: Path, tmp_path: Path, capsy
     (tmp_path / "runs" / "one" / "finished.json").unlink()
     page, _ = reported(tmp_path / "runs", capsys)
     assert "not finished" in page.words and "on validation images" in page.words
-    store = open_run(tmp_path / "runs", "one").store()
+    store = open_run(tmp_path / "runs", "one").open_store()
     store._connection.execute("DELETE FROM evaluations")
     store._connection.execute("DELETE FROM generations")
     store.close()
@@ -217,7 +217,7 @@ def test_whatever_a_run_calls_things_stays_text(config_file: Path, tmp_path: Pat
     facts["provenance"]["command"] = ["blendsearch", HOSTILE]
     facts["config"]["data"]["dataset"] = facts["config"]["model"]["factory"] = HOSTILE
     path.write_text(json.dumps(facts))
-    store = open_run(tmp_path / "runs", "one").store()
+    store = open_run(tmp_path / "runs", "one").open_store()
     store._connection.execute("UPDATE evaluations SET origin = ? || ' at 30% macs' WHERE id = 1", (HOSTILE,))
     store.close()
     write_report(open_run(tmp_path / "runs", "one"), tmp_path / "page.html")
@@ -248,14 +248,14 @@ def test_the_template_lies_in_the_package() -> None:
 def test_drawings_escape_and_scales_tick() -> None:
     drawing = Drawing(10, 10, "n", HOSTILE, HOSTILE)
     for number, shape in enumerate(MARKS):
-        drawing.mark(shape, number, 1, 2, "kind", HOSTILE)
-    drawing.text(0, 0, HOSTILE)
-    drawing.box(0, 0, 1, 1, "kind", HOSTILE)
+        drawing.draw_mark(shape, number, 1, 2, "kind", HOSTILE)
+    drawing.draw_text(0, 0, HOSTILE)
+    drawing.draw_box(0, 0, 1, 1, "kind", HOSTILE)
     page = Page(drawing.__html__())
     assert {name for name, _ in page.elements} <= {"svg", "title", "desc", "path", "circle", "text", "rect"}
-    assert Scale(0.113, 0.171, 0, 1).ticks() == pytest.approx([0.12, 0.14, 0.16])
+    assert Scale(0.113, 0.171, 0, 1).compute_ticks() == pytest.approx([0.12, 0.14, 0.16])
     assert Scale(0.5, 0.5, 0, 1)(0.5) == pytest.approx(0.5)
-    assert Scale(0, 1, 0, 1, whole=True).ticks() == [0, 1]
-    losses = Scale(2.2893, 2.3077, 0, 1).ticks()
-    assert [plain(losses)(value) for value in losses] == ["2.290", "2.295", "2.300", "2.305"]
-    assert plain([0.0, 50.0, 100.0])(50.0) == "50"
+    assert Scale(0, 1, 0, 1, integer=True).compute_ticks() == [0, 1]
+    losses = Scale(2.2893, 2.3077, 0, 1).compute_ticks()
+    assert [make_number_formatter(losses)(value) for value in losses] == ["2.290", "2.295", "2.300", "2.305"]
+    assert make_number_formatter([0.0, 50.0, 100.0])(50.0) == "50"

@@ -10,16 +10,20 @@ from run_files import front
 from verbs import refused, run
 
 from blendsearch.runs import compatibility as sameness
-from blendsearch.runs.compatibility import bare, code_digests, differing
+from blendsearch.runs.compatibility import find_differences, hash_code, strip_comments
 from blendsearch.runs.run import open_run
 
 
 def test_comments_docstrings_and_blank_lines_are_not_code() -> None:
     one = '"""About."""\nA = 1  # one\n"""Of A."""\n\n\ndef f(x):\n    """Says."""\n    return "# no comment" + x\n'
     other = 'A = 1\ndef f(x):\n    # nothing\n\n    return "# no comment" + x  # here\n'
-    assert bare(one) == bare(other) == 'A = 1\ndef f(x):\n    return "# no comment" + x'
-    assert bare(one) != bare(one.replace("A = 1", "A = 2")) != bare(one.replace("# no", "# some"))
-    assert code_digests("digits_net") == code_digests("torchvision:resnet18")
+    assert strip_comments(one) == strip_comments(other) == 'A = 1\ndef f(x):\n    return "# no comment" + x'
+    assert (
+        strip_comments(one)
+        != strip_comments(one.replace("A = 1", "A = 2"))
+        != strip_comments(one.replace("# no", "# some"))
+    )
+    assert hash_code("digits_net") == hash_code("torchvision:resnet18")
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def test_what_would_end_otherwise_is_refused_unless_it_is_accepted(
     run("search", tmp_path, config_file, "--name", "one", "--set", "search.evaluations=12")
     found, held = front(tmp_path, "one", capsys), open_run(tmp_path, "one")
     packages = held.provenance["packages"]
-    assert not differing(held, "cpu") and {"code"} == set(held.provenance["code"])
+    assert not find_differences(held, "cpu") and {"code"} == set(held.provenance["code"])
     other: dict[str, Any] = {
         "code": {"code": {"code": "0" * 64}},
         "versions": {"packages": packages | {"torch": "1.13.0+cu117", "ray": "1.0.0"}},
@@ -112,7 +116,7 @@ def test_scores_weights_and_a_factory_that_were_changed_are_refused(
         assert why in refused(capsys, "resume", tmp_path, "one")
         file.write_bytes(kept)
     source.write_text("# a comment\nfrom blendsearch.zoo.digits_net import digits_net as net\n")
-    assert not differing(open_run(tmp_path, "one"), "cpu")
+    assert not find_differences(open_run(tmp_path, "one"), "cpu")
     source.write_text("from blendsearch.zoo.digits_net import digits_net as net\nEXTRA = 1\n")
     assert "own_net:net' has changed" in refused(capsys, "resume", tmp_path, "one")
     assert sameness.KINDS == ("code", "factory", "versions", "device")

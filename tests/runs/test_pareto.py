@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_files import row
 
-from blendsearch.runs.pareto import best_baselines, front, hypervolume, knee, non_dominated
+from blendsearch.runs.pareto import (
+    compute_hypervolume,
+    find_knee,
+    find_non_dominated,
+    select_best_baselines,
+    select_front,
+)
 from blendsearch.runs.records import Evaluation
 
 
@@ -20,7 +26,7 @@ def test_non_dominated_is_what_comparing_all_pairs_finds(points: list[tuple[int,
             or point in points[:place]
         )
         expected.append(not beaten)
-    assert non_dominated(table).tolist() == expected
+    assert find_non_dominated(table).tolist() == expected
 
 
 def by_macs(item: Evaluation) -> tuple[float, ...]:
@@ -29,21 +35,21 @@ def by_macs(item: Evaluation) -> tuple[float, ...]:
 
 def test_failed_evaluations_are_on_no_front() -> None:
     rows = [row(1, 0.5)._replace(macs=50), row(2, None)._replace(macs=10, error=None), row(3, 0.4)._replace(macs=60)]
-    assert [item.id for item in front(rows, by_macs)] == [1, 3]
-    assert front([], by_macs) == []
+    assert [item.id for item in select_front(rows, by_macs)] == [1, 3]
+    assert select_front([], by_macs) == []
 
 
 def test_the_knee_is_where_giving_more_gains_least() -> None:
     rows = [
         row(number, loss)._replace(macs=macs) for number, (loss, macs) in enumerate([(1, 10), (0.2, 20), (0.1, 90)])
     ]
-    assert knee(rows, by_macs).id == 1
-    assert knee(rows[:1], by_macs).id == 0
+    assert find_knee(rows, by_macs).id == 1
+    assert find_knee(rows[:1], by_macs).id == 0
 
 
 def test_the_hypervolume_of_one_point_is_its_rectangle() -> None:
-    assert hypervolume([row(1)._replace(error=0.25, macs=40)], by_macs) == pytest.approx(0.75 * 0.6)
-    assert hypervolume([], by_macs) == 0
+    assert compute_hypervolume([row(1)._replace(error=0.25, macs=40)], by_macs) == pytest.approx(0.75 * 0.6)
+    assert compute_hypervolume([], by_macs) == 0
 
 
 def test_the_best_baselines_are_found_at_each_budget_also_under_a_shared_name() -> None:
@@ -55,4 +61,4 @@ def test_the_best_baselines_are_found_at_each_budget_also_under_a_shared_name() 
         row(5, 0.6)._replace(origin="l1 uniform at 50% macs", macs=50),
         row(6, None)._replace(origin="fpgm uniform at 50% macs", macs=50),
     ]
-    assert [item.id for item in best_baselines(rows)] == [2, 3, 5]
+    assert [item.id for item in select_best_baselines(rows)] == [2, 3, 5]

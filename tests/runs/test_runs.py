@@ -11,7 +11,7 @@ from run_files import row
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.config.loading import DIGITS, dump_config, load_config, parse_config
-from blendsearch.runs.run import check_name, create_run, free_name, open_run, runs_in
+from blendsearch.runs.run import check_name, create_run, find_free_name, list_runs, open_run
 from blendsearch.runs.store import Store
 
 
@@ -23,9 +23,9 @@ def test_a_run_is_read_as_it_was_made(tmp_path: Path) -> None:
     made(tmp_path)
     run = open_run(tmp_path, "one")
     assert run.config == load_config(DIGITS)
-    assert run.arrays("dense")["w"].tolist() == [1, 1, 1]
-    assert runs_in(tmp_path) == ["one"]
-    assert free_name(tmp_path, "one") == "one-1"
+    assert run.read_arrays("dense")["w"].tolist() == [1, 1, 1]
+    assert list_runs(tmp_path) == ["one"]
+    assert find_free_name(tmp_path, "one") == "one-1"
     assert parse_config(json.loads((tmp_path / "one/run.json").read_text())["config"], "x") == run.config
     assert "digits_net" in dump_config(run.config)
 
@@ -44,9 +44,9 @@ def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path
         tmp_path / "one" / "lock"
     ).mkdir()  # as on a read-only file system, where it cannot be opened; root may write files
     run = open_run(tmp_path, "one")
-    with pytest.raises(RunError, match=r"run 'one' cannot be written to \(Is a directory\)"), run.locked():
+    with pytest.raises(RunError, match=r"run 'one' cannot be written to \(Is a directory\)"), run.lock():
         pass
-    assert run.arrays("dense")["w"].tolist() == [1, 1, 1]
+    assert run.read_arrays("dense")["w"].tolist() == [1, 1, 1]
 
 
 def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_made(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_
 def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    for reading in (lambda: check_name(file, "one"), lambda: runs_in(file)):
+    for reading in (lambda: check_name(file, "one"), lambda: list_runs(file)):
         with pytest.raises(RunError, match="is a file: runs are in a folder"):
             reading()
     with pytest.raises(RunError, match="no run 'file' in"):
@@ -79,9 +79,9 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_a_run_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
     made(tmp_path)
     run = open_run(tmp_path, "one")
-    with run.locked(), pytest.raises(RunError, match="another process"), open_run(tmp_path, "one").locked():
+    with run.lock(), pytest.raises(RunError, match="another process"), open_run(tmp_path, "one").lock():
         pass
-    with run.locked():
+    with run.lock():
         pass
 
 
@@ -113,9 +113,9 @@ def test_the_first_evaluation_of_a_cut_wins_and_readers_work_during_writes(tmp_p
     store.add(row(1, 0.5))
     store.add(row(1, 0.9)._replace(id=2))
     reader = Store(tmp_path / "run.sqlite", read_only=True)
-    assert [(item.id, item.loss) for item in reader.evaluations()] == [(1, 0.5)]
+    assert [(item.id, item.loss) for item in reader.read_evaluations()] == [(1, 0.5)]
     store.add(row(3, None))
-    assert [item.loss for item in reader.evaluations()] == [0.5, None]
+    assert [item.loss for item in reader.read_evaluations()] == [0.5, None]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from blendsearch.service.app import make_app
-from blendsearch.service.security import Keys
-from blendsearch.service.workspace import Place
+from blendsearch.service.security import Authenticator
+from blendsearch.service.workspace import Workspace
 
 TOKEN = "a-token-that-only-tests-know"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -25,7 +25,7 @@ EACH = 6
 
 @pytest.fixture(scope="module")
 def operations(searched: Path) -> list[Any]:
-    app = make_app(Place(searched), Keys(TOKEN), frozenset({"localhost", "testserver"}))
+    app = make_app(Workspace(searched), Authenticator(TOKEN), frozenset({"localhost", "testserver"}))
     api = schemathesis.openapi.from_asgi("/api/openapi.json", app, headers=BEARER)
     streams = "events$"  # they have no end
     return [found.ok() for found in api.exclude(path_regex=streams).get_all_operations()]

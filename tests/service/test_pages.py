@@ -68,7 +68,7 @@ def _fill(run: Path) -> None:
     facts["config"]["search"]["evaluations"] = MANY + 1000
     (run / "run.json").write_text(json.dumps(facts))
     store = Store(run / "run.sqlite")
-    last = store.evaluations()[-1]
+    last = store.read_evaluations()[-1]
     last = last._replace(genome=json.dumps({**json.loads(last.genome), "length": "x" * 6000}))
     store.close()
     rows = [_another(last, number, float(rng.uniform(0.2, 1.0))) for number in range(last.id + 1, MANY + 1)]
@@ -189,10 +189,10 @@ def test_a_running_search_is_followed_within_a_second(at: Opener, runs: Path) ->
     page = at("/runs/many")
     expect(page.locator("#done")).to_have_text(str(MANY))
     run = open_run(runs, "many")
-    store = run.store()
-    last = next(row for row in reversed(store.evaluations()) if row.id)
+    store = run.open_store()
+    last = next(row for row in reversed(store.read_evaluations()) if row.id)
     delays = []
-    with run.locked():
+    with run.lock():
         expect(page.locator("#state")).to_have_text("running")
         for number in range(MANY + 1, MANY + 21):
             store.add(_another(last, number, 0.15 if number == MANY + 20 else 0.5))

@@ -19,13 +19,18 @@ from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError
 from blendsearch.results.follower import Follower
 from blendsearch.runs.origin import DENSE
-from blendsearch.runs.pareto import front, judged_networks
+from blendsearch.runs.pareto import select_evaluated, select_front
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
 from blendsearch.service.app import make_app
-from blendsearch.service.config_policy import LARGEST_CONFIG, admitted, forkable, resumable
-from blendsearch.service.security import LARGEST_BODY, Keys
-from blendsearch.service.workspace import Place
+from blendsearch.service.config_policy import (
+    MAX_CONFIG_SIZE,
+    check_fork_overrides,
+    check_resume_overrides,
+    parse_remote_config,
+)
+from blendsearch.service.security import MAX_BODY_SIZE, Authenticator
+from blendsearch.service.workspace import Workspace
 
 TOKEN = "a-token-that-only-tests-know"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -34,7 +39,7 @@ HOST = "http://127.0.0.1:8484"
 
 @pytest.fixture
 def client(searched: Path) -> Iterator[TestClient]:
-    app = make_app(Place(searched), Keys(TOKEN), frozenset({"127.0.0.1", "localhost"}))
+    app = make_app(Workspace(searched), Authenticator(TOKEN), frozenset({"127.0.0.1", "localhost"}))
     with TestClient(app, base_url=HOST) as found:
         yield found
 
@@ -104,10 +109,10 @@ def test_only_ids_are_ids(client: TestClient, name: str) -> None:
 
 def test_large_bodies_are_not_read(client: TestClient) -> None:
     def pieces() -> Iterator[bytes]:
-        for _ in range(LARGEST_BODY // 1000 + 2):
+        for _ in range(MAX_BODY_SIZE // 1000 + 2):
             yield b"x" * 1000
 
-    for body in (b"x" * (LARGEST_BODY + 1), pieces()):
+    for body in (b"x" * (MAX_BODY_SIZE + 1), pieces()):
         answer = client.post("/api/runs", content=body, headers=BEARER | {"content-type": "application/json"})
         assert answer.status_code == 413
 
@@ -151,13 +156,13 @@ def test_the_api_says_what_the_command_line_says(
 
 def test_the_course_is_what_is_stored(client: TestClient, searched: Path) -> None:
     course = client.get("/api/runs/one/course", headers=BEARER).json()
-    store = open_run(searched, "one").store(read_only=True)
-    rows, tests = store.evaluations(), store.tests()
+    store = open_run(searched, "one").open_store(read_only=True)
+    rows, tests = store.read_evaluations(), store.read_tests()
     store.close()
     pruned = [row for row in rows if row.origin != DENSE]
     assert course["rows"]["id"] == [row.id for row in pruned]
     assert course["rows"]["loss"] == [pytest.approx(row.loss, rel=1e-5) for row in pruned]
-    best = min(judged_networks(rows), key=lambda row: (row.loss, row.id))
+    best = min(select_evaluated(rows), key=lambda row: (row.loss, row.id))
     assert course["front"]["best"] == course["state"]["best"]["id"] == best.id
     assert course["tests"][str(best.id)] == 1 - tests[best.digest].error
     assert course["state"]["state"] == "finished" and course["dense"]["id"] == 0
@@ -166,8 +171,8 @@ def test_the_course_is_what_is_stored(client: TestClient, searched: Path) -> Non
 
 @pytest.fixture(scope="session")
 def stored(searched: Path) -> list[Any]:
-    store = open_run(searched, "one").store(read_only=True)
-    rows = store.evaluations()
+    store = open_run(searched, "one").open_store(read_only=True)
+    rows = store.read_evaluations()
     store.close()
     return rows
 
@@ -189,14 +194,14 @@ def test_whatever_order_evaluations_come_in_none_is_missed(
     for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
         for row in order[start:end]:
             writing.add(row)
-        heard = follower.news()
+        heard = follower.poll()
         told += heard.get("rows", {}).get("id", [])
         news |= heard
-    assert follower.news() == {}
+    assert follower.poll() == {}
     follower.close()
     writing.close()
     assert sorted(told) == [row.id for row in stored if row.origin != DENSE]
-    whole = front(judged_networks(stored), lambda row: ())
+    whole = select_front(select_evaluated(stored), lambda row: ())
     assert news["front"]["ids"] == [row.id for row in whole]
     assert news["state"]["evaluations"] == len(told)
 
@@ -240,35 +245,37 @@ def test_configs_from_a_network_name_only_what_is_here(change: str, message: str
     data.mkdir()
     (data / "link").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="(?s)" + message.replace("$", r"\$")):
-        admitted(GOOD, [change], data)
+        parse_remote_config(GOOD, [change], data)
 
 
 def test_paths_in_a_config_from_a_network_start_from_the_data_folder(tmp_path: Path) -> None:
     change = "data={dataset: npz, root: sub, train: train.npz, test: ../test.npz}"
-    config = admitted(GOOD, [change, "model.weights=w.safetensors"], tmp_path)
+    config = parse_remote_config(GOOD, [change, "model.weights=w.safetensors"], tmp_path)
     assert config.model.weights == str(tmp_path.resolve() / "w.safetensors")
     assert config.data.train == str(tmp_path.resolve() / "sub" / "train.npz")
     assert config.data.test == str(tmp_path.resolve() / "test.npz")
-    assert admitted(GOOD, ["model.factory=torchvision:resnet18"], None).model.factory == "torchvision:resnet18"
+    assert (
+        parse_remote_config(GOOD, ["model.factory=torchvision:resnet18"], None).model.factory == "torchvision:resnet18"
+    )
     for paths in (change, "data={dataset: cifar10}", "model.weights=w.safetensors"):
         with pytest.raises(ConfigError, match="no --data folder"):
-            admitted(GOOD, [paths], None)
+            parse_remote_config(GOOD, [paths], None)
 
 
 @given(text=st.text(max_size=200))
 def test_any_text_is_a_config_or_refused_in_words(text: str) -> None:
     with suppress(ConfigError):
-        assert admitted(text, [], None).model.factory
+        assert parse_remote_config(text, [], None).model.factory
 
 
 def test_other_refusals_of_configs() -> None:
-    for text in ("", "- 1", "a: [", "x" * (LARGEST_CONFIG + 1), "a: 2024-13-45", "? {a: 1}\n: 2", "[" * 5000):
+    for text in ("", "- 1", "a: [", "x" * (MAX_CONFIG_SIZE + 1), "a: 2024-13-45", "? {a: 1}\n: 2", "[" * 5000):
         with pytest.raises(ConfigError):
-            admitted(text, [], None)
+            parse_remote_config(text, [], None)
     for good in ("search.evaluations=400", "finals.tuning.epochs=3", "engine.workers=2"):
-        resumable([good])
+        check_resume_overrides([good])
     for good in ("budget.macs=[0.2, 0.4]", "seed=3", "fitness.tuning.epochs=2", "engine.ray=local", "engine.threads=1"):
-        forkable([good])
+        check_fork_overrides([good])
     for bad in (
         "engine.ray=1.2.3.4:1",
         "engine={ray: x}",
@@ -277,10 +284,10 @@ def test_other_refusals_of_configs() -> None:
         "data.root=/",
     ):
         with pytest.raises(ConfigError, match="not taken from a network"):
-            forkable([bad])
+            check_fork_overrides([bad])
     for bad in ("engine.ray=1.2.3.4:1", "engine={ray: x}", "budget.macs=0.1", "finals=", "search.evaluations"):
         with pytest.raises(ConfigError, match="not taken from a network"):
-            resumable([bad])
+            check_resume_overrides([bad])
 
 
 def test_wrong_requests_are_answered_in_one_line(client: TestClient) -> None:

@@ -20,7 +20,7 @@ import blendsearch
 from blendsearch.cli.main import main
 from blendsearch.errors import RunError
 from blendsearch.runs.run import open_run
-from blendsearch.service.processes import Children
+from blendsearch.service.processes import ProcessManager
 
 
 def heard(server: Served, path: str, seconds: float = 120.0) -> Any:
@@ -110,20 +110,20 @@ def test_a_search_from_start_to_export(
 
 
 def test_a_process_is_known_by_the_lock_it_holds(tmp_path: Path) -> None:
-    children = Children(tmp_path)
-    assert not children.lives("one") and children.said("one") == []
+    children = ProcessManager(tmp_path)
+    assert not children.is_running("one") and children.read_output("one") == []
     with pytest.raises(RunError, match="no process"):
         children.stop("one")
     children.start("one", ["criteria", "--runs", str(tmp_path), "--json"])
-    assert children.names() == ["one"]
+    assert children.list_names() == ["one"]
     with pytest.raises(RunError, match="already"):
         children.start("one", ["runs"])
-    assert Children(tmp_path).lives("one")  # another server sees it too
+    assert ProcessManager(tmp_path).is_running("one")  # another server sees it too
     end = time.monotonic() + 60
-    while children.lives("one"):
+    while children.is_running("one"):
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert children.said("one")[-1] == "]"
+    assert children.read_output("one")[-1] == "]"
     # its number may be another's by now: nothing is sent to it
     (tmp_path / ".service" / "one" / "process.json").write_text(json.dumps({"pid": os.getpid(), "words": []}))
     with pytest.raises(RunError, match="no process"):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 
 
 class Between(nn.Module):
@@ -76,19 +76,19 @@ STOPPED = {
 
 @pytest.mark.parametrize("operation", FREE.values(), ids=FREE)
 def test_channels_are_followed_through(operation: Callable[[Between, Tensor], Tensor]) -> None:
-    structure = trace(Between(operation).eval(), (3, 4, 4))
+    structure = trace_structure(Between(operation).eval(), (3, 4, 4))
     assert {group.name: group.channels for group in structure.maps.groups} == {"one": 8, "two": 8}
 
 
 @pytest.mark.parametrize(("operation", "reason"), STOPPED.values(), ids=STOPPED)
 def test_channels_stay_whole_at(operation: Callable[[Between, Tensor], Tensor], reason: str) -> None:
-    structure = trace(Between(operation).eval(), (3, 4, 4))
+    structure = trace_structure(Between(operation).eval(), (3, 4, 4))
     assert "one" not in {group.name for group in structure.maps.groups}
     assert reason in {item.name: item.reason for item in structure.frozen}["one"]
 
 
 def test_a_convolution_in_groups_ties_what_each_of_its_groups_reads_and_makes() -> None:
-    structure = trace(Between(lambda net, x: net.blocks(x), reads=4).eval(), (3, 4, 4))
+    structure = trace_structure(Between(lambda net, x: net.blocks(x), reads=4).eval(), (3, 4, 4))
     group = structure.maps.groups[0]
     assert (group.name, group.channels) == ("one", 2)
     index = {(member.tensor, member.dim): member.index.tolist() for member in group.members}
@@ -112,14 +112,14 @@ class Counts(nn.Module):
 
 def test_statistics_of_a_persons_block_are_left_alone() -> None:
     net = Counts().train()
-    trace(net, (3, 4, 4))
+    trace_structure(net, (3, 4, 4))
     assert net.training
     assert float(net.seen) == 0
 
 
 def test_a_network_that_cannot_be_followed_is_refused_with_the_module() -> None:
     with pytest.raises(TraceError, match=r"cannot be followed through spare: TypeError: spare is called with keywords"):
-        trace(Between(lambda net, x: net.spare(input=x)).eval(), (3, 4, 4))
+        trace_structure(Between(lambda net, x: net.spare(input=x)).eval(), (3, 4, 4))
 
 
 def test_a_zero_dimensional_tensor_meets_others() -> None:
@@ -133,5 +133,5 @@ def test_a_zero_dimensional_tensor_meets_others() -> None:
             x = self.one(x) * self.scale
             return self.out(x.mean(dim=(2, 3)))
 
-    found = trace(Scaled(), (3, 4, 4))
+    found = trace_structure(Scaled(), (3, 4, 4))
     assert [group.channels for group in found.maps.groups] == [8]

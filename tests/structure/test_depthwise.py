@@ -14,21 +14,21 @@ from structures import ODD, random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.bn_folding import Pair, foldable, folded
-from blendsearch.fitness.refit import Repair
-from blendsearch.fitness.refit_depthwise import fitted_pair
+from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
+from blendsearch.fitness.refit import Refitter
+from blendsearch.fitness.refit_depthwise import fit_pair
 from blendsearch.structure.cost import count_macs
-from blendsearch.structure.depthwise import decompose, misfit, rank_one
-from blendsearch.structure.depthwise_layers import with_depthwise
-from blendsearch.structure.groups import Cut, IndexMaps, cut_digest
+from blendsearch.structure.depthwise import compute_misfit, decompose, factorize_rank_one
+from blendsearch.structure.depthwise_layers import add_decomposable_layers
+from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import Structure, trace
+from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.digits_net import digits_net
 
 
 def structure_of(model: nn.Module, shape: tuple[int, int, int]) -> Structure:
-    return with_depthwise(model, trace(model, shape), shape)
+    return add_decomposable_layers(model, trace_structure(model, shape), shape)
 
 
 ODD_SHAPE = (3, 8, 8)
@@ -37,7 +37,7 @@ ODD_SPLIT = structure_of(ODD, ODD_SHAPE)
 
 def only(maps: IndexMaps, *names: str) -> Cut:
     """The cut that keeps all channels and decomposes these layers."""
-    cut = maps.whole()
+    cut = maps.make_unpruned_cut()
     cut[maps.offsets[-1] :] = [name not in names for name in maps.layers]
     return cut
 
@@ -82,12 +82,12 @@ def test_kernels_of_rank_one_per_input_channel_are_decomposed_exactly(kind: dict
 def test_no_pair_is_nearer_than_the_singular_one() -> None:
     torch.manual_seed(1)
     weight = torch.randn(7, 5, 3, 3)
-    depthwise, pointwise = rank_one(weight)
+    depthwise, pointwise = factorize_rank_one(weight)
     lost = ((pointwise * depthwise.transpose(0, 1)) - weight).square().sum()
     values = torch.stack([torch.linalg.svdvals(weight[:, i].flatten(1)) for i in range(5)])
     expected = values[:, 1:].square().sum()
     torch.testing.assert_close(lost, expected)
-    assert misfit(weight) == pytest.approx(float(expected / weight.square().sum()), rel=1e-5)
+    assert compute_misfit(weight) == pytest.approx(float(expected / weight.square().sum()), rel=1e-5)
     best = min(
         float(
             (
@@ -148,28 +148,28 @@ def test_the_oracle_agrees_with_counting_any_cut_and_decomposition(seed: int, ke
     cut = random_cut(maps, keep, seed)
     cut[maps.offsets[-1] :] = np.random.default_rng(seed).random(len(maps.layers)) < whole
     small = narrow(ODD, maps, cut)
-    counts = maps.counts(cut)
+    counts = maps.count_kept(cut)
     macs, params = count_macs(small, torch.zeros(1, *ODD_SHAPE)), sum(item.numel() for item in small.parameters())
-    assert oracle.cost("macs", counts) == macs
-    assert oracle.cost("params", counts) == params
+    assert oracle.compute_cost("macs", counts) == macs
+    assert oracle.compute_cost("params", counts) == params
     # the same networks, as allocation sees them: what costs more decomposed stays whole
     groups, bits = counts[: len(maps.groups)], cut[maps.offsets[-1] :]
-    bound = oracle.with_whole(bits)
-    paying = oracle.paying(groups)
-    assert bound.cost("macs", groups) <= macs
+    bound = oracle.decompose_except(bits)
+    paying = oracle.is_cheaper_decomposed(groups)
+    assert bound.compute_cost("macs", groups) <= macs
     assume((bits | paying).all())
-    assert bound.cost("macs", groups) == macs and bound.cost("params", groups) == params
+    assert bound.compute_cost("macs", groups) == macs and bound.compute_cost("params", groups) == params
 
 
 @given(seed=st.integers(0, 10_000), keep=st.floats(0.2, 1.0))
 def test_costs_of_decomposed_networks_never_fall_with_width(seed: int, keep: float) -> None:
     maps, rng = ODD_SPLIT.maps, np.random.default_rng(seed)
-    oracle = ODD_SPLIT.oracle.with_whole(rng.random(len(maps.layers)) < 0.5)
+    oracle = ODD_SPLIT.oracle.decompose_except(rng.random(len(maps.layers)) < 0.5)
     counts = np.maximum(1, (maps.sizes * keep * rng.random(len(maps.sizes))).astype(np.int64))
     wider = np.minimum(counts + rng.integers(0, 3, len(counts)), maps.sizes)
     for name in ("macs", "params"):
-        assert oracle.cost(name, counts) <= oracle.cost(name, wider) <= oracle.dense[name]
-        assert (np.stack([counts, wider]).shape[0],) == oracle.cost(name, np.stack([counts, wider])).shape
+        assert oracle.compute_cost(name, counts) <= oracle.compute_cost(name, wider) <= oracle.dense[name]
+        assert (np.stack([counts, wider]).shape[0],) == oracle.compute_cost(name, np.stack([counts, wider])).shape
 
 
 def test_a_decomposed_network_is_the_dense_one_with_its_nearest_kernels() -> None:
@@ -182,7 +182,7 @@ def test_a_decomposed_network_is_the_dense_one_with_its_nearest_kernels() -> Non
     small, expected = narrow(model, maps, cut), narrow(model, maps, whole)
     for name in maps.layers:
         layer = expected.get_submodule(name)
-        depthwise, pointwise = rank_one(layer.weight)
+        depthwise, pointwise = factorize_rank_one(layer.weight)
         layer.weight.data = pointwise * depthwise.transpose(0, 1)
     x = images_of(splits_of(SHAPE))
     with torch.inference_mode():
@@ -194,11 +194,11 @@ def test_batch_norms_behind_decomposed_layers_are_folded_too() -> None:
     maps = structure_of(model, SHAPE).maps
     images = images_of(splits_of(SHAPE))
     small = narrow(model, maps, only(maps, "stem.0"))
-    pairs = foldable(model, images[:1])
-    assert Pair("stem.0", "stem.1") in pairs
+    pairs = find_foldable_pairs(model, images[:1])
+    assert ConvNormPair("stem.0", "stem.1") in pairs
     with torch.no_grad():
         before = small(images)
-        with folded(small, pairs):
+        with fold_batch_norms(small, pairs):
             assert isinstance(small.stem[1], nn.Identity)
             torch.testing.assert_close(small(images), before, rtol=1e-4, atol=1e-4)
         assert torch.equal(small(images), before)
@@ -206,19 +206,21 @@ def test_batch_norms_behind_decomposed_layers_are_folded_too() -> None:
 
 def test_what_is_decomposed_is_part_of_a_networks_identity_and_plain_cuts_keep_theirs() -> None:
     names = ((), ("one",), ("two",), ("one", "two"))
-    assert len({cut_digest(only(ODD_SPLIT.maps, *some)) for some in names}) == len(names)
-    assert cut_digest(np.arange(11) % 3 > 0) == "f68620c1a1ef979c9ab15cf453638a92"  # as before there was a transform
+    assert len({compute_cut_digest(only(ODD_SPLIT.maps, *some)) for some in names}) == len(names)
+    assert (
+        compute_cut_digest(np.arange(11) % 3 > 0) == "f68620c1a1ef979c9ab15cf453638a92"
+    )  # as before there was a transform
 
 
-def residuals(model: nn.Module, small: nn.Module, repair: Repair, maps: IndexMaps, cut: Cut) -> dict[str, Tensor]:
+def residuals(model: nn.Module, small: nn.Module, repair: Refitter, maps: IndexMaps, cut: Cut) -> dict[str, Tensor]:
     """How far each decomposed layer is from what it said in the dense network, means aside, from what it reads."""
     found = {}
     for target in repair.targets:
-        if target.module not in maps.decomposed(cut):
+        if target.module not in maps.find_decomposed_layers(cut):
             continue
         read: list[Tensor] = []
         hook = small.get_submodule(target.module).register_forward_pre_hook(lambda _, x, seen=read: seen.append(x[0]))
-        with torch.inference_mode(), repair._statistics(small):
+        with torch.inference_mode(), repair._use_recovery_statistics(small):
             small(repair.images)
             hook.remove()
             said = small.get_submodule(target.module)(read[0].clone()).flatten(2)
@@ -242,7 +244,7 @@ def test_the_fit_is_never_further_from_the_dense_network_than_the_singular_pair(
     fitted = narrow(model, maps, cut)
     repair(maps, cut, fitted)
     after = residuals(model, fitted, repair, maps, cut)
-    assert set(after) == set(maps.decomposed(cut))
+    assert set(after) == set(maps.find_decomposed_layers(cut))
     for name in after:
         raw = narrow(model, maps, cut)  # all before it fitted, the layer itself as it was decomposed
         state = {key: value for key, value in fitted.state_dict().items() if not key.startswith(f"{name}.")}
@@ -262,18 +264,16 @@ def test_a_pair_that_can_say_all_is_found() -> None:
 
     flat = rows.flatten(1)
     moments = flat.T @ flat / len(rows), flat.T @ said(*true) / len(rows)
-    errors = [
-        float((said(*pair) - said(*true)).square().mean()) for pair in (start, fitted_pair(*moments, *start, 1e-6))
-    ]
+    errors = [float((said(*pair) - said(*true)).square().mean()) for pair in (start, fit_pair(*moments, *start, 1e-6))]
     assert errors[1] < 1e-2 * errors[0]
-    ridged = fitted_pair(*moments, *start, 0.1)
+    ridged = fit_pair(*moments, *start, 0.1)
     assert errors[1] < float((said(*ridged) - said(*true)).square().mean()) < errors[0]
 
 
 def test_only_decomposed_layers_are_fitted_where_no_repair_is_asked_for() -> None:
     model, splits = made("residual"), splits_of(SHAPE)
     maps = structure_of(model, SHAPE).maps
-    repair = dataclasses.replace(repair_of(model, maps, splits), refit=False)
+    repair = dataclasses.replace(repair_of(model, maps, splits), all_layers=False)
     cut = random_cut(maps, 0.6, 1)
     cut[maps.offsets[-1] :] = [name != "inner.0" for name in maps.layers]
     fitted, bare = narrow(model, maps, cut), narrow(model, maps, cut)

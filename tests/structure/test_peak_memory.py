@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.peak_memory import lifetimes, measured_peak, peak_memory
+from blendsearch.structure.peak_memory import measure_peak, trace_lifetimes, trace_peak_memory
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.digits_net import digits_net
 from blendsearch.zoo.factory import build_model
@@ -36,17 +36,17 @@ def small_densenet() -> nn.Module:
 )
 def test_the_oracle_is_what_random_cuts_really_take(model, shape) -> None:
     model = model()
-    maps = trace(model, shape).maps
-    peak = peak_memory(model, maps, shape)
+    maps = trace_structure(model, shape).maps
+    peak = trace_peak_memory(model, maps, shape)
     rng = np.random.default_rng(0)
     counts, measured = [], []
     for keep in (0.1, 0.3, 0.5, 0.9):
         cut = rng.random(maps.channels) < keep * rng.uniform(0.3, 1.5, len(maps.groups)).repeat(maps.sizes)
         cut[maps.offsets[:-1]] = True
-        counts.append(maps.counts(cut))
-        measured.append(measured_peak(narrow(model, maps, cut), torch.zeros(1, *shape)))
+        counts.append(maps.count_kept(cut))
+        measured.append(measure_peak(narrow(model, maps, cut), torch.zeros(1, *shape)))
     assert peak(np.stack(counts)).tolist() == measured
-    assert int(peak(maps.sizes)) == measured_peak(model, torch.zeros(1, *shape))
+    assert int(peak(maps.sizes)) == measure_peak(model, torch.zeros(1, *shape))
     assert len(set(measured)) == len(measured)
 
 
@@ -69,12 +69,12 @@ class Branches(nn.Module):
 
 def test_the_peak_is_what_counting_by_hand_gives() -> None:
     # at its peak the image, x, relu(one(x)) and two(...) are alive: relu, +=, and flatten make nothing new
-    assert measured_peak(Branches().eval(), torch.zeros(1, 3, 4, 4)) == 4 * 16 * (3 + 8 + 16 + 8)
+    assert measure_peak(Branches().eval(), torch.zeros(1, 3, 4, 4)) == 4 * 16 * (3 + 8 + 16 + 8)
 
 
 BRANCHES = Branches().eval()
-MAPS = trace(BRANCHES, (3, 4, 4)).maps
-PEAK = peak_memory(BRANCHES, MAPS, (3, 4, 4))
+MAPS = trace_structure(BRANCHES, (3, 4, 4)).maps
+PEAK = trace_peak_memory(BRANCHES, MAPS, (3, 4, 4))
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 1))
@@ -93,7 +93,7 @@ def test_weights_and_constants_are_no_activations() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x) * self.scale.view(1, 1000, 1, 1)[:, :2] * self.conv.weight.view(1, 2, 1, 1)
 
-    seen = lifetimes(Constant().eval(), torch.zeros(1, 1, 2, 2))
+    seen = trace_lifetimes(Constant().eval(), torch.zeros(1, 1, 2, 2))
     assert set(seen.sizes) == {16, 32}
 
 
@@ -111,6 +111,6 @@ def test_a_network_whose_tensors_depend_on_its_width_otherwise_is_refused() -> N
             return self.out(x.mean(dim=(2, 3))) + 0 * pairs.mean()
 
     model = Gram().eval()
-    maps = trace(model, (1, 2, 2)).maps
+    maps = trace_structure(model, (1, 2, 2)).maps
     with pytest.raises(TraceError, match=r"leave out budget\.memory"):
-        peak_memory(model, maps, (1, 2, 2))
+        trace_peak_memory(model, maps, (1, 2, 2))

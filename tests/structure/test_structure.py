@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
 from blendsearch.structure.cost import count_macs
-from blendsearch.structure.groups import cut_digest
+from blendsearch.structure.groups import compute_cut_digest
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import Structure, trace
-from blendsearch.structure.verify import silenced
+from blendsearch.structure.trace import Structure, trace_structure
+from blendsearch.structure.verify import mask_channels
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.cifar_vgg import cifar_vgg16_bn
 from blendsearch.zoo.digits_net import digits_net
@@ -40,11 +40,11 @@ def check_cuts(model: nn.Module, structure: Structure, shape: tuple[int, int, in
         cut = random_cut(structure.maps, keep, seed)
         small = narrow(model, structure.maps, cut)
         with torch.inference_mode():
-            expected, found = silenced(model, structure.maps, cut)(images), small(images)
+            expected, found = mask_channels(model, structure.maps, cut)(images), small(images)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
-        counts = structure.maps.counts(cut)
-        assert structure.oracle.cost("macs", counts) == count_macs(small, images[:1])
-        assert structure.oracle.cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
+        counts = structure.maps.count_kept(cut)
+        assert structure.oracle.compute_cost("macs", counts) == count_macs(small, images[:1])
+        assert structure.oracle.compute_cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_torchvision_networks_are_cut_exactly(factory: str, groups: int) -> None
     torch.manual_seed(0)
     model = randomised(build_model(f"torchvision:{factory}"))
     side = 224 if factory == "vgg16_bn" else 64
-    structure = trace(model, (3, side, side))
+    structure = trace_structure(model, (3, side, side))
     assert len(structure.maps.groups) == groups
     assert [item.reason for item in structure.frozen] == ["its channels are the network's output"]
     check_cuts(model, structure, (3, side, side), (0.5, 0.2))
@@ -63,7 +63,7 @@ def test_torchvision_networks_are_cut_exactly(factory: str, groups: int) -> None
 
 def test_all_channels_of_a_cifar_resnet_can_be_cut_its_streams_too() -> None:
     model = randomised(cifar_resnet(20))
-    structure = trace(model, (3, 32, 32))
+    structure = trace_structure(model, (3, 32, 32))
     # nine inner groups and one stream per stage, which the padded shortcuts tie in an order of their own
     assert len(structure.maps.groups) == 12
     check_cuts(model, structure, (3, 32, 32), (0.5, 0.9, 0.1))
@@ -75,7 +75,7 @@ def test_all_channels_of_a_cifar_resnet_can_be_cut_its_streams_too() -> None:
     ids=["vgg", "digits"],
 )
 def test_the_rest_of_the_zoo_is_cut_exactly(model: nn.Module, shape: tuple[int, int, int], groups: int) -> None:
-    structure = trace(randomised(model), shape)
+    structure = trace_structure(randomised(model), shape)
     assert len(structure.maps.groups) == groups
     check_cuts(model, structure, shape, (0.5,))
 
@@ -86,7 +86,7 @@ def test_cifar_resnets_have_the_layers_of_the_paper(depth: int) -> None:
     assert len(layers) == depth
 
 
-ODD_STRUCTURE = trace(ODD, (3, 8, 8))
+ODD_STRUCTURE = trace_structure(ODD, (3, 8, 8))
 
 
 def test_an_odd_network_is_cut_exactly() -> None:
@@ -100,28 +100,28 @@ def test_the_oracle_agrees_with_counting_any_cut(seed: int, keep: float) -> None
     maps, oracle = ODD_STRUCTURE.maps, ODD_STRUCTURE.oracle
     cut = random_cut(maps, keep, seed)
     small = narrow(ODD, maps, cut)
-    counts = maps.counts(cut)
-    assert oracle.cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
-    assert oracle.cost("macs", counts) == count_macs(small, torch.zeros(1, 3, 8, 8))
+    counts = maps.count_kept(cut)
+    assert oracle.compute_cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
+    assert oracle.compute_cost("macs", counts) == count_macs(small, torch.zeros(1, 3, 8, 8))
     assert counts.tolist() == [int(part.sum()) for part in np.split(cut, maps.offsets[1:-1])]
 
 
 def test_costs_of_many_cuts_at_once_are_those_of_each() -> None:
     maps, oracle = ODD_STRUCTURE.maps, ODD_STRUCTURE.oracle
-    counts = np.stack([maps.counts(random_cut(maps, 0.5, seed)) for seed in range(20)])
+    counts = np.stack([maps.count_kept(random_cut(maps, 0.5, seed)) for seed in range(20)])
     for name in ("macs", "params"):
-        together = oracle.cost(name, counts)
-        assert together.tolist() == [int(oracle.cost(name, row)) for row in counts]
+        together = oracle.compute_cost(name, counts)
+        assert together.tolist() == [int(oracle.compute_cost(name, row)) for row in counts]
         assert len(set(together.tolist())) > 1
     with pytest.raises(ValueError, match="no cost is called"):
-        oracle.cost("joules", counts)
+        oracle.compute_cost("joules", counts)
 
 
 def test_cutting_nothing_changes_nothing_and_shares_no_memory() -> None:
     model = randomised(cifar_resnet(20))
     before = copy.deepcopy(model.state_dict())
-    structure = trace(model, (3, 32, 32))
-    twin = narrow(model, structure.maps, structure.maps.whole())
+    structure = trace_structure(model, (3, 32, 32))
+    twin = narrow(model, structure.maps, structure.maps.make_unpruned_cut())
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(twin(images), model(images))
@@ -135,7 +135,7 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
     model.conv1.weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modules = [id(module) for module in model.modules()]
-    trace(model, (3, 32, 32))
+    trace_structure(model, (3, 32, 32))
     assert model.training
     assert not model.conv1.weight.requires_grad
     assert [id(module) for module in model.modules()] == modules
@@ -196,7 +196,7 @@ class NormalisesChannels(nn.Module):
 def test_what_cannot_be_cut_is_frozen_with_the_reason(
     model: nn.Module, shape: tuple[int, int, int], frozen: str, free: str, reason: str
 ) -> None:
-    structure = trace(model.eval(), shape)
+    structure = trace_structure(model.eval(), shape)
     reasons = {item.name: item.reason for item in structure.frozen}
     assert reason in reasons[frozen]
     assert free in {group.name for group in structure.maps.groups}
@@ -205,10 +205,13 @@ def test_what_cannot_be_cut_is_frozen_with_the_reason(
 
 def test_networks_that_cannot_be_cut_are_refused_in_one_line() -> None:
     with pytest.raises(TraceError, match="does not accept one image of shape"):
-        trace(cifar_resnet(20), (1, 32, 32))
+        trace_structure(cifar_resnet(20), (1, 32, 32))
     with pytest.raises(TraceError, match=r"no group of .* can be cut"):
-        trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (3, 2, 2))
-    for wrong in (lambda: trace(cifar_resnet(20), (1, 32, 32)), lambda: trace(nn.Flatten(), (1, 2, 2))):
+        trace_structure(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (3, 2, 2))
+    for wrong in (
+        lambda: trace_structure(cifar_resnet(20), (1, 32, 32)),
+        lambda: trace_structure(nn.Flatten(), (1, 2, 2)),
+    ):
         with pytest.raises(TraceError) as caught:
             wrong()
         assert "\n" not in str(caught.value)
@@ -216,4 +219,4 @@ def test_networks_that_cannot_be_cut_are_refused_in_one_line() -> None:
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.lists(st.booleans(), min_size=1, max_size=40))
 def test_digests_are_equal_only_for_equal_cuts(one: list[bool], other: list[bool]) -> None:
-    assert (cut_digest(np.array(one)) == cut_digest(np.array(other))) == (one == other)
+    assert (compute_cut_digest(np.array(one)) == compute_cut_digest(np.array(other))) == (one == other)

@@ -12,8 +12,8 @@ from torch import nn
 
 from blendsearch.structure.cost import count_macs
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import Structure, trace
-from blendsearch.structure.verify import silenced
+from blendsearch.structure.trace import Structure, trace_structure
+from blendsearch.structure.verify import mask_channels
 from blendsearch.zoo.factory import build_model
 
 OUTPUT = "its channels are the network's output"
@@ -63,18 +63,18 @@ def side(name: str) -> int:
 def checked(name: str) -> tuple[nn.Module, Structure, nn.Module]:
     """Trace a network, cut half of every group, and hold the cut one against the silenced one and the oracle."""
     model, pixels = built(name), side(name)
-    structure = trace(model, (3, pixels, pixels))
+    structure = trace_structure(model, (3, pixels, pixels))
     rng = np.random.default_rng(1)
     cut = np.concatenate([rng.permutation(size) < max(1, size // 2) for size in structure.maps.sizes])
     small = narrow(model, structure.maps, cut)
     images = torch.randn(2, 3, pixels, pixels, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        expected, found = silenced(model, structure.maps, cut)(images), small(images)
+        expected, found = mask_channels(model, structure.maps, cut)(images), small(images)
     assert float(expected.std()) > 0
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
-    counts = structure.maps.counts(cut)
-    assert structure.oracle.cost("macs", counts) == count_macs(small, images[:1])
-    assert structure.oracle.cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
+    counts = structure.maps.count_kept(cut)
+    assert structure.oracle.compute_cost("macs", counts) == count_macs(small, images[:1])
+    assert structure.oracle.compute_cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
     return model, structure, small
 
 
@@ -85,7 +85,7 @@ def test_everything_but_the_output_can_be_cut(name: str) -> None:
     assert {item.reason for item in structure.frozen} <= {OUTPUT, TRAINING}
     dense = structure.oracle.dense["macs"]
     half = structure.maps.sizes // 2
-    assert structure.oracle.cost("macs", np.maximum(half, 1)) < 0.4 * dense
+    assert structure.oracle.compute_cost("macs", np.maximum(half, 1)) < 0.4 * dense
 
 
 @pytest.mark.parametrize("name", PARTLY)
@@ -118,7 +118,7 @@ def test_a_convolution_in_groups_is_cut_by_whole_groups() -> None:
     whole = structure.maps.sizes
     one_less = whole - np.array([item is group for item in structure.maps.groups])
     # a group is 4 of 128 channels between 64 and 256, with 16 filters of 9 weights, two scales and shifts a channel
-    saved = structure.oracle.cost("params", whole) - structure.oracle.cost("params", one_less)
+    saved = structure.oracle.compute_cost("params", whole) - structure.oracle.compute_cost("params", one_less)
     assert saved == 4 * 64 + 4 * 4 * 9 + 4 * 256 + 4 * 4
 
 

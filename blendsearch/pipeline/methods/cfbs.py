@@ -35,7 +35,7 @@ import random
 from deap import tools
 
 from blendsearch.blend.group_space import GroupSpace
-from blendsearch.pipeline.optimizers.evolution import Individual, redrawn
+from blendsearch.pipeline.optimizers.evolution import Individual, redraw_integers
 
 TOURNAMENT = 3
 
@@ -47,12 +47,12 @@ class Cfbs:
     factors.
     """
 
-    seeded = False
+    includes_seeds = False
 
     def __init__(self, space: GroupSpace, mutation: float, drop: float, drop_ratio: float) -> None:
         self.mutation, self.drop, self.drop_ratio = mutation, drop, drop_ratio
         self.clusters = space.integers
-        self.bottoms, self.tops = space.lowest.ravel().tolist(), space.choices.ravel().tolist()
+        self.integer_low, self.integer_high = space.min_choices.ravel().tolist(), space.max_choices.ravel().tolist()
 
     def mate(self, one: list[float], other: list[float]) -> None:
         split, end = self.clusters, 2 * self.clusters
@@ -63,20 +63,20 @@ class Cfbs:
 
     def mutate(self, genes: list[float]) -> None:
         split, end = self.clusters, 2 * self.clusters
-        genes[:split] = redrawn(genes[:split], self.bottoms, self.tops, self.mutation)
+        genes[:split] = redraw_integers(genes[:split], self.integer_low, self.integer_high, self.mutation)
         for place in range(split, end):
             if random.random() < self.mutation:
                 genes[place] = random.random()
         if random.random() < self.drop:
             # only clusters that are there have a voice to lose
-            voiced = [split + place for place, top in enumerate(self.tops) if top > 0]
+            voiced = [split + place for place, top in enumerate(self.integer_high) if top > 0]
             for place in random.sample(voiced, max(1, round(self.drop_ratio * len(voiced)))):
                 genes[place] = 0.0
 
-    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+    def select_parents(self, population: list[Individual], count: int) -> list[Individual]:
         chosen: list[Individual] = tools.selTournament(population, count, TOURNAMENT)
         return chosen
 
-    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+    def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         chosen: list[Individual] = tools.selBest(pool, size)
         return chosen

@@ -10,37 +10,37 @@ from typing import Any
 import numpy as np
 
 from blendsearch.blend.decoder import Decoder
-from blendsearch.blend.genome import HALFWAY, Genome, Space
+from blendsearch.blend.genome import BASELINE_GENE, Genome, Space
 from blendsearch.pipeline.optimizers.base import Candidate
-from blendsearch.pipeline.optimizers.baselines import ALL
-from blendsearch.pipeline.optimizers.evolution import distinct
-from blendsearch.pipeline.optimizers.one_shot import AskedOnce
+from blendsearch.pipeline.optimizers.baselines import ALL_DEPTHWISE
+from blendsearch.pipeline.optimizers.evolution import merge_duplicate_seeds
+from blendsearch.pipeline.optimizers.one_shot import OneShot
 from blendsearch.structure.groups import Cut
 
 
-class AllDepthwise(AskedOnce):
+class AllDepthwise(OneShot):
     """The optimiser: asks for its seeds once (`baselines.all_depthwise`), and learns nothing."""
 
     def __init__(self, space: Space, decode: Callable[[Genome], Cut]) -> None:
         self.space, self.decode = space, decode
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        return list(distinct(seeds, self.decode, limit).values())
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        return list(merge_duplicate_seeds(seeds, self.decode, limit).values())
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        return self.space.of_described(facts)
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.parse_genome(facts)
 
-    def described(self, genome: Genome) -> dict[str, Any]:
-        return self.space.described(genome)
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+        return self.space.describe(genome)
 
 
-def all_depthwise(decoder: Decoder) -> list[tuple[str, Genome]]:
+def make_depthwise_baselines(decoder: Decoder) -> list[tuple[str, Genome]]:
     """Every single criterion and the equal blend, all layers decomposed, in the uniform allocation or the given one."""
     space = decoder.space
-    allocation = "uniform" if decoder.fixed is None else decoder.fixed.name
-    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
-    transform = np.full(space.layers, HALFWAY)
+    allocation = "uniform" if decoder.allocation_rule is None else decoder.allocation_rule.name
+    genomes = [(name, space.make_single_criterion(row)) for row, name in enumerate(space.criteria)]
+    transform = np.full(space.layers, BASELINE_GENE)
     return [
-        (f"{name} {allocation}, {ALL}", genome._replace(transform=transform))
-        for name, genome in [*genomes, ("equal blend", space.equal())]
+        (f"{name} {allocation}, {ALL_DEPTHWISE}", genome._replace(transform=transform))
+        for name, genome in [*genomes, ("equal blend", space.make_equal_blend())]
     ]

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from blendsearch.blend.allocation import allocate_globally
 from blendsearch.blend.decoder import Decoder, keep_best
 from blendsearch.blend.genome import Genome
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.evolution import TRIES
 from blendsearch.runs.origin import EVOLVED
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
-POOL, TOURNAMENT, MUTATED = 64, 16, 0.1
+POOL, TOURNAMENT, MUTATION_RATE = 64, 16, 0.1
 BATCH = 8
 
 
@@ -35,40 +35,43 @@ class Legr:
         self.norms = [np.nan_to_num(scores[row]) ** 2 for scores in decoder.table.scores]
         self.pool: list[tuple[float, list[float]]] = []
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The plain ranking, the seeds (which a fork alone has), and mutants of the plain one up to the pool's size."""
-        plain = self._candidate(self._plain())._replace(origin="l2 global ranking")
+        plain = self._make_candidate(self._make_plain_genes())._replace(origin="l2 global ranking")
         found = {plain.digest: plain}
         for _, genome in seeds:
-            candidate = self._candidate(genome.blend)
+            candidate = self._make_candidate(genome.blend)
             found.setdefault(candidate.digest, candidate)
         begun = list(found.values())[:limit]
-        return [*begun, *self._mutants(min(limit, POOL) - len(begun), set(found), lambda: self._plain())]
+        return [
+            *begun,
+            *self._make_mutants(min(limit, POOL) - len(begun), set(found), lambda: self._make_plain_genes()),
+        ]
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
-        return self._mutants(min(count, BATCH), known, self._parent)
+        return self._make_mutants(min(count, BATCH), known, self._select_parent)
 
-    def tell(self, judged: Sequence[Judged]) -> None:
-        self.pool += [(item.objectives[0], item.genome.blend.tolist()) for item in judged]
+    def tell(self, results: Sequence[CandidateResult]) -> None:
+        self.pool += [(item.objectives[0], item.genome.blend.tolist()) for item in results]
         self.pool = self.pool[-POOL:]
 
     def ask_one(self, known: set[str]) -> Candidate | None:
         return next(iter(self.ask(1, known)), None)
 
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
-        self.tell([] if judged is None else [judged])
+    def tell_one(self, digest: str, result: CandidateResult | None) -> None:
+        self.tell([] if result is None else [result])
 
-    def described(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
         groups = len(self.norms)
         return {"log_alpha": genome.blend[:groups].tolist(), "beta": genome.blend[groups:].tolist()}
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
         return Genome(np.array([*facts["log_alpha"], *facts["beta"]]), np.zeros(len(self.norms)), 0.0)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "pool": self.pool}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.pool = [(loss, genes) for loss, genes in state["pool"]]
 
@@ -78,34 +81,34 @@ class Legr:
         alpha, beta = np.exp(genes[:groups]), genes[groups:]
         scores = [a * norms + b * norms.std() for norms, a, b in zip(self.norms, alpha, beta, strict=True)]
         held = self.decoder
-        return keep_best(scores, allocate_globally(held.oracle, held.allowed, held.budget_at(0.0), scores))
+        return keep_best(scores, allocate_globally(held.oracle, held.allowed, held.compute_budget(0.0), scores))
 
-    def _plain(self) -> NDArray[np.float64]:
+    def _make_plain_genes(self) -> NDArray[np.float64]:
         return np.zeros(2 * len(self.norms))
 
-    def _parent(self) -> NDArray[np.float64]:
+    def _select_parent(self) -> NDArray[np.float64]:
         if not self.pool:
-            return self._plain()
+            return self._make_plain_genes()
         chosen = self.rng.choice(len(self.pool), min(TOURNAMENT, len(self.pool)), replace=False)
         return np.array(min(self.pool[number] for number in chosen)[1])
 
-    def _mutants(self, count: int, known: set[str], parent: Any) -> list[Candidate]:
+    def _make_mutants(self, count: int, known: set[str], parent: Any) -> list[Candidate]:
         found: list[Candidate] = []
         taken, groups = set(known), len(self.norms)
         for _ in range(TRIES * max(0, count)):
             if len(found) == count:
                 break
             genes = parent().copy()
-            changed = self.rng.random(groups) < MUTATED
+            changed = self.rng.random(groups) < MUTATION_RATE
             changed[self.rng.integers(groups)] = True
             genes[:groups] += changed * self.rng.normal(size=groups)
             genes[groups:] += changed * self.rng.normal(size=groups)
-            candidate = self._candidate(genes)
+            candidate = self._make_candidate(genes)
             if candidate.digest not in taken:
                 taken.add(candidate.digest)
                 found.append(candidate)
         return found
 
-    def _candidate(self, genes: NDArray[np.float64]) -> Candidate:
+    def _make_candidate(self, genes: NDArray[np.float64]) -> Candidate:
         cut = self.cut(genes)
-        return Candidate(Genome(genes, np.zeros(len(self.norms)), 0.0), cut, cut_digest(cut), EVOLVED)
+        return Candidate(Genome(genes, np.zeros(len(self.norms)), 0.0), cut, compute_cut_digest(cut), EVOLVED)

@@ -7,37 +7,37 @@ import numpy as np
 
 from blendsearch.blend.genome import Genome
 from blendsearch.pipeline.optimizers.base import Candidate
-from blendsearch.pipeline.optimizers.one_shot import AskedOnce
-from blendsearch.pipeline.problem.problem import Setting
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.pipeline.optimizers.one_shot import OneShot
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
 
-class Brought(AskedOnce):
+class FixedCandidates(OneShot):
     """The optimiser: asks once for the `networks` that it is given, by name, and learns nothing."""
 
-    def __init__(self, setting: Setting, networks: Sequence[tuple[str, Cut]]) -> None:
-        self.networks, self.groups = networks, setting.decoder.space.groups
+    def __init__(self, problem: Problem, networks: Sequence[tuple[str, Cut]]) -> None:
+        self.networks, self.groups = networks, problem.decoder.space.groups
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """Each network in its name, one candidate where two agree."""
-        nothing = self._nothing()
+        nothing = self._make_empty_genome()
         found: dict[str, Candidate] = {}
         for name, cut in self.networks:
-            found.setdefault(cut_digest(cut), Candidate(nothing, cut, cut_digest(cut), name))
+            found.setdefault(compute_cut_digest(cut), Candidate(nothing, cut, compute_cut_digest(cut), name))
         return list(found.values())[:limit]
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        return self._nothing()
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+        return self._make_empty_genome()
 
-    def _nothing(self) -> Genome:
+    def _make_empty_genome(self) -> Genome:
         return Genome(np.zeros(0), np.zeros(self.groups), 0.0)
 
-    def described(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
         return {}
 
 
-def own_network(setting: Setting) -> list[tuple[str, Cut]]:
+def make_method_cuts(problem: Problem) -> list[tuple[str, Cut]]:
     """The network of the method that the config names: its own channels, or its widths with the blend's best ones."""
-    name = setting.config.method
-    cut = setting.measured[name].cut
-    return [(name, setting.decoder.cut(setting.decoder.space.equal()) if cut is None else cut)]
+    name = problem.config.method
+    cut = problem.allocations[name].cut
+    return [(name, problem.decoder.decode(problem.decoder.space.make_equal_blend()) if cut is None else cut)]

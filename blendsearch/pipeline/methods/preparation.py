@@ -6,62 +6,62 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from blendsearch.blend.allocation_rules import Measured
+from blendsearch.blend.allocation_rules import PreparedAllocation
 from blendsearch.engine.base import Engine
-from blendsearch.pipeline.methods.derived.method import derived
-from blendsearch.pipeline.methods.sensitivity import sensitivity
-from blendsearch.pipeline.methods.tailored.method import tailored
-from blendsearch.pipeline.problem.problem import Report, Setting
-from blendsearch.runs.records import Final
+from blendsearch.pipeline.methods.derived.method import derive_widths
+from blendsearch.pipeline.methods.sensitivity import measure_sensitivity
+from blendsearch.pipeline.methods.tailored.method import train_tailored
+from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.runs.records import FinalResult
 from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
-from blendsearch.structure.groups import cut_digest
+from blendsearch.structure.groups import compute_cut_digest
 from blendsearch.structure.surgery import narrow
 
 
-def _sensitivity(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> Measured:
-    return Measured(sensitivity(setting, engine, store, report))
+def _run_sensitivity(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> PreparedAllocation:
+    return PreparedAllocation(measure_sensitivity(problem, engine, store, report))
 
 
-def _derived(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> Measured:
-    return derived(run, setting, report)
+def _run_derived(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> PreparedAllocation:
+    return derive_widths(run, problem, report)
 
 
-def _tailored(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> Measured:
-    return tailored(run, setting, report)
+def _run_tailored(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> PreparedAllocation:
+    return train_tailored(run, problem, report)
 
 
-FOUND_BY: dict[str, Callable[[Run, Setting, Engine, Store, Report], Measured]] = {
-    "sensitivity": _sensitivity,
-    "derived": _derived,
-    "tailored": _tailored,
+PREPARERS: dict[str, Callable[[Run, Problem, Engine, Store, Reporter], PreparedAllocation]] = {
+    "sensitivity": _run_sensitivity,
+    "derived": _run_derived,
+    "tailored": _run_tailored,
 }
 
 
-def with_measured(run: Run, setting: Setting, engine: Engine, store: Store, report: Report) -> Setting:
+def prepare_allocations(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> Problem:
     """`setting` with the allocations that its config asks for; what a run has found already is not done again."""
-    config = setting.config
+    config = problem.config
     wanted: dict[str, None] = dict.fromkeys([*config.search.seeds, config.allocation, config.method])
-    measured: dict[str, Measured] = {
-        name: FOUND_BY[name](run, setting, engine, store, report) for name in wanted if name in FOUND_BY
+    measured: dict[str, PreparedAllocation] = {
+        name: PREPARERS[name](run, problem, engine, store, report) for name in wanted if name in PREPARERS
     }
-    decoder = setting.decoder
+    decoder = problem.decoder
     if config.allocation in measured:
-        decoder = replace(decoder, fixed=measured[config.allocation].fixed)
-    return replace(setting, decoder=decoder, measured=measured)
+        decoder = replace(decoder, allocation_rule=measured[config.allocation].rule)
+    return replace(problem, decoder=decoder, allocations=measured)
 
 
-def keep_trained(run: Run, setting: Setting, store: Store, report: Report) -> None:
+def store_trained_network(run: Run, problem: Problem, store: Store, report: Reporter) -> None:
     """Keep and judge the network of a method that trained it, as what was fine-tuned to the end; once."""
-    found = setting.measured.get(setting.config.method)
+    found = problem.allocations.get(problem.config.method)
     if found is None or found.cut is None or found.weights is None:
         return
-    digest = cut_digest(found.cut)
-    if any(item.digest == digest for item in store.finals()):
+    digest = compute_cut_digest(found.cut)
+    if any(item.digest == digest for item in store.read_finals()):
         return
-    module = narrow(setting.model, setting.structure.maps, found.cut)
+    module = narrow(problem.model, problem.structure.maps, found.cut)
     module.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in found.weights.items()})
-    held = setting.evaluator
-    run.keep_weights(digest, 0, found.weights)
-    store.add_final(Final(digest, 0, *held.measure(module, "val"), *held.measure(module, "test"), found.seconds))
+    held = problem.evaluator
+    run.save_weights(digest, 0, found.weights)
+    store.add_final(FinalResult(digest, 0, *held.measure(module, "val"), *held.measure(module, "test"), found.seconds))
     report("final", {"done": 1, "of": 1})

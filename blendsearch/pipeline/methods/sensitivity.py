@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import Widths
-from blendsearch.blend.allocation_rules import BLEND, Fixed, along, row_of
+from blendsearch.blend.allocation_rules import BLEND, AllocationRule, find_row, make_path_rule
 from blendsearch.blend.decoder import Decoder, keep_best
-from blendsearch.blend.genome import blended
+from blendsearch.blend.genome import blend_ranks
 from blendsearch.engine.base import Engine
-from blendsearch.fitness.evaluator import request
-from blendsearch.pipeline.problem.problem import Report, Setting
+from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.records import Probe
 from blendsearch.runs.store import Store
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
 Vector = NDArray[np.float64]
 
@@ -38,94 +38,100 @@ Vector = NDArray[np.float64]
 class Curve(NamedTuple):
     """Of one group: widths as parts of its channels, from 1 down to 0, and the drop at each, from 0 upwards; (n,)."""
 
-    kept: Vector
+    ratios: Vector
     drop: Vector
 
-    def narrowest(self, drop: float) -> float:
+    def find_narrowest(self, drop: float) -> float:
         """The smallest part of its channels at which the group costs no more than `drop`."""
         last = int(np.searchsorted(self.drop, drop, side="right")) - 1
         if last == len(self.drop) - 1:
-            return float(self.kept[-1])
+            return float(self.ratios[-1])
         low, high = self.drop[last], self.drop[last + 1]
         part = (drop - low) / (high - low)
-        return float(self.kept[last] + part * (self.kept[last + 1] - self.kept[last]))
+        return float(self.ratios[last] + part * (self.ratios[last + 1] - self.ratios[last]))
 
 
-def curve(measured: Sequence[tuple[float, float]], whole: float, nothing: float) -> Curve:
+def make_curve(measurements: Sequence[tuple[float, float]], unpruned: float, chance_level: float) -> Curve:
     """The curve through `measured` pairs of the part kept and the value there (higher is worse), in any order.
 
     `whole` is the value of the whole network, `nothing` that of one which guesses.
     """
-    points = np.array([(1.0, whole), *sorted(measured, reverse=True), (0.0, nothing)])
-    return Curve(points[:, 0], np.maximum.accumulate(points[:, 1] - whole))
+    points = np.array([(1.0, unpruned), *sorted(measurements, reverse=True), (0.0, chance_level)])
+    return Curve(points[:, 0], np.maximum.accumulate(points[:, 1] - unpruned))
 
 
-def sensitivity(setting: Setting, engine: Engine, store: Store, report: Report) -> Fixed:
+def measure_sensitivity(problem: Problem, engine: Engine, store: Store, report: Reporter) -> AllocationRule:
     """Measure what is not in the store yet, and read the widths from the curves."""
-    planned = _planned(setting)
-    fidelity = setting.config.allocating.fidelity
-    asked = {cut_digest(cut): (name, request(cut, fidelity, setting.config.seed)) for name, _, cut in planned}
-    done = {item.digest for item in store.probes() if item.fidelity == fidelity}
-    for digest, (_, asking) in asked.items():
+    planned = _plan_probes(problem)
+    fidelity = problem.config.allocating.fidelity
+    asked = {
+        compute_cut_digest(cut): (name, make_request(cut, fidelity, problem.config.seed)) for name, _, cut in planned
+    }
+    done = {item.digest for item in store.read_probes() if item.fidelity == fidelity}
+    for digest, (_, evaluation_request) in asked.items():
         if digest not in done:
-            engine.submit(asking)
-    for outcome in engine.completed():
+            engine.submit(evaluation_request)
+    for outcome in engine.iter_outcomes():
         subject = asked[outcome.digest][0]
         loss, error = (None, None) if outcome.failure else (outcome.loss, outcome.error)
         store.add_probe(Probe(outcome.digest, fidelity, subject, loss, error, outcome.seconds, outcome.failure))
         done.add(outcome.digest)
         report("probed", {"done": len(done & asked.keys()), "of": len(asked), "group": subject})
-    return widths_of(curves(setting, store), setting.decoder)
+    return find_widths(read_curves(problem, store), problem.decoder)
 
 
-def curves(setting: Setting, store: Store) -> list[Curve]:
+def read_curves(problem: Problem, store: Store) -> list[Curve]:
     """The measured curves, one per group. A probe that failed counts as a network that guesses."""
-    chosen = setting.config.allocating
-    classes = max(2, setting.splits.classes)
+    chosen = problem.config.allocating
+    classes = max(2, problem.splits.classes)
     nothing = 1 - 1 / classes if chosen.measure == "error" else float(np.log(classes))
-    probes = {item.digest: item for item in store.probes() if item.fidelity == chosen.fidelity}
+    probes = {item.digest: item for item in store.read_probes() if item.fidelity == chosen.fidelity}
     measured: dict[str, list[tuple[float, float]]] = {}
-    for name, part, cut in _planned(setting):
-        probe = probes[cut_digest(cut)]
+    for name, part, cut in _plan_probes(problem):
+        probe = probes[compute_cut_digest(cut)]
         value = probe.error if chosen.measure == "error" else probe.loss
         measured.setdefault(name, []).append((part, nothing if value is None else value))
     whole = measured[DENSE][0][1]
-    return [curve(measured.get(group.name, []), whole, nothing) for group in setting.structure.maps.groups]
+    return [make_curve(measured.get(group.name, []), whole, nothing) for group in problem.structure.maps.groups]
 
 
-def widths_of(found: Sequence[Curve], decoder: Decoder) -> Fixed:
+def find_widths(group_curves: Sequence[Curve], decoder: Decoder) -> AllocationRule:
     """The widths at the least common drop that meets a budget."""
     sizes = decoder.allowed.sizes.astype(np.float64)
-    free = np.array([item.narrowest(0.0) for item in found])
+    free = np.array([item.find_narrowest(0.0) for item in group_curves])
 
     def path(level: float) -> Vector:
         """Above 0 from the free widths to whole ones; below, minus the drop that is allowed."""
         if level >= 0:
             return np.asarray(sizes * (free + min(1.0, level) * (1 - free)))
-        return np.asarray(sizes * [item.narrowest(-level) for item in found])
+        return np.asarray(sizes * [item.find_narrowest(-level) for item in group_curves])
 
-    largest = max(float(item.drop[-1]) for item in found)
-    return along("sensitivity", decoder.allowed, path, (-largest - 1e-9, 1.0))
+    largest = max(float(item.drop[-1]) for item in group_curves)
+    return make_path_rule("sensitivity", decoder.allowed, path, (-largest - 1e-9, 1.0))
 
 
-def _planned(setting: Setting) -> list[tuple[str, float, Cut]]:
+def _plan_probes(problem: Problem) -> list[tuple[str, float, Cut]]:
     """The networks to judge: a group's name, the part of its channels that it keeps, and the cut; first the whole one.
 
     Widths that round to the same, or to all channels, are measured once or not at all.
     """
-    maps, decoder = setting.structure.maps, setting.decoder
-    chosen, space = setting.config.allocating, setting.decoder.space
-    genome = space.equal() if chosen.criterion == BLEND else space.single(row_of(decoder.table, chosen.criterion))
-    scores = blended(space.ranks, space.weights(genome))
-    planned = [(DENSE, 1.0, maps.whole())]
+    maps, decoder = problem.structure.maps, problem.decoder
+    chosen, space = problem.config.allocating, problem.decoder.space
+    genome = (
+        space.make_equal_blend()
+        if chosen.criterion == BLEND
+        else space.make_single_criterion(find_row(decoder.table, chosen.criterion))
+    )
+    scores = blend_ranks(space.ranks, space.compute_weights(genome))
+    planned = [(DENSE, 1.0, maps.make_unpruned_cut())]
     for number, group in enumerate(maps.groups):
-        for count in _measured_widths(decoder.allowed, number, chosen.ratios):
+        for count in _list_probe_widths(decoder.allowed, number, chosen.ratios):
             counts = maps.sizes.copy()
             counts[number] = count
             planned.append((group.name, count / group.channels, keep_best(scores, counts)))
     return planned
 
 
-def _measured_widths(allowed: Widths, group: int, ratios: Sequence[float]) -> list[int]:
-    wanted = [int(allowed.rounded(ratio * allowed.sizes.astype(np.float64))[group]) for ratio in ratios]
+def _list_probe_widths(allowed: Widths, group: int, ratios: Sequence[float]) -> list[int]:
+    wanted = [int(allowed.round(ratio * allowed.sizes.astype(np.float64))[group]) for ratio in ratios]
     return [count for count in dict.fromkeys(wanted) if count < allowed.sizes[group]]

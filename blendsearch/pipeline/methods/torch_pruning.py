@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from blendsearch.errors import ConfigError, ModelError
-from blendsearch.pipeline.problem.problem import Setting
-from blendsearch.structure.eval_mode import at_rest
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import ALWAYS, Cut
 from blendsearch.structure.trace import Structure
 from blendsearch.zoo.shortcut import PaddedShortcut
@@ -22,8 +22,12 @@ STEPS = 18
 """Halvings of the interval of its pruning ratio; the last changes no channel of any known network."""
 
 
-def torch_pruning_cut(
-    model: nn.Module, structure: Structure, shape: tuple[int, int, int], budget: Mapping[str, float], everywhere: bool
+def compute_torch_pruning_cut(
+    model: nn.Module,
+    structure: Structure,
+    shape: tuple[int, int, int],
+    budget: Mapping[str, float],
+    global_pruning: bool,
 ) -> Cut:
     """The cut of Torch-Pruning's group-magnitude pruner at the smallest pruning ratio that meets every `budget`.
 
@@ -34,18 +38,18 @@ def torch_pruning_cut(
         import torch_pruning  # noqa: F401
     except ImportError as error:
         raise ConfigError("the control torch-pruning needs that package: pip install blendsearch[peers]") from error
-    readable = _readable(model).cpu()
+    readable = _replace_shortcuts(model).cpu()
     best: Cut | None = None
     low, high = 0.0, 1.0
     for _ in range(STEPS):
         ratio = (low + high) / 2
         try:
-            cut = _removed(readable, structure, torch.zeros(1, *shape), ratio, everywhere)
+            cut = _make_cut(readable, structure, torch.zeros(1, *shape), ratio, global_pruning)
         except Exception as error:  # its own bugs come as any type
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(f"Torch-Pruning cannot prune this network: {reason}") from error
-        counts = structure.maps.counts(cut)
-        if all(float(structure.oracle.ratio(name, counts)) <= most for name, most in budget.items()):
+        counts = structure.maps.count_kept(cut)
+        if all(float(structure.oracle.compute_ratio(name, counts)) <= most for name, most in budget.items()):
             best, high = cut, ratio
         else:
             low = ratio
@@ -54,9 +58,9 @@ def torch_pruning_cut(
     return best
 
 
-def _readable(model: nn.Module) -> nn.Module:
+def _replace_shortcuts(model: nn.Module) -> nn.Module:
     """A copy of `model` with padded shortcuts as the 1 x 1 convolutions they equal: index copies it cannot follow."""
-    with at_rest(model):
+    with use_eval_mode(model):
         twin = copy.deepcopy(model)
     for name, module in list(twin.named_modules()):
         if isinstance(module, PaddedShortcut):
@@ -68,7 +72,7 @@ def _readable(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _removed(model: nn.Module, structure: Structure, example: torch.Tensor, ratio: float, everywhere: bool) -> Cut:
+def _make_cut(model: nn.Module, structure: Structure, example: torch.Tensor, ratio: float, global_pruning: bool) -> Cut:
     import torch_pruning as tp
 
     maps = structure.maps
@@ -80,14 +84,14 @@ def _removed(model: nn.Module, structure: Structure, example: torch.Tensor, rati
         if isinstance(module, nn.Conv2d | nn.Linear)
         and f"{name}.weight" not in cuttable
         # a stand-in for a shortcut makes no channels of its own to choose among, but must be free to follow
-        and not (isinstance(module, nn.Conv2d) and not _known(f"{name}.weight", maps.shapes))
+        and not (isinstance(module, nn.Conv2d) and not _is_known(f"{name}.weight", maps.shapes))
     ]
     model.eval()
     pruner = tp.pruner.BasePruner(
         model,
         example,
         importance=tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=everywhere,
+        global_pruning=global_pruning,
         pruning_ratio=ratio,
         ignored_layers=whole,
     )
@@ -106,15 +110,15 @@ def _removed(model: nn.Module, structure: Structure, example: torch.Tensor, rati
     return kept
 
 
-def _known(tensor: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _is_known(tensor: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return tensor in shapes
 
 
-def peers(setting: Setting) -> list[tuple[str, Cut]]:
+def make_torch_pruning_cuts(problem: Problem) -> list[tuple[str, Cut]]:
     """The global pruner's cut and the local one's. The budget must be one, not a span."""
-    height, width, channels = setting.splits.train.shape
-    shape, budget = (channels, height, width), setting.decoder.budget_at(0.0)
+    height, width, channels = problem.splits.train.shape
+    shape, budget = (channels, height, width), problem.decoder.compute_budget(0.0)
     return [
-        (name, torch_pruning_cut(setting.model, setting.structure, shape, budget, everywhere))
+        (name, compute_torch_pruning_cut(problem.model, problem.structure, shape, budget, everywhere))
         for name, everywhere in (("Torch-Pruning global", True), ("Torch-Pruning local", False))
     ]

@@ -17,7 +17,7 @@ class Candidate(NamedTuple):
     origin: str
 
 
-class Judged(NamedTuple):
+class CandidateResult(NamedTuple):
     """A candidate's genome with its objectives, all minimised and finite."""
 
     genome: Genome
@@ -26,39 +26,39 @@ class Judged(NamedTuple):
     origin: str = EVOLVED
 
 
-class Optimiser(Protocol):
+class Optimizer(Protocol):
     """Proposes candidates: generation by generation (`ask`, `tell`), or one at a time (`ask_one`, `tell_one`).
 
     What it asks for next depends on nothing but its state and what it was told, so that a resumed search asks for the
     very same cuts. A search keeps to one of the two ways; both begin with `first`.
     """
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The first generation, of at most `limit`: the seeds, then candidates of its own; no two cuts are equal."""
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         """Up to `count` candidates with cuts neither `known` nor asked twice; fewer where the space is used up."""
 
-    def tell(self, judged: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[CandidateResult]) -> None:
         """Learn how the candidates last asked for were judged; failed ones are missing."""
 
     def ask_one(self, known: set[str]) -> Candidate | None:
         """One candidate more while others are still out, with a cut not `known`; None where the space is used up."""
         ...
 
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
+    def tell_one(self, digest: str, result: CandidateResult | None) -> None:
         """Learn how one candidate was judged, in the order in which they come back; None: it failed."""
 
-    def described(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
         """A genome as JSON values, for the store and its readers."""
         ...
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
         """The genome that `described` gave these values."""
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.allocation_rules import BLEND, Fixed, global_scores, row_of
+from blendsearch.blend.allocation_rules import BLEND, AllocationRule, compute_global_scores, find_row
 from blendsearch.blend.decoder import Decoder
-from blendsearch.blend.genome import HALFWAY, Genome
+from blendsearch.blend.genome import BASELINE_GENE, Genome
 from blendsearch.blend.network_space import NetworkSpace
 from blendsearch.runs.origin import IN_BEST
 
-ALL = "all depthwise"
+ALL_DEPTHWISE = "all depthwise"
 
 
-def baselines(
-    decoder: Decoder, anchors: int, measured: Sequence[Fixed] = (), criterion: str = BLEND
+def make_baselines(
+    decoder: Decoder, anchors: int, allocations: Sequence[AllocationRule] = (), criterion: str = BLEND
 ) -> list[tuple[str, Genome]]:
     """Every single criterion and the equal blend, each in the uniform and in a global allocation, by name.
 
@@ -27,37 +27,39 @@ def baselines(
     Where layers may be decomposed, these leave all whole, as far as the budget can be met so; further ones are the
     equal blend with all layers decomposed, with as few as meet the budget without any cut, and with half of these.
     """
-    own = "uniform" if decoder.fixed is None else decoder.fixed.name
-    targets = np.linspace(1, 0, anchors) if decoder.spans else np.zeros(1)
+    own = "uniform" if decoder.allocation_rule is None else decoder.allocation_rule.name
+    targets = np.linspace(1, 0, anchors) if decoder.has_budget_range else np.zeros(1)
     found: list[tuple[str, Genome]] = []
     for target in targets:
-        at = f" at {_describe(decoder, float(target))}" if decoder.spans else ""
+        at = f" at {_describe(decoder, float(target))}" if decoder.has_budget_range else ""
         shares = []
         for row, name in enumerate(decoder.space.criteria):
-            genome = decoder.space.single(row)._replace(target=float(target))
+            genome = decoder.space.make_single_criterion(row)._replace(target=float(target))
             found.append((f"{name} {own}{at}", genome))
             if not decoder.evolves_widths:
                 continue
-            scores = global_scores(decoder.table, decoder.oracle, decoder.allowed, row)
+            scores = compute_global_scores(decoder.table, decoder.oracle, decoder.allowed, row)
             if scores is not None:
-                everywhere = decoder.globally(genome, scores)
+                everywhere = decoder.apply_global_threshold(genome, scores)
                 shares.append(everywhere.share)
                 found.append((f"{name} global{at}", everywhere))
-        equal = decoder.space.equal()._replace(target=float(target))
+        equal = decoder.space.make_equal_blend()._replace(target=float(target))
         found.append((f"equal blend {own}{at}", equal))
         if shares:
             found.append((f"equal blend global{at}", equal._replace(share=np.mean(shares, axis=0))))
-        for name, transform in transforms(decoder, float(target)):
+        for name, transform in list_transforms(decoder, float(target)):
             found.append((f"equal blend {own}, {name}{at}", equal._replace(transform=transform)))
-        for fixed in measured:
+        for fixed in allocations:
             if criterion != BLEND:
-                alone = decoder.space.single(row_of(decoder.table, criterion))._replace(target=float(target))
-                found.append((f"{criterion} {fixed.name}{at}", decoder.seeded(alone, fixed)))
-            found.append((f"equal blend {fixed.name}{at}", decoder.seeded(equal, fixed)))
+                alone = decoder.space.make_single_criterion(find_row(decoder.table, criterion))._replace(
+                    target=float(target)
+                )
+                found.append((f"{criterion} {fixed.name}{at}", decoder.apply_allocation(alone, fixed)))
+            found.append((f"equal blend {fixed.name}{at}", decoder.apply_allocation(equal, fixed)))
     return found
 
 
-def transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[np.float64]]]:
+def list_transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[np.float64]]]:
     """Sets of decomposed layers worth beginning with, as genes, by name; none where no transform is asked for.
 
     First come the layers that lose the smallest part of their kernels for each multiply-accumulate saved.
@@ -65,22 +67,22 @@ def transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[np.fl
     layers, oracle, sizes = decoder.space.layers, decoder.oracle, decoder.allowed.sizes
     if not layers:
         return []
-    alone = [oracle.with_whole(np.arange(layers) != layer) for layer in range(layers)]
-    saved = np.array([float(oracle.cost("macs", sizes) - held.cost("macs", sizes)) for held in alone])
+    alone = [oracle.decompose_except(np.arange(layers) != layer) for layer in range(layers)]
+    saved = np.array([float(oracle.compute_cost("macs", sizes) - held.compute_cost("macs", sizes)) for held in alone])
     order = np.argsort(decoder.misfit / np.maximum(saved, 1.0), kind="stable")
     place = np.argsort(order, kind="stable")
-    meeting = [number for number in range(layers) if decoder.meets(place >= number, target)]
+    meeting = [number for number in range(layers) if decoder.is_within_budget(place >= number, target)]
     enough = layers if not decoder.budget or not meeting else meeting[0]
-    sets = {ALL: layers, "enough depthwise": enough, "half of enough depthwise": enough // 2}
-    return [(name, np.where(place < number, HALFWAY, -HALFWAY)) for name, number in sets.items()]
+    sets = {ALL_DEPTHWISE: layers, "enough depthwise": enough, "half of enough depthwise": enough // 2}
+    return [(name, np.where(place < number, BASELINE_GENE, -BASELINE_GENE)) for name, number in sets.items()]
 
 
-def in_allocation(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
+def vary_criteria(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
     """Every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
-    genomes = [(name, space.single(row)) for row, name in enumerate(space.criteria)]
-    genomes.append(("equal blend", space.equal()))
+    genomes = [(name, space.make_single_criterion(row)) for row, name in enumerate(space.criteria)]
+    genomes.append(("equal blend", space.make_equal_blend()))
     return [(f"{name}{IN_BEST}", best._replace(blend=genome.blend)) for name, genome in genomes]
 
 
 def _describe(decoder: Decoder, target: float) -> str:
-    return ", ".join(f"{ratio:.0%} {name}" for name, ratio in decoder.budget_at(target).items())
+    return ", ".join(f"{ratio:.0%} {name}" for name, ratio in decoder.compute_budget(target).items())

@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, bounds, flip_step, of_flat
+from blendsearch.blend.genome import Genome, compute_bounds, compute_flip_step, unflatten_genome
 from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
-from blendsearch.pipeline.optimizers.baselines import in_allocation
-from blendsearch.pipeline.optimizers.evolution import TRIES, distinct
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.baselines import vary_criteria
+from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED, IN_BEST
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
 SHARE_STEP = 0.05
 """First standard deviation of shares: 0.4 in the log-odds of keeping a channel."""
-LOSS_FOLD = 0.15
+LOG_LOSS_SCALE = 0.15
 """A criterion with a loss this much larger (in its logarithm) than the best one's begins with 1/e of its weight."""
 
 Vector = NDArray[np.float64]
@@ -58,163 +58,163 @@ class Cma:
         self.evolves_widths = evolves_widths
         self.best: tuple[float, list[float]] | None = None
         self.strategy: Strategy | None = None
-        self._asked: dict[str, Vector] = {}  # what was drawn for each digest, until it is told
+        self._vectors: dict[str, Vector] = {}  # what was drawn for each digest, until it is told
         # one at a time: what of the present stage is to be asked and what is out; what the next one learns from
-        self._waiting: deque[Candidate] = deque()
-        self._out: set[str] = set()
-        self._crossing: list[Judged] | None = None
-        self._forked = False
-        self._drawn_and_told: list[tuple[float, Vector]] = []
+        self._queue: deque[Candidate] = deque()
+        self._pending: set[str] = set()
+        self._stage_results: list[CandidateResult] | None = None
+        self._is_fork = False
+        self._samples: list[tuple[float, Vector]] = []
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The baselines alone; those with the same cut are one candidate with the names of all."""
-        found = distinct(seeds, self.decode, limit)
-        self._out = set(found)
+        found = merge_duplicate_seeds(seeds, self.decode, limit)
+        self._pending = set(found)
         return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         if self.best is None:  # no baseline could be judged: begin anywhere
-            self.best = (np.inf, self.space.random(self.rng).flat())
+            self.best = (np.inf, self.space.sample(self.rng).flatten())
         if self.strategy is None:
-            if fresh := self._crossed(known)[:count]:
+            if fresh := self._vary_criteria(known)[:count]:
                 return fresh
             self._start([])
         assert self.strategy is not None
-        return self._fresh(min(count, self.size), known)
+        return self._sample_or_restart(min(count, self.size), known)
 
-    def tell(self, judged: Sequence[Judged]) -> None:
-        for item in judged:
+    def tell(self, results: Sequence[CandidateResult]) -> None:
+        for item in results:
             if self.best is None or item.objectives[0] < self.best[0]:
-                self.best = (item.objectives[0], item.genome.flat())
+                self.best = (item.objectives[0], item.genome.flatten())
         if self.strategy is None:
-            if any(item.origin == EVOLVED for item in judged):  # a fork: the best is known, blend and all
+            if any(item.origin == EVOLVED for item in results):  # a fork: the best is known, blend and all
                 self._start([])
-            elif any(IN_BEST in item.origin for item in judged):
-                self._start(judged)
+            elif any(IN_BEST in item.origin for item in results):
+                self._start(results)
             return
-        drawn = [(item.objectives[0], self._asked[item.digest]) for item in judged if item.digest in self._asked]
-        self._asked.clear()
+        drawn = [(item.objectives[0], self._vectors[item.digest]) for item in results if item.digest in self._vectors]
+        self._vectors.clear()
         if len(drawn) > 1:
             self.strategy.learn([vector for _, vector in sorted(drawn, key=lambda pair: pair[0])])
 
     def ask_one(self, known: set[str]) -> Candidate | None:
-        if self.strategy is None and not self._out and self.best is not None:
-            if self._crossing is None:
-                self._crossing, self._waiting = [], deque([] if self._forked else self._crossed(known))
-                self._out = {item.digest for item in self._waiting}
-            if not self._out:
-                self._start([] if self._forked else self._crossing)
-        if self._waiting:
-            return self._waiting.popleft()
+        if self.strategy is None and not self._pending and self.best is not None:
+            if self._stage_results is None:
+                self._stage_results, self._queue = [], deque([] if self._is_fork else self._vary_criteria(known))
+                self._pending = {item.digest for item in self._queue}
+            if not self._pending:
+                self._start([] if self._is_fork else self._stage_results)
+        if self._queue:
+            return self._queue.popleft()
         if self.strategy is not None:
-            return next(iter(self._fresh(1, known)), None)
-        around = self._strategy(self.space.equal() if self.best is None else self._best_genome())
-        return next(iter(self._drawn(around, 1, known) or self._anywhere(1, known)), None)
+            return next(iter(self._sample_or_restart(1, known)), None)
+        around = self._make_strategy(self.space.make_equal_blend() if self.best is None else self._make_best_genome())
+        return next(iter(self._sample_strategy(around, 1, known) or self._sample_space(1, known)), None)
 
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
-        seed = digest in self._out and self._crossing is None
-        self._out.discard(digest)
-        self._asked.pop(digest, None)
-        if judged is None:
+    def tell_one(self, digest: str, result: CandidateResult | None) -> None:
+        seed = digest in self._pending and self._stage_results is None
+        self._pending.discard(digest)
+        self._vectors.pop(digest, None)
+        if result is None:
             return
-        self._forked |= seed and judged.origin == EVOLVED
-        loss = judged.objectives[0]
+        self._is_fork |= seed and result.origin == EVOLVED
+        loss = result.objectives[0]
         if self.best is None or loss < self.best[0]:
-            self.best = (loss, judged.genome.flat())
+            self.best = (loss, result.genome.flatten())
         if self.strategy is None:
-            if self._crossing is not None and IN_BEST in judged.origin:
-                self._crossing.append(judged)
-        elif judged.origin == EVOLVED:
-            self._drawn_and_told.append((loss, np.array(judged.genome.flat())))
-            if len(self._drawn_and_told) == self.size:
-                ranked = sorted(self._drawn_and_told, key=lambda pair: pair[0])
+            if self._stage_results is not None and IN_BEST in result.origin:
+                self._stage_results.append(result)
+        elif result.origin == EVOLVED:
+            self._samples.append((loss, np.array(result.genome.flatten())))
+            if len(self._samples) == self.size:
+                ranked = sorted(self._samples, key=lambda pair: pair[0])
                 self.strategy.learn([vector for _, vector in ranked], bounded=True)
-                self._drawn_and_told.clear()
+                self._samples.clear()
 
-    def described(self, genome: Genome) -> dict[str, Any]:
-        return self.space.described(genome)
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+        return self.space.describe(genome)
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        return self.space.of_described(facts)
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.parse_genome(facts)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
-        strategy = None if self.strategy is None else self.strategy.state()
+        strategy = None if self.strategy is None else self.strategy.state_dict()
         return {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
-        self.strategy = None if state["strategy"] is None else Strategy.restored(state["strategy"])
+        self.strategy = None if state["strategy"] is None else Strategy.from_state_dict(state["strategy"])
 
-    def _best_genome(self) -> Genome:
+    def _make_best_genome(self) -> Genome:
         assert self.best is not None
-        return of_flat(self.space, self.best[1])
+        return unflatten_genome(self.space, self.best[1])
 
-    def _crossed(self, known: set[str]) -> list[Candidate]:
+    def _vary_criteria(self, known: set[str]) -> list[Candidate]:
         """Every criterion, and the equal blend, with the shares of the best baseline; those not `known`."""
-        every = in_allocation(self.space, self._best_genome())
-        found = distinct(every, self.decode, len(every))
+        every = vary_criteria(self.space, self._make_best_genome())
+        found = merge_duplicate_seeds(every, self.decode, len(every))
         return [candidate for digest, candidate in found.items() if digest not in known]
 
-    def _start(self, judged: Sequence[Judged]) -> None:
+    def _start(self, results: Sequence[CandidateResult]) -> None:
         """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
-        centre = self._best_genome()
+        centre = self._make_best_genome()
         losses = {
-            name.removesuffix(IN_BEST): item.objectives[0] for item in judged for name in item.origin.split(" = ")
+            name.removesuffix(IN_BEST): item.objectives[0] for item in results for name in item.origin.split(" = ")
         }
         if losses and min(losses.values()) > 0:
             least = min(losses.values())
             weights = [
                 # what is not known (it was judged before, as the best baseline) is taken for the best
-                -np.log(losses.get(name, least) / least) / (LOSS_FOLD * WEIGHT_SCALE)
+                -np.log(losses.get(name, least) / least) / (LOG_LOSS_SCALE * WEIGHT_SCALE)
                 for name in self.space.criteria
             ]
             blend = np.zeros(len(self.space.low))
             blend[: len(weights)] = np.clip(weights, -1, 0)
             centre = centre._replace(blend=blend)
-        self.strategy = self._strategy(centre)
+        self.strategy = self._make_strategy(centre)
 
-    def _strategy(self, centre: Genome) -> "Strategy":
+    def _make_strategy(self, centre: Genome) -> "Strategy":
         spread = [
             *self.space.spread,
             *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
-            *[flip_step(self.space.layers)] * self.space.layers,
+            *[compute_flip_step(self.space.layers)] * self.space.layers,
             0.0,
         ]
-        return Strategy(np.array(centre.flat()), np.array(spread), self.size)
+        return Strategy(np.array(centre.flatten()), np.array(spread), self.size)
 
-    def _fresh(self, count: int, known: set[str]) -> list[Candidate]:
+    def _sample_or_restart(self, count: int, known: set[str]) -> list[Candidate]:
         """Draws of the strategy; where it has narrowed down to cuts that are known, it begins again around the best.
 
         Where nothing new is near the best either, as in a small network, draws from anywhere.
         """
         assert self.strategy is not None
-        found = self._drawn(self.strategy, count, known)
+        found = self._sample_strategy(self.strategy, count, known)
         if not found:
-            self.strategy = self._strategy(self._best_genome())
-            found = self._drawn(self.strategy, count, known) or self._anywhere(count, known)
+            self.strategy = self._make_strategy(self._make_best_genome())
+            found = self._sample_strategy(self.strategy, count, known) or self._sample_space(count, known)
         return found
 
-    def _drawn(self, strategy: "Strategy", count: int, known: set[str]) -> list[Candidate]:
-        low, high = bounds(self.space)
-        return self._new(lambda: np.clip(strategy.draw(self.rng), low, high), count, known)
+    def _sample_strategy(self, strategy: "Strategy", count: int, known: set[str]) -> list[Candidate]:
+        low, high = compute_bounds(self.space)
+        return self._collect_new(lambda: np.clip(strategy.draw(self.rng), low, high), count, known)
 
-    def _anywhere(self, count: int, known: set[str]) -> list[Candidate]:
-        return self._new(lambda: np.array(self.space.random(self.rng).flat()), count, known)
+    def _sample_space(self, count: int, known: set[str]) -> list[Candidate]:
+        return self._collect_new(lambda: np.array(self.space.sample(self.rng).flatten()), count, known)
 
-    def _new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
+    def _collect_new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
         """Up to `count` candidates of as many draws as it takes, within reason."""
         found: list[Candidate] = []
         taken = set(known)
         for _ in range(TRIES * max(count, 5)):
             vector = draw()
-            genome = of_flat(self.space, vector.tolist())
+            genome = unflatten_genome(self.space, vector.tolist())
             cut = self.decode(genome)
-            digest = cut_digest(cut)
+            digest = compute_cut_digest(cut)
             if digest not in taken:
                 taken.add(digest)
-                self._asked[digest] = vector
+                self._vectors[digest] = vector
                 found.append(Candidate(genome, cut, digest, EVOLVED))
                 if len(found) == count:
                     break
@@ -235,16 +235,16 @@ class Strategy:
         n = self.n = max(1, int((spread > 0).sum()))
         self.sigma, self.variance, self.generation = 1.0, np.ones(len(mean)), 0
         self.path_sigma, self.path = np.zeros(len(mean)), np.zeros(len(mean))
-        self.weights = self._weights(size)
-        self.effective = 1 / float((self.weights**2).sum())
-        m = self.effective
+        self.weights = self._compute_weights(size)
+        self.mu_eff = 1 / float((self.weights**2).sum())
+        m = self.mu_eff
         self.c_sigma = (m + 2) / (n + m + 5)
         self.damping = 1 + 2 * max(0.0, float(np.sqrt((m - 1) / (n + 1))) - 1) + self.c_sigma
         self.c_path = (4 + m / n) / (n + 4 + 2 * m / n)
         faster = (n + 2) / 3  # a diagonal has fewer numbers to learn than a full matrix
         self.c_one = min(1.0, faster * 2 / ((n + 1.3) ** 2 + m))
         self.c_mu = min(1 - self.c_one, faster * 2 * (m - 2 + 1 / m) / ((n + 2) ** 2 + m))
-        self.expected = float(np.sqrt(n)) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
+        self.expected_norm = float(np.sqrt(n)) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
 
     def draw(self, rng: np.random.Generator) -> Vector:
         """One sample, (n,)."""
@@ -258,7 +258,7 @@ class Strategy:
         draws now.
         """
         self.generation += 1
-        weights = self._weights(len(ranked))
+        weights = self._compute_weights(len(ranked))
         scale = np.where(self.spread > 0, self.sigma * self.spread, 1.0)
         steps = (np.array(ranked[: len(weights)]) - self.mean) / scale
         if bounded:
@@ -267,19 +267,19 @@ class Strategy:
             steps = steps * np.minimum(1.0, longest / np.maximum(lengths, 1e-12))[:, None]
         towards = weights @ steps
         self.mean = self.mean + self.sigma * self.spread * towards
-        c, m = self.c_sigma, self.effective
+        c, m = self.c_sigma, self.mu_eff
         self.path_sigma = (1 - c) * self.path_sigma + np.sqrt(c * (2 - c) * m) * towards / np.sqrt(self.variance)
         length = float(np.linalg.norm(self.path_sigma))
-        grown = length / np.sqrt(1 - (1 - c) ** (2 * self.generation)) / self.expected
+        grown = length / np.sqrt(1 - (1 - c) ** (2 * self.generation)) / self.expected_norm
         steady = float(grown < 1.4 + 2 / (self.n + 1))
         c = self.c_path
         self.path = (1 - c) * self.path + steady * np.sqrt(c * (2 - c) * m) * towards
         learnt = self.c_one * self.path**2 + self.c_mu * (weights @ steps**2)
         self.variance = (1 - self.c_one - self.c_mu) * self.variance + learnt
         self.variance = np.where(self.spread > 0, np.maximum(self.variance, 1e-12), 1.0)
-        self.sigma *= float(np.exp(min(1.0, (self.c_sigma / self.damping) * (length / self.expected - 1))))
+        self.sigma *= float(np.exp(min(1.0, (self.c_sigma / self.damping) * (length / self.expected_norm - 1))))
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         arrays = ("mean", "spread", "variance", "path_sigma", "path")
         return {
             **{name: getattr(self, name).tolist() for name in arrays},
@@ -287,7 +287,7 @@ class Strategy:
         }
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> "Strategy":
+    def from_state_dict(cls, state: dict[str, Any]) -> "Strategy":
         """The strategy that gave `state`."""
         found = cls(np.array(state["mean"]), np.array(state["spread"]), state["size"])
         for name in ("variance", "path_sigma", "path"):
@@ -296,7 +296,7 @@ class Strategy:
         return found
 
     @staticmethod
-    def _weights(size: int) -> Vector:
+    def _compute_weights(size: int) -> Vector:
         half = max(1, size // 2)
         weights = np.log(half + 0.5) - np.log(np.arange(1, half + 1))
         return np.asarray(weights / weights.sum())

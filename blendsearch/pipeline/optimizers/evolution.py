@@ -15,21 +15,21 @@ from typing import Any, Protocol
 import numpy as np
 from deap import base, tools
 
-from blendsearch.blend.genome import Genome, Space, of_flat
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
+from blendsearch.blend.genome import Genome, Space, unflatten_genome
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.runs.origin import EVOLVED
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
 TRIES = 20
 """How often a child that repeats a known cut is mutated on before a random genome takes its place."""
 
 
-FEWEST = 4
+MIN_POPULATION = 4
 """Individuals that a population needs before it has children; before that, candidates are drawn at random."""
 
 
 @cache
-def minimised(objectives: int) -> type:
+def make_fitness_class(objectives: int) -> type:
     """The DEAP fitness of so many objectives, all minimised."""
     return type("Minimised", (base.Fitness,), {"weights": (-1.0,) * objectives})
 
@@ -40,11 +40,11 @@ class Individual(list[float]):
     def __init__(self, genes: Sequence[float], digest: str, objectives: tuple[float, ...]) -> None:
         super().__init__(genes)
         self.digest = digest
-        self.fitness: Any = minimised(len(objectives))()
+        self.fitness: Any = make_fitness_class(len(objectives))()
         self.fitness.values = objectives
 
 
-class Rules(Protocol):
+class Operators(Protocol):
     """How flat genes are varied and selected. Draws come from Python's global stream.
 
     Attributes
@@ -52,7 +52,7 @@ class Rules(Protocol):
     seeded: whether the baselines join the population, or are only judged beside it.
     """
 
-    seeded: bool
+    includes_seeds: bool
 
     def mate(self, one: list[float], other: list[float]) -> None:
         """Cross two lists of genes in place."""
@@ -60,10 +60,10 @@ class Rules(Protocol):
     def mutate(self, genes: list[float]) -> None:
         """Mutate genes in place."""
 
-    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+    def select_parents(self, population: list[Individual], count: int) -> list[Individual]:
         """`count` parents or one pair fewer, to be mated two by two; `count` is even."""
 
-    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+    def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         """The next population out of the present one and its children."""
 
 
@@ -78,27 +78,27 @@ class Evolution:
         self,
         space: Space,
         decode: Callable[[Genome], Cut],
-        rules: Rules,
+        operators: Operators,
         size: int,
         crossover: float,
         rng: np.random.Generator,
     ) -> None:
-        self.space, self.decode, self.rules, self.size = space, decode, rules, size
+        self.space, self.decode, self.operators, self.size = space, decode, operators, size
         self.crossover, self.rng = crossover, rng
         self.population: list[Individual] = []
         self._stream = random.Random(int(rng.integers(2**63))).getstate()
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The first generation, of at most `limit`: the seeds, then random genomes; no two cuts are equal.
 
         Seeds that decode to the same cut are one candidate with the names of all. Where seeds join the population, a
         quarter of newcomers stands beside them, so that evolution has more than what was known before.
         """
-        newcomers = self.size // 4 if self.rules.seeded else self.size
+        newcomers = self.size // 4 if self.operators.includes_seeds else self.size
         count = min(limit, max(self.size, len(seeds) + newcomers))
-        found = distinct(seeds, self.decode, count)
+        found = merge_duplicate_seeds(seeds, self.decode, count)
         while len(found) < count:
-            fresh = self._random(set(found))
+            fresh = self._sample_new(set(found))
             if fresh is None:
                 break
             found[fresh.digest] = fresh
@@ -108,53 +108,53 @@ class Evolution:
         """Up to `count` children with cuts neither `known` nor asked twice; fewer where the space is used up."""
         asked: list[Candidate] = []
         taken = set(known)
-        with self._drawing():
-            while len(asked) < count and len(self.population) >= FEWEST:
+        with self._use_own_random_state():
+            while len(asked) < count and len(self.population) >= MIN_POPULATION:
                 before = len(asked)
-                parents = self.rules.parents(self.population, len(self.population) // 2 * 2)
+                parents = self.operators.select_parents(self.population, len(self.population) // 2 * 2)
                 for one, other in zip(parents[::2], parents[1::2], strict=True):
-                    for genes in self._children(one, other):
-                        child = self._fresh(genes, taken)
+                    for genes in self._breed(one, other):
+                        child = self._mutate_until_new(genes, taken)
                         if child is not None and len(asked) < count:
                             asked.append(child)
                             taken.add(child.digest)
                 if len(asked) == before:
                     break
-            while len(asked) < count and len(self.population) < FEWEST:
-                fresh = self._random(taken)
+            while len(asked) < count and len(self.population) < MIN_POPULATION:
+                fresh = self._sample_new(taken)
                 if fresh is None:
                     break
                 asked.append(fresh)
                 taken.add(fresh.digest)
         return asked
 
-    def tell(self, judged: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[CandidateResult]) -> None:
         """Select the next population from the present one and `judged`."""
         newcomers = []
-        for item in judged:
-            if item.origin == EVOLVED or self.rules.seeded:
-                newcomers.append(Individual(item.genome.flat(), item.digest, item.objectives))
-        with self._drawing():
-            self.population = self.rules.survivors(self.population + newcomers, self.size)
+        for item in results:
+            if item.origin == EVOLVED or self.operators.includes_seeds:
+                newcomers.append(Individual(item.genome.flatten(), item.digest, item.objectives))
+        with self._use_own_random_state():
+            self.population = self.operators.select_survivors(self.population + newcomers, self.size)
 
     def ask_one(self, known: set[str]) -> Candidate | None:
-        if len(self.population) < FEWEST:
-            return self._random(known)
-        with self._drawing():
-            one, other = self.rules.parents(self.population, 2)
-            return self._fresh(self._children(one, other)[0], known)
+        if len(self.population) < MIN_POPULATION:
+            return self._sample_new(known)
+        with self._use_own_random_state():
+            one, other = self.operators.select_parents(self.population, 2)
+            return self._mutate_until_new(self._breed(one, other)[0], known)
 
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
-        if judged is not None:
-            self.tell([judged])
+    def tell_one(self, digest: str, result: CandidateResult | None) -> None:
+        if result is not None:
+            self.tell([result])
 
-    def described(self, genome: Genome) -> dict[str, Any]:
-        return self.space.described(genome)
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+        return self.space.describe(genome)
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        return self.space.of_described(facts)
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.parse_genome(facts)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
         version, words, gauss = self._stream
         return {
@@ -166,13 +166,13 @@ class Evolution:
                     "digest": individual.digest,
                     "objectives": list(individual.fitness.values),
                     # the distances that selection used: worked out again among the survivors they would differ
-                    "crowding": _crowding(individual),
+                    "crowding": _get_crowding_distance(individual),
                 }
                 for individual in self.population
             ],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         version, words, gauss = state["random"]
         self._stream = (version, tuple(words), gauss)
@@ -184,35 +184,35 @@ class Evolution:
             individual.fitness.crowding_dist = float("inf") if crowding is None else crowding
             self.population.append(individual)
 
-    def _children(self, one: Individual, other: Individual) -> tuple[list[float], list[float]]:
+    def _breed(self, one: Individual, other: Individual) -> tuple[list[float], list[float]]:
         first, second = list(one), list(other)
         if random.random() < self.crossover:
-            self.rules.mate(first, second)
-        self.rules.mutate(first)
-        self.rules.mutate(second)
+            self.operators.mate(first, second)
+        self.operators.mutate(first)
+        self.operators.mutate(second)
         return first, second
 
-    def _fresh(self, genes: list[float], taken: set[str]) -> Candidate | None:
+    def _mutate_until_new(self, genes: list[float], taken: set[str]) -> Candidate | None:
         for _ in range(TRIES):
-            genome = of_flat(self.space, genes)
+            genome = unflatten_genome(self.space, genes)
             cut = self.decode(genome)
-            digest = cut_digest(cut)
+            digest = compute_cut_digest(cut)
             if digest not in taken:
                 return Candidate(genome, cut, digest, EVOLVED)
-            self.rules.mutate(genes)
-        return self._random(taken)
+            self.operators.mutate(genes)
+        return self._sample_new(taken)
 
-    def _random(self, taken: set[str]) -> Candidate | None:
+    def _sample_new(self, taken: set[str]) -> Candidate | None:
         for _ in range(TRIES):
-            genome = self.space.random(self.rng)
+            genome = self.space.sample(self.rng)
             cut = self.decode(genome)
-            digest = cut_digest(cut)
+            digest = compute_cut_digest(cut)
             if digest not in taken:
                 return Candidate(genome, cut, digest, EVOLVED)
         return None
 
     @contextmanager
-    def _drawing(self) -> Iterator[None]:
+    def _use_own_random_state(self) -> Iterator[None]:
         """Inside, Python's global random state is this evolution's own."""
         outside, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
         random.setstate(self._stream)
@@ -225,12 +225,14 @@ class Evolution:
             np.random.set_state(arrays)  # noqa: NPY002
 
 
-def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut], count: int) -> dict[str, Candidate]:
+def merge_duplicate_seeds(
+    seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut], count: int
+) -> dict[str, Candidate]:
     """Up to `count` of the named `seeds` by digest; those with the same cut are one, with the names of all."""
     found: dict[str, Candidate] = {}
     for name, genome in seeds:
         cut = decode(genome)
-        digest = cut_digest(cut)
+        digest = compute_cut_digest(cut)
         twin = found.get(digest)
         if twin is not None:
             names = [item for item in (twin.origin, name) if item != EVOLVED] or [EVOLVED]
@@ -240,12 +242,12 @@ def distinct(seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut
     return found
 
 
-def redrawn(genes: list[float], bottoms: list[int], tops: list[int], probability: float) -> list[float]:
+def redraw_integers(genes: list[float], low: list[int], high: list[int], probability: float) -> list[float]:
     """`genes`, whole numbers, each with `probability` drawn anew between its bottom and its top, both included."""
-    (found,) = tools.mutUniformInt(list(genes), bottoms, tops, probability)
+    (found,) = tools.mutUniformInt(list(genes), low, high, probability)
     return [float(gene) for gene in found]
 
 
-def _crowding(individual: Individual) -> float | None:
+def _get_crowding_distance(individual: Individual) -> float | None:
     distance = getattr(individual.fitness, "crowding_dist", 0.0)
     return None if distance == float("inf") else float(distance)

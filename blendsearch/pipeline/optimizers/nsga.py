@@ -8,43 +8,46 @@ import random
 
 from deap import tools
 
-from blendsearch.blend.genome import Space, bounds
-from blendsearch.pipeline.optimizers.evolution import Individual, redrawn
+from blendsearch.blend.genome import Space, compute_bounds
+from blendsearch.pipeline.optimizers.evolution import Individual, redraw_integers
 
-SPREAD_OF_CROSSOVER = 15.0
+CROSSOVER_ETA = 15.0
 """Deb's distribution index of simulated binary crossover: larger keeps children nearer their parents."""
-SPREAD_OF_MUTATION = 10.0
+MUTATION_ETA = 10.0
 """The same of polynomial mutation."""
 
 
 class Nsga2:
     """Rules of `Evolution`; `mutation` is the probability that a gene is redrawn."""
 
-    seeded = True
+    includes_seeds = True
 
     def __init__(self, space: Space, mutation: float) -> None:
         self.mutation, self.integers = mutation, space.integers
-        self.bottoms, self.tops = space.low[: self.integers].astype(int), space.high[: self.integers].astype(int)
-        self.low, self.high = (side[self.integers :].tolist() for side in bounds(space))
+        self.integer_low, self.integer_high = (
+            space.low[: self.integers].astype(int),
+            space.high[: self.integers].astype(int),
+        )
+        self.low, self.high = (side[self.integers :].tolist() for side in compute_bounds(space))
 
     def mate(self, one: list[float], other: list[float]) -> None:
         split = self.integers
         a, b = tools.cxUniform(one[:split], other[:split], 0.5)
-        c, d = tools.cxSimulatedBinaryBounded(one[split:], other[split:], SPREAD_OF_CROSSOVER, self.low, self.high)
+        c, d = tools.cxSimulatedBinaryBounded(one[split:], other[split:], CROSSOVER_ETA, self.low, self.high)
         one[:], other[:] = [*a, *c], [*b, *d]
 
     def mutate(self, genes: list[float]) -> None:
         split = self.integers
-        choices = redrawn(genes[:split], self.bottoms.tolist(), self.tops.tolist(), self.mutation)
-        (numbers,) = tools.mutPolynomialBounded(genes[split:], SPREAD_OF_MUTATION, self.low, self.high, self.mutation)
+        choices = redraw_integers(genes[:split], self.integer_low.tolist(), self.integer_high.tolist(), self.mutation)
+        (numbers,) = tools.mutPolynomialBounded(genes[split:], MUTATION_ETA, self.low, self.high, self.mutation)
         genes[:] = [*choices, *numbers]
 
-    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+    def select_parents(self, population: list[Individual], count: int) -> list[Individual]:
         # four at a time: a tournament takes its pairs from two shufflings of the population
         chosen: list[Individual] = tools.selTournamentDCD(population, max(4, count - count % 4))
         return chosen[:count]
 
-    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+    def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         chosen: list[Individual] = tools.selNSGA2(pool, min(size, len(pool)), nd="log") if pool else pool
         return chosen
 
@@ -63,9 +66,9 @@ class Nsga3(Nsga2):
             divisions += 1
         self.directions = tools.uniform_reference_points(objectives, divisions)
 
-    def parents(self, population: list[Individual], count: int) -> list[Individual]:
+    def select_parents(self, population: list[Individual], count: int) -> list[Individual]:
         return random.sample(population, count)
 
-    def survivors(self, pool: list[Individual], size: int) -> list[Individual]:
+    def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         chosen: list[Individual] = tools.selNSGA3(pool, min(size, len(pool)), self.directions, nd="log")
         return chosen

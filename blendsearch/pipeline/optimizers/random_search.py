@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from blendsearch.blend.genome import Genome, Space, flip_step, of_flat
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
-from blendsearch.pipeline.optimizers.evolution import TRIES, distinct
+from blendsearch.blend.genome import Genome, Space, compute_flip_step, unflatten_genome
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
 WIDEST_STEP = 0.15
 """Shares drawn around the best baseline's have a standard deviation between zero and this."""
@@ -26,8 +26,8 @@ class RandomSearch:
         self.space, self.decode, self.size, self.rng = space, decode, size, rng
         self.best: tuple[float, list[float]] | None = None
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        return list(distinct(seeds, self.decode, limit).values())
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+        return list(merge_duplicate_seeds(seeds, self.decode, limit).values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         found: dict[str, Candidate] = {}
@@ -36,42 +36,42 @@ class RandomSearch:
                 break
             genome = self._draw()
             cut = self.decode(genome)
-            digest = cut_digest(cut)
+            digest = compute_cut_digest(cut)
             if digest not in known:
                 found.setdefault(digest, Candidate(genome, cut, digest, EVOLVED))
         return list(found.values())
 
-    def tell(self, judged: Sequence[Judged]) -> None:
+    def tell(self, results: Sequence[CandidateResult]) -> None:
         """Remember the best baseline, and nothing else."""
-        for item in judged:
+        for item in results:
             if item.origin != EVOLVED and (self.best is None or item.objectives[0] < self.best[0]):
-                self.best = (item.objectives[0], item.genome.flat())
+                self.best = (item.objectives[0], item.genome.flatten())
 
     def ask_one(self, known: set[str]) -> Candidate | None:
         return next(iter(self.ask(1, known)), None)
 
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
-        self.tell([] if judged is None else [judged])
+    def tell_one(self, digest: str, result: CandidateResult | None) -> None:
+        self.tell([] if result is None else [result])
 
-    def described(self, genome: Genome) -> dict[str, Any]:
-        return self.space.described(genome)
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+        return self.space.describe(genome)
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        return self.space.of_described(facts)
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.parse_genome(facts)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"numpy": self.rng.bit_generator.state, "best": self.best}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
 
     def _draw(self) -> Genome:
-        genome = self.space.random(self.rng)
+        genome = self.space.sample(self.rng)
         if self.best is None or self.rng.random() < 0.5:
             return genome
-        around = of_flat(self.space, self.best[1])
+        around = unflatten_genome(self.space, self.best[1])
         noise = self.rng.normal(0, self.rng.uniform(0, WIDEST_STEP), len(around.share))
-        other = self.rng.normal(0, flip_step(self.space.layers), len(around.transform))
+        other = self.rng.normal(0, compute_flip_step(self.space.layers), len(around.transform))
         share, transform = np.clip(around.share + noise, -1, 1), np.clip(around.transform + other, -1, 1)
         return genome._replace(share=share, transform=transform)

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, bounds, of_flat
+from blendsearch.blend.genome import Genome, compute_bounds, unflatten_genome
 from blendsearch.blend.network_space import NetworkSpace
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
-from blendsearch.pipeline.optimizers.baselines import in_allocation
-from blendsearch.pipeline.optimizers.evolution import TRIES, distinct
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.baselines import vary_criteria
+from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.pipeline.optimizers.gaussian_process import Features, GaussianProcess
 from blendsearch.runs.origin import EVOLVED
-from blendsearch.structure.groups import Cut, cut_digest
+from blendsearch.structure.groups import Cut, compute_cut_digest
 
 POOL = 600
 """Genomes drawn for each generation, of which it takes its candidates; three for each of them, if that is more."""
@@ -38,14 +38,14 @@ STEPS = (0.05, 0.3)
 """Least and largest standard deviation of a draw around its parents, in the units of genes."""
 FLIPS = (0, 1, 3)
 """How many layers, on average, a draw decomposes that its parent leaves whole, or the other way round."""
-FLIPPED = 0.15
+FLIP_DISTANCE = 0.15
 """How far that takes two genomes apart for the model, in the units of a share."""
-KEPT = 400
+MAX_MODEL_POINTS = 400
 """The model learns from so many judged genomes, the best and the latest: it is cubic in them."""
 
-AHEAD = 4
+LOOKAHEAD = 4
 """One at a time, so many candidates are taken from a model before it is fitted again."""
-FEWEST = 4
+MIN_MODEL_POINTS = 4
 """Judged genomes that a model needs; before that, candidates are drawn at random."""
 
 Vector = NDArray[np.float64]
@@ -67,111 +67,113 @@ class Surrogate:
     ) -> None:
         self.space, self.decode, self.size, self.rng = space, decode, size, rng
         self.evolves_widths = evolves_widths
-        self.judged: list[tuple[float, list[float]]] = []
-        self.crossed = False
+        self.results: list[tuple[float, list[float]]] = []
+        self.has_varied_criteria = False
         self.model = GaussianProcess()
         # one at a time: what is to be asked next, and which baselines are out
-        self._waiting: deque[Candidate] = deque()
-        self._out: set[str] = set()
+        self._queue: deque[Candidate] = deque()
+        self._pending: set[str] = set()
 
-    def first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
+    def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """The baselines alone; those with the same cut are one candidate with the names of all."""
-        found = distinct(seeds, self.decode, limit)
-        self._out = set(found)
+        found = merge_duplicate_seeds(seeds, self.decode, limit)
+        self._pending = set(found)
         return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
-        if not self.judged:  # no baseline could be judged: begin anywhere
-            return self._fresh([self.space.random(self.rng).flat() for _ in range(TRIES * count)], count, known)
-        if not self.crossed:
-            self.crossed = True
-            if fresh := self._crossing(known)[:count]:
+        if not self.results:  # no baseline could be judged: begin anywhere
+            return self._collect_new(
+                [self.space.sample(self.rng).flatten() for _ in range(TRIES * count)], count, known
+            )
+        if not self.has_varied_criteria:
+            self.has_varied_criteria = True
+            if fresh := self._vary_criteria(known)[:count]:
                 return fresh
-        return self._guided(min(count, self.size), known)
+        return self._ask_model(min(count, self.size), known)
 
-    def tell(self, judged: Sequence[Judged]) -> None:
-        self.crossed |= any(item.origin == EVOLVED for item in judged)  # a fork knows more than baselines
-        self._learn(judged)
+    def tell(self, results: Sequence[CandidateResult]) -> None:
+        self.has_varied_criteria |= any(item.origin == EVOLVED for item in results)  # a fork knows more than baselines
+        self._learn(results)
 
-    def _learn(self, judged: Sequence[Judged]) -> None:
-        self.judged += [(item.objectives[0], item.genome.flat()) for item in judged]
+    def _learn(self, results: Sequence[CandidateResult]) -> None:
+        self.results += [(item.objectives[0], item.genome.flatten()) for item in results]
 
     def ask_one(self, known: set[str]) -> Candidate | None:
-        if not self.crossed and not self._out and self.judged:
-            self.crossed, self._waiting = True, deque(self._crossing(known))
+        if not self.has_varied_criteria and not self._pending and self.results:
+            self.has_varied_criteria, self._queue = True, deque(self._vary_criteria(known))
         for refilled in (False, True):
-            while self._waiting:
-                candidate = self._waiting.popleft()
+            while self._queue:
+                candidate = self._queue.popleft()
                 if candidate.digest not in known:
                     return candidate
-            if not refilled and len(self.judged) < FEWEST:
-                drawn = [self.space.random(self.rng).flat() for _ in range(TRIES)]
-                self._waiting.extend(self._fresh(drawn, 1, known))
+            if not refilled and len(self.results) < MIN_MODEL_POINTS:
+                drawn = [self.space.sample(self.rng).flatten() for _ in range(TRIES)]
+                self._queue.extend(self._collect_new(drawn, 1, known))
             elif not refilled:
-                self._waiting.extend(self._guided(AHEAD, known))
+                self._queue.extend(self._ask_model(LOOKAHEAD, known))
         return None
 
-    def tell_one(self, digest: str, judged: Judged | None) -> None:
-        if judged is not None:
-            self.crossed |= digest in self._out and judged.origin == EVOLVED
-            self._learn([judged])
-        self._out.discard(digest)
+    def tell_one(self, digest: str, result: CandidateResult | None) -> None:
+        if result is not None:
+            self.has_varied_criteria |= digest in self._pending and result.origin == EVOLVED
+            self._learn([result])
+        self._pending.discard(digest)
 
-    def described(self, genome: Genome) -> dict[str, Any]:
-        return self.space.described(genome)
+    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+        return self.space.describe(genome)
 
-    def of_described(self, facts: Mapping[str, Any]) -> Genome:
-        return self.space.of_described(facts)
+    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+        return self.space.parse_genome(facts)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that exact resumption needs, as JSON values."""
         return {
             "numpy": self.rng.bit_generator.state,
-            "judged": self.judged,
-            "crossed": self.crossed,
-            "model": self.model.logs.tolist(),
+            "judged": self.results,
+            "crossed": self.has_varied_criteria,
+            "model": self.model.theta.tolist(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["numpy"]
-        self.judged = [(loss, genes) for loss, genes in state["judged"]]
-        self.crossed = state["crossed"]
+        self.results = [(loss, genes) for loss, genes in state["judged"]]
+        self.has_varied_criteria = state["crossed"]
         self.model = GaussianProcess(np.array(state["model"]))
 
-    def _crossing(self, known: set[str]) -> list[Candidate]:
+    def _vary_criteria(self, known: set[str]) -> list[Candidate]:
         """Every criterion, and the equal blend, in the allocation of the best so far; those not `known`."""
-        every = in_allocation(self.space, of_flat(self.space, min(self.judged)[1]))
-        found = distinct(every, self.decode, len(every))
+        every = vary_criteria(self.space, unflatten_genome(self.space, min(self.results)[1]))
+        found = merge_duplicate_seeds(every, self.decode, len(every))
         return [candidate for digest, candidate in found.items() if digest not in known]
 
-    def _guided(self, count: int, known: set[str]) -> list[Candidate]:
+    def _ask_model(self, count: int, known: set[str]) -> list[Candidate]:
         """The best of the pool in one draw of the model each, then in further draws for those that are known."""
-        losses, genes = self._kept()
-        self.model.fit(self._features(genes), np.log(losses))
-        smooth = self.model.mean(self._features(genes))
+        losses, genes = self._select_model_points()
+        self.model.fit(self._compute_features(genes), np.log(losses))
+        smooth = self.model.predict_mean(self._compute_features(genes))
         parents = genes[np.argsort(smooth, kind="stable")[:PARENTS]]
-        pool = self._pool(parents, max(POOL, 3 * count))
-        draws = self.model.draws(self._features(pool), 2 * count, self.rng)
+        pool = self._sample_pool(parents, max(POOL, 3 * count))
+        draws = self.model.sample_posterior(self._compute_features(pool), 2 * count, self.rng)
         ranked = np.argsort(draws, axis=1, kind="stable")[:, :TRIES]
         # every draw's first, then every draw's second ...
         order = list(dict.fromkeys(ranked.T.ravel().tolist()))
-        return self._fresh([pool[place].tolist() for place in order], count, known)
+        return self._collect_new([pool[place].tolist() for place in order], count, known)
 
-    def _kept(self) -> tuple[Vector, NDArray[np.float64]]:
+    def _select_model_points(self) -> tuple[Vector, NDArray[np.float64]]:
         """Losses, (n,), and genes, (n, genes), that the model learns from.
 
         Losses far above the best are cut off: how bad a bad network is says little about which good one is best.
         """
-        chosen = self.judged
-        if len(chosen) > KEPT:
-            best = {id(item) for item in sorted(chosen)[: KEPT // 2]}
-            latest = {id(item) for item in chosen[-KEPT // 2 :]}
+        chosen = self.results
+        if len(chosen) > MAX_MODEL_POINTS:
+            best = {id(item) for item in sorted(chosen)[: MAX_MODEL_POINTS // 2]}
+            latest = {id(item) for item in chosen[-MAX_MODEL_POINTS // 2 :]}
             chosen = [item for item in chosen if id(item) in best | latest]
         losses = np.maximum([loss for loss, _ in chosen], 1e-9)
         least, middle = losses.min(), np.median(losses)
         return np.minimum(losses, middle * (middle / least)), np.array([genes for _, genes in chosen])
 
-    def _features(self, genes: NDArray[np.float64]) -> Features:
+    def _compute_features(self, genes: NDArray[np.float64]) -> Features:
         """What the model sees of genomes (n, genes): the weights of the blend, and the shares about their mean.
 
         With the shares stand the decomposed layers.
@@ -180,9 +182,9 @@ class Surrogate:
             genes, np.cumsum([len(self.space.low), self.space.groups, self.space.layers]), axis=1
         )
         widths = shares - shares.mean(axis=1, keepdims=True)
-        return self.space.coordinates(blend), np.hstack([widths, FLIPPED * (transform > 0)])
+        return self.space.compute_coordinates(blend), np.hstack([widths, FLIP_DISTANCE * (transform > 0)])
 
-    def _pool(self, parents: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    def _sample_pool(self, parents: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Draws around the parents, (size, genes): blend and shares of one or of two of them, some genes changed."""
         rng, genes = self.rng, parents.shape[1]
         blend, layers = len(self.space.low), self.space.layers
@@ -199,16 +201,16 @@ class Surrogate:
         if layers:
             flipped = rng.random((size, layers)) < rng.choice(FLIPS, size=(size, 1)) / layers
             pool[:, -1 - layers : -1] *= np.where(flipped, -1, 1)
-        return np.clip(pool, *bounds(self.space))
+        return np.clip(pool, *compute_bounds(self.space))
 
-    def _fresh(self, vectors: Sequence[list[float]], count: int, known: set[str]) -> list[Candidate]:
+    def _collect_new(self, vectors: Sequence[list[float]], count: int, known: set[str]) -> list[Candidate]:
         found: dict[str, Candidate] = {}
         for vector in vectors:
             if len(found) == count:
                 break
-            genome = of_flat(self.space, vector)
+            genome = unflatten_genome(self.space, vector)
             cut = self.decode(genome)
-            digest = cut_digest(cut)
+            digest = compute_cut_digest(cut)
             if digest not in known:
                 found.setdefault(digest, Candidate(genome, cut, digest, EVOLVED))
         return list(found.values())

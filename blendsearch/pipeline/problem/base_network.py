@@ -8,8 +8,8 @@ from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import BlendsearchError, ModelError
 from blendsearch.fitness.device import Precision
 from blendsearch.fitness.training import train
-from blendsearch.pipeline.problem.costs import Report
-from blendsearch.pipeline.problem.from_config import schedule_of
+from blendsearch.pipeline.problem.costs import Reporter
+from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.sections import ScheduleConfig
 
 
@@ -20,36 +20,36 @@ def train_base(
     precision: Precision,
     device: torch.device,
     seed: int,
-    report: Report,
+    report: Reporter,
 ) -> None:
     """Train the dense network in place, telling `report` of each epoch."""
 
-    def progress(done: float, loss: float) -> None:
+    def report_progress(done: float, loss: float) -> None:
         report("training", {"done": done, "loss": loss})
 
-    train(model, splits, schedule_of(schedule), device, np.random.default_rng([seed, 0]), progress, precision)
+    train(model, splits, make_schedule(schedule), device, np.random.default_rng([seed, 0]), report_progress, precision)
 
 
-def input_shape(splits: Splits) -> tuple[int, int, int]:
+def get_input_shape(splits: Splits) -> tuple[int, int, int]:
     """(channels, height, width) of what the network takes."""
     height, width, channels = splits.train.shape
     return channels, height, width
 
 
-def outputs_of(model: nn.Module, splits: Splits) -> int:
+def count_outputs(model: nn.Module, splits: Splits) -> int:
     """How many classes the network tells apart. Raises ModelError where its output is not logits."""
     with torch.inference_mode():
-        output = model.eval()(torch.zeros(2, *input_shape(splits)))
+        output = model.eval()(torch.zeros(2, *get_input_shape(splits)))
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         what = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(f"the model's output is {what}, expected logits of shape (images, classes)")
     return int(output.shape[1])
 
 
-def tells_classes(model: nn.Module, splits: Splits) -> bool:
+def is_classifier(model: nn.Module, splits: Splits) -> bool:
     """Whether the network's outputs are logits of classes that the labels name."""
     try:
-        check_labels(splits, outputs_of(model, splits))
+        check_labels(splits, count_outputs(model, splits))
     except BlendsearchError:
         return False
     return True

@@ -8,59 +8,59 @@ import numpy as np
 import torch
 from torch import nn
 
-from blendsearch.blend.allocation import Widths, check_reachable, reachable
-from blendsearch.fitness.latency_benchmark import Conditions, latency_model
+from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ratios
+from blendsearch.fitness.latency_benchmark import BenchmarkSettings, build_latency_model
 from blendsearch.runs.config.schema import BudgetConfig, Config
-from blendsearch.runs.cost_files import _with
+from blendsearch.runs.cost_files import _add_cost
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import IndexMaps
 from blendsearch.structure.latency_model import LatencyModel
-from blendsearch.structure.peak_memory import peak_memory
+from blendsearch.structure.peak_memory import trace_peak_memory
 from blendsearch.structure.trace import Structure
 
-NOISY = 0.15
+NOISY_MARGIN = 0.15
 """A margin above this share is worth a warning."""
 
-Report = Callable[[str, Mapping[str, Any]], None]
+Reporter = Callable[[str, Mapping[str, Any]], None]
 
 
-def with_memory(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
+def add_memory_cost(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
     """The oracle of `structure` that also knows peak activation memory; `model` is on the CPU."""
-    return _with(structure.oracle, "memory", peak_memory(model, structure.maps, input_shape), structure.maps)
+    return _add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
 
 
-def with_latency(
+def add_latency_cost(
     model: nn.Module,
     maps: IndexMaps,
     oracle: CostOracle,
     allowed: Widths,
     config: Config,
     input_shape: tuple[int, int, int],
-    report: Report,
+    report: Reporter,
 ) -> CostOracle:
     """`oracle` that also knows latency, fitted on networks measured now, on the device that `model` is on."""
     asked = config.budget
-    where = conditions_text(model, asked)
+    where = describe_conditions(model, asked)
     report("measuring", {"cuts": asked.measured.cuts, "where": where})
-    spans = asked.spans()
+    spans = asked.get_spans()
 
-    def budget_at(target: float) -> dict[str, float]:
+    def interpolate_budget(target: float) -> dict[str, float]:
         return {name: low + (high - low) * target for name, (low, high) in spans.items()}
 
-    found = latency_model(
+    found = build_latency_model(
         model,
         maps,
         oracle,
         allowed,
-        budget_at,
-        conditions(asked, input_shape),
+        interpolate_budget,
+        make_conditions(asked, input_shape),
         asked.measured.cuts,
         np.random.default_rng([config.seed, 2]),
     )
-    whole = _with(oracle, "latency", found, maps)
-    least = reachable(whole, allowed)["latency"]
-    report("latency", {**latency_facts(found), "where": where, "reachable": least})
-    if found.margin > NOISY:
+    whole = _add_cost(oracle, "latency", found, maps)
+    least = compute_min_ratios(whole, allowed)["latency"]
+    report("latency", {**describe_latency_model(found), "where": where, "reachable": least})
+    if found.margin > NOISY_MARGIN:
         text = (
             f"latency was measured too unsteadily for a tight budget (cuts are charged {found.margin:.0%} extra): let "
             "the device do nothing else, or raise budget.measured.repeats, cuts or batch_size"
@@ -70,7 +70,7 @@ def with_latency(
     return whole
 
 
-def latency_facts(model: LatencyModel) -> dict[str, Any]:
+def describe_latency_model(model: LatencyModel) -> dict[str, Any]:
     """What a latency model states of itself: the dense milliseconds, its held-out errors and its margin as shares."""
     off = np.abs(model.errors)
     return {
@@ -82,17 +82,17 @@ def latency_facts(model: LatencyModel) -> dict[str, Any]:
     }
 
 
-def conditions_text(model: nn.Module, asked: BudgetConfig) -> str:
+def describe_conditions(model: nn.Module, budget: BudgetConfig) -> str:
     """Where and how latency is measured, for a person."""
     device = next(model.parameters()).device
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
     else:
         place = f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
-    return f"{place}, batch {asked.measured.batch_size}, {asked.measured.precision}"
+    return f"{place}, batch {budget.measured.batch_size}, {budget.measured.precision}"
 
 
-def conditions(asked: BudgetConfig, input_shape: tuple[int, int, int]) -> Conditions:
+def make_conditions(budget: BudgetConfig, input_shape: tuple[int, int, int]) -> BenchmarkSettings:
     """What the config asks latency to be measured under."""
-    how = asked.measured
-    return Conditions(input_shape, how.batch_size, how.precision, how.repeats)
+    how = budget.measured
+    return BenchmarkSettings(input_shape, how.batch_size, how.precision, how.repeats)

@@ -5,11 +5,11 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.allocation import Widths, widths
-from blendsearch.blend.allocation_rules import Fixed, given, ranked, uniform
+from blendsearch.blend.allocation import Widths, make_widths
+from blendsearch.blend.allocation_rules import AllocationRule, make_constant_rule, make_global_rule, make_uniform_rule
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.group_space import GroupSpace, space_of
-from blendsearch.blend.network_space import NetworkSpace, network_space_of
+from blendsearch.blend.group_space import GroupSpace, make_group_space
+from blendsearch.blend.network_space import NetworkSpace, make_network_space
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
 from blendsearch.fitness.training import Schedule
@@ -18,34 +18,36 @@ from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.structure.trace import Structure
 
 
-def space_for(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
+def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
     """The genomes that the config's method searches among."""
     if config.method == "cfbs":
-        return space_of(table, clusters, means=False)
+        return make_group_space(table, clusters, means=False)
     if config.search.blend == "group":
-        return space_of(table, clusters)
-    return network_space_of(table, clusters, deviations=config.search.deviations)
+        return make_group_space(table, clusters)
+    return make_network_space(table, clusters, deviations=config.search.deviations)
 
 
-def allowed_widths(config: Config, structure: Structure) -> Widths:
+def compute_allowed_widths(config: Config, structure: Structure) -> Widths:
     """The widths that the budget lets each group have."""
     budget = config.budget
-    return widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
+    return make_widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
 
 
-def fixed_widths(config: Config, structure: Structure, allowed: Widths, table: ScoreTable) -> Fixed | None:
+def make_fixed_widths(
+    config: Config, structure: Structure, allowed: Widths, table: ScoreTable
+) -> AllocationRule | None:
     """The allocation that needs nothing but scores and costs; those that are measured come later (search.measured)."""
-    counts = given_widths(config.budget.keep, structure, allowed)
+    counts = resolve_user_widths(config.budget.keep, structure, allowed)
     if counts is not None:
-        return given(counts)
+        return make_constant_rule(counts)
     if config.allocation == "uniform":
-        return uniform(allowed)
+        return make_uniform_rule(allowed)
     if config.allocation == "global":
-        return ranked(table, structure.oracle, allowed, config.allocating.criterion)
+        return make_global_rule(table, structure.oracle, allowed, config.allocating.criterion)
     return None
 
 
-def given_widths(
+def resolve_user_widths(
     keep: float | dict[str, float] | None, structure: Structure, allowed: Widths
 ) -> NDArray[np.int64] | None:
     """The channels kept per group where the config gives them. Raises ConfigError for a pattern that names no group."""
@@ -57,9 +59,9 @@ def given_widths(
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(f"budget.keep: no group is called {pattern!r}: groups are {', '.join(names)}")
     ratios = [next((patterns[item] for item in patterns if fnmatchcase(name, item)), 1.0) for name in names]
-    return allowed.rounded(np.array(ratios) * allowed.sizes)
+    return allowed.round(np.array(ratios) * allowed.sizes)
 
 
-def schedule_of(config: ScheduleConfig) -> Schedule:
+def make_schedule(config: ScheduleConfig) -> Schedule:
     """What `train` follows."""
     return Schedule(**config.model_dump())

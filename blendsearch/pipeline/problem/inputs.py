@@ -12,35 +12,35 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from blendsearch.data.splits import DataSpec, Splits, load_splits
-from blendsearch.data.user_data import Handed, handed_splits
+from blendsearch.data.user_data import UserData, load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError
-from blendsearch.runs.config.schema import IN_PYTHON, Config
+from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
-from blendsearch.task import CLASSES, Task
+from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.zoo.factory import build_model
 from blendsearch.zoo.weights import load_weights
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class UserInputs:
     """What a search is handed as Python objects, where its config does not name it. A given network is not changed."""
 
     model: nn.Module | None = None
-    data: Handed | None = None
-    task: Task = CLASSES
+    data: UserData | None = None
+    task: Task = CLASSIFICATION
 
 
-BY_NAME = Given()
+NO_USER_INPUTS = UserInputs()
 """Everything stands in the config."""
 
 
-def splits_of(config: Config, given: Given = BY_NAME) -> Splits:
+def build_splits(config: Config, inputs: UserInputs = NO_USER_INPUTS) -> Splits:
     """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
     seed = config.seed if config.data.split_seed is None else config.data.split_seed
     spec = DataSpec(**config.data.model_dump(exclude={"split_seed"}))
-    if given.data is not None:
-        splits = handed_splits(given.data, given.task, spec, seed)
-    elif _data_in_python(config):
+    if inputs.data is not None:
+        splits = load_user_splits(inputs.data, inputs.task, spec, seed)
+    elif _has_python_data(config):
         raise ConfigError(
             f"data.dataset {config.data.dataset} stands for data in Python: call blendsearch.search(model, data)"
         )
@@ -54,13 +54,15 @@ def splits_of(config: Config, given: Given = BY_NAME) -> Splits:
     return splits
 
 
-def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None, given: Given = BY_NAME) -> nn.Module:
+def build_dense_network(
+    config: Config, dense: Mapping[str, NDArray[Any]] | None = None, inputs: UserInputs = NO_USER_INPUTS
+) -> nn.Module:
     """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
-    if given.model is not None:
-        model = _copied(given.model)
+    if inputs.model is not None:
+        model = _copy_network(inputs.model)
     else:
         torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
-        model = build_model(*_factory(config))
+        model = build_model(*_get_factory(config))
         _check(model)
     if dense is not None:
         try:
@@ -74,28 +76,30 @@ def network_of(config: Config, dense: Mapping[str, NDArray[Any]] | None = None, 
     return model
 
 
-def check_given(run: Run, given: Given) -> None:
+def check_user_inputs(run: Run, inputs: UserInputs) -> None:
     """Raise RunError where `run` lives on what was handed over in Python and is not handed over again."""
     missing = []
-    if in_python(run.config) and given.model is None:
+    if is_in_python(run.config) and inputs.model is None:
         missing.append("model=")
-    if _data_in_python(run.config) and given.data is None:
+    if _has_python_data(run.config) and inputs.data is None:
         missing.append("data=")
     asked = run.structure.get("task", {})
-    missing += [f"{name}={called}" for name, called in asked.items() if given.task.names().get(name) is None]
+    missing += [
+        f"{name}={called}" for name, called in asked.items() if inputs.task.get_function_names().get(name) is None
+    ]
     if missing:
         raise RunError(
             f"run {run.name!r} was searched in Python, where its network and data are: go on there with "
             f"blendsearch.resume({run.name!r}, {', '.join(missing)}), or blendsearch.open(...) of the same"
         )
-    surplus = given.task.names().keys() - asked.keys()
+    surplus = inputs.task.get_function_names().keys() - asked.keys()
     if surplus:
         raise RunError(f"run {run.name!r} was searched without {min(surplus)}=: leave it out, or search anew")
 
 
 def check_task(config: Config, task: Task) -> None:
     """Raise ConfigError for what a person's own loss or judgement cannot serve."""
-    if not task.names():
+    if not task.get_function_names():
         return
     if config.fitness.against == "dense":
         raise ConfigError("fitness.against dense compares logits, and this search has a loss of its own: leave it out")
@@ -103,40 +107,40 @@ def check_task(config: Config, task: Task) -> None:
         raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
     if task.evaluate is not None and config.promote.share and config.promote.images == "unused":
         raise ConfigError("promote.images unused: evaluate= sees no validation images to leave out; leave it out")
-    if config.finals.picks and not task.tests:
+    if config.finals.picks and not task.is_testable:
         raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
 
 
-def check_trains(config: Config, task: Task) -> None:
+def check_trainable(config: Config, task: Task) -> None:
     """Raise ConfigError where networks are to be fine-tuned and there is no loss to do it by."""
     measured = {config.allocation, config.method, *config.search.seeds} & {"derived", "tailored"}
     promoted = config.promote.share and config.promote.fidelity == "tuned"
     tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.picks
-    if not task.trains and (tuned or measured):
+    if not task.is_trainable and (tuned or measured):
         raise ConfigError(
             "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
             "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
         )
 
 
-def in_python(config: Config) -> bool:
+def is_in_python(config: Config) -> bool:
     """Whether the config's network is one that was handed over."""
-    return config.model.factory.startswith(f"{IN_PYTHON}:")
+    return config.model.factory.startswith(f"{PYTHON_PREFIX}:")
 
 
-def _data_in_python(config: Config) -> bool:
-    return config.data.dataset.startswith(f"{IN_PYTHON}:")
+def _has_python_data(config: Config) -> bool:
+    return config.data.dataset.startswith(f"{PYTHON_PREFIX}:")
 
 
-def _factory(config: Config) -> tuple[str, Mapping[str, Any]]:
-    if in_python(config):
+def _get_factory(config: Config) -> tuple[str, Mapping[str, Any]]:
+    if is_in_python(config):
         raise ConfigError(
             f"model.factory {config.model.factory} stands for a network in Python: call blendsearch.search(model, data)"
         )
     return config.model.factory, config.model.arguments
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
+def unwrap_compiled(model: nn.Module) -> nn.Module:
     """What ``torch.compile`` wraps, and any other module itself: compiled code cannot be followed, nor cut."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model
@@ -161,8 +165,8 @@ def _check(model: nn.Module) -> None:
             raise ModelError(f"{called} holds NaN or infinity in {name}: take its weights from before that")
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    model = uncompiled(model)
+def _copy_network(model: nn.Module) -> nn.Module:
+    model = unwrap_compiled(model)
     _check(model)
     try:
         copied = copy.deepcopy(model).cpu()

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 from blendsearch.data.splits import Splits
 from blendsearch.errors import ModelError, RunError
-from blendsearch.fitness.evaluator import request
-from blendsearch.fitness.latency_benchmark import Conditions, measured
-from blendsearch.pipeline.problem.costs import conditions_text
-from blendsearch.pipeline.problem.inputs import in_python
-from blendsearch.pipeline.problem.problem import Setting
-from blendsearch.results.export.formats import Written, check_formats, write_format
-from blendsearch.results.export.model_card import model_card
-from blendsearch.results.network import decomposed, layers_of
-from blendsearch.results.summary import final_of, pick, tells_error
+from blendsearch.fitness.evaluator import make_request
+from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
+from blendsearch.pipeline.problem.costs import describe_conditions
+from blendsearch.pipeline.problem.inputs import is_in_python
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.results.export.formats import WrittenFile, check_formats, write_format
+from blendsearch.results.export.model_card import render_model_card
+from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
+from blendsearch.results.summary import has_accuracy, select_final, select_network
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
-from blendsearch.structure.depthwise import halves
-from blendsearch.structure.groups import Cut, unpacked
-from blendsearch.structure.surgery import narrow, rehung
+from blendsearch.structure.depthwise import make_depthwise_pair
+from blendsearch.structure.groups import Cut, unpack_cut
+from blendsearch.structure.surgery import copy_with_tensors, narrow
 from blendsearch.zoo.factory import build_model
 
 FORMAT = 2
@@ -39,7 +39,7 @@ WEIGHTS, DESCRIPTION, CARD = "weights.safetensors", "network.json", "README.md"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """Where a network was written, and what was measured on the module read back from there.
 
     Attributes
@@ -61,15 +61,15 @@ class Exported:
     val_accuracy: float | None
     checked: bool
     latency: dict[str, Any] | None
-    files: tuple[Written, ...]
+    files: tuple[WrittenFile, ...]
     dense_bytes: int
 
-    def facts(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "folder": str(self.folder), "files": [asdict(item) for item in self.files]}
 
 
-def export(run: Run, setting: Setting, what: str, folder: Path, formats: Sequence[str] = ()) -> Exported:
+def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Sequence[str] = ()) -> ExportResult:
     """Write the network that `what` names (``best``, ``knee`` or an id) to `folder`, which must be new or empty.
 
     The network is cut and recovered as it was for its evaluation, written, loaded back and judged again: what the front
@@ -77,54 +77,54 @@ def export(run: Run, setting: Setting, what: str, folder: Path, formats: Sequenc
     ``pt2`` and ``onnx``. The folder is there whole or not at all. Raises RunError when the loss differs, or a format
     cannot be written or gives other outputs.
     """
-    row = pick(run, what)
+    row = select_network(run, selector)
     check_folder(folder)
     check_formats(formats)
-    module, row = module_of(run, setting, row)
-    cut = unpacked(row.cut, setting.structure.maps.channels)
-    facts = _description(run, row, setting)
-    facts["latency"] = _latency(setting, cut, facts["input"]["shape"])
-    with _whole(folder) as draft:
-        found = _write(draft, _tensors(module), facts)
-        if in_python(run.config):
-            loaded = load(draft, model=setting.model)
+    module, row = rebuild_network(run, problem, row)
+    cut = unpack_cut(row.cut, problem.structure.maps.channels)
+    facts = _describe_export(run, row, problem)
+    facts["latency"] = _measure_latency(problem, cut, facts["input"]["shape"])
+    with _open_draft_folder(folder) as draft:
+        found = _write(draft, _collect_tensors(module), facts)
+        if is_in_python(run.config):
+            loaded = load(draft, model=problem.model)
         else:
             loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
         found += [write_format(loaded, facts["input"]["shape"], draft / f"network.{name}") for name in formats]
-        judged = setting.evaluator.judge(loaded.to(setting.evaluator.device), "val", row.seed)
+        judged = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
         if not abs(judged.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(judged.loss)):
             raise RunError(
                 f"network {row.id} gives validation loss {judged.loss:.4f} after export, {row.loss:.4f} in the search: "
                 "export on the device and with the versions it was searched with"
             )
-        found.append(_card(run, row, facts, found, draft))
-    accuracy = 1 - judged.error if tells_error(run) else None
-    return _exported(run, row, folder, facts, found, judged.loss, accuracy, True)
+        found.append(_write_card(run, row, facts, found, draft))
+    accuracy = 1 - judged.error if has_accuracy(run) else None
+    return _make_result(run, row, folder, facts, found, judged.loss, accuracy, True)
 
 
-def export_kept(run: Run, what: str, folder: Path) -> Exported:
+def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult:
     """Write a network of a run that lives in Python from the weights that the run keeps of it, without the network.
 
     Nothing is judged or measured. Raises RunError where the run keeps no weights of this one.
     """
-    row = pick(run, what)
+    row = select_network(run, selector)
     check_folder(folder)
-    final = final_of(run, row)
+    final = select_final(run, row)
     repeat = None if final is None else final.repeat
     if final is not None:
         row = row._replace(fidelity="final", loss=final.loss, error=final.error)
-    if not run.keeps_weights(row.digest, repeat):
+    if not run.has_weights(row.digest, repeat):
         raise RunError(
             f"run {run.name!r} keeps no weights of network {row.id}, only of those on its front once it has finished: "
             f"export it in Python, blendsearch.open({run.name!r}, model=, data=).network({row.id}).export(folder)"
         )
-    tensors = {name: torch.from_numpy(array) for name, array in run.kept_weights(row.digest, repeat).items()}
-    facts = _description(run, row, None)
-    with _whole(folder) as draft:
+    tensors = {name: torch.from_numpy(array) for name, array in run.read_weights(row.digest, repeat).items()}
+    facts = _describe_export(run, row, None)
+    with _open_draft_folder(folder) as draft:
         found = _write(draft, tensors, facts)
-        found.append(_card(run, row, facts, found, draft))
-    accuracy = 1 - (row.error or 0.0) if tells_error(run) else None
-    return _exported(run, row, folder, facts, found, row.loss or 0.0, accuracy, False)
+        found.append(_write_card(run, row, facts, found, draft))
+    accuracy = 1 - (row.error or 0.0) if has_accuracy(run) else None
+    return _make_result(run, row, folder, facts, found, row.loss or 0.0, accuracy, False)
 
 
 def check_folder(folder: Path) -> None:
@@ -133,32 +133,32 @@ def check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is not empty: export to a new folder")
 
 
-def _write(draft: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> list[Written]:
+def _write(draft: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> list[WrittenFile]:
     from safetensors.torch import save_file
 
     save_file(tensors, draft / WEIGHTS)
     write_atomically(draft / DESCRIPTION, json.dumps(facts, indent=1))
-    return [Written(name, (draft / name).stat().st_size) for name in (WEIGHTS, DESCRIPTION)]
+    return [WrittenFile(name, (draft / name).stat().st_size) for name in (WEIGHTS, DESCRIPTION)]
 
 
-def _card(run: Run, row: Evaluation, facts: dict[str, Any], found: list[Written], draft: Path) -> Written:
-    text = model_card(run, str(row.id), facts, [asdict(item) for item in found])
+def _write_card(run: Run, row: Evaluation, facts: dict[str, Any], files: list[WrittenFile], draft: Path) -> WrittenFile:
+    text = render_model_card(run, str(row.id), facts, [asdict(item) for item in files])
     write_atomically(draft / CARD, text)
-    return Written(CARD, len(text.encode("utf-8")))
+    return WrittenFile(CARD, len(text.encode("utf-8")))
 
 
-def _exported(
+def _make_result(
     run: Run,
     row: Evaluation,
     folder: Path,
     facts: dict[str, Any],
-    files: list[Written],
+    files: list[WrittenFile],
     loss: float,
     accuracy: float | None,
     checked: bool,
-) -> Exported:
+) -> ExportResult:
     dense = run.structure["dense"]
-    return Exported(
+    return ExportResult(
         folder,
         row.id,
         row.macs,
@@ -176,7 +176,7 @@ def _exported(
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
+def _open_draft_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to, which becomes `folder` at the end; on any failure nothing is left of it."""
     from safetensors import SafetensorError
 
@@ -192,29 +192,29 @@ def _whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _latency(setting: Setting, cut: Cut, shape: list[int]) -> dict[str, Any]:
+def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> dict[str, Any]:
     """What one pass takes on this device, the dense network's and the cut one's in turns."""
-    how = setting.config.budget.measured
+    how = problem.config.budget.measured
     channels, height, width = shape
-    conditions = Conditions((channels, height, width), how.batch_size, how.precision, how.repeats)
-    dense, pruned = measured(setting.model, setting.structure.maps, [cut], conditions)[0]
-    where = conditions_text(setting.model, setting.config.budget)
+    conditions = BenchmarkSettings((channels, height, width), how.batch_size, how.precision, how.repeats)
+    dense, pruned = measure_latencies(problem.model, problem.structure.maps, [cut], conditions)[0]
+    where = describe_conditions(problem.model, problem.config.budget)
     return {"dense_ms": 1e3 * float(dense), "pruned_ms": 1e3 * float(pruned), "where": where}
 
 
-def module_of(run: Run, setting: Setting, row: Evaluation) -> tuple[nn.Module, Evaluation]:
+def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Module, Evaluation]:
     """The network of `row`, cut and recovered as it was judged, on the CPU; and the row.
 
     After a long fine-tune it is the fine-tuned network, and so is what the row says.
     """
-    cut = unpacked(row.cut, setting.structure.maps.channels)
-    final = final_of(run, row)
+    cut = unpack_cut(row.cut, problem.structure.maps.channels)
+    final = select_final(run, row)
     if final is None:
-        module = setting.evaluator.network(request(cut, row.fidelity, run.config.seed)).cpu()
+        module = problem.evaluator.build_network(make_request(cut, row.fidelity, run.config.seed)).cpu()
         # in the layout that a person expects, not the one that was fastest to judge
         return module.to(memory_format=torch.contiguous_format), row
-    module = narrow(setting.model, setting.structure.maps, cut).cpu()
-    weights = run.kept_weights(final.digest, final.repeat)
+    module = narrow(problem.model, problem.structure.maps, cut).cpu()
+    weights = run.read_weights(final.digest, final.repeat)
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name in weights:  # a buffer that is not part of the state is as the cut made it
@@ -259,7 +259,7 @@ def load(
         dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
     try:
         for name in facts.get("decomposed", []):
-            dense.set_submodule(name, halves(dense.get_submodule(name)))
+            dense.set_submodule(name, make_depthwise_pair(dense.get_submodule(name)))
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(
             f"the network in {folder} does not fit {facts['factory']!r}: a layer that is said to be decomposed is no "
@@ -267,7 +267,7 @@ def load(
         ) from error
     names = {id(tensor): name for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]}
 
-    def stored(tensor: Tensor) -> Tensor:
+    def get_stored_tensor(tensor: Tensor) -> Tensor:
         name = names[id(tensor)]
         if name not in tensors or tensors[name].ndim != tensor.ndim or tensors[name].dtype != tensor.dtype:
             raise ModelError(
@@ -278,17 +278,20 @@ def load(
     surplus = tensors.keys() - set(names.values())
     if surplus:
         raise ModelError(f"the network in {folder} does not fit {facts['factory']!r}: it has no {min(surplus)}")
-    return rehung(dense, stored).eval()
+    return copy_with_tensors(dense, get_stored_tensor).eval()
 
 
-def _description(run: Run, row: Evaluation, setting: Setting | None) -> dict[str, Any]:
+def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> dict[str, Any]:
     groups = run.structure["groups"]
     ends = np.cumsum([group["channels"] for group in groups])
-    cut, layers = unpacked(row.cut, int(ends[-1]) + len(layers_of(run))), decomposed(run, row)
+    cut, layers = (
+        unpack_cut(row.cut, int(ends[-1]) + len(list_decomposable_layers(run))),
+        list_decomposed_layers(run, row),
+    )
     parts = np.split(cut[: ends[-1]], ends[:-1])
     kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
-    taken = run.structure.get("input") or _splits(setting).input_facts()
-    told = row.error is not None and tells_error(run)
+    taken = run.structure.get("input") or _require_splits(problem).describe_input()
+    told = row.error is not None and has_accuracy(run)
     return {
         "format": FORMAT if layers else 1,
         "factory": run.config.model.factory,
@@ -308,12 +311,12 @@ def _description(run: Run, row: Evaluation, setting: Setting | None) -> dict[str
     }
 
 
-def _splits(setting: Setting | None) -> Splits:
-    assert setting is not None  # a run that lives in Python states its input
-    return setting.splits
+def _require_splits(problem: Problem | None) -> Splits:
+    assert problem is not None  # a run that lives in Python states its input
+    return problem.splits
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def _collect_tensors(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, those not in the state dict too: the narrow network needs its own."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: tensor.detach().contiguous() for name, tensor in named}

@@ -22,14 +22,14 @@ from blendsearch.errors import RunError
 TOLERANCE = 1e-3
 """Largest allowed difference between outputs, in units of their spread: float32 in another order of summing."""
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-IMAGES = 3
+IMAGE_COUNT = 3
 """Random images that the outputs are compared on; the files take any number."""
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """A file of an export; `difference` is the largest from the module's outputs, in units of their spread."""
 
     name: str
@@ -40,23 +40,23 @@ class Written:
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raise RunError where one of `formats`, ``pt2`` or ``onnx``, cannot be written here."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if "onnx" in formats and missing:
         raise RunError(f"ONNX needs {', '.join(missing)}: install blendsearch[onnx]")
 
 
-def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> Written:
+def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> WrittenFile:
     """Write `module`, in evaluation mode on the CPU, to `path`, whose suffix says how: ``.pt2`` or ``.onnx``.
 
     `shape` is that of one image; the number of images is left open where the network lets it. Raises RunError when the
     network cannot be written so, or what was written gives other outputs.
     """
-    images = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(0))
-    write = {".pt2": _pt2, ".onnx": _onnx}[path.suffix]
+    images = torch.randn(IMAGE_COUNT, *shape, generator=torch.Generator().manual_seed(0))
+    write = {".pt2": _export_pt2, ".onnx": _export_onnx}[path.suffix]
     with torch.no_grad():
-        wanted = _leaves(module(images))
+        wanted = _flatten_outputs(module(images))
     try:
-        with _quiet(), torch.no_grad():
+        with _silence_exporters(), torch.no_grad():
             found = write(module, images, path)(images)
     except OSError:
         raise
@@ -65,32 +65,32 @@ def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> Written
         raise RunError(
             f"the network cannot be written as {path.suffix[1:]}: {type(error).__name__}: {reason.strip()[:200]}"
         ) from error
-    difference = max(map(_apart, wanted, found), default=0.0)
+    difference = max(map(_compute_difference, wanted, found), default=0.0)
     if len(wanted) != len(found) or not difference <= TOLERANCE:
         raise RunError(
             f"{path.name} gives other outputs than the network: they differ by {difference:.2g} of their spread, "
             f"allowed is {TOLERANCE:g}"
         )
-    return Written(path.name, path.stat().st_size, difference, TOLERANCE)
+    return WrittenFile(path.name, path.stat().st_size, difference, TOLERANCE)
 
 
 Forward = Callable[[Tensor], list[Tensor]]
 
 
-def _pt2(module: nn.Module, images: Tensor, path: Path) -> Forward:
-    program = torch.export.export(module, (images,), dynamic_shapes=_any_number(module))
+def _export_pt2(module: nn.Module, images: Tensor, path: Path) -> Forward:
+    program = torch.export.export(module, (images,), dynamic_shapes=_make_dynamic_shapes(module))
     torch.export.save(program, path)
     again = torch.export.load(path).module()
-    return lambda x: _leaves(again(x))
+    return lambda x: _flatten_outputs(again(x))
 
 
-def _onnx(module: nn.Module, images: Tensor, path: Path) -> Forward:
+def _export_onnx(module: nn.Module, images: Tensor, path: Path) -> Forward:
     torch.onnx.export(
         module,
         (images,),
         path,
         dynamo=True,
-        dynamic_shapes=_any_number(module),
+        dynamic_shapes=_make_dynamic_shapes(module),
         external_data=False,  # or a second file would hold the weights
         input_names=["images"],
         verbose=False,
@@ -102,26 +102,26 @@ def _onnx(module: nn.Module, images: Tensor, path: Path) -> Forward:
     return lambda x: [torch.from_numpy(array) for array in session.run(None, {name: x.numpy()})]
 
 
-def _any_number(module: nn.Module) -> tuple[dict[int, Any], ...]:
+def _make_dynamic_shapes(module: nn.Module) -> tuple[dict[int, Any], ...]:
     # AUTO: a network that only takes one number of images is written for that
     return ({0: torch.export.Dim.AUTO},)
 
 
-def _leaves(output: Any) -> list[Tensor]:
+def _flatten_outputs(output: Any) -> list[Tensor]:
     from torch.utils._pytree import tree_leaves
 
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
-def _apart(wanted: Tensor, found: Tensor) -> float:
-    if wanted.shape != found.shape:
+def _compute_difference(expected: Tensor, actual: Tensor) -> float:
+    if expected.shape != actual.shape:
         return float("inf")
-    spread = float(wanted.std()) or 1.0
-    return float((wanted - found).abs().max()) / spread
+    spread = float(expected.std()) or 1.0
+    return float((expected - actual).abs().max()) / spread
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_exporters() -> Iterator[None]:
     """Inside, exporters keep their progress and their advice to themselves."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

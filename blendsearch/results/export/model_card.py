@@ -4,20 +4,20 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blendsearch.pipeline.problem.inputs import in_python
-from blendsearch.results.formatting import budget_text
-from blendsearch.results.network import candidate, trained
-from blendsearch.results.summary import summary, tells_error
+from blendsearch.pipeline.problem.inputs import is_in_python
+from blendsearch.results.formatting import format_budget
+from blendsearch.results.network import describe_network, describe_training
+from blendsearch.results.summary import has_accuracy, summarize_run
 from blendsearch.runs.run import Run
 
-HEARD = 6
+MAX_CRITERIA = 6
 """Criteria of a blend that are named, the loudest first."""
 
 
-def model_card(run: Run, what: str, facts: Mapping[str, Any], sizes: Sequence[Mapping[str, Any]]) -> str:
+def render_model_card(run: Run, selector: str, facts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
     """The card of network `what`; `facts` is its ``network.json``, `sizes` its files, as `formats.Written` has them."""
-    network = candidate(run, what)
-    numbers = summary(run)
+    network = describe_network(run, selector)
+    numbers = summarize_run(run)
     dense = numbers["dense"][0] if numbers["dense"] else {}
     final = next((row for row in numbers["finals"] if row["id"] == network["id"]), None)
     title = run.config.model.title
@@ -27,33 +27,35 @@ def model_card(run: Run, what: str, facts: Mapping[str, Any], sizes: Sequence[Ma
         f"# {title}, pruned: {share}",
         f"A network of fewer channels, cut out of a trained {title} by blendsearch "
         f"{run.provenance['packages']['blendsearch']}: network {network['id']} of run `{run.name}`, which searched for "
-        f"{budget_text(run).replace(chr(160), ' ')} among {run.config.search.evaluations} candidates. Its origin: "
+        f"{format_budget(run).replace(chr(160), ' ')} among {run.config.search.evaluations} candidates. Its origin: "
         f"{network['origin'].split(' = ')[0]}.",
         "## How good it is",
-        _goodness(run, network, dense, final),
+        _format_metrics(run, network, dense, final),
         "## What it costs",
-        _costs(network, facts.get("latency")),
+        _format_costs(network, facts.get("latency")),
         "## How to load it",
-        _loading(run),
-        _files(sizes),
-        _input(facts["input"]),
+        _format_loading(run),
+        _format_files(files),
+        _format_input(facts["input"]),
         "## Data",
         f"{run.structure['splits']} Validation images chose this network; test images, where there are figures of "
         "them, were looked at once, afterwards.",
         "## How it was cut",
-        _cut(network),
+        _format_groups(network),
         "## Where it came from",
-        _provenance(run, network),
+        _format_provenance(run, network),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _goodness(run: Run, network: Mapping[str, Any], dense: Mapping[str, Any], final: Mapping[str, Any] | None) -> str:
+def _format_metrics(
+    run: Run, network: Mapping[str, Any], dense: Mapping[str, Any], final: Mapping[str, Any] | None
+) -> str:
     rows = [("this network, as the search judged it", network), ("the dense network", dense)]
     if final is not None:
-        rows.insert(0, (f"this network, {trained(run)}: these weights", final))
+        rows.insert(0, (f"this network, {describe_training(run)}: these weights", final))
     columns = [("validation loss", "val_loss", ".4f")]
-    if tells_error(run):
+    if has_accuracy(run):
         columns += [("validation accuracy", "val_accuracy", ".2%"), ("test accuracy", "test_accuracy", ".2%")]
     further = list(network.get("further", {}))
     cells = [
@@ -68,10 +70,10 @@ def _goodness(run: Run, network: Mapping[str, Any], dense: Mapping[str, Any], fi
     judge = run.structure.get("task", {}).get("evaluate")
     by = f" Judged by the searcher's own function `{judge}`." if judge else ""
     fidelity = f"Judged {network['fidelity']}, by {run.config.fitness.precision} arithmetic.{by}{seeds}"
-    return f"{_table(['', *(title for title, *_ in columns), *further], cells)}\n\n{fidelity}"
+    return f"{_format_table(['', *(title for title, *_ in columns), *further], cells)}\n\n{fidelity}"
 
 
-def _costs(network: Mapping[str, Any], latency: Mapping[str, Any] | None) -> str:
+def _format_costs(network: Mapping[str, Any], latency: Mapping[str, Any] | None) -> str:
     dense = network["dense"]
     cells = [
         [
@@ -89,11 +91,11 @@ def _costs(network: Mapping[str, Any], latency: Mapping[str, Any] | None) -> str
         pruned, whole = latency["pruned_ms"], latency["dense_ms"]
         cells.append(["milliseconds a pass", f"{pruned:.3f}", f"{whole:.3f}", f"{pruned / whole:.2%}"])
         after = f"\n\nTime was measured on {latency['where']}, in turns with the dense network, medians."
-    return _table(["", "this network", "dense", "share"], cells) + after
+    return _format_table(["", "this network", "dense", "share"], cells) + after
 
 
-def _loading(run: Run) -> str:
-    if in_python(run.config):
+def _format_loading(run: Run) -> str:
+    if is_in_python(run.config):
         kind = run.config.model.factory.rpartition(":")[2]
         call = f"module = blendsearch.load(folder, model=dense)  # dense: the {kind} it was cut from, any weights"
     elif ":" in run.config.model.factory and not run.config.model.factory.startswith("torchvision:"):
@@ -104,9 +106,9 @@ def _loading(run: Run) -> str:
     return f"```python\nimport blendsearch\n\n{call}\n```"
 
 
-def _files(sizes: Sequence[Mapping[str, Any]]) -> str:
+def _format_files(files: Sequence[Mapping[str, Any]]) -> str:
     lines = []
-    for item in sizes:
+    for item in files:
         checked = ""
         if item.get("difference") is not None:
             checked = (
@@ -117,20 +119,20 @@ def _files(sizes: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _input(taken: Mapping[str, Any]) -> str:
-    shape = " x ".join(map(str, taken["shape"]))
-    if taken["mean"] is None:
+def _format_input(spec: Mapping[str, Any]) -> str:
+    shape = " x ".join(map(str, spec["shape"]))
+    if spec["mean"] is None:
         return f"It takes float32 images of shape {shape}, as the searcher's own transform makes them."
-    mean, std = (", ".join(f"{value:.4f}" for value in taken[name]) for name in ("mean", "std"))
+    mean, std = (", ".join(f"{value:.4f}" for value in spec[name]) for name in ("mean", "std"))
     return (
         f"It takes float32 images of shape {shape}: pixels scaled to [0, 1], less the mean ({mean}), divided by the "
         f"standard deviation ({std})."
     )
 
 
-def _cut(network: Mapping[str, Any]) -> str:
+def _format_groups(network: Mapping[str, Any]) -> str:
     groups = network["groups"]
-    blends = [_blend(group) for group in groups]
+    blends = [_format_blend(group) for group in groups]
     alike = len(set(blends)) == 1
     rows = [
         [f"`{group['group']}`", f"{group['kept']} of {group['channels']}"] + ([] if alike else [blend])
@@ -139,18 +141,18 @@ def _cut(network: Mapping[str, Any]) -> str:
     before = f"Channels were ranked by a blend of criteria: {blends[0]}.\n\n" if alike and blends[0] else ""
     pairs = network.get("decomposed") or []
     after = f"\n\nA depthwise and a pointwise convolution in place of one: {', '.join(pairs)}." if pairs else ""
-    return before + _table(["group", "channels kept"] + ([] if alike else ["whose say"]), rows) + after
+    return before + _format_table(["group", "channels kept"] + ([] if alike else ["whose say"]), rows) + after
 
 
-def _blend(group: Mapping[str, Any]) -> str:
+def _format_blend(group: Mapping[str, Any]) -> str:
     if "log_alpha" in group:
         return f"LeGR's ranking, log alpha {group['log_alpha']:+.2f}, beta {group['beta']:+.2f}"
     heard = [item for item in group["blend"] or [] if item["part"] >= 0.005]
-    named = [f"{item['criterion']} {item['part']:.0%}" for item in heard[:HEARD]]
-    return ", ".join(named) + (f", {len(heard) - HEARD} more" if len(heard) > HEARD else "")
+    named = [f"{item['criterion']} {item['part']:.0%}" for item in heard[:MAX_CRITERIA]]
+    return ", ".join(named) + (f", {len(heard) - MAX_CRITERIA} more" if len(heard) > MAX_CRITERIA else "")
 
 
-def _provenance(run: Run, network: Mapping[str, Any]) -> str:
+def _format_provenance(run: Run, network: Mapping[str, Any]) -> str:
     origin = run.provenance
     packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items())
     lines = [
@@ -165,8 +167,8 @@ def _provenance(run: Run, network: Mapping[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
+def _format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def format_row(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    return "\n".join([line(titles), line(["---"] * len(titles)), *map(line, rows)])
+    return "\n".join([format_row(titles), format_row(["---"] * len(titles)), *map(format_row, rows)])

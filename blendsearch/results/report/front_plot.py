@@ -11,31 +11,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from blendsearch.errors import RunError
-from blendsearch.results.history import ORDER, Course, by_kind, called, course, highest
-from blendsearch.results.report.output_file import written
-from blendsearch.results.summary import tells_error
+from blendsearch.results.history import (
+    BASELINE_KINDS,
+    SearchHistory,
+    choose_error_limit,
+    format_network_name,
+    group_baselines,
+    read_history,
+)
+from blendsearch.results.report.output_file import open_draft
+from blendsearch.results.summary import has_accuracy
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
-GREY, INK = "#8a8a8a", "#1a1a1a"
+GREY, INK_COLOR = "#8a8a8a", "#1a1a1a"
 """Okabe and Ito's colours, which the colour-blind can tell apart; shapes differ too."""
 
-LOOKS = dict(
+BASELINE_STYLES = dict(
     zip(
-        ORDER,
+        BASELINE_KINDS,
         ((VERMILLION, "D", "--"), (ORANGE, "s", ":"), (GREEN, "^", "-."), (PURPLE, "X", (0, (1, 1, 5, 1)))),
         strict=True,
     )
 )
 """Of every kind of baseline: colour, shape, and dashes where it is a line."""
-OTHER = PURPLE, "X", "-."
+OTHER_STYLE = PURPLE, "X", "-."
 
 
 def draw_front(run: Run, path: Path) -> None:
     """Write the picture to `path`, whose suffix decides the format. Raises RunError when there is nothing to draw."""
-    found = course(run)
-    if not found.judged:
+    found = read_history(run)
+    if not found.evaluated:
         raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")
     # a person's own matplotlibrc must not change what is a fixed layout
     with (
@@ -45,29 +52,29 @@ def draw_front(run: Run, path: Path) -> None:
         figure = Figure(figsize=(8.4, 5.2), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        (_front if found.spans else _convergence)(axes, found)
+        (_plot_front if found.has_budget_range else _plot_convergence)(axes, found)
         state = "" if run.finished else ", not finished"
-        title = f"{run.config.model.title} on {run.config.data.dataset}: {len(found.judged)} networks{state}"
+        title = f"{run.config.model.title} on {run.config.data.dataset}: {len(found.evaluated)} networks{state}"
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_ylabel("error on validation images" if tells_error(run) else "stand-in that rises with the loss")
+        axes.set_ylabel("error on validation images" if has_accuracy(run) else "stand-in that rises with the loss")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
         axes.legend(framealpha=0.9, edgecolor="none", fontsize=9)
-        with written(path) as draft:
+        with open_draft(path) as draft:
             kind = path.suffix[1:].lower()
             dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
             figure.savefig(draft, format=kind, dpi=130, metadata=dates.get(kind))
 
 
-def _front(axes: Axes, found: Course) -> None:
-    def points(rows: Sequence[Evaluation]) -> tuple[list[float], list[float]]:
-        return [found.share(row) for row in rows], [row.error or 0.0 for row in rows]
+def _plot_front(axes: Axes, history: SearchHistory) -> None:
+    def list_points(rows: Sequence[Evaluation]) -> tuple[list[float], list[float]]:
+        return [history.share(row) for row in rows], [row.error or 0.0 for row in rows]
 
-    top = highest(found)
+    top = choose_error_limit(history)
     axes.plot(
-        *points([row for row in found.judged if (row.error or 0) <= top]),
+        *list_points([row for row in history.evaluated if (row.error or 0) <= top]),
         "o",
         color=GREY,
         ms=3,
@@ -75,48 +82,48 @@ def _front(axes: Axes, found: Course) -> None:
         mew=0,
         label="evaluated",
     )
-    _above(axes, [found.share(row) for row in found.judged if (row.error or 0) > top], top)
-    for kind, rows in by_kind(found).items():
-        colour, shape, _ = LOOKS.get(kind, OTHER)
-        axes.plot(*points(rows), shape, color=colour, ms=7, mfc="none", mew=1.6, label=f"best {kind}")
-    axes.plot(*points(found.front), "-o", color=BLUE, ms=5, lw=1.4, label="front, by loss")
-    if found.dense is not None:
-        axes.plot(1, found.dense.error or 0.0, "*", color=INK, ms=12, label="dense network")
+    _mark_outliers(axes, [history.share(row) for row in history.evaluated if (row.error or 0) > top], top)
+    for kind, rows in group_baselines(history).items():
+        colour, shape, _ = BASELINE_STYLES.get(kind, OTHER_STYLE)
+        axes.plot(*list_points(rows), shape, color=colour, ms=7, mfc="none", mew=1.6, label=f"best {kind}")
+    axes.plot(*list_points(history.front), "-o", color=BLUE, ms=5, lw=1.4, label="front, by loss")
+    if history.dense is not None:
+        axes.plot(1, history.dense.error or 0.0, "*", color=INK_COLOR, ms=12, label="dense network")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=1.03 * top)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(f"{found.cost}, as a share of the dense network's")
+    axes.set_xlabel(f"{history.cost}, as a share of the dense network's")
 
 
-def _convergence(axes: Axes, found: Course) -> None:
-    top, places = highest(found), range(1, len(found.judged) + 1)
-    inside = [(x, row.error) for x, row in zip(places, found.judged, strict=True) if (row.error or 0.0) <= top]
+def _plot_convergence(axes: Axes, history: SearchHistory) -> None:
+    top, places = choose_error_limit(history), range(1, len(history.evaluated) + 1)
+    inside = [(x, row.error) for x, row in zip(places, history.evaluated, strict=True) if (row.error or 0.0) <= top]
     axes.plot(*zip(*inside, strict=True), "o", color=GREY, ms=3.5, alpha=0.6, mew=0, label="evaluated")
-    _above(axes, [x for x, row in zip(places, found.judged, strict=True) if (row.error or 0.0) > top], top)
-    for kind, rows in by_kind(found).items():
-        colour, _, dashes = LOOKS.get(kind, OTHER)
+    _mark_outliers(axes, [x for x, row in zip(places, history.evaluated, strict=True) if (row.error or 0.0) > top], top)
+    for kind, rows in group_baselines(history).items():
+        colour, _, dashes = BASELINE_STYLES.get(kind, OTHER_STYLE)
         for row in rows:
             error = row.error or 0.0
-            label = f"{called(row)}: {error:.1%}{'' if error <= top else ', above the picture'}"
+            label = f"{format_network_name(row)}: {error:.1%}{'' if error <= top else ', above the picture'}"
             if error <= top:
                 axes.axhline(error, color=colour, ls=dashes, lw=1.4, label=label)
             else:
                 axes.plot([], [], color=colour, ls=dashes, lw=1.4, label=label)
     axes.step(
         places,
-        [row.error or 0.0 for row in found.best_so_far],
+        [row.error or 0.0 for row in history.best_so_far],
         where="post",
         color=BLUE,
         lw=2,
         label="lowest loss so far",
     )
-    if found.dense is not None:
-        axes.axhline(found.dense.error or 0.0, color=INK, lw=1.4, label="dense network")
+    if history.dense is not None:
+        axes.axhline(history.dense.error or 0.0, color=INK_COLOR, lw=1.4, label="dense network")
     axes.set_ylim(top=top + 0.03 * (top - axes.get_ylim()[0]))
     axes.set_xlabel("evaluations")
 
 
-def _above(axes: Axes, places: Sequence[float], top: float) -> None:
+def _mark_outliers(axes: Axes, positions: Sequence[float], top: float) -> None:
     """Mark at the upper edge, at these places along x, what has a larger error than the picture has room for."""
-    if places:
-        label = f"{len(places)} with a larger error"
-        axes.plot(places, [top] * len(places), "^", color=GREY, ms=4, alpha=0.5, mew=0, label=label)
+    if positions:
+        label = f"{len(positions)} with a larger error"
+        axes.plot(positions, [top] * len(positions), "^", color=GREY, ms=4, alpha=0.5, mew=0, label=label)

@@ -10,27 +10,27 @@ from blendsearch.errors import RunError
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def check_picture(path: Path, what: str = "picture", formats: tuple[str, ...] = FORMATS) -> None:
+def check_output_path(path: Path, kind: str = "picture", formats: tuple[str, ...] = FORMATS) -> None:
     """Raise RunError unless a picture (or `what` else) can be written to `path`, in the format of its suffix."""
     if path.suffix.lower() not in formats:
-        raise RunError(f"a {what} cannot be written as {path}: expected a file that ends in {', '.join(formats)}")
+        raise RunError(f"a {kind} cannot be written as {path}: expected a file that ends in {', '.join(formats)}")
     folder = path.parent
     if not folder.is_dir():
-        raise RunError(f"the {what} {path} cannot be written: {folder} is not a folder; make it first")
+        raise RunError(f"the {kind} {path} cannot be written: {folder} is not a folder; make it first")
     if path.is_dir():
-        raise RunError(f"the {what} {path} cannot be written: a folder has that name; choose another")
+        raise RunError(f"the {kind} {path} cannot be written: a folder has that name; choose another")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise RunError(f"the {what} {path} cannot be written: no permission to write to {folder}")
+        raise RunError(f"the {kind} {path} cannot be written: no permission to write to {folder}")
 
 
 @contextmanager
-def written(path: Path, what: str = "picture") -> Iterator[Path]:
+def open_draft(path: Path, kind: str = "picture") -> Iterator[Path]:
     """A file to draw to, which becomes `path` at the end; on any failure `path` is as it was. Raises RunError."""
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        raise RunError(f"the {what} {path} could not be written: {error.strerror or error}") from error
+        raise RunError(f"the {kind} {path} could not be written: {error.strerror or error}") from error
     finally:
         draft.unlink(missing_ok=True)

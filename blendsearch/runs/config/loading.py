@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from blendsearch.errors import ConfigError
-from blendsearch.runs.config.method_spec import with_method
+from blendsearch.runs.config.method_spec import apply_method
 from blendsearch.runs.config.schema import Config
 
 DIGITS = Path(__file__).with_name("digits.yaml")
@@ -31,10 +31,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
-    return parse_config(with_overrides(loaded or {}, overrides), f"{source} and --set" if overrides else source)
+    return parse_config(apply_overrides(loaded or {}, overrides), f"{source} and --set" if overrides else source)
 
 
-def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`tree`, changed in place by `section.field=value`. Raises ConfigError for what is not written that way."""
     for override in overrides:
         _override(tree, override)
@@ -44,9 +44,9 @@ def with_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 def parse_config(tree: Any, source: str) -> Config:
     """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
     try:
-        return Config.model_validate(with_method(tree))
+        return Config.model_validate(apply_method(tree))
     except ValidationError as error:
-        raise ConfigError(f"{source}: {'; '.join(_complaints(error))}") from error
+        raise ConfigError(f"{source}: {'; '.join(_format_errors(error))}") from error
 
 
 def dump_config(config: Config) -> str:
@@ -76,7 +76,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 _BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int")
 
 
-def _complaints(error: ValidationError) -> list[str]:
+def _format_errors(error: ValidationError) -> list[str]:
     """One clause per field that is wrong, the way a person would say it."""
     complaints = []
     for item in error.errors(include_url=False):
@@ -86,7 +86,7 @@ def _complaints(error: ValidationError) -> list[str]:
         # pydantic names the branch of a union it tried as if it were a field
         place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(_BRANCHES))
         if item["type"] == "extra_forbidden":
-            known = _fields_at(item["loc"][:-1])
+            known = _get_field_names(item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             complaints.append(f"{place} is not a known field: {hint}")
@@ -97,7 +97,7 @@ def _complaints(error: ValidationError) -> list[str]:
     return list(dict.fromkeys(complaints))
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+def _get_field_names(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Config
     for part in location:
         annotation = section.model_fields[str(part)].annotation

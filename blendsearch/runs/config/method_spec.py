@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from blendsearch.runs.config.schema import Config
 
 
-_NEIGHBOUR: dict[str, Any] = {
+_ONE_NETWORK: dict[str, Any] = {
     "transform": "none",
     "criteria": {"pool": ["l1"]},
     "allocating": {"criterion": "l1"},
@@ -28,9 +28,9 @@ METHODS: dict[str, dict[str, Any]] = {
     # every k x k convolution decomposed after a uniform cut: structure/depthwise.py
     "depthwise": {"allocation": "uniform", "transform": "depthwise", "search": {"seeds": []}},
     # one network each, whose widths are measured, derived or trained; what was filled in: search/<its name>.py
-    "sensitivity": _NEIGHBOUR | {"allocation": "sensitivity"},
-    "derived": _NEIGHBOUR | {"allocation": "derived", "finals": {"picks": 0}},
-    "tailored": _NEIGHBOUR | {"allocation": "tailored", "finals": {"picks": 0}},
+    "sensitivity": _ONE_NETWORK | {"allocation": "sensitivity"},
+    "derived": _ONE_NETWORK | {"allocation": "derived", "finals": {"picks": 0}},
+    "tailored": _ONE_NETWORK | {"allocation": "tailored", "finals": {"picks": 0}},
     # what the paper states, and what it leaves open: search/cfbs.py
     "cfbs": {
         "allocation": "uniform",
@@ -61,36 +61,36 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_method(tree: Any) -> Any:
+def apply_method(tree: Any) -> Any:
     """`tree` on top of the settings of the method that it names; as it is where it names none that is known."""
     if not isinstance(tree, Mapping) or tree.get("method") not in METHODS:
         return tree
-    return over(METHODS[tree["method"]], tree)
+    return merge_trees(METHODS[tree["method"]], tree)
 
 
-def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge_trees(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     """`above` on top of `below`, section by section."""
-    merged = {**below, **above}
-    for key in below.keys() & above.keys():
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
-            merged[key] = over(below[key], above[key])
+    merged = {**base, **update}
+    for key in base.keys() & update.keys():
+        if isinstance(base[key], Mapping) and isinstance(update[key], Mapping):
+            merged[key] = merge_trees(base[key], update[key])
     return merged
 
 
-MEASURED = ("sensitivity", "derived", "tailored")
+PREPARED_METHODS = ("sensitivity", "derived", "tailored")
 """Allocations that take work on the network to find, and the methods of the same names."""
 
 
-def check_measured(config: "Config") -> None:
+def check_prepared_methods(config: "Config") -> None:
     """Raise ValueError for what these allocations and methods cannot do."""
-    asked = [name for name in MEASURED if name in (*config.search.seeds, config.allocation, config.method)]
-    if asked and not config.budget.spans():
+    asked = [name for name in PREPARED_METHODS if name in (*config.search.seeds, config.allocation, config.method)]
+    if asked and not config.budget.get_spans():
         raise ValueError(f"{asked[0]} finds widths for a budget: give one instead of budget.keep")
     if asked and config.transform != "none":
         raise ValueError(f"{asked[0]} knows of no decomposed layers: leave transform out")
-    if config.budget.spanned() and ("tailored" in asked or config.method in asked):
+    if config.budget.get_spanned_costs() and ("tailored" in asked or config.method in asked):
         raise ValueError("one network is trained towards one budget: give one number, not [least, most]")
-    if "tailored" in asked and not set(config.budget.spans()) <= {"macs", "params"}:
+    if "tailored" in asked and not set(config.budget.get_spans()) <= {"macs", "params"}:
         raise ValueError("tailored presses on what every channel adds to: leave budget.memory and latency out")
     if config.search.seeds and (config.method not in ("blended", "random") or config.allocation != "evolved"):
         raise ValueError("search.seeds begin a search that evolves its widths: leave them out")

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from blendsearch.runs.config.method_spec import check_measured
+from blendsearch.runs.config.method_spec import check_prepared_methods
 from blendsearch.runs.config.sections import (
-    AllocatingConfig,
+    AllocationConfig,
     DerivedConfig,
     PathText,
     Positive,
@@ -17,7 +17,7 @@ from blendsearch.runs.config.sections import (
     TailoredConfig,
 )
 
-IN_PYTHON = "python"
+PYTHON_PREFIX = "python"
 """Stands before the colon, in a factory or a data set, for what was handed over in Python and has no name."""
 
 
@@ -80,7 +80,7 @@ Span = Ratio | tuple[Ratio, Ratio]
 COSTS = ("macs", "params", "memory", "latency")
 
 
-class MeasuredConfig(Section):
+class LatencyConfig(Section):
     """How latency is measured: images per pass, precision, passes that the median is over, cuts the model is fitted on.
 
     On `fitness.device`, and on a CPU with `engine.threads` threads.
@@ -106,29 +106,29 @@ class BudgetConfig(Section):
     params: Span | None = None
     memory: Span | None = None
     latency: Span | None = None
-    measured: MeasuredConfig = MeasuredConfig()
+    measured: LatencyConfig = LatencyConfig()
     keep: Ratio | dict[str, Ratio] | None = None
     min_channels: Positive = 2
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.05
     round_to: Positive = 1
 
     @model_validator(mode="after")
-    def _asked(self) -> "BudgetConfig":
-        if not self.spans() and self.keep is None:
+    def _check_budgets(self) -> "BudgetConfig":
+        if not self.get_spans() and self.keep is None:
             raise ValueError(f"no budget is given: set {' or '.join(f'budget.{cost}' for cost in COSTS)}")
-        if self.keep is not None and self.spans():
-            given = " and ".join(f"budget.{cost}" for cost in self.spans())
+        if self.keep is not None and self.get_spans():
+            given = " and ".join(f"budget.{cost}" for cost in self.get_spans())
             raise ValueError(f"budget.keep gives the widths themselves: leave out {given}")
-        for name, (low, high) in self.spans().items():
+        for name, (low, high) in self.get_spans().items():
             if low > high:
                 raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
         return self
 
-    def spanned(self) -> tuple[str, ...]:
+    def get_spanned_costs(self) -> tuple[str, ...]:
         """The costs whose budgets are a range, so that networks of many costs compete."""
-        return tuple(name for name, (low, high) in self.spans().items() if high > low)
+        return tuple(name for name, (low, high) in self.get_spans().items() if high > low)
 
-    def spans(self) -> dict[str, tuple[float, float]]:
+    def get_spans(self) -> dict[str, tuple[float, float]]:
         """Least and largest ratio of each budgeted cost."""
         asked = {name: getattr(self, name) for name in COSTS}
         return {
@@ -176,7 +176,7 @@ class SearchConfig(Section):
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
-    optimiser: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
+    optimizer: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
     seeds: tuple[Literal["sensitivity", "derived", "tailored"], ...] = ()
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
@@ -196,7 +196,7 @@ class FinalsConfig(Section):
     tuning: ScheduleConfig = ScheduleConfig(epochs=40)
 
     @model_validator(mode="after")
-    def _shared(self) -> "FinalsConfig":
+    def _check_workers(self) -> "FinalsConfig":
         if self.tuning.batch_size % self.workers:
             raise ValueError(
                 f"the {self.workers} workers cannot share batches of {self.tuning.batch_size} evenly: choose a "
@@ -250,25 +250,25 @@ class Config(Section):
     promote: PromoteConfig = PromoteConfig()
     finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
-    allocating: AllocatingConfig = AllocatingConfig()
+    allocating: AllocationConfig = AllocationConfig()
     derived: DerivedConfig = DerivedConfig()
     tailored: TailoredConfig = TailoredConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # what scikit-learn takes
 
     @model_validator(mode="after")
-    def _whole(self) -> "Config":
-        in_python = self.model.factory.startswith(f"{IN_PYTHON}:")
+    def _check_fields(self) -> "Config":
+        in_python = self.model.factory.startswith(f"{PYTHON_PREFIX}:")
         if self.model.weights is None and self.model.train is None and not in_python:
             raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
-        spanned = self.budget.spanned()
+        spanned = self.budget.get_spanned_costs()
         if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
-        if self.search.optimiser in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
+        if self.search.optimizer in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
-                f"search.optimiser {self.search.optimiser} searches at one budget, with search.blend network: "
+                f"search.optimiser {self.search.optimizer} searches at one budget, with search.blend network: "
                 "take nsga2 or auto"
             )
-        optimiser = self.search.optimiser
+        optimiser = self.search.optimizer
         if optimiser == "auto":
             optimiser = "nsga2" if spanned or self.search.blend == "group" else "cma"
         by_nsga2 = self.method == "blended" and optimiser == "nsga2" and len(spanned) < 2
@@ -277,7 +277,7 @@ class Config(Section):
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
             )
         if self.transform != "none":
-            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.spans()]
+            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.get_spans()]
             if unknown:
                 raise ValueError(
                     f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
@@ -289,13 +289,13 @@ class Config(Section):
             raise ValueError("method depthwise decomposes layers: leave transform as it is there")
         if self.method == "depthwise" and self.allocation != "uniform" and self.budget.keep is None:
             raise ValueError("method depthwise cuts all layers alike: leave allocation uniform")
-        if self.method == "torch-pruning" and not self.budget.spans():
+        if self.method == "torch-pruning" and not self.budget.get_spans():
             raise ValueError("method torch-pruning needs a budget instead of budget.keep")
         if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
             raise ValueError(
                 "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
             )
-        check_measured(self)
+        check_prepared_methods(self)
         check_promote(self)
         if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
             raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")

@@ -16,7 +16,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _truths_are_no_numbers(cls, values: Any) -> Any:
+    def _reject_booleans(cls, values: Any) -> Any:
         """Python counts true as 1, and a budget of 100 % is not what was meant."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
@@ -39,7 +39,7 @@ class ScheduleConfig(Section):
     nesterov: bool = True
 
 
-class AllocatingConfig(Section):
+class AllocationConfig(Section):
     """Allocations ``global`` and ``sensitivity``; see blend.fixed and search.sensitivity.
 
     `criterion`: whose raw scores one threshold is laid over, and whose least channels are left out while a group's
@@ -54,7 +54,7 @@ class AllocatingConfig(Section):
 
     @field_validator("ratios")
     @classmethod
-    def _descending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+    def _sort_ratios(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
         if not ratios or max(ratios) >= 1:
             raise ValueError("expected at least one part of a group's channels, each below 1")
         return tuple(sorted(set(ratios), reverse=True))

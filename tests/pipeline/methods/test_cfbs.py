@@ -11,20 +11,22 @@ import yaml
 from decoders import DECODER
 
 import blendsearch
-from blendsearch.blend.allocation_rules import given, uniform
+from blendsearch.blend.allocation_rules import make_constant_rule, make_uniform_rule
 from blendsearch.blend.decoder import Decoder
-from blendsearch.blend.genome import of_flat
+from blendsearch.blend.genome import unflatten_genome
 from blendsearch.blend.group_space import GroupSpace
 from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError
 from blendsearch.pipeline.methods.cfbs import Cfbs
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
-from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.runs.config.loading import parse_config
 
 SPACE = GroupSpace(DECODER.space.criteria, DECODER.space.ranks, DECODER.space.clusters, means=False)
-PAPER = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, uniform(DECODER.allowed))
+PAPER = Decoder(
+    SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget, make_uniform_rule(DECODER.allowed)
+)
 MODEL_AND_DATA = {"model": {"factory": "digits_net", "train": {"epochs": 1}}, "data": {"dataset": "digits"}}
 
 
@@ -65,56 +67,56 @@ def test_what_the_method_cannot_do_is_refused(changes: dict[str, Any], says: str
 
 def test_one_criterion_per_cluster_never_their_mean() -> None:
     rng = np.random.default_rng(0)
-    there = SPACE.choices > 0
+    there = SPACE.max_choices > 0
     seen = set()
     for _ in range(50):
-        genome = SPACE.random(rng)
-        assert (SPACE.choice(genome)[there] >= 1).all() and (SPACE.choice(genome) <= SPACE.choices).all()
-        seen.add(SPACE.choice(genome).tobytes())
+        genome = SPACE.sample(rng)
+        assert (SPACE.get_choices(genome)[there] >= 1).all() and (SPACE.get_choices(genome) <= SPACE.max_choices).all()
+        seen.add(SPACE.get_choices(genome).tobytes())
     assert len(seen) > 40
-    genes = SPACE.random(rng).flat()
+    genes = SPACE.sample(rng).flatten()
     for _ in range(50):
         rules(mutation=1.0).mutate(genes)
-        genome = of_flat(SPACE, genes)
-        assert (SPACE.choice(genome)[there] >= 1).all() and (SPACE.choice(genome) <= SPACE.choices).all()
-        assert (SPACE.factor(genome) >= 0).all() and (SPACE.factor(genome) <= 1).all()
+        genome = unflatten_genome(SPACE, genes)
+        assert (SPACE.get_choices(genome)[there] >= 1).all() and (SPACE.get_choices(genome) <= SPACE.max_choices).all()
+        assert (SPACE.get_factors(genome) >= 0).all() and (SPACE.get_factors(genome) <= 1).all()
 
 
 def test_criterion_and_factor_are_crossed_together() -> None:
     random.seed(0)
-    a = SPACE.genome(SPACE.lowest, np.full(SPACE.choices.shape, 0.25)).flat()
-    b = SPACE.genome(SPACE.choices, np.full(SPACE.choices.shape, 0.75)).flat()
+    a = SPACE.make_genome(SPACE.min_choices, np.full(SPACE.max_choices.shape, 0.25)).flatten()
+    b = SPACE.make_genome(SPACE.max_choices, np.full(SPACE.max_choices.shape, 0.75)).flatten()
     rules().mate(a, b)
-    first, second = of_flat(SPACE, a), of_flat(SPACE, b)
-    assert 0 < (SPACE.factor(first) == 0.75).sum() < SPACE.choices.size  # it does cross
+    first, second = unflatten_genome(SPACE, a), unflatten_genome(SPACE, b)
+    assert 0 < (SPACE.get_factors(first) == 0.75).sum() < SPACE.max_choices.size  # it does cross
     for child in (first, second):
-        from_other = SPACE.factor(child) == 0.75
-        assert (SPACE.choice(child) == np.where(from_other, SPACE.choices, SPACE.lowest)).all()
+        from_other = SPACE.get_factors(child) == 0.75
+        assert (SPACE.get_choices(child) == np.where(from_other, SPACE.max_choices, SPACE.min_choices)).all()
 
 
 def test_drop_silences_a_part_of_the_criteria_in_that_share_of_children() -> None:
     random.seed(1)
-    there = int((SPACE.choices > 0).sum())
+    there = int((SPACE.max_choices > 0).sum())
     silenced = []
     for _ in range(2000):
-        genes = SPACE.genome(SPACE.lowest, np.full(SPACE.choices.shape, 0.5)).flat()
+        genes = SPACE.make_genome(SPACE.min_choices, np.full(SPACE.max_choices.shape, 0.5)).flatten()
         rules(drop=0.05, mutation=0.0).mutate(genes)
-        silenced.append(genes[SPACE.choices.size : 2 * SPACE.choices.size].count(0.0))
+        silenced.append(genes[SPACE.max_choices.size : 2 * SPACE.max_choices.size].count(0.0))
     counts = set(silenced)
     assert counts == {0, max(1, round(0.08 * there))}
     assert 0.03 < np.mean(np.array(silenced) > 0) < 0.07
 
 
 def test_controls_stay_beside_the_population_and_the_best_of_it_survives() -> None:
-    held = Evolution(SPACE, PAPER.cut, rules(), 8, 0.8, np.random.default_rng(0))
-    seeds = baselines(PAPER, 1)
+    held = Evolution(SPACE, PAPER.decode, rules(), 8, 0.8, np.random.default_rng(0))
+    seeds = make_baselines(PAPER, 1)
     assert all("global" not in name for name, _ in seeds)  # one allocation, given beforehand
-    first = held.first(seeds, 100)
+    first = held.ask_first(seeds, 100)
     assert sum(item.origin == "evolved" for item in first) == 8
 
-    def judged(candidates: list[Candidate]) -> list[Judged]:
+    def judged(candidates: list[Candidate]) -> list[CandidateResult]:
         return [
-            Judged(item.genome, (float(SPACE.factor(item.genome).sum()), 0.0), item.digest, item.origin)
+            CandidateResult(item.genome, (float(SPACE.get_factors(item.genome).sum()), 0.0), item.digest, item.origin)
             for item in candidates
         ]
 
@@ -134,10 +136,12 @@ def test_controls_stay_beside_the_population_and_the_best_of_it_survives() -> No
 
 def test_every_cut_has_the_widths_given_beforehand() -> None:
     rng = np.random.default_rng(0)
-    counts = {tuple(PAPER.counts(SPACE.random(rng))) for _ in range(20)}
+    counts = {tuple(PAPER.decode_counts(SPACE.sample(rng))) for _ in range(20)}
     assert len(counts) == 1
-    held = Decoder(SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, {}, given(DECODER.allowed.sizes // 2))
-    cut = held.cut(SPACE.random(rng))
+    held = Decoder(
+        SPACE, DECODER.table, DECODER.oracle, DECODER.allowed, {}, make_constant_rule(DECODER.allowed.sizes // 2)
+    )
+    cut = held.decode(SPACE.sample(rng))
     assert cut.sum() == (DECODER.allowed.sizes // 2).sum()
 
 

@@ -17,19 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from known_nets import quick_on
 
-from blendsearch.blend.allocation import reachable, widths
+from blendsearch.blend.allocation import compute_min_ratios, make_widths
 from blendsearch.cli.main import main
 from blendsearch.errors import BudgetError, RunError
-from blendsearch.pipeline.methods.tailored.channel_norms import Scales
-from blendsearch.pipeline.methods.tailored.method import State, Tailoring, tailored
-from blendsearch.pipeline.methods.tailored.shrinkage import Press
+from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
+from blendsearch.pipeline.methods.tailored.method import State, TailoredTraining, train_tailored
+from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
 from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import prepare
-from blendsearch.runs.array_checkpoint import load_stage, save_stage
+from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import open_run
 from blendsearch.structure.surgery import narrow
-from blendsearch.structure.trace import trace
+from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.factory import build_model
 
 SIZES = RESNET.maps.sizes
@@ -42,32 +42,32 @@ def quiet(kind: str, facts: Any) -> None:
 @given(st.integers(0, 10_000), st.floats(0.1, 1.0), st.sampled_from([1, 8]), st.sampled_from(["macs", "params"]))
 def test_the_cut_at_arrival_meets_the_budget_and_leaves_no_room(seed: int, ratio: float, step: int, cost: str) -> None:
     rng = np.random.default_rng(seed)
-    allowed = widths(SIZES, 2, 0.05, step)
-    ratio = max(ratio, reachable(RESNET.oracle, allowed)[cost])
+    allowed = make_widths(SIZES, 2, 0.05, step)
+    ratio = max(ratio, compute_min_ratios(RESNET.oracle, allowed)[cost])
     weights = np.repeat(rng.lognormal(0, 1, len(SIZES)), SIZES)
     norms = rng.random(RESNET.maps.channels) * (rng.random(RESNET.maps.channels) < 0.9)
-    press = Press(RESNET.oracle, allowed, {cost: ratio}, weights)
-    level, kept = press.level(norms), press.landed(norms)
-    counts = RESNET.maps.counts(kept)
-    assert float(RESNET.oracle.ratio(cost, counts)) <= ratio
+    press = Shrinkage(RESNET.oracle, allowed, {cost: ratio}, weights)
+    level, kept = press.compute_level(norms), press.make_cut(norms)
+    counts = RESNET.maps.count_kept(kept)
+    assert float(RESNET.oracle.compute_ratio(cost, counts)) <= ratio
     assert (counts >= allowed.low).all() and ((counts % allowed.step == 0) | (counts == SIZES)).all()
     # what went is not above the level, unless rounding or the least widths ask for more channels than that leaves
     assert (norms[~kept] / weights[~kept] <= level).all()
     if step == 1:
-        for group in np.unique(press.owner[~kept & (norms > 0)]):
+        for group in np.unique(press.group_index[~kept & (norms > 0)]):
             wider = counts + (np.arange(len(SIZES)) == group)
-            assert float(RESNET.oracle.ratio(cost, wider)) > ratio  # there was no room for it
+            assert float(RESNET.oracle.compute_ratio(cost, wider)) > ratio  # there was no room for it
 
 
 def test_the_level_is_the_least_that_meets_the_budget() -> None:
     rng = np.random.default_rng(0)
     norms, weights = rng.random(RESNET.maps.channels), np.ones(RESNET.maps.channels)
-    allowed = widths(SIZES, 1, 0.0, 1)
-    press = Press(RESNET.oracle, allowed, {"macs": 0.5}, weights)
-    level = press.level(norms)
-    at = RESNET.maps.counts((norms > level) | press.spared(norms))
-    above = RESNET.maps.counts((norms >= level) | press.spared(norms))
-    assert float(RESNET.oracle.ratio("macs", at)) <= 0.5 < float(RESNET.oracle.ratio("macs", above))
+    allowed = make_widths(SIZES, 1, 0.0, 1)
+    press = Shrinkage(RESNET.oracle, allowed, {"macs": 0.5}, weights)
+    level = press.compute_level(norms)
+    at = RESNET.maps.count_kept((norms > level) | press.select_protected(norms))
+    above = RESNET.maps.count_kept((norms >= level) | press.select_protected(norms))
+    assert float(RESNET.oracle.compute_ratio("macs", at)) <= 0.5 < float(RESNET.oracle.compute_ratio("macs", above))
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,20 @@ def test_a_channel_at_zero_can_be_cut_without_changing_anything(
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias)
-    structure = trace(model, shape)
+    structure = trace_structure(model, shape)
     maps = structure.maps
     images = torch.randn(2, *shape)
-    scales = Scales(model, maps, images)
-    assert scales.whole.sum() == whole
+    scales = ChannelScaler(model, maps, images)
+    assert scales.unscalable_groups.sum() == whole
     cut = np.random.default_rng(0).random(maps.channels) < 0.6
-    cut |= scales.whole[np.repeat(np.arange(len(maps.groups)), maps.sizes)]
+    cut |= scales.unscalable_groups[np.repeat(np.arange(len(maps.groups)), maps.sizes)]
     cut[maps.offsets[:-1]] = True
-    before = scales.norms(model)
+    before = scales.compute_norms(model)
     scales.scale(model, np.full(maps.channels, 0.5))
-    np.testing.assert_allclose(scales.norms(model), before, rtol=1e-5)  # a scale that all share says nothing
+    np.testing.assert_allclose(scales.compute_norms(model), before, rtol=1e-5)  # a scale that all share says nothing
     scales.scale(model, cut.astype(np.float64))
-    after = scales.norms(model)
-    np.testing.assert_allclose(np.bincount(scales.owner, after) / maps.sizes, 1.0)
+    after = scales.compute_norms(model)
+    np.testing.assert_allclose(np.bincount(scales.group_index, after) / maps.sizes, 1.0)
     assert ((after == 0) == ~cut).all()
     with torch.inference_mode():
         expected = model(images)
@@ -118,32 +118,32 @@ def test_it_arrives_at_the_budget_in_training_and_is_as_good_cut_as_whole(
     quick: dict[str, Any], useless: Path, tmp_path: Path, budget: dict[str, float]
 ) -> None:
     tree = quick_on(quick, useless, method="tailored", tailored=tuned(8), budget=budget)
-    setting = prepare(parse_config(tree, "test"), quiet)
+    problem = prepare(parse_config(tree, "test"), quiet)
     heard: list[dict[str, Any]] = []
-    found = tailored(record(setting, tmp_path, "one", []), setting, lambda kind, facts: heard.append(dict(facts)))
+    found = train_tailored(record(problem, tmp_path, "one", []), problem, lambda kind, facts: heard.append(dict(facts)))
     assert found.cut is not None and found.weights is not None
-    maps, oracle = setting.structure.maps, setting.structure.oracle
-    counts = maps.counts(found.cut)
-    spent = {name: float(oracle.ratio(name, counts)) for name in budget}
+    maps, oracle = problem.structure.maps, problem.structure.oracle
+    counts = maps.count_kept(found.cut)
+    spent = {name: float(oracle.compute_ratio(name, counts)) for name in budget}
     assert all(spent[name] <= most for name, most in budget.items())
     assert any(spent[name] > most - 0.08 for name, most in budget.items())  # a channel here is up to 8 % of all
     assert [item["arrived"] for item in heard] == [False] * 3 + [True] * 5
-    module = narrow(setting.model, maps, found.cut)
+    module = narrow(problem.model, maps, found.cut)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in found.weights.items()})
-    _, error = setting.evaluator.measure(module, "val")
+    _, error = problem.evaluator.measure(module, "val")
     assert 1 - error == heard[-1]["val_accuracy"] > 0.8
 
 
 def test_at_the_end_of_the_epoch_of_arrival_cutting_changes_nothing(quick: dict[str, Any], useless: Path) -> None:
-    setting = prepare(parse_config(quick_on(quick, useless, method="tailored", tailored=tuned(4)), "test"), quiet)
+    problem = prepare(parse_config(quick_on(quick, useless, method="tailored", tailored=tuned(4)), "test"), quiet)
     taken: list[torch.nn.Module] = []
 
-    class Watched(Tailoring):
-        def _take(self, module: torch.nn.Module) -> None:
+    class Watched(TailoredTraining):
+        def _set_module(self, module: torch.nn.Module) -> None:
             taken.append(module)
-            super()._take(module)
+            super()._set_module(module)
 
-    held = Watched(setting)
+    held = Watched(problem)
     held.begin(State(), {})
     state = held.train(held.train(State()))
     assert state.narrowed and len(taken) == 2
@@ -167,9 +167,9 @@ def test_a_budget_that_needs_a_group_which_cannot_be_pressed_is_refused(quick: d
         "method": "tailored",
         "budget": {"macs": 0.02},
     }
-    setting = prepare(parse_config(tree, "test"), quiet)
+    problem = prepare(parse_config(tree, "test"), quiet)
     with pytest.raises(BudgetError, match="no cut keeps 2.0% of the dense macs: reachable is"):
-        Tailoring(setting)
+        TailoredTraining(problem)
 
 
 def killed(folder: Path, tree: dict[str, Any], name: str, epochs: int) -> None:
@@ -204,9 +204,9 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_the_same(
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"event"')]
     assert epochs < min(item["epoch"] for item in events if item["event"] == "tailored")
     one, other = open_run(tmp_path, "whole"), open_run(tmp_path, "cut-short")
-    (final,), (again,) = one.store(read_only=True).finals(), other.store(read_only=True).finals()
+    (final,), (again,) = one.open_store(read_only=True).read_finals(), other.open_store(read_only=True).read_finals()
     assert final._replace(seconds=0) == again._replace(seconds=0)
-    first, second = one.kept_weights(final.digest, 0), other.kept_weights(final.digest, 0)
+    first, second = one.read_weights(final.digest, 0), other.read_weights(final.digest, 0)
     assert first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
     # and the network leaves with the weights that it was trained to
     main(["export", "cut-short", "--runs", str(tmp_path), "--pick", "best", "--to", str(tmp_path / "out")])
@@ -216,16 +216,16 @@ def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_the_same(
 
 
 def test_a_stage_is_read_as_it_was_written_and_damage_is_refused(tmp_path: Path) -> None:
-    assert load_stage(tmp_path, print) is None
+    assert load_array_checkpoint(tmp_path, print) is None
     for number in range(1, 6):
-        save_stage(tmp_path, number, {"epoch": number}, {"w": np.full(3, number)})
+        save_array_checkpoint(tmp_path, number, {"epoch": number}, {"w": np.full(3, number)})
     assert len(list(tmp_path.glob("arrays-*.safetensors"))) == 3
-    found = load_stage(tmp_path, print)
+    found = load_array_checkpoint(tmp_path, print)
     assert found is not None and found[0] == {"epoch": 5} and found[1]["w"].tolist() == [5, 5, 5]
     (tmp_path / "generation-00005.json").write_text("{}")
-    found = load_stage(tmp_path, lambda text: None)
+    found = load_array_checkpoint(tmp_path, lambda text: None)
     assert found is not None and found[0] == {"epoch": 4} and found[1]["w"].tolist() == [4, 4, 4]
     path = tmp_path / "arrays-00004.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(RunError, match="is damaged"):
-        load_stage(tmp_path, lambda text: None)
+        load_array_checkpoint(tmp_path, lambda text: None)

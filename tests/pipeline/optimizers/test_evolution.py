@@ -6,23 +6,23 @@ import random
 import numpy as np
 from decoders import DECODER
 
-from blendsearch.blend.genome import of_flat
-from blendsearch.pipeline.optimizers.base import Candidate, Judged
-from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.blend.genome import unflatten_genome
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2
 
 
 def evolution(seed: int = 0) -> Evolution:
-    return Evolution(DECODER.space, DECODER.cut, Nsga2(DECODER.space, 0.1), 8, 0.8, np.random.default_rng(seed))
+    return Evolution(DECODER.space, DECODER.decode, Nsga2(DECODER.space, 0.1), 8, 0.8, np.random.default_rng(seed))
 
 
-def judged(candidates: list[Candidate]) -> list[Judged]:
+def judged(candidates: list[Candidate]) -> list[CandidateResult]:
     """Objectives that depend on the cut alone: how far its widths are from two different wishes."""
     counts = [candidate.cut.sum() for candidate in candidates]
     spread = [int(candidate.digest[:6], 16) / 16**6 for candidate in candidates]
     return [
-        Judged(item.genome, (float(count % 17) + part, 1 - part), item.digest)
+        CandidateResult(item.genome, (float(count % 17) + part, 1 - part), item.digest)
         for item, count, part in zip(candidates, counts, spread, strict=True)
     ]
 
@@ -39,16 +39,16 @@ def generations(held: Evolution, number: int, known: set[str]) -> list[list[str]
 
 def started(seed: int = 0) -> tuple[Evolution, set[str]]:
     held = evolution(seed)
-    first = held.first(baselines(DECODER, 1), 16)
+    first = held.ask_first(make_baselines(DECODER, 1), 16)
     held.tell(judged(first))
     return held, {item.digest for item in first}
 
 
 def test_the_first_generation_holds_the_baselines_and_no_two_equal_cuts() -> None:
-    seeds = baselines(DECODER, 1)
-    first = evolution().first(seeds, 16)
+    seeds = make_baselines(DECODER, 1)
+    first = evolution().ask_first(seeds, 16)
     assert len({item.digest for item in first}) == len(first) == len(seeds) + 2  # a quarter of the population beside
-    assert len(evolution().first(seeds, 5)) == 5
+    assert len(evolution().ask_first(seeds, 5)) == 5
     named = {name for item in first for name in item.origin.split(" = ")}
     assert {f"{name} {rule}" for name in "abcde" for rule in ("uniform", "global")} <= named
     assert {"equal blend uniform", "equal blend global"} <= named
@@ -72,10 +72,10 @@ def test_no_child_repeats_a_known_cut() -> None:
 def test_a_restored_evolution_goes_on_as_if_it_had_never_stopped() -> None:
     held, known = started()
     generations(held, 2, known)
-    text = json.dumps(held.state())
+    text = json.dumps(held.state_dict())
     expected = generations(held, 3, set(known))
     twin = evolution(seed=99)
-    twin.restore(json.loads(text))
+    twin.load_state_dict(json.loads(text))
     assert generations(twin, 3, set(known)) == expected
 
 
@@ -91,22 +91,22 @@ def test_the_global_random_state_is_neither_used_nor_changed() -> None:
 
 
 def test_genomes_survive_flattening() -> None:
-    genome = DECODER.space.random(np.random.default_rng(0))
-    back = of_flat(DECODER.space, genome.flat())
+    genome = DECODER.space.sample(np.random.default_rng(0))
+    back = unflatten_genome(DECODER.space, genome.flatten())
     for one, other in zip(genome, back, strict=True):
         assert np.array_equal(one, other)
 
 
 def test_mutation_stays_inside_the_space() -> None:
     genes = Nsga2(DECODER.space, 1.0)
-    flat = DECODER.space.random(np.random.default_rng(0)).flat()
+    flat = DECODER.space.sample(np.random.default_rng(0)).flatten()
     for _ in range(50):
         genes.mutate(flat)
-        genome = of_flat(DECODER.space, flat)
-        assert (DECODER.space.choice(genome) >= 0).all() and (
-            DECODER.space.choice(genome) <= DECODER.space.choices
+        genome = unflatten_genome(DECODER.space, flat)
+        assert (DECODER.space.get_choices(genome) >= 0).all() and (
+            DECODER.space.get_choices(genome) <= DECODER.space.max_choices
         ).all()
-        assert (DECODER.space.factor(genome) >= 0).all() and (DECODER.space.factor(genome) <= 1).all()
+        assert (DECODER.space.get_factors(genome) >= 0).all() and (DECODER.space.get_factors(genome) <= 1).all()
         assert (np.abs(genome.share) <= 1).all()
 
 

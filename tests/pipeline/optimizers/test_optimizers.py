@@ -11,8 +11,8 @@ from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.network_space import NetworkSpace
 from blendsearch.pipeline.methods.cfbs import Cfbs
 from blendsearch.pipeline.methods.legr import Legr
-from blendsearch.pipeline.optimizers.base import Candidate, Judged, Optimiser
-from blendsearch.pipeline.optimizers.baselines import baselines
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.optimizers.cma_es import Cma, Strategy
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2, Nsga3
@@ -34,15 +34,15 @@ def l2_table() -> Decoder:
     return Decoder(GROUPWISE, table, DECODER.oracle, DECODER.allowed, DECODER.budget)
 
 
-def make(name: str, seed: int) -> Optimiser:
+def make(name: str, seed: int) -> Optimizer:
     rng, held = np.random.default_rng(seed), networkwide()
     return {
-        "nsga2": lambda: Evolution(GROUPWISE, DECODER.cut, Nsga2(GROUPWISE, 0.1), 12, 0.8, rng),
-        "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.cut, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
-        "cfbs": lambda: Evolution(GROUPWISE, DECODER.cut, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
-        "cma": lambda: Cma(NETWORKWIDE, held.cut, 12, rng),
-        "surrogate": lambda: Surrogate(NETWORKWIDE, held.cut, 12, rng),
-        "random": lambda: RandomSearch(NETWORKWIDE, held.cut, 12, rng),
+        "nsga2": lambda: Evolution(GROUPWISE, DECODER.decode, Nsga2(GROUPWISE, 0.1), 12, 0.8, rng),
+        "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.decode, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
+        "cfbs": lambda: Evolution(GROUPWISE, DECODER.decode, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
+        "cma": lambda: Cma(NETWORKWIDE, held.decode, 12, rng),
+        "surrogate": lambda: Surrogate(NETWORKWIDE, held.decode, 12, rng),
+        "random": lambda: RandomSearch(NETWORKWIDE, held.decode, 12, rng),
         "legr": lambda: Legr(l2_table(), rng),
     }[name]()
 
@@ -50,18 +50,18 @@ def make(name: str, seed: int) -> Optimiser:
 def seeds_for(name: str) -> list:
     if name == "legr":
         return []
-    return baselines(DECODER if name in ("nsga2", "cfbs") else networkwide(), 1)
+    return make_baselines(DECODER if name in ("nsga2", "cfbs") else networkwide(), 1)
 
 
 def loss(candidate: Candidate) -> float:
     return 1 - float(WISH[candidate.cut].sum() / WISH.sum())
 
 
-def told(held: Optimiser, candidates: list[Candidate]) -> None:
-    held.tell([Judged(item.genome, (loss(item), loss(item)), item.digest, item.origin) for item in candidates])
+def told(held: Optimizer, candidates: list[Candidate]) -> None:
+    held.tell([CandidateResult(item.genome, (loss(item), loss(item)), item.digest, item.origin) for item in candidates])
 
 
-def generations(held: Optimiser, number: int, known: set[str], count: int = 12) -> list[list[Candidate]]:
+def generations(held: Optimizer, number: int, known: set[str], count: int = 12) -> list[list[Candidate]]:
     found = []
     for _ in range(number):
         asked = held.ask(count, known)
@@ -71,9 +71,9 @@ def generations(held: Optimiser, number: int, known: set[str], count: int = 12) 
     return found
 
 
-def begun(name: str, seed: int = 0) -> tuple[Optimiser, set[str], list[Candidate]]:
+def begun(name: str, seed: int = 0) -> tuple[Optimizer, set[str], list[Candidate]]:
     held = make(name, seed)
-    first = held.first(seeds_for(name), 200)
+    first = held.ask_first(seeds_for(name), 200)
     told(held, first)
     return held, {item.digest for item in first}, first
 
@@ -87,20 +87,20 @@ def test_no_cut_is_asked_for_twice_and_all_meet_the_budget(name: str) -> None:
     asked = [*first, *(item for some in generations(held, 4, known) for item in some)]
     assert len({item.digest for item in asked}) == len(asked) >= 50
     for item in asked:
-        assert 0.495 <= float(RESNET.oracle.ratio("macs", RESNET.maps.counts(item.cut))) <= 0.5
-        said = json.dumps(held.described(item.genome), allow_nan=False)
-        again = held.of_described(json.loads(said))
-        assert again.flat() == item.genome.flat()
+        assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(item.cut))) <= 0.5
+        said = json.dumps(held.serialize_genome(item.genome), allow_nan=False)
+        again = held.deserialize_genome(json.loads(said))
+        assert again.flatten() == item.genome.flatten()
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_restored_optimiser_goes_on_as_if_it_had_never_stopped(name: str) -> None:
     held, known, _ = begun(name)
     generations(held, 3, known)
-    state, seen = json.loads(json.dumps(held.state())), set(known)
+    state, seen = json.loads(json.dumps(held.state_dict())), set(known)
     one = generations(held, 3, known)
     twin = make(name, 99)
-    twin.restore(state)
+    twin.load_state_dict(state)
     other = generations(twin, 3, seen)
     assert [[item.digest for item in some] for some in one] == [[item.digest for item in some] for some in other]
 
@@ -115,7 +115,7 @@ def test_the_same_seed_asks_for_the_same_cuts_and_another_for_others(name: str) 
     assert len(asked[0] & asked[2]) <= len(asked[0]) // 20
 
 
-def steadily(held: Optimiser, first: list[Candidate], workers: int, number: int, seed: int = 5) -> list[Candidate]:
+def steadily(held: Optimizer, first: list[Candidate], workers: int, number: int, seed: int = 5) -> list[Candidate]:
     """`number` candidates asked one at a time, with up to `workers` out that come back in any order; some fail."""
     rng, waiting = np.random.default_rng(seed), list(first)
     out: list[Candidate] = []
@@ -128,8 +128,8 @@ def steadily(held: Optimiser, first: list[Candidate], workers: int, number: int,
             out.append(found)
         back = out.pop(int(rng.integers(len(out))))
         failed = len(asked) % 10 == 9
-        judged = Judged(back.genome, (loss(back), loss(back)), back.digest, back.origin)
-        held.tell_one(back.digest, None if failed else judged)
+        result = CandidateResult(back.genome, (loss(back), loss(back)), back.digest, back.origin)
+        held.tell_one(back.digest, None if failed else result)
     return asked
 
 
@@ -139,10 +139,10 @@ def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: 
     orders = []
     for seed in (0, 0, 1):
         held = make(name, seed)
-        asked = steadily(held, held.first(seeds_for(name), 10**9), workers, 90)
+        asked = steadily(held, held.ask_first(seeds_for(name), 10**9), workers, 90)
         assert len({item.digest for item in asked}) == 90
         for item in asked:
-            assert 0.495 <= float(RESNET.oracle.ratio("macs", RESNET.maps.counts(item.cut))) <= 0.5
+            assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(item.cut))) <= 0.5
         orders.append([item.digest for item in asked])
     assert orders[0] == orders[1] != orders[2]
 
@@ -151,7 +151,7 @@ def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: 
 @pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
 def test_what_learns_one_at_a_time_finds_better_cuts_than_it_began_with(name: str, workers: int) -> None:
     held = make(name, 0)
-    first = held.first(seeds_for(name), 10**9)
+    first = held.ask_first(seeds_for(name), 10**9)
     found = [loss(item) for item in steadily(held, first, workers, len(first) + 150)[len(first) :]]
     assert min(found) < min(loss(item) for item in first)
     assert np.mean(found[-24:]) < np.mean(found[:24])
@@ -190,9 +190,9 @@ def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_dra
     crossed = held.ask(12, known)
     origins = {name for item in [*first, *crossed] for name in item.origin.split(" = ")}
     assert any("in the best allocation" in name for name in origins)
-    widths = RESNET.maps.counts(best.cut)
+    widths = RESNET.maps.count_kept(best.cut)
     for item in crossed:
-        assert (RESNET.maps.counts(item.cut) == widths).all()
+        assert (RESNET.maps.count_kept(item.cut) == widths).all()
 
 
 def test_cma_that_has_narrowed_down_to_what_is_known_begins_again_around_the_best() -> None:
@@ -201,7 +201,7 @@ def test_cma_that_has_narrowed_down_to_what_is_known_begins_again_around_the_bes
     assert isinstance(held, Cma) and held.strategy is not None
     for one_at_a_time in (False, True):
         held.strategy.sigma = 1e-12
-        known |= {item.digest for item in held._drawn(held.strategy, 1, set())}
+        known |= {item.digest for item in held._sample_strategy(held.strategy, 1, set())}
         found = [held.ask_one(known)] if one_at_a_time else held.ask(6, known)
         assert found and not {item.digest for item in found if item is not None} & known
         assert held.strategy.sigma == 1.0
@@ -234,12 +234,12 @@ def test_genes_that_do_not_vary_stay_where_they_are() -> None:
 def test_three_objectives_are_spread_by_nsga3_and_resume_exactly() -> None:
     def begun_with_three(seed: int) -> Evolution:
         rng = np.random.default_rng(seed)
-        return Evolution(GROUPWISE, DECODER.cut, Nsga3(GROUPWISE, 0.1, 3, 12), 12, 0.8, rng)
+        return Evolution(GROUPWISE, DECODER.decode, Nsga3(GROUPWISE, 0.1, 3, 12), 12, 0.8, rng)
 
     def tell(held: Evolution, candidates: list[Candidate]) -> None:
-        counts = [RESNET.maps.counts(item.cut) for item in candidates]
+        counts = [RESNET.maps.count_kept(item.cut) for item in candidates]
         found = [
-            Judged(item.genome, (loss(item), float(kept[:15].sum()), float(kept[15:].sum())), item.digest)
+            CandidateResult(item.genome, (loss(item), float(kept[:15].sum()), float(kept[15:].sum())), item.digest)
             for item, kept in zip(candidates, counts, strict=True)
         ]
         held.tell(found)
@@ -254,16 +254,16 @@ def test_three_objectives_are_spread_by_nsga3_and_resume_exactly() -> None:
         return found
 
     held = begun_with_three(0)
-    first = held.first(baselines(DECODER, 1), 200)
+    first = held.ask_first(make_baselines(DECODER, 1), 200)
     tell(held, first)
     known = {item.digest for item in first}
     on(held, known, 3)
-    state, seen = json.loads(json.dumps(held.state())), set(known)
+    state, seen = json.loads(json.dumps(held.state_dict())), set(known)
     np.random.seed(5)  # a stream of the caller's
     before = np.random.get_state()[1].copy()
     one = on(held, known, 3)
     assert (np.random.get_state()[1] == before).all()
     twin = begun_with_three(99)
-    twin.restore(state)
+    twin.load_state_dict(state)
     assert on(twin, seen, 3) == one
     assert len(held.population) == 12

@@ -17,7 +17,7 @@ FLOOR = 1e-3
 Vector = NDArray[np.float64]
 
 
-class Heard(NamedTuple):
+class GradientStats(NamedTuple):
     """What the loss says of a network's weights: per batch its value, (n,), and per group the mean of 1/|gradient| over
 
     the weights of its filters, (n, groups); infinite where the loss does not hear a group at all.
@@ -35,48 +35,50 @@ class Filters:
 
     def __init__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
         self.maps = maps
-        self.owner = np.repeat(np.arange(len(maps.groups)), maps.sizes)
-        kept = maps.kept(cut)
+        self.group_index = np.repeat(np.arange(len(maps.groups)), maps.sizes)
+        kept = maps.find_kept_positions(cut)
         trained = {name for name, _ in module.named_parameters()}
         sources = {(name, dim): number for name, pairs in maps.slices.items() for dim, number in pairs}
         self.rows: list[tuple[str, int, NDArray[np.int64]]] = []  # tensor, its dimension, the channel of each row
         for name, dim in dict.fromkeys(
             (member.tensor, member.dim)
             for group in maps.groups
-            for member in group.on("out")
+            for member in group.select_members("out")
             if len(maps.shapes[member.tensor]) > 1 and member.tensor in trained
         ):
             number = sources[name, dim]
             self.rows.append((name, dim, maps.sources[number][kept[number]]))
 
-    def sizes(self, module: nn.Module) -> Vector:
+    def compute_l1_norms(self, module: nn.Module) -> Vector:
         """Summed absolute values of each channel's filters, (channels,); 0 where it is cut."""
         weights = dict(module.named_parameters())
-        return self._summed({name: weights[name].detach().abs() for name, _, _ in self.rows})
+        return self._sum_by_channel({name: weights[name].detach().abs() for name, _, _ in self.rows})
 
-    def weights(self, module: nn.Module) -> Vector:
+    def count_weights(self, module: nn.Module) -> Vector:
         """How many weights the filters of each group have, (groups,)."""
         weights = dict(module.named_parameters())
-        return self._grouped(self._summed({name: torch.ones_like(weights[name]) for name, _, _ in self.rows}))
+        return self._sum_by_group(
+            self._sum_by_channel({name: torch.ones_like(weights[name]) for name, _, _ in self.rows})
+        )
 
-    def inverse(self, module: nn.Module) -> Vector:
+    def compute_inverse_gradients(self, module: nn.Module) -> Vector:
         """Per group the mean of 1/|gradient| over the weights of its filters, (groups,)."""
         weights = dict(module.named_parameters())
-        slopes = {name: _slope(weights[name]).abs().double() for name, _, _ in self.rows}
-        count = self.weights(module)
-        mean = self._grouped(self._summed(slopes)) / count
+        slopes = {name: _get_gradient(weights[name]).abs().double() for name, _, _ in self.rows}
+        count = self.count_weights(module)
+        mean = self._sum_by_group(self._sum_by_channel(slopes)) / count
         inverted = {}
         for name, dim, channels in self.rows:
-            least = np.where(channels == ALWAYS, 0.0, FLOOR * mean[self.owner[channels]])
+            least = np.where(channels == ALWAYS, 0.0, FLOOR * mean[self.group_index[channels]])
             shape = [1] * slopes[name].ndim
             shape[dim] = -1
             floor = torch.from_numpy(least).to(slopes[name].device).view(shape)
             inverted[name] = 1 / torch.maximum(slopes[name], floor)
         with np.errstate(invalid="ignore"):
-            found = self._grouped(self._summed(inverted)) / count
+            found = self._sum_by_group(self._sum_by_channel(inverted)) / count
         return np.where(mean > 0, found, np.inf)
 
-    def _summed(self, tensors: dict[str, Tensor]) -> Vector:
+    def _sum_by_channel(self, tensors: dict[str, Tensor]) -> Vector:
         """Sums over what belongs to each channel, (channels,)."""
         total = np.zeros(self.maps.channels)
         for name, dim, channels in self.rows:
@@ -85,24 +87,26 @@ class Filters:
             np.add.at(total, channels[mine], values[mine])
         return total
 
-    def _grouped(self, values: Vector) -> Vector:
-        return np.asarray(np.bincount(self.owner, values, minlength=len(self.maps.groups)), dtype=np.float64)
+    def _sum_by_group(self, values: Vector) -> Vector:
+        return np.asarray(np.bincount(self.group_index, values, minlength=len(self.maps.groups)), dtype=np.float64)
 
 
-def heard(module: nn.Module, filters: Filters, task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Heard:
+def measure_gradients(
+    module: nn.Module, filters: Filters, task: Task, batches: Iterable[tuple[Tensor, Tensor]]
+) -> GradientStats:
     """The loss and the groups' inverse gradients on each of `batches`, in evaluation mode; `module` is not changed."""
     losses, inverses = [], []
     module.eval()
     with torch.enable_grad():
         for images, labels in batches:
             module.zero_grad(set_to_none=True)
-            loss = task.mean_loss(module(images), labels)
+            loss = task.compute_mean_loss(module(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
-            inverses.append(filters.inverse(module))
+            inverses.append(filters.compute_inverse_gradients(module))
     module.zero_grad(set_to_none=True)
-    return Heard(np.array(losses), np.array(inverses))
+    return GradientStats(np.array(losses), np.array(inverses))
 
 
-def _slope(weight: nn.Parameter) -> Tensor:
+def _get_gradient(weight: nn.Parameter) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight.grad

@@ -39,24 +39,30 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.blend.allocation import Counts, allocate_along
-from blendsearch.blend.allocation_rules import Measured, along
+from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
-from blendsearch.data.splits import batches
-from blendsearch.fitness.device import channels_last
-from blendsearch.fitness.recovery import recalibrated
+from blendsearch.data.splits import iter_batches
+from blendsearch.fitness.device import convert_to_channels_last
+from blendsearch.fitness.recovery import recalibrate
 from blendsearch.fitness.training import train
-from blendsearch.pipeline.methods.derived.gradients import Filters, Heard, heard
-from blendsearch.pipeline.methods.derived.rates import largest_errors, narrowed, stepwise, thresholds, trusted
-from blendsearch.pipeline.problem.from_config import schedule_of
-from blendsearch.pipeline.problem.persistence import dense_arrays
-from blendsearch.pipeline.problem.problem import Report, Setting
-from blendsearch.runs.array_checkpoint import load_stage, save_stage
+from blendsearch.pipeline.methods.derived.gradients import Filters, GradientStats, measure_gradients
+from blendsearch.pipeline.methods.derived.rates import (
+    clip_to_trust_region,
+    compute_largest_errors,
+    compute_thresholds,
+    interpolate_widths,
+    select_widths,
+)
+from blendsearch.pipeline.problem.from_config import make_schedule
+from blendsearch.pipeline.problem.persistence import get_state_arrays
+from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.runs.run import Run
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
-FURTHEST = 500.0
+PATH_EXTENSION = 500.0
 """How many steps of a tenth a path goes on after the last: far enough for any budget."""
 
 
@@ -81,81 +87,83 @@ class State:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def derived(run: Run, setting: Setting, report: Report) -> Measured:
+def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAllocation:
     """The widths that follow, the channels kept, and the retrained network."""
-    derivation = Derivation(setting)
+    derivation = Derivation(problem)
     folder = run.path / "derived"
-    found = load_stage(folder, lambda text: report("warning", {"text": text}))
+    found = load_array_checkpoint(folder, lambda text: report("warning", {"text": text}))
     if found is None:
-        state, module = derivation.begun()
+        state, module = derivation.start()
     else:
-        state, module = State(**found[0]), derivation.restored(State(**found[0]), found[1])
+        state, module = State(**found[0]), derivation.restore_network(State(**found[0]), found[1])
     while not state.over:
         start = time.perf_counter()
-        state, module = derivation.stepped(state, module)
+        state, module = derivation.step(state, module)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
-        save_stage(folder, state.step, state.__dict__, dense_arrays(module))
-        report("derived", {"step": state.step, "done": state.step, "of": setting.config.derived.steps, **state.said})
+        save_array_checkpoint(folder, state.step, state.__dict__, get_state_arrays(module))
+        report("derived", {"step": state.step, "done": state.step, "of": problem.config.derived.steps, **state.said})
     counts = [np.array(item) for item in state.counts]
-    decoder, last = setting.decoder, len(counts) - 1
-    levels = (-(last + FURTHEST), 0.0)
-    fixed = along("derived", decoder.allowed, lambda level: stepwise(counts, level), levels)
-    return Measured(fixed, np.array(state.cut), dense_arrays(module), state.seconds)
+    decoder, last = problem.decoder, len(counts) - 1
+    levels = (-(last + PATH_EXTENSION), 0.0)
+    fixed = make_path_rule("derived", decoder.allowed, lambda level: interpolate_widths(counts, level), levels)
+    return PreparedAllocation(fixed, np.array(state.cut), get_state_arrays(module), state.seconds)
 
 
 class Derivation:
     """The steps, on one setting. Each is decided by the state before it and the run's seed alone."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting, self.config = setting, setting.config.derived
-        self.maps = setting.structure.maps
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.config = problem, problem.config.derived
+        self.maps = problem.structure.maps
         # over a span of budgets the derivation goes on to the least
-        self.budget = setting.decoder.budget_at(0.0)
+        self.budget = problem.decoder.compute_budget(0.0)
 
-    def begun(self) -> tuple[State, nn.Module]:
+    def start(self) -> tuple[State, nn.Module]:
         """The dense network before the first step."""
-        config, maps, whole = self.config, self.maps, self.maps.whole()
-        module = channels_last(narrow(self.setting.model, maps, whole))
+        config, maps, whole = self.config, self.maps, self.maps.make_unpruned_cut()
+        module = convert_to_channels_last(narrow(self.problem.model, maps, whole))
         filters = Filters(maps, whole, module)
-        said = self._heard(module, filters, 0)
-        values, weights = self._split(filters.sizes(module), whole), filters.weights(module)
-        errors = largest_errors(values, weights, self.setting.decoder.allowed, config.ladder)
-        _, error = self.setting.evaluator.measure(module, "val")
+        gradients = self._measure_gradients(module, filters, 0)
+        values, weights = self._split(filters.compute_l1_norms(module), whole), filters.count_weights(module)
+        errors = compute_largest_errors(values, weights, self.problem.decoder.allowed, config.ladder)
+        _, error = self.problem.evaluator.measure(module, "val")
         bound = config.trust * float(np.linalg.norm(errors))
-        loss = float(said.losses.mean())
+        loss = float(gradients.losses.mean())
         first = [maps.sizes.tolist()]
         return State(first, whole.tolist(), bound, config.margin, config.tolerance, loss, error), module
 
-    def restored(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
+    def restore_network(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
         """The network of a stored state."""
         cut = np.array(state.cut)
-        module = channels_last(narrow(self.setting.model, self.maps, cut))
+        module = convert_to_channels_last(narrow(self.problem.model, self.maps, cut))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return module
 
-    def stepped(self, state: State, module: nn.Module) -> tuple[State, nn.Module]:
+    def step(self, state: State, module: nn.Module) -> tuple[State, nn.Module]:
         """One step: rates, the cut, retraining, and whether it stands."""
         config, cut = self.config, np.array(state.cut)
         filters = Filters(self.maps, cut, module)
-        values, weights = self._split(filters.sizes(module), cut), filters.weights(module)
-        counts = self.maps.counts(cut)
-        if self._met(counts):  # a budget that the dense network meets
-            return replace(state, over=True, said=self._said(counts, state.error, True)), module
+        values, weights = self._split(filters.compute_l1_norms(module), cut), filters.count_weights(module)
+        counts = self.maps.count_kept(cut)
+        if self._is_within_budget(counts):  # a budget that the dense network meets
+            return replace(state, over=True, said=self._summarize_step(counts, state.error, True)), module
         forced = state.step + 1 >= config.steps
         if forced:
-            wanted, length = self._down_to_budget(state, counts), state.bound
+            wanted, length = self._narrow_to_budget(state, counts), state.bound
         else:
-            state, wanted, length = self._derived(state, self._heard(module, filters, state.step), values, weights)
-        met = self._met(wanted)
+            state, wanted, length = self._derive_counts(
+                state, self._measure_gradients(module, filters, state.step), values, weights
+            )
+        met = self._is_within_budget(wanted)
         if met and not forced:
             path = [counts, wanted]
-            wanted = self._along(lambda level: stepwise(path, level), (-1.0, 0.0), counts)
-        smaller = self._cut(cut, values, wanted)
-        candidate = channels_last(narrow(module, self.maps, smaller, already=cut))
+            wanted = self._allocate_along(lambda level: interpolate_widths(path, level), (-1.0, 0.0), counts)
+        smaller = self._select_channels(cut, values, wanted)
+        candidate = convert_to_channels_last(narrow(module, self.maps, smaller, previous_cut=cut))
         self._retrain(candidate, config.tuning, state.step)
-        _, error = self.setting.evaluator.measure(candidate, "val")
+        _, error = self.problem.evaluator.measure(candidate, "val")
         stands = forced or error <= state.error + state.tolerance
-        state = replace(state, step=state.step + 1, said=self._said(wanted, error, stands))
+        state = replace(state, step=state.step + 1, said=self._summarize_step(wanted, error, stands))
         if not stands:
             return replace(state, bound=config.shrink * min(state.bound, length)), module
         state = replace(
@@ -169,45 +177,47 @@ class Derivation:
             self._retrain(candidate, config.final, state.step)
         return state, candidate
 
-    def _derived(
-        self, state: State, said: Heard, values: list[NDArray[np.float64]], weights: NDArray[np.float64]
+    def _derive_counts(
+        self, state: State, gradients: GradientStats, values: list[NDArray[np.float64]], weights: NDArray[np.float64]
     ) -> tuple[State, Counts, float]:
         """What the rates leave of each group, with the norm of the thresholds before they were scaled into the ball.
 
         The state is one with more room where all rates would be 0.
         """
-        allowed, ladder = self.setting.decoder.allowed, self.config.ladder
+        allowed, ladder = self.problem.decoder.allowed, self.config.ladder
         before = np.array([len(item) for item in values])
         for _ in range(200):
-            free = thresholds(said.losses, said.inverses, state.loss, state.margin)
-            if (narrowed(values, weights, allowed, free, ladder) == before).all():
+            free = compute_thresholds(gradients.losses, gradients.inverses, state.loss, state.margin)
+            if (select_widths(values, weights, allowed, free, ladder) == before).all():
                 state = replace(state, margin=2 * state.margin)
                 continue
-            wanted = narrowed(values, weights, allowed, trusted(free, state.bound), ladder)
+            wanted = select_widths(values, weights, allowed, clip_to_trust_region(free, state.bound), ladder)
             if (wanted < before).any():
                 return state, wanted, float(np.linalg.norm(free[np.isfinite(free)]))
             tolerance = min(1.0, 2 * state.tolerance)
             state = replace(state, tolerance=tolerance, bound=self.config.grow * state.bound)
         # the ladder's least rate is less than one channel of any group: there is nothing to derive
-        return state, self._down_to_budget(state, before), state.bound
+        return state, self._narrow_to_budget(state, before), state.bound
 
-    def _down_to_budget(self, state: State, counts: Counts) -> Counts:
+    def _narrow_to_budget(self, state: State, counts: Counts) -> Counts:
         """`counts` narrowed to the budget, all groups by one ratio."""
         steps = [np.array(item) for item in state.counts]
         last = len(steps) - 1
-        return self._along(lambda level: stepwise(steps, level), (-(last + FURTHEST), -float(last)), counts)
+        return self._allocate_along(
+            lambda level: interpolate_widths(steps, level), (-(last + PATH_EXTENSION), -float(last)), counts
+        )
 
-    def _along(self, path: Any, levels: tuple[float, float], counts: Counts) -> Counts:
+    def _allocate_along(self, path: Any, levels: tuple[float, float], counts: Counts) -> Counts:
         """The allocation along `path` in what `counts` have left."""
-        decoder = self.setting.decoder
+        decoder = self.problem.decoder
         left = replace(decoder.allowed, sizes=counts)
         return allocate_along(decoder.oracle, left, self.budget, path, levels)
 
-    def _met(self, counts: Counts) -> bool:
-        oracle = self.setting.structure.oracle
-        return all(float(oracle.ratio(name, counts)) <= ratio for name, ratio in self.budget.items())
+    def _is_within_budget(self, counts: Counts) -> bool:
+        oracle = self.problem.structure.oracle
+        return all(float(oracle.compute_ratio(name, counts)) <= ratio for name, ratio in self.budget.items())
 
-    def _cut(self, cut: Cut, values: list[NDArray[np.float64]], counts: Counts) -> Cut:
+    def _select_channels(self, cut: Cut, values: list[NDArray[np.float64]], counts: Counts) -> Cut:
         """The channels of `cut` that stay when each group keeps its `counts` largest."""
         kept = np.zeros(len(cut), dtype=np.bool_)
         kept[np.flatnonzero(cut)] = keep_best(values, counts)
@@ -218,19 +228,19 @@ class Derivation:
         starts = self.maps.offsets
         return [values[a:b][cut[a:b]] for a, b in pairwise(starts)]
 
-    def _heard(self, module: nn.Module, filters: Filters, step: int) -> Heard:
-        splits, config = self.setting.splits, self.config
-        return heard(
+    def _measure_gradients(self, module: nn.Module, filters: Filters, step: int) -> GradientStats:
+        splits, config = self.problem.splits, self.config
+        return measure_gradients(
             module,
             filters,
-            self.setting.evaluator.recipe.task,
-            batches(
+            self.problem.evaluator.recipe.task,
+            iter_batches(
                 splits.train,
                 batch_size=min(config.batch_size, len(splits.train)),
                 mean=splits.mean,
                 std=splits.std,
-                device=self.setting.evaluator.device,
-                rng=np.random.default_rng([self.setting.config.seed, 11, step]),
+                device=self.problem.evaluator.device,
+                rng=np.random.default_rng([self.problem.config.seed, 11, step]),
                 augment=splits.augment,
                 limit=config.batches * config.batch_size,
             ),
@@ -238,13 +248,15 @@ class Derivation:
 
     def _retrain(self, module: nn.Module, tuning: ScheduleConfig, step: int) -> None:
         """In place, from recalibrated batch-norms."""
-        held = self.setting.evaluator
-        rng = np.random.default_rng([self.setting.config.seed, 12, step])
-        recalibrated(module, held.model, held.splits, held.recipe, held.device, rng)
+        held = self.problem.evaluator
+        rng = np.random.default_rng([self.problem.config.seed, 12, step])
+        recalibrate(module, held.model, held.splits, held.recipe, held.device, rng)
         recipe = held.recipe
-        train(module, held.splits, schedule_of(tuning), held.device, rng, precision=recipe.precision, task=recipe.task)
+        train(
+            module, held.splits, make_schedule(tuning), held.device, rng, precision=recipe.precision, task=recipe.task
+        )
 
-    def _said(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
-        oracle = self.setting.structure.oracle
-        ratios = {f"{name}_ratio": float(oracle.ratio(name, counts)) for name in ("macs", "params")}
+    def _summarize_step(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
+        oracle = self.problem.structure.oracle
+        ratios = {f"{name}_ratio": float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
         return {**ratios, "val_accuracy": 1 - error, "stands": stands}

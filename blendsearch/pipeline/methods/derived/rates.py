@@ -10,13 +10,13 @@ from blendsearch.blend.allocation import Counts, Widths
 Vector = NDArray[np.float64]
 
 
-def thresholds(losses: Vector, inverses: Vector, before: float, margin: float) -> Vector:
+def compute_thresholds(losses: Vector, inverses: Vector, initial_loss: float, margin: float) -> Vector:
     """How large each group's pruning error may be, (groups,): the mean over batches of what the loss may still grow by,
 
     before x (1 + margin) - loss now and not below 0, times the mean of 1/|gradient|. `losses` is (n,), `inverses`
     (n, groups). To first order a change of weights moves the loss by gradient times change.
     """
-    room = np.maximum(before * (1 + margin) - losses, 0.0)[:, None]
+    room = np.maximum(initial_loss * (1 + margin) - losses, 0.0)[:, None]
     audible = np.isfinite(inverses)
     total = np.where(audible, room * np.where(audible, inverses, 0.0), 0.0).sum(axis=0)
     # a batch that says nothing of a group counts for nothing; a group that none speaks of has no threshold
@@ -24,14 +24,14 @@ def thresholds(losses: Vector, inverses: Vector, before: float, margin: float) -
     return np.asarray(np.where(unheard, np.inf, total / np.maximum(audible.sum(axis=0), 1)))
 
 
-def trusted(found: Vector, bound: float) -> Vector:
+def clip_to_trust_region(limits: Vector, bound: float) -> Vector:
     """Thresholds scaled into the ball of radius `bound`; those of groups that the loss does not hear stay infinite."""
-    finite = np.where(np.isfinite(found), found, 0.0)
+    finite = np.where(np.isfinite(limits), limits, 0.0)
     length = float(np.linalg.norm(finite))
-    return np.where(np.isfinite(found), finite * min(1.0, bound / length) if length > 0 else 0.0, np.inf)
+    return np.where(np.isfinite(limits), finite * min(1.0, bound / length) if length > 0 else 0.0, np.inf)
 
 
-def narrowed(
+def select_widths(
     filters: Sequence[Vector], weights: Vector, allowed: Widths, limits: Vector, ladder: Sequence[float]
 ) -> Counts:
     """The channels that each group keeps, (groups,), at the largest rate of `ladder` whose error is not over its limit.
@@ -42,25 +42,27 @@ def narrowed(
     counts = np.array([len(values) for values in filters], dtype=np.int64)
     found = counts.copy()
     for rate in sorted(ladder):
-        wanted = _kept(counts, allowed, rate)
-        errors = pruning_errors(filters, weights, wanted)
+        wanted = _apply_rate(counts, allowed, rate)
+        errors = compute_pruning_errors(filters, weights, wanted)
         found = np.where(errors <= limits, wanted, found)
     return np.asarray(found)
 
 
-def pruning_errors(filters: Sequence[Vector], weights: Vector, kept: Counts) -> Vector:
+def compute_pruning_errors(filters: Sequence[Vector], weights: Vector, kept: Counts) -> Vector:
     """The error of keeping the `kept` largest channels of each group, (groups,)."""
     gone = [float(np.sort(values)[: len(values) - count].sum()) for values, count in zip(filters, kept, strict=True)]
     return np.array(gone) / weights
 
 
-def largest_errors(filters: Sequence[Vector], weights: Vector, allowed: Widths, ladder: Sequence[float]) -> Vector:
+def compute_largest_errors(
+    filters: Sequence[Vector], weights: Vector, allowed: Widths, ladder: Sequence[float]
+) -> Vector:
     """The errors of the largest rate everywhere, (groups,)."""
     counts = np.array([len(values) for values in filters], dtype=np.int64)
-    return pruning_errors(filters, weights, _kept(counts, allowed, max(ladder)))
+    return compute_pruning_errors(filters, weights, _apply_rate(counts, allowed, max(ladder)))
 
 
-def stepwise(counts: Sequence[Counts], level: float) -> Vector:
+def interpolate_widths(counts: Sequence[Counts], level: float) -> Vector:
     """The widths at minus `level` steps of a derivation through `counts`, the first of them whole; (groups,).
 
     Between steps the way is straight; after the last every step takes a tenth of each group.
@@ -72,7 +74,7 @@ def stepwise(counts: Sequence[Counts], level: float) -> Vector:
     return np.asarray(counts[before] + (step - before) * (counts[before + 1] - counts[before]))
 
 
-def _kept(counts: Counts, allowed: Widths, rate: float) -> Counts:
+def _apply_rate(counts: Counts, allowed: Widths, rate: float) -> Counts:
     """What `counts` channels become when that part of them goes: an allowed width, at least the part that stays."""
     stay = counts - np.floor(rate * counts + 1e-9).astype(np.int64)
     steps = -(-stay // allowed.step) * allowed.step

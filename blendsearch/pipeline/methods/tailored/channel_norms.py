@@ -6,17 +6,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.structure.groups import Group, IndexMaps
-from blendsearch.structure.surgery import narrow, rehung
+from blendsearch.structure.surgery import copy_with_tensors, narrow
 
 TOLERANCE = 1e-3
 """Largest difference between the outputs of a silenced and a cut network, in units of their spread."""
 
 Vector = NDArray[np.float64]
-Place = tuple[str, int, NDArray[np.int64]]
+ChannelAxis = tuple[str, int, NDArray[np.int64]]
 """A tensor, one of its dimensions, and for each index there the channel of the line, or -1."""
 
 
-class Scales:
+class ChannelScaler:
     """For every group the tensors whose slices, all zero, silence a channel exactly as a cut does.
 
     These are the scales and shifts of all batch-norms that the coupled channels pass; where there are none, the weights
@@ -31,49 +31,53 @@ class Scales:
 
     def __init__(self, model: nn.Module, maps: IndexMaps, images: Tensor) -> None:
         self.maps, self.channels = maps, maps.channels
-        self.owner = np.repeat(np.arange(len(maps.groups)), maps.sizes)
-        normed = [_batch_norms(model, group) for group in maps.groups]
+        self.group_index = np.repeat(np.arange(len(maps.groups)), maps.sizes)
+        normed = [_list_batch_norms(model, group) for group in maps.groups]
         groups = range(len(maps.groups))
         by_norm = {number for number in groups if normed[number]}
-        if not self._silences(model, sorted(by_norm), normed, images):
-            by_norm = {number for number in by_norm if self._silences(model, [number], normed, images)}
-            if not self._silences(model, sorted(by_norm), normed, images):  # each does alone, but not all together
+        if not self._is_silencing_exact(model, sorted(by_norm), normed, images):
+            by_norm = {number for number in by_norm if self._is_silencing_exact(model, [number], normed, images)}
+            if not self._is_silencing_exact(
+                model, sorted(by_norm), normed, images
+            ):  # each does alone, but not all together
                 by_norm = set()
         parameters = {name for name, _ in model.named_parameters()}
-        reading = [_readers(group) for group in maps.groups]
+        reading = [_list_readers(group) for group in maps.groups]
         by_reader = {
             number for number in groups if number not in by_norm and {name for name, _ in reading[number]} <= parameters
         }
-        self.whole = np.array([number not in by_norm | by_reader for number in groups])
+        self.unscalable_groups = np.array([number not in by_norm | by_reader for number in groups])
         chosen = [normed[number] if number in by_norm else reading[number] for number in groups]
-        self.places = [self._place(place, number) for number in sorted(by_norm | by_reader) for place in chosen[number]]
+        self.axes = [
+            self._index_channels(place, number) for number in sorted(by_norm | by_reader) for place in chosen[number]
+        ]
 
-    def norms(self, module: nn.Module) -> Vector:
+    def compute_norms(self, module: nn.Module) -> Vector:
         """The norm of each channel over its group's mean, (channels,); 0 where it is silent, 1 in whole groups."""
         tensors = dict(module.named_parameters())
         squares = np.zeros(self.channels)
-        for name, dim, channels in self.places:
+        for name, dim, channels in self.axes:
             tensor = tensors[name].detach()
             others = [number for number in range(tensor.ndim) if number != dim]
             rows = torch.linalg.vector_norm(tensor, dim=others) if others else tensor
             there = channels >= 0
             np.add.at(squares, channels[there], rows.double().square().cpu().numpy()[there])
-        norms = np.where(self.whole[self.owner], 1.0, np.sqrt(squares))
-        mean = np.bincount(self.owner, norms) / self.maps.sizes
-        return np.asarray(norms / np.maximum(mean, 1e-12)[self.owner])
+        norms = np.where(self.unscalable_groups[self.group_index], 1.0, np.sqrt(squares))
+        mean = np.bincount(self.group_index, norms) / self.maps.sizes
+        return np.asarray(norms / np.maximum(mean, 1e-12)[self.group_index])
 
     def scale(self, module: nn.Module, factors: Vector) -> None:
         """Multiply the numbers of each channel by its factor, (channels,), in place; exactly 0 and 1 are exact."""
         tensors = dict(module.named_parameters())
         with torch.no_grad():
-            for name, dim, channels in self.places:
+            for name, dim, channels in self.axes:
                 tensor = tensors[name]
                 by_index = np.where(channels >= 0, factors[channels], 1.0)
                 shape = [1] * tensor.ndim
                 shape[dim] = -1
                 tensor.mul_(torch.from_numpy(by_index).to(tensor).view(shape))
 
-    def _place(self, name_dim: tuple[str, int], number: int) -> Place:
+    def _index_channels(self, name_dim: tuple[str, int], number: int) -> ChannelAxis:
         """Where in a tensor the channels of one group stand; those of others are left to their own places."""
         name, dim = name_dim
         start = self.maps.offsets[number]
@@ -83,23 +87,23 @@ class Scales:
                 channels[member.index] = (start + np.arange(self.maps.groups[number].channels))[:, None]
         return name, dim, channels
 
-    def _silences(
-        self, model: nn.Module, groups: list[int], normed: list[list[tuple[str, int]]], images: Tensor
+    def _is_silencing_exact(
+        self, model: nn.Module, groups: list[int], norm_axes: list[list[tuple[str, int]]], images: Tensor
     ) -> bool:
         """Whether zeros in the batch-norms of half the channels of `groups` are the same as cutting these."""
-        cut = self.maps.whole()
+        cut = self.maps.make_unpruned_cut()
         rng = np.random.default_rng(0)
         zeroed: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
         for number in groups:
             start, size = self.maps.offsets[number], self.maps.groups[number].channels
             cut[start + rng.permutation(size)[: size // 2]] = False
-            for place in normed[number]:
-                name, dim, channels = self._place(place, number)
+            for place in norm_axes[number]:
+                name, dim, channels = self._index_channels(place, number)
                 gone = np.flatnonzero((channels >= 0) & ~cut[channels])
                 zeroed.setdefault(name, []).append((dim, gone))
         names = {id(tensor): name for name, tensor in model.named_parameters()}
 
-        def silent(tensor: Tensor) -> Tensor:
+        def zero_channels(tensor: Tensor) -> Tensor:
             out = tensor.detach().clone()
             for dim, gone in zeroed.get(names.get(id(tensor), ""), ()):
                 out.index_fill_(dim, torch.from_numpy(gone).to(out.device), 0)
@@ -107,11 +111,11 @@ class Scales:
 
         with torch.inference_mode():
             expected = narrow(model, self.maps, cut).eval()(images)
-            found = rehung(model, silent).eval()(images)
+            found = copy_with_tensors(model, zero_channels).eval()(images)
         return float((expected - found).abs().max()) <= TOLERANCE * (float(expected.std()) or 1.0)
 
 
-def _batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
+def _list_batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
     """The scales and shifts of the group's batch-norms."""
     names = {name for name, _ in model.named_parameters()}
     return [
@@ -121,6 +125,6 @@ def _batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
     ]
 
 
-def _readers(group: Group) -> list[tuple[str, int]]:
+def _list_readers(group: Group) -> list[tuple[str, int]]:
     """The weights that read the group's channels."""
-    return list(dict.fromkeys((member.tensor, member.dim) for member in group.on("in")))
+    return list(dict.fromkeys((member.tensor, member.dim) for member in group.select_members("in")))

@@ -39,23 +39,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.blend.allocation import check_reachable
-from blendsearch.blend.allocation_rules import Fixed, Measured
-from blendsearch.data.splits import batches
-from blendsearch.fitness.device import autocast, channels_last
-from blendsearch.fitness.training import descent
-from blendsearch.pipeline.methods.tailored.channel_norms import Scales
-from blendsearch.pipeline.methods.tailored.shrinkage import Press
-from blendsearch.pipeline.problem.from_config import schedule_of
-from blendsearch.pipeline.problem.persistence import dense_arrays
-from blendsearch.pipeline.problem.problem import Report, Setting
-from blendsearch.runs.array_checkpoint import load_stage, save_stage
+from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
+from blendsearch.data.splits import iter_batches
+from blendsearch.fitness.device import autocast, convert_to_channels_last
+from blendsearch.fitness.training import make_optimizer
+from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
+from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
+from blendsearch.pipeline.problem.from_config import make_schedule
+from blendsearch.pipeline.problem.persistence import get_state_arrays
+from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.run import Run
 from blendsearch.structure.surgery import narrow
 
-CONCAVE = 2.0
+CONCAVITY = 2.0
 """A channel above the level is pressed by the level's part in its norm, to this power, of what those below are."""
 
-MOMENTUM = "momentum/"
+MOMENTUM_PREFIX = "momentum/"
 """Before a parameter's name: its momentum, among the arrays of a checkpoint."""
 
 
@@ -76,36 +76,36 @@ class State:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def tailored(run: Run, setting: Setting, report: Report) -> Measured:
+def train_tailored(run: Run, problem: Problem, report: Reporter) -> PreparedAllocation:
     """The widths that the network arrived at, its channels, and its trained weights."""
-    tailoring = Tailoring(setting)
+    tailoring = TailoredTraining(problem)
     folder = run.path / "tailored"
-    found = load_stage(folder, lambda text: report("warning", {"text": text}))
+    found = load_array_checkpoint(folder, lambda text: report("warning", {"text": text}))
     state = State() if found is None else State(**found[0])
     tailoring.begin(state, {} if found is None else found[1])
     while state.epoch < tailoring.epochs:
         start = time.perf_counter()
         state = tailoring.train(state)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
-        save_stage(folder, state.epoch, state.__dict__, tailoring.arrays())
+        save_array_checkpoint(folder, state.epoch, state.__dict__, tailoring.get_arrays())
         report("tailored", {"epoch": state.epoch, "done": state.epoch, "of": tailoring.epochs, **state.said})
     cut = np.array(state.cut)
-    counts = setting.structure.maps.counts(cut)
-    fixed = Fixed("tailored", lambda oracle, budget: counts)
-    return Measured(fixed, cut, dense_arrays(tailoring.module), state.seconds)
+    counts = problem.structure.maps.count_kept(cut)
+    fixed = AllocationRule("tailored", lambda oracle, budget: counts)
+    return PreparedAllocation(fixed, cut, get_state_arrays(tailoring.module), state.seconds)
 
 
-class Tailoring:
+class TailoredTraining:
     """The training, on one setting. Each epoch is decided by the state before it and the run's seed alone."""
 
     module: nn.Module
     optimizer: torch.optim.SGD
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting, config = setting, setting.config.tailored
-        self.maps, decoder = setting.structure.maps, setting.decoder
-        self.schedule = schedule_of(config.tuning)
-        train = setting.splits.train
+    def __init__(self, problem: Problem) -> None:
+        self.problem, config = problem, problem.config.tailored
+        self.maps, decoder = problem.structure.maps, problem.decoder
+        self.schedule = make_schedule(config.tuning)
+        train = problem.splits.train
         self.images = min(len(train), self.schedule.images or len(train))
         self.steps = max(1, self.images // self.schedule.batch_size)
         self.epochs = max(1, round(self.schedule.epochs))
@@ -113,48 +113,50 @@ class Tailoring:
         self.arrival = min(total, max(1, round(config.arrival * total)))
         cosine = 0.5 * (1 + np.cos(np.pi * np.arange(total) / total))
         self.rates = self.schedule.rate * (cosine if self.schedule.decay == "cosine" else np.ones(total))
-        self.scales = Scales(setting.model, self.maps, self._examples())
-        budget, allowed = decoder.budget_at(0.0), decoder.allowed
-        allowed = replace(allowed, low=np.where(self.scales.whole, allowed.sizes, allowed.low))
-        check_reachable(setting.structure.oracle, allowed, budget)
+        self.scales = ChannelScaler(problem.model, self.maps, self._make_examples())
+        budget, allowed = decoder.compute_budget(0.0), decoder.allowed
+        allowed = replace(allowed, low=np.where(self.scales.unscalable_groups, allowed.sizes, allowed.low))
+        check_reachable(problem.structure.oracle, allowed, budget)
         cost = "macs" if "macs" in budget else next(iter(budget))
-        charged = np.maximum(setting.structure.oracle.per_channel(cost, self.maps.sizes), 1.0)
+        charged = np.maximum(problem.structure.oracle.compute_cost_per_channel(cost, self.maps.sizes), 1.0)
         weights = (charged / charged.mean()) ** config.by_cost
         owner = np.repeat(np.arange(len(self.maps.groups)), self.maps.sizes)
-        self.press = Press(setting.structure.oracle, allowed, budget, weights[owner])
+        self.shrinkage = Shrinkage(problem.structure.oracle, allowed, budget, weights[owner])
 
     def begin(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> None:
         """The network and its optimiser as they were after `state`."""
-        cut = np.array(state.cut) if state.narrowed else self.maps.whole()
-        self._take(narrow(self.setting.model, self.maps, cut))
+        cut = np.array(state.cut) if state.narrowed else self.maps.make_unpruned_cut()
+        self._set_module(narrow(self.problem.model, self.maps, cut))
         if not arrays:
             return
         stored = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        self.module.load_state_dict({name: value for name, value in stored.items() if not name.startswith(MOMENTUM)})
+        self.module.load_state_dict(
+            {name: value for name, value in stored.items() if not name.startswith(MOMENTUM_PREFIX)}
+        )
         for name, parameter in self.module.named_parameters():
-            if MOMENTUM + name in stored:
-                self.optimizer.state[parameter]["momentum_buffer"] = stored[MOMENTUM + name].to(parameter.device)
+            if MOMENTUM_PREFIX + name in stored:
+                self.optimizer.state[parameter]["momentum_buffer"] = stored[MOMENTUM_PREFIX + name].to(parameter.device)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def get_arrays(self) -> dict[str, NDArray[Any]]:
         """The network's state and its momentum."""
-        found = dense_arrays(self.module)
+        found = get_state_arrays(self.module)
         for name, parameter in self.module.named_parameters():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
-                found[MOMENTUM + name] = momentum.detach().cpu().numpy()
+                found[MOMENTUM_PREFIX + name] = momentum.detach().cpu().numpy()
         return found
 
     def train(self, state: State) -> State:
         """One epoch, in place; at its end, where the network has arrived, the narrow one."""
-        held, splits, schedule = self.setting.evaluator, self.setting.splits, self.schedule
+        held, splits, schedule = self.problem.evaluator, self.problem.splits, self.schedule
         device, cut, last = held.device, state.cut, state.last
-        rng = np.random.default_rng([self.setting.config.seed, 13, state.epoch])
+        rng = np.random.default_rng([self.problem.config.seed, 13, state.epoch])
         forked = [device] if device.type == "cuda" else []
         total, step = 0.0, state.epoch * self.steps
         with torch.random.fork_rng(devices=forked), torch.enable_grad():
             torch.manual_seed(int(rng.integers(2**63)))
             self.module.train()
-            for images, labels in batches(
+            for images, labels in iter_batches(
                 splits.train,
                 batch_size=schedule.batch_size,
                 mean=splits.mean,
@@ -165,42 +167,42 @@ class Tailoring:
                 limit=self.images,
                 drop_last=self.images >= schedule.batch_size,
             ):
-                total += self._descended(images, labels, step)
+                total += self._step_sgd(images, labels, step)
                 if cut is None:
-                    cut, last = self._pressed(step)
+                    cut, last = self._shrink_channels(step)
                 elif not state.narrowed:
                     self.scales.scale(self.module, np.array(cut, dtype=np.float64))
                 step += 1
         self.module.eval()
         if cut is not None and not state.narrowed:
-            self._take(narrow(self.module, self.maps, np.array(cut)))
-        said = self._said(cut, total / self.steps)
+            self._set_module(narrow(self.module, self.maps, np.array(cut)))
+        said = self._summarize_epoch(cut, total / self.steps)
         return replace(state, epoch=state.epoch + 1, cut=cut, narrowed=cut is not None, last=last, said=said)
 
-    def _descended(self, images: Tensor, labels: Tensor, step: int) -> float:
+    def _step_sgd(self, images: Tensor, labels: Tensor, step: int) -> float:
         """One step of SGD; the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.rates[step])
         self.optimizer.zero_grad(set_to_none=True)
-        recipe = self.setting.evaluator.recipe
+        recipe = self.problem.evaluator.recipe
         with autocast(images.device, recipe.precision):
             logits = self.module(images)
-        loss = recipe.task.mean_loss(logits, labels)
+        loss = recipe.task.compute_mean_loss(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return float(loss.detach())
 
-    def _pressed(self, step: int) -> tuple[list[bool] | None, list[float]]:
+    def _shrink_channels(self, step: int) -> tuple[list[bool] | None, list[float]]:
         """Shorten every channel; in the step of arrival, the cut, and how long what it silenced was."""
-        norms = self.scales.norms(self.module)
-        level = self.press.level(norms)
+        norms = self.scales.compute_norms(self.module)
+        level = self.shrinkage.compute_level(norms)
         ahead = float(self.rates[step : self.arrival].sum())
         arrives = step + 1 == self.arrival
         part = 1.0 if arrives or ahead <= 0 else float(self.rates[step]) / ahead
-        lighter = np.divide(level, norms / self.press.weights, out=np.ones_like(norms), where=norms > 0)
-        pressure = part * level * self.press.weights * np.minimum(1.0, lighter) ** CONCAVE
+        lighter = np.divide(level, norms / self.shrinkage.weights, out=np.ones_like(norms), where=norms > 0)
+        pressure = part * level * self.shrinkage.weights * np.minimum(1.0, lighter) ** CONCAVITY
         shortened = np.maximum(norms - pressure, 0.0)
-        kept = self.press.landed(norms) if arrives else self.press.spared(norms)
+        kept = self.shrinkage.make_cut(norms) if arrives else self.shrinkage.select_protected(norms)
         shortened = np.where(kept & (shortened == 0), norms, shortened)
         if arrives:
             shortened[~kept] = 0.0
@@ -209,26 +211,26 @@ class Tailoring:
             return None, []
         return kept.tolist(), [float(norms[~kept].max(initial=0.0)), float(np.median(norms[kept]))]
 
-    def _take(self, module: nn.Module) -> None:
+    def _set_module(self, module: nn.Module) -> None:
         """Train `module` from now on, its momentum at rest."""
-        self.module = channels_last(module)
-        self.optimizer = descent(self.module, self.schedule)
+        self.module = convert_to_channels_last(module)
+        self.optimizer = make_optimizer(self.module, self.schedule)
 
-    def _examples(self) -> Tensor:
-        height, width, channels = self.setting.splits.train.shape
+    def _make_examples(self) -> Tensor:
+        height, width, channels = self.problem.splits.train.shape
         drawn = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
-        return drawn.to(self.setting.evaluator.device)
+        return drawn.to(self.problem.evaluator.device)
 
-    def _said(self, cut: list[bool] | None, loss: float) -> dict[str, Any]:
+    def _summarize_epoch(self, cut: list[bool] | None, loss: float) -> dict[str, Any]:
         """Costs of the channels that are not at zero, the loss, and the validation accuracy."""
-        _, error = self.setting.evaluator.measure(self.module, "val")
-        oracle = self.setting.structure.oracle
+        _, error = self.problem.evaluator.measure(self.module, "val")
+        oracle = self.problem.structure.oracle
         if cut is None:
-            norms = self.scales.norms(self.module)
-            ratios = {name: self.press.ratio(name, norms) for name in ("macs", "params")}
+            norms = self.scales.compute_norms(self.module)
+            ratios = {name: self.shrinkage.compute_ratio(name, norms) for name in ("macs", "params")}
         else:
-            counts = self.maps.counts(np.array(cut))
-            ratios = {name: float(oracle.ratio(name, counts)) for name in ("macs", "params")}
+            counts = self.maps.count_kept(np.array(cut))
+            ratios = {name: float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
         return {
             **{f"{name}_ratio": value for name, value in ratios.items()},
             "loss": loss,

@@ -14,7 +14,7 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Press:
+class Shrinkage:
     """The way from norms of channels, (channels,), to the budget; `weights`, (channels,), say how hard each is pressed.
 
     The largest channels of each group, as many as its least width, never go.
@@ -26,67 +26,69 @@ class Press:
     weights: Vector
 
     @cached_property
-    def owner(self) -> NDArray[np.int64]:
+    def group_index(self) -> NDArray[np.int64]:
         """The group of each channel, (channels,)."""
         return np.repeat(np.arange(len(self.allowed.sizes)), self.allowed.sizes)
 
-    def level(self, norms: Vector) -> float:
+    def compute_level(self, norms: Vector) -> float:
         """The least level at which the network without the channels of norm <= level x weight meets the budget."""
-        order, needed = self._needed(norms)
+        order, needed = self._find_removals(norms)
         return float((norms / self.weights)[order[needed - 1]]) if needed else 0.0
 
-    def ratio(self, name: str, norms: Vector) -> float:
+    def compute_ratio(self, name: str, norms: Vector) -> float:
         """What the channels that are not at zero cost, as a share of the dense cost."""
-        alive = np.bincount(self.owner[norms > 0], minlength=len(self.allowed.sizes))
-        return float(self.oracle.ratio(name, self._allowed(alive)))
+        alive = np.bincount(self.group_index[norms > 0], minlength=len(self.allowed.sizes))
+        return float(self.oracle.compute_ratio(name, self._round_up(alive)))
 
-    def spared(self, norms: Vector) -> Cut:
+    def select_protected(self, norms: Vector) -> Cut:
         """The channels that never go as things stand, (channels,)."""
         spared = np.zeros(len(norms), dtype=np.bool_)
         for group, least in enumerate(self.allowed.low):
-            mine = np.flatnonzero(self.owner == group)
+            mine = np.flatnonzero(self.group_index == group)
             spared[mine[np.argsort(-norms[mine], kind="stable")[:least]]] = True
         return spared
 
-    def landed(self, norms: Vector) -> Cut:
+    def make_cut(self, norms: Vector) -> Cut:
         """The cut at the budget, (channels,): without the least channels, but with every one there is room left for."""
-        order, needed = self._needed(norms)
+        order, needed = self._find_removals(norms)
         gone = order[:needed]
         kept = np.ones(len(norms), dtype=np.bool_)
         kept[gone] = False
-        counts = self._counts(gone)
+        counts = self._count_kept(gone)
         for channel in gone[::-1]:
             if norms[channel] == 0:
                 break
-            counts[self.owner[channel]] += 1
-            if self._fits(counts):
+            counts[self.group_index[channel]] += 1
+            if self._is_within_budget(counts):
                 kept[channel] = True
             else:
-                counts[self.owner[channel]] -= 1
+                counts[self.group_index[channel]] -= 1
         # a width that has to be a multiple is filled up with channels that say nothing, or least
-        for group, wanted in enumerate(self._allowed(counts)):
-            out = gone[(self.owner[gone] == group) & ~kept[gone]]
+        for group, wanted in enumerate(self._round_up(counts)):
+            out = gone[(self.group_index[gone] == group) & ~kept[gone]]
             kept[out[::-1][: wanted - counts[group]]] = True
         return kept
 
-    def _needed(self, norms: Vector) -> tuple[NDArray[np.int64], int]:
+    def _find_removals(self, norms: Vector) -> tuple[NDArray[np.int64], int]:
         """All channels that may go, the least first, and how many of them have to."""
         order = np.argsort(norms / self.weights, kind="stable")
-        order = order[~self.spared(norms)[order]]
+        order = order[~self.select_protected(norms)[order]]
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._fits(self._counts(order[:middle])) else (middle + 1, high)
+            low, high = (
+                (low, middle) if self._is_within_budget(self._count_kept(order[:middle])) else (middle + 1, high)
+            )
         return order, low
 
-    def _counts(self, gone: NDArray[np.int64]) -> Counts:
-        return self.allowed.sizes - np.bincount(self.owner[gone], minlength=len(self.allowed.sizes))
+    def _count_kept(self, removed: NDArray[np.int64]) -> Counts:
+        return self.allowed.sizes - np.bincount(self.group_index[removed], minlength=len(self.allowed.sizes))
 
-    def _allowed(self, counts: Counts) -> Counts:
+    def _round_up(self, counts: Counts) -> Counts:
         """The least allowed widths that hold `counts` channels."""
         held = self.allowed
         return np.asarray(np.clip(-(-counts // held.step) * held.step, held.low, held.sizes))
 
-    def _fits(self, counts: Counts) -> bool:
-        widths = self._allowed(counts)
-        return all(float(self.oracle.ratio(name, widths)) <= ratio for name, ratio in self.budget.items())
+    def _is_within_budget(self, counts: Counts) -> bool:
+        widths = self._round_up(counts)
+        return all(float(self.oracle.compute_ratio(name, widths)) <= ratio for name, ratio in self.budget.items())
