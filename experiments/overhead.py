@@ -3,7 +3,7 @@
     python experiments/overhead.py [--out overhead.json]
 
 Runs whole searches of a ResNet-56 (random weights; the scores and losses do not matter here) with an engine that
-answers at once, so that all the time measured is ours: decoding, the optimiser, the store, checkpoints, progress.
+answers at once, so that all the time measured is ours: decoding, the optimizer, the store, checkpoints, progress.
 Processor seconds of this process, so that other work on the machine does not count; wall seconds beside them.
 """
 
@@ -27,10 +27,10 @@ from blendsearch.runs.config.loading import parse_config
 EVALUATIONS, SECONDS_EACH = 400, 1.0
 CASES = [
     ("cma, population 24", {"population": 24, "evaluations": EVALUATIONS}),
-    ("surrogate, population 24", {"population": 24, "evaluations": EVALUATIONS, "optimiser": "surrogate"}),
+    ("surrogate, population 24", {"population": 24, "evaluations": EVALUATIONS, "optimizer": "surrogate"}),
     ("nsga2 group by group, population 24", {"population": 24, "evaluations": EVALUATIONS, "blend": "group"}),
     ("cma, population 500", {"population": 500, "evaluations": 3000}),
-    ("surrogate, population 500", {"population": 500, "evaluations": 3000, "optimiser": "surrogate"}),
+    ("surrogate, population 500", {"population": 500, "evaluations": 3000, "optimizer": "surrogate"}),
     ("nsga2 group by group, population 500", {"population": 500, "evaluations": 3000, "blend": "group"}),
 ]
 

@@ -2,10 +2,10 @@
 
     python experiments/schedules.py [--out schedules.json]
 
-The search itself is real: its loop, its optimisers, its store. Only time is not: an engine with a virtual clock gives
+The search itself is real: its loop, its optimizers, its store. Only time is not: an engine with a virtual clock gives
 each evaluation a duration between 2 and 20 s (log-uniform, drawn from the cut's own seed, so that a cut takes as long
 under either schedule), starts it when a worker is free, and brings back the earliest. The controller's own work
-(optimiser, decoding, store) is charged to the same clock in the processor seconds that it really takes here, beside
+(optimizer, decoding, store) is charged to the same clock in the processor seconds that it really takes here, beside
 other work: nobody is given new work meanwhile.
 Losses stand in for accuracy: each group has channels that it would like to keep and a weight of its own, and what it
 misses counts by its square. They say how much is learnt under a schedule, not what a network would lose.
@@ -147,7 +147,7 @@ def main() -> None:
         problem = prepared(folder)
         maps = problem.structure.maps
         wish = Wish(maps.channels, maps.offsets[:-1])
-        for optimiser, workers, seeds in CASES:
+        for optimizer, workers, seeds in CASES:
             evaluations = max(FEWEST, PER_WORKER * workers)
             # generations of 24, the default; and such as are at least as large as the cluster
             cases = [("steady", 24), *(("generational", size) for size in sorted({24, max(24, workers)}))]
@@ -155,7 +155,7 @@ def main() -> None:
                 found = []
                 for seed in range(seeds):
                     fields = {"schedule": schedule, "population": population, "evaluations": evaluations}
-                    fields["optimiser"] = optimiser
+                    fields["optimizer"] = optimizer
                     tree = problem.config.model_dump(mode="json", exclude_none=True) | {"seed": seed}
                     tree["search"] |= fields
                     own = problem.__class__(
@@ -163,14 +163,14 @@ def main() -> None:
                         *(problem.structure, problem.table, problem.clusters, problem.decoder, problem.evaluator),
                     )
                     run = record(
-                        own, Path(folder), f"{optimiser}-{schedule}-{workers}-{population}-{seed}", ["schedules"]
+                        own, Path(folder), f"{optimizer}-{schedule}-{workers}-{population}-{seed}", ["schedules"]
                     )
                     engine = Simulated(workers, wish)
                     search(run, own, engine, lambda kind, facts: None)
                     assert len(engine.ended) == evaluations
                     found.append(measured(engine))
                 means = {name: round(float(np.mean([item[name] for item in found])), 4) for name in found[0]}
-                facts = {"optimiser": optimiser, "schedule": schedule, "workers": workers, "population": population}
+                facts = {"optimizer": optimizer, "schedule": schedule, "workers": workers, "population": population}
                 results.append({**facts, "evaluations": evaluations, "seeds": seeds, **means})
                 print(json.dumps(results[-1]), flush=True)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")

@@ -94,7 +94,7 @@ def compute_hypervolume(rows: Sequence[Evaluation], costs: CostFunction) -> floa
 
     The corner is every answer wrong at the dense cost. At one budget only the error counts.
     """
-    from moocore import compute_hypervolume as volume
+    from moocore import hypervolume as volume
 
     points = np.array([[row.error, *costs(row)] for row in rows if row.error is not None], dtype=np.float64)
     if not len(points):

@@ -222,6 +222,6 @@ def test_criteria_are_listed(capsys: Any) -> None:
 
 
 def test_help_loads_no_torch() -> None:
-    lines = ("import sys, blendsearch.cli as c", "try: c.main(['--help'])", "except SystemExit: pass")
+    lines = ("import sys, blendsearch.cli.main as c", "try: c.main(['--help'])", "except SystemExit: pass")
     code = "\n".join([*lines, "assert not {'torch', 'ray', 'numpy'} & set(sys.modules)"])
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -71,12 +71,12 @@ def trained():
         nn.Flatten(),
         nn.Linear(24 * 16, 10),
     )
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
     for _ in range(6):
         for rows in torch.randperm(1700).split(50):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(model(images[rows]), labels[rows]).backward()
-            optimiser.step()
+            optimizer.step()
     structure = trace_structure(model, (1, 8, 8))
     images, labels = images[:300], labels[:300]
     changes = {}

@@ -117,15 +117,15 @@ def test_the_geometric_median_of_a_triangle_and_of_points_around_one_of_them():
     points = torch.randn(12, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     found = compute_median_distances(points @ points.T)
     centre = points.mean(dim=0).clone().requires_grad_(True)
-    optimiser = torch.optim.LBFGS([centre], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([centre], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total = (points - centre).norm(dim=1).sum()
         total.backward()
         return total
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     np.testing.assert_allclose(found, (points - centre.detach()).norm(dim=1), rtol=1e-4)
 
 

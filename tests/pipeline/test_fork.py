@@ -34,7 +34,7 @@ def numbers(of: Run) -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "optimiser"),
+    ("schedule", "optimizer"),
     [
         ("generational", "cma"),
         ("generational", "nsga2"),
@@ -44,9 +44,9 @@ def numbers(of: Run) -> dict[str, tuple[Any, ...]]:
     ],
 )
 def test_a_fork_begins_with_what_was_found_and_judges_none_of_it_again(
-    schedule: str, optimiser: str, config_file: Path, tmp_path: Path, judged: list[str], capsys: Any
+    schedule: str, optimizer: str, config_file: Path, tmp_path: Path, judged: list[str], capsys: Any
 ) -> None:
-    choice = ("--set", f"search.optimiser={optimiser}", "--set", f"search.schedule={schedule}")
+    choice = ("--set", f"search.optimizer={optimizer}", "--set", f"search.schedule={schedule}")
     run("search", tmp_path, config_file, "--name", "one", *choice)
     before, parent = numbers(open_run(tmp_path, "one")), open_run(tmp_path, "one")
     best = min(loss for loss, _ in before.values())

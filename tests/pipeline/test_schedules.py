@@ -110,13 +110,13 @@ def gone_through(run: Run, problem: Problem, engine: Engine) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize("optimiser", ["auto", "nsga2", "random"])
+@pytest.mark.parametrize("optimizer", ["auto", "nsga2", "random"])
 @pytest.mark.parametrize("workers", [1, 3, 60])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_evaluation_asked_for_is_judged_once_and_the_end_is_below_the_baselines(
-    schedule: str, workers: int, optimiser: str, prepared: Problem, tmp_path: Path
+    schedule: str, workers: int, optimizer: str, prepared: Problem, tmp_path: Path
 ) -> None:
-    problem = with_search(prepared, schedule=schedule, optimiser=optimiser)
+    problem = with_search(prepared, schedule=schedule, optimizer=optimizer)
     run = begun(problem, tmp_path, "one")
     engine = OutOfOrder(problem, workers, seed=workers)
     gone_through(run, problem, engine)
@@ -229,16 +229,16 @@ def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_pa
     assert journal(open_run(tmp_path, "short")) == journal(open_run(tmp_path, "long"))
 
 
-@pytest.mark.parametrize("optimiser", ["cma", "nsga2", "surrogate"])
+@pytest.mark.parametrize("optimizer", ["cma", "nsga2", "surrogate"])
 def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_what_was_judged(
-    optimiser: str, prepared: Problem, tmp_path: Path
+    optimizer: str, prepared: Problem, tmp_path: Path
 ) -> None:
-    problem = with_search(prepared, schedule="steady", optimiser=optimiser)
+    problem = with_search(prepared, schedule="steady", optimizer=optimizer)
     run = begun(problem, tmp_path, "one")
     with pytest.raises(Stopped):
         gone_through(run, problem, OutOfOrder(problem, 2, 0, 30))
     before = journal(run)
-    # the optimiser draws otherwise from here on, as on a machine that rounds otherwise
+    # the optimizer draws otherwise from here on, as on a machine that rounds otherwise
     other = dataclasses.replace(problem, config=problem.config.model_copy(update={"seed": 1}))
     said = gone_through(run, other, LocalEngine(problem.evaluator))
     assert any("the search goes on from what was judged" in text for text in said)

@@ -161,8 +161,8 @@ def test_overrides_reach_nested_fields_and_paths_are_expanded(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"search": {"optimiser": "cma"}, "budget": {"macs": [0.3, 0.5]}}, "cma searches at one budget"),
-        ({"search": {"optimiser": "cma", "blend": "group"}}, "with search.blend network"),
+        ({"search": {"optimizer": "cma"}, "budget": {"macs": [0.3, 0.5]}}, "cma searches at one budget"),
+        ({"search": {"optimizer": "cma", "blend": "group"}}, "with search.blend network"),
         ({"search": {"blend": "group", "population": 10}}, "multiple of 4"),
         ({"method": "legr", "criteria": {"pool": ["l1"]}}, "put it in criteria.pool"),
         ({"method": "legr", "budget": {"macs": [0.3, 0.5]}}, "searches at one budget"),
@@ -176,3 +176,14 @@ def test_what_does_not_go_together_is_refused(quick: dict[str, Any], changes: di
 
 def test_a_population_need_not_be_a_multiple_of_four_without_tournaments(quick: dict[str, Any]) -> None:
     assert parse_config(quick | {"search": {"population": 10}}, "test").search.population == 10
+
+
+def test_the_old_name_of_the_optimizer_field_is_accepted() -> None:
+    tree = load_config(None).model_dump(mode="json")
+    del tree["search"]["optimizer"]
+    assert (
+        parse_config({**tree, "search": {**tree["search"], "optimiser": "random"}}, "old").search.optimizer == "random"
+    )
+    assert load_config(None, ["search.optimiser=random"]).search.optimizer == "random"
+    with pytest.raises(ConfigError, match=r"search.optimiser is not a known field"):
+        parse_config({**tree, "search": {**tree["search"], "optimiser": "cma", "optimizer": "random"}}, "both")

@@ -12,6 +12,9 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config.method_spec import apply_method
 from blendsearch.runs.config.schema import Config
 
+OLD_FIELDS = {"search.optimiser": "search.optimizer"}
+"""Fields that had other names in earlier versions."""
+
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
 
@@ -43,10 +46,22 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 def parse_config(tree: Any, source: str) -> Config:
     """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
+    _rename_old_fields(tree)
     try:
         return Config.model_validate(apply_method(tree))
     except ValidationError as error:
         raise ConfigError(f"{source}: {'; '.join(_format_errors(error))}") from error
+
+
+def _rename_old_fields(tree: Any) -> None:
+    """Rename fields of earlier versions in place; a field given under both names stays, and is refused as unknown."""
+    for old, new in OLD_FIELDS.items():
+        section, name = old.split(".")
+        branch = tree.get(section) if isinstance(tree, dict) else None
+        if isinstance(branch, dict) and name in branch:
+            branch.setdefault(new.split(".")[1], branch[name])
+            if branch[new.split(".")[1]] == branch[name]:
+                del branch[name]
 
 
 def dump_config(config: Config) -> str:
@@ -63,6 +78,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+    fields = OLD_FIELDS.get(".".join(fields), ".".join(fields)).split(".")
     branch = tree
     for field in fields[:-1]:
         if branch.get(field) is None:

@@ -17,7 +17,7 @@ _ONE_NETWORK: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "blended": {},
     # controls, at the same budget, recovery and number of evaluations; whole, since `compare` lays them over a config
-    "random": {"allocation": "evolved", "search": {"blend": "network", "optimiser": "random"}},
+    "random": {"allocation": "evolved", "search": {"blend": "network", "optimizer": "random"}},
     "legr": {"allocation": "evolved", "transform": "none", "criteria": {"pool": ["l2"]}, "search": {"seeds": []}},
     "torch-pruning": {
         "allocation": "evolved",

@@ -161,7 +161,7 @@ class SearchConfig(Section):
     `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
     never waits for a slow one (a generation is then what `population` evaluations that came back make).
     `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
-    factors in every group on their own. `optimiser`: auto is cma at one budget and nsga2 over a span of budgets.
+    factors in every group on their own. `optimizer`: auto is cma at one budget and nsga2 over a span of budgets.
     `seeds`: allocations that are measured before the search and stand in its first generation; uniform and global ones
     always do.
     """
@@ -265,13 +265,13 @@ class Config(Section):
             raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
         if self.search.optimizer in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
             raise ValueError(
-                f"search.optimiser {self.search.optimizer} searches at one budget, with search.blend network: "
+                f"search.optimizer {self.search.optimizer} searches at one budget, with search.blend network: "
                 "take nsga2 or auto"
             )
-        optimiser = self.search.optimizer
-        if optimiser == "auto":
-            optimiser = "nsga2" if spanned or self.search.blend == "group" else "cma"
-        by_nsga2 = self.method == "blended" and optimiser == "nsga2" and len(spanned) < 2
+        optimizer = self.search.optimizer
+        if optimizer == "auto":
+            optimizer = "nsga2" if spanned or self.search.blend == "group" else "cma"
+        by_nsga2 = self.method == "blended" and optimizer == "nsga2" and len(spanned) < 2
         if by_nsga2 and self.search.population % 4:
             raise ValueError(
                 f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"

@@ -1,4 +1,4 @@
-"""What holds for every optimiser: distinct cuts at the budget, one stream of randomness, exact resumption."""
+"""What holds for every optimizer: distinct cuts at the budget, one stream of randomness, exact resumption."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from blendsearch.pipeline.optimizers.surrogate import Surrogate
 GROUPWISE = DECODER.space
 NETWORKWIDE = NetworkSpace(GROUPWISE.criteria, GROUPWISE.ranks, GROUPWISE.clusters)
 WISH = np.random.default_rng(7).random(RESNET.maps.channels)
-"""What a judge would like to keep: the test's stand-in for accuracy, the same for all optimisers."""
+"""What a judge would like to keep: the test's stand-in for accuracy, the same for all optimizers."""
 
 
 def networkwide() -> Decoder:
