@@ -13,15 +13,10 @@ from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, chec
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.pipeline.problem.problem import Reporter, prepare
 from blendsearch.runs.config.loading import parse_config
-from blendsearch.runs.config.method_spec import METHODS, merge_trees
+from blendsearch.runs.config.method_registry import get_method, list_control_names
+from blendsearch.runs.config.method_spec import merge_trees
 from blendsearch.runs.config.schema import Config, EngineConfig
 from blendsearch.runs.run import Run, open_run
-
-CONTROLS = ("random", "legr", "torch-pruning")
-"""Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
-
-OPTIONAL_CONTROLS = ("depthwise", "sensitivity", "derived", "tailored")
-"""Other published ways that a run is compared with where they are named; each goes by its own section of the config."""
 
 
 def compare(
@@ -75,7 +70,7 @@ def plan_comparison(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[
             "budget; search again with --set budget.macs=0.5, say"
         )
     own = run.config.method
-    known = (*CONTROLS, *OPTIONAL_CONTROLS)
+    known = (*list_control_names(optional=False), *list_control_names(optional=True))
     unknown = [method for method in methods if method not in known]
     if unknown:
         raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(known)}")
@@ -95,5 +90,5 @@ def make_control_config(config: Config, method: str, seed: int) -> Config:
     # the splits stay those of the compared run: its base network may have been trained on one side of them
     tree["data"]["split_seed"] = config.seed if config.data.split_seed is None else config.data.split_seed
     if method != config.method:
-        tree = merge_trees(tree, {"method": method, **METHODS[method]})
+        tree = merge_trees(tree, {"method": method, **get_method(method).defaults})
     return parse_config(tree, f"control {method}")

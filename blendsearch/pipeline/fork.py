@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from blendsearch.errors import ConfigError, RunError
-from blendsearch.pipeline.methods.blended import make_search_optimizer
+from blendsearch.pipeline.methods.method import make_search_optimizer
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.runs.compatibility import find_differences
+from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.loading import apply_overrides, parse_config
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config_changes import diff_configs
 from blendsearch.runs.origin import EVOLVED, IN_BEST
@@ -92,12 +94,16 @@ def fork(
 
 def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
     """The parent's config with `overrides`, and what they change: field, old value, new value."""
-    if parent.config.method == "torch-pruning":
-        raise ConfigError(f"run {parent.name!r} is two cuts of another pruner: it has no population to fork")
-    if parent.config.method in ("sensitivity", "derived", "tailored"):
+    method = get_method(parent.config.method)
+    if not method.traits.population:
+        instead = (
+            f"; start a new search, with search.seeds=[{method.name}] for its widths in the first generation"
+            if method.traits.seeds_others
+            else ""
+        )
         raise ConfigError(
-            f"run {parent.name!r} is the one network of method {parent.config.method}: it has no population to fork; "
-            f"search anew, with search.seeds=[{parent.config.method}] for its widths in the first generation"
+            f"run {parent.name!r} holds the fixed networks of method {method.name}: it has no population to fork"
+            f"{instead}"
         )
     tree = parent.config.model_dump(mode="json")
     if parent.config.data.split_seed is None:
@@ -106,6 +112,7 @@ def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dic
     source = f"fork of {parent.name}"
     pinned = parse_config(tree, source).model_dump(mode="json")
     config = parse_config(apply_overrides(tree, overrides), source)
+    check_searchable(config)
     changed = dict(diff_configs(pinned, config.model_dump(mode="json")))
     for field in changed:
         if field.startswith(SPACE_FIELDS) or not field.startswith(CHANGEABLE):

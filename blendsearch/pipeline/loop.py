@@ -21,11 +21,13 @@ from blendsearch.pipeline.stages import (
     save_front_weights,
 )
 from blendsearch.pipeline.steady import run_steady
+from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.run import Run
 
 
 def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None:
     """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
+    check_searchable(problem.config)
     store = run.open_store()
     evaluate_dense(problem, engine, store, report)
     problem = prepare_allocations(run, problem, engine, store, report)

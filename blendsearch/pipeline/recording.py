@@ -10,6 +10,7 @@ from blendsearch.errors import EvaluateError
 from blendsearch.fitness.evaluator import Outcome, Request, make_request
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import compute_hypervolume, select_evaluated, select_front
 from blendsearch.runs.records import Evaluation
@@ -158,6 +159,6 @@ def warn_of_baselines(count: int, evaluations: int, report: Reporter) -> None:
 
 
 def warn_of_exhaustion(problem: Problem, report: Reporter) -> None:
-    """Say that there is nothing left to ask for; a method that brings its networks along need not be told."""
-    if problem.config.method not in ("torch-pruning", "depthwise", "sensitivity", "derived", "tailored"):
+    """Warn that every reachable cut was evaluated, unless the method has a fixed set of networks."""
+    if not get_method(problem.config.method).traits.fixed_networks:
         report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})

@@ -23,7 +23,7 @@ from blendsearch.blend.allocation_rules import (
 from blendsearch.cli.main import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import ConfigError
-from blendsearch.pipeline.methods.sensitivity import Curve, find_widths, make_curve, measure_sensitivity
+from blendsearch.pipeline.methods.sensitivity.method import Curve, find_widths, make_curve, measure_sensitivity
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import prepare

@@ -1,6 +1,5 @@
-"""What a run measures, derives or trains before its search begins: named allocations, for whoever asks for them."""
+"""Allocations that methods find before the search, and the network of a method that trains its own."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +7,9 @@ import torch
 
 from blendsearch.blend.allocation_rules import PreparedAllocation
 from blendsearch.engine.base import Engine
-from blendsearch.pipeline.methods.derived.method import derive_widths
-from blendsearch.pipeline.methods.sensitivity import measure_sensitivity
-from blendsearch.pipeline.methods.tailored.method import train_tailored
+from blendsearch.pipeline.methods.method import load_method
 from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.runs.config.method_registry import list_method_names
 from blendsearch.runs.records import FinalResult
 from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
@@ -19,32 +17,15 @@ from blendsearch.structure.groups import compute_cut_digest
 from blendsearch.structure.surgery import narrow
 
 
-def _run_sensitivity(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> PreparedAllocation:
-    return PreparedAllocation(measure_sensitivity(problem, engine, store, report))
-
-
-def _run_derived(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> PreparedAllocation:
-    return derive_widths(run, problem, report)
-
-
-def _run_tailored(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> PreparedAllocation:
-    return train_tailored(run, problem, report)
-
-
-PREPARERS: dict[str, Callable[[Run, Problem, Engine, Store, Reporter], PreparedAllocation]] = {
-    "sensitivity": _run_sensitivity,
-    "derived": _run_derived,
-    "tailored": _run_tailored,
-}
-
-
 def prepare_allocations(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> Problem:
-    """`setting` with the allocations that its config asks for; what a run has found already is not done again."""
+    """Return the problem with the allocations that its config asks for; stored results are not computed again."""
     config = problem.config
-    wanted: dict[str, None] = dict.fromkeys([*config.search.seeds, config.allocation, config.method])
-    measured: dict[str, PreparedAllocation] = {
-        name: PREPARERS[name](run, problem, engine, store, report) for name in wanted if name in PREPARERS
-    }
+    measured: dict[str, PreparedAllocation] = {}
+    for name in dict.fromkeys([*config.search.seeds, config.allocation, config.method]):
+        if name in list_method_names():
+            found = load_method(name).prepare_allocation(run, problem, engine, store, report)
+            if found is not None:
+                measured[name] = found
     decoder = problem.decoder
     if config.allocation in measured:
         decoder = replace(decoder, allocation_rule=measured[config.allocation].rule)
@@ -52,7 +33,7 @@ def prepare_allocations(run: Run, problem: Problem, engine: Engine, store: Store
 
 
 def store_trained_network(run: Run, problem: Problem, store: Store, report: Reporter) -> None:
-    """Keep and judge the network of a method that trained it, as what was fine-tuned to the end; once."""
+    """Save and evaluate the network of a method that trains its own, as a final result, once."""
     found = problem.allocations.get(problem.config.method)
     if found is None or found.cut is None or found.weights is None:
         return

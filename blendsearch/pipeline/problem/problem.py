@@ -42,6 +42,8 @@ from blendsearch.pipeline.problem.inputs import (
     check_task,
     check_trainable,
 )
+from blendsearch.runs.config.checks import check_searchable
+from blendsearch.runs.config.method_registry import load_implementation
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.records import Evaluation
@@ -90,15 +92,9 @@ class Problem:
         return tuple(float(oracle.compute_ratio(name, counts)) for name in self.decoder.ranged_costs)
 
     def compute_objectives(self, row: Evaluation) -> tuple[float, ...]:
-        """What is minimised, for a judged `row`: loss and error at one budget, loss and costs where budgets span.
-
-        The paper's method (`search.cfbs`) minimises the error, and the loss only between equals.
-        """
-        if row.loss is None or row.error is None:
-            raise ValueError(f"network {row.id} was not judged: {row.failure}")
-        if self.config.method == "cfbs":
-            return row.error, row.loss
-        return row.loss, *(self.compute_costs(row) or (row.error,))
+        """Compute what the method minimizes, for an evaluated `row`."""
+        objectives: tuple[float, ...] = load_implementation(self.config.method).compute_objectives(self, row)
+        return objectives
 
 
 def prepare(
@@ -109,6 +105,7 @@ def prepare(
     With `beside`, the dense network is that run's, and so is what budgets are counted by: nothing is trained, and no
     latency measured. What is `given` is not looked for under the names of the config.
     """
+    check_searchable(config)
     check_task(config, inputs.task)
     traced = _trace_network(config, report, base_run, inputs)
     # before anything that takes time: a budget that cannot be met ends here

@@ -9,15 +9,14 @@ from decoders import DECODER, RESNET
 
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.network_space import NetworkSpace
-from blendsearch.pipeline.methods.cfbs import Cfbs
-from blendsearch.pipeline.methods.legr import Legr
+from blendsearch.pipeline.methods.cfbs.method import Cfbs
+from blendsearch.pipeline.methods.legr.method import Legr
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.optimizers.cma_es import Cma, Strategy
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2, Nsga3
 from blendsearch.pipeline.optimizers.random_search import RandomSearch
-from blendsearch.pipeline.optimizers.surrogate import Surrogate
 
 GROUPWISE = DECODER.space
 NETWORKWIDE = NetworkSpace(GROUPWISE.criteria, GROUPWISE.ranks, GROUPWISE.clusters)
@@ -41,7 +40,6 @@ def make(name: str, seed: int) -> Optimizer:
         "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.decode, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
         "cfbs": lambda: Evolution(GROUPWISE, DECODER.decode, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
         "cma": lambda: Cma(NETWORKWIDE, held.decode, 12, rng),
-        "surrogate": lambda: Surrogate(NETWORKWIDE, held.decode, 12, rng),
         "random": lambda: RandomSearch(NETWORKWIDE, held.decode, 12, rng),
         "legr": lambda: Legr(l2_table(), rng),
     }[name]()
@@ -78,7 +76,7 @@ def begun(name: str, seed: int = 0) -> tuple[Optimizer, set[str], list[Candidate
     return held, {item.digest for item in first}, first
 
 
-EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "surrogate", "random", "legr"]
+EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr"]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -148,7 +146,7 @@ def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: 
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
+@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "legr"])
 def test_what_learns_one_at_a_time_finds_better_cuts_than_it_began_with(name: str, workers: int) -> None:
     held = make(name, 0)
     first = held.ask_first(seeds_for(name), 10**9)
@@ -175,7 +173,7 @@ def test_the_strategy_finds_the_bottom_of_a_bowl_from_samples_that_come_back_lat
     assert height(held.mean) < 1e-4 * start
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
+@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "legr"])
 def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
     held, known, first = begun(name)
     found = [loss(item) for some in generations(held, 12, known) for item in some]
@@ -183,7 +181,7 @@ def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
     assert np.mean(found[-24:]) < np.mean(found[:24])
 
 
-@pytest.mark.parametrize("name", ["cma", "surrogate"])
+@pytest.mark.parametrize("name", ["cma"])
 def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_drawn(name: str) -> None:
     held, known, first = begun(name)
     best = min(first, key=loss)

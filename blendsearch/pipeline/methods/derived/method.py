@@ -42,6 +42,7 @@ from blendsearch.blend.allocation import Counts, allocate_along
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
 from blendsearch.data.splits import iter_batches
+from blendsearch.engine.base import Engine
 from blendsearch.fitness.device import convert_to_channels_last
 from blendsearch.fitness.recovery import recalibrate
 from blendsearch.fitness.training import train
@@ -53,12 +54,15 @@ from blendsearch.pipeline.methods.derived.rates import (
     interpolate_widths,
     select_widths,
 )
+from blendsearch.pipeline.methods.derived.spec import DerivedConfig
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
 from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.runs.run import Run
+from blendsearch.runs.store import Store
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
@@ -101,7 +105,7 @@ def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAlloc
         state, module = derivation.step(state, module)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_array_checkpoint(folder, state.step, state.__dict__, get_state_arrays(module))
-        report("derived", {"step": state.step, "done": state.step, "of": problem.config.derived.steps, **state.said})
+        report("derived", {"step": state.step, "done": state.step, "of": derivation.config.steps, **state.said})
     counts = [np.array(item) for item in state.counts]
     decoder, last = problem.decoder, len(counts) - 1
     levels = (-(last + PATH_EXTENSION), 0.0)
@@ -113,7 +117,7 @@ class Derivation:
     """The steps, on one setting. Each is decided by the state before it and the run's seed alone."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.config = problem, problem.config.derived
+        self.problem, self.config = problem, problem.config.get_options(DerivedConfig)
         self.maps = problem.structure.maps
         # over a span of budgets the derivation goes on to the least
         self.budget = problem.decoder.compute_budget(0.0)
@@ -260,3 +264,13 @@ class Derivation:
         oracle = self.problem.structure.oracle
         ratios = {f"{name}_ratio": float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
         return {**ratios, "val_accuracy": 1 - error, "stands": stands}
+
+
+class Derived(OneNetworkMethod):
+    """One network, with derived rates, its own channels and its own weights."""
+
+    def prepare_allocation(
+        self, run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter
+    ) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return derive_widths(run, problem, report)

@@ -41,15 +41,19 @@ from torch import Tensor, nn
 from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
 from blendsearch.data.splits import iter_batches
+from blendsearch.engine.base import Engine
 from blendsearch.fitness.device import autocast, convert_to_channels_last
 from blendsearch.fitness.training import make_optimizer
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
+from blendsearch.pipeline.methods.tailored.spec import TailoredConfig
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
 from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.run import Run
+from blendsearch.runs.store import Store
 from blendsearch.structure.surgery import narrow
 
 CONCAVITY = 2.0
@@ -102,7 +106,7 @@ class TailoredTraining:
     optimizer: torch.optim.SGD
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, config = problem, problem.config.tailored
+        self.problem, config = problem, problem.config.get_options(TailoredConfig)
         self.maps, decoder = problem.structure.maps, problem.decoder
         self.schedule = make_schedule(config.tuning)
         train = problem.splits.train
@@ -237,3 +241,13 @@ class TailoredTraining:
             "val_accuracy": 1 - error,
             "arrived": cut is not None,
         }
+
+
+class Tailored(OneNetworkMethod):
+    """One network, with the channels and weights of the training run."""
+
+    def prepare_allocation(
+        self, run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter
+    ) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return train_tailored(run, problem, report)

@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import Widths
-from blendsearch.blend.allocation_rules import BLEND, AllocationRule, find_row, make_path_rule
+from blendsearch.blend.allocation_rules import BLEND, AllocationRule, PreparedAllocation, find_row, make_path_rule
 from blendsearch.blend.decoder import Decoder, keep_best
 from blendsearch.blend.genome import blend_ranks
 from blendsearch.engine.base import Engine
 from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.problem.problem import Problem, Reporter
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.records import Probe
+from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
@@ -135,3 +137,13 @@ def _plan_probes(problem: Problem) -> list[tuple[str, float, Cut]]:
 def _list_probe_widths(allowed: Widths, group: int, ratios: Sequence[float]) -> list[int]:
     wanted = [int(allowed.round(ratio * allowed.sizes.astype(np.float64))[group]) for ratio in ratios]
     return [count for count in dict.fromkeys(wanted) if count < allowed.sizes[group]]
+
+
+class Sensitivity(OneNetworkMethod):
+    """One network, with the widths that the curves give and the channels of the equal blend."""
+
+    def prepare_allocation(
+        self, run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter
+    ) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return PreparedAllocation(measure_sensitivity(problem, engine, store, report))

@@ -1,0 +1,1 @@
+"""Contract suites that a third-party criterion, optimizer, engine or method can run."""
