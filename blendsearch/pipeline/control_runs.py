@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.errors import ConfigError
+from blendsearch.events import ControlStarted, Reporter
 from blendsearch.pipeline.loop import attach_engine, search
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import Reporter, prepare
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.method_spec import METHODS, merge_trees
 from blendsearch.runs.config.schema import Config, EngineConfig
@@ -47,14 +48,14 @@ def run_control(
 ) -> None:
     """Search as one control of `run`, from where it stands; a finished one stays as it is."""
     folder = run.path / "controls"
-    report("control", {"name": name})
+    report(ControlStarted(name=name))
     if (folder / name).exists():
         held = open_run(folder, name)
         if held.finished:
             return
         problem = restore(held, inputs=inputs)
     else:
-        problem = prepare(config, report, run, inputs)
+        problem = build_problem(config, report, run, inputs)
         held = record(problem, folder, name, ["blendsearch", "compare", run.name])
     running = start_engine(engine, problem.evaluator, config.finals.workers)
     try:

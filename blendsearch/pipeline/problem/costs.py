@@ -1,7 +1,6 @@
 """The costs of a run besides MACs and parameters: found before its search, kept in its directory."""
 
 import os
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ratios
+from blendsearch.events import LatencyFitted, LatencyMeasuring, Reporter, Warned
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, build_latency_model
 from blendsearch.runs.config.schema import BudgetConfig, Config
 from blendsearch.runs.cost_files import _add_cost
@@ -20,8 +20,6 @@ from blendsearch.structure.trace import Structure
 
 NOISY_MARGIN = 0.15
 """A margin above this share is worth a warning."""
-
-Reporter = Callable[[str, Mapping[str, Any]], None]
 
 
 def add_memory_cost(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
@@ -41,7 +39,7 @@ def add_latency_cost(
     """`oracle` that also knows latency, fitted on networks measured now, on the device that `model` is on."""
     asked = config.budget
     where = describe_conditions(model, asked)
-    report("measuring", {"cuts": asked.measured.cuts, "where": where})
+    report(LatencyMeasuring(cuts=asked.measured.cuts, where=where))
     spans = asked.get_spans()
 
     def interpolate_budget(target: float) -> dict[str, float]:
@@ -59,13 +57,13 @@ def add_latency_cost(
     )
     whole = _add_cost(oracle, "latency", found, maps)
     least = compute_min_ratios(whole, allowed)["latency"]
-    report("latency", {**describe_latency_model(found), "where": where, "reachable": least})
+    report(LatencyFitted(**describe_latency_model(found), where=where, reachable=least))
     if found.margin > NOISY_MARGIN:
         text = (
             f"latency was measured too unsteadily for a tight budget (cuts are charged {found.margin:.0%} extra): let "
             "the device do nothing else, or raise budget.measured.repeats, cuts or batch_size"
         )
-        report("warning", {"text": text})
+        report(Warned(text=text))
     check_reachable(whole, allowed, {"latency": spans["latency"][0]})
     return whole
 
