@@ -1,10 +1,10 @@
-"""Forks: a new run that begins with what another one found, under another budget, other settings, or for longer.
+"""Forks: new runs that start from the results of another run, under another budget, other settings, or for longer.
 
-A fork has its parent's network, data and score table, so that a genome means the same in both. Its first generation is
-the baselines, then the parent's population: its front, and the best others. Where both judge alike (the same fitness,
-seed, code, versions and device), everything that the parent judged is taken over and never judged again, whatever the
-budget: an evaluation is cut, fidelity and seed. Where they do not, the population is judged again. Tests and fine-tunes
-are never taken over.
+A fork shares its parent's network, data and score table, so that a genome means the same in both. Its first generation
+is the baselines, then the parent's population: its front, and the best others. Where both runs evaluate alike (same
+fitness settings, seed, code, versions and device), the fork inherits every evaluation of the parent, whatever the
+budget: an evaluation depends on cut, fidelity and seed alone. Otherwise the population is evaluated again. Test results
+and fine-tuned networks are never inherited.
 """
 
 import json
@@ -31,13 +31,13 @@ from blendsearch.runs.records import Evaluation, InheritedEvaluation
 from blendsearch.runs.run import Run, check_name, find_free_name
 
 CHANGEABLE = ("search.", "budget.", "fitness.", "promote.", "finals.", "engine.", "seed", "allocation")
-"""Fields, or the sections they are in, that a fork may change: not what makes a genome mean what it does."""
+"""Fields, or their sections, that a fork may change: those that do not change the meaning of a genome."""
 
 SPACE_FIELDS = ("search.blend", "search.deviations")
-"""Fields of those sections that do."""
+"""Fields of those sections that do change it."""
 
 EVALUATION_FIELDS = ("fitness.", "seed")
-"""Where these differ, judgements do too."""
+"""Fields, or their sections, that change evaluations."""
 
 
 @dataclass(frozen=True)

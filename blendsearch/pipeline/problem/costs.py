@@ -19,11 +19,11 @@ from blendsearch.structure.peak_memory import trace_peak_memory
 from blendsearch.structure.trace import Structure
 
 NOISY_MARGIN = 0.15
-"""A margin above this share is worth a warning."""
+"""Margin, as a share, above which a warning is reported."""
 
 
 def add_memory_cost(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
-    """The oracle of `structure` that also knows peak activation memory; `model` is on the CPU."""
+    """Return the oracle of `structure` with peak activation memory added; `model` is on the CPU."""
     return _add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
 
 
@@ -36,7 +36,7 @@ def add_latency_cost(
     input_shape: tuple[int, int, int],
     report: Reporter,
 ) -> CostOracle:
-    """`oracle` that also knows latency, fitted on networks measured now, on the device that `model` is on."""
+    """Return `oracle` with a latency model added, fitted to networks measured now on the device of `model`."""
     asked = config.budget
     where = describe_conditions(model, asked)
     report(LatencyMeasuring(cuts=asked.measured.cuts, where=where))
@@ -69,7 +69,7 @@ def add_latency_cost(
 
 
 def describe_latency_model(model: LatencyModel) -> dict[str, Any]:
-    """What a latency model states of itself: the dense milliseconds, its held-out errors and its margin as shares."""
+    """Describe a latency model: dense latency in milliseconds, held-out errors and margin as shares."""
     off = np.abs(model.errors)
     return {
         "dense_ms": model.dense / 1e6,
@@ -81,7 +81,7 @@ def describe_latency_model(model: LatencyModel) -> dict[str, Any]:
 
 
 def describe_conditions(model: nn.Module, budget: BudgetConfig) -> str:
-    """Where and how latency is measured, for a person."""
+    """Describe device, batch size and precision of latency measurements."""
     device = next(model.parameters()).device
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
@@ -91,6 +91,6 @@ def describe_conditions(model: nn.Module, budget: BudgetConfig) -> str:
 
 
 def make_conditions(budget: BudgetConfig, input_shape: tuple[int, int, int]) -> BenchmarkSettings:
-    """What the config asks latency to be measured under."""
+    """Make the benchmark settings that the config asks for."""
     how = budget.measured
     return BenchmarkSettings(input_shape, how.batch_size, how.precision, how.repeats)
