@@ -160,7 +160,8 @@ def prepared(quick: dict[str, Any], weights: Path, folder: Path, **changes: Any)
 def test_the_first_step_takes_the_largest_rate_of_what_is_provably_useless(
     quick: dict[str, Any], useless: Path, tmp_path: Path
 ) -> None:
-    problem, _ = prepared(quick, useless, tmp_path)
+    tolerant = {"batches": 4, "steps": 6, "tolerance": 0.9, "tuning": {"epochs": 0.5, "rate": 0.02, "batch_size": 64}}
+    problem, _ = prepared(quick, useless, tmp_path, derived=tolerant)  # the step stands whatever retraining gives
     derivation = Derivation(problem)
     state, _ = derivation.step(*derivation.start())
     names = [group.name for group in problem.structure.maps.groups]
