@@ -6,16 +6,15 @@ from blendsearch.blend.allocation_rules import PreparedAllocation
 from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.genome import Genome, Space
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.engine.base import Engine
 from blendsearch.errors import ConfigError
 from blendsearch.pipeline.optimizers.base import Optimizer
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.from_config import make_default_space
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.config.method_registry import load_implementation
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.records import Evaluation
-from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
 
 
@@ -40,12 +39,10 @@ class Method:
         rules = [problem.allocations[name].rule for name in config.search.seeds]
         return make_baselines(problem.decoder, config.search.anchors, rules, config.allocating.criterion)
 
-    def prepare_allocation(
-        self, run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter
-    ) -> PreparedAllocation | None:
+    def prepare_allocation(self, session: SearchSession) -> PreparedAllocation | None:
         """Find the method's widths before the search; None for a method that prepares none.
 
-        It is called again when a search resumes: results that `run` and `store` hold must not be computed twice.
+        It is called again when a search resumes, and then reads finished work from the session's run and store.
         """
         return None
 

@@ -269,21 +269,27 @@ class Config(Section):
         return options
 
 
-def load_config_class() -> type[Config]:
-    """Return `Config` with the section of every registered method, each before `seed`.
+_method_sections: set[str] = set()
+"""Sections of `Config` that come from methods."""
 
-    Raises ConfigError where a method's section has the name of another one.
+
+def load_config_class() -> type[Config]:
+    """Return `Config` with the sections of the registered methods, and no others, before `seed`.
+
+    Raises ConfigError where a method's section has the name of another field.
     """
     fields = Config.__pydantic_fields__
     sections = {spec.section_name: spec.options for spec in list_methods() if spec.options is not None}
-    missing = {name: options for name, options in sections.items() if name not in fields}
-    taken = [name for name, options in sections.items() if name in fields and fields[name].annotation is not options]
+    taken = sections.keys() & (fields.keys() - _method_sections)
     if taken:
-        raise ConfigError(f"a method's section is called {taken[0]!r}, as another field of the config")
-    if missing:
+        raise ConfigError(f"a method's section is called {min(taken)!r}, as another field of the config")
+    if {name: fields[name].annotation for name in _method_sections} != sections:
         last = fields.pop("seed")
-        for name, options in missing.items():
-            fields[name] = FieldInfo(annotation=options, default=options())
+        for name in _method_sections:
+            del fields[name]
+        fields.update({name: FieldInfo(annotation=item, default=item()) for name, item in sections.items()})
         fields["seed"] = last
+        _method_sections.clear()
+        _method_sections.update(sections)
         Config.model_rebuild(force=True)
     return Config
