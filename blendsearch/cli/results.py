@@ -99,8 +99,8 @@ def _print_front(summary: "RunSummary", notes: Mapping[str, Any]) -> None:
     if "latency" in notes:
         facts = notes["latency"]
         print(
-            f"latency on {facts['where']}: charged {facts['margin']:.1%} above the model's prediction; measured in turns "
-            f"with the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
+            f"latency on {facts['where']}: charged {facts['margin']:.1%} above the model's prediction; measured in "
+            f"turns with the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
         )
     if not summary.front:
         print("nothing has been evaluated yet")

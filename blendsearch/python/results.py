@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
@@ -259,8 +259,14 @@ class Network:
         return self.record.to_dict()
 
     def details(self) -> dict[str, Any]:
-        """Groups with kept channels and blend, costs, seed and provenance, as ``blendsearch show --json`` prints them."""
+        """Groups, costs, seed and provenance as JSON values, as ``blendsearch show --json`` prints them."""
         return self._describe().to_dict()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> None:
+            known = ", ".join(item for item in dir(type(self)) if not item.startswith("_"))
+            raise AttributeError(f"a network has no {name!r}: known are {known}")
 
     def _describe(self) -> NetworkDetails:
         return describe_network(self.owner.run, str(self.id))
