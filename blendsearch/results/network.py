@@ -1,8 +1,7 @@
 """One network of a run in detail: its groups, its blend, its costs and its origin."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from blendsearch.blend.network_space import make_network_space
 from blendsearch.errors import RunError
 from blendsearch.results.comparison import TRAINING_METHODS
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
-from blendsearch.results.records import BlendWeight, FineTuneRecord, GroupRecord, NetworkDetails
+from blendsearch.results.records import BlendWeight, FineTuneRecord, GroupRecord, JsonObject, NetworkDetails
 from blendsearch.results.summary import (
     describe_evaluation,
     make_extra_metrics_reader,
@@ -28,7 +27,7 @@ from blendsearch.runs.score_files import read_scores
 from blendsearch.structure.groups import unpack_cut
 
 GroupReader = Callable[[Evaluation], list[GroupRecord]]
-WeightsReader = Callable[[Mapping[str, Any]], NDArray[np.float64] | None]
+WeightsReader = Callable[[JsonObject], NDArray[np.float64] | None]
 """From a stored genome to the weight of each criterion in each group, (groups, criteria); None for no blend."""
 
 
@@ -147,7 +146,7 @@ def _make_weights_reader(run: Run) -> WeightsReader:
             spaces[kind] = make_space(table, clusters)
         return spaces[kind]
 
-    def read(genome: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    def read(genome: JsonObject) -> NDArray[np.float64] | None:
         # the keys of a genome tell its space; stored deviations are zero where none were evolved
         pair = next((pair for pair in (("weight", "deviation"), ("choice", "factor")) if pair[0] in genome), None)
         if pair is None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+JsonObject = Mapping[str, Any]
+"""A JSON object of a run directory that is passed on as it is."""
+
 
 def omit(unless: str = "") -> Any:
     """A field, None by default, that JSON leaves out where it, or the field named `unless`, is None."""
@@ -110,7 +113,14 @@ class FinalRecord(BudgetedCosts, _FinalMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class FidelityAgreement(Record):
-    """Kendall's `tau` between the losses of the same `networks` at two fidelities; None below three networks."""
+    """The agreement of the losses of the same networks at a lower and at a higher fidelity.
+
+    Attributes
+    ----------
+    cheaper, dearer: the two fidelities.
+    networks: the number of networks that were evaluated at both.
+    tau: Kendall's tau of their losses; None below three networks.
+    """
 
     cheaper: str
     dearer: str
@@ -210,8 +220,8 @@ class NetworkDetails(NetworkRecord, _RunMember):
     finals: tuple[FineTuneRecord, ...] = nest(FineTuneRecord)
     groups: tuple[GroupRecord, ...] = nest(GroupRecord)
     decomposed: tuple[str, ...] | None = omit()
-    genome: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    genome: JsonObject
+    provenance: JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,13 +153,13 @@ def _compare_fidelities(run: Run, stored: "_StoredResults") -> tuple[FidelityAgr
 
 
 def _compare_losses(
-    cheaper: str, before: Mapping[str, float | None], dearer: str, after: Mapping[str, float | None]
+    low: str, before: Mapping[str, float | None], high: str, after: Mapping[str, float | None]
 ) -> FidelityAgreement:
     both = sorted(before.keys() & after.keys())
     tau = None
     if len(both) > 2:
         tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
-    return FidelityAgreement(cheaper=cheaper, dearer=dearer, networks=len(both), tau=tau)
+    return FidelityAgreement(cheaper=low, dearer=high, networks=len(both), tau=tau)
 
 
 def _group_finals(finals: Sequence[FinalResult]) -> dict[str, list[FinalResult]]:

@@ -22,7 +22,7 @@ BETWEEN_NAMES, BEFORE_BUDGET, BEFORE_TRANSFORM = " = ", " at ", ", "
 
 
 class OriginKind(StrEnum):
-    """The kinds of origin. The values of baselines are those that a reader sees."""
+    """The kinds of origin. The values of CRITERION and BLEND are the names that tables and figures show."""
 
     DENSE = DENSE
     EVOLVED = EVOLVED
@@ -120,7 +120,7 @@ class Origin:
 
     @property
     def in_best_allocation(self) -> bool:
-        """Whether one of the names is a rule in the allocation of the best baseline."""
+        """True where one of the names is a rule in the allocation of the best baseline."""
         return any(name.in_best_allocation for name in self.names)
 
     @property
