@@ -9,8 +9,8 @@ Only the abstract is public. Choices beyond it:
 - The scales and shifts of the batch-norms that a group's coupled channels pass are regularized together, by a group
   lasso with an exact step: after every step of SGD each channel's vector is shortened by the same length, down to zero.
   A channel at zero has no output, so cutting it changes nothing. Where batch-norms do not silence a channel, the
-  weights that read it replace them. A group that neither silences stays unpruned: the middle stage's stream of a CIFAR ResNet,
-  with parameter-free shortcuts at both ends (channel_norms.py).
+  weights that read it replace them. A group that neither silences stays unpruned: the middle stage's stream of a CIFAR
+  ResNet, with parameter-free shortcuts at both ends (channel_norms.py).
 - Norms are relative to their group's mean, since the next layer compensates what all channels of a group share: a
   pressure on plain norms would shrink the group of the most expensive channels to its least width.
 - The pressure on a channel grows with its cost: the cost in MACs (or parameters, where only they are budgeted) over the
