@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from blendsearch.data.splits import (
     Splits,
     Subset,
     check_labels,
-    iter_batches,
     load_splits,
 )
 from blendsearch.data.stratify import allocate_proportionally
@@ -235,8 +235,14 @@ def noise() -> ArraySplit:
 MEAN, STD = np.array([0.4, 0.5, 0.6], dtype=np.float32), np.array([0.2, 0.25, 0.3], dtype=np.float32)
 
 
+def iter_batches(split: Split, **settings: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of a split that stands for all three."""
+    settings = {"batch_size": 16, "device": CPU} | settings
+    return Splits(split, split, split, 5, MEAN, STD, (), "").iter_batches(split, **settings)  # type: ignore[arg-type]
+
+
 def collect(split: Split, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
-    found = list(iter_batches(split, batch_size=16, mean=MEAN, std=STD, device=CPU, **settings))  # type: ignore[arg-type]
+    found = list(iter_batches(split, **settings))
     return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
 
 
@@ -261,7 +267,7 @@ def test_batches_in_order_are_the_normalised_images(noise: ArraySplit) -> None:
 @pytest.mark.parametrize("seed", [None, 0])
 def test_batch_sizes(noise: ArraySplit, settings: dict[str, int], sizes: list[int], seed: int | None) -> None:
     rng = None if seed is None else np.random.default_rng(seed)
-    found = iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, **settings)  # type: ignore[arg-type]
+    found = iter_batches(noise, rng=rng, **settings)
     assert [len(y) for _, y in found] == sizes
 
 
@@ -299,7 +305,7 @@ def test_a_second_epoch_from_the_same_generator_differs_in_augmentation(noise: A
 
 def test_iterating_later_or_not_at_all_leaves_the_callers_generator_alone(noise: ArraySplit) -> None:
     rng = np.random.default_rng(4)
-    lazily = iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, augment=("crop",))
+    lazily = iter_batches(noise, rng=rng, augment=("crop",))
     state = rng.bit_generator.state
     list(lazily)
     assert rng.bit_generator.state == state
@@ -307,18 +313,18 @@ def test_iterating_later_or_not_at_all_leaves_the_callers_generator_alone(noise:
 
 def test_augmentation_without_a_generator_is_refused_at_the_call(noise: ArraySplit) -> None:
     with pytest.raises(ValueError, match="needs a generator"):
-        iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, augment=("flip",))
+        iter_batches(noise, augment=("flip",))
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": 4, "limit": 0}])
 def test_sizes_below_one_are_refused_at_the_call(noise: ArraySplit, settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        iter_batches(noise, mean=MEAN, std=STD, device=CPU, **settings)  # type: ignore[arg-type]
+        iter_batches(noise, **settings)
 
 
 def test_writing_into_a_batch_leaves_the_data_alone(noise: ArraySplit) -> None:
     before = noise.load_images(np.arange(50))
-    for x, y in iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU):
+    for x, y in iter_batches(noise):
         x.zero_()
         y.zero_()
     assert np.array_equal(before, noise.load_images(np.arange(50)))
@@ -330,9 +336,7 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets(noise: ArraySplit) -> None:
     def on(device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         rng = np.random.default_rng(0)
         names = ("flip", "crop", "crop-reflect", "shift")
-        return list(
-            iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=torch.device(device), rng=rng, augment=names)
-        )
+        return list(iter_batches(noise, device=torch.device(device), rng=rng, augment=names))
 
     for (x, y), (x_gpu, y_gpu) in zip(on("cpu"), on("cuda"), strict=True):
         assert x_gpu.is_cuda and y_gpu.is_cuda

@@ -11,9 +11,9 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
-from blendsearch.data.splits import DataSpec, Splits, iter_batches, load_splits
+from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.fitness.data_parallel import wrap_data_parallel
-from blendsearch.fitness.training import Schedule, Teacher, train
+from blendsearch.fitness.training import Schedule, Teacher, TrainingOptions, train
 from blendsearch.task import Task
 from blendsearch.zoo.digits_net import digits_net
 
@@ -49,7 +49,7 @@ def trained(case: str, share: Share, splits: Splits) -> dict[str, Tensor]:
                 parameter.add_(1)
     rng = np.random.default_rng(5)
     task = Task(loss=own_loss) if case == "own loss" else Task()
-    train(module, splits, SCHEDULE, CPU, rng, teacher=teacher, task=task, share=share)
+    train(module, splits, SCHEDULE, CPU, rng, TrainingOptions(task=task, teacher=teacher, share=share))
     assert not module.training
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -116,13 +116,8 @@ def test_dropout_is_not_the_same_in_every_process(together: list, splits: Splits
 def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits: Splits) -> None:
     def read(share: Share) -> list[tuple[Tensor, Tensor]]:
         rng = np.random.default_rng(1)
-        given = iter_batches(
-            *(splits.train,),
-            **{"batch_size": 32, "mean": splits.mean, "std": splits.std, "device": CPU, "rng": rng, "share": share},
-            limit=100,
-            drop_last=True,
-        )
-        return list(given)
+        options = {"batch_size": 32, "limit": 100, "drop_last": True}
+        return list(splits.iter_batches(splits.train, device=CPU, rng=rng, share=share, **options))
 
     whole = read(SINGLE_PROCESS)
     parts = [read(Share(rank, of)) for rank in range(of)]
@@ -136,12 +131,8 @@ def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits:
 def test_every_process_draws_its_own_augmentation(splits: Splits) -> None:
     def read(share: Share) -> Tensor:
         rng = np.random.default_rng(1)
-        given = iter_batches(
-            *(splits.train,),
-            **{"batch_size": 64, "mean": splits.mean, "std": splits.std, "device": CPU, "rng": rng, "share": share},
-            augment=("crop",),
-        )
-        return next(given)[0]
+        options = {"batch_size": 64, "augment": ("crop",)}
+        return next(splits.iter_batches(splits.train, device=CPU, rng=rng, share=share, **options))[0]
 
     one = read(Share(0, 2))
     assert torch.equal(one, read(Share(0, 2)))

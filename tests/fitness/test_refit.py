@@ -155,7 +155,7 @@ def test_no_layer_ends_further_from_what_it_said_than_its_cut_weights_left_it(
     repairs[renewed](maps, cut, small)
     kept = np.append(cut, True)
     assert repairs[renewed].targets
-    renewed = repairs[renewed].recalibration
+    renewed = repairs[renewed].options.recalibration
     for target in repairs[renewed].targets:
         if target.module == "shared":  # used twice, fitted to its first use
             continue

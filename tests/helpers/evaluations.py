@@ -7,7 +7,7 @@ from blendsearch.data.splits import DataSpec, load_splits
 from blendsearch.engine.base import Engine
 from blendsearch.fitness.evaluator import Evaluator, Outcome, make_request
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import make_refitter
+from blendsearch.fitness.refit import RefitOptions, make_refitter
 from blendsearch.fitness.training import Schedule
 from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.digits_net import digits_net
@@ -21,10 +21,11 @@ def evaluator(repair: bool = False) -> Evaluator:
     recipe = Recipe(64, 50, Schedule(0.2, 0.05, 32), Schedule(0.4, 0.05, 32))
     device = torch.device("cpu")
     model.eval()
-    refit = (
-        make_refitter(model, structure.maps, splits, images=64, device=device, recalibration=True) if repair else None
-    )
-    return Evaluator(model, structure.maps, splits, recipe, device, refit)
+    refitter = None
+    if repair:
+        options = RefitOptions(recalibration=True)
+        refitter = make_refitter(model, structure.maps, splits, images=64, device=device, options=options)
+    return Evaluator(model, structure.maps, splits, recipe, device, refitter)
 
 
 def asked(number: int, fidelity: str = "recalibrated") -> list:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.data.split import ArraySplit
-from blendsearch.data.splits import Splits, iter_batches
-from blendsearch.fitness.refit import Refitter, make_refitter
+from blendsearch.data.splits import Splits
+from blendsearch.fitness.refit import RefitOptions, Refitter, make_refitter
 from blendsearch.structure.groups import IndexMaps
 
 CPU = torch.device("cpu")
@@ -23,10 +23,9 @@ def splits_of(shape: tuple[int, int, int], count: int = 48) -> Splits:
 
 
 def images_of(splits: Splits) -> Tensor:
-    return next(iter_batches(splits.train, batch_size=len(splits.train), mean=splits.mean, std=splits.std, device=CPU))[
-        0
-    ]
+    return next(splits.iter_batches(splits.train, batch_size=len(splits.train), device=CPU))[0]
 
 
 def repair_of(model: nn.Module, maps: IndexMaps, splits: Splits, ridge: float = 1e-2, renewed: bool = True) -> Refitter:
-    return make_refitter(model, maps, splits, images=len(splits.train), device=CPU, recalibration=renewed, ridge=ridge)
+    options = RefitOptions(recalibration=renewed, ridge=ridge)
+    return make_refitter(model, maps, splits, images=len(splits.train), device=CPU, options=options)

@@ -16,12 +16,12 @@ from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, select_criteria
 from blendsearch.criteria.score import compute_score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.data.splits import Splits, check_labels, iter_batches
+from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import EvaluateError
 from blendsearch.fitness.device import resolve_device
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import Refitter, make_refitter
+from blendsearch.fitness.refit import RefitOptions, Refitter, make_refitter
 from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
 from blendsearch.pipeline.problem.costs import (
     add_latency_cost,
@@ -191,11 +191,9 @@ def _score_criteria(config: Config, traced: _TracedNetwork, report: Reporter) ->
     asked = config.criteria
 
     def make_batches() -> Any:
-        return iter_batches(
+        return splits.iter_batches(
             splits.train,
             batch_size=min(asked.images, 64),
-            mean=splits.mean,
-            std=splits.std,
             device=device,
             rng=rng,
             augment=asked.augment,
@@ -267,9 +265,11 @@ def _make_refitter(
         splits,
         images=fitness.recalibration_images,
         device=device,
-        recalibration=fitness.fidelity != "raw",
-        all_layers=fitness.repair != "none",
-        precision=fitness.precision,
+        options=RefitOptions(
+            recalibration=fitness.fidelity != "raw",
+            precision=fitness.precision,
+            all_layers=fitness.repair != "none",
+        ),
     )
 
 
