@@ -64,7 +64,7 @@ def test_clusters_have_no_more_than_there_are_criteria_or_distinct_rankings() ->
 
 
 @given(st.integers(0, 10_000), st.floats(0.08, 1.0))
-def test_no_genome_exceeds_its_budget_and_all_but_reach_it(seed: int, ratio: float) -> None:
+def test_no_genome_exceeds_its_budget_and_all_nearly_reach_it(seed: int, ratio: float) -> None:
     rng = np.random.default_rng(seed)
     held = decoder(budget=(ratio, ratio))
     genome = held.space.sample(rng)._replace(share=rng.uniform(-1, 1, held.space.groups))
@@ -120,7 +120,7 @@ def test_every_combination_of_budgets_is_met_and_used_up(seed: int, names: str, 
         assert near or all(any(ORACLE.compute_ratio(name, row) > budget[name] for name in budget) for row in steps)
 
 
-def test_a_memory_budget_leaves_alone_what_does_not_stand_in_the_peak() -> None:
+def test_a_memory_budget_does_not_cut_outside_the_peak() -> None:
     allowed = make_widths(NET.maps.sizes, 2, 0.02, 1)
     counts = allocate(ORACLE, allowed, {"memory": 0.5}, np.zeros(len(NET.maps.groups)))
     assert 0.495 <= float(ORACLE.compute_ratio("memory", counts)) <= 0.5
@@ -133,7 +133,7 @@ def test_a_budget_of_memory_out_of_reach_is_refused_with_the_range() -> None:
         check_reachable(ORACLE, make_widths(NET.maps.sizes, 2, 0.02, 1), {"macs": 0.5, "memory": 0.001})
 
 
-def test_allocation_is_what_searching_every_width_finds() -> None:
+def test_allocation_equals_exhaustive_search() -> None:
     """On a network small enough to try all: no single group can be widened without breaking the budget."""
     allowed = make_widths(SMALL.maps.sizes, 2, 0.0, 1)
     for seed in range(20):
@@ -216,9 +216,9 @@ def test_a_criterion_left_out_of_a_group_is_not_blended_there() -> None:
     table = build_score_table(tuple(rows), rows, sizes)
     reasons = {(item.criterion, item.group): item.reason for item in table.left_out}
     assert reasons == {
-        ("b", "x"): "gave 6 scores that are not finite",
-        ("c", "x"): "gave every channel the same score",
-        ("d", "x"): "gave scores of shape (5,), expected (6,)",
+        ("b", "x"): "returned 6 scores that are not finite",
+        ("c", "x"): "returned the same score for every channel",
+        ("d", "x"): "returned scores of shape (5,), expected (6,)",
         ("c", "y"): "does not apply",
         ("d", "y"): "failed with RuntimeError: no such layer",
     }

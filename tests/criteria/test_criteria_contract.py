@@ -21,7 +21,7 @@ def network(request):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_rank_every_group_and_leave_the_network_alone(network, name):
+def test_scores_rank_every_group_and_do_not_change_the_network(network, name):
     _, model, structure = network
     model.train()
     for parameter in model.parameters():
@@ -58,7 +58,7 @@ def test_scores_rank_every_group_and_leave_the_network_alone(network, name):
     model.eval()
 
 
-def test_hrank_tells_channels_apart_where_maps_have_room():
+def test_hrank_distinguishes_channels_with_large_maps():
     model = made("residual")
     table = compute_score_table(
         model, traced(model), select_criteria(["hrank"]), lambda: [some_images(32)], np.random.default_rng(0)
@@ -86,7 +86,7 @@ def test_the_table_is_the_same_for_the_same_generator_and_any_batches(network):
     assert not np.array_equal(whole.scores[0][control], table(24, seed=1).scores[0][control])
 
 
-def test_every_criterion_states_formula_source_cost_and_only_what_it_needs(network):
+def test_every_criterion_states_formula_source_cost_and_minimal_needs(network):
     _, model, structure = network
     for name in NAMES:
         criterion = CRITERIA[name]

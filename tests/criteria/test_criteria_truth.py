@@ -38,7 +38,7 @@ def faded(model, maps, start, channel, share):
 
 
 @pytest.mark.parametrize("kind", ["residual", "depthwise", "flattened"])
-def test_the_gate_is_the_derivative_of_silencing_a_channel(kind):
+def test_the_gate_is_the_derivative_of_masking_a_channel(kind):
     model, structure, seen = probed(kind)
     images, labels = some_images()
     images = images.double()
@@ -146,7 +146,7 @@ def test_renumbering_a_groups_channels_renumbers_its_scores(name, random):
 
 @given(st.floats(0.1, 10), st.integers(0, 4))
 @settings(deadline=None, max_examples=15)
-def test_scaling_filters(factor, channel):
+def test_scaling_filters_scales_scores(factor, channel):
     """Scaling one filter scales its norms and leaves its direction; scaling all of them scales distances too."""
     alone, together = made("residual"), made("residual")
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_scaling_filters(factor, channel):
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=8)
-def test_how_images_are_batched_does_not_matter(sizes):
+def test_scores_do_not_depend_on_batch_size(sizes):
     subsample = Subsample(stride=3, max_images=3)
     images, labels = some_images(sum(sizes))
     pieces = list(zip(images.split(sizes), labels.split(sizes), strict=True))
@@ -187,7 +187,7 @@ def test_the_subsample_is_every_nth_image_of_the_stream(every, at_most, sizes):
     assert picked == list(range(0, first, every))[:at_most]
 
 
-def test_a_filter_of_zeros_is_the_least_by_every_weight_criterion():
+def test_a_filter_of_zeros_has_the_lowest_weight_scores():
     model = made("residual")
     with torch.no_grad():
         model.inner[0].weight[2] = 0

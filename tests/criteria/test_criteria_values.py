@@ -65,11 +65,11 @@ def by_hand():
         ("wanda", [3 * math.sqrt(2), 2 * math.sqrt(10)]),
     ],
 )
-def test_hand_computed(by_hand, name, expected):
+def test_scores_equal_values_computed_by_hand(by_hand, name, expected):
     np.testing.assert_allclose(score(name, by_hand).double().numpy(), expected, rtol=1e-6)
 
 
-def test_hand_computed_gradients(by_hand):
+def test_gradient_scores_equal_values_computed_by_hand(by_hand):
     # logits of image 1 are (2 + 4, -4) and of image 2 (8, 0); dL/da = W^T (softmax - onehot)
     weight = np.array([[1.0, 2.0], [-2.0, 0.0]])
     activations = np.array([[2.0, 2.0], [0.0, 4.0]])
@@ -166,7 +166,7 @@ def test_later_rounds_of_synaptic_flow_only_favour_survivors():
         assert float(often[group.name].sum()) == pytest.approx(3)
 
 
-def test_thinet_samples_add_up_to_the_layers_output_and_greedy_is_brute_force():
+def test_thinet_samples_sum_to_the_output_and_greedy_equals_brute_force():
     model = made("flattened")
     layer, images = model.second, torch.randn(3, 5, 6, 6)
     found = sample_contributions(layer, images, np.arange(5)[:, None], first_image=2)
@@ -191,7 +191,7 @@ def test_thinet_samples_add_up_to_the_layers_output_and_greedy_is_brute_force():
     np.testing.assert_allclose(compute_greedy_errors(x.T @ x), scores, rtol=1e-9)
 
 
-def test_hutchinson_comes_to_the_true_trace_of_each_filters_block():
+def test_hutchinson_converges_to_the_trace_of_each_filter():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).double()
     images, labels = torch.randn(4, 3).double(), torch.tensor([0, 1, 0, 1])

@@ -39,7 +39,7 @@ def engine(where: str) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("fidelity", ["raw", "recalibrated", "tuned"])
-def test_every_request_comes_back_once_with_the_numbers_of_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
+def test_every_request_returns_once_and_equals_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
     torch.set_num_threads(1)
     requests = asked(5, fidelity)
     outcomes = collect(engine, requests)
@@ -50,7 +50,7 @@ def test_every_request_comes_back_once_with_the_numbers_of_a_direct_evaluation(e
     assert len({outcome.loss for outcome in outcomes.values()}) > 1
 
 
-def test_an_evaluator_with_a_repair_gives_the_numbers_of_a_direct_evaluation(where: str) -> None:
+def test_an_evaluator_with_refit_equals_a_direct_evaluation(where: str) -> None:
     torch.set_num_threads(1)
     held, requests = evaluator(repair=True), asked(3)
     started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
@@ -61,7 +61,7 @@ def test_an_evaluator_with_a_repair_gives_the_numbers_of_a_direct_evaluation(whe
         assert outcomes[item.digest].loss != evaluator().evaluate(item).loss, "it was not repaired"
 
 
-def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_the_rest_is_not_disturbed(engine: Engine) -> None:
+def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine) -> None:
     good = asked(3)
     nothing_left = good[0]._replace(cut=bytes(len(good[0].cut)), digest="nothing")
     unknown = good[0]._replace(fidelity="perfect", digest="unknown")
@@ -72,7 +72,7 @@ def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_the_rest_is
     assert not list(engine.iter_outcomes())
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_one_line() -> None:
+def test_a_missing_cluster_is_refused_in_one_line() -> None:
     with pytest.raises(EngineError, match="not supported"):
         start_engine(EngineConfig(ray="ray://somewhere:10001"), evaluator())
 
@@ -84,7 +84,7 @@ def test_a_share_of_a_gpu_is_of_one_gpu(gpus: float, share: float, places: int) 
     assert count_node_slots(gpus, share) == places
 
 
-def test_a_worker_on_half_a_card_may_take_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_on_half_a_gpu_may_use_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     capped: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", capped.append)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: self)  # there is no card here
@@ -123,5 +123,5 @@ def test_another_machine_without_a_token_is_refused_in_one_line(
         *(("10.0.0.5:6379", False), ("head:6379", False), ("http://head:8265", False), ("0.0.0.0:1", False)),
     ],
 )
-def test_what_only_this_machine_reaches(address: str, own: bool) -> None:
+def test_loopback_addresses_are_recognised(address: str, own: bool) -> None:
     assert is_loopback_address(address) == own

@@ -78,9 +78,7 @@ def logged(engine: Engine, path: Path) -> Path:
     return path
 
 
-def test_candidates_that_raise_lie_or_take_all_memory_are_failed_and_the_rest_goes_on(
-    engine: Engine, folder: Path
-) -> None:
+def test_faulty_candidates_fail_and_others_succeed(engine: Engine, folder: Path) -> None:
     torch.set_num_threads(1)
     requests = asked(6)
     planned(folder, requests, "raise", "nan", "memory")
@@ -100,7 +98,7 @@ def test_candidates_that_raise_lie_or_take_all_memory_are_failed_and_the_rest_go
     check_good(folder, outcomes, good)
 
 
-def test_workers_that_die_under_a_candidate_are_replaced_and_it_is_tried_again(engine: Engine, folder: Path) -> None:
+def test_dead_workers_are_replaced_and_their_requests_retried(engine: Engine, folder: Path) -> None:
     requests = asked(6)
     planned(folder, requests, "die once", "die")
     logs = logged(engine, folder / "died")
@@ -116,7 +114,7 @@ def test_workers_that_die_under_a_candidate_are_replaced_and_it_is_tried_again(e
     check_good(folder, outcomes, [once, *good])
 
 
-def test_a_worker_killed_from_outside_in_the_middle_of_an_evaluation_loses_none(engine: Engine, folder: Path) -> None:
+def test_a_worker_killed_during_an_evaluation_loses_no_request(engine: Engine, folder: Path) -> None:
     requests = asked(4)
     planned(folder, requests, "wait once")
 
@@ -138,7 +136,7 @@ def test_a_worker_killed_from_outside_in_the_middle_of_an_evaluation_loses_none(
     check_good(folder, outcomes, requests)
 
 
-def test_evaluations_that_hang_are_killed_tried_elsewhere_and_then_failed(engine: Engine, folder: Path) -> None:
+def test_hanging_evaluations_are_killed_retried_and_then_fail(engine: Engine, folder: Path) -> None:
     requests = asked(5)
     planned(folder, requests, "hang once", "hang")
     logs = logged(engine, folder / "hung")
@@ -212,7 +210,7 @@ def kill_again_and_again(
         pytest.param("steady", 50, 500, marks=pytest.mark.slow),
     ],
 )
-def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undisturbed_run(
+def test_a_controller_killed_at_random_resumes_to_the_same_front(
     schedule: str, kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     quick["search"]["schedule"] = schedule  # here, with one worker, steady too has but one order
@@ -229,7 +227,7 @@ def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undistur
 @pytest.mark.parametrize(
     ("where", "stops", "evaluations"), [("off", 2, 30), pytest.param("local", 4, 100, marks=pytest.mark.slow)]
 )
-def test_a_search_told_to_stop_keeps_what_is_done_and_exits_with_130(
+def test_an_interrupted_search_keeps_its_results_and_exits_with_130(
     where: str, stops: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, evaluations)
@@ -244,7 +242,7 @@ def test_a_search_told_to_stop_keeps_what_is_done_and_exits_with_130(
 
 
 @pytest.mark.slow
-def test_on_ray_a_killed_controller_takes_its_workers_along_and_resumes_to_the_same_front(
+def test_on_ray_a_killed_controller_ends_its_workers_and_resumes_to_the_same_front(
     config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 120)
@@ -264,7 +262,7 @@ def test_on_ray_a_killed_controller_takes_its_workers_along_and_resumes_to_the_s
 
 
 @pytest.mark.parametrize("damage", ["truncated", "tampered"])
-def test_a_damaged_checkpoint_is_passed_over_and_said_so(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     damage: str, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "one"])
@@ -295,7 +293,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_search_in_one_line_and_costs_nothing(
+def test_a_full_disk_stops_the_search_in_one_line_and_loses_nothing(
     small_disk: Path, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 60)

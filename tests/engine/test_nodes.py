@@ -79,7 +79,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attempt(head: str, tmp_path: Path) -> None:
+def test_a_joining_node_is_used_and_a_killed_one_costs_no_attempt(head: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     (tmp_path / "plan.json").write_text(json.dumps({"*": "long"}))
     authenticate(head)  # before Ray is imported, which reads then what this sets
@@ -136,7 +136,7 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "cut"])
-def test_a_search_goes_on_when_a_node_is_killed_or_its_link_is_cut(
+def test_a_search_continues_when_a_node_is_killed_or_disconnected(
     fault: str, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 40)

@@ -30,7 +30,7 @@ def figures(port: int) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_search_on_ray_is_seen_by_whoever_scrapes_its_node(
+def test_a_search_on_ray_exports_metrics(
     quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("prometheus_client", reason="the extra cluster is not installed")

@@ -32,7 +32,7 @@ from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs, read_logs
 
 
-def test_without_ray_it_is_refused_in_one_line_before_anything_is_done(
+def test_several_workers_without_ray_are_refused_in_one_line(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["search", str(config_file), "--runs", str(tmp_path / "runs"), "--set", "finals.workers=2"]
@@ -44,7 +44,7 @@ def test_without_ray_it_is_refused_in_one_line_before_anything_is_done(
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_ray_train_it_is_refused_and_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_train_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     check_engine(EngineConfig(ray="local"), 2)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     check_engine(EngineConfig(ray="local"), 1)
@@ -53,7 +53,7 @@ def test_without_ray_train_it_is_refused_and_the_extra_is_named(monkeypatch: pyt
     assert "\n" not in str(refused.value)
 
 
-def test_batches_that_cannot_be_shared_out_evenly_are_refused(config_file: Path) -> None:
+def test_indivisible_batches_are_refused(config_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"the 3 workers cannot share batches of 128 evenly"):
         load_config(config_file, ["finals.workers=3"])
     assert load_config(config_file, ["finals.workers=3", "finals.tuning.batch_size=96"]).finals.workers == 3
@@ -65,7 +65,7 @@ def test_batches_that_cannot_be_shared_out_evenly_are_refused(config_file: Path)
         check_batches(few, 2)
 
 
-def test_what_fine_tunes_were_trained_by_cannot_be_changed_afterwards(
+def test_workers_of_finals_cannot_be_changed_afterwards(
     quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick["search"]["evaluations"] = 12
@@ -80,7 +80,7 @@ def test_what_fine_tunes_were_trained_by_cannot_be_changed_afterwards(
         assert "were fine-tuned by the old value" in capsys.readouterr().err
 
 
-def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:
+def test_the_cause_of_a_failed_training_is_found() -> None:
     authenticate("local")
     from ray.exceptions import ActorDiedError, RayError, RayTaskError
     from ray.train import ControllerError, WorkerGroupError
@@ -145,9 +145,7 @@ def direct() -> Evaluator:
 
 
 @pytest.mark.slow
-def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_would(
-    folder: Path, tmp_path: Path, direct: Evaluator
-) -> None:
+def test_finals_on_two_workers_equal_finals_on_one(folder: Path, tmp_path: Path, direct: Evaluator) -> None:
     engine = started(folder, tmp_path, {})
     short, long = asked(3), finals(2)
     outcomes = {}
@@ -179,9 +177,7 @@ def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_wo
 
 
 @pytest.mark.slow
-def test_a_worker_of_a_final_that_is_killed_costs_an_attempt_and_nothing_else(
-    folder: Path, tmp_path: Path, direct: Evaluator
-) -> None:
+def test_a_killed_worker_of_a_final_costs_one_attempt(folder: Path, tmp_path: Path, direct: Evaluator) -> None:
     item = finals(1)[0]
     engine = started(folder, tmp_path, {item.digest: "hang once"})
 
@@ -206,7 +202,7 @@ def test_a_worker_of_a_final_that_is_killed_costs_an_attempt_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_finals_that_raise_or_hang_are_failed_after_their_attempts_and_the_rest_goes_on(
+def test_faulty_finals_fail_after_their_attempts_and_others_succeed(
     folder: Path, tmp_path: Path, direct: Evaluator
 ) -> None:
     raises, hangs = finals(2)
@@ -223,14 +219,14 @@ def test_finals_that_raise_or_hang_are_failed_after_their_attempts_and_the_rest_
 
 
 @pytest.mark.slow
-def test_more_workers_than_the_cluster_can_ever_hold_are_refused(folder: Path) -> None:
+def test_more_workers_than_the_cluster_has_are_refused(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"no room for the 4 workers of a fine-tune \(finals.workers\)") as refused:
         start_engine(EngineConfig(ray="local", threads=1), evaluator(), 4)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
-def test_a_search_whose_finals_take_two_workers_goes_to_its_end(
+def test_a_search_with_two_workers_per_final_finishes(
     folder: Path, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick["search"]["evaluations"] = 12

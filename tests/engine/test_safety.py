@@ -42,7 +42,7 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-def test_every_process_is_told_to_ask_for_a_token_and_none_writes_it_down(
+def test_every_process_requires_a_token_and_none_writes_it(
     config_file: Path, tmp_path: Path, short_folder: Path
 ) -> None:
     token = secrets.token_hex(32)
@@ -82,7 +82,7 @@ def test_every_process_is_told_to_ask_for_a_token_and_none_writes_it_down(
     assert not [path for path in written if token.encode() in path.read_bytes()]
 
 
-def test_a_token_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_readable_by_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NO_TOKEN:
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "token"
@@ -111,7 +111,7 @@ def refused(nodes: TwoNodes, said: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_head_that_others_reach_is_neither_started_nor_searched_on_without_its_token(
+def test_an_exposed_head_is_refused_without_its_token(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for name in NO_TOKEN:

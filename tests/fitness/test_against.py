@@ -40,7 +40,7 @@ def test_the_loss_is_the_divergence_from_the_dense_outputs() -> None:
     assert error == decided("labels").measure(module, "val")[1]  # the error still asks for the labels
 
 
-def test_the_dense_network_has_no_loss_against_itself_and_whoever_is_nearer_has_less() -> None:
+def test_the_dense_network_has_zero_loss_and_nearer_networks_less() -> None:
     held = decided("dense")
     whole = np.ones(held.maps.channels, dtype=bool)
     nearly, half = whole.copy(), whole.copy()
@@ -50,7 +50,7 @@ def test_the_dense_network_has_no_loss_against_itself_and_whoever_is_nearer_has_
     assert losses[0] < losses[1] < losses[2]
 
 
-def test_labels_do_not_count_for_the_loss() -> None:
+def test_the_loss_does_not_depend_on_labels() -> None:
     held = decided("dense")
     module = narrow(held.model, held.maps, np.arange(held.maps.channels) % 2 > 0).eval()
     mislabelled = copy.copy(held.splits.val)

@@ -92,9 +92,7 @@ def test_both_processes_end_with_the_same_network_bit_for_bit(case: str, togethe
 
 
 @pytest.mark.parametrize("case", ["plain", "batch-norm", "distillation", "own loss"])
-def test_it_is_the_network_that_one_process_trains_with_the_whole_batch(
-    case: str, together: list, splits: Splits
-) -> None:
+def test_data_parallel_training_equals_training_in_one_process(case: str, together: list, splits: Splits) -> None:
     torch.set_num_threads(1)
     alone, found = trained(case, SINGLE_PROCESS, splits), together[0][case]
     assert alone.keys() == found.keys()
@@ -107,7 +105,7 @@ def test_it_is_the_network_that_one_process_trains_with_the_whole_batch(
         )
 
 
-def test_dropout_is_not_the_same_in_every_process(together: list, splits: Splits) -> None:
+def test_dropout_differs_between_processes(together: list, splits: Splits) -> None:
     alone, found = trained("dropout", SINGLE_PROCESS, splits), together[0]["dropout"]
     assert not all(torch.allclose(alone[name], found[name], atol=1e-5) for name in alone)
 
@@ -139,7 +137,7 @@ def test_every_process_draws_its_own_augmentation(splits: Splits) -> None:
     assert not torch.equal(read(SINGLE_PROCESS)[::2], one)
 
 
-def test_alone_there_is_nothing_around_the_network(tmp_path: Path) -> None:
+def test_a_single_process_does_not_wrap_the_network(tmp_path: Path) -> None:
     module = digits_net(width=8)
     with wrap_data_parallel(module, SINGLE_PROCESS, CPU) as inside:
         assert inside is module

@@ -67,14 +67,14 @@ def compared(model: nn.Module, cut_groups: dict[str, list[int]], count: int = 48
         return bare, float((small(x) - dense).abs().max())
 
 
-def test_channels_that_are_linear_combinations_of_kept_ones_are_made_up_for() -> None:
+def test_linear_combinations_of_kept_channels_are_compensated() -> None:
     # six and five channels, all linear in two: two kept ones tell the others
     bare, refitted = compared(linear(), {"one": [1, 2, 3, 5], "other": [0, 1, 3, 4]})
     assert bare > 0.1
     assert refitted < 1e-4
 
 
-def test_a_layer_of_which_too_few_outputs_are_seen_is_left_alone() -> None:
+def test_a_layer_with_too_few_outputs_is_not_refitted() -> None:
     model, splits = linear(), splits_of(SHAPE)
     maps = trace_structure(model, SHAPE).maps
     cut = cut_of(maps, {"both": [3]})
@@ -83,7 +83,7 @@ def test_a_layer_of_which_too_few_outputs_are_seen_is_left_alone() -> None:
     assert torch.equal(small.get_parameter("head.weight"), bare.get_parameter("head.weight"))
 
 
-def test_a_duplicate_channel_goes_without_a_trace() -> None:
+def test_removing_a_duplicate_channel_changes_nothing() -> None:
     model = made("residual")
     with torch.no_grad():  # the fourth inner channel says three times what the second says
         model.inner[0].weight[3] = model.inner[0].weight[1]
@@ -104,7 +104,7 @@ def test_a_duplicate_channel_goes_without_a_trace() -> None:
         nn.Linear(3, 4),
     ],
 )
-def test_a_layers_output_is_its_weights_times_what_it_read(layer: nn.Conv2d | nn.Linear) -> None:
+def test_patches_times_weights_equal_the_output(layer: nn.Conv2d | nn.Linear) -> None:
     x = torch.randn(2, 3, *(() if isinstance(layer, nn.Linear) else (9, 11)))
     output = layer(x).reshape(2, 4, -1)
     positions = torch.stack([torch.randperm(output.shape[2])[:5] for _ in range(2)])
@@ -114,7 +114,7 @@ def test_a_layers_output_is_its_weights_times_what_it_read(layer: nn.Conv2d | nn
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
-def test_a_network_that_is_not_cut_stays_as_it_is(name: str) -> None:
+def test_an_unpruned_network_is_not_refitted(name: str) -> None:
     model = made(name)
     maps = trace_structure(model, SHAPE).maps
     small = narrow(model, maps, maps.make_unpruned_cut())
@@ -145,9 +145,7 @@ def case(name: str) -> tuple[Any, ...]:
 
 
 @given(name=st.sampled_from(sorted(SHAPES)), keep=st.floats(0.1, 0.9), seed=st.integers(0, 1000), renewed=st.booleans())
-def test_no_layer_ends_further_from_what_it_said_than_its_cut_weights_left_it(
-    name: str, keep: float, seed: int, renewed: bool
-) -> None:
+def test_no_refit_increases_the_error_of_a_layer(name: str, keep: float, seed: int, renewed: bool) -> None:
     """Concatenations, streams, flattened maps; depthwise and transposed layers are left alone."""
     model, maps, images, repairs = case(name)
     cut = random_cut(maps, keep, seed)
@@ -186,7 +184,7 @@ def seen(model: nn.Module, name: str, images: Tensor, renewed: bool) -> Tensor:
     return taken[0]
 
 
-def test_an_evaluation_with_repair_is_pure() -> None:
+def test_an_evaluation_with_refit_is_pure() -> None:
     model, splits = made("residual"), splits_of(SHAPE)
     maps = trace_structure(model, SHAPE).maps
     recipe = Recipe(32, 20, Schedule(0.5, 0.05, 16), Schedule(1, 0.05, 16))
@@ -206,7 +204,7 @@ def asked(cuts: list[Cut]) -> list:
     return [make_request(cut, "tuned", 0) for cut in cuts]
 
 
-def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Path) -> None:
+def test_a_restored_search_refits_equally(quick: dict[str, Any], tmp_path: Path) -> None:
     quick["fitness"]["repair"] = "refit"
     problem = prepare(parse_config(quick, "here"), lambda *_: None)
     item = make_request(random_cut(problem.structure.maps, 0.5, 0), "recalibrated", 0)
@@ -217,7 +215,7 @@ def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Pa
     assert again._replace(seconds=0) == first._replace(seconds=0)
 
 
-def test_a_repair_that_is_not_known_is_refused(quick: dict[str, Any]) -> None:
+def test_an_unknown_repair_is_refused(quick: dict[str, Any]) -> None:
     quick["fitness"]["repair"] = "mend"
     with pytest.raises(ConfigError, match=r"fitness\.repair"):
         parse_config(quick, "here")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blendsearch.criteria.probe import Probe, Subsample, probe
+from blendsearch.criteria.probe import ProbeData, Subsample, probe
 from blendsearch.criteria.view import GroupView
 from blendsearch.structure.trace import Structure, trace_structure
 
@@ -120,7 +120,7 @@ def traced(model: nn.Module) -> Structure:
     return trace_structure(model, SHAPE)
 
 
-def views(model: nn.Module, structure: Structure, gathered: Probe | None) -> dict[str, GroupView]:
+def views(model: nn.Module, structure: Structure, gathered: ProbeData | None) -> dict[str, GroupView]:
     return {
         group.name: GroupView(model, group, gathered, 10.0, np.random.default_rng(0)) for group in structure.maps.groups
     }

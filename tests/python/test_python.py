@@ -200,7 +200,7 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
         ({"data": []}, "hold no image"),
         ({"data": (torch.zeros(40, 1, 8, 8), torch.arange(40) % 10 - 1)}, "the targets hold -1: expected classes"),
         ({"evaluate": lambda module: {"loss": float("nan")}}, "a loss of nan for the dense network"),
-        ({"loss": lambda output, target: 3.0}, "gave float: expected a tensor"),
+        ({"loss": lambda output, target: 3.0}, "returned float: expected a tensor"),
         ({"evaluate": lambda module: 0.5}, "expected a dict of numbers"),
         ({"evaluate": lambda module: {"accuracy": 0.5}}, "expected a dict of numbers in which 'loss' is"),
         ({"evaluate": lambda module: {"loss": 1, "error": 1.5}}, "expected a share"),

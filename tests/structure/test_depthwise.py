@@ -63,7 +63,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kernels_of_rank_one_per_input_channel_are_decomposed_exactly(kind: dict[str, Any]) -> None:
+def test_rank_one_kernels_are_decomposed_exactly(kind: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = Bare(**kind).eval()
     out, into, tall, broad = model.layer.weight.shape
@@ -79,7 +79,7 @@ def test_kernels_of_rank_one_per_input_channel_are_decomposed_exactly(kind: dict
     torch.testing.assert_close(model(x), dense, atol=1e-5, rtol=1e-5)
 
 
-def test_no_pair_is_nearer_than_the_singular_one() -> None:
+def test_no_random_pair_is_nearer_than_the_singular_pair() -> None:
     torch.manual_seed(1)
     weight = torch.randn(7, 5, 3, 3)
     depthwise, pointwise = factorize_rank_one(weight)
@@ -104,7 +104,7 @@ def test_no_pair_is_nearer_than_the_singular_one() -> None:
     assert torch.linalg.vector_norm(depthwise, dim=(1, 2, 3)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_what_can_be_decomposed_is_found() -> None:
+def test_decomposable_layers_are_found() -> None:
     # not the grouped, the transposed or the linear ones
     assert ODD_SPLIT.maps.layers == ("one", "two", "shared")
     digits = structure_of(digits_net().eval(), (1, 8, 8))
@@ -132,11 +132,11 @@ class Looking(nn.Module):
         return out
 
 
-def test_a_layer_that_the_network_needs_as_it_is_stays() -> None:
+def test_a_layer_whose_attributes_are_read_is_not_decomposed() -> None:
     assert structure_of(Looking().eval(), (3, 12, 12)).maps.layers == ("first",)
 
 
-def test_a_network_without_such_a_layer_is_refused() -> None:
+def test_a_network_without_decomposable_layers_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     with pytest.raises(ConfigError, match="no convolution of Sequential can be decomposed"):
         structure_of(model, (3, 8, 8))
@@ -204,7 +204,7 @@ def test_batch_norms_behind_decomposed_layers_are_folded_too() -> None:
         assert torch.equal(small(images), before)
 
 
-def test_what_is_decomposed_is_part_of_a_networks_identity_and_plain_cuts_keep_theirs() -> None:
+def test_decomposition_changes_the_digest_and_plain_cuts_keep_theirs() -> None:
     names = ((), ("one",), ("two",), ("one", "two"))
     assert len({compute_cut_digest(only(ODD_SPLIT.maps, *some)) for some in names}) == len(names)
     assert (
@@ -253,7 +253,7 @@ def test_the_fit_is_never_further_from_the_dense_network_than_the_singular_pair(
         assert float(after[name].square().sum()) <= before * (1 + 1e-3) + 1e-6, name
 
 
-def test_a_pair_that_can_say_all_is_found() -> None:
+def test_an_exact_pair_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4000, 5, 9, generator=generator, dtype=torch.float64)
     true = torch.randn(5, 9, generator=generator).double(), torch.randn(7, 5, generator=generator).double()
@@ -270,10 +270,11 @@ def test_a_pair_that_can_say_all_is_found() -> None:
     assert errors[1] < float((said(*ridged) - said(*true)).square().mean()) < errors[0]
 
 
-def test_only_decomposed_layers_are_fitted_where_no_repair_is_asked_for() -> None:
+def test_without_repair_only_decomposed_layers_are_fitted() -> None:
     model, splits = made("residual"), splits_of(SHAPE)
     maps = structure_of(model, SHAPE).maps
-    repair = dataclasses.replace(repair_of(model, maps, splits), all_layers=False)
+    repair = repair_of(model, maps, splits)
+    repair = dataclasses.replace(repair, options=dataclasses.replace(repair.options, all_layers=False))
     cut = random_cut(maps, 0.6, 1)
     cut[maps.offsets[-1] :] = [name != "inner.0" for name in maps.layers]
     fitted, bare = narrow(model, maps, cut), narrow(model, maps, cut)
@@ -286,7 +287,7 @@ def test_only_decomposed_layers_are_fitted_where_no_repair_is_asked_for() -> Non
     assert all(torch.equal(one, other) for one, other in zip(fitted.parameters(), again.parameters(), strict=True))
 
 
-def test_a_pair_with_a_bias_takes_up_the_mean() -> None:
+def test_a_pair_with_a_bias_fits_the_mean() -> None:
     model, splits = made("residual"), splits_of(SHAPE)
     maps = structure_of(model, SHAPE).maps
     cut = only(maps, "left.0")

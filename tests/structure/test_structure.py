@@ -61,7 +61,7 @@ def test_torchvision_networks_are_cut_exactly(factory: str, groups: int) -> None
     check_cuts(model, structure, (3, side, side), (0.5, 0.2))
 
 
-def test_all_channels_of_a_cifar_resnet_can_be_cut_its_streams_too() -> None:
+def test_all_channels_of_a_cifar_resnet_can_be_cut() -> None:
     model = randomised(cifar_resnet(20))
     structure = trace_structure(model, (3, 32, 32))
     # nine inner groups and one stream per stage, which the padded shortcuts tie in an order of their own
@@ -74,7 +74,7 @@ def test_all_channels_of_a_cifar_resnet_can_be_cut_its_streams_too() -> None:
     [(cifar_vgg16_bn(100), (3, 32, 32), 13), (digits_net(), (1, 8, 8), 4)],
     ids=["vgg", "digits"],
 )
-def test_the_rest_of_the_zoo_is_cut_exactly(model: nn.Module, shape: tuple[int, int, int], groups: int) -> None:
+def test_other_bundled_networks_are_cut_exactly(model: nn.Module, shape: tuple[int, int, int], groups: int) -> None:
     structure = trace_structure(randomised(model), shape)
     assert len(structure.maps.groups) == groups
     check_cuts(model, structure, shape, (0.5,))
@@ -89,7 +89,7 @@ def test_cifar_resnets_have_the_layers_of_the_paper(depth: int) -> None:
 ODD_STRUCTURE = trace_structure(ODD, (3, 8, 8))
 
 
-def test_an_odd_network_is_cut_exactly() -> None:
+def test_a_network_of_many_layer_types_is_cut_exactly() -> None:
     names = {group.name for group in ODD_STRUCTURE.maps.groups}
     assert {"one", "two", "head"} <= names
     check_cuts(ODD, ODD_STRUCTURE, (3, 8, 8), (0.5, 0.3))
@@ -117,7 +117,7 @@ def test_costs_of_many_cuts_at_once_are_those_of_each() -> None:
         oracle.compute_cost("joules", counts)
 
 
-def test_cutting_nothing_changes_nothing_and_shares_no_memory() -> None:
+def test_an_unpruned_cut_copies_the_network() -> None:
     model = randomised(cifar_resnet(20))
     before = copy.deepcopy(model.state_dict())
     structure = trace_structure(model, (3, 32, 32))
@@ -130,7 +130,7 @@ def test_cutting_nothing_changes_nothing_and_shares_no_memory() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_tracing_leaves_the_network_as_it_was() -> None:
+def test_tracing_does_not_change_the_network() -> None:
     model = cifar_resnet(20).train()
     model.conv1.weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -187,13 +187,13 @@ class NormalisesChannels(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "frozen", "free", "reason"),
     [
-        (CountsChannels(), (2, 5, 5), "one", "two", "cut and silenced outputs differ"),
-        (NormalisesChannels(), (2, 3, 5), "one", "two", "layer_norm in norm sees all its channels"),
-        (PadsChannels(), (3, 8, 8), "outer", "stem", "add in PadsChannels ties it to what stays whole"),
+        (CountsChannels(), (2, 5, 5), "one", "two", "the outputs of cutting and masking differ"),
+        (NormalisesChannels(), (2, 3, 5), "one", "two", "layer_norm in norm reads all its channels"),
+        (PadsChannels(), (3, 8, 8), "outer", "stem", "add in PadsChannels couples it to positions that are never cut"),
     ],
     ids=["count", "layer-norm", "pad"],
 )
-def test_what_cannot_be_cut_is_frozen_with_the_reason(
+def test_unprunable_groups_are_frozen_with_the_reason(
     model: nn.Module, shape: tuple[int, int, int], frozen: str, free: str, reason: str
 ) -> None:
     structure = trace_structure(model.eval(), shape)
@@ -203,7 +203,7 @@ def test_what_cannot_be_cut_is_frozen_with_the_reason(
     check_cuts(model, structure, shape, (0.5,))
 
 
-def test_networks_that_cannot_be_cut_are_refused_in_one_line() -> None:
+def test_unprunable_networks_are_refused_in_one_line() -> None:
     with pytest.raises(TraceError, match="does not accept one image of shape"):
         trace_structure(cifar_resnet(20), (1, 32, 32))
     with pytest.raises(TraceError, match=r"no group of .* can be cut"):

@@ -79,7 +79,7 @@ def checked(name: str) -> tuple[nn.Module, Structure, nn.Module]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_everything_but_the_output_can_be_cut(name: str) -> None:
+def test_all_channels_but_the_output_can_be_cut(name: str) -> None:
     _, structure, _ = checked(name)
     assert len(structure.maps.groups) == FAMILIES[name]
     assert {item.reason for item in structure.frozen} <= {OUTPUT, TRAINING}
@@ -89,7 +89,7 @@ def test_everything_but_the_output_can_be_cut(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARTLY)
-def test_what_stays_whole_is_named_with_the_operation(name: str) -> None:
+def test_frozen_groups_name_the_operation(name: str) -> None:
     _, structure, _ = checked(name)
     assert len(structure.maps.groups) == PARTLY[name]
     reasons = {item.reason for item in structure.frozen} - {OUTPUT, TRAINING}
@@ -97,7 +97,7 @@ def test_what_stays_whole_is_named_with_the_operation(name: str) -> None:
     assert any(operation in reason for reason in reasons)
 
 
-def test_the_channels_inside_shufflenets_units_can_be_cut_those_it_shuffles_cannot() -> None:
+def test_only_unshuffled_channels_of_shufflenet_can_be_cut() -> None:
     _, structure, _ = checked("shufflenet_v2_x0_5")
     free = {group.name for group in structure.maps.groups}
     units = [f"stage{stage}.{unit}" for stage, count in ((2, 4), (3, 8), (4, 4)) for unit in range(count)]
@@ -106,7 +106,7 @@ def test_the_channels_inside_shufflenets_units_can_be_cut_those_it_shuffles_cann
     assert shuffled == {f"{unit}.branch2.5" for unit in units} | {f"stage{stage}.0.branch1.2" for stage in (2, 3, 4)}
 
 
-def test_a_convolution_in_groups_is_cut_by_whole_groups() -> None:
+def test_a_grouped_convolution_is_cut_by_complete_blocks() -> None:
     model, structure, small = checked("resnext50_32x4d")
     group = next(group for group in structure.maps.groups if group.name == "layer1.0.conv1")
     assert group.channels == 32
