@@ -20,6 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from blendsearch.structure.labels import (
+    Labels,
+    collapse,
+    compact,
+    expand_labels,
+    find_varying_dims,
+    is_flat,
+    list_distinct,
+)
 from blendsearch.structure.union_find import NO_CHANNEL, UnionFind
 from blendsearch.zoo.shortcut import PaddedShortcut
 
@@ -47,8 +56,6 @@ POINTWISE_OPS = {"hardswish", "hardsigmoid", "prelu", "bernoulli"}  # pointwise,
 REDUCTION_OPS = {"mean", "sum", "amax", "amin", "var", "std"}
 
 Side = Literal["out", "in"]
-Labels = Tensor
-"""Integers, one per element of an activation; dimensions along which they do not vary have stride 0 or size 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,7 @@ class ChannelTracer(TorchDispatchMode):
             wide = [dim for dim, size in enumerate(parameter.shape) if size > 1]
             if id(parameter) not in self._leaf_tensors and len(wide) == 1:  # for example, a scale per channel
                 labels = self._record_labels(name, wide[0], "out", self.union_find.add_labels(parameter.shape[wide[0]]))
-                self._set_labels(parameter, _expand_labels(labels, wide[0], parameter.shape))
+                self._set_labels(parameter, expand_labels(labels, wide[0], parameter.shape))
 
     @property
     def location(self) -> str:
@@ -175,11 +182,11 @@ class ChannelTracer(TorchDispatchMode):
             moved = [before.reshape(operation.outputs[0].shape)]
         else:
             moved = _list_tensors(operation.func(before, *operation.args[1:], **operation.kwargs))
-        moved = [_compact(labels) for labels in moved]
+        moved = [compact(labels) for labels in moved]
         for labels in moved:
             # widths in a reshape or split are mostly constants in the code, which do not change with a cut
-            if len(_find_varying_dims(labels)) > len(_find_varying_dims(before)) or not torch.equal(
-                _list_distinct(labels), _list_distinct(before)
+            if len(find_varying_dims(labels)) > len(find_varying_dims(before)) or not torch.equal(
+                list_distinct(labels), list_distinct(before)
             ):
                 self.union_find.freeze(before, f"{operation.location} splits or reorders its channels")
         for tensor, labels in zip(operation.outputs, moved, strict=True):
@@ -188,9 +195,9 @@ class ChannelTracer(TorchDispatchMode):
     def _make_like(self, operation: _Operation) -> None:
         """Label a new tensor as wide as its input, which took its sizes from there; noise of a dropout, for example."""
         tensor, output = operation.args[0], operation.outputs[0]
-        labels = _collapse(self._get_labels(tensor))
+        labels = collapse(self._get_labels(tensor))
         if output.ndim == tensor.ndim and all(
-            output.shape[dim] == labels.shape[dim] for dim in _find_varying_dims(labels)
+            output.shape[dim] == labels.shape[dim] for dim in find_varying_dims(labels)
         ):
             self._set_labels(output, labels.expand(output.shape))
 
@@ -199,10 +206,10 @@ class ChannelTracer(TorchDispatchMode):
         dim = args[1] if len(args) > 1 else operation.kwargs.get("dim", 0)
         parts = [self._get_labels(tensor) for tensor in args[0] if tensor.ndim == output.ndim]
         for other in range(output.ndim):
-            if other != dim % output.ndim and all(_is_flat(part, other) for part in parts):
+            if other != dim % output.ndim and all(is_flat(part, other) for part in parts):
                 parts = [part.narrow(other, 0, 1) for part in parts]  # one slice represents all
         joined = torch.cat(parts, dim)
-        self._set_labels(output, _compact(joined.expand(output.shape)))
+        self._set_labels(output, compact(joined.expand(output.shape)))
 
     def _pad(self, operation: _Operation) -> None:
         """Label padding as NO_CHANNEL. Padded pixels do not change the labels of channels."""
@@ -211,14 +218,14 @@ class ChannelTracer(TorchDispatchMode):
         widths = list(pads)
         for number in range(len(pads) // 2):
             dim = labels.ndim - 1 - number
-            if _is_flat(labels, dim):
+            if is_flat(labels, dim):
                 labels = labels.narrow(dim, 0, 1)
                 widths[2 * number : 2 * number + 2] = (0, 0)
-        self._set_labels(output, _compact(nn.functional.pad(labels, widths, value=NO_CHANNEL).expand(output.shape)))
+        self._set_labels(output, compact(nn.functional.pad(labels, widths, value=NO_CHANNEL).expand(output.shape)))
 
     def _pool(self, operation: _Operation) -> None:
         labels = self._get_labels(operation.args[0])
-        if any(dim >= 2 for dim in _find_varying_dims(labels)):
+        if any(dim >= 2 for dim in find_varying_dims(labels)):
             self._freeze_inputs(operation)
             return
         kept = labels.flatten(2)[:, :, :1]
@@ -230,7 +237,7 @@ class ChannelTracer(TorchDispatchMode):
         output, location = operation.outputs[0], operation.location
         shape = output.shape
         spread = [(tensor, self._get_labels(tensor).expand(shape)) for tensor in operation.inputs]
-        varying = {dim for _, labels in spread for dim in _find_varying_dims(labels)}
+        varying = {dim for _, labels in spread for dim in find_varying_dims(labels)}
         united: list[Tensor] = []
         for tensor, labels in spread:
             size = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
@@ -238,11 +245,11 @@ class ChannelTracer(TorchDispatchMode):
                 self._freeze([tensor], f"{location} broadcasts it over the channels of another layer")
             else:
                 united.append(labels)
-        first = next((labels for labels in united if bool((_collapse(labels) != NO_CHANNEL).any())), None)
+        first = next((labels for labels in united if bool((collapse(labels) != NO_CHANNEL).any())), None)
         for labels in united:
             if first is not None and labels is not first:
-                flat = [dim for dim in range(len(shape)) if _is_flat(first, dim) and _is_flat(labels, dim)]
-                self.union_find.unite(_collapse(first, flat), _collapse(labels, flat), location)
+                flat = [dim for dim in range(len(shape)) if is_flat(first, dim) and is_flat(labels, dim)]
+                self.union_find.unite(collapse(first, flat), collapse(labels, flat), location)
         self._set_labels(output, torch.full((), NO_CHANNEL).expand(shape) if first is None else first)
 
     def _reduce(self, operation: _Operation) -> None:
@@ -253,7 +260,7 @@ class ChannelTracer(TorchDispatchMode):
         labels = self._get_labels(tensor)
         axes = [axes] if isinstance(axes, int) else axes or range(tensor.ndim)
         dims = sorted({dim % tensor.ndim for dim in axes}, reverse=True)
-        if set(dims) & set(_find_varying_dims(labels)):
+        if set(dims) & set(find_varying_dims(labels)):
             self._freeze([tensor], f"{operation.location} reads all its channels at once")
             return
         for dim in dims:
@@ -265,7 +272,7 @@ class ChannelTracer(TorchDispatchMode):
     def _trace_layer(self, name: str, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         dim = inputs.ndim - 1 if isinstance(module, nn.Linear) else 1
         labels = self._get_labels(inputs)
-        if set(_find_varying_dims(labels)) - {dim} or not self._has_own_tensors(name, module):
+        if set(find_varying_dims(labels)) - {dim} or not self._has_own_tensors(name, module):
             self._freeze([inputs], f"{name} does not read its input channel by channel")
             return
         read = labels.movedim(dim, 0).flatten(1)[:, 0].numpy()
@@ -280,7 +287,7 @@ class ChannelTracer(TorchDispatchMode):
             made = self._make(name, f"{name}.links", 0, module.links.shape[0])
         else:
             made = self._trace_weights(name, module, read)
-        self._set_labels(output, _expand_labels(made, dim, output.shape))
+        self._set_labels(output, expand_labels(made, dim, output.shape))
 
     def _trace_weights(self, name: str, module: nn.Module, read: NDArray[np.int64]) -> NDArray[np.int64]:
         """Record the labels that a convolution or linear layer reads; return those of its output."""
@@ -359,14 +366,14 @@ class ChannelTracer(TorchDispatchMode):
         return torch.full((), NO_CHANNEL).expand(tensor.shape) if labels is None else labels
 
     def _set_labels(self, tensor: Tensor, labels: Labels) -> None:
-        if bool((_collapse(labels) != NO_CHANNEL).any()):
+        if bool((collapse(labels) != NO_CHANNEL).any()):
             self._labels[tensor] = labels
         else:
             self._labels.pop(tensor, None)
 
     def _freeze(self, tensors: Sequence[Tensor], reason: str) -> None:
         for tensor in tensors:
-            self.union_find.freeze(_collapse(self._get_labels(tensor)), reason)
+            self.union_find.freeze(collapse(self._get_labels(tensor)), reason)
 
 
 _Handler = Callable[[ChannelTracer, _Operation], None]
@@ -392,40 +399,3 @@ def _list_tensors(tree: object) -> list[Tensor]:
     if not isinstance(tree, dict | Tensor) and hasattr(tree, "values"):  # an output of a custom class
         tree = list(tree.values())
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _expand_labels(labels: NDArray[np.int64], dim: int, shape: torch.Size) -> Labels:
-    """Expand labels along `dim` to `shape`; they are equal along the other dimensions."""
-    return torch.from_numpy(labels).reshape([-1 if other == dim else 1 for other in range(len(shape))]).expand(shape)
-
-
-def _is_flat(labels: Labels, dim: int) -> bool:
-    return labels.shape[dim] == 1 or labels.stride(dim) == 0
-
-
-def _find_varying_dims(labels: Labels) -> list[int]:
-    return [dim for dim in range(labels.ndim) if not _is_flat(labels, dim)]
-
-
-def _collapse(labels: Labels, dims: Sequence[int] | None = None) -> Labels:
-    """Take one slice along each of `dims`, by default along every dimension in which nothing varies."""
-    for dim in range(labels.ndim) if dims is None else dims:
-        if _is_flat(labels, dim):
-            labels = labels.narrow(dim, 0, 1)
-    return labels
-
-
-def _compact(labels: Tensor) -> Labels:
-    """Return labels with stride 0 along dimensions in which they do not vary."""
-    small = _collapse(labels)
-    for dim in _find_varying_dims(small):
-        one = small.narrow(dim, 0, 1)
-        if bool((small == one).all()):
-            small = one
-    return small.expand(labels.shape)
-
-
-def _list_distinct(labels: Labels) -> Tensor:
-    """Return the sequence of labels, with adjacent repetitions removed."""
-    order: Tensor = torch.unique_consecutive(_collapse(labels).flatten())
-    return order

@@ -1,4 +1,4 @@
-"""The map of criteria: averages against hand values, and an order that a reader can trust."""
+"""Map of criteria: averages compared with values computed by hand, and the display order."""
 
 import itertools
 
@@ -86,7 +86,7 @@ def test_the_order_is_a_permutation_that_keeps_clusters_together(
 
 @given(st.permutations(range(7)), st.integers(2, 6))
 def test_neighbours_are_as_similar_as_possible(places: list[int], first: int) -> None:
-    """Criteria along a line, in any order of the table, come back as that line."""
+    """Criteria along a line, in any order of the table, are returned in the order of the line."""
     line = np.asarray(places, dtype=float)
     correlation = 1 - np.abs(np.subtract.outer(line, line)) / 6
     order = compute_leaf_order(correlation, (line >= first).astype(np.int64))

@@ -1,9 +1,9 @@
-"""What must hold for every criterion of the pool, whatever it looks at."""
+"""Properties of every criterion of the pool."""
 
 import numpy as np
 import pytest
 import torch
-from criteria_nets import EVERY, NETS, made, some_images, traced, views
+from criteria_nets import EVERY, NETS, draw_images, make_net, make_views, trace_net
 
 from blendsearch.criteria.probe import probe
 from blendsearch.criteria.registry import CRITERIA, load_pool, select_criteria
@@ -16,8 +16,8 @@ NO_BATCH_NORM = {"bn_gamma", "bn_beta", "taylor_gamma", "taylor_beta"}
 
 @pytest.fixture(scope="module", params=NETS)
 def network(request):
-    model = made(request.param)
-    return request.param, model, traced(model)
+    model = make_net(request.param)
+    return request.param, model, trace_net(model)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,9 +32,9 @@ def test_scores_rank_every_group_and_do_not_change_the_network(network, name):
 
     (criterion,) = select_criteria([name])
     gathered = (
-        probe(model, structure.maps, [some_images()], criterion.needs, subsample=EVERY) if criterion.needs else None
+        probe(model, structure.maps, [draw_images()], criterion.needs, subsample=EVERY) if criterion.needs else None
     )
-    for group, view in views(model, structure, gathered).items():
+    for group, view in make_views(model, structure, gathered).items():
         with torch.no_grad():
             scores = criterion.score(view)
         if scores is None:
@@ -59,16 +59,16 @@ def test_scores_rank_every_group_and_do_not_change_the_network(network, name):
 
 
 def test_hrank_distinguishes_channels_with_large_maps():
-    model = made("residual")
+    model = make_net("residual")
     table = compute_score_table(
-        model, traced(model), select_criteria(["hrank"]), lambda: [some_images(32)], np.random.default_rng(0)
+        model, trace_net(model), select_criteria(["hrank"]), lambda: [draw_images(32)], np.random.default_rng(0)
     )
     assert any(np.ptp(scores[0]) > 0 for scores in table.scores)
 
 
 def test_the_table_is_the_same_for_the_same_generator_and_any_batches(network):
     _, model, structure = network
-    images, labels = some_images(24)
+    images, labels = draw_images(24)
 
     def table(batch, seed=0):
         batches = list(zip(images.split(batch), labels.split(batch), strict=True))
@@ -94,6 +94,6 @@ def test_every_criterion_states_formula_source_cost_and_minimal_needs(network):
         assert criterion.source
         assert (criterion.cost in ("probe", "sub-sample")) == bool(criterion.needs - {"flow"})
         # fed only what it names, it works: nothing comes from another criterion's need
-        gathered = probe(model, structure.maps, [some_images()], criterion.needs) if criterion.needs else None
-        for view in views(model, structure, gathered).values():
+        gathered = probe(model, structure.maps, [draw_images()], criterion.needs) if criterion.needs else None
+        for view in make_views(model, structure, gathered).values():
             criterion.score(view)

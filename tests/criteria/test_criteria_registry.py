@@ -1,4 +1,4 @@
-"""Who may add a criterion, and what happens to one that does not serve."""
+"""Registration of criteria, and handling of unusable ones."""
 
 import importlib.metadata
 import sys
@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from criteria_nets import made, some_images, traced
+from criteria_nets import draw_images, make_net, trace_net
 
 from blendsearch.criteria.registry import CRITERIA, Criterion, criterion, load_criteria, load_pool, select_criteria
 from blendsearch.criteria.score import compute_score_table
@@ -47,9 +47,9 @@ def test_a_user_defined_module_joins_the_pool(own_module):
     load_criteria([own_module("my_criteria", OWN.format(name="largest_weight"))])
     assert select_criteria(["largest_weight"])[0].formula == "The largest weight of the filter."
     assert "largest_weight" in [item.name for item in select_criteria()]
-    model = made("flattened")
+    model = make_net("flattened")
     table = compute_score_table(
-        model, traced(model), select_criteria(["largest_weight"]), lambda: [], np.random.default_rng(0)
+        model, trace_net(model), select_criteria(["largest_weight"]), lambda: [], np.random.default_rng(0)
     )
     expected = model.first.weight.detach().abs().amax(dim=(1, 2, 3))
     np.testing.assert_allclose(table.scores[table.groups.index("first")][0], expected)
@@ -106,9 +106,9 @@ def test_an_unusable_criterion_is_left_out_with_the_reason():
         "nothing": (lambda view: None, "does not apply"),
     }
     criteria = [Criterion(name, "norm", frozenset(), "weights", "a test", score) for name, (score, _) in wrong.items()]
-    model = made("residual")
+    model = make_net("residual")
     table = compute_score_table(
-        model, traced(model), [*criteria, *select_criteria(["l1"])], lambda: [], np.random.default_rng(0)
+        model, trace_net(model), [*criteria, *select_criteria(["l1"])], lambda: [], np.random.default_rng(0)
     )
     for number, (name, (_, reason)) in enumerate(wrong.items()):
         found = [item for item in table.left_out if item.criterion == name]
@@ -119,8 +119,8 @@ def test_an_unusable_criterion_is_left_out_with_the_reason():
 
 
 def test_undeclared_needs_are_not_available():
-    model = made("residual")
-    structure = traced(model)
+    model = make_net("residual")
+    structure = trace_net(model)
     asks_more = Criterion(
         "asks_more",
         "activation",
@@ -129,7 +129,7 @@ def test_undeclared_needs_are_not_available():
         "a test",
         lambda view: view.get_activation_stats()[0].square,
     )
-    table = compute_score_table(model, structure, [asks_more], lambda: [some_images()], np.random.default_rng(0))
+    table = compute_score_table(model, structure, [asks_more], lambda: [draw_images()], np.random.default_rng(0))
     assert all("the probe has no 'square'" in item.reason for item in table.left_out)
     assert len(table.left_out) == len(table.groups)
 
@@ -139,10 +139,10 @@ def test_a_network_without_second_derivatives_loses_only_the_hessian(monkeypatch
         raise RuntimeError("derivative for some_backward is not implemented")
 
     monkeypatch.setattr("blendsearch.criteria.probe.estimate_hessian_diagonals", refuses)
-    model = made("flattened")
+    model = make_net("flattened")
     names = ["hessian_trace", "taylor_gate"]
     table = compute_score_table(
-        model, traced(model), select_criteria(names), lambda: [some_images()], np.random.default_rng(0)
+        model, trace_net(model), select_criteria(names), lambda: [draw_images()], np.random.default_rng(0)
     )
     assert {item.criterion for item in table.left_out} == {"hessian_trace"}
     assert "the Hessian could not be sampled: derivative for" in table.left_out[0].reason

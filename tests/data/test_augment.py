@@ -1,4 +1,4 @@
-"""Augmentations: what holds for each of them, and what each one does to its images."""
+"""Augmentations: common properties, and the effect of each one on images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def noise(count: int = 32, channels: int = 3, height: int = 16, width: int = 24)
 
 
 def places(padded: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
-    """Where `found` lies in `padded`, by looking everywhere."""
+    """Find all positions of `found` in `padded`."""
     height, width = found.shape[1:]
     return [
         (top, left)

@@ -1,4 +1,4 @@
-"""Data sets by name, from real files; and one line for whatever is wrong with them."""
+"""Data sets by name, from real files, and one-line errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_one_file_cannot_serve_as_two_splits(tmp_path: Path, test: str, val: str
 
 
 def write_folder(root: Path, *, parts: tuple[str, ...] = ("train", "test"), size: tuple[int, int] = (20, 14)) -> None:
-    """Three images for each of two classes in every part; each is one colour that says which."""
+    """Write three images for each of two classes in every part; the colour of an image identifies it."""
     for number, part in enumerate(parts):
         for label, name in enumerate(("ant", "bee")):
             (root / part / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Splits share no image and keep their classes' shares; batches and digests depend on nothing but their inputs."""
+"""Splits are disjoint and stratified; batches and digests depend only on their inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def write_numbered(path: Path, class_sizes: list[int], source: int) -> None:
-    """Images of one RGB pixel that says which one it is: (source, number // 256, number % 256); sorted by class."""
+    """Write images of one RGB pixel that identifies them: (source, number // 256, number % 256); sorted by class."""
     number = np.arange(sum(class_sizes))
     pixels = np.stack([np.full_like(number, source), number // 256, number % 256], axis=1)
     labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
@@ -236,7 +236,7 @@ MEAN, STD = np.array([0.4, 0.5, 0.6], dtype=np.float32), np.array([0.2, 0.25, 0.
 
 
 def iter_batches(split: Split, **settings: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of a split that stands for all three."""
+    """Iterate over batches of `split` in splits made of it alone."""
     settings = {"batch_size": 16, "device": CPU} | settings
     return Splits(split, split, split, 5, MEAN, STD, (), "").iter_batches(split, **settings)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""One contract for every engine: each request comes back once, right, or as failed."""
+"""Contract of all engines: each request returns once, with the right numbers or as failed."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import asked, collect, evaluator
+from evaluations import collect_outcomes, make_evaluator, make_requests
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
@@ -18,7 +18,7 @@ from blendsearch.runs.config.schema import EngineConfig
 
 @pytest.fixture(scope="module", params=["off", "local"])
 def where(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where an engine runs; Ray is started once for all of them."""
+    """Address of the engine; Ray is started once for all tests."""
     if request.param == "off":
         yield request.param
         return
@@ -33,7 +33,7 @@ def where(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def engine(where: str) -> Iterator[Engine]:
-    started = start_engine(EngineConfig(ray=where, workers=2, threads=1, retries=1), evaluator())
+    started = start_engine(EngineConfig(ray=where, workers=2, threads=1, retries=1), make_evaluator())
     yield started
     started.close()
 
@@ -41,9 +41,9 @@ def engine(where: str) -> Iterator[Engine]:
 @pytest.mark.parametrize("fidelity", ["raw", "recalibrated", "tuned"])
 def test_every_request_returns_once_and_equals_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
     torch.set_num_threads(1)
-    requests = asked(5, fidelity)
-    outcomes = collect(engine, requests)
-    direct = evaluator()
+    requests = make_requests(5, fidelity)
+    outcomes = collect_outcomes(engine, requests)
+    direct = make_evaluator()
     for item in requests:
         expected = direct.evaluate(item)
         assert outcomes[item.digest]._replace(seconds=0) == expected._replace(seconds=0)
@@ -52,20 +52,20 @@ def test_every_request_returns_once_and_equals_a_direct_evaluation(engine: Engin
 
 def test_an_evaluator_with_refit_equals_a_direct_evaluation(where: str) -> None:
     torch.set_num_threads(1)
-    held, requests = evaluator(repair=True), asked(3)
+    held, requests = make_evaluator(repair=True), make_requests(3)
     started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
-    outcomes = collect(started, requests)
+    outcomes = collect_outcomes(started, requests)
     started.close()
     for item in requests:
         assert outcomes[item.digest]._replace(seconds=0) == held.evaluate(item)._replace(seconds=0)
-        assert outcomes[item.digest].loss != evaluator().evaluate(item).loss, "it was not repaired"
+        assert outcomes[item.digest].loss != make_evaluator().evaluate(item).loss, "it was not repaired"
 
 
 def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine) -> None:
-    good = asked(3)
+    good = make_requests(3)
     nothing_left = good[0]._replace(cut=bytes(len(good[0].cut)), digest="nothing")
     unknown = good[0]._replace(fidelity="perfect", digest="unknown")
-    outcomes = collect(engine, [good[0], nothing_left, good[1], unknown, good[2]])
+    outcomes = collect_outcomes(engine, [good[0], nothing_left, good[1], unknown, good[2]])
     assert all(not outcomes[item.digest].failure for item in good)
     assert "perfect" in outcomes["unknown"].failure
     assert outcomes["nothing"].failure
@@ -74,7 +74,7 @@ def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine
 
 def test_a_missing_cluster_is_refused_in_one_line() -> None:
     with pytest.raises(EngineError, match="not supported"):
-        start_engine(EngineConfig(ray="ray://somewhere:10001"), evaluator())
+        start_engine(EngineConfig(ray="ray://somewhere:10001"), make_evaluator())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_worker_on_half_a_gpu_may_use_half_of_its_memory(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", capped.append)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: self)  # there is no card here
     for share in (0.5, 1.0):
-        Worker(evaluator(), 1, "cuda", share)
+        Worker(make_evaluator(), 1, "cuda", share)
     assert capped == [0.5]
 
 
@@ -100,11 +100,11 @@ def test_another_machine_without_a_token_is_refused_in_one_line(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(EngineError, match="no token is known") as refused:
-        start_engine(EngineConfig(ray="10.11.12.13:6379"), evaluator())
+        start_engine(EngineConfig(ray="10.11.12.13:6379"), make_evaluator())
     assert "\n" not in str(refused.value)
     monkeypatch.setenv("RAY_ADDRESS", "10.11.12.13:6379")
     with pytest.raises(EngineError, match="no token is known"):
-        start_engine(EngineConfig(ray="auto"), evaluator())
+        start_engine(EngineConfig(ray="auto"), make_evaluator())
     secret = "4f2c" * 8
     monkeypatch.setenv("RAY_AUTH_TOKEN", secret)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the token would not be sent

@@ -1,4 +1,6 @@
-"""What dies, hangs, lies or fills up costs no finished evaluation: each fault is really made, and the loss counted."""
+"""Dead, hanging or faulty workers and full disks lose no finished evaluation: faults are real, and losses are
+counted.
+"""
 
 import contextlib
 import json
@@ -16,7 +18,7 @@ from typing import Any
 import faulty
 import pytest
 import torch
-from evaluations import asked, collect, evaluator
+from evaluations import collect_outcomes, make_evaluator, make_requests
 from faulty_engine import HARNESS, faulty_evaluator
 from run_files import front, longer, rows
 
@@ -55,7 +57,7 @@ def engine(folder: Path) -> Iterator[Engine]:
 
 
 def planned(folder: Path, requests: list, *faults: str) -> None:
-    """The first requests get the faults; what was counted before is forgotten."""
+    """Plan faults for the first requests; reset the log."""
     (folder / "log").unlink(missing_ok=True)
     plan = {item.digest: fault for item, fault in zip(requests, faults, strict=False)}
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -66,8 +68,8 @@ def attempts(folder: Path, digest: str) -> int:
 
 
 def check_good(folder: Path, outcomes: dict[str, Any], requests: list) -> None:
-    """These were judged once, and have the numbers that they have without any fault."""
-    direct = evaluator()
+    """Check that these requests were evaluated once, with the same numbers as without faults."""
+    direct = make_evaluator()
     for item in requests:
         assert outcomes[item.digest]._replace(seconds=0) == direct.evaluate(item)._replace(seconds=0)
     assert faulty.repeated(folder) == 0
@@ -80,18 +82,18 @@ def logged(engine: Engine, path: Path) -> Path:
 
 def test_faulty_candidates_fail_and_others_succeed(engine: Engine, folder: Path) -> None:
     torch.set_num_threads(1)
-    requests = asked(6)
+    requests = make_requests(6)
     planned(folder, requests, "raise", "nan", "memory")
     logs = logged(engine, folder / "logs")
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     raised, nan, memory, *good = requests
-    assert "this candidate cannot be judged" in outcomes[raised.digest].failure
+    assert "this candidate cannot be evaluated" in outcomes[raised.digest].failure
     assert outcomes[nan.digest].failure == "the loss is nan"
     assert "memory" in outcomes[memory.digest].failure.lower()
     assert [attempts(folder, item.digest) for item in (raised, nan, memory)] == [2, 1, 2]
     said = [item for item in read_logs(logs) if item.get("digest") == raised.digest]
     assert [(item["event"], item["again"]) for item in said] == [("failed", True), ("failed", False)]
-    assert all("faulty.py" in item["trace"] and "cannot be judged" in item["trace"] for item in said)
+    assert all("faulty.py" in item["trace"] and "cannot be evaluated" in item["trace"] for item in said)
     judged = {item["digest"]: item for item in read_logs(logs) if item["event"] == "evaluated"}
     assert set(judged) == {item.digest for item in (nan, *good)} and judged[nan.digest]["loss"] is None
     assert {item["worker"] for item in judged.values()} <= {0, 1}
@@ -99,10 +101,10 @@ def test_faulty_candidates_fail_and_others_succeed(engine: Engine, folder: Path)
 
 
 def test_dead_workers_are_replaced_and_their_requests_retried(engine: Engine, folder: Path) -> None:
-    requests = asked(6)
+    requests = make_requests(6)
     planned(folder, requests, "die once", "die")
     logs = logged(engine, folder / "died")
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     once, always, *good = requests
     assert outcomes[always.digest].failure
     said = [(item["event"], item["again"]) for item in read_logs(logs) if item.get("digest") == always.digest]
@@ -115,7 +117,7 @@ def test_dead_workers_are_replaced_and_their_requests_retried(engine: Engine, fo
 
 
 def test_a_worker_killed_during_an_evaluation_loses_no_request(engine: Engine, folder: Path) -> None:
-    requests = asked(4)
+    requests = make_requests(4)
     planned(folder, requests, "wait once")
 
     def kill() -> None:
@@ -130,17 +132,17 @@ def test_a_worker_killed_during_an_evaluation_loses_no_request(engine: Engine, f
 
     killer = threading.Thread(target=kill)
     killer.start()
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     killer.join()
     assert attempts(folder, requests[0].digest) == 2
     check_good(folder, outcomes, requests)
 
 
 def test_hanging_evaluations_are_killed_retried_and_then_fail(engine: Engine, folder: Path) -> None:
-    requests = asked(5)
+    requests = make_requests(5)
     planned(folder, requests, "hang once", "hang")
     logs = logged(engine, folder / "hung")
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     once, always, *good = requests
     killed = [(item["digest"], item["again"]) for item in read_logs(logs) if item["event"] == "killed"]
     assert [again for digest, again in killed if digest == always.digest] == [True, False]
@@ -153,10 +155,10 @@ def test_hanging_evaluations_are_killed_retried_and_then_fail(engine: Engine, fo
 def kill_again_and_again(
     config: Path, runs: Path, folder: Path, kills: int, *words: str, by: tuple[signal.Signals, ...] = (signal.SIGKILL,)
 ) -> tuple[int, int]:
-    """Search run ``killed`` to its end, killing the controller `kills` times `by` turns: evaluations lost, repeated.
+    """Run the search ``killed`` to its end and kill the controller `kills` times; return lost and repeated evaluations.
 
-    It is killed at a random moment after its first evaluation since it was started, whatever it does then; by SIGINT
-    together with all that it started in the foreground, as Ctrl-C does it.
+    It is killed at a random moment after its first evaluation since its start. SIGINT goes to all of its foreground
+    processes, as with Ctrl-C.
     """
     rng = random.Random(0)
     (folder / "log").unlink(missing_ok=True)
@@ -280,7 +282,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a megabyte and a half."""
+    """A disk of 1.5 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(

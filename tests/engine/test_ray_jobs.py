@@ -1,4 +1,4 @@
-"""Searches handed to a cluster: what is sent, what is refused, and one that a real head runs."""
+"""Submission of searches to a cluster: package contents, refusals, and one search on a real head."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_invalid_addresses_are_refused(
 
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The dashboard's address of a head with two CPUs, which demands a token."""
+    """Address of the dashboard of a head with two CPUs that requires a token."""
     pytest.importorskip("aiohttp", reason="the extra cluster is not installed")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "5e" * 32)

@@ -1,4 +1,4 @@
-"""Who may reach a cluster: every process is told to ask for a token, which is written nowhere; without one: refused."""
+"""Access to clusters: every process requires a token, which is written nowhere; without one, a cluster is refused."""
 
 import os
 import secrets
@@ -22,7 +22,7 @@ NO_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_ADDRE
 
 
 def below(process: int) -> set[int]:
-    """The process and all that descend from it, this moment."""
+    """Return the process and all of its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -36,7 +36,7 @@ def below(process: int) -> set[int]:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """For Ray's sockets, whose names must be short."""
+    """A folder with a short path, for Ray's sockets."""
     made = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     yield made
     shutil.rmtree(made, ignore_errors=True)
@@ -100,7 +100,7 @@ def test_a_token_readable_by_others_is_refused(tmp_path: Path, monkeypatch: pyte
 
 
 def refused(nodes: TwoNodes, said: Path, *words: str) -> str:
-    """The one line of a search on the head node that does not begin."""
+    """Return the one-line error of a search on the head node that does not start."""
     search = nodes.begin("head", sys.executable, "-m", "blendsearch", "search", *words, said=said)
     with suppress(subprocess.TimeoutExpired):
         search.wait(timeout=180)

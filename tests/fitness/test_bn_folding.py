@@ -1,4 +1,4 @@
-"""Folding batch-norms: which may go, that nothing changes by it, and that the network is whole again afterwards."""
+"""Folding of batch-norms: foldable pairs, equal outputs, and a restored network afterwards."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from blendsearch.zoo.cifar_resnet import cifar_resnet
 
 
 def settled(model: nn.Module) -> nn.Module:
-    """`model` with batch-norm statistics and scales that are not those of a new one."""
+    """Randomise batch-norm statistics and scales of `model`."""
     generator = torch.Generator().manual_seed(0)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -22,7 +22,7 @@ def settled(model: nn.Module) -> nn.Module:
 
 
 class Odd(nn.Module):
-    """A convolution that two read, one that runs twice, a norm that runs twice, and one pair that may be folded."""
+    """A convolution with two readers, one that runs twice, a norm that runs twice, and one foldable pair."""
 
     def __init__(self) -> None:
         super().__init__()

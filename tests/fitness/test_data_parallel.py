@@ -1,4 +1,4 @@
-"""Two processes with a half of every batch each arrive at what one process arrives at."""
+"""Training by two processes on half of every batch each equals training by one process."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ SCHEDULE = Schedule(epochs=0.4, rate=0.05, batch_size=32)
 
 
 def plain(*more: nn.Module) -> nn.Module:
-    """Without batch-norms, and with parameters that nothing depends on."""
+    """A network without batch-norms, and with parameters that no output depends on."""
     module = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), *more),
         *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)),
@@ -32,12 +32,12 @@ def plain(*more: nn.Module) -> nn.Module:
 
 
 def own_loss(output: Tensor, targets: Tensor) -> Tensor:
-    """One loss per image, not the cross-entropy."""
+    """One loss per image that is not the cross-entropy."""
     return (output - nn.functional.one_hot(targets, 10)).square().sum(dim=1)
 
 
 def trained(case: str, share: Share, splits: Splits) -> dict[str, Tensor]:
-    """The state of a network after a training of `case`; each process begins with other weights unless it is alone."""
+    """Return the state of a network after training `case`; the second process starts with other weights."""
     torch.manual_seed(0)
     module = (
         digits_net(width=8) if case == "batch-norm" else plain(nn.Dropout() if case == "dropout" else nn.Identity())
@@ -58,7 +58,7 @@ CASES = ("plain", "batch-norm", "distillation", "own loss", "dropout")
 
 
 def take_part(rank: int, folder: str) -> None:
-    """Train all of the cases as one of two processes, and leave behind what came of it."""
+    """Train all cases as one of two processes and save the results."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(minutes=5)
@@ -71,7 +71,7 @@ def take_part(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What came of every case in this process, which is the first of the two, and in the other."""
+    """Results of every case in this process, the first of the two, and in the other one."""
     folder = tmp_path_factory.mktemp("together")
     other = torch.multiprocessing.get_context("spawn").Process(target=take_part, args=(1, str(folder)), daemon=True)
     other.start()

@@ -13,7 +13,7 @@ from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.digits_net import digits_net
 
 
-def evaluator(repair: bool = False) -> Evaluator:
+def make_evaluator(repair: bool = False) -> Evaluator:
     torch.manual_seed(0)
     model = digits_net(width=8)
     structure = trace_structure(model, (1, 8, 8))
@@ -28,8 +28,8 @@ def evaluator(repair: bool = False) -> Evaluator:
     return Evaluator(model, structure.maps, splits, recipe, device, refitter)
 
 
-def asked(number: int, fidelity: str = "recalibrated") -> list:
-    held = evaluator()
+def make_requests(number: int, fidelity: str = "recalibrated") -> list:
+    held = make_evaluator()
     rng = np.random.default_rng(0)
     cuts = [rng.random(held.maps.channels) < 0.7 for _ in range(number)]
     for cut in cuts:
@@ -37,7 +37,7 @@ def asked(number: int, fidelity: str = "recalibrated") -> list:
     return [make_request(cut, fidelity, 0) for cut in cuts]
 
 
-def collect(engine: Engine, requests: list) -> dict[str, Outcome]:
+def collect_outcomes(engine: Engine, requests: list) -> dict[str, Outcome]:
     for item in requests:
         engine.submit(item)
     outcomes = list(engine.iter_outcomes())

@@ -1,4 +1,4 @@
-"""What single operations do to channels, on networks of a few layers that hold one of them each."""
+"""Effect of single operations on channels, in networks of a few layers with one of them each."""
 
 from collections.abc import Callable
 
@@ -103,7 +103,7 @@ def test_a_grouped_convolution_couples_the_channels_of_each_block() -> None:
 
 
 class Counts(nn.Module):
-    """Keeps statistics of its own, in training only."""
+    """Updates statistics in training mode only."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Peak activation memory: what the oracle says of any cut is what the really narrow network takes."""
+"""Peak activation memory: the oracle's prediction for any cut equals the memory of the pruned network."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_predicted_memory_equals_measured_memory_of_random_cuts(model, shape) ->
 
 
 class Branches(nn.Module):
-    """One tensor waits while another branch works; the add is in place, the flatten a view."""
+    """One tensor stays alive while another branch runs; the add is in place, the flatten a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_weights_and_constants_do_not_count_as_activations() -> None:
 
 def test_a_network_with_other_dependence_on_width_is_refused() -> None:
     class Gram(nn.Module):
-        """Makes a matrix that grows with the square of its width."""
+        """A network with a matrix that grows with the square of its width."""
 
         def __init__(self) -> None:
             super().__init__()

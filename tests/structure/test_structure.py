@@ -1,4 +1,4 @@
-"""Groups, costs and cuts, against torch's own counting and against silencing channels in the dense network."""
+"""Groups, costs and cuts, compared with torch's counts and with masked channels in the dense network."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from structures import ODD, random_cut
+from structures import MIXED_NET, draw_random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
@@ -24,7 +24,7 @@ from blendsearch.zoo.factory import build_model
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """The model with batch-norms as a trained one has them: nothing is zero or one by accident."""
+    """Randomise batch-norms as in a trained network: nothing is zero or one by accident."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -34,10 +34,10 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def check_cuts(model: nn.Module, structure: Structure, shape: tuple[int, int, int], keeps: tuple[float, ...]) -> None:
-    """Cut networks equal silenced ones, and cost what the oracle says."""
+    """Check that pruned networks equal masked ones and have the oracle's costs."""
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2))
     for seed, keep in enumerate(keeps):
-        cut = random_cut(structure.maps, keep, seed)
+        cut = draw_random_cut(structure.maps, keep, seed)
         small = narrow(model, structure.maps, cut)
         with torch.inference_mode():
             expected, found = mask_channels(model, structure.maps, cut)(images), small(images)
@@ -86,20 +86,20 @@ def test_cifar_resnets_have_the_layers_of_the_paper(depth: int) -> None:
     assert len(layers) == depth
 
 
-ODD_STRUCTURE = trace_structure(ODD, (3, 8, 8))
+ODD_STRUCTURE = trace_structure(MIXED_NET, (3, 8, 8))
 
 
 def test_a_network_of_many_layer_types_is_cut_exactly() -> None:
     names = {group.name for group in ODD_STRUCTURE.maps.groups}
     assert {"one", "two", "head"} <= names
-    check_cuts(ODD, ODD_STRUCTURE, (3, 8, 8), (0.5, 0.3))
+    check_cuts(MIXED_NET, ODD_STRUCTURE, (3, 8, 8), (0.5, 0.3))
 
 
 @given(seed=st.integers(0, 10_000), keep=st.floats(0.05, 1.0))
 def test_the_oracle_agrees_with_counting_any_cut(seed: int, keep: float) -> None:
     maps, oracle = ODD_STRUCTURE.maps, ODD_STRUCTURE.oracle
-    cut = random_cut(maps, keep, seed)
-    small = narrow(ODD, maps, cut)
+    cut = draw_random_cut(maps, keep, seed)
+    small = narrow(MIXED_NET, maps, cut)
     counts = maps.count_kept(cut)
     assert oracle.compute_cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
     assert oracle.compute_cost("macs", counts) == count_macs(small, torch.zeros(1, 3, 8, 8))
@@ -108,7 +108,7 @@ def test_the_oracle_agrees_with_counting_any_cut(seed: int, keep: float) -> None
 
 def test_costs_of_many_cuts_at_once_are_those_of_each() -> None:
     maps, oracle = ODD_STRUCTURE.maps, ODD_STRUCTURE.oracle
-    counts = np.stack([maps.count_kept(random_cut(maps, 0.5, seed)) for seed in range(20)])
+    counts = np.stack([maps.count_kept(draw_random_cut(maps, 0.5, seed)) for seed in range(20)])
     for name in ("macs", "params"):
         together = oracle.compute_cost(name, counts)
         assert together.tolist() == [int(oracle.compute_cost(name, row)) for row in counts]
@@ -144,7 +144,7 @@ def test_tracing_does_not_change_the_network() -> None:
 
 
 class PadsChannels(nn.Module):
-    """Option A as most repositories write it: a pad, which ties some channels to others and some to zeros."""
+    """Option A as in most repositories: a pad, which couples some channels to others and some to zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class PadsChannels(nn.Module):
 
 
 class CountsChannels(nn.Module):
-    """No operation between tensors shows that the number of channels matters."""
+    """Depends on the number of channels without a tensor operation that shows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class CountsChannels(nn.Module):
 
 
 class NormalisesChannels(nn.Module):
-    """A LayerNorm over channels that are cut sees fewer of them: cut and silenced differ."""
+    """A LayerNorm over cut channels normalises fewer of them: cutting and masking differ."""
 
     def __init__(self) -> None:
         super().__init__()

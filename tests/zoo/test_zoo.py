@@ -1,4 +1,4 @@
-"""Torchvision's classification networks, one of each family by its smallest member; all of them when asked for slow."""
+"""Torchvision's classification networks: the smallest of each family, and all of them among the slow tests."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ PARTLY = {"convnext_tiny": 18, "shufflenet_v2_x0_5": 18, "swin_t": 12}
 
 
 def built(name: str) -> nn.Module:
-    """The network with what is zero or one before training drawn at random."""
+    """Build the network with random values in place of initial zeros and ones."""
     torch.manual_seed(0)
     model = build_model(f"torchvision:{name}").eval()
     for module in model.modules():
@@ -61,7 +61,7 @@ def side(name: str) -> int:
 
 
 def checked(name: str) -> tuple[nn.Module, Structure, nn.Module]:
-    """Trace a network, cut half of every group, and hold the cut one against the silenced one and the oracle."""
+    """Trace a network, cut half of every group, and compare with the masked network and the oracle."""
     model, pixels = built(name), side(name)
     structure = trace_structure(model, (3, pixels, pixels))
     rng = np.random.default_rng(1)

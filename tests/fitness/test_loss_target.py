@@ -1,19 +1,19 @@
-"""The loss against the dense network's outputs, beside its definition written out."""
+"""Loss against the dense network's outputs, compared with its definition."""
 
 import copy
 from dataclasses import replace
 
 import numpy as np
 import torch
-from evaluations import evaluator
+from evaluations import make_evaluator
 
 from blendsearch.fitness.evaluator import TEMPERATURE, Evaluator, LossTarget, make_request
 from blendsearch.structure.surgery import narrow
 
 
 def decided(against: LossTarget) -> Evaluator:
-    """An evaluator whose untrained network is given opinions."""
-    held = evaluator()
+    """Make an evaluator whose untrained network has distinct outputs."""
+    held = make_evaluator()
     last = [module for module in held.model.modules() if isinstance(module, torch.nn.Linear)][-1]
     with torch.no_grad():
         last.weight *= 50
@@ -21,7 +21,7 @@ def decided(against: LossTarget) -> Evaluator:
 
 
 def plain_divergence(held: Evaluator, module: torch.nn.Module) -> float:
-    """The mean over validation images of the sum over classes of p (log p - log q), in double precision."""
+    """Compute the mean over validation images of the sum over classes of p (log p - log q), in float64."""
     splits = held.splits
     pixels = splits.val.load_images(np.arange(len(splits.val))).transpose(0, 3, 1, 2) / 255
     images = torch.from_numpy((pixels - splits.mean[:, None, None]) / splits.std[:, None, None]).float()
