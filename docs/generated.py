@@ -31,9 +31,9 @@ class Undescribed(Exception):
 
 def config() -> str:
     """Every section of the config: its fields, what they take, their defaults, what they are for."""
-    from blendsearch.runs.config.schema import Config
+    from blendsearch.runs.config.schema import load_config_class
 
-    schema = Config.model_json_schema()
+    schema = load_config_class().model_json_schema()
     described = yaml.safe_load(FIELDS.read_text(encoding="utf-8"))
     pages = [_section("At the top", "", schema, described.pop("top", {}))]
     shared: dict[str, dict[str, Any]] = {}
@@ -152,10 +152,12 @@ def _flow(value: Any, width: int) -> str:
 
 def methods() -> str:
     """What each method sets."""
-    from blendsearch.runs.config.method_spec import METHODS
+    from blendsearch.runs.config.method_registry import list_methods
 
     return "\n".join(
-        f"### `method: {name}`\n\n```yaml\n{_plain_yaml(fields)}```\n" for name, fields in METHODS.items() if fields
+        f"### `method: {spec.name}`\n\n```yaml\n{_plain_yaml(dict(spec.defaults))}```\n"
+        for spec in list_methods()
+        if spec.defaults
     )
 
 

@@ -12,12 +12,13 @@ from blendsearch.cli.server import add_server_option
 
 def show_status(arguments: argparse.Namespace) -> None:
     from blendsearch.results.status import read_status
+    from blendsearch.runs.origin import Origin
     from blendsearch.runs.run import open_run
 
     if (server := make_api_client(arguments)) is not None:
         found = server.get("runs", arguments.run)
     else:
-        found = read_status(open_run(arguments.runs, arguments.run))
+        found = read_status(open_run(arguments.runs, arguments.run)).to_dict()
     if arguments.json:
         print(json.dumps(found))
         return
@@ -36,7 +37,7 @@ def show_status(arguments: argparse.Namespace) -> None:
     if (best := found["best"]) is not None:
         accuracy = "" if best["val_accuracy"] is None else f"accuracy {best['val_accuracy']:.2%}, "
         print(
-            f"best so far: network {best['id']} ({best['origin'].split(' = ')[0]}), validation loss "
+            f"best so far: network {best['id']} ({Origin.parse(best['origin']).label}), validation loss "
             f"{best['val_loss']:.4f}, {accuracy}{best['macs_ratio']:.2%} of MACs"
         )
 

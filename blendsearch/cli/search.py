@@ -13,6 +13,7 @@ from blendsearch.cli import remote
 from blendsearch.cli.results import print_comparison, print_summary
 from blendsearch.cli.terminal import make_reporter
 from blendsearch.errors import ConfigError
+from blendsearch.events import RunCreated
 
 if TYPE_CHECKING:
     from blendsearch.progress import JsonLines, TextProgress
@@ -52,9 +53,9 @@ def search(arguments: argparse.Namespace) -> None:
         report.close()
     print_summary(run, arguments)
     if arguments.controls:
-        from blendsearch.pipeline.control_runs import CONTROLS
+        from blendsearch.runs.config.method_registry import list_control_names
 
-        _run_comparison(run, CONTROLS, 3, arguments)
+        _run_comparison(run, list_control_names(optional=False), 3, arguments)
 
 
 def resume(arguments: argparse.Namespace) -> None:
@@ -131,7 +132,7 @@ def fork(arguments: argparse.Namespace) -> None:
 
         check_engine(config.engine, config.finals.workers)
         made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
-        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        report(RunCreated(run=made.run.name, path=str(made.run.path)))
         engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
         with _handle_interrupts(f"blendsearch resume {made.run.name}{_format_runs_option(made.run)}", report):
             run_search(made.run, made.problem, engine, report)
@@ -141,14 +142,15 @@ def fork(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from blendsearch.pipeline.control_runs import CONTROLS
+    from blendsearch.runs.config.method_registry import list_control_names
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
     if arguments.controls == "none":
         print_comparison(run, arguments)
         return
-    named = CONTROLS if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
+    defaults = list_control_names(optional=False)
+    named = defaults if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
     _run_comparison(run, named, arguments.seeds, arguments)
 
 

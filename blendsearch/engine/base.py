@@ -1,8 +1,9 @@
 """Protocol of engines."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
+from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -38,8 +39,8 @@ class Engine(Protocol):
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """Log the work of workers to `logs` from now on, and label published metrics with the name `run`."""
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """What the search reports of itself, for the figures that are published."""
+    def receive_event(self, event: Event) -> None:
+        """Receive an event of the search, for published metrics."""
 
     def close(self) -> None:
         """Release the workers. Outstanding requests are dropped."""

@@ -6,15 +6,16 @@ The node of the searching process exports them, each tagged with the run's name:
 ``ray_blendsearch_best_loss`` and ``ray_blendsearch_hypervolume``.
 """
 
-from collections.abc import Mapping
 from typing import Any
+
+from blendsearch.events import Event, GenerationDone
 
 SECONDS_BOUNDARIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 14400.0]
 """Boundaries of the histogram, in seconds: a recalibration takes seconds, a long fine-tune hours."""
 
 
 class Metrics:
-    """The metrics of one run. Ray must be connected."""
+    """Metrics of one run. Ray must be connected."""
 
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
@@ -46,9 +47,9 @@ class Metrics:
         self._running.set(running)
         self._workers.set(workers)
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """What the search reports of itself."""
-        if kind == "generation":
-            self._hypervolume.set(facts["hypervolume"])
-            if facts["best_loss"] is not None:
-                self._best.set(facts["best_loss"])
+    def receive_event(self, event: Event) -> None:
+        """Update the metrics of a finished generation."""
+        if isinstance(event, GenerationDone):
+            self._hypervolume.set(event.hypervolume)
+            if event.best_loss is not None:
+                self._best.set(event.best_loss)

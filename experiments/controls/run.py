@@ -19,7 +19,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from blendsearch.errors import RunError
-from blendsearch.pipeline.control_runs import CONTROLS, plan_comparison, run_control
+from blendsearch.events import ignore_event
+from blendsearch.pipeline.control_runs import plan_comparison, run_control
+from blendsearch.runs.config.method_registry import list_control_names
 from blendsearch.runs.run import open_run
 
 HERE = Path(__file__).parent
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where decoded data and runs go")
     parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--controls", default=",".join(CONTROLS))
+    parser.add_argument("--controls", default=",".join(list_control_names(optional=False)))
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--lane", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--name", help="of the run and of the files written (default: the config's)")
@@ -68,7 +70,7 @@ def searched(runs: Path, name: str, arguments: argparse.Namespace) -> None:
     run = open_run(runs, name)
     for control_name, config in plan_comparison(run, arguments.controls.split(","), arguments.seeds):
         try:
-            run_control(run, control_name, config, config.engine, lambda kind, facts: None)
+            run_control(run, control_name, config, config.engine, ignore_event)
         except RunError as error:
             print(f"lane {arguments.lane} leaves {control_name} to another: {error}", flush=True)
             continue

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import collect_outcomes, make_evaluator, make_requests
+from evaluations import make_evaluator, make_requests
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
@@ -14,6 +14,7 @@ from blendsearch.engine.ray_connection import authenticate, is_loopback_address
 from blendsearch.engine.ray_engine import Worker, count_node_slots
 from blendsearch.errors import EngineError
 from blendsearch.runs.config.schema import EngineConfig
+from blendsearch.testing.engines import check_failures, check_outcomes
 
 
 @pytest.fixture(scope="module", params=["off", "local"])
@@ -42,11 +43,7 @@ def engine(where: str) -> Iterator[Engine]:
 def test_every_request_returns_once_and_equals_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
     torch.set_num_threads(1)
     requests = make_requests(5, fidelity)
-    outcomes = collect_outcomes(engine, requests)
-    direct = make_evaluator()
-    for item in requests:
-        expected = direct.evaluate(item)
-        assert outcomes[item.digest]._replace(seconds=0) == expected._replace(seconds=0)
+    outcomes = check_outcomes(engine, make_evaluator(), requests)
     assert len({outcome.loss for outcome in outcomes.values()}) > 1
 
 
@@ -54,22 +51,14 @@ def test_an_evaluator_with_refit_equals_a_direct_evaluation(where: str) -> None:
     torch.set_num_threads(1)
     held, requests = make_evaluator(repair=True), make_requests(3)
     started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
-    outcomes = collect_outcomes(started, requests)
+    outcomes = check_outcomes(started, held, requests)
     started.close()
     for item in requests:
-        assert outcomes[item.digest]._replace(seconds=0) == held.evaluate(item)._replace(seconds=0)
         assert outcomes[item.digest].loss != make_evaluator().evaluate(item).loss, "it was not repaired"
 
 
 def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine) -> None:
-    good = make_requests(3)
-    nothing_left = good[0]._replace(cut=bytes(len(good[0].cut)), digest="nothing")
-    unknown = good[0]._replace(fidelity="perfect", digest="unknown")
-    outcomes = collect_outcomes(engine, [good[0], nothing_left, good[1], unknown, good[2]])
-    assert all(not outcomes[item.digest].failure for item in good)
-    assert "perfect" in outcomes["unknown"].failure
-    assert outcomes["nothing"].failure
-    assert not list(engine.iter_outcomes())
+    check_failures(engine, make_requests(3))
 
 
 def test_a_missing_cluster_is_refused_in_one_line() -> None:

@@ -41,6 +41,7 @@ from torch import nn
 from blendsearch.blend.allocation import Counts, allocate_along
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
+from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import convert_to_channels_last
 from blendsearch.fitness.recovery import recalibrate
 from blendsearch.fitness.training import TrainingOptions, train
@@ -52,12 +53,14 @@ from blendsearch.pipeline.methods.derived.rates import (
     interpolate_widths,
     select_widths,
 )
+from blendsearch.pipeline.methods.derived.spec import DerivedConfig
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.config.sections import ScheduleConfig
-from blendsearch.runs.run import Run
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
@@ -86,11 +89,12 @@ class State:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAllocation:
-    """The widths that follow, the channels kept, and the retrained network."""
+def derive_widths(session: SearchSession) -> PreparedAllocation:
+    """Derive the widths, the channels kept, and the retrained network."""
+    problem = session.problem
     derivation = Derivation(problem)
-    folder = run.path / "derived"
-    found = load_array_checkpoint(folder, lambda text: report("warning", {"text": text}))
+    folder = session.run.path / "derived"
+    found = load_array_checkpoint(folder, session.warn)
     if found is None:
         state, module = derivation.start()
     else:
@@ -100,7 +104,7 @@ def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAlloc
         state, module = derivation.step(state, module)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_array_checkpoint(folder, state.step, state.__dict__, get_state_arrays(module))
-        report("derived", {"step": state.step, "done": state.step, "of": problem.config.derived.steps, **state.said})
+        session.report(_describe_step(state, derivation.config.steps))
     counts = [np.array(item) for item in state.counts]
     decoder, last = problem.decoder, len(counts) - 1
     levels = (-(last + PATH_EXTENSION), 0.0)
@@ -108,11 +112,25 @@ def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAlloc
     return PreparedAllocation(fixed, np.array(state.cut), get_state_arrays(module), state.seconds)
 
 
+def _describe_step(state: State, steps: int) -> MethodProgress:
+    said = state.said
+    kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
+    end = "" if said["stands"] else "  taken back"
+    return MethodProgress(
+        name="derived",
+        activity="deriving rates",
+        line=f"derived step {state.step:>3}  {kept}  validation accuracy {said['val_accuracy']:.2%}{end}",
+        done=state.step,
+        of=steps,
+        facts={"step": state.step, **said},
+    )
+
+
 class Derivation:
     """The steps, on one setting. Each is decided by the state before it and the run's seed alone."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.config = problem, problem.config.derived
+        self.problem, self.config = problem, problem.config.get_options(DerivedConfig)
         self.maps = problem.structure.maps
         # over a span of budgets the derivation goes on to the least
         self.budget = problem.decoder.compute_budget(0.0)
@@ -256,3 +274,11 @@ class Derivation:
         oracle = self.problem.structure.oracle
         ratios = {f"{name}_ratio": float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
         return {**ratios, "val_accuracy": 1 - error, "stands": stands}
+
+
+class Derived(OneNetworkMethod):
+    """One network, with derived rates, its own channels and its own weights."""
+
+    def prepare_allocation(self, session: SearchSession) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return derive_widths(session)
