@@ -40,11 +40,10 @@ from torch import nn
 from blendsearch.blend.allocation import Counts, allocate_along
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
-from blendsearch.data.splits import iter_batches
 from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import convert_to_channels_last
 from blendsearch.fitness.recovery import recalibrate
-from blendsearch.fitness.training import train
+from blendsearch.fitness.training import TrainingOptions, train
 from blendsearch.pipeline.methods.derived.gradients import Filters, GradientStats, measure_gradients
 from blendsearch.pipeline.methods.derived.rates import (
     clip_to_trust_region,
@@ -251,11 +250,9 @@ class Derivation:
             module,
             filters,
             self.problem.evaluator.recipe.task,
-            iter_batches(
+            splits.iter_batches(
                 splits.train,
                 batch_size=min(config.batch_size, len(splits.train)),
-                mean=splits.mean,
-                std=splits.std,
                 device=self.problem.evaluator.device,
                 rng=np.random.default_rng([self.problem.config.seed, 11, step]),
                 augment=splits.augment,
@@ -269,9 +266,8 @@ class Derivation:
         rng = np.random.default_rng([self.problem.config.seed, 12, step])
         recalibrate(module, held.model, held.splits, held.recipe, held.device, rng)
         recipe = held.recipe
-        train(
-            module, held.splits, make_schedule(tuning), held.device, rng, precision=recipe.precision, task=recipe.task
-        )
+        options = TrainingOptions(recipe.precision, recipe.task)
+        train(module, held.splits, make_schedule(tuning), held.device, rng, options)
 
     def _summarize_step(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
         oracle = self.problem.structure.oracle

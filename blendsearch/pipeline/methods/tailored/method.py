@@ -39,7 +39,6 @@ from torch import Tensor, nn
 
 from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
-from blendsearch.data.splits import iter_batches
 from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import autocast, convert_to_channels_last
 from blendsearch.fitness.training import make_optimizer
@@ -173,11 +172,9 @@ class TailoredTraining:
         with torch.random.fork_rng(devices=forked), torch.enable_grad():
             torch.manual_seed(int(rng.integers(2**63)))
             self.module.train()
-            for images, labels in iter_batches(
+            for images, labels in splits.iter_batches(
                 splits.train,
                 batch_size=schedule.batch_size,
-                mean=splits.mean,
-                std=splits.std,
                 device=device,
                 rng=rng,
                 augment=splits.augment,
