@@ -45,11 +45,12 @@ class SearchHistory:
     failures: int
 
 
-def read_history(run: Run) -> SearchHistory:
-    """The course of `run` as far as it has come."""
+def read_history(run: Run, *, genomes: bool = True) -> SearchHistory:
+    """Read the search of `run` so far; a tenth of the work without `genomes`."""
+    cuts = not run.config.budget.get_spans().keys() <= {"macs", "params"}
     store = run.open_store(read_only=True)
     try:
-        rows = store.read_evaluations()
+        rows = store.read_evaluations() if genomes else store.read_bare_evaluations(-1, cuts=cuts)
         promotions = store.read_promotions()
     finally:
         store.close()
@@ -86,28 +87,9 @@ def group_baselines(history: SearchHistory) -> dict[str, list[Evaluation]]:
     )
 
 
-def choose_error_limit(history: SearchHistory) -> float:
-    """The largest error that a picture has room for: what is far above most networks stands at its edge."""
-    errors = sorted(_get_error(row) for row in history.evaluated)
-    if not history.has_budget_range:
-        # what was judged before the search had learnt anything would leave no room for what it then found
-        usual = errors[(len(errors) - 1) * 3 // 4]
-        first = min(_get_error(row) for row in [history.best_so_far[-1], *history.baselines])
-        return min(errors[-1], errors[0] + max(2.5 * (usual - errors[0]), 1.2 * (first - errors[0]))) + 0.002
-    # the cheapest end of a front is often next to chance, and would leave no room for the rest
-    shown = [
-        _get_error(row) for row in [*(history.baselines or history.front), *([history.dense] if history.dense else [])]
-    ]
-    return min(1.0, errors[-1], 1.3 * max(shown)) + 0.002
-
-
 def format_network_name(row: Evaluation) -> str:
     """The network for a reader: ``fisher global``, or ``network 57``."""
     return row.origin.split(" = ")[0] if list_baseline_kinds(row) or row.origin == DENSE else f"network {row.id}"
-
-
-def _get_error(row: Evaluation) -> float:
-    return 1.0 if row.error is None else row.error
 
 
 def _get_loss(row: Evaluation) -> float:
