@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from blendsearch.errors import BlendsearchError, ConfigError
+from blendsearch.results.report.chart import ChartOptions, XAxisName, YAxisName
 from blendsearch.runs.config.loading import DIGITS, dump_config
+from blendsearch.service.charts import ChartCache, ChartKind
 from blendsearch.service.config_policy import MAX_CONFIG_SIZE
 from blendsearch.service.events import RunWatcher, format_compact_json, stream_list_events, stream_run_events
 from blendsearch.service.security import App, Authenticator, SecurityMiddleware, parse_session
@@ -98,6 +100,16 @@ class ForkRequest(ResumeRequest):
 
 class ExportRequest(RequestBody):
     pick: str = Field("best", pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
+
+
+class ChartQuery(RequestBody):
+    """What a chart shows. `auto` is the cost whose budget is a range, and accuracy where the run has it."""
+
+    kind: ChartKind = "front"
+    x: XAxisName = "auto"
+    y: YAxisName = "auto"
+    log: bool = Field(False, description="a logarithmic x axis")
+    beside: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="a second run in the same chart")
 
 
 def _document_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -226,6 +238,17 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
             raise NotFoundError(f"no run is called {run!r}")
         begin = after if last_event_id is None else int(last_event_id)
         return StreamingResponse(stream_run_events(workspace, run, begin), media_type="text/event-stream")
+
+    charts = ChartCache()
+
+    @router.get(
+        "/api/runs/{run}/chart", response_class=Response, responses=missing | _document_content("image/svg+xml")
+    )
+    def get_run_chart(run: RunName, query: Annotated[ChartQuery, Query()]) -> Response:
+        """A chart as SVG: the front, or at one budget the best network so far. Points have their id as `data-id`."""
+        runs = [workspace.open(name) for name in (run, query.beside) if name is not None]
+        text = charts.render(runs, query.kind, ChartOptions(query.x, query.y, query.log))
+        return Response(text, media_type="image/svg+xml")
 
     @router.get("/api/runs/{run}/config", response_class=Response, responses=missing | text)
     def get_run_config(run: RunName) -> Response:

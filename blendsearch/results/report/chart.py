@@ -442,6 +442,12 @@ def _list_finals(source: _ChartSource) -> Iterator[ChartSeries]:
 
 
 def _list_pair(source: _ChartSource, style: str, axes: tuple[Axis, Axis]) -> Iterator[ChartSeries]:
-    yield ChartSeries("", f"{style}-evaluated", tuple(map(source.make_point, source.history.evaluated)))
+    dots = (_name_run(source, source.make_point(row)) for row in source.history.evaluated)
+    yield ChartSeries("", f"{style}-evaluated", tuple(dots))
     front = _make_front_series(source, style, axes[0])
-    yield ChartSeries(f"{source.run.name}: {front.name}", style, front.points, front.line)
+    points = tuple(_name_run(source, point) for point in front.points)
+    yield ChartSeries(f"{source.run.name}: {front.name}", style, points, front.line)
+
+
+def _name_run(source: _ChartSource, point: ChartPoint) -> ChartPoint:
+    return replace(point, tip=f"{source.run.name}, {point.tip}", label="")

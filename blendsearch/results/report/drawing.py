@@ -41,8 +41,8 @@ UNIT = 1 / 72
 """Inches of a user unit: figures are laid out in units, and one unit is a pixel of a page."""
 PNG_DPI = 144
 
-HALO = "halo"
-"""Beginning of the gid of texts that need a rim of the ground's colour."""
+HALO, WALK = "halo", "walk"
+"""Beginnings of the gid of texts with a rim of the ground's colour, and of points that arrow keys walk along."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -196,7 +196,7 @@ class _SvgConverter:
         marks = self._drawing.marks.get(name)
         place = parent
         if marks is not None:
-            place = ElementTree.SubElement(parent, "g", {"class": "marks"})
+            place = ElementTree.SubElement(parent, "g", {"class": "marks walk" if name.startswith(WALK) else "marks"})
         elif name.startswith(HALO):
             halo = {"paint-order": "stroke", "stroke": self._name_color(GROUND), "stroke-width": "3"}
             place = ElementTree.SubElement(parent, "g", halo)

@@ -27,6 +27,7 @@ from blendsearch.results.report.drawing import (
     SEEN,
     SOFT,
     VERMILLION,
+    WALK,
     Drawing,
     Mark,
     make_figure,
@@ -35,7 +36,7 @@ from blendsearch.results.report.drawing import (
 
 WIDTH = 780.0
 LEFT, RIGHT, BOTTOM = 62.0, 16.0, 48.0
-LEGEND_ROW, LEGEND_COLUMNS = 20.0, 3
+LEGEND_ROW, LEGEND_COLUMNS = 16.0, 3
 MAX_CURVE_MARKS = 200
 """Most points of a curve that are marked; more would hide the line."""
 
@@ -69,6 +70,8 @@ STYLES = {
     "second-evaluated": SeriesStyle(VERMILLION, "D", size=4.5, alpha=0.22),
 }
 OUTSIDE_LABEL = "beyond the edge"
+WALKED = ("front", "first", "second")
+"""Styles of the points that the arrow keys walk along."""
 
 
 @styled
@@ -85,7 +88,7 @@ def draw_chart(chart: FrontChart, *, titled: bool = False) -> Drawing:
     _set_axes(axes, chart.x, chart.y)
     marks: dict[str, Sequence[Mark]] = {}
     for number, series in enumerate(chart.series):
-        marks |= _draw_series(axes, series, f"series-{number}", chart)
+        marks |= _draw_series(axes, series, f"{WALK if series.style in WALKED else 'series'}-{number}", chart)
     _label_points(axes, chart)
     if handles:
         place = (LEFT / WIDTH - 0.008, 1 - (28.0 if titled else 0.0) / height)
@@ -275,7 +278,7 @@ def draw_grid(grid: Grid) -> tuple[Figure, Axes, dict[str, Sequence[Mark]]]:
     for row, cells in enumerate(grid.cells):
         for column, cell in enumerate(cells):
             box = Rectangle((column - 0.5, row - 0.5), 1 - gap[0], 1 - gap[1], color=cell.color, lw=0)
-            box.set_alpha(None if cell.strength >= 1 else round(cell.strength, 2))
+            box.set_alpha(None if cell.strength >= 1 else max(0.01, round(cell.strength, 2)))
             axes.add_artist(box)
             if cell.tip:
                 box.set_gid(f"cell-{row}-{column}")

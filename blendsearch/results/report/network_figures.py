@@ -81,7 +81,7 @@ class _Bars:
     def draw(self, name: str, title: str, description: str) -> Drawing:
         height = ROW_HEIGHT * len(self.names) + 4
         figure = make_figure(WIDTH, height)
-        left = min(165.0, 10 + 6.2 * max(map(len, self.names)))
+        left = min(170.0, 14 + 6.7 * max(map(len, self.names)))
         axes = figure.add_axes((left / WIDTH, 0, (WIDTH - left - 60) / WIDTH, 1))
         rows = range(len(self.names))
         whole = axes.barh(rows, self.wholes, height=0.72, color=FAINT)
@@ -125,8 +125,8 @@ def _draw_blend_cells(groups: Groups, criteria: Sequence[str], name: str, networ
         for group, row in zip(groups, weights, strict=True)
     ]
     rows = shorten_names(group["group"] for group in groups)
-    left = min(165.0, 10 + 6.2 * max(map(len, rows)))
-    top = 12 + 6.2 * max(map(len, criteria))
+    left = min(170.0, 14 + 6.7 * max(map(len, rows)))
+    top = 14 + 6.7 * max(map(len, criteria))
     cell = min(26.0, max(11.0, (WIDTH - left - 6) / len(criteria)))
     width, height = max(WIDTH, left + cell * len(criteria) + 6), top + ROW_HEIGHT * len(groups) + 2
     right = width - left - cell * len(criteria)
