@@ -11,7 +11,7 @@ from blendsearch.results.report.chart import ChartOptions
 from blendsearch.runs.run import Run
 
 MAX_CHARTS = 64
-"""Charts that are kept; the one that was not asked for the longest goes first."""
+"""Charts that are kept; the least recently used is dropped first."""
 
 ChartKind = Literal["front", "hypervolume"]
 State = tuple[tuple[int, int], ...]
@@ -39,7 +39,7 @@ class ChartCache:
         """
         request = ChartRequest(tuple(run.path for run in runs), kind, options)
         with self._lock:
-            # read before drawing: what is written meanwhile is drawn the next time
+            # read before drawing, so that later changes are drawn the next time
             state = _read_state(request.runs)
             known = self._charts.get(request)
             if known is None or known[0] != state:
@@ -51,7 +51,7 @@ class ChartCache:
 
 
 def _draw(runs: Sequence[Run], request: ChartRequest) -> str:
-    # matplotlib is imported when the first chart is asked for
+    # matplotlib is imported with the first chart
     from blendsearch.results.report.chart import build_comparison_chart, build_front_chart, build_hypervolume_chart
     from blendsearch.results.report.figures import draw_chart
 

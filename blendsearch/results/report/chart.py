@@ -31,7 +31,7 @@ BASELINE_STYLES = dict(zip(BASELINE_KINDS, ("single", "equal", "third", "fourth"
 
 @dataclass(frozen=True)
 class ChartOptions:
-    """What a reader chooses.
+    """The choices of a reader.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class FrontChart:
 
 @dataclass(frozen=True)
 class _Measure:
-    """What the y axis shows. `read` gives None for a network without it."""
+    """The value on the y axis. `read` gives None for a network without it."""
 
     name: str
     label: str
@@ -136,7 +136,7 @@ _MEASURES = {
 
 
 class _ChartSource:
-    """What a run contributes to a chart: its networks at their places on both axes."""
+    """The networks of a run at their places on both axes."""
 
     def __init__(self, run: Run, history: SearchHistory, options: ChartOptions) -> None:
         self.run, self.history = run, history

@@ -149,8 +149,15 @@ _SPACES = re.compile(r"(?<=[A-Za-z])\s+|\s+(?=[A-Za-z])")
 _NO_ROTATION = re.compile(r"rotate\(-?0[ )]")
 _DEFAULTS = {"opacity": "1", "fill-opacity": "1", "stroke-opacity": "1", "stroke-width": "1", "text-anchor": "start"}
 _SHAPES = frozenset({"path", "use"})
-_STYLES = frozenset(
-    {"fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "fill-opacity", "stroke-opacity", "text-anchor"}
+_STYLES = (
+    "fill",
+    "fill-opacity",
+    "stroke",
+    "stroke-width",
+    "stroke-dasharray",
+    "stroke-opacity",
+    "opacity",
+    "text-anchor",
 )
 
 
@@ -162,6 +169,7 @@ class _SvgConverter:
         self._drawing = drawing
         self._fallback = fallback
         self._ids: dict[str, str] = {}
+        self._styles: dict[str, dict[str, str]] = {}
 
     def convert(self, source: ElementTree.Element) -> ElementTree.Element:
         drawing = self._drawing
@@ -240,24 +248,30 @@ class _SvgConverter:
                 found |= _convert_transform(value)
             elif name == "d":
                 found["d"] = _SPACES.sub("", _round_numbers(value, 2 if shared else 1))
+            elif name in ("x", "y"):
+                found[name] = f"{round(float(value), 1):g}"
             elif name != "clip-path":
-                found[name] = _round_numbers(value, 1)
+                found[name] = value
         return found
 
     def _convert_style(self, style: str) -> dict[str, str]:
-        """A style attribute as presentation attributes, without those that have no effect."""
-        found: dict[str, str] = {}
+        """A style attribute as presentation attributes; those of ten thousand dots are the same."""
+        if style not in self._styles:
+            self._styles[style] = dict(self._list_attributes(style))
+        return self._styles[style]
+
+    def _list_attributes(self, style: str) -> Iterator[tuple[str, str]]:
+        """The attributes of a style that have an effect."""
         for item in filter(None, (part.strip() for part in style.split(";"))):
             name, _, value = item.partition(": ")
             if name == "font-size":
-                found[name] = value.removesuffix("px")
+                yield name, value.removesuffix("px")
             elif name == "font-weight":
-                found[name] = "600"
+                yield name, "600"
             elif name in ("fill", "stroke"):
-                found[name] = self._name_color(value)
+                yield name, self._name_color(value)
             elif name in _STYLES and _DEFAULTS.get(name) != value:
-                found[name] = _round_numbers(value, 2)
-        return found
+                yield name, _round_numbers(value, 2)
 
     def _name_color(self, color: str) -> str:
         name = VARIABLES.get(color)
@@ -268,7 +282,7 @@ class _SvgConverter:
 
 
 def _is_invisible(element: ElementTree.Element) -> bool:
-    """Whether a shape has neither a fill nor a line, as the backgrounds have."""
+    """Return whether a shape has neither a fill nor a line, as the backgrounds have."""
     style = element.get("style", "")
     return element.tag == f"{_SVG}path" and "fill: none" in style and "stroke: " not in style and not element.get("id")
 

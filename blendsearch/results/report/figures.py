@@ -178,7 +178,7 @@ def _label_points(axes: Axes, chart: FrontChart) -> None:
 
 
 def _compute_share(axis: Axis, value: float) -> float:
-    """Where a value lies between the ends of its axis, from 0 to 1."""
+    """The place of a value between the ends of its axis, from 0 to 1."""
     low, high, place = (math.log(item) if axis.log else item for item in (axis.low, axis.high, value))
     return (place - low) / (high - low)
 
@@ -341,5 +341,5 @@ def _make_correlation_cell(criteria_map: CorrelationMap, i: int, j: int, numbere
 
 
 def shorten_names(names: Iterable[str]) -> list[str]:
-    """Names of at most 24 letters; the end says where a layer is."""
+    """Names of at most 24 letters; the end identifies the layer."""
     return [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]

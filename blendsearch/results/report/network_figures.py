@@ -55,7 +55,7 @@ def get_blend_weights(group: Mapping[str, Any]) -> dict[str, float]:
 
 
 def has_uniform_blend(groups: Groups) -> bool:
-    """Whether every group has the same blend, up to what a reader could see."""
+    """Return whether every group has the same blend, up to invisible differences."""
     weights = [get_blend_weights(group) for group in groups]
     first = weights[0]
     return all(
