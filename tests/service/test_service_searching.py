@@ -70,7 +70,7 @@ def test_a_search_from_start_to_export(
         assert said("runs", *there)[1] == rows[1] and "did you mean 'taylor_gate'" in rows[1]["state"]
         with pytest.raises(SystemExit):
             main(["front", "wrong", *there])
-        assert "never began: blendsearch: no criterion" in capsys.readouterr().err
+        assert "did not start: blendsearch: no criterion" in capsys.readouterr().err
         course = server.ask("runs/wrong/course")
         assert course["state"]["state"] == "failed" and "tailor_gate" in course["child"]["said"][-1]
     # the page's server has gone; the search goes on
@@ -147,6 +147,6 @@ def test_the_command_line_refuses_what_no_server_answers(
         assert "is no server's address" in refused("runs", "--server", url)
     assert "--plot is not for --server" in refused("front", "one", "--plot", "--server", "http://127.0.0.1:9")
     monkeypatch.setenv("BLENDSEARCH_TOKEN", "short")
-    assert "no good token" in refused("serve", "--runs", str(tmp_path), "--port", "0")
+    assert "is not a valid token" in refused("serve", "--runs", str(tmp_path), "--port", "0")
     monkeypatch.setenv("BLENDSEARCH_TOKEN", TOKEN)
     assert "is not a folder" in refused("serve", "--runs", str(tmp_path), "--data", str(tmp_path / "absent"))

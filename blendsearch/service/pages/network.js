@@ -1,7 +1,7 @@
-// One network taken apart: what each group keeps, whose say it was, what it costs, and how to take it home.
+// One network: the channels that each group keeps, the weights of its blend, its costs, and its export.
 import { ask, el, number, percent } from "./api.js";
 
-const HEARD = 4, LEAST = .005;
+const SHOWN = 4, LEAST = .005;
 
 export async function showNetwork(run, id, place) {
   place.setAttribute("aria-busy", "true");
@@ -23,37 +23,37 @@ function parts(run, facts) {
     ["latency", facts.latency_ratio === undefined ? null : `${percent(facts.latency_ratio)} charged`],
     ["validation", `loss ${number(facts.val_loss)}, accuracy ${percent(facts.val_accuracy)}`],
     ["test", facts.test_accuracy === null ? null : `accuracy ${percent(facts.test_accuracy)}`],
-    ["judged", `${facts.fidelity}, ${facts.seconds.toFixed(1)} s`],
+    ["evaluated", `${facts.fidelity}, ${facts.seconds.toFixed(1)} s`],
     ...facts.finals.map((final) => [`${final.how}, seed ${final.repeat}`, `validation ${percent(final.val_accuracy)}, test ${percent(final.test_accuracy)}`]),
     ["cut", facts.cut.slice(0, 16)],
   ].filter(([, words]) => words !== null);
   const list = el("dl", { class: "facts" }, ...rows.flatMap(([name, words]) => [el("dt", {}, name), el("dd", {}, words)]));
-  const said = facts.groups.map((group) => blend(group));
-  const alike = said.length > 1 && said.every((words) => words === said[0]);
+  const blends = facts.groups.map((group) => blend(group));
+  const alike = blends.length > 1 && blends.every((words) => words === blends[0]);
   const kept = el("table", { class: "bars" },
     el("caption", {}, "Bars are as long as the share of channels that is kept."),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "group"), el("th", { scope: "col" }, "kept"), el("th", { scope: "col", class: "n" }, "channels"), alike || !said.some(Boolean) ? null : el("th", { scope: "col" }, "whose say"))),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "group"), el("th", { scope: "col" }, "kept"), el("th", { scope: "col", class: "n" }, "channels"), alike || !blends.some(Boolean) ? null : el("th", { scope: "col" }, "weights"))),
     el("tbody", {}, ...facts.groups.map((group, n) => el("tr", {}, el("th", { scope: "row" }, group.group), el("td", { class: "wide" }, bar(group.kept_ratio)),
-      el("td", { class: "n" }, `${group.kept} of ${group.channels}`), alike || !said.some(Boolean) ? null : el("td", {}, said[n])))));
+      el("td", { class: "n" }, `${group.kept} of ${group.channels}`), alike || !blends.some(Boolean) ? null : el("td", {}, blends[n])))));
   return [
     list,
-    take(run, facts),
+    makeExport(run, facts),
     ...(alike && facts.groups[0].blend ? [el("h3", {}, "Blend, the same in every group"), bars(facts.groups[0].blend)] : []),
-    alike && !facts.groups[0].blend && said[0] ? el("p", {}, said[0]) : null,
+    alike && !facts.groups[0].blend && blends[0] ? el("p", {}, blends[0]) : null,
     el("h3", {}, "Channels kept"), el("div", { class: "tall", tabindex: "0", role: "region", "aria-label": "Table of groups, scrolls" }, kept),
   ].filter(Boolean);
 }
 
 function blend(group) {
   if (group.log_alpha !== undefined) return `log α ${group.log_alpha.toFixed(2)}, β ${group.beta.toFixed(2)}`;
-  const heard = (group.blend ?? []).filter((item) => item.part >= LEAST);
-  const rest = heard.length - HEARD;
-  return heard.slice(0, HEARD).map((item) => `${item.criterion} ${percent(item.part, 0)}`).join(", ") + (rest > 0 ? `, ${rest} more` : "");
+  const used = (group.blend ?? []).filter((item) => item.part >= LEAST);
+  const rest = used.length - SHOWN;
+  return used.slice(0, SHOWN).map((item) => `${item.criterion} ${percent(item.part, 0)}`).join(", ") + (rest > 0 ? `, ${rest} more` : "");
 }
 
 function bars(blend) {
-  return el("table", { class: "bars" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "criterion"), el("th", { scope: "col" }, "say"), el("th", { scope: "col", class: "n" }, "part"))),
-    el("tbody", {}, ...blend.filter((item) => item.part >= LEAST).map((item) => el("tr", {}, el("th", { scope: "row" }, item.criterion), el("td", { class: "wide" }, bar(item.part, "say")), el("td", { class: "n" }, percent(item.part, 0))))));
+  return el("table", { class: "bars" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "criterion"), el("th", { scope: "col" }, "weight"), el("th", { scope: "col", class: "n" }, "share"))),
+    el("tbody", {}, ...blend.filter((item) => item.part >= LEAST).map((item) => el("tr", {}, el("th", { scope: "row" }, item.criterion), el("td", { class: "wide" }, bar(item.part, "weight")), el("td", { class: "n" }, percent(item.part, 0))))));
 }
 
 function bar(share, kind = "") {
@@ -62,21 +62,21 @@ function bar(share, kind = "") {
   return el("div", { class: `bar ${kind}`, "aria-hidden": "true" }, filled);
 }
 
-// Export makes the files once, by a process of the server; then they are taken as one zip.
-function take(run, facts) {
+// A process of the server writes the files once; they are downloaded as one zip.
+function makeExport(run, facts) {
   if (facts.origin === "dense") return null;
   const words = el("span", { class: "soft", role: "status" });
   const button = el("button", { type: "button", onclick: async () => {
     button.disabled = true;
     try {
       let found = await ask(`runs/${run}/exports`, { pick: String(facts.id) });
-      words.textContent = "It is cut, written, loaded back and judged again …";
+      words.textContent = "Exporting: cut, written, loaded back and evaluated again …";
       while (found.state === "going") {
         await new Promise((done) => setTimeout(done, 700));
         found = await ask(`runs/${run}/exports/${facts.id}`);
       }
-      if (found.state !== "done") throw new Error(found.said.at(-1) ?? "the export ended without a reason");
-      const link = el("a", { class: "button", href: `/api/runs/${run}/exports/${facts.id}/files`, download: "" }, "Take the files (zip)");
+      if (found.state !== "done") throw new Error(found.said.at(-1) ?? "the export failed without a reason");
+      const link = el("a", { class: "button", href: `/api/runs/${run}/exports/${facts.id}/files`, download: "" }, "Download the files (zip)");
       words.textContent = "Written and checked.";
       button.replaceWith(link);
       link.focus();
