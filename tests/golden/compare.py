@@ -144,7 +144,7 @@ def _plain(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
 
 
-def api_shape(schema: Mapping[str, Any]) -> dict[str, Any]:
+def api_shape(schema: Mapping[str, Any]) -> Any:
     """Of an OpenAPI document the paths, parameters, statuses and bodies, without titles and descriptions."""
     prose = {"title", "description", "summary", "operationId"}
 
@@ -154,4 +154,13 @@ def api_shape(schema: Mapping[str, Any]) -> dict[str, Any]:
             return {key: bare(item, names=key == "properties") for key, item in kept.items()}
         return [bare(item) for item in value] if isinstance(value, list) else value
 
-    return {"paths": bare(schema["paths"]), "schemas": bare(schema["components"]["schemas"])}
+    return bare(_inline(schema["paths"], schema["components"]["schemas"]))
+
+
+def _inline(value: Any, schemas: Mapping[str, Any]) -> Any:
+    """Replace references by the schemas that they name: the names are not part of the interface."""
+    if isinstance(value, dict):
+        if "$ref" in value:
+            return _inline(schemas[value["$ref"].rpartition("/")[2]], schemas)
+        return {key: _inline(item, schemas) for key, item in value.items()}
+    return [_inline(item, schemas) for item in value] if isinstance(value, list) else value
