@@ -52,7 +52,7 @@ def test_a_fork_begins_with_what_was_found_and_judges_none_of_it_again(
     judged.clear()
     run("fork", tmp_path, "one", "--name", "two", "--set", "search.evaluations=50")
     said = capsys.readouterr().out
-    assert "forked from one: 8 of its networks begin the search; 31 judgements are taken over" in said
+    assert "forked from one: 8 of its networks begin the search; 31 evaluations are inherited" in said
     assert "search.evaluations: 30 -> 50" in said
     forked = open_run(tmp_path, "two")
     after = numbers(forked)
@@ -99,7 +99,7 @@ def test_where_it_judges_otherwise_everything_is_judged_again(
     capsys.readouterr()
     run("fork", tmp_path, "one", "--set", change)
     said = capsys.readouterr().out
-    assert f"no judgement is taken over, since {change.partition('=')[0]} changed" in said
+    assert f"no evaluation is inherited, since {change.partition('=')[0]} changed" in said
     forked = open_run(tmp_path, "one-fork-1")
     assert len(judged) == 30 + 1 == len(numbers(forked)) + 1
     splits = (open_run(tmp_path, name).provenance["data_sha256"] for name in ("one", "one-fork-1"))
