@@ -52,7 +52,11 @@ class ChartCache:
 
 def _draw(runs: Sequence[Run], request: ChartRequest) -> str:
     # matplotlib is imported with the first chart
-    from blendsearch.results.report.chart import build_comparison_chart, build_front_chart, build_hypervolume_chart
+    from blendsearch.results.report.chart_builder import (
+        build_comparison_chart,
+        build_front_chart,
+        build_hypervolume_chart,
+    )
     from blendsearch.results.report.figures import draw_chart
 
     if request.kind == "hypervolume":

@@ -11,7 +11,7 @@ from blendsearch.blend.genome import blend_ranks
 from blendsearch.blend.network_space import make_network_space
 from blendsearch.results.history import format_network_name
 from blendsearch.results.network import make_group_reader
-from blendsearch.results.report.chart import build_front_chart
+from blendsearch.results.report.chart_builder import build_front_chart
 from blendsearch.results.report.drawing import BLUE, FAINT, Drawing, styled
 from blendsearch.results.report.figures import Cell, Grid, draw_chart, draw_correlation_figure, draw_grid
 from blendsearch.results.report.front_plot import draw_front

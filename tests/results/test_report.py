@@ -16,7 +16,8 @@ from PIL import Image
 import blendsearch
 from blendsearch.cli.main import main
 from blendsearch.errors import RunError
-from blendsearch.results.report.chart import Axis, ChartOptions, ChartPoint, ChartSeries, FrontChart, build_front_chart
+from blendsearch.results.report.chart import Axis, ChartOptions, ChartPoint, ChartSeries, FrontChart
+from blendsearch.results.report.chart_builder import build_front_chart
 from blendsearch.results.report.figures import STYLES, draw_chart
 from blendsearch.results.report.report import TEMPLATE, write_report
 from blendsearch.runs.run import open_run

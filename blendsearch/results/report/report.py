@@ -16,7 +16,8 @@ from blendsearch.results.network import (
     list_decomposed_layers,
     make_group_reader,
 )
-from blendsearch.results.report.chart import ChartOptions, build_front_chart, build_hypervolume_chart
+from blendsearch.results.report.chart import ChartOptions
+from blendsearch.results.report.chart_builder import build_front_chart, build_hypervolume_chart
 from blendsearch.results.report.drawing import Drawing
 from blendsearch.results.report.figures import draw_chart, draw_correlation_figure, draw_difference_figure
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
