@@ -26,20 +26,19 @@ from blendsearch.runs.run import Run
 
 def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None:
     """Evolve until the evaluations asked for are done, then finish what was found; continues where a run stands."""
-    store = run.open_store()
-    evaluate_dense(problem, engine, store, report)
-    problem = prepare_allocations(run, problem, engine, store, report)
-    schedule = run_steady if problem.config.search.schedule == "steady" else run_generational
-    schedule(run, problem, engine, store, report)
-    store_trained_network(run, problem, store, report)
-    promote(problem, engine, store, report)
-    run_finals(run, problem, engine, store, report)
-    evaluate_on_test_set(problem, engine, store, report)
-    save_front_weights(run, problem, engine, store, report)
-    measure_reported_latencies(problem, store, report)
-    evaluations = max((row.id for row in store.read_evaluations()), default=0)
-    run.finish({"evaluations": evaluations, "generations": len(store.read_generations())})
-    store.close()
+    with run.open_store() as store:
+        evaluate_dense(problem, engine, store, report)
+        problem = prepare_allocations(run, problem, engine, store, report)
+        schedule = run_steady if problem.config.search.schedule == "steady" else run_generational
+        schedule(run, problem, engine, store, report)
+        store_trained_network(run, problem, store, report)
+        promote(problem, engine, store, report)
+        run_finals(run, problem, engine, store, report)
+        evaluate_on_test_set(problem, engine, store, report)
+        save_front_weights(run, problem, engine, store, report)
+        measure_reported_latencies(problem, store, report)
+        evaluations = max((row.id for row in store.read_evaluations()), default=0)
+        run.finish({"evaluations": evaluations, "generations": len(store.read_generations())})
 
 
 def attach_engine(engine: Engine, run: Run, report: Reporter) -> Reporter:

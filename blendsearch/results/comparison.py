@@ -61,13 +61,10 @@ def _collect_results(run: Run) -> dict[str, dict[int, MethodResult]]:
         if not held.finished:
             continue
         seed, method = held.config.seed, held.config.method
-        store = held.open_store(read_only=True)
-        try:
+        with held.open_store(read_only=True) as store:
             rows, tests, finals = select_evaluated(store.read_evaluations()), store.read_tests(), store.read_finals()
             again = select_highest_fidelity(rows, store.read_promotions())
             probes = len(store.read_probes())
-        finally:
-            store.close()
 
         best = _select_best(held, rows, again, tests)
         by_method.setdefault(method, {})[seed] = best._replace(evaluations=best.evaluations + probes)

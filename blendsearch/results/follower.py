@@ -32,7 +32,6 @@ class Follower:
         """The first `news` leaves out evaluations that a reader who knows ids up to `after` has for certain."""
         self._lock, self._closed = Lock(), False
         self._run = run
-        self._store = run.open_store(read_only=True)
         self._cost, self._cost_share = choose_cost_axis(run)
         self._ranged_costs = make_ranged_cost_reader(run)
         self._needs_cuts = any(name not in ("macs", "params") for name in run.config.budget.get_spans())
@@ -50,6 +49,7 @@ class Follower:
         self._test_accuracies: dict[str, float] = {}
         self._reevaluated_count = 0
         self._reported: dict[str, Any] = {}
+        self._store = run.open_store(read_only=True)
 
     def close(self) -> None:
         """Waits for a look that another thread is taking: SQLite does not survive being closed under it."""

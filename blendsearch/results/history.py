@@ -47,12 +47,9 @@ class SearchHistory:
 
 def read_history(run: Run) -> SearchHistory:
     """The course of `run` as far as it has come."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         rows = store.read_evaluations()
         promotions = store.read_promotions()
-    finally:
-        store.close()
     valid = select_highest_fidelity(rows, promotions)
     judged = [row for row in select_evaluated(rows) if row.loss is not None and row.error is not None]
     best: list[Evaluation] = []

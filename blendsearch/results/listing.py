@@ -19,11 +19,8 @@ def _describe_run(folder: Path, name: str) -> dict[str, Any]:
     unknown = {"model": "", "data": "", "budget": "", "evaluations": 0, "asked": 0, "best_val_accuracy": None}
     try:
         run = open_run(folder, name)
-        store = run.open_store(read_only=True)
-        try:
+        with run.open_store(read_only=True) as store:
             found = store.tally(DENSE)
-        finally:
-            store.close()
     except BlendsearchError as error:
         return {"run": name, **unknown, "state": f"unreadable: {error}"}
     return {

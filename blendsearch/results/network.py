@@ -31,8 +31,7 @@ def describe_network(run: Run, selector: str) -> dict[str, Any]:
     decomposed, the names of those that are, `decomposed`. Raises RunError as `summary.pick` does.
     """
     row = select_network(run, selector)
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         rows, tests, finals, latencies = (
             store.read_evaluations(),
             store.read_tests(),
@@ -40,8 +39,6 @@ def describe_network(run: Run, selector: str) -> dict[str, Any]:
             store.read_latencies(),
         )
         judged = select_highest_fidelity(rows, store.read_promotions())
-    finally:
-        store.close()
     return {
         "run": run.name,
         **describe_evaluation(run, row, tests),

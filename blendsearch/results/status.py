@@ -23,13 +23,10 @@ def read_status(run: Run) -> dict[str, Any]:
     attempts that failed, hung, or were lost with their worker, and were made again; `quiet` the seconds since the last
     evaluation came back.
     """
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         rows = [row for row in store.read_evaluations() if row.origin != DENSE]
         generations, finals, tests = store.read_generations(), len(store.read_finals()), len(store.read_tests())
         completions = store.read_completions()
-    finally:
-        store.close()
     retried = sum(bool(line.get("again")) for line in read_logs(run.path / "logs"))
     best = min(select_evaluated(rows), key=lambda row: (row.loss, row.id), default=None)
     return {

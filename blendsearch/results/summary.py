@@ -99,11 +99,8 @@ def describe_evaluation(run: Run, row: Evaluation, tests: dict[str, TestResult])
 
 def make_extra_metrics_reader(run: Run) -> Callable[[Evaluation], dict[str, Any]]:
     """From a network to ``{"further": ...}``, what else a person's own judgement told; nothing where no more."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         known = store.read_extra_metrics()
-    finally:
-        store.close()
     return lambda row: {"further": known[row.digest]} if row.digest in known else {}
 
 
@@ -192,8 +189,7 @@ def has_budget_range(run: Run) -> bool:
 def _read_store(
     run: Run,
 ) -> tuple[list[Evaluation], dict[str, TestResult], list[FinalResult], dict[str, Latency], list[Promotion]]:
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         return (
             store.read_evaluations(),
             store.read_tests(),
@@ -201,5 +197,3 @@ def _read_store(
             store.read_latencies(),
             store.read_promotions(),
         )
-    finally:
-        store.close()

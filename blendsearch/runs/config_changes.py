@@ -51,12 +51,9 @@ def _note(run: Run, change: dict[str, Any], config: Config) -> None:
 
 
 def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         finals, promotions, tests = store.read_finals(), store.read_promotions(), store.read_tests()
         asked = max((row.id for row in store.read_evaluations()), default=0)
-    finally:
-        store.close()
     for field in fields:
         if not field.startswith(CHANGEABLE):
             raise ConfigError(

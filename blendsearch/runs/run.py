@@ -60,6 +60,7 @@ class Run:
         return WorkerLogs(self.path / "logs")
 
     def open_store(self, *, read_only: bool = False) -> Store:
+        """Open ``run.sqlite``: ``with run.open_store() as store``."""
         return Store(self.path / "run.sqlite", read_only=read_only)
 
     def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
@@ -186,9 +187,8 @@ def create_run(
         }
         write_atomically(draft / "config.yaml", dump_config(config))
         write_atomically(draft / "run.json", json.dumps(facts, indent=1))
-        store = Store(draft / "run.sqlite")
-        store.add_inherited(inherited)
-        store.close()
+        with Store(draft / "run.sqlite") as store:
+            store.add_inherited(inherited)
         os.rename(draft, folder / name)
     except OSError as error:
         raise RunError(f"run {name!r} could not be made in {folder}: {error.strerror or error}") from error

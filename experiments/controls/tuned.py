@@ -70,9 +70,8 @@ def cuts_of(run: Run) -> dict[str, bytes]:
     folder = run.path / "controls"
     found = {}
     for held in [run, *(open_run(folder, name) for name in list_runs(folder))]:
-        store = held.open_store(read_only=True)
-        found |= {row.digest: row.cut for row in store.read_evaluations()}
-        store.close()
+        with held.open_store(read_only=True) as store:
+            found |= {row.digest: row.cut for row in store.read_evaluations()}
     return found
 
 

@@ -389,8 +389,8 @@ def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure
         return {"loss": float(module[0].out_channels)}
 
     run = bs.search(network(), three(), budget=bs.macs(0.6), evaluate=picky, evaluations=16, runs=tmp_path, **QUICK)
-    store = run.run.open_store(read_only=True)
-    failures = [row.failure for row in store.read_evaluations()]
+    with run.run.open_store(read_only=True) as store:
+        failures = [row.failure for row in store.read_evaluations()]
     assert any("too wide for me" in failure for failure in failures)
     assert run.best().val_loss <= 4
 

@@ -109,13 +109,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
 
 
 def test_the_first_evaluation_of_a_cut_wins_and_readers_work_during_writes(tmp_path: Path) -> None:
+    with Store(tmp_path / "run.sqlite") as store:
+        store.add(row(1, 0.5))
+        store.add(row(1, 0.9)._replace(id=2))
+        with Store(tmp_path / "run.sqlite", read_only=True) as reader:
+            assert [(item.id, item.loss) for item in reader.read_evaluations()] == [(1, 0.5)]
+            store.add(row(3, None))
+            assert [item.loss for item in reader.read_evaluations()] == [0.5, None]
+
+
+def test_a_store_is_closed_when_its_block_fails(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
-    store.add(row(1, 0.5))
-    store.add(row(1, 0.9)._replace(id=2))
-    reader = Store(tmp_path / "run.sqlite", read_only=True)
-    assert [(item.id, item.loss) for item in reader.read_evaluations()] == [(1, 0.5)]
-    store.add(row(3, None))
-    assert [item.loss for item in reader.read_evaluations()] == [0.5, None]
+    with pytest.raises(RunError, match="no such table"), store:
+        store._read("SELECT * FROM absent")
+    with pytest.raises(RunError, match="closed database"):
+        store.read_evaluations()
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,8 @@ def collect_report_facts(run: Run) -> dict[str, Any]:
     found, numbers, controls = read_history(run), summarize_run(run), _summarize_controls(run)
     picks = _select_picks(run, found)
     named = {name: row for name, (row, _) in picks.items()}
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         generations, finals = store.read_generations(), store.read_finals()
-    finally:
-        store.close()
     criteria, order = _describe_criteria(run)
     return {
         "run": run,
@@ -118,11 +115,8 @@ def _select_picks(run: Run, history: SearchHistory) -> dict[str, tuple[Evaluatio
 
 
 def _has_finals(run: Run) -> bool:
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         return bool(store.read_finals())
-    finally:
-        store.close()
 
 
 def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: list[str]) -> dict[str, Any]:
