@@ -211,7 +211,7 @@ def _cell(words: str) -> str:
 
 def cli() -> str:
     """Every verb with its arguments, as ``--help`` has them."""
-    from blendsearch.cli.main import make_parser
+    from blendsearch.cli.parser import make_parser
 
     (verbs,) = (item for item in make_parser()._actions if isinstance(item, argparse._SubParsersAction))
     return "\n".join(_verb(name, made) for name, made in verbs.choices.items())

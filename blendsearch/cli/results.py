@@ -5,9 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blendsearch.cli.remote import make_api_client
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
-from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from blendsearch.runs.run import Run
@@ -16,13 +14,12 @@ if TYPE_CHECKING:
 def show_runs(arguments: argparse.Namespace) -> None:
     from blendsearch.results.listing import summarize_runs
 
-    server = make_api_client(arguments)
-    rows = summarize_runs(arguments.runs) if server is None else server.get("runs")
+    rows = summarize_runs(arguments.runs)
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
     if not rows:
-        print(f"no runs in {arguments.server or arguments.runs}")
+        print(f"no runs in {arguments.runs}")
         return
     table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
     for row in rows:
@@ -35,16 +32,6 @@ def show_runs(arguments: argparse.Namespace) -> None:
 def show_front(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
-    if (server := make_api_client(arguments)) is not None:
-        if arguments.plot is not None:
-            raise ConfigError("--plot is not for --server: the page draws it")
-        found = server.get("runs", arguments.run, "front")
-        notes = found.pop("notes")
-        if arguments.json:
-            print(json.dumps(found, indent=1))
-        else:
-            _print_front(found, notes)
-        return
     run = open_run(arguments.runs, arguments.run)
     if arguments.plot is not None:
         from blendsearch.results.report.front_plot import draw_front

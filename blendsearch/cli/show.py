@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from blendsearch.cli.remote import make_api_client
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
 
 BAR_LENGTH = 20
@@ -22,10 +21,7 @@ def show_network(arguments: argparse.Namespace) -> None:
     from blendsearch.results.network import describe_network
     from blendsearch.runs.run import open_run
 
-    if (server := make_api_client(arguments)) is not None:
-        facts = server.get("runs", arguments.run, "networks", arguments.what)
-    else:
-        facts = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
+    facts = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
     if arguments.json:
         print(json.dumps(facts, indent=1))
         return

@@ -59,4 +59,4 @@ def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:
         return
     # behind the # the token is not sent, and so stands in no log
     print(f"runs in {runs}, live at {url}/#token={token}", flush=True)
-    print(f"the token is shown this once; a program sends it as {TOKEN_VARIABLE}: see --server", flush=True)
+    print("the token is shown only once; HTTP clients send it as: Authorization: Bearer TOKEN", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blendsearch.cli.main import make_parser
+from blendsearch.cli.parser import make_parser
 from blendsearch.engine.ray_connection import HEALTH_CHECK_ENVIRONMENT
 from blendsearch.runs.config.loading import DIGITS, load_config
 

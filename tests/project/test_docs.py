@@ -1,5 +1,6 @@
 """The site: its reference lacks nothing, and what its pages show is understood by the program as it stands there."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 from torch import nn
 
 import blendsearch
-from blendsearch.cli.main import main, make_parser
+from blendsearch.cli.main import main
+from blendsearch.cli.parser import make_parser
 from blendsearch.criteria.registry import CRITERIA, load_pool
 from blendsearch.runs.config.loading import load_config, parse_config
 from blendsearch.runs.config.method_spec import METHODS
@@ -68,6 +70,15 @@ def test_the_python_reference_has_all_that_is_public() -> None:
     page = (DOCS / "reference" / "python.md").read_text("utf-8")
     named = set(re.findall(r"\w+", page))
     assert not set(blendsearch.__all__) - named
+
+
+def test_every_documented_object_exists() -> None:
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    documented = re.findall(r"\.\. auto(function|class|module):: ([\w.]+)", pages)
+    assert len(documented) > 15
+    for kind, path in documented:
+        module, _, name = (path, "", "__doc__") if kind == "module" else path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
 
 
 def test_every_guarantee_names_test_files_that_exist() -> None:
