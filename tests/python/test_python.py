@@ -168,9 +168,9 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": None}, "no data are given"),
+        ({"data": None}, "no data: pass"),
         ({"data": {"train": 1, "validation": 2}}, "expected train, val and test"),
-        ({"model": 3}, "is no network"),
+        ({"model": 3}, "model is a int: expected a torch.nn.Module"),
         ({"budget": bs.macs(1.5)}, "budget.macs"),
         ({"budget": {}}, "no budget"),
         ({"budget": 0.5}, "budget is 0.5: expected"),
@@ -215,6 +215,16 @@ def test_what_does_not_fit_is_said_before_a_run_is_made(change: dict[str, Any], 
         bs.search(**(settings | change))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_options_are_refused_as_unknown_parameters(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"search\(\) got an unexpected keyword argument 'evalutions'; did you mean"):
+        bs.search(network(), three(), budget=bs.macs(0.5), runs=tmp_path, evalutions=3)  # type: ignore[call-arg]
+    for function in (bs.resume, bs.open):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'seed'"):
+            function("own", seed=3)
+    with pytest.raises(ConfigError, match="val is passed twice"):
+        bs.search(network(), three(), val=three()["val"], budget=bs.macs(0.5), runs=tmp_path)
 
 
 def test_budgets_join() -> None:
@@ -566,7 +576,7 @@ def test_data_that_are_too_large_are_read_when_needed_or_refused(states: bool, m
     from blendsearch.data.streaming import StreamedSplit
     from blendsearch.task import Task
 
-    monkeypatch.setattr(handed, "MOST_BYTES", 5000)
+    monkeypatch.setattr(handed, "MAX_BYTES", 5000)
     data = Stated(states)
     split = handed.read_split(data, "train", 0)
     assert isinstance(split, StreamedSplit) and split.labels.tolist() == data.labels
