@@ -77,7 +77,7 @@ def test_what_fine_tunes_were_trained_by_cannot_be_changed_afterwards(
         with pytest.raises(SystemExit) as ended:
             main(["resume", "one", "--runs", str(tmp_path), "--set", change])
         assert ended.value.code == 2
-        assert "were fine-tuned by the old value" in capsys.readouterr().err
+        assert "were fine-tuned with the old value" in capsys.readouterr().err
 
 
 def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:

@@ -43,9 +43,9 @@ def stopped(folder: Path, name: str, **origin: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("code", "the code that decides results is not blendsearch's of then"),
+        ("code", "blendsearch's code has changed since the run started"),
         ("versions", "torch is"),
-        ("device", "it judges on cpu and did on cuda:0"),
+        ("device", "evaluations run on cpu and ran on cuda:0"),
     ],
 )
 def test_what_would_end_otherwise_is_refused_unless_it_is_accepted(

@@ -62,7 +62,7 @@ def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for reading in (lambda: check_name(file, "one"), lambda: list_runs(file)):
-        with pytest.raises(RunError, match="is a file: runs are in a folder"):
+        with pytest.raises(RunError, match="is a file: --runs expects a folder"):
             reading()
     with pytest.raises(RunError, match="no run 'file' in"):
         open_run(tmp_path, "file")

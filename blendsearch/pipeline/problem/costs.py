@@ -11,7 +11,8 @@ from torch import nn
 from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ratios
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, build_latency_model
 from blendsearch.runs.config.schema import BudgetConfig, Config
-from blendsearch.runs.cost_files import _add_cost
+from blendsearch.runs.cost_files import add_cost
+from blendsearch.runs.run_facts import LatencyModelFacts
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import IndexMaps
 from blendsearch.structure.latency_model import LatencyModel
@@ -26,7 +27,7 @@ Reporter = Callable[[str, Mapping[str, Any]], None]
 
 def add_memory_cost(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
     """The oracle of `structure` that also knows peak activation memory; `model` is on the CPU."""
-    return _add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
+    return add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
 
 
 def add_latency_cost(
@@ -57,7 +58,7 @@ def add_latency_cost(
         asked.measured.cuts,
         np.random.default_rng([config.seed, 2]),
     )
-    whole = _add_cost(oracle, "latency", found, maps)
+    whole = add_cost(oracle, "latency", found, maps)
     least = compute_min_ratios(whole, allowed)["latency"]
     report("latency", {**describe_latency_model(found), "where": where, "reachable": least})
     if found.margin > NOISY_MARGIN:
@@ -70,7 +71,7 @@ def add_latency_cost(
     return whole
 
 
-def describe_latency_model(model: LatencyModel) -> dict[str, Any]:
+def describe_latency_model(model: LatencyModel) -> LatencyModelFacts:
     """What a latency model states of itself: the dense milliseconds, its held-out errors and its margin as shares."""
     off = np.abs(model.errors)
     return {
