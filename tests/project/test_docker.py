@@ -1,4 +1,4 @@
-"""The files for containers are what their tools take, and say what the program does. No image is built here."""
+"""Files for containers: their tools accept them, and their commands parse. No image is built here."""
 
 import shlex
 import subprocess
@@ -29,7 +29,7 @@ def test_the_image_is_linted() -> None:
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.cpu.yaml"]])
-def test_the_compose_files_are_understood(files: list[str]) -> None:
+def test_the_compose_files_are_valid(files: list[str]) -> None:
     chosen = [word for file in files for word in ("-f", str(DOCKER / file))]
     done = subprocess.run([tool("docker-compose"), *chosen, "config"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

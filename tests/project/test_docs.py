@@ -1,4 +1,4 @@
-"""The site: its reference lacks nothing, and what its pages show is understood by the program as it stands there."""
+"""The documentation: the reference is complete, and commands, configs and code on its pages are valid."""
 
 import importlib
 import re
@@ -31,7 +31,7 @@ import generated  # noqa: E402
 
 
 def blocks(kind: str, page: Path | None = None) -> list[tuple[Path, str]]:
-    """All code blocks of a kind, in one page or in all."""
+    """List the code blocks of a kind, of one page or of all."""
     found = re.compile(rf"^```{kind}\n(.*?)^```", re.DOTALL | re.MULTILINE)
     return [(path, code) for path in PAGES if page in (None, path) for code in found.findall(path.read_text("utf-8"))]
 
@@ -66,7 +66,7 @@ def test_every_criterion_and_verb_is_in_the_reference() -> None:
     assert "search" in verbs and not [verb for verb in verbs if f"## `{verb}`" not in page]
 
 
-def test_the_python_reference_has_all_that_is_public() -> None:
+def test_every_public_name_is_in_the_python_reference() -> None:
     page = (DOCS / "reference" / "python.md").read_text("utf-8")
     named = set(re.findall(r"\w+", page))
     assert not set(blendsearch.__all__) - named
@@ -96,7 +96,7 @@ def test_every_term_of_the_glossary_is_defined_once() -> None:
     assert terms == sorted(set(terms), key=str.lower)
 
 
-def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:
+def test_external_resources_of_a_page_are_found(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="the group docs is not installed")
     from offline import loaded_from_elsewhere
 
@@ -114,7 +114,7 @@ def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:
     ]
 
 
-def test_every_method_is_told_of() -> None:
+def test_every_method_is_documented() -> None:
     page = (DOCS / "howto" / "neighbours.md").read_text("utf-8")
     assert not [method for method in METHODS if f"| `{method}` |" not in page]
     set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.methods(), re.DOTALL))
@@ -123,7 +123,7 @@ def test_every_method_is_told_of() -> None:
     }
 
 
-def test_what_is_not_described_ends_the_build() -> None:
+def test_an_undescribed_field_ends_the_build() -> None:
     section = {"properties": {"novel": {"type": "integer", "default": 1}}}
     assert "whole number; default `1`" in generated._section("`here`", "here", section, {"novel": "New."})
     with pytest.raises(generated.Undescribed, match=r"here\.novel"):
@@ -132,7 +132,7 @@ def test_what_is_not_described_ends_the_build() -> None:
         generated._section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
 
 
-def test_every_command_shown_is_one() -> None:
+def test_every_command_parses() -> None:
     shown = 0
     for page, code in blocks("sh"):
         for line in code.splitlines():
@@ -150,18 +150,18 @@ def test_every_command_shown_is_one() -> None:
 
 
 @pytest.mark.parametrize(("page", "code"), [pytest.param(page, code, id=page.stem) for page, code in blocks("yaml")])
-def test_every_config_shown_is_understood(page: Path, code: str) -> None:
+def test_every_config_is_valid(page: Path, code: str) -> None:
     parse_config(load_config(None).model_dump() | yaml.safe_load(code), page.name)
 
 
-def test_every_line_of_python_shown_is_python() -> None:
+def test_every_python_block_compiles() -> None:
     found = blocks("python")
     assert len(found) > 8
     for page, code in found:
         compile(code, page.name, "exec")
 
 
-def test_the_criteria_of_ones_own_are_scored(
+def test_the_user_defined_criteria_are_scored(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = DOCS / "howto" / "own-criterion.md"
@@ -177,11 +177,11 @@ def test_the_criteria_of_ones_own_are_scored(
     pool = {name: item for name, item in CRITERIA.items() if item.score.__module__.startswith("blendsearch.")}
     monkeypatch.setattr("blendsearch.criteria.registry.CRITERIA", pool)  # test_readme registers one of the same name
     main(["criteria", str(config_file), "--map"])
-    said = capsys.readouterr().out
-    assert "6 criteria, clustered" in said and "largest_weight" in said and (tmp_path / "criteria-map.png").exists()
+    output = capsys.readouterr().out
+    assert "6 criteria, clustered" in output and "largest_weight" in output and (tmp_path / "criteria-map.png").exists()
 
 
-def test_another_task_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_another_task_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     ((_, code),) = blocks("python", DOCS / "howto" / "own-task.md")
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))

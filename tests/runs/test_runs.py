@@ -1,4 +1,4 @@
-"""What must survive a crash, and what is refused at the door."""
+"""Run directories, stores and checkpoints: crashes, and refusals of wrong input."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def made(folder: Path, name: str = "one") -> None:
     create_run(folder, name, load_config(DIGITS), {}, {}, {"dense": {"w": np.ones(3)}})
 
 
-def test_a_run_is_read_as_it_was_made(tmp_path: Path) -> None:
+def test_a_run_is_read_as_it_was_created(tmp_path: Path) -> None:
     made(tmp_path)
     run = open_run(tmp_path, "one")
     assert run.config == load_config(DIGITS)
@@ -38,7 +38,7 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
         open_run(tmp_path, name)
 
 
-def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path: Path) -> None:
+def test_a_read_only_run_is_read_and_not_resumed(tmp_path: Path) -> None:
     made(tmp_path)
     (
         tmp_path / "one" / "lock"
@@ -49,7 +49,7 @@ def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path
     assert run.read_arrays("dense")["w"].tolist() == [1, 1, 1]
 
 
-def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_made(tmp_path: Path) -> None:
+def test_a_taken_name_is_refused_and_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(RunError, match="already"):
         made(tmp_path)
@@ -76,7 +76,7 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path, "one")
 
 
-def test_a_run_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
+def test_a_run_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
     made(tmp_path)
     run = open_run(tmp_path, "one")
     with run.lock(), pytest.raises(RunError, match="another process"), open_run(tmp_path, "one").lock():
@@ -85,7 +85,7 @@ def test_a_run_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_the_newest_whole_checkpoint_is_used_and_damage_is_reported(tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_is_used_and_damage_is_reported(tmp_path: Path) -> None:
     for generation in range(1, 6):
         save_checkpoint(tmp_path, generation, {"generation": generation})
     kept = sorted(path.name for path in tmp_path.iterdir())
@@ -100,7 +100,7 @@ def test_the_newest_whole_checkpoint_is_used_and_damage_is_reported(tmp_path: Pa
         load_checkpoint(tmp_path, heard.append)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {"generation": 1})
     (tmp_path / ".generation-00002.json.draft").mkdir()  # stands for a disk that takes no more
     with pytest.raises((RunError, OSError)):
@@ -177,7 +177,7 @@ def test_overrides_reach_nested_fields_and_paths_are_expanded(monkeypatch: pytes
         ({"method": "torch-pruning", "budget": {"keep": 0.5}}, "needs a budget"),
     ],
 )
-def test_what_does_not_go_together_is_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+def test_conflicting_fields_are_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_config(quick | changes, "test")
 
