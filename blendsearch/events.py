@@ -120,8 +120,12 @@ class RunCreated(Event):
 class Forked(Event):
     """A run was forked from `parent`.
 
-    changed: old and new value by config field. begins: networks of the parent in the first generation. judgements:
-    evaluations taken over from the parent. again: why none are, or "".
+    Attributes
+    ----------
+    changed: old and new value by config field.
+    begins: networks of the parent in the first generation.
+    judgements: evaluations inherited from the parent.
+    again: why none are inherited, or "".
     """
 
     kind = "forked"

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from blendsearch.data.splits import iter_batches
+from blendsearch.events import ignore_event
 from blendsearch.fitness.device import autocast
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.builder import build_problem
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     few = ["criteria.pool=[l1]", "criteria.images=64"]
-    problem = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
+    problem = build_problem(load_config(arguments.config, [*few, *arguments.overrides]), ignore_event)
     device, maps = problem.evaluator.device, problem.structure.maps
     cuts = drawn(problem, arguments.candidates)
     layout = torch.channels_last

@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from blendsearch.data.splits import iter_batches
+from blendsearch.events import ignore_event
 from blendsearch.fitness.bn_folding import find_foldable_pairs, fold_batch_norms
 from blendsearch.fitness.device import autocast
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.builder import build_problem
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.surgery import narrow
 
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     few = ["criteria.pool=[l1]", "criteria.images=64"]
-    problem = prepare(load_config(arguments.config, [*few, *arguments.overrides]), lambda kind, facts: None)
+    problem = build_problem(load_config(arguments.config, [*few, *arguments.overrides]), ignore_event)
     cut = problem.decoder.decode(problem.decoder.space.make_equal_blend())
     networks = {
         name: narrow(problem.model, problem.structure.maps, cut).eval().to(memory_format=layout)

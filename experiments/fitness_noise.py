@@ -23,7 +23,8 @@ from blendsearch.data.splits import iter_batches
 from blendsearch.fitness.device import autocast
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.builder import build_problem
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
 
 TEMPERATURES = (1, 2, 4)
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     config = load_config(arguments.config, ["data.val_limit=null", *arguments.overrides])
-    problem = prepare(config, lambda kind, facts: print(kind, flush=True))
+    problem = build_problem(config, lambda event: print(event.kind, flush=True))
     decoder, rng = problem.decoder, np.random.default_rng(config.seed)
 
     def judged(cut: NDArray[np.bool_]) -> Array:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from blendsearch.engine.base import submit_nothing
+from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline.loop import search
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import prepare
 from blendsearch.runs.config.loading import parse_config
 
 EVALUATIONS, SECONDS_EACH = 400, 1.0
@@ -84,10 +85,10 @@ def main() -> None:
                 },
                 "overhead",
             )
-            problem = prepare(config, lambda kind, facts: None)
+            problem = build_problem(config, ignore_event)
             run = record(problem, Path(folder), f"case-{len(results)}", ["overhead"])
             wall, own = time.perf_counter(), time.process_time()
-            search(run, problem, Instant(), lambda kind, facts: None)
+            search(run, problem, Instant(), ignore_event)
             own, wall = time.process_time() - own, time.perf_counter() - wall
             each = own / settings["evaluations"]
             results.append(

@@ -27,11 +27,12 @@ import torch
 from scipy.stats import kendalltau
 
 from blendsearch.blend.decoder import Decoder
+from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.refit import RIDGE, Refitter, make_refitter
 from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.problem.problem import prepare
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
@@ -56,7 +57,7 @@ def main() -> None:
     if not (asked.work / "cifar10-test.npz").exists():
         subprocess.run([sys.executable, asked.shared / "unpack.py", "cifar10", asked.work], check=True)
     os.environ |= {"SHARED": str(asked.shared.resolve()), "DATA": str(asked.work.resolve())}
-    problem = prepare(load_config(HERE / "main_job" / "resnet56.yaml", SETTINGS), lambda *_: None)
+    problem = build_problem(load_config(HERE / "main_job" / "resnet56.yaml", SETTINGS), ignore_event)
     bare = problem.evaluator
     evaluator = dataclasses.replace(bare, recipe=dataclasses.replace(bare.recipe, tuning=TUNING))
 

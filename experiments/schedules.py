@@ -26,10 +26,12 @@ import numpy as np
 import torch
 
 from blendsearch.engine.base import submit_nothing
+from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline.loop import search
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 
 SHORTEST, LONGEST = 2.0, 20.0
@@ -134,7 +136,7 @@ def prepared(folder: str) -> Problem:
         },
         "schedules",
     )
-    return prepare(config, lambda kind, facts: None)
+    return build_problem(config, ignore_event)
 
 
 def main() -> None:
@@ -166,7 +168,7 @@ def main() -> None:
                         own, Path(folder), f"{optimizer}-{schedule}-{workers}-{population}-{seed}", ["schedules"]
                     )
                     engine = Simulated(workers, wish)
-                    search(run, own, engine, lambda kind, facts: None)
+                    search(run, own, engine, ignore_event)
                     assert len(engine.ended) == evaluations
                     found.append(measured(engine))
                 means = {name: round(float(np.mean([item[name] for item in found])), 4) for name in found[0]}

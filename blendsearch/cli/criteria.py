@@ -59,12 +59,13 @@ def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Names
 
     check_output_path(arguments.map)  # before anything that takes time
     if run is None:
-        from blendsearch.pipeline.problem.problem import score
+        from blendsearch.events import Scored
+        from blendsearch.pipeline.problem.builder import score_config
 
         lines = make_text_progress(config, to_stderr=arguments.json)
         try:
             # what is left out stands with each group below
-            scored = score(config, lambda kind, facts: None if kind == "scored" else lines(kind, facts))
+            scored = score_config(config, lambda event: None if isinstance(event, Scored) else lines(event))
         finally:
             lines.close()
     else:

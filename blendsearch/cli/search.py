@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from blendsearch.cli.results import print_comparison, print_summary
 from blendsearch.cli.terminal import make_reporter
 from blendsearch.errors import ConfigError
+from blendsearch.events import RunCreated
 
 if TYPE_CHECKING:
     from blendsearch.progress import JsonLines, TextProgress
@@ -121,7 +122,7 @@ def fork(arguments: argparse.Namespace) -> None:
 
         check_engine(config.engine, config.finals.workers)
         made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
-        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        report(RunCreated(run=made.run.name, path=str(made.run.path)))
         engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
         with _handle_interrupts(f"blendsearch resume {made.run.name}{_format_runs_option(made.run)}", report):
             run_search(made.run, made.problem, engine, report)

@@ -1,8 +1,9 @@
 """What every engine is, and how one is chosen."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
+from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -38,7 +39,7 @@ class Engine(Protocol):
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """From now on write down in `logs` what workers do; figures that are published bear the name `run`."""
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, event: Event) -> None:
         """What the search reports of itself, for the figures that are published."""
 
     def close(self) -> None:

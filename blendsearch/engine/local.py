@@ -3,12 +3,12 @@
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from blendsearch.engine.base import submit_nothing
 from blendsearch.engine.captured_warnings import capture_warnings
 from blendsearch.engine.telemetry import Telemetry
+from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request, make_failed_outcome
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -41,7 +41,7 @@ class LocalEngine:
         self._telemetry.logs = logs
         self._telemetry.record_start(0, socket.gethostname(), os.getpid())
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, event: Event) -> None:
         """Nothing is published."""
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,6 +18,7 @@ from blendsearch.engine.ray_worker import Worker
 from blendsearch.engine.retries import UNREACHABLE_SECONDS, PendingRequest, RetryQueue
 from blendsearch.engine.telemetry import Telemetry
 from blendsearch.errors import EngineError
+from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs
@@ -138,8 +139,8 @@ class RayEngine:
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         self._telemetry.logs, self._telemetry.metrics = logs, Metrics(run)
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
-        self._telemetry.receive_event(kind, facts)
+    def receive_event(self, event: Event) -> None:
+        self._telemetry.receive_event(event)
 
     def close(self) -> None:
         self._queue.clear()

@@ -6,8 +6,9 @@ histogram by `fidelity`), ``ray_blendsearch_queue`` (requests that wait for a wo
 ``ray_blendsearch_workers``, ``ray_blendsearch_best_loss`` and ``ray_blendsearch_hypervolume``.
 """
 
-from collections.abc import Mapping
 from typing import Any
+
+from blendsearch.events import Event, GenerationDone
 
 SECONDS_BOUNDARIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 14400.0]
 """Boundaries of the histogram: a recalibration takes seconds, a long fine-tune hours."""
@@ -46,9 +47,9 @@ class Metrics:
         self._running.set(running)
         self._workers.set(workers)
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """What the search reports of itself."""
-        if kind == "generation":
-            self._hypervolume.set(facts["hypervolume"])
-            if facts["best_loss"] is not None:
-                self._best.set(facts["best_loss"])
+    def receive_event(self, event: Event) -> None:
+        """Update the metrics of the search by one of its events."""
+        if isinstance(event, GenerationDone):
+            self._hypervolume.set(event.hypervolume)
+            if event.best_loss is not None:
+                self._best.set(event.best_loss)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -50,9 +51,9 @@ class Telemetry:
         if self.metrics is not None:
             self.metrics.record_load(queue, running, workers)
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, event: Event) -> None:
         if self.metrics is not None:
-            self.metrics.receive_event(kind, facts)
+            self.metrics.receive_event(event)
 
     def _write_line(self, worker: int, event: str, facts: Mapping[str, Any]) -> None:
         if self.logs is not None:

@@ -1,4 +1,4 @@
-"""Controls: other ways to spend the same evaluations on the same network, data, budget and recovery.
+"""Control runs: other methods with the same evaluations on the same network, data, budget and recovery.
 
 Each control on each seed is a run of its own below ``controls/`` of the run it is compared with: it is resumed,
 shown and exported like any other.
@@ -8,20 +8,21 @@ from collections.abc import Sequence
 
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.errors import ConfigError
+from blendsearch.events import ControlStarted, Reporter
 from blendsearch.pipeline.loop import attach_engine, search
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import Reporter, prepare
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.method_spec import METHODS, merge_trees
 from blendsearch.runs.config.schema import Config, EngineConfig
 from blendsearch.runs.run import Run, open_run
 
 CONTROLS = ("random", "legr", "torch-pruning")
-"""Methods that a run is compared with; the single criteria and the equal blend stand in the run itself."""
+"""Default controls of a comparison; single criteria and the equal blend are part of the run itself."""
 
 OPTIONAL_CONTROLS = ("depthwise", "sensitivity", "derived", "tailored")
-"""Other published ways that a run is compared with where they are named; each goes by its own section of the config."""
+"""Published methods that are controls on request; each reads its own section of the config."""
 
 
 def compare(
@@ -32,9 +33,9 @@ def compare(
     report: Reporter,
     inputs: UserInputs = NO_USER_INPUTS,
 ) -> None:
-    """Search with every one of `methods` on every seed, and with the run's own method on the seeds it has not seen.
+    """Search with each of `methods` on every seed, and with the run's own method on the other seeds.
 
-    Continues where an earlier comparison stopped. Raises ConfigError for a run over a span of budgets.
+    Resumes an earlier comparison. Raises ConfigError for a run over a span of budgets.
     """
     check_user_inputs(run, inputs)
     check_engine(engine, run.config.finals.workers)
@@ -45,16 +46,16 @@ def compare(
 def run_control(
     run: Run, name: str, config: Config, engine: EngineConfig, report: Reporter, inputs: UserInputs = NO_USER_INPUTS
 ) -> None:
-    """Search as one control of `run`, from where it stands; a finished one stays as it is."""
+    """Run or resume one control of `run`; a finished one is left as it is."""
     folder = run.path / "controls"
-    report("control", {"name": name})
+    report(ControlStarted(name=name))
     if (folder / name).exists():
         held = open_run(folder, name)
         if held.finished:
             return
         problem = restore(held, inputs=inputs)
     else:
-        problem = prepare(config, report, run, inputs)
+        problem = build_problem(config, report, run, inputs)
         held = record(problem, folder, name, ["blendsearch", "compare", run.name])
     running = start_engine(engine, problem.evaluator, config.finals.workers)
     try:
@@ -65,9 +66,11 @@ def run_control(
 
 
 def plan_comparison(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:
-    """The runs of a comparison, by name: METHOD-SEED. The compared run itself is not among them."""
+    """List the control runs of a comparison, by name: METHOD-SEED. The compared run itself is not among them."""
     if not run.structure.get("error", True):
-        raise ConfigError(f"run {run.name!r} knows losses alone: compare needs an 'error' in what evaluate= gives")
+        raise ConfigError(
+            f"run {run.name!r} has losses but no errors: compare needs an 'error' in the result of evaluate="
+        )
     spans = run.config.budget.get_spans()
     if not spans or run.config.budget.get_spanned_costs():
         raise ConfigError(
@@ -89,7 +92,7 @@ def plan_comparison(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[
 
 
 def make_control_config(config: Config, method: str, seed: int) -> Config:
-    """`config` with another method and seed: same splits, budget, recovery and number of evaluations."""
+    """Return `config` with another method and seed: same splits, budget, recovery and number of evaluations."""
     tree = config.model_dump(mode="json", exclude_none=True)
     tree["seed"] = seed
     # the splits stay those of the compared run: its base network may have been trained on one side of them

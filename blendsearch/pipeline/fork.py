@@ -1,10 +1,10 @@
-"""Forks: a new run that begins with what another one found, under another budget, other settings, or for longer.
+"""Forks: new runs that start from the results of another run, under another budget, other settings, or for longer.
 
-A fork has its parent's network, data and score table, so that a genome means the same in both. Its first generation is
-the baselines, then the parent's population: its front, and the best others. Where both judge alike (the same fitness,
-seed, code, versions and device), everything that the parent judged is taken over and never judged again, whatever the
-budget: an evaluation is cut, fidelity and seed. Where they do not, the population is judged again. Tests and fine-tunes
-are never taken over.
+A fork shares its parent's network, data and score table, so that a genome means the same in both. Its first generation
+is the baselines, then the parent's population: its front, and the best others. Where both runs evaluate alike (same
+fitness settings, seed, code, versions and device), the fork inherits every evaluation of the parent, whatever the
+budget: an evaluation depends on cut, fidelity and seed alone. Otherwise the population is evaluated again. Test results
+and fine-tuned networks are never inherited.
 """
 
 import json
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from blendsearch.errors import ConfigError, RunError
+from blendsearch.events import Forked, Reporter
 from blendsearch.pipeline.methods.blended import make_search_optimizer
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.compatibility import find_differences
 from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
@@ -30,22 +31,22 @@ from blendsearch.runs.records import Evaluation, InheritedEvaluation
 from blendsearch.runs.run import Run, check_name, find_free_name
 
 CHANGEABLE = ("search.", "budget.", "fitness.", "promote.", "finals.", "engine.", "seed", "allocation")
-"""Fields, or the sections they are in, that a fork may change: not what makes a genome mean what it does."""
+"""Fields, or their sections, that a fork may change: those that do not change the meaning of a genome."""
 
 SPACE_FIELDS = ("search.blend", "search.deviations")
-"""Fields of those sections that do."""
+"""Fields of those sections that do change it."""
 
 EVALUATION_FIELDS = ("fitness.", "seed")
-"""Where these differ, judgements do too."""
+"""Fields, or their sections, that change evaluations."""
 
 
 @dataclass(frozen=True)
 class Fork:
-    """A new run and its setting, ready to be searched; `facts` say what was taken over, as plain values."""
+    """A new run and its problem, ready to be searched, and the event that describes the fork."""
 
     run: Run
     problem: Problem
-    facts: dict[str, Any]
+    event: Forked
 
 
 def fork(
@@ -57,12 +58,11 @@ def fork(
     report: Reporter,
     inputs: UserInputs = NO_USER_INPUTS,
 ) -> Fork:
-    """Make run `name` (after its parent where None) in `folder`; `overrides` are `section.field=value` over its config.
+    """Make run `name` in `folder`, with `overrides` (`section.field=value`) over the config of `parent`.
 
-    The parent may still be searched; what it has judged by now counts. Reports ``forked`` with the facts:
-    `parent`, `changed` (field: [old, new]), `begins` and `judgements` (how many networks the search begins with, and
-    how many judgements are taken over), `again` (why none are; empty where they are). Raises ConfigError for what a
-    fork cannot change, and RunError where there is nothing to take over.
+    Without `name`, the run is named after its parent. The parent may still be running; its evaluations up to now count.
+    Reports `Forked`. Raises ConfigError for a field that a fork cannot change, and RunError where the parent has no
+    evaluation yet.
     """
     config, changed = make_fork_config(parent, overrides)
     name = name or find_free_name(folder, f"{parent.name}-fork")
@@ -70,25 +70,25 @@ def fork(
     with parent.open_store(read_only=True) as store:
         rows, before = store.read_evaluations(), store.read_inherited()
     if not select_evaluated(rows):
-        raise RunError(f"run {parent.name!r} has judged no network yet: there is nothing to fork")
+        raise RunError(f"run {parent.name!r} has no evaluated network yet: there is nothing to fork")
     problem = restore(parent, config, report, inputs)
     fields = [f"{field} changed" for field in changed if field.startswith(EVALUATION_FIELDS)]
     again = "; ".join([*fields, *(item.text for item in find_differences(parent, str(problem.evaluator.device)))])
     items = collect_inherited(rows, before, problem, parent.config, reevaluate=bool(again))
-    facts = {
-        "parent": parent.name,
-        "changed": changed,
-        "begins": sum(item.begins for item in items),
-        "judgements": sum(item.judged for item in items),
-        "again": again,
-    }
-    run = record(problem, folder, name, command, facts, items)
-    report("forked", facts)
-    return Fork(run, problem, facts)
+    event = Forked(
+        parent=parent.name,
+        changed=changed,
+        begins=sum(item.begins for item in items),
+        judgements=sum(item.judged for item in items),
+        again=again,
+    )
+    run = record(problem, folder, name, command, vars(event), items)
+    report(event)
+    return Fork(run, problem, event)
 
 
 def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
-    """The parent's config with `overrides`, and what they change: field, old value, new value."""
+    """Return the parent's config with `overrides`, and the changes: [old, new] by field."""
     if parent.config.method == "torch-pruning":
         raise ConfigError(f"run {parent.name!r} is two cuts of another pruner: it has no population to fork")
     if parent.config.method in ("sensitivity", "derived", "tailored"):
@@ -121,14 +121,14 @@ def collect_inherited(
     *,
     reevaluate: bool,
 ) -> list[InheritedEvaluation]:
-    """What a fork under `setting` takes over from the `rows` of its parent, and from what that one had taken over.
+    """Collect what a fork inherits from the `rows` of its parent, and from what the parent itself had inherited.
 
-    `again`: no judgement is.
+    With `reevaluate`, networks are inherited without their evaluations.
     """
     config, optimizer = problem.config, make_search_optimizer(problem)
     same = parent.budget == config.budget and parent.allocation == config.allocation
     begins = select_population(rows, parent, config.search.population)
-    # those that all stood at one budget are spread over a span
+    # networks of one budget are spread over a span
     spread = (
         np.linspace(1, 0, len(begins))
         if config.budget.get_spanned_costs() and not parent.budget.get_spanned_costs()
@@ -155,10 +155,9 @@ def collect_inherited(
 
 
 def select_population(rows: Sequence[Evaluation], parent: Config, size: int) -> list[Evaluation]:
-    """Up to `size` networks that a fork begins with: the front, evenly along it where it is longer, then the best.
+    """Select up to `size` networks that a fork begins with: the front, thinned evenly if longer, then the best.
 
-    The front of a span of budgets is over loss and MACs here. Baselines are not among them: every search judges its
-    own.
+    Over a span of budgets, the front is of loss and MACs. Baselines are left out: every search evaluates its own.
     """
     evaluated = [row for row in select_evaluated(rows) if row.origin == EVOLVED or IN_BEST in row.origin]
     spanned = bool(parent.budget.get_spanned_costs())

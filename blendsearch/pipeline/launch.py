@@ -1,4 +1,4 @@
-"""From a config to a search under way: what the command line and Python do alike."""
+"""Launch a search from a config: shared by the command line and the Python API."""
 
 import socket
 import time
@@ -6,10 +6,12 @@ from pathlib import Path
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import check_engine, start_engine
+from blendsearch.events import Reporter, RunCreated
 from blendsearch.pipeline.loop import attach_engine, search
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import Problem, Reporter, prepare
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run
 
@@ -17,21 +19,21 @@ from blendsearch.runs.run import Run
 def set_up_run(
     config: Config, folder: Path, name: str, command: list[str], report: Reporter, inputs: UserInputs = NO_USER_INPUTS
 ) -> tuple[Run, Problem, Engine]:
-    """A new run directory, and all that its search needs; on an error nothing is left of it."""
+    """Make a run directory, its problem and its engine; on an error, nothing is left behind."""
     check_engine(config.engine, config.finals.workers)
-    problem = prepare(config, report, inputs=inputs)
+    problem = build_problem(config, report, inputs=inputs)
     engine = start_engine(config.engine, problem.evaluator, config.finals.workers)
     try:
         run = record(problem, folder, name, command)
     except BaseException:
         engine.close()
         raise
-    report("run", {"run": run.name, "path": str(run.path)})
+    report(RunCreated(run=run.name, path=str(run.path)))
     return run, problem, engine
 
 
 def run_search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None:
-    """Search `run` from where it stands to its end, as its only process; lets go of the engine."""
+    """Search `run` from its last stored state to the end, under its lock; closes the engine."""
     try:
         with run.lock():
             run.write_engine_facts({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})

@@ -1,56 +1,58 @@
-"""What both schedules share: the row an outcome becomes, what an optimiser is told, the record of progress."""
+"""Recording of evaluations and generations, shared by both schedules."""
 
 import json
 from typing import Any
 
 import numpy as np
 
-from blendsearch.engine.base import Engine
 from blendsearch.errors import EvaluateError
+from blendsearch.events import DenseEvaluated, Evaluated, EvaluationReport, GenerationDone, Resumed
 from blendsearch.fitness.evaluator import Outcome, Request, make_request
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import compute_hypervolume, select_evaluated, select_front
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.store import Store
 
 NOISE = 1e-3
-"""Losses of one network that differ by more, of a person's own judgement, are worth a warning."""
+"""Relative difference between two losses of one network, by a user-defined `evaluate=`, that causes a warning."""
 
 
-def evaluate_dense(problem: Problem, engine: Engine, store: Store, report: Reporter) -> None:
-    """Judge the dense network on the validation images, as evaluation 0."""
+def evaluate_dense(session: SearchSession) -> None:
+    """Evaluate the dense network on the validation images as evaluation 0, unless the store has it."""
+    problem, store = session.problem, session.store
     whole = problem.structure.maps.make_unpruned_cut()
     evaluation_request = make_request(whole, "raw", problem.config.seed)
     if all(row.origin != DENSE for row in store.read_evaluations()):
         outcome = load_inherited_outcomes(store, "raw").get(evaluation_request.digest)
         if outcome is None:
-            engine.submit(evaluation_request)
-            (outcome,) = engine.iter_outcomes()
+            session.engine.submit(evaluation_request)
+            (outcome,) = session.engine.iter_outcomes()
         candidate = Candidate(problem.decoder.space.make_equal_blend(), whole, evaluation_request.digest, DENSE)
         row = make_row(0, candidate, {}, 0, evaluation_request, outcome, problem)
         store_row(row, outcome, store)
         if outcome.failure:
-            report("warning", {"text": f"the dense network could not be judged: {outcome.failure}"})
+            session.warn(f"the dense network could not be evaluated: {outcome.failure}")
         known = problem.dense_loss
         if known is not None and not outcome.failure and abs(known - outcome.loss) > NOISE * max(1, abs(known)):
-            text = (
-                f"one and the same network was judged twice, with losses {known:.4g} and {outcome.loss:.4g}: "
-                "evaluate= is noisy, and networks that differ by less cannot be told apart"
+            session.warn(
+                f"two evaluations of one network gave losses {known:.4g} and {outcome.loss:.4g}: evaluate= is noisy, "
+                "and smaller differences between networks mean nothing"
             )
-            report("warning", {"text": text})
-        report("dense", {**describe_row(row, problem), "tells_error": problem.has_error})
+        facts = vars(describe_row(row, problem))
+        session.report(DenseEvaluated(**facts, tells_error=problem.has_error))
 
 
 def load_inherited_outcomes(store: Store, fidelity: str) -> dict[str, Outcome]:
-    """By digest, what a fork need not judge again: the outcomes at `fidelity` of the run it was forked from."""
+    """Load by digest the outcomes at `fidelity` that a fork inherited from its parent and need not evaluate again."""
     return {
         item.digest: Outcome(
             item.digest,
             np.nan if item.loss is None else item.loss,
             np.nan if item.error is None else item.error,
-            0.0,  # here it costs nothing
+            0.0,  # costs this run nothing
             item.failure,
             item.seed,
         )
@@ -68,7 +70,7 @@ def make_row(
     outcome: Outcome,
     problem: Problem,
 ) -> Evaluation:
-    """What the store keeps of `outcome`; `described` is the candidate's genome for a reader."""
+    """Make the row that the store keeps of `outcome`; `genome_values` is the candidate's genome as JSON values."""
     counts = problem.structure.maps.count_kept(candidate.cut)
     oracle = problem.structure.oracle
     return Evaluation(
@@ -90,55 +92,66 @@ def make_row(
 
 
 def store_row(row: Evaluation, outcome: Outcome, store: Store, asked: int = 0) -> None:
-    """Store `row` for good, and what else a person's own judgement said; see `Store.add` for `asked`."""
+    """Store `row` and further metrics of a user-defined `evaluate=`; see `Store.add` for `asked`."""
     store.add(row, asked)
     if outcome.extra_metrics:
         store.add_extra_metrics(row.digest, row.fidelity, outcome.extra_metrics)
 
 
 def make_candidate_result(candidate: Candidate, row: Evaluation, problem: Problem) -> CandidateResult | None:
-    """What an optimiser is told; None where there are no numbers."""
+    """Make the result that the optimizer receives; None where the evaluation failed."""
     if row.failure:
         return None
     return CandidateResult(candidate.genome, problem.compute_objectives(row), row.digest, candidate.origin)
 
 
-def describe_row(row: Evaluation, problem: Problem) -> dict[str, Any]:
-    """What is reported of an evaluation."""
+def describe_row(row: Evaluation, problem: Problem) -> EvaluationReport:
+    """Describe an evaluation for its event."""
     dense = problem.structure.oracle.dense
-    return {
-        "id": row.id,
-        "origin": row.origin,
-        "loss": row.loss,
-        "error": row.error,
-        "macs_ratio": row.macs / dense["macs"],
-        "params_ratio": row.params / dense["params"],
-        "seconds": row.seconds,
-        "failure": row.failure,
-    }
+    return EvaluationReport(
+        id=row.id,
+        origin=row.origin,
+        loss=row.loss,
+        error=row.error,
+        macs_ratio=row.macs / dense["macs"],
+        params_ratio=row.params / dense["params"],
+        seconds=row.seconds,
+        failure=row.failure,
+    )
 
 
-def describe_progress(asked: int, generation: int, problem: Problem, store: Store) -> dict[str, Any]:
-    """What is reported of where a search stood that goes on."""
+def report_evaluation(row: Evaluation, session: SearchSession) -> None:
+    """Report an evaluation, with the load of the engine."""
+    facts, engine = vars(describe_row(row, session.problem)), session.engine
+    session.report(Evaluated(**facts, busy=engine.busy_workers, workers=engine.workers))
+
+
+def describe_progress(asked: int, generation: int, session: SearchSession) -> Resumed:
+    """Describe the point at which a search resumes, after `asked` evaluations."""
+    problem, store = session.problem, session.store
     best = min(select_evaluated(store.read_evaluations()), key=lambda row: (row.loss, row.id), default=None)
-    return {
-        "evaluations": asked,
-        "generation": generation,
-        "best": None if best is None else describe_row(best, problem),
-        "hypervolumes": [item["summary"]["hypervolume"] for item in store.read_generations()],
-        "tells_error": problem.has_error,
-    }
+    return Resumed(
+        evaluations=asked,
+        generation=generation,
+        best=None if best is None else describe_row(best, problem),
+        hypervolumes=[item["summary"]["hypervolume"] for item in store.read_generations()],
+        tells_error=problem.has_error,
+    )
 
 
-def record_generation(generation: int, wall: float, problem: Problem, store: Store, report: Reporter) -> None:
-    """Record and report what a generation found; in a steady search, what came back since the last one."""
+def record_generation(generation: int, wall: float, session: SearchSession) -> None:
+    """Store and report the result of a generation, or of `population` evaluations of a steady search.
+
+    `wall` is its duration in seconds. Raises EvaluateError where no network of the run has been evaluated successfully.
+    """
+    problem, store = session.problem, session.store
     rows = store.read_evaluations()
     mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
     valid = select_evaluated(rows)
     if mine and not valid:
         raise EvaluateError(
-            f"none of the first {len(mine)} networks could be judged, the last because: {mine[-1].failure}; see to "
-            "that, and search anew"
+            f"none of the first {len(mine)} networks could be evaluated, the last because: {mine[-1].failure}; fix "
+            "that and start a new search"
         )
     summary: dict[str, Any] = {
         "front": len(select_front(valid, problem.compute_costs)),
@@ -147,17 +160,17 @@ def record_generation(generation: int, wall: float, problem: Problem, store: Sto
     }
     store.add_generation(generation, len(mine), sum(row.seconds for row in mine), wall, summary)
     done = sum(row.origin != DENSE for row in rows)
-    report("generation", {"generation": generation, "evaluations": done, "seconds": wall, **summary})
+    session.report(GenerationDone(generation=generation, evaluations=done, seconds=wall, **summary))
 
 
-def warn_of_baselines(count: int, evaluations: int, report: Reporter) -> None:
-    """Say so where the baselines leave the search little to do."""
+def warn_of_baselines(count: int, session: SearchSession) -> None:
+    """Warn where `count` baselines take most of the evaluations."""
+    evaluations = session.problem.config.search.evaluations
     if 2 * count > evaluations:
-        text = f"{count} baselines take most of {evaluations} evaluations: name fewer in criteria.pool"
-        report("warning", {"text": text})
+        session.warn(f"{count} baselines take most of {evaluations} evaluations: name fewer in criteria.pool")
 
 
-def warn_of_exhaustion(problem: Problem, report: Reporter) -> None:
-    """Say that there is nothing left to ask for; a method that brings its networks along need not be told."""
-    if problem.config.method not in ("torch-pruning", "depthwise", "sensitivity", "derived", "tailored"):
-        report("warning", {"text": "the search space is used up: every reachable cut has been evaluated"})
+def warn_of_exhaustion(session: SearchSession) -> None:
+    """Warn that every reachable cut was evaluated, unless the method has a fixed set of networks."""
+    if session.problem.config.method not in ("torch-pruning", "depthwise", "sensitivity", "derived", "tailored"):
+        session.warn("the search space is used up: every reachable cut has been evaluated")

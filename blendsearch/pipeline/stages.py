@@ -1,18 +1,19 @@
-"""Cheap first, dear later: the best are judged again, then fine-tuned for long; one look at the test images; timing.
+"""Stages after the search: promotion to a higher fidelity, long fine-tunes, test accuracy, latency.
 
-Where networks were judged again, what was found is chosen among these, by that judgement.
+The final result is chosen among the promoted networks, by their higher-fidelity evaluations, where there are any.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from blendsearch.engine.base import Engine
+from blendsearch.events import FinalTrained, LatenciesMeasured, Promoted, Tested
 from blendsearch.fitness.evaluator import EvaluationSplit, make_request
 from blendsearch.fitness.latency_benchmark import measure_latencies
 from blendsearch.pipeline.problem.costs import describe_conditions, make_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.origin import DENSE, EVOLVED
 from blendsearch.runs.pareto import (
     find_knee,
@@ -22,19 +23,16 @@ from blendsearch.runs.pareto import (
     select_highest_fidelity,
 )
 from blendsearch.runs.records import Evaluation, FinalResult, Latency, Promotion, TestResult
-from blendsearch.runs.run import Run
-from blendsearch.runs.store import Store
 from blendsearch.structure.groups import unpack_cut
 
 MAX_WEIGHT_BYTES = 2**30
-"""Weights of judged networks that a run directory holds at most."""
+"""Upper limit of the stored weights of a run directory, in bytes."""
 
 
 def select_promotions(rows: Sequence[Evaluation], problem: Problem) -> list[Evaluation]:
-    """The networks that are judged again: the best `promote.share`, then the best controls.
+    """Select the best `promote.share` of the networks, and the best baselines, for evaluation at a higher fidelity.
 
-    At one budget the best by the search's objectives; over a span the front, then what is the front without these, and
-    so on.
+    At one budget, they are ordered by the search's objectives; over a span of budgets, by successive fronts.
     """
     valid = select_evaluated(rows)
     count = round(problem.config.promote.share * len(valid))
@@ -52,11 +50,12 @@ def select_promotions(rows: Sequence[Evaluation], problem: Problem) -> list[Eval
     return list({row.digest: row for row in [*best[:count], *select_best_baselines(valid)]}.values())
 
 
-def promote(problem: Problem, engine: Engine, store: Store, report: Reporter) -> None:
-    """Judge the promoted networks again, on validation images; those that were stay.
+def promote(session: SearchSession) -> None:
+    """Evaluate the promoted networks again on validation images; stored results stay.
 
-    On other images than the search's, the dense network too, so that the others can be set beside it.
+    Where these are not the search's images, the dense network is evaluated on them too, for comparison.
     """
+    problem, store = session.problem, session.store
     config = problem.config.promote
     split: EvaluationSplit = "unused" if config.images == "unused" else "val"
     rows, done = store.read_evaluations(), {item.digest for item in store.read_promotions()}
@@ -67,20 +66,20 @@ def promote(problem: Problem, engine: Engine, store: Store, report: Reporter) ->
     for row in chosen:
         if row.digest not in done:
             cut = unpack_cut(row.cut, problem.structure.maps.channels)
-            engine.submit(make_request(cut, fidelities[row.digest], problem.config.seed, split))
-    for outcome in engine.iter_outcomes():
+            session.engine.submit(make_request(cut, fidelities[row.digest], problem.config.seed, split))
+    for outcome in session.engine.iter_outcomes():
         fidelity = fidelities[outcome.digest]
         if outcome.failure:
-            report("warning", {"text": f"judging {outcome.digest[:8]} again failed: {outcome.failure}"})
+            session.warn(f"evaluating {outcome.digest[:8]} again failed: {outcome.failure}")
             continue
         store.add_promotion(Promotion(outcome.digest, fidelity, outcome.loss, outcome.error, outcome.seconds))
-        report("promoted", {"done": len(store.read_promotions()), "of": len(chosen)})
+        session.report(Promoted(done=len(store.read_promotions()), of=len(chosen)))
 
 
 def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], problem: Problem) -> list[Evaluation]:
-    """The networks that are fine-tuned for long: `finals.picks` found ones, then the best controls.
+    """Select the networks for long fine-tuning: `finals.picks` of the search, then the best baselines.
 
-    At one budget the best by their dearest judgement; over a span of budgets evenly along the front.
+    At one budget, these are the best by their highest-fidelity evaluation; over a span, evenly along the front.
     """
     count = problem.config.finals.picks
     if not count:
@@ -95,15 +94,16 @@ def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], p
         others = [row for row in select_evaluated(rows) if row.digest not in again]
         # the paper's picks come from its population, where no control stands
         found = [row for row in [*valid, *others] if row.origin == EVOLVED or problem.config.method != "cfbs"]
-        # what was not judged again was worse than what was
+        # a network that was not promoted was worse than every promoted one
         order = sorted(found, key=lambda row: (row.digest not in again, *problem.compute_objectives(row), row.id))
         best = order[:count]
     unique = {row.digest: row for row in [*best, *select_best_baselines(valid)]}
     return list(unique.values())
 
 
-def run_finals(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> None:
-    """Fine-tune the picks on every seed, keep their weights in the run directory, and judge them; done ones stay."""
+def run_finals(session: SearchSession) -> None:
+    """Fine-tune the finals on every seed, evaluate them, and save their weights; stored results stay."""
+    problem, store = session.problem, session.store
     config = problem.config
     done = {(item.digest, item.repeat) for item in store.read_finals()}
     asked: dict[tuple[str, int], int] = {}
@@ -112,25 +112,23 @@ def run_finals(run: Run, problem: Problem, engine: Engine, store: Store, report:
         cut = unpack_cut(row.cut, problem.structure.maps.channels)
         for repeat in range(config.finals.seeds):
             if (row.digest, repeat) not in done:
-                evaluation_request = make_request(cut, "final", config.seed, "both", repeat)._replace(
-                    return_weights=True
-                )
-                asked[evaluation_request.digest, evaluation_request.seed] = repeat
-                engine.submit(evaluation_request)
-    for outcome in engine.iter_outcomes():
+                request = make_request(cut, "final", config.seed, "both", repeat)._replace(return_weights=True)
+                asked[request.digest, request.seed] = repeat
+                session.engine.submit(request)
+    for outcome in session.engine.iter_outcomes():
         repeat = asked[outcome.digest, outcome.seed]
         if outcome.failure or outcome.test is None or outcome.weights is None:
-            report("warning", {"text": f"fine-tuning {outcome.digest[:8]} failed: {outcome.failure}"})
+            session.warn(f"fine-tuning {outcome.digest[:8]} failed: {outcome.failure}")
             continue
-        run.save_weights(outcome.digest, repeat, outcome.weights)
-        store.add_final(
-            FinalResult(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds)
-        )
-        report("final", {"done": len(store.read_finals()), "of": len(chosen) * config.finals.seeds})
+        session.run.save_weights(outcome.digest, repeat, outcome.weights)
+        result = FinalResult(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds)
+        store.add_final(result)
+        session.report(FinalTrained(done=len(store.read_finals()), of=len(chosen) * config.finals.seeds))
 
 
-def measure_reported_latencies(problem: Problem, store: Store, report: Reporter) -> None:
-    """Measure the latency of every network that is reported, once, where latency is budgeted."""
+def measure_reported_latencies(session: SearchSession) -> None:
+    """Measure the latency of every reported network once, where latency is budgeted."""
+    problem, store = session.problem, session.store
     config = problem.config.budget
     if "latency" not in config.get_spans():
         return
@@ -149,12 +147,13 @@ def measure_reported_latencies(problem: Problem, store: Store, report: Reporter)
         "latency", maps.count_kept(np.array(cuts).reshape(-1, maps.channels))
     )
     slower = int((seconds[:, 1] / seconds[:, 0] > np.where(charged < 1, charged, np.inf)).sum())
-    facts = {"networks": len(cuts), "slower": slower, "where": describe_conditions(problem.model, config)}
-    report("latencies", facts)
+    where = describe_conditions(problem.model, config)
+    session.report(LatenciesMeasured(networks=len(cuts), slower=slower, where=where))
 
 
-def evaluate_on_test_set(problem: Problem, engine: Engine, store: Store, report: Reporter) -> None:
-    """The one look at the test images, where there are any: the dense network, the best baselines, and the front."""
+def evaluate_on_test_set(session: SearchSession) -> None:
+    """Evaluate the dense network, the best baselines and the front on the test images, once, where there are any."""
+    problem, store = session.problem, session.store
     if not problem.evaluator.recipe.task.is_testable:
         return
     rows = store.read_evaluations()
@@ -166,20 +165,21 @@ def evaluate_on_test_set(problem: Problem, engine: Engine, store: Store, report:
     for digest, row in subjects.items():
         if digest not in done:
             cut = unpack_cut(row.cut, problem.structure.maps.channels)
-            engine.submit(make_request(cut, row.fidelity, problem.config.seed, "test"))
-    for outcome in engine.iter_outcomes():
+            session.engine.submit(make_request(cut, row.fidelity, problem.config.seed, "test"))
+    for outcome in session.engine.iter_outcomes():
         if outcome.failure:
-            report("warning", {"text": f"testing {outcome.digest[:8]} failed: {outcome.failure}"})
+            session.warn(f"testing {outcome.digest[:8]} failed: {outcome.failure}")
         else:
             store.add_test(outcome.digest, TestResult(outcome.loss, outcome.error))
-            report("tested", {"digest": outcome.digest, "done": len(store.read_tests()), "of": len(subjects)})
+            session.report(Tested(digest=outcome.digest, done=len(store.read_tests()), of=len(subjects)))
 
 
-def save_front_weights(run: Run, problem: Problem, engine: Engine, store: Store, report: Reporter) -> None:
-    """Keep the weights of the front where the network lives in Python: a command line could not make them again.
+def save_front_weights(session: SearchSession) -> None:
+    """Save the weights of the front where the network exists only in Python, since the command line cannot rebuild it.
 
-    The best first, then the knee, then the others, until `KEPT_BYTES` are full.
+    The best network comes first, then the knee, then the others, up to `MAX_WEIGHT_BYTES`.
     """
+    run, problem, store = session.run, session.problem, session.store
     found = select_front(
         select_highest_fidelity(store.read_evaluations(), store.read_promotions()), problem.compute_costs
     )
@@ -191,9 +191,9 @@ def save_front_weights(run: Run, problem: Problem, engine: Engine, store: Store,
         left -= 4 * row.params
         if left >= 0 and not run.has_weights(row.digest, None):
             cut = unpack_cut(row.cut, problem.structure.maps.channels)
-            engine.submit(make_request(cut, row.fidelity, problem.config.seed)._replace(return_weights=True))
-    for outcome in engine.iter_outcomes():
+            session.engine.submit(make_request(cut, row.fidelity, problem.config.seed)._replace(return_weights=True))
+    for outcome in session.engine.iter_outcomes():
         if outcome.failure or outcome.weights is None:
-            report("warning", {"text": f"keeping {outcome.digest[:8]} failed: {outcome.failure}"})
+            session.warn(f"saving weights of {outcome.digest[:8]} failed: {outcome.failure}")
         else:
             run.save_weights(outcome.digest, None, outcome.weights)

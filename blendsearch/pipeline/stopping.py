@@ -1,4 +1,4 @@
-"""When a search ends before its evaluations are used up: when its time is over, or when it no longer gets better."""
+"""Stop rules: end a search early when its time is over, or when it no longer improves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from blendsearch.runs.config.schema import SearchConfig
 
 LEAST_GAIN = 1e-6
-"""What the hypervolume must grow by, or the best loss fall by, to count as better."""
+"""Least growth of the hypervolume, or fall of the best loss, that counts as an improvement."""
 
 
 def find_stop_reason(config: SearchConfig, generations: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the search ends after these `generations` (as the store lists them), in words; None while it goes on.
+    """Return the reason to stop after these `generations` (rows of the store), or None.
 
-    Time is the wall time of all generations, before and after an interruption; the last one is always finished.
+    Time is the wall time of all generations, before and after an interruption. A generation is always finished.
     """
     spent = sum(item["wall"] for item in generations)
     if config.seconds is not None and spent >= config.seconds:

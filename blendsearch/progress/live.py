@@ -1,4 +1,4 @@
-"""The live view at the foot of a terminal: where the search is, what it has, how long it will take."""
+"""Live view at the foot of a terminal: activity, results so far, time left."""
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -31,7 +31,7 @@ class LiveView:
 
 
 def render_state(state: ProgressState, width: int = 80) -> RenderableType:
-    """The state as lines of text, labels left."""
+    """Render the state as lines of text, labels on the left."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
@@ -49,15 +49,15 @@ def render_state(state: ProgressState, width: int = 80) -> RenderableType:
 
 
 def list_state_rows(state: ProgressState) -> list[tuple[str, str]]:
-    """What is known of the search, as pairs of a label and a text."""
+    """List the state of the search as pairs of a label and a text."""
     found = []
     if state.done or state.generation:
         counts = [f"{state.done} done", f"{state.cached} from the store", f"{state.failed} failed"]
         found.append(("evaluations", f"generation {state.generation + 1}: " + ", ".join(counts)))
     if (best := state.best) is not None:
-        accuracy = f", accuracy {1 - best['error']:.2%}" if state.has_accuracy else ""
-        spent = f"{best['macs_ratio']:.2%} of MACs, {best['params_ratio']:.2%} of params"
-        found.append(("best in budget", f"network {best['id']}: loss {best['loss']:.4f}{accuracy}, {spent}"))
+        accuracy = f", accuracy {1 - (best.error or 0.0):.2%}" if state.has_accuracy else ""
+        spent = f"{best.macs_ratio:.2%} of MACs, {best.params_ratio:.2%} of params"
+        found.append(("best in budget", f"network {best.id}: loss {best.loss:.4f}{accuracy}, {spent}"))
     if state.hypervolumes:
         found.append(("hypervolume", f"{format_trend(state.hypervolumes)} {state.hypervolumes[-1]:.4f}"))
     if state.workers:
@@ -68,7 +68,7 @@ def list_state_rows(state: ProgressState) -> list[tuple[str, str]]:
 
 
 def format_trend(values: list[float]) -> str:
-    """The last values as a row of bars, from their least to their most."""
+    """Format the last values as a row of bars, from their lowest to their highest."""
     shown = values[-TREND_LENGTH:]
     low, high = min(shown), max(shown)
     if high == low:
@@ -77,7 +77,7 @@ def format_trend(values: list[float]) -> str:
 
 
 def format_time_left(state: ProgressState) -> str:
-    """How long the search will take yet, for a reader; empty where that is not known."""
+    """Format the time left; "" where it is unknown."""
     seconds = state.estimate_seconds_left()
     if seconds is None:
         return ""

@@ -1,12 +1,12 @@
-"""The same view in a notebook: one output that is drawn anew, and nothing to install for it."""
+"""Progress view of a notebook: one output cell that is redrawn."""
 
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
+from blendsearch.events import Event, Interrupted, Warned
 from blendsearch.progress.live import format_time_left, list_state_rows
 from blendsearch.progress.state import ProgressState
 
@@ -15,14 +15,14 @@ REDRAW_SECONDS = 0.3
 
 
 def is_notebook() -> bool:
-    """Whether output goes to a notebook's cell."""
+    """Return True where output goes to a notebook cell."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class NotebookProgress:
-    """Hears a search's events and shows how it stands in the cell that started it; warnings stay below the bar."""
+    """Progress of a search in the cell that started it; warnings stay below the bar."""
 
     def __init__(self, evaluations: int) -> None:
         self._state = ProgressState(evaluations)
@@ -30,17 +30,17 @@ class NotebookProgress:
         self._drawn_at = float("-inf")
         self._handle: Any = None
 
-    def __call__(self, kind: str, facts: Mapping[str, Any]) -> None:
-        self._state.update(kind, facts)
-        if kind == "warning":
-            self._messages.append(f"warning: {facts['text']}")
-        elif kind == "interrupted":
-            self._messages.append(f"stopped; continue with: {facts['how']}")
-        if time.monotonic() - self._drawn_at >= REDRAW_SECONDS or kind in ("warning", "interrupted"):
+    def __call__(self, event: Event) -> None:
+        self._state.update(event)
+        if isinstance(event, Warned):
+            self._messages.append(f"warning: {event.text}")
+        elif isinstance(event, Interrupted):
+            self._messages.append(f"stopped; resume with: {event.how}")
+        if time.monotonic() - self._drawn_at >= REDRAW_SECONDS or isinstance(event, Warned | Interrupted):
             self._draw()
 
     def close(self) -> None:
-        """Draw how it ended."""
+        """Draw the final state."""
         self._draw()
 
     def _draw(self) -> None:
@@ -55,7 +55,7 @@ class NotebookProgress:
 
 
 def render_html(state: ProgressState, messages: list[str]) -> str:
-    """The state as HTML: a progress bar and a small table."""
+    """Render the state as HTML: a progress bar and a small table."""
     done, whole = state.phase_progress if state.phase_progress is not None else (state.done, state.total)
     count = "" if whole == 1 else f"{done:g} of {whole:g}"
     rows = Markup("").join(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from blendsearch.events import ignore_event
 from blendsearch.pipeline.problem.inputs import UserInputs
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
@@ -106,7 +107,7 @@ class SearchRun:
         plan_comparison(self.run, named, seeds)
         report = make_progress(self.run.config) if progress else None
         try:
-            compare(self.run, named, seeds, self.run.config.engine, report or (lambda kind, facts: None), self.inputs)
+            compare(self.run, named, seeds, self.run.config.engine, report or ignore_event, self.inputs)
         finally:
             if report is not None:
                 report.close()

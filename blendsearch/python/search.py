@@ -1,21 +1,21 @@
 """The functions search, resume, fork and open: a search for a network and data that are Python objects."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from blendsearch.engine.factory import check_engine, start_engine
+from blendsearch.events import Interrupted, Reporter, RunCreated, ignore_event
 from blendsearch.pipeline.fork import fork as forked
 from blendsearch.pipeline.fork import make_fork_config
 from blendsearch.pipeline.launch import run_search, set_up_run
 from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs, unwrap_compiled
 from blendsearch.pipeline.problem.persistence import restore
-from blendsearch.pipeline.problem.problem import Reporter
 from blendsearch.progress import Progress, make_progress
 from blendsearch.python.arguments import (
     collect_user_data,
@@ -153,7 +153,7 @@ def fork(
     name = name or find_free_name(folder, f"{run.name}-fork")
     with _open_reporter(progress, config, folder / name, run.inputs) as report, seed_rngs(config.seed):
         made = forked(run.run, folder, name, overrides, _get_command(), report, run.inputs)
-        report("run", {"run": made.run.name, "path": str(made.run.path)})
+        report(RunCreated(run=made.run.name, path=str(made.run.path)))
         engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
         run_search(made.run, made.problem, engine, report)
     return SearchRun(made.run, run.inputs, made.problem)
@@ -177,7 +177,7 @@ def _get_command() -> list[str]:
 def _open_reporter(progress: bool | Reporter, config: Config, path: Path, inputs: UserInputs) -> Iterator[Reporter]:
     """Open a reporter for a search. An interruption prints how to resume, and passes through."""
     shown: Progress | None = None
-    report: Callable[[str, Mapping[str, Any]], None] = _ignore_event
+    report: Reporter = ignore_event
     if progress is True:
         report = shown = make_progress(config)
     elif callable(progress):
@@ -189,13 +189,9 @@ def _open_reporter(progress: bool | Reporter, config: Config, path: Path, inputs
         if shown is not None and (path / "run.json").exists():
             again = [item for item, held in (("model=", inputs.model), ("data=", inputs.data)) if held is not None]
             again += [f"{item}=" for item in inputs.task.get_function_names()]
-            shown("interrupted", {"how": f"blendsearch.resume({str(path)!r}, {', '.join(again)})"})
+            shown(Interrupted(how=f"blendsearch.resume({str(path)!r}, {', '.join(again)})"))
         raise
     finally:
         torch.set_num_threads(threads)
         if shown is not None:
             shown.close()
-
-
-def _ignore_event(kind: str, facts: Mapping[str, Any]) -> None:
-    """Ignore an event."""

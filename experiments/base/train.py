@@ -10,13 +10,12 @@ then the ones that were set aside here.
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from blendsearch.events import BaseTrained, Event
 from blendsearch.fitness.device import resolve_device
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.fitness.recovery import Recipe
@@ -41,8 +40,9 @@ def main() -> None:
     precision = config.fitness.precision
     assert config.model.train is not None, "the config has no model.train"
 
-    def said(kind: str, facts: Mapping[str, Any]) -> None:
-        print(f"{facts['done']:.0%} done, loss {facts['loss']:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+    def said(event: Event) -> None:
+        assert isinstance(event, BaseTrained)
+        print(f"{event.done:.0%} done, loss {event.loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
     train_base(model.to(device), splits, config.model.train, precision, device, config.seed, said)
     recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)

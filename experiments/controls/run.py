@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from blendsearch.errors import RunError
+from blendsearch.events import ignore_event
 from blendsearch.pipeline.control_runs import CONTROLS, plan_comparison, run_control
 from blendsearch.runs.run import open_run
 
@@ -68,7 +69,7 @@ def searched(runs: Path, name: str, arguments: argparse.Namespace) -> None:
     run = open_run(runs, name)
     for control_name, config in plan_comparison(run, arguments.controls.split(","), arguments.seeds):
         try:
-            run_control(run, control_name, config, config.engine, lambda kind, facts: None)
+            run_control(run, control_name, config, config.engine, ignore_event)
         except RunError as error:
             print(f"lane {arguments.lane} leaves {control_name} to another: {error}", flush=True)
             continue

@@ -20,10 +20,12 @@ from pathlib import Path
 
 import torch
 
+from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.builder import build_problem
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
 
 HERE = Path(__file__).parent
@@ -45,7 +47,7 @@ def main() -> None:
     if not (asked.work / "cifar10-test.npz").exists():
         subprocess.run([sys.executable, asked.shared / "unpack.py", "cifar10", asked.work], check=True)
     os.environ |= {"SHARED": str(asked.shared.resolve()), "DATA": str(asked.work.resolve())}
-    problem = prepare(load_config(HERE / "depthwise-resnet56.yaml", SETTINGS), lambda *_: None)
+    problem = build_problem(load_config(HERE / "depthwise-resnet56.yaml", SETTINGS), ignore_event)
     rows: list[dict] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
 
     def judge(budget: float, name: str, genome: object, fit: str, evaluator: Evaluator, fidelity: str) -> None:

@@ -15,12 +15,13 @@ from structures import Odd, random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
+from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.recovery import Recipe
 from blendsearch.fitness.refit import extract_patches
 from blendsearch.fitness.training import Schedule
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import prepare
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
@@ -208,7 +209,7 @@ def asked(cuts: list[Cut]) -> list:
 
 def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Path) -> None:
     quick["fitness"]["repair"] = "refit"
-    problem = prepare(parse_config(quick, "here"), lambda *_: None)
+    problem = build_problem(parse_config(quick, "here"), ignore_event)
     item = make_request(random_cut(problem.structure.maps, 0.5, 0), "recalibrated", 0)
     first = problem.evaluator.evaluate(item)
     bare = dataclasses.replace(problem.evaluator, refitter=None).evaluate(item)

@@ -94,8 +94,8 @@ def repeated(folder: Path) -> int:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in a shell's background
     torch.set_num_threads(1)
-    import blendsearch.pipeline.problem.problem as setting
     from blendsearch.cli.main import main
+    from blendsearch.pipeline.problem import assembly
 
-    setting.Evaluator = Faulty  # type: ignore[misc]
+    assembly.Evaluator = Faulty  # type: ignore[misc]
     main(sys.argv[1:])

@@ -1,5 +1,6 @@
 """Named allocations: what they find where the answer is known, and the one door through which searches use them."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,12 @@ from blendsearch.blend.allocation_rules import (
 from blendsearch.cli.main import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import ConfigError
+from blendsearch.events import ignore_event
 from blendsearch.pipeline.methods.sensitivity import Curve, find_widths, make_curve, measure_sensitivity
 from blendsearch.pipeline.optimizers.baselines import make_baselines
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import prepare
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import open_run
 from blendsearch.structure.groups import unpack_cut
@@ -128,12 +131,12 @@ def test_widths_allow_every_group_the_same_drop() -> None:
 
 def test_sensitivity_takes_first_what_is_provably_useless(quick: dict[str, Any], useless: Path, tmp_path: Path) -> None:
     config = parse_config(quick_on(quick, useless, method="sensitivity", budget={"macs": 0.75}), "test")
-    problem = prepare(config, lambda kind, facts: None)
+    problem = build_problem(config, ignore_event)
     run = record(problem, tmp_path, "one", [])
     store = run.open_store()
-    heard: list[Any] = []
-    engine = LocalEngine(problem.evaluator)
-    fixed = measure_sensitivity(problem, engine, store, lambda kind, facts: heard.append(facts))
+    events: list[Any] = []
+    session = SearchSession(run, problem, LocalEngine(problem.evaluator), store, events.append)
+    fixed = measure_sensitivity(session)
     names = [group.name for group in problem.structure.maps.groups]
     inner = next(number for number, name in enumerate(names) if name.startswith("inner"))
     for ratio in (0.9, 0.75):
@@ -143,9 +146,9 @@ def test_sensitivity_takes_first_what_is_provably_useless(quick: dict[str, Any],
         assert np.argmax(gone) == inner and gone[inner] > 2 * np.delete(gone, inner).max()
     # everything that was measured is stored: the whole network and three widths of every group, none of them twice
     probes = store.read_probes()
-    assert len(probes) == heard[-1]["of"] == 1 + 3 * len(names)
+    assert len(probes) == events[-1].of == 1 + 3 * len(names)
     assert len({item.loss for item in probes if item.subject in ("dense", names[inner])}) == 1
-    again = measure_sensitivity(problem, _NoEngine(), store, lambda kind, facts: None)
+    again = measure_sensitivity(dataclasses.replace(session, engine=_NoEngine()))
     assert (
         again.widths(problem.structure.oracle, {"macs": 0.6}) == fixed.widths(problem.structure.oracle, {"macs": 0.6})
     ).all()

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from blendsearch.blend.allocation import allocate, make_widths
 from blendsearch.cli.main import main
 from blendsearch.errors import BudgetError, ConfigError
+from blendsearch.events import ignore_event
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
-from blendsearch.pipeline.problem import problem as setting
+from blendsearch.pipeline.problem.builder import build_problem
+from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.config.loading import load_config
 from blendsearch.runs.records import Latency
 from blendsearch.runs.run import open_run
@@ -135,7 +137,7 @@ def test_a_search_is_held_to_all_four_budgets_and_reports_them(
     path.write_text(yaml.safe_dump(quick | {"budget": budget}))
     changes = ["--set", "search.evaluations=12", "--set", "criteria.pool=[l1, apoz]"]
     for place in ("blendsearch.fitness.latency_benchmark", "blendsearch.pipeline.stages"):
-        monkeypatch.setattr(f"{place}.measured", known_machine)
+        monkeypatch.setattr(f"{place}.measure_latencies", known_machine)
     main(["search", str(path), "--runs", str(tmp_path), "--name", "four", *changes])
     said = capsys.readouterr().out
     assert "% of memory" in said and "% of latency" in said and "held-out cuts" in said
@@ -152,9 +154,9 @@ def test_a_search_is_held_to_all_four_budgets_and_reports_them(
 
     run = open_run(tmp_path, "four")
     assert run.structure["latency"]["held_out"] == 10
-    monkeypatch.setattr("blendsearch.pipeline.problem.costs.latency_model", None)  # resuming measures nothing
-    monkeypatch.setattr("blendsearch.pipeline.problem.costs.peak_memory", None)
-    oracle = setting.restore(run).decoder.oracle
+    monkeypatch.setattr("blendsearch.pipeline.problem.costs.build_latency_model", None)  # resuming measures nothing
+    monkeypatch.setattr("blendsearch.pipeline.problem.costs.trace_peak_memory", None)
+    oracle = restore(run).decoder.oracle
     assert oracle.dense == run.structure["dense"]
     row = run.open_store(read_only=True).read_evaluations()[-1]
     assert row.macs / oracle.dense["macs"] <= 0.7
@@ -170,7 +172,7 @@ def test_a_latency_out_of_reach_is_refused_with_the_range_before_there_is_a_run(
     assert "% of the dense latency: reachable is" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     with pytest.raises(BudgetError, match="reachable is"):
-        setting.prepare(load_config(path, ["budget.memory=0.001"]), lambda kind, facts: None)
+        build_problem(load_config(path, ["budget.memory=0.001"]), ignore_event)
     with pytest.raises(ConfigError, match=r"leave out budget\.latency"):
         load_config(path, ["budget.keep=0.5"])
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from run_files import journal
 from blendsearch.cli.main import main
 from blendsearch.engine.base import Engine, submit_nothing
 from blendsearch.engine.local import LocalEngine
+from blendsearch.events import Event, ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline.loop import search
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.results.summary import summarize_run
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
@@ -70,7 +72,7 @@ class OutOfOrder:
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """Nothing is written down."""
 
-    def receive_event(self, kind: str, facts: Mapping[str, Any]) -> None:
+    def receive_event(self, event: Event) -> None:
         """Nothing is published."""
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ TREE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def prepared() -> Problem:
-    return prepare(parse_config(TREE, "test"), lambda kind, facts: None)
+    return build_problem(parse_config(TREE, "test"), ignore_event)
 
 
 def with_search(problem: Problem, **fields: Any) -> Problem:
@@ -106,7 +108,7 @@ def begun(problem: Problem, folder: Path, name: str) -> Run:
 def gone_through(run: Run, problem: Problem, engine: Engine) -> list[str]:
     """What was said."""
     said: list[str] = []
-    search(run, problem, engine, lambda kind, facts: said.append(f"{kind} {facts.get('text', '')}"))
+    search(run, problem, engine, lambda event: said.append(f"{event.kind} {getattr(event, 'text', '')}"))
     return said
 
 
@@ -203,7 +205,7 @@ def test_a_steady_search_keeps_every_worker_supplied(prepared: Problem, tmp_path
 
 def test_final_fine_tunes_are_all_given_out_at_once(tmp_path: Path) -> None:
     tree = TREE | {"search": {"evaluations": 14}, "finals": {"picks": 2, "seeds": 2, "tuning": {"epochs": 0.1}}}
-    problem = prepare(parse_config(tree, "test"), lambda kind, facts: None)
+    problem = build_problem(parse_config(tree, "test"), ignore_event)
     run, engine = begun(problem, tmp_path, "one"), OutOfOrder(problem, 4, 0)
     before_each: list[int] = []
     evaluate = engine.evaluator.evaluate
@@ -241,7 +243,7 @@ def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_wh
     # the optimizer draws otherwise from here on, as on a machine that rounds otherwise
     other = dataclasses.replace(problem, config=problem.config.model_copy(update={"seed": 1}))
     said = gone_through(run, other, LocalEngine(problem.evaluator))
-    assert any("the search goes on from what was judged" in text for text in said)
+    assert any("the search continues from the stored results" in text for text in said)
     rows = journal(run)
     assert set(before) <= set(rows) and max(row[0] for row in rows) == EVALUATIONS
     assert EVALUATIONS - 2 <= len({row[1] for row in rows}) == len(rows)

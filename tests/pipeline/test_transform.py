@@ -1,7 +1,6 @@
 """Searches that also decide which layers are decomposed: within budget, resumable, exported, and comparable."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from blendsearch.blend.genome import BASELINE_GENE, Genome, compute_bounds, comp
 from blendsearch.cli.main import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import BudgetError, ConfigError, ModelError
+from blendsearch.events import Evaluated, Event, ignore_event
 from blendsearch.pipeline.control_runs import plan_comparison
 from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.optimizers.baselines import make_baselines
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record, restore
-from blendsearch.pipeline.problem.problem import Problem, prepare
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.cost import count_macs
@@ -33,10 +34,6 @@ from blendsearch.structure.groups import unpack_cut
 
 LAYERS = ["stem.0", "inner.0", "outer.0", "down.0", "top.0"]
 IMAGE = torch.zeros(1, 1, 8, 8)
-
-
-def quiet(kind: str, facts: Mapping[str, Any]) -> None:
-    """Nobody listens."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +47,7 @@ def problem() -> Problem:
         "fitness": {"recalibration_images": 128, "device": "cpu"},
         "engine": {"threads": 1},
     }
-    return prepare(parse_config(tree, "here"), quiet)
+    return build_problem(parse_config(tree, "here"), ignore_event)
 
 
 @given(
@@ -138,18 +135,18 @@ def test_seeds_decompose_no_layer_all_layers_and_as_few_as_meet_the_budget(probl
 def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path, quick: dict[str, Any], optimizer: str) -> None:
     tree = quick | {"transform": "depthwise", "budget": {"macs": 0.3}}
     tree["search"] = {"evaluations": 36, "population": 8, "optimizer": optimizer}
-    first = prepare(parse_config(tree, "here"), quiet)
+    first = build_problem(parse_config(tree, "here"), ignore_event)
     whole, stopped = (record(first, tmp_path, name, []) for name in ("whole", "stopped"))
-    search(whole, first, LocalEngine(first.evaluator), quiet)
+    search(whole, first, LocalEngine(first.evaluator), ignore_event)
 
-    def stop(kind: str, facts: Mapping[str, Any]) -> None:
-        if kind == "evaluated" and facts["id"] == 30:
+    def stop(event: Event) -> None:
+        if isinstance(event, Evaluated) and event.id == 30:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         search(stopped, first, LocalEngine(first.evaluator), stop)
     again = restore(open_run(tmp_path, "stopped"))
-    search(stopped, again, LocalEngine(again.evaluator), quiet)
+    search(stopped, again, LocalEngine(again.evaluator), ignore_event)
     rows, others = rows_of(whole), rows_of(stopped)
     assert len(rows) == 37 and rows == others
     maps = first.structure.maps

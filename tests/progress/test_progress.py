@@ -11,11 +11,12 @@ from rich.console import Console
 from torch import nn
 
 import blendsearch as bs
+from blendsearch.events import Evaluated, Event, GenerationAsked, GenerationDone, Resumed, RunCreated
 from blendsearch.progress import TextProgress
 from blendsearch.progress.live import format_trend, render_state
 from blendsearch.progress.state import ProgressState
 
-Events = list[tuple[str, Mapping[str, Any]]]
+Events = list[Event]
 
 
 def searched(
@@ -26,9 +27,9 @@ def searched(
     resumed: bool = False,
     evolution: Mapping[str, Any] = {"population": 8},
 ) -> None:
-    def report(kind: str, facts: Mapping[str, Any]) -> None:
-        heard.append((kind, facts))
-        if kind == "evaluated" and facts["id"] == stop_at:
+    def report(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Evaluated) and event.id == stop_at:
             raise KeyboardInterrupt
 
     torch.manual_seed(0)
@@ -62,13 +63,15 @@ def test_both_schedules_are_told_alike(schedule: str, tmp_path: Path) -> None:
     state = told(heard)
     assert (state.done, state.cached, state.failed) == (40, 0, 0)
     assert state.workers == 1 and state.best is not None and len(state.hypervolumes) > 1
-    assert state.best["loss"] == min(facts["loss"] for kind, facts in heard if kind == "evaluated")
+    assert state.best.loss == min(
+        event.loss for event in heard if isinstance(event, Evaluated) and event.loss is not None
+    )
 
 
 def told(heard: Events) -> ProgressState:
     state = ProgressState(40)
-    for kind, facts in heard:
-        state.update(kind, facts)
+    for event in heard:
+        state.update(event)
     return state
 
 
@@ -84,24 +87,35 @@ def test_counts_add_up_also_after_an_interruption(tmp_path: Path) -> None:
     second: Events = []
     searched(tmp_path, "stopped", second, resumed=True)
     again = told(second)
-    kinds = [kind for kind, _ in second]
+    kinds = [event.kind for event in second]
     assert again.done == 40 and again.cached > 0  # of the generation that was under way
-    assert again.cached + kinds.count("evaluated") + dict(second)["resumed"]["evaluations"] == 40
-    assert again.best is not None and state.best is not None and again.best["loss"] == state.best["loss"]
+    assert (
+        again.cached
+        + kinds.count("evaluated")
+        + next(event for event in second if isinstance(event, Resumed)).evaluations
+        == 40
+    )
+    assert again.best is not None and state.best is not None and again.best.loss == state.best.loss
     assert again.hypervolumes == state.hypervolumes
+
+
+def generation_done(generation: int, hypervolume: float) -> GenerationDone:
+    counts = {"generation": generation, "evaluations": 16, "seconds": 1.0, "front": 2}
+    return GenerationDone(**counts, hypervolume=hypervolume, best_loss=0.5)
 
 
 def test_the_view_shows_what_there_is_to_know() -> None:
     now = [0.0]
     state = ProgressState(100, clock=lambda: now[0])
-    state.update("asked", {"generation": 3, "before": 40, "candidates": 8, "cached": 2, "workers": 4})
+    state.update(GenerationAsked(generation=3, before=40, candidates=8, cached=2, workers=4))
     assert state.busy == 4
-    row = {"error": 0.25, "macs_ratio": 0.4, "params_ratio": 0.5, "workers": 4, "busy": 3}
+    load = {"workers": 4, "busy": 3}
+    row = {"origin": "evolved", "error": 0.25, "macs_ratio": 0.4, "params_ratio": 0.5, "seconds": 1.0, "failure": ""}
     for number, loss in enumerate((0.7, 0.5, None)):
         now[0] += 2
-        state.update("evaluated", row | {"id": 43 + number, "loss": loss})
-    state.update("generation", {"generation": 4, "hypervolume": 0.25})
-    state.update("generation", {"generation": 4, "hypervolume": 0.75})
+        state.update(Evaluated(id=43 + number, loss=loss, **row, **load))
+    state.update(generation_done(4, 0.25))
+    state.update(generation_done(4, 0.75))
     state.busy = 3
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(render_state(state, 100))
@@ -116,12 +130,11 @@ def test_the_view_shows_what_there_is_to_know() -> None:
 def test_a_pipe_gets_plain_lines() -> None:
     held = io.StringIO()
     lines = TextProgress(Console(file=held, width=200), 20)
-    lines("run", {"run": "one", "path": "runs/one"})
-    lines("asked", {"generation": 1, "before": 8, "candidates": 8, "cached": 3, "workers": 1})
-    facts = {"generation": 2, "evaluations": 16, "best_loss": 0.5, "front": 2, "hypervolume": 0.7}
-    lines("generation", facts)
+    lines(RunCreated(run="one", path="runs/one"))
+    lines(GenerationAsked(generation=1, before=8, candidates=8, cached=3, workers=1))
+    lines(generation_done(2, 0.7))
     lines.close()
     assert "\x1b" not in held.getvalue()
     first, second, third = held.getvalue().splitlines()
-    assert first == "run one in runs/one" and second == "3 of generation 2 were evaluated before, and stay"
+    assert first == "run one in runs/one" and second == "3 of generation 2 were evaluated before and are not repeated"
     assert "16 evaluations" in third and "hypervolume 0.7000" in third

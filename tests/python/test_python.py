@@ -3,7 +3,6 @@
 import json
 import random
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.engine.ray_connection import authenticate
 from blendsearch.errors import BlendsearchError, ConfigError, DataError, EvaluateError, ModelError, RunError
+from blendsearch.events import Evaluated, Event, Warned
 
 FEW = ["l1", "bn_gamma", "apoz", "taylor_gate"]
 QUICK: dict[str, Any] = {
@@ -132,8 +132,8 @@ def test_the_command_line_reads_a_run_of_the_python_api(found: bs.SearchRun, tmp
 
 
 def test_a_stopped_search_resumes_in_python_to_the_same_front(found: bs.SearchRun, tmp_path: Path, capsys: Any) -> None:
-    def stopping(kind: str, facts: Mapping[str, Any]) -> None:
-        if kind == "evaluated" and facts["id"] == 13:
+    def stopping(event: Event) -> None:
+        if isinstance(event, Evaluated) and event.id == 13:
             raise KeyboardInterrupt
 
     settings: dict[str, Any] = {"budget": bs.macs(0.5) & bs.params(0.6), "evaluations": 24, "runs": tmp_path}
@@ -161,8 +161,8 @@ def test_a_stopped_search_resumes_in_python_to_the_same_front(found: bs.SearchRu
 def test_a_fork_searches_within_another_budget(found: bs.SearchRun) -> None:
     heard: dict[str, Any] = {}
     changes = {"budget.macs": 0.3, "search.evaluations": 16}
-    forked = bs.fork(found, changes, progress=lambda kind, facts: heard.setdefault(kind, facts))
-    assert heard["forked"]["judgements"] > 0 and heard["forked"]["parent"] == "own"
+    forked = bs.fork(found, changes, progress=lambda event: heard.setdefault(event.kind, event))
+    assert heard["forked"].judgements > 0 and heard["forked"].parent == "own"
     assert forked.name == "own-fork-1" and forked.best().macs_ratio <= 0.3
     assert sum(tensor.numel() for tensor in forked.best().module().parameters()) == forked.best().details()["params"]
 
@@ -340,10 +340,10 @@ def test_segmentation_with_a_user_defined_evaluate_function(tmp_path: Path, caps
         evaluations=12,
         runs=tmp_path,
         name="squares",
-        **(QUICK | {"progress": lambda kind, facts: said.setdefault(kind, facts)}),
+        **(QUICK | {"progress": lambda event: said.setdefault(event.kind, event)}),
     )
     best, dense = run.best(), run.dense()
-    assert said["scored"]["left_out"] == []  # the loss serves the criteria that look at gradients
+    assert said["scored"].left_out == []  # the loss serves the criteria that look at gradients
     assert dense.facts["further"]["pixels"] == overlap(model.eval(), val)["pixels"]
     assert best.val_loss == pytest.approx(overlap(best.module(), val)["loss"], rel=1e-5)
     assert best.test_accuracy == pytest.approx(1 - overlap(best.module(), test)["error"])
@@ -365,9 +365,9 @@ def test_no_loss_excludes_gradient_criteria_and_no_error_means_no_accuracies(tmp
         evaluations=12,
         runs=tmp_path,
         name="plain",
-        **(QUICK | {"progress": lambda kind, facts: said.setdefault(kind, facts)}),
+        **(QUICK | {"progress": lambda event: said.setdefault(event.kind, event)}),
     )
-    left_out = said["scored"]["left_out"]
+    left_out = said["scored"].left_out
     assert {item["criterion"] for item in left_out} == {"taylor_gate"} and "give one" in left_out[0]["reason"]
     assert run.best().val_accuracy is None and run.best().test_accuracy is None and run.best().val_loss > 0
     place = ["--runs", str(tmp_path)]
@@ -418,15 +418,15 @@ def test_a_search_without_any_successful_evaluation_ends_with_one_line(tmp_path:
         with pytest.raises(EvaluateError, match="networks could be judged, the last because: the loss is nan"):
             bs.search(network(), three(), budget=bs.macs(0.5), evaluate=only_the_dense, **settings)
         again = {"model": network(), "data": three(), "evaluate": only_the_dense, "runs": tmp_path}
-        with pytest.raises(EvaluateError, match="networks could be judged"):
+        with pytest.raises(EvaluateError, match="networks could be evaluated"):
             bs.resume(schedule, progress=False, **again)
 
 
 def test_a_noisy_evaluate_function_is_reported(tmp_path: Path) -> None:
     heard: list[str] = []
 
-    def report(kind: str, facts: Mapping[str, Any]) -> None:
-        heard.extend([facts["text"]] if kind == "warning" else [])
+    def report(event: Event) -> None:
+        heard.extend([event.text] if isinstance(event, Warned) else [])
 
     for name, evaluate in (
         ("steady", lambda module: {"loss": 1.5}),

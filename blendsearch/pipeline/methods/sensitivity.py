@@ -24,9 +24,10 @@ from blendsearch.blend.allocation import Widths
 from blendsearch.blend.allocation_rules import BLEND, AllocationRule, find_row, make_path_rule
 from blendsearch.blend.decoder import Decoder, keep_best
 from blendsearch.blend.genome import blend_ranks
-from blendsearch.engine.base import Engine
+from blendsearch.events import MethodProgress
 from blendsearch.fitness.evaluator import make_request
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.records import Probe
 from blendsearch.runs.store import Store
@@ -60,8 +61,9 @@ def make_curve(measurements: Sequence[tuple[float, float]], unpruned: float, cha
     return Curve(points[:, 0], np.maximum.accumulate(points[:, 1] - unpruned))
 
 
-def measure_sensitivity(problem: Problem, engine: Engine, store: Store, report: Reporter) -> AllocationRule:
+def measure_sensitivity(session: SearchSession) -> AllocationRule:
     """Measure what is not in the store yet, and read the widths from the curves."""
+    problem, engine, store = session.problem, session.engine, session.store
     planned = _plan_probes(problem)
     fidelity = problem.config.allocating.fidelity
     asked = {
@@ -76,7 +78,7 @@ def measure_sensitivity(problem: Problem, engine: Engine, store: Store, report: 
         loss, error = (None, None) if outcome.failure else (outcome.loss, outcome.error)
         store.add_probe(Probe(outcome.digest, fidelity, subject, loss, error, outcome.seconds, outcome.failure))
         done.add(outcome.digest)
-        report("probed", {"done": len(done & asked.keys()), "of": len(asked), "group": subject})
+        session.report(_describe_probe(len(done & asked.keys()), len(asked), subject))
     return find_widths(read_curves(problem, store), problem.decoder)
 
 
@@ -135,3 +137,14 @@ def _plan_probes(problem: Problem) -> list[tuple[str, float, Cut]]:
 def _list_probe_widths(allowed: Widths, group: int, ratios: Sequence[float]) -> list[int]:
     wanted = [int(allowed.round(ratio * allowed.sizes.astype(np.float64))[group]) for ratio in ratios]
     return [count for count in dict.fromkeys(wanted) if count < allowed.sizes[group]]
+
+
+def _describe_probe(done: int, total: int, group: str) -> MethodProgress:
+    return MethodProgress(
+        name="probed",
+        activity="measuring sensitivity",
+        line=f"sensitivity: {total} networks evaluated" if done == total else "",
+        done=done,
+        of=total,
+        facts={"group": group},
+    )

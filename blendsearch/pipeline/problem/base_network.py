@@ -1,4 +1,4 @@
-"""The dense network before a search: what it takes and tells, and its training where it comes without weights."""
+"""The dense network before a search: its input and outputs, and its training where it has no weights."""
 
 import numpy as np
 import torch
@@ -6,9 +6,9 @@ from torch import nn
 
 from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import BlendsearchError, ModelError
+from blendsearch.events import BaseTrained, Reporter
 from blendsearch.fitness.device import Precision
 from blendsearch.fitness.training import train
-from blendsearch.pipeline.problem.costs import Reporter
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.sections import ScheduleConfig
 
@@ -22,22 +22,22 @@ def train_base(
     seed: int,
     report: Reporter,
 ) -> None:
-    """Train the dense network in place, telling `report` of each epoch."""
+    """Train the dense network in place and report progress."""
 
     def report_progress(done: float, loss: float) -> None:
-        report("training", {"done": done, "loss": loss})
+        report(BaseTrained(done=done, loss=loss))
 
     train(model, splits, make_schedule(schedule), device, np.random.default_rng([seed, 0]), report_progress, precision)
 
 
 def get_input_shape(splits: Splits) -> tuple[int, int, int]:
-    """(channels, height, width) of what the network takes."""
+    """Return the shape of one input: (channels, height, width)."""
     height, width, channels = splits.train.shape
     return channels, height, width
 
 
 def count_outputs(model: nn.Module, splits: Splits) -> int:
-    """How many classes the network tells apart. Raises ModelError where its output is not logits."""
+    """Return the number of classes. Raises ModelError where the output is not logits of shape (images, classes)."""
     with torch.inference_mode():
         output = model.eval()(torch.zeros(2, *get_input_shape(splits)))
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
@@ -47,7 +47,7 @@ def count_outputs(model: nn.Module, splits: Splits) -> int:
 
 
 def is_classifier(model: nn.Module, splits: Splits) -> bool:
-    """Whether the network's outputs are logits of classes that the labels name."""
+    """Return True where the outputs are logits of the classes in the labels."""
     try:
         check_labels(splits, count_outputs(model, splits))
     except BlendsearchError:

@@ -1,14 +1,13 @@
 """The costs of a run besides MACs and parameters: found before its search, kept in its directory."""
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ratios
+from blendsearch.events import LatencyFitted, LatencyMeasuring, Reporter, Warned
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, build_latency_model
 from blendsearch.runs.config.schema import BudgetConfig, Config
 from blendsearch.runs.cost_files import add_cost
@@ -20,13 +19,11 @@ from blendsearch.structure.peak_memory import trace_peak_memory
 from blendsearch.structure.trace import Structure
 
 NOISY_MARGIN = 0.15
-"""A margin above this share is worth a warning."""
-
-Reporter = Callable[[str, Mapping[str, Any]], None]
+"""Margin, as a share, above which a warning is reported."""
 
 
 def add_memory_cost(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
-    """The oracle of `structure` that also knows peak activation memory; `model` is on the CPU."""
+    """Return the oracle of `structure` with peak activation memory added; `model` is on the CPU."""
     return add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
 
 
@@ -39,10 +36,10 @@ def add_latency_cost(
     input_shape: tuple[int, int, int],
     report: Reporter,
 ) -> CostOracle:
-    """`oracle` that also knows latency, fitted on networks measured now, on the device that `model` is on."""
+    """Return `oracle` with a latency model added, fitted to networks measured now on the device of `model`."""
     asked = config.budget
     where = describe_conditions(model, asked)
-    report("measuring", {"cuts": asked.measured.cuts, "where": where})
+    report(LatencyMeasuring(cuts=asked.measured.cuts, where=where))
     spans = asked.get_spans()
 
     def interpolate_budget(target: float) -> dict[str, float]:
@@ -60,19 +57,19 @@ def add_latency_cost(
     )
     whole = add_cost(oracle, "latency", found, maps)
     least = compute_min_ratios(whole, allowed)["latency"]
-    report("latency", {**describe_latency_model(found), "where": where, "reachable": least})
+    report(LatencyFitted(**describe_latency_model(found), where=where, reachable=least))
     if found.margin > NOISY_MARGIN:
         text = (
             f"latency was measured too unsteadily for a tight budget (cuts are charged {found.margin:.0%} extra): let "
             "the device do nothing else, or raise budget.measured.repeats, cuts or batch_size"
         )
-        report("warning", {"text": text})
+        report(Warned(text=text))
     check_reachable(whole, allowed, {"latency": spans["latency"][0]})
     return whole
 
 
 def describe_latency_model(model: LatencyModel) -> LatencyModelFacts:
-    """What a latency model states of itself: the dense milliseconds, its held-out errors and its margin as shares."""
+    """Describe a latency model: dense latency in milliseconds, held-out errors and margin as shares."""
     off = np.abs(model.errors)
     return {
         "dense_ms": model.dense / 1e6,
@@ -84,7 +81,7 @@ def describe_latency_model(model: LatencyModel) -> LatencyModelFacts:
 
 
 def describe_conditions(model: nn.Module, budget: BudgetConfig) -> str:
-    """Where and how latency is measured, for a person."""
+    """Describe device, batch size and precision of latency measurements."""
     device = next(model.parameters()).device
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
@@ -94,6 +91,6 @@ def describe_conditions(model: nn.Module, budget: BudgetConfig) -> str:
 
 
 def make_conditions(budget: BudgetConfig, input_shape: tuple[int, int, int]) -> BenchmarkSettings:
-    """What the config asks latency to be measured under."""
+    """Make the benchmark settings that the config asks for."""
     how = budget.measured
     return BenchmarkSettings(input_shape, how.batch_size, how.precision, how.repeats)

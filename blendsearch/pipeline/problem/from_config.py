@@ -1,4 +1,4 @@
-"""What a config says of widths, genomes and schedules, in the words of the floors below."""
+"""Translate the config's widths, genomes and schedules into types of the layers below."""
 
 from fnmatch import fnmatchcase
 
@@ -19,7 +19,7 @@ from blendsearch.structure.trace import Structure
 
 
 def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
-    """The genomes that the config's method searches among."""
+    """Make the search space of the config's method."""
     if config.method == "cfbs":
         return make_group_space(table, clusters, means=False)
     if config.search.blend == "group":
@@ -28,7 +28,7 @@ def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSp
 
 
 def compute_allowed_widths(config: Config, structure: Structure) -> Widths:
-    """The widths that the budget lets each group have."""
+    """Compute the widths that the budget section allows for each group."""
     budget = config.budget
     return make_widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
 
@@ -36,7 +36,7 @@ def compute_allowed_widths(config: Config, structure: Structure) -> Widths:
 def make_fixed_widths(
     config: Config, structure: Structure, allowed: Widths, table: ScoreTable
 ) -> AllocationRule | None:
-    """The allocation that needs nothing but scores and costs; those that are measured come later (search.measured)."""
+    """Make the fixed allocation that needs scores and costs only; measured ones come later (`methods/`)."""
     counts = resolve_user_widths(config.budget.keep, structure, allowed)
     if counts is not None:
         return make_constant_rule(counts)
@@ -50,7 +50,7 @@ def make_fixed_widths(
 def resolve_user_widths(
     keep: float | dict[str, float] | None, structure: Structure, allowed: Widths
 ) -> NDArray[np.int64] | None:
-    """The channels kept per group where the config gives them. Raises ConfigError for a pattern that names no group."""
+    """Return the channels kept per group where `keep` sets them. Raises ConfigError for a pattern without a group."""
     if keep is None:
         return None
     patterns = keep if isinstance(keep, dict) else {"*": keep}
@@ -63,5 +63,5 @@ def resolve_user_widths(
 
 
 def make_schedule(config: ScheduleConfig) -> Schedule:
-    """What `train` follows."""
+    """Make the training schedule of a config section."""
     return Schedule(**config.model_dump())

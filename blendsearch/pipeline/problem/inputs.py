@@ -1,4 +1,4 @@
-"""Where a search's network and data come from: by name in its config, or handed over in Python."""
+"""Sources of a search's network and data: names in its config, or Python objects."""
 
 import copy
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from blendsearch.zoo.weights import load_weights
 
 @dataclass(frozen=True, eq=False)
 class UserInputs:
-    """What a search is handed as Python objects, where its config does not name it. A given network is not changed."""
+    """Python objects of the user that replace names in the config. The network is copied, never changed."""
 
     model: nn.Module | None = None
     data: UserData | None = None
@@ -31,11 +31,11 @@ class UserInputs:
 
 
 NO_USER_INPUTS = UserInputs()
-"""Everything stands in the config."""
+"""No Python objects: the config names everything."""
 
 
 def build_splits(config: Config, inputs: UserInputs = NO_USER_INPUTS) -> Splits:
-    """The three splits, drawn by `data.split_seed` where it is given and by the run's seed where not."""
+    """Build the three splits, drawn by `data.split_seed`, or by the run's seed where there is none."""
     seed = config.seed if config.data.split_seed is None else config.data.split_seed
     spec = DataSpec(**config.data.model_dump(exclude={"split_seed"}))
     if inputs.data is not None:
@@ -57,7 +57,7 @@ def build_splits(config: Config, inputs: UserInputs = NO_USER_INPUTS) -> Splits:
 def build_dense_network(
     config: Config, dense: Mapping[str, NDArray[Any]] | None = None, inputs: UserInputs = NO_USER_INPUTS
 ) -> nn.Module:
-    """The dense network on the CPU, with the weights given, or those of a file where the config names one."""
+    """Build the dense network on the CPU, with the `dense` weights or those of the file that the config names."""
     if inputs.model is not None:
         model = _copy_network(inputs.model)
     else:
@@ -77,7 +77,7 @@ def build_dense_network(
 
 
 def check_user_inputs(run: Run, inputs: UserInputs) -> None:
-    """Raise RunError where `run` lives on what was handed over in Python and is not handed over again."""
+    """Raise RunError where `run` was searched with Python objects that `inputs` does not contain."""
     missing = []
     if is_in_python(run.config) and inputs.model is None:
         missing.append("model=")
@@ -89,7 +89,7 @@ def check_user_inputs(run: Run, inputs: UserInputs) -> None:
     ]
     if missing:
         raise RunError(
-            f"run {run.name!r} was searched in Python, where its network and data are: go on there with "
+            f"run {run.name!r} was searched from Python, with its network and data: resume it there with "
             f"blendsearch.resume({run.name!r}, {', '.join(missing)}), or blendsearch.open(...) of the same"
         )
     surplus = inputs.task.get_function_names().keys() - asked.keys()
@@ -98,7 +98,7 @@ def check_user_inputs(run: Run, inputs: UserInputs) -> None:
 
 
 def check_task(config: Config, task: Task) -> None:
-    """Raise ConfigError for what a person's own loss or judgement cannot serve."""
+    """Raise ConfigError for settings that a user-defined loss or `evaluate=` does not support."""
     if not task.get_function_names():
         return
     if config.fitness.against == "dense":
@@ -112,7 +112,7 @@ def check_task(config: Config, task: Task) -> None:
 
 
 def check_trainable(config: Config, task: Task) -> None:
-    """Raise ConfigError where networks are to be fine-tuned and there is no loss to do it by."""
+    """Raise ConfigError where the config asks for fine-tuning and there is no loss."""
     measured = {config.allocation, config.method, *config.search.seeds} & {"derived", "tailored"}
     promoted = config.promote.share and config.promote.fidelity == "tuned"
     tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.picks
@@ -124,7 +124,7 @@ def check_trainable(config: Config, task: Task) -> None:
 
 
 def is_in_python(config: Config) -> bool:
-    """Whether the config's network is one that was handed over."""
+    """Return True where the network of `config` is a Python object of the user."""
     return config.model.factory.startswith(f"{PYTHON_PREFIX}:")
 
 
@@ -141,13 +141,13 @@ def _get_factory(config: Config) -> tuple[str, Mapping[str, Any]]:
 
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
-    """What ``torch.compile`` wraps, and any other module itself: compiled code cannot be followed, nor cut."""
+    """Return the module inside a ``torch.compile`` wrapper, or `model` itself: compiled code cannot be traced."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model
 
 
 def _check(model: nn.Module) -> None:
-    """Raise ModelError for what cannot be cut whatever its layers: no float32, not finite, or not there at all."""
+    """Raise ModelError for parameters that are lazy, not float32 or not finite, and for scripted networks."""
     called = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(f"{called} is a scripted network, whose layers cannot be cut: give the one it was made from")
@@ -170,7 +170,7 @@ def _copy_network(model: nn.Module) -> nn.Module:
     _check(model)
     try:
         copied = copy.deepcopy(model).cpu()
-    except Exception as error:  # a person's network may hold what cannot be copied
+    except Exception as error:  # a user-defined network may contain anything
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): a search "
             "works on a copy; give a network without such attributes"

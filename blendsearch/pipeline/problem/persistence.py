@@ -1,4 +1,4 @@
-"""A problem recorded in a run directory, and restored from one."""
+"""Record a problem in a run directory, and restore it from there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.errors import RunError
+from blendsearch.events import Reporter, ignore_event
 from blendsearch.fitness.device import resolve_device
+from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
 from blendsearch.pipeline.problem.base_network import get_input_shape
 from blendsearch.pipeline.problem.costs import (
     add_latency_cost,
@@ -25,14 +27,7 @@ from blendsearch.pipeline.problem.inputs import (
     build_splits,
     check_user_inputs,
 )
-from blendsearch.pipeline.problem.problem import (
-    Problem,
-    Reporter,
-    _build_problem,
-    _trace_structure,
-    _TracedNetwork,
-    _use_threads,
-)
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.compatibility import hash_code
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import COSTS_FILE, collect_cost_arrays, load_oracle
@@ -53,7 +48,7 @@ def record(
     parent: Mapping[str, Any] | None = None,
     inherited: Sequence[InheritedEvaluation] = (),
 ) -> Run:
-    """Make the run directory of a prepared search; a fork states its `parent`, and what it has `inherited`."""
+    """Make the run directory of `problem`; a fork states its `parent` and the evaluations it has `inherited`."""
     weights, scores = get_state_arrays(problem.model), collect_score_arrays(problem.table)
     origin = collect_provenance(
         command,
@@ -98,19 +93,19 @@ def record(
 def restore(
     run: Run,
     fork: Config | None = None,
-    report: Reporter = lambda kind, facts: None,
+    report: Reporter = ignore_event,
     inputs: UserInputs = NO_USER_INPUTS,
 ) -> Problem:
-    """The setting that `run` was searched in, made again: same weights, same scores, nothing trained or measured anew.
+    """Restore the problem of `run`: same weights, same scores, nothing trained or measured again.
 
     `fork`: another config for the same model, data and criteria; costs that it budgets for the first time are measured.
-    Raises RunError when data or structure are not what the run was made with, and where what was handed over in Python
-    is not `given` again.
+    Raises RunError where data, weights, scores or structure differ from the run's, and where Python objects that it was
+    searched with are missing in `inputs`.
     """
     check_user_inputs(run, inputs)
     config = fork or run.config
     device = resolve_device(config.fitness.device)
-    _use_threads(config)
+    set_threads(config)
     splits = build_splits(config, inputs)
     if splits.compute_digest() != run.provenance["data_sha256"]:
         raise RunError(
@@ -123,7 +118,7 @@ def restore(
     if run.provenance.get("scores_sha256", scores) != scores:
         raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
     model = build_dense_network(config, weights, inputs)
-    structure = _trace_structure(config, model, splits)
+    structure = trace_network(config, model, splits)
     groups, layers = _list_groups(structure), list(structure.maps.layers)
     if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
         raise RunError(
@@ -140,12 +135,12 @@ def restore(
         oracle = add_latency_cost(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
         structure = replace(structure, oracle=oracle)
     task = replace(inputs.task, has_class_labels=run.structure.get("trains_on_classes", True))
-    traced = _TracedNetwork(model, structure, splits, device, True, task, run.structure.get("error", True))
-    return _build_problem(config, traced, *read_scores(run))
+    traced = TracedNetwork(model, structure, splits, device, True, task, run.structure.get("error", True))
+    return assemble_problem(config, traced, *read_scores(run))
 
 
 def get_state_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
-    """The state of `model` as arrays."""
+    """Return the state dict of `model` as arrays."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from blendsearch.engine.base import Engine
-from blendsearch.events import Reporter
+from blendsearch.events import Reporter, Warned
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
@@ -18,3 +18,7 @@ class SearchSession:
     engine: Engine
     store: Store
     report: Reporter
+
+    def warn(self, text: str) -> None:
+        """Report a warning."""
+        self.report(Warned(text=text))

@@ -19,15 +19,19 @@ from known_nets import quick_on
 
 from blendsearch.blend.allocation import compute_min_ratios, make_widths
 from blendsearch.cli.main import main
+from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import BudgetError, RunError
+from blendsearch.events import Reporter, ignore_event
 from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.method import State, TailoredTraining, train_tailored
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
+from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
-from blendsearch.pipeline.problem.problem import prepare
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.config.loading import parse_config
-from blendsearch.runs.run import open_run
+from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.factory import build_model
@@ -35,8 +39,8 @@ from blendsearch.zoo.factory import build_model
 SIZES = RESNET.maps.sizes
 
 
-def quiet(kind: str, facts: Any) -> None:
-    """Nobody listens."""
+def make_session(run: Run, problem: Problem, report: Reporter = ignore_event) -> SearchSession:
+    return SearchSession(run, problem, LocalEngine(problem.evaluator), run.open_store(), report)
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 1.0), st.sampled_from([1, 8]), st.sampled_from(["macs", "params"]))
@@ -118,24 +122,26 @@ def test_it_arrives_at_the_budget_in_training_and_is_as_good_cut_as_whole(
     quick: dict[str, Any], useless: Path, tmp_path: Path, budget: dict[str, float]
 ) -> None:
     tree = quick_on(quick, useless, method="tailored", tailored=tuned(8), budget=budget)
-    problem = prepare(parse_config(tree, "test"), quiet)
-    heard: list[dict[str, Any]] = []
-    found = train_tailored(record(problem, tmp_path, "one", []), problem, lambda kind, facts: heard.append(dict(facts)))
+    problem = build_problem(parse_config(tree, "test"), ignore_event)
+    events: list[Any] = []
+    found = train_tailored(make_session(record(problem, tmp_path, "one", []), problem, events.append))
     assert found.cut is not None and found.weights is not None
     maps, oracle = problem.structure.maps, problem.structure.oracle
     counts = maps.count_kept(found.cut)
     spent = {name: float(oracle.compute_ratio(name, counts)) for name in budget}
     assert all(spent[name] <= most for name, most in budget.items())
     assert any(spent[name] > most - 0.08 for name, most in budget.items())  # a channel here is up to 8 % of all
-    assert [item["arrived"] for item in heard] == [False] * 3 + [True] * 5
+    assert [item.facts["arrived"] for item in events] == [False] * 3 + [True] * 5
     module = narrow(problem.model, maps, found.cut)
     module.load_state_dict({name: torch.from_numpy(array) for name, array in found.weights.items()})
     _, error = problem.evaluator.measure(module, "val")
-    assert 1 - error == heard[-1]["val_accuracy"] > 0.8
+    assert 1 - error == events[-1].facts["val_accuracy"] > 0.8
 
 
 def test_at_the_end_of_the_epoch_of_arrival_cutting_changes_nothing(quick: dict[str, Any], useless: Path) -> None:
-    problem = prepare(parse_config(quick_on(quick, useless, method="tailored", tailored=tuned(4)), "test"), quiet)
+    problem = build_problem(
+        parse_config(quick_on(quick, useless, method="tailored", tailored=tuned(4)), "test"), ignore_event
+    )
     taken: list[torch.nn.Module] = []
 
     class Watched(TailoredTraining):
@@ -167,7 +173,7 @@ def test_a_budget_that_needs_a_group_which_cannot_be_pressed_is_refused(quick: d
         "method": "tailored",
         "budget": {"macs": 0.02},
     }
-    problem = prepare(parse_config(tree, "test"), quiet)
+    problem = build_problem(parse_config(tree, "test"), ignore_event)
     with pytest.raises(BudgetError, match="no cut keeps 2.0% of the dense macs: reachable is"):
         TailoredTraining(problem)
 

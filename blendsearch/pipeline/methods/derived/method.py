@@ -42,6 +42,7 @@ from blendsearch.blend.allocation import Counts, allocate_along
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
 from blendsearch.data.splits import iter_batches
+from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import convert_to_channels_last
 from blendsearch.fitness.recovery import recalibrate
 from blendsearch.fitness.training import train
@@ -55,10 +56,10 @@ from blendsearch.pipeline.methods.derived.rates import (
 )
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.config.sections import ScheduleConfig
-from blendsearch.runs.run import Run
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
@@ -87,11 +88,12 @@ class State:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAllocation:
-    """The widths that follow, the channels kept, and the retrained network."""
+def derive_widths(session: SearchSession) -> PreparedAllocation:
+    """Derive the widths, the channels kept, and the retrained network."""
+    problem = session.problem
     derivation = Derivation(problem)
-    folder = run.path / "derived"
-    found = load_array_checkpoint(folder, lambda text: report("warning", {"text": text}))
+    folder = session.run.path / "derived"
+    found = load_array_checkpoint(folder, session.warn)
     if found is None:
         state, module = derivation.start()
     else:
@@ -101,12 +103,26 @@ def derive_widths(run: Run, problem: Problem, report: Reporter) -> PreparedAlloc
         state, module = derivation.step(state, module)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_array_checkpoint(folder, state.step, state.__dict__, get_state_arrays(module))
-        report("derived", {"step": state.step, "done": state.step, "of": problem.config.derived.steps, **state.said})
+        session.report(_describe_step(state, problem.config.derived.steps))
     counts = [np.array(item) for item in state.counts]
     decoder, last = problem.decoder, len(counts) - 1
     levels = (-(last + PATH_EXTENSION), 0.0)
     fixed = make_path_rule("derived", decoder.allowed, lambda level: interpolate_widths(counts, level), levels)
     return PreparedAllocation(fixed, np.array(state.cut), get_state_arrays(module), state.seconds)
+
+
+def _describe_step(state: State, steps: int) -> MethodProgress:
+    said = state.said
+    kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
+    end = "" if said["stands"] else "  taken back"
+    return MethodProgress(
+        name="derived",
+        activity="deriving rates",
+        line=f"derived step {state.step:>3}  {kept}  validation accuracy {said['val_accuracy']:.2%}{end}",
+        done=state.step,
+        of=steps,
+        facts={"step": state.step, **said},
+    )
 
 
 class Derivation:

@@ -41,15 +41,16 @@ from torch import Tensor, nn
 from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
 from blendsearch.data.splits import iter_batches
+from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import autocast, convert_to_channels_last
 from blendsearch.fitness.training import make_optimizer
 from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
-from blendsearch.pipeline.problem.problem import Problem, Reporter
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
-from blendsearch.runs.run import Run
 from blendsearch.structure.surgery import narrow
 
 CONCAVITY = 2.0
@@ -76,11 +77,12 @@ class State:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def train_tailored(run: Run, problem: Problem, report: Reporter) -> PreparedAllocation:
-    """The widths that the network arrived at, its channels, and its trained weights."""
+def train_tailored(session: SearchSession) -> PreparedAllocation:
+    """Train the network to its budget; return its widths, its channels, and its weights."""
+    problem = session.problem
     tailoring = TailoredTraining(problem)
-    folder = run.path / "tailored"
-    found = load_array_checkpoint(folder, lambda text: report("warning", {"text": text}))
+    folder = session.run.path / "tailored"
+    found = load_array_checkpoint(folder, session.warn)
     state = State() if found is None else State(**found[0])
     tailoring.begin(state, {} if found is None else found[1])
     while state.epoch < tailoring.epochs:
@@ -88,11 +90,25 @@ def train_tailored(run: Run, problem: Problem, report: Reporter) -> PreparedAllo
         state = tailoring.train(state)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_array_checkpoint(folder, state.epoch, state.__dict__, tailoring.get_arrays())
-        report("tailored", {"epoch": state.epoch, "done": state.epoch, "of": tailoring.epochs, **state.said})
+        session.report(_describe_epoch(state, tailoring.epochs))
     cut = np.array(state.cut)
     counts = problem.structure.maps.count_kept(cut)
     fixed = AllocationRule("tailored", lambda oracle, budget: counts)
     return PreparedAllocation(fixed, cut, get_state_arrays(tailoring.module), state.seconds)
+
+
+def _describe_epoch(state: State, epochs: int) -> MethodProgress:
+    said = state.said
+    kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
+    end = f"loss {said['loss']:.4f}  validation accuracy {said['val_accuracy']:.2%}"
+    return MethodProgress(
+        name="tailored",
+        activity="training to the budget",
+        line=f"tailored epoch {state.epoch:>3} of {epochs}  {kept}  {end}",
+        done=state.epoch,
+        of=epochs,
+        facts={"epoch": state.epoch, **said},
+    )
 
 
 class TailoredTraining:

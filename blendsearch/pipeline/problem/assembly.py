@@ -1,0 +1,118 @@
+"""Assembly of a problem from its parts, wherever they come from."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from blendsearch.blend.clustering import Clusters
+from blendsearch.blend.decoder import Decoder
+from blendsearch.criteria.table import ScoreTable
+from blendsearch.data.splits import Splits
+from blendsearch.fitness.evaluator import Evaluator
+from blendsearch.fitness.recovery import Recipe
+from blendsearch.fitness.refit import Refitter, make_refitter
+from blendsearch.pipeline.problem.base_network import get_input_shape
+from blendsearch.pipeline.problem.from_config import (
+    compute_allowed_widths,
+    make_fixed_widths,
+    make_schedule,
+    make_space,
+)
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.runs.config.schema import Config
+from blendsearch.structure.depthwise import compute_misfit
+from blendsearch.structure.depthwise_layers import add_decomposable_layers
+from blendsearch.structure.trace import Structure, trace_structure
+from blendsearch.task import CLASSIFICATION, Task
+
+
+@dataclass(frozen=True, eq=False)
+class TracedNetwork:
+    """A dense network on its device, its structure, its data and its task.
+
+    `is_trained`: the network needs no base training. `has_error` and `dense_loss`: see `Problem`.
+    """
+
+    model: nn.Module
+    structure: Structure
+    splits: Splits
+    device: torch.device
+    is_trained: bool = False
+    task: Task = CLASSIFICATION
+    has_error: bool = True
+    dense_loss: float | None = None
+
+
+def trace_network(config: Config, model: nn.Module, splits: Splits) -> Structure:
+    """Trace `model` on the CPU; with `transform: depthwise`, layers that may be decomposed are marked."""
+    shape = get_input_shape(splits)
+    structure = trace_structure(model, shape)
+    return structure if config.transform == "none" else add_decomposable_layers(model, structure, shape)
+
+
+def assemble_problem(config: Config, traced: TracedNetwork, table: ScoreTable, clusters: Clusters) -> Problem:
+    """Make the decoder and the evaluator of a traced and scored network."""
+    decoder = _make_decoder(config, traced, table, clusters)
+    traced.model.eval()
+    evaluator = _make_evaluator(config, traced)
+    return Problem(config, traced.structure, table, clusters, decoder, evaluator, traced.has_error, traced.dense_loss)
+
+
+def set_threads(config: Config) -> None:
+    """Apply `engine.threads` to torch."""
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+
+
+def _make_decoder(config: Config, traced: TracedNetwork, table: ScoreTable, clusters: Clusters) -> Decoder:
+    structure, model = traced.structure, traced.model
+    layers = structure.maps.layers
+    allowed = compute_allowed_widths(config, structure)
+    return Decoder(
+        replace(make_space(config, table, clusters), layers=len(layers)),
+        table,
+        structure.oracle,
+        allowed,
+        config.budget.get_spans(),
+        make_fixed_widths(config, structure, allowed, table),
+        misfit=np.array([compute_misfit(model.get_parameter(f"{name}.weight")) for name in layers]),
+    )
+
+
+def _make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
+    fitness, structure = config.fitness, traced.structure
+    recipe = Recipe(
+        fitness.recalibration_images,
+        fitness.batch_size,
+        make_schedule(fitness.tuning),
+        make_schedule(config.finals.tuning),
+        config.finals.distillation,
+        fitness.precision,
+        traced.task,
+    )
+    refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
+    return Evaluator(traced.model, structure.maps, traced.splits, recipe, traced.device, refitter, fitness.against)
+
+
+def _make_refitter(
+    config: Config, structure: Structure, model: nn.Module, splits: Splits, device: torch.device
+) -> Refitter | None:
+    """Make the refitter of pruned networks, or None.
+
+    Without `fitness.repair`, it fits decomposed layers only, and there is none where no layer may be decomposed.
+    """
+    fitness = config.fitness
+    if fitness.repair == "none" and not structure.maps.layers:
+        return None
+    return make_refitter(
+        model,
+        structure.maps,
+        splits,
+        images=fitness.recalibration_images,
+        device=device,
+        recalibration=fitness.fidelity != "raw",
+        all_layers=fitness.repair != "none",
+        precision=fitness.precision,
+    )

@@ -1,0 +1,151 @@
+"""Build a problem from a config: load, train where asked, trace, score and cluster."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from blendsearch.blend.allocation import check_reachable, compute_min_ratios
+from blendsearch.blend.clustering import Clusters, cluster_groups
+from blendsearch.criteria.probe import cross_entropy
+from blendsearch.criteria.registry import load_criteria, select_criteria
+from blendsearch.criteria.score import compute_score_table
+from blendsearch.criteria.table import ScoreTable
+from blendsearch.data.splits import check_labels, iter_batches
+from blendsearch.errors import EvaluateError
+from blendsearch.events import MetricChecked, Reporter, Scored, Traced
+from blendsearch.fitness.device import resolve_device
+from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
+from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
+from blendsearch.pipeline.problem.costs import add_latency_cost, add_memory_cost
+from blendsearch.pipeline.problem.from_config import compute_allowed_widths, resolve_user_widths
+from blendsearch.pipeline.problem.inputs import (
+    NO_USER_INPUTS,
+    UserInputs,
+    build_dense_network,
+    build_splits,
+    check_task,
+    check_trainable,
+)
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.runs.config.schema import Config
+from blendsearch.runs.cost_files import load_oracle
+from blendsearch.runs.run import Run
+from blendsearch.task import EvaluateFunction, Task, get_function_name, run_user_evaluation
+
+
+def build_problem(
+    config: Config, report: Reporter, base_run: Run | None = None, inputs: UserInputs = NO_USER_INPUTS
+) -> Problem:
+    """Build the problem of a new search. Writes nothing; raises a BlendsearchError for input that does not fit.
+
+    With `base_run`, the dense network and the cost models are those of that run: nothing is trained or measured.
+    Objects in `inputs` replace what the config names.
+    """
+    check_task(config, inputs.task)
+    traced = _trace_dense(config, report, base_run, inputs)
+    _check_budget(config, traced)
+    if "latency" in config.budget.get_spans() and base_run is None:
+        traced = _add_latency(config, traced, report)
+    table, clusters = _score_criteria(config, traced, report)
+    return assemble_problem(config, traced, table, clusters)
+
+
+def score_config(config: Config, report: Reporter) -> tuple[ScoreTable, Clusters]:
+    """Compute the score table and the clusters of the criteria, whatever the budget."""
+    return _score_criteria(config, _trace_dense(config, report), report)
+
+
+def _check_budget(config: Config, traced: TracedNetwork) -> None:
+    """Raise BudgetError for a budget out of reach, before anything slow."""
+    spans, allowed = config.budget.get_spans(), compute_allowed_widths(config, traced.structure)
+    least = {name: spans[name][0] for name in spans if name != "latency"}
+    check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
+    resolve_user_widths(config.budget.keep, traced.structure, allowed)
+
+
+def _add_latency(config: Config, traced: TracedNetwork, report: Reporter) -> TracedNetwork:
+    """Measure latencies and add the fitted model to the cost oracle."""
+    structure, shape = traced.structure, get_input_shape(traced.splits)
+    allowed = compute_allowed_widths(config, structure)
+    oracle = add_latency_cost(traced.model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
+    return replace(traced, structure=replace(structure, oracle=oracle))
+
+
+def _trace_dense(
+    config: Config, report: Reporter, base_run: Run | None = None, inputs: UserInputs = NO_USER_INPUTS
+) -> TracedNetwork:
+    """Load data and network, trace it, and check everything that needs neither training nor scoring."""
+    load_criteria(config.criteria.modules)
+    select_criteria(config.criteria.pool)  # an unknown name is reported before data are read
+    device = resolve_device(config.fitness.device)
+    set_threads(config)
+    splits = build_splits(config, inputs)
+    model = build_dense_network(config, None if base_run is None else base_run.read_arrays("dense"), inputs)
+    structure = trace_network(config, model, splits)
+    task = replace(inputs.task, has_class_labels=splits.classes > 0)
+    if task.evaluate is None and task.loss is None:
+        check_labels(splits, count_outputs(model, splits))
+    elif task.has_class_labels and task.loss is None:
+        task = replace(task, has_class_labels=is_classifier(model, splits))
+    if base_run is not None:
+        structure = replace(structure, oracle=load_oracle(base_run, structure))
+    elif "memory" in config.budget.get_spans():
+        structure = replace(structure, oracle=add_memory_cost(model, structure, get_input_shape(splits)))
+    least = compute_min_ratios(structure.oracle.all_decomposed, compute_allowed_widths(config, structure))
+    report(Traced(groups=len(structure.maps.groups), frozen=len(structure.frozen), reachable=least))
+    check_trainable(config, task)
+    model = model.to(device)
+    has_error, dense_loss = task.loss is None, None
+    if task.evaluate is not None:
+        has_error, dense_loss = _check_user_evaluation(task.evaluate, model, config.seed, report)
+    return TracedNetwork(model, structure, splits, device, base_run is not None, task, has_error, dense_loss)
+
+
+def _check_user_evaluation(
+    evaluate: EvaluateFunction, model: nn.Module, seed: int, report: Reporter
+) -> tuple[bool, float]:
+    """Run `evaluate=` on the dense network before anything slow; return (gives an error, loss).
+
+    Raises EvaluateError where its result cannot be used.
+    """
+    result, name = run_user_evaluation(evaluate, model, seed), get_function_name(evaluate)
+    if not np.isfinite(result.loss):
+        raise EvaluateError(f"{name} gave a loss of {result.loss} for the dense network: expected a number")
+    report(MetricChecked(by=name, loss=result.loss, metrics=result.extra_metrics))
+    return result.has_error, result.loss
+
+
+def _score_criteria(config: Config, traced: TracedNetwork, report: Reporter) -> tuple[ScoreTable, Clusters]:
+    """Train the network where it has no weights, score the channels by every criterion, and cluster the criteria."""
+    model, splits, device = traced.model, traced.splits, traced.device
+    if config.model.weights is None and config.model.train is not None and not traced.is_trained:
+        train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
+    rng = np.random.default_rng([config.seed, 1])
+    asked = config.criteria
+
+    def make_batches() -> Any:
+        return iter_batches(
+            splits.train,
+            batch_size=min(asked.images, 64),
+            mean=splits.mean,
+            std=splits.std,
+            device=device,
+            rng=rng,
+            augment=asked.augment,
+            limit=asked.images,
+        )
+
+    chosen = select_criteria(asked.pool)
+    loss = _select_loss(traced.task)
+    table = compute_score_table(model, traced.structure, chosen, make_batches, rng.spawn(1)[0], asked.temperature, loss)
+    report(Scored(criteria=list(table.criteria), left_out=[asdict(item) for item in table.left_out]))
+    return table, cluster_groups(table, asked.clustering, asked.clusters, config.seed)
+
+
+def _select_loss(task: Task) -> Any:
+    """Return the summed loss that gradient criteria use, or None where there is none."""
+    if task.loss is not None:
+        return task.compute_summed_loss
+    return cross_entropy if task.has_class_labels else None
