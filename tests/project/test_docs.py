@@ -47,7 +47,7 @@ def fields(section: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 def test_every_field_of_the_config_is_in_the_reference() -> None:
-    page = generated.filled((DOCS / "reference" / "config.md").read_text("utf-8"))
+    page = generated.fill_page((DOCS / "reference" / "config.md").read_text("utf-8"))
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     for field in fields(Config):
         section, _, name = field.rpartition(".")
@@ -57,11 +57,11 @@ def test_every_field_of_the_config_is_in_the_reference() -> None:
 
 def test_every_criterion_and_verb_is_in_the_reference() -> None:
     load_pool()
-    page = generated.filled((DOCS / "reference" / "criteria.md").read_text("utf-8"))
+    page = generated.fill_page((DOCS / "reference" / "criteria.md").read_text("utf-8"))
     own = [item for item in CRITERIA.values() if item.score.__module__.startswith("blendsearch.")]
     assert len(own) > 30
     assert not [item.name for item in own if f"| `{item.name}`{{#" not in page]
-    page = generated.filled((DOCS / "reference" / "cli.md").read_text("utf-8"))
+    page = generated.fill_page((DOCS / "reference" / "cli.md").read_text("utf-8"))
     verbs = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
     assert "search" in verbs and not [verb for verb in verbs if f"## `{verb}`" not in page]
 
@@ -98,16 +98,16 @@ def test_every_term_of_the_glossary_is_defined_once() -> None:
 
 def test_external_resources_of_a_page_are_found(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="the group docs is not installed")
-    from offline import loaded_from_elsewhere
+    from offline import list_external_resources
 
     (tmp_path / "page.html").write_text('<a href="https://a.example/">a</a><img src="here.png"><link href="style.css">')
     (tmp_path / "style.css").write_text(
         "a { background: url('data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\">') }"
     )
-    assert loaded_from_elsewhere(tmp_path) == []
+    assert list_external_resources(tmp_path) == []
     (tmp_path / "other.html").write_text('<script async src="https://b.example/x.js"></script>')
     (tmp_path / "other.css").write_text("@import 'https://c.example/font.css'; a { b: url(//d.example/e.woff) }")
-    assert [line.split("://")[-1].removeprefix("other.css: //") for line in loaded_from_elsewhere(tmp_path)] == [
+    assert [line.split("://")[-1].removeprefix("other.css: //") for line in list_external_resources(tmp_path)] == [
         "c.example/font.css",
         "d.example/e.woff",
         "b.example/x.js",
@@ -117,7 +117,7 @@ def test_external_resources_of_a_page_are_found(tmp_path: Path) -> None:
 def test_every_method_is_documented() -> None:
     page = (DOCS / "howto" / "neighbours.md").read_text("utf-8")
     assert not [method for method in METHODS if f"| `{method}` |" not in page]
-    set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.methods(), re.DOTALL))
+    set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.describe_methods(), re.DOTALL))
     assert {name: yaml.safe_load(text) for name, text in set_by.items()} == {
         name: yaml.safe_load(yaml.safe_dump(fields)) for name, fields in METHODS.items() if fields
     }
@@ -125,11 +125,11 @@ def test_every_method_is_documented() -> None:
 
 def test_an_undescribed_field_ends_the_build() -> None:
     section = {"properties": {"novel": {"type": "integer", "default": 1}}}
-    assert "whole number; default `1`" in generated._section("`here`", "here", section, {"novel": "New."})
-    with pytest.raises(generated.Undescribed, match=r"here\.novel"):
-        generated._section("`here`", "here", section, {})
-    with pytest.raises(generated.Undescribed, match=r"here\.gone"):
-        generated._section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
+    assert "whole number; default `1`" in generated._format_section("`here`", "here", section, {"novel": "New."})
+    with pytest.raises(generated.DescriptionError, match=r"here\.novel"):
+        generated._format_section("`here`", "here", section, {})
+    with pytest.raises(generated.DescriptionError, match=r"here\.gone"):
+        generated._format_section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
 
 
 def test_every_command_parses() -> None:

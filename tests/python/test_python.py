@@ -19,7 +19,7 @@ import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.engine.ray_connection import authenticate
 from blendsearch.errors import BlendsearchError, ConfigError, DataError, EvaluateError, ModelError, RunError
-from blendsearch.events import Evaluated, Event, Warned
+from blendsearch.events import Evaluated, Event, GenerationAsked, GenerationDone, Warned
 
 FEW = ["l1", "bn_gamma", "apoz", "taylor_gate"]
 QUICK: dict[str, Any] = {
@@ -257,8 +257,8 @@ def test_results_have_text_html_and_pictures(found: bs.SearchRun) -> None:
     from blendsearch.progress.state import ProgressState
 
     state = ProgressState(10)
-    state.update("asked", {"generation": 0, "before": 0, "candidates": 4, "cached": 1, "workers": 2})
-    state.update("generation", {"generation": 1, "hypervolume": 0.5})
+    state.update(GenerationAsked(generation=0, before=0, candidates=4, cached=1, workers=2))
+    state.update(GenerationDone(generation=1, evaluations=4, seconds=1.0, front=1, hypervolume=0.5, best_loss=0.5))
     assert "1 done, 1 from the store, 0 failed" in render_html(state, ["<b>"]) and "&lt;b&gt;" in render_html(
         state, ["<b>"]
     )
@@ -415,7 +415,7 @@ def test_a_search_without_any_successful_evaluation_ends_with_one_line(tmp_path:
 
     for schedule in ("generational", "steady"):
         settings = QUICK | {"evolution": {"population": 8, "schedule": schedule}, "name": schedule, "runs": tmp_path}
-        with pytest.raises(EvaluateError, match="networks could be judged, the last because: the loss is nan"):
+        with pytest.raises(EvaluateError, match="networks could be evaluated, the last because: the loss is nan"):
             bs.search(network(), three(), budget=bs.macs(0.5), evaluate=only_the_dense, **settings)
         again = {"model": network(), "data": three(), "evaluate": only_the_dense, "runs": tmp_path}
         with pytest.raises(EvaluateError, match="networks could be evaluated"):

@@ -74,7 +74,7 @@ def test_differences_that_change_results_are_refused_unless_accepted(
     assert why in change["accepted"][0]
     capsys.readouterr()
     run("fork", tmp_path, "one", "--name", "two", "--set", "search.evaluations=20")
-    assert f"no judgement is taken over, since {why}" in capsys.readouterr().out
+    assert f"no evaluation is inherited, since {why}" in capsys.readouterr().out
 
 
 def test_patches_of_versions_and_other_packages_may_differ(config_file: Path, tmp_path: Path) -> None:
