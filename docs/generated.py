@@ -31,9 +31,9 @@ class DescriptionError(Exception):
 
 def describe_config() -> str:
     """Describe every section of the config: its fields, their types, defaults and purposes."""
-    from blendsearch.runs.config.schema import Config
+    from blendsearch.runs.config.schema import load_config_class
 
-    schema = Config.model_json_schema()
+    schema = load_config_class().model_json_schema()
     described = yaml.safe_load(FIELDS.read_text(encoding="utf-8"))
     pages = [_format_section("At the top", "", schema, described.pop("top", {}))]
     shared: dict[str, dict[str, Any]] = {}
@@ -163,10 +163,12 @@ def _format_flow(value: Any, width: int) -> str:
 
 def describe_methods() -> str:
     """Describe the fields that each method sets."""
-    from blendsearch.runs.config.method_spec import METHODS
+    from blendsearch.runs.config.method_registry import list_methods
 
     return "\n".join(
-        f"### `method: {name}`\n\n```yaml\n{_format_yaml(fields)}```\n" for name, fields in METHODS.items() if fields
+        f"### `method: {spec.name}`\n\n```yaml\n{_format_yaml(dict(spec.defaults))}```\n"
+        for spec in list_methods()
+        if spec.defaults
     )
 
 

@@ -28,10 +28,8 @@ from blendsearch.runs.config.loading import parse_config
 EVALUATIONS, SECONDS_EACH = 400, 1.0
 CASES = [
     ("cma, population 24", {"population": 24, "evaluations": EVALUATIONS}),
-    ("surrogate, population 24", {"population": 24, "evaluations": EVALUATIONS, "optimizer": "surrogate"}),
     ("nsga2 group by group, population 24", {"population": 24, "evaluations": EVALUATIONS, "blend": "group"}),
     ("cma, population 500", {"population": 500, "evaluations": 3000}),
-    ("surrogate, population 500", {"population": 500, "evaluations": 3000, "optimizer": "surrogate"}),
     ("nsga2 group by group, population 500", {"population": 500, "evaluations": 3000, "blend": "group"}),
 ]
 

@@ -81,12 +81,6 @@ class NetworkSpace(ClusteredSpace):
         top = logs.max(axis=1, keepdims=True)
         return np.asarray(np.exp(logs - np.where(np.isfinite(top), top, 0.0)))
 
-    def compute_coordinates(self, blends: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Blends, (n, genes), as each criterion's part of the sum, then the deviations: (n, d), near where alike."""
-        logs = WEIGHT_SCALE * blends[:, : len(self.criteria)]
-        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
-        return np.hstack([weights / weights.sum(axis=1, keepdims=True), blends[:, len(self.criteria) :]])
-
     @cached_property
     def _cluster_numbers(self) -> NDArray[np.int64]:
         """The number of each criterion's cluster in each group, (groups, criteria); -1 where it is left out."""

@@ -49,9 +49,9 @@ def search(arguments: argparse.Namespace) -> None:
         report.close()
     print_summary(run, arguments)
     if arguments.controls:
-        from blendsearch.pipeline.control_runs import CONTROLS
+        from blendsearch.runs.config.method_registry import list_control_names
 
-        _run_comparison(run, CONTROLS, 3, arguments)
+        _run_comparison(run, list_control_names(optional=False), 3, arguments)
 
 
 def resume(arguments: argparse.Namespace) -> None:
@@ -132,14 +132,15 @@ def fork(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from blendsearch.pipeline.control_runs import CONTROLS
+    from blendsearch.runs.config.method_registry import list_control_names
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
     if arguments.controls == "none":
         print_comparison(run, arguments)
         return
-    named = CONTROLS if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
+    defaults = list_control_names(optional=False)
+    named = defaults if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
     _run_comparison(run, named, arguments.seeds, arguments)
 
 

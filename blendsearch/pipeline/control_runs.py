@@ -14,15 +14,10 @@ from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.runs.config.loading import parse_config
-from blendsearch.runs.config.method_spec import METHODS, merge_trees
+from blendsearch.runs.config.method_registry import get_method, list_control_names
+from blendsearch.runs.config.method_spec import merge_trees
 from blendsearch.runs.config.schema import Config, EngineConfig
 from blendsearch.runs.run import Run, open_run
-
-CONTROLS = ("random", "legr", "torch-pruning")
-"""Default controls of a comparison; single criteria and the equal blend are part of the run itself."""
-
-OPTIONAL_CONTROLS = ("depthwise", "sensitivity", "derived", "tailored")
-"""Published methods that are controls on request; each reads its own section of the config."""
 
 
 def compare(
@@ -78,7 +73,7 @@ def plan_comparison(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[
             "budget; search again with --set budget.macs=0.5, say"
         )
     own = run.config.method
-    known = (*CONTROLS, *OPTIONAL_CONTROLS)
+    known = (*list_control_names(optional=False), *list_control_names(optional=True))
     unknown = [method for method in methods if method not in known]
     if unknown:
         raise ConfigError(f"no control is called {unknown[0]!r}: expected some of {', '.join(known)}")
@@ -98,5 +93,5 @@ def make_control_config(config: Config, method: str, seed: int) -> Config:
     # the splits stay those of the compared run: its base network may have been trained on one side of them
     tree["data"]["split_seed"] = config.seed if config.data.split_seed is None else config.data.split_seed
     if method != config.method:
-        tree = merge_trees(tree, {"method": method, **METHODS[method]})
+        tree = merge_trees(tree, {"method": method, **get_method(method).defaults})
     return parse_config(tree, f"control {method}")

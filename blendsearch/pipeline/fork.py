@@ -17,12 +17,14 @@ import numpy as np
 
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.events import Forked, Reporter
-from blendsearch.pipeline.methods.blended import make_search_optimizer
+from blendsearch.pipeline.methods.method import make_search_optimizer
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.compatibility import find_differences
+from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.loading import apply_overrides, parse_config
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config_changes import diff_configs
 from blendsearch.runs.origin import EVOLVED, IN_BEST
@@ -89,13 +91,7 @@ def fork(
 
 def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dict[str, list[Any]]]:
     """Return the parent's config with `overrides`, and the changes: [old, new] by field."""
-    if parent.config.method == "torch-pruning":
-        raise ConfigError(f"run {parent.name!r} is two cuts of another pruner: it has no population to fork")
-    if parent.config.method in ("sensitivity", "derived", "tailored"):
-        raise ConfigError(
-            f"run {parent.name!r} is the one network of method {parent.config.method}: it has no population to fork; "
-            f"search anew, with search.seeds=[{parent.config.method}] for its widths in the first generation"
-        )
+    _check_population(parent)
     tree = parent.config.model_dump(mode="json")
     if parent.config.data.split_seed is None:
         # another seed must not draw other splits: the dense network may have been trained on one side of these
@@ -103,6 +99,7 @@ def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dic
     source = f"fork of {parent.name}"
     pinned = parse_config(tree, source).model_dump(mode="json")
     config = parse_config(apply_overrides(tree, overrides), source)
+    check_searchable(config)
     changed = dict(diff_configs(pinned, config.model_dump(mode="json")))
     for field in changed:
         if field.startswith(SPACE_FIELDS) or not field.startswith(CHANGEABLE):
@@ -111,6 +108,18 @@ def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dic
                 "start a new search, or change only search, budget, fitness, promote, finals, engine, seed, allocation"
             )
     return config, changed
+
+
+def _check_population(parent: Run) -> None:
+    """Raise ConfigError for a method without a population."""
+    method = get_method(parent.config.method)
+    if method.traits.population:
+        return
+    instead = f", with search.seeds=[{method.name}] for its widths in the first generation"
+    raise ConfigError(
+        f"run {parent.name!r} holds the fixed networks of method {method.name}: it has no population to fork; start a "
+        f"new search{instead if method.traits.seeds_others else ''}"
+    )
 
 
 def collect_inherited(

@@ -9,7 +9,7 @@ from itertools import chain
 
 from blendsearch.events import GenerationAsked, StoppedEarly
 from blendsearch.fitness.evaluator import make_request
-from blendsearch.pipeline.methods.blended import make_search_optimizer, make_seeds
+from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (

@@ -17,6 +17,7 @@ from blendsearch.pipeline.stages import (
     save_front_weights,
 )
 from blendsearch.pipeline.steady import run_steady
+from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.run import Run
 
 SCHEDULES = {"generational": run_generational, "steady": run_steady}
@@ -24,6 +25,7 @@ SCHEDULES = {"generational": run_generational, "steady": run_steady}
 
 def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None:
     """Run every stage of a search; a stage that is already complete in `run` adds nothing."""
+    check_searchable(problem.config)
     with run.open_store() as store:
         session = SearchSession(run, problem, engine, store, report)
         evaluate_dense(session)

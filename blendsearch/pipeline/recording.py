@@ -11,6 +11,7 @@ from blendsearch.fitness.evaluator import Outcome, Request, make_request
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import compute_hypervolume, select_evaluated, select_front
 from blendsearch.runs.records import Evaluation
@@ -172,5 +173,5 @@ def warn_of_baselines(count: int, session: SearchSession) -> None:
 
 def warn_of_exhaustion(session: SearchSession) -> None:
     """Warn that every reachable cut was evaluated, unless the method has a fixed set of networks."""
-    if session.problem.config.method not in ("torch-pruning", "depthwise", "sensitivity", "derived", "tailored"):
+    if not get_method(session.problem.config.method).traits.fixed_networks:
         session.warn("the search space is used up: every reachable cut has been evaluated")

@@ -10,11 +10,12 @@ import numpy as np
 from blendsearch.events import FinalTrained, LatenciesMeasured, Promoted, Tested
 from blendsearch.fitness.evaluator import EvaluationSplit, make_request
 from blendsearch.fitness.latency_benchmark import measure_latencies
+from blendsearch.pipeline.methods.method import load_method
 from blendsearch.pipeline.problem.costs import describe_conditions, make_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
-from blendsearch.runs.origin import DENSE, EVOLVED
+from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import (
     find_knee,
     select_best_baselines,
@@ -92,8 +93,8 @@ def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], p
     else:
         again = {row.digest for row in valid}
         others = [row for row in select_evaluated(rows) if row.digest not in again]
-        # the paper's picks come from its population, where no control stands
-        found = [row for row in [*valid, *others] if row.origin == EVOLVED or problem.config.method != "cfbs"]
+        method = load_method(problem.config.method)
+        found = [row for row in [*valid, *others] if method.is_eligible_final(row)]
         # a network that was not promoted was worse than every promoted one
         order = sorted(found, key=lambda row: (row.digest not in again, *problem.compute_objectives(row), row.id))
         best = order[:count]

@@ -17,7 +17,7 @@ from collections import deque
 
 from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
-from blendsearch.pipeline.methods.blended import make_search_optimizer, make_seeds
+from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (

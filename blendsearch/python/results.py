@@ -99,11 +99,12 @@ class SearchRun:
         self, controls: Sequence[str] | None = None, *, seeds: int = 3, progress: bool = True
     ) -> dict[str, Any]:
         """Search with controls at equal cost, and say how they compare; what ``blendsearch compare --json`` prints."""
-        from blendsearch.pipeline.control_runs import CONTROLS, compare, plan_comparison
+        from blendsearch.pipeline.control_runs import compare, plan_comparison
         from blendsearch.progress import make_progress
         from blendsearch.results.comparison import summarize_comparison
+        from blendsearch.runs.config.method_registry import list_control_names
 
-        named = CONTROLS if controls is None else tuple(controls)
+        named = list_control_names(optional=False) if controls is None else tuple(controls)
         plan_comparison(self.run, named, seeds)
         report = make_progress(self.run.config) if progress else None
         try:

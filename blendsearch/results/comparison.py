@@ -8,15 +8,13 @@ from scipy.stats import t as student
 
 from blendsearch.errors import RunError
 from blendsearch.results.summary import describe_evaluation
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import list_baseline_kinds
 from blendsearch.runs.pareto import select_evaluated, select_highest_fidelity
 from blendsearch.runs.records import Evaluation, FinalResult, TestResult
 from blendsearch.runs.run import Run, list_runs, open_run
 
 CONFIDENCE = 0.95
-
-TRAINING_METHODS = ("derived", "tailored")
-"""Methods that end in a network with weights of their own."""
 
 TRAINED_SUFFIX = ", trained"
 """Ends the name of such a method where its network is told with these weights, not recovered like the others'."""
@@ -68,7 +66,7 @@ def _collect_results(run: Run) -> dict[str, dict[int, MethodResult]]:
 
         best = _select_best(held, rows, again, tests)
         by_method.setdefault(method, {})[seed] = best._replace(evaluations=best.evaluations + probes)
-        if method in TRAINING_METHODS and finals:
+        if get_method(method).traits.trains_itself and finals:
             by_method.setdefault(f"{method}{TRAINED_SUFFIX}", {})[seed] = _use_final_metrics(best, finals)
         if method == run.config.method:
             kinds: dict[str, list[Evaluation]] = {}

@@ -11,9 +11,9 @@ from blendsearch.blend.genome import Genome, Space
 from blendsearch.blend.group_space import make_group_space
 from blendsearch.blend.network_space import make_network_space
 from blendsearch.errors import RunError
-from blendsearch.results.comparison import TRAINING_METHODS
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
 from blendsearch.results.summary import describe_evaluation, make_extra_metrics_reader, select_network
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import list_baseline_kinds
 from blendsearch.runs.pareto import select_front, select_highest_fidelity
 from blendsearch.runs.records import Evaluation
@@ -75,7 +75,7 @@ def describe_network(run: Run, selector: str) -> dict[str, Any]:
 def describe_training(run: Run) -> str:
     """In words, how the kept weights of a fine-tuned network came about: by its method, or by `finals`."""
     method = run.config.method
-    return f"as {method} trained it" if method in TRAINING_METHODS else "after the long fine-tune"
+    return f"as {method} trained it" if get_method(method).traits.trains_itself else "after the long fine-tune"
 
 
 def list_decomposable_layers(run: Run) -> list[str]:

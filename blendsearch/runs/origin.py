@@ -1,5 +1,6 @@
 """Where a network of a run comes from."""
 
+from blendsearch.runs.config.method_registry import list_method_origins
 from blendsearch.runs.records import Evaluation
 
 DENSE = "dense"
@@ -12,10 +13,6 @@ EVOLVED = "evolved"
 
 IN_BEST = " in the best allocation"
 """Ends the name of a criterion, or equal blend, that was judged in the allocation of the best baseline."""
-
-
-ONE_NETWORK_METHODS = ("sensitivity", "derived", "tailored")
-"""Origins of the one network that each of these methods brings."""
 
 
 def list_baseline_kinds(row: Evaluation) -> list[str]:
@@ -31,7 +28,7 @@ def list_baseline_kinds(row: Evaluation) -> list[str]:
     for name in row.origin.split(" = "):
         rule, at, place = name.partition(" at ")
         kind = "equal blend" if rule.startswith("equal blend") else "single criterion"
-        if rule.endswith(" ranking") or rule.startswith("Torch-Pruning") or rule in ONE_NETWORK_METHODS:
+        if rule in list_method_origins():
             kind = rule
         if rule.endswith(IN_BEST):
             kind += IN_BEST

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 from blendsearch.errors import RunError
 from blendsearch.events import ignore_event
-from blendsearch.pipeline.control_runs import CONTROLS, plan_comparison, run_control
+from blendsearch.pipeline.control_runs import plan_comparison, run_control
+from blendsearch.runs.config.method_registry import list_control_names
 from blendsearch.runs.run import open_run
 
 HERE = Path(__file__).parent
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where decoded data and runs go")
     parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--controls", default=",".join(CONTROLS))
+    parser.add_argument("--controls", default=",".join(list_control_names(optional=False)))
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--lane", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--name", help="of the run and of the files written (default: the config's)")

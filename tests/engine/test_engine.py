@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import asked, collect, evaluator
+from evaluations import asked, evaluator
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
@@ -14,6 +14,7 @@ from blendsearch.engine.ray_connection import authenticate, is_loopback_address
 from blendsearch.engine.ray_engine import Worker, count_node_slots
 from blendsearch.errors import EngineError
 from blendsearch.runs.config.schema import EngineConfig
+from blendsearch.testing.engines import check_failures, check_outcomes
 
 
 @pytest.fixture(scope="module", params=["off", "local"])
@@ -42,11 +43,7 @@ def engine(where: str) -> Iterator[Engine]:
 def test_every_request_comes_back_once_with_the_numbers_of_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
     torch.set_num_threads(1)
     requests = asked(5, fidelity)
-    outcomes = collect(engine, requests)
-    direct = evaluator()
-    for item in requests:
-        expected = direct.evaluate(item)
-        assert outcomes[item.digest]._replace(seconds=0) == expected._replace(seconds=0)
+    outcomes = check_outcomes(engine, evaluator(), requests)
     assert len({outcome.loss for outcome in outcomes.values()}) > 1
 
 
@@ -54,22 +51,14 @@ def test_an_evaluator_with_a_repair_gives_the_numbers_of_a_direct_evaluation(whe
     torch.set_num_threads(1)
     held, requests = evaluator(repair=True), asked(3)
     started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
-    outcomes = collect(started, requests)
+    outcomes = check_outcomes(started, held, requests)
     started.close()
     for item in requests:
-        assert outcomes[item.digest]._replace(seconds=0) == held.evaluate(item)._replace(seconds=0)
         assert outcomes[item.digest].loss != evaluator().evaluate(item).loss, "it was not repaired"
 
 
-def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_the_rest_is_not_disturbed(engine: Engine) -> None:
-    good = asked(3)
-    nothing_left = good[0]._replace(cut=bytes(len(good[0].cut)), digest="nothing")
-    unknown = good[0]._replace(fidelity="perfect", digest="unknown")
-    outcomes = collect(engine, [good[0], nothing_left, good[1], unknown, good[2]])
-    assert all(not outcomes[item.digest].failure for item in good)
-    assert "perfect" in outcomes["unknown"].failure
-    assert outcomes["nothing"].failure
-    assert not list(engine.iter_outcomes())
+def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_leaves_the_others_alone(engine: Engine) -> None:
+    check_failures(engine, asked(3))
 
 
 def test_a_cluster_that_is_not_there_is_refused_in_one_line() -> None:

@@ -25,7 +25,7 @@ from blendsearch.cli.main import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import ConfigError
 from blendsearch.events import ignore_event
-from blendsearch.pipeline.methods.sensitivity import Curve, find_widths, make_curve, measure_sensitivity
+from blendsearch.pipeline.methods.sensitivity.method import Curve, find_widths, make_curve, measure_sensitivity
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record

@@ -38,7 +38,6 @@ def numbers(of: Run) -> dict[str, tuple[Any, ...]]:
     [
         ("generational", "cma"),
         ("generational", "nsga2"),
-        ("generational", "surrogate"),
         ("steady", "cma"),
         ("steady", "random"),
     ],

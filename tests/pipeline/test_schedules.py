@@ -231,7 +231,7 @@ def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_pa
     assert journal(open_run(tmp_path, "short")) == journal(open_run(tmp_path, "long"))
 
 
-@pytest.mark.parametrize("optimizer", ["cma", "nsga2", "surrogate"])
+@pytest.mark.parametrize("optimizer", ["cma", "nsga2"])
 def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_what_was_judged(
     optimizer: str, prepared: Problem, tmp_path: Path
 ) -> None:

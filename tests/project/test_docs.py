@@ -19,8 +19,8 @@ from blendsearch.cli.main import main
 from blendsearch.cli.parser import make_parser
 from blendsearch.criteria.registry import CRITERIA, load_pool
 from blendsearch.runs.config.loading import load_config, parse_config
-from blendsearch.runs.config.method_spec import METHODS
-from blendsearch.runs.config.schema import Config
+from blendsearch.runs.config.method_registry import list_methods
+from blendsearch.runs.config.schema import load_config_class
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -49,7 +49,7 @@ def fields(section: type[BaseModel], path: str = "") -> Iterator[str]:
 def test_every_field_of_the_config_is_in_the_reference() -> None:
     page = generated.fill_page((DOCS / "reference" / "config.md").read_text("utf-8"))
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
-    for field in fields(Config):
+    for field in fields(load_config_class()):
         section, _, name = field.rpartition(".")
         title = next(title for title in sections if f"`{section}`" in title or (not section and title == "At the top"))
         assert re.search(rf"^`{name}`{{#[\w-]+}}\n: \S", sections[title], re.MULTILINE), field
@@ -116,10 +116,10 @@ def test_external_resources_of_a_page_are_found(tmp_path: Path) -> None:
 
 def test_every_method_is_documented() -> None:
     page = (DOCS / "howto" / "neighbours.md").read_text("utf-8")
-    assert not [method for method in METHODS if f"| `{method}` |" not in page]
+    assert not [spec.name for spec in list_methods() if f"| `{spec.name}` |" not in page]
     set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.describe_methods(), re.DOTALL))
     assert {name: yaml.safe_load(text) for name, text in set_by.items()} == {
-        name: yaml.safe_load(yaml.safe_dump(fields)) for name, fields in METHODS.items() if fields
+        spec.name: yaml.safe_load(yaml.safe_dump(dict(spec.defaults))) for spec in list_methods() if spec.defaults
     }
 
 

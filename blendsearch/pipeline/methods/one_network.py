@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from blendsearch.blend.genome import Genome
-from blendsearch.pipeline.optimizers.base import Candidate
+from blendsearch.pipeline.methods.method import Method
+from blendsearch.pipeline.optimizers.base import Candidate, Optimizer
 from blendsearch.pipeline.optimizers.one_shot import OneShot
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.structure.groups import Cut, compute_cut_digest
@@ -41,3 +42,15 @@ def make_method_cuts(problem: Problem) -> list[tuple[str, Cut]]:
     name = problem.config.method
     cut = problem.allocations[name].cut
     return [(name, problem.decoder.decode(problem.decoder.space.make_equal_blend()) if cut is None else cut)]
+
+
+class OneNetworkMethod(Method):
+    """Base of methods that end with one network, which `prepare_allocation` finds before the search."""
+
+    def make_optimizer(self, problem: Problem) -> Optimizer:
+        """Make the optimizer that proposes this network alone."""
+        return FixedCandidates(problem, make_method_cuts(problem))
+
+    def make_baselines(self, problem: Problem) -> list[tuple[str, Genome]]:
+        """Return none."""
+        return []

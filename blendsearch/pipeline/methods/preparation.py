@@ -1,6 +1,5 @@
 """What a run measures, derives or trains before its search begins: named allocations, for whoever asks for them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,28 +7,25 @@ import torch
 
 from blendsearch.blend.allocation_rules import PreparedAllocation
 from blendsearch.events import FinalTrained
-from blendsearch.pipeline.methods.derived.method import derive_widths
-from blendsearch.pipeline.methods.sensitivity import measure_sensitivity
-from blendsearch.pipeline.methods.tailored.method import train_tailored
+from blendsearch.pipeline.methods.method import load_method
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
+from blendsearch.runs.config.method_registry import list_method_names
 from blendsearch.runs.records import FinalResult
 from blendsearch.structure.groups import compute_cut_digest
 from blendsearch.structure.surgery import narrow
-
-PREPARERS: dict[str, Callable[[SearchSession], PreparedAllocation]] = {
-    "sensitivity": lambda session: PreparedAllocation(measure_sensitivity(session)),
-    "derived": derive_widths,
-    "tailored": train_tailored,
-}
 
 
 def prepare_allocations(session: SearchSession) -> Problem:
     """Return the problem with the allocations that its config asks for; stored results are not computed again."""
     problem = session.problem
     config = problem.config
-    wanted: dict[str, None] = dict.fromkeys([*config.search.seeds, config.allocation, config.method])
-    measured: dict[str, PreparedAllocation] = {name: PREPARERS[name](session) for name in wanted if name in PREPARERS}
+    measured: dict[str, PreparedAllocation] = {}
+    for name in dict.fromkeys([*config.search.seeds, config.allocation, config.method]):
+        if name in list_method_names():
+            found = load_method(name).prepare_allocation(session)
+            if found is not None:
+                measured[name] = found
     decoder = problem.decoder
     if config.allocation in measured:
         decoder = replace(decoder, allocation_rule=measured[config.allocation].rule)

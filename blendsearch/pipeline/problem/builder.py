@@ -29,6 +29,7 @@ from blendsearch.pipeline.problem.inputs import (
     check_trainable,
 )
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.run import Run
@@ -43,6 +44,7 @@ def build_problem(
     With `base_run`, the dense network and the cost models are those of that run: nothing is trained or measured.
     Objects in `inputs` replace what the config names.
     """
+    check_searchable(config)
     check_task(config, inputs.task)
     traced = _trace_dense(config, report, base_run, inputs)
     _check_budget(config, traced)

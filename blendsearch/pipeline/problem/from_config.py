@@ -13,6 +13,7 @@ from blendsearch.blend.network_space import NetworkSpace, make_network_space
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
 from blendsearch.fitness.training import Schedule
+from blendsearch.runs.config.method_registry import load_implementation
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.structure.trace import Structure
@@ -20,8 +21,12 @@ from blendsearch.structure.trace import Structure
 
 def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
     """Make the search space of the config's method."""
-    if config.method == "cfbs":
-        return make_group_space(table, clusters, means=False)
+    space: GroupSpace | NetworkSpace = load_implementation(config.method).make_space(config, table, clusters)
+    return space
+
+
+def make_default_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
+    """Make the space that `search.blend` names: one blend for the network, or one per group."""
     if config.search.blend == "group":
         return make_group_space(table, clusters)
     return make_network_space(table, clusters, deviations=config.search.deviations)

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import UserData, load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError
+from blendsearch.runs.config.method_registry import list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
 from blendsearch.task import CLASSIFICATION, Task
@@ -113,10 +114,11 @@ def check_task(config: Config, task: Task) -> None:
 
 def check_trainable(config: Config, task: Task) -> None:
     """Raise ConfigError where the config asks for fine-tuning and there is no loss."""
-    measured = {config.allocation, config.method, *config.search.seeds} & {"derived", "tailored"}
+    named = {config.allocation, config.method, *config.search.seeds}
+    trains = any(spec.name in named and spec.traits.trains_itself for spec in list_methods())
     promoted = config.promote.share and config.promote.fidelity == "tuned"
     tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.picks
-    if not task.is_trainable and (tuned or measured):
+    if not task.is_trainable and (tuned or trains):
         raise ConfigError(
             "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
             "to the mean loss of a batch, or search with fidelity recalibrated and no finals"

@@ -11,6 +11,7 @@ from blendsearch.blend.decoder import Decoder
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.data.splits import Splits
 from blendsearch.fitness.evaluator import Evaluator
+from blendsearch.runs.config.method_registry import load_implementation
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.records import Evaluation
 from blendsearch.structure.groups import unpack_cut
@@ -59,12 +60,6 @@ class Problem:
         return tuple(float(oracle.compute_ratio(name, counts)) for name in self.decoder.ranged_costs)
 
     def compute_objectives(self, row: Evaluation) -> tuple[float, ...]:
-        """Return the objectives of `row`, all minimised: loss and error at one budget, loss and costs over a span.
-
-        Method ``cfbs`` minimises the error first and the loss second. Raises ValueError for a failed evaluation.
-        """
-        if row.loss is None or row.error is None:
-            raise ValueError(f"network {row.id} was not evaluated: {row.failure}")
-        if self.config.method == "cfbs":
-            return row.error, row.loss
-        return row.loss, *(self.compute_costs(row) or (row.error,))
+        """Return the method's objectives of `row`, all minimized. Raises ValueError for a failed evaluation."""
+        objectives: tuple[float, ...] = load_implementation(self.config.method).compute_objectives(self, row)
+        return objectives

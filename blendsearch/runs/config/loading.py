@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from blendsearch.errors import ConfigError
-from blendsearch.runs.config.method_spec import apply_method
-from blendsearch.runs.config.schema import Config
+from blendsearch.runs.config.checks import check_config
+from blendsearch.runs.config.method_registry import apply_method
+from blendsearch.runs.config.schema import Config, load_config_class
 
 OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 """Fields that had other names in earlier versions."""
@@ -48,9 +49,14 @@ def parse_config(tree: Any, source: str) -> Config:
     """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
     _rename_old_fields(tree)
     try:
-        return Config.model_validate(apply_method(tree))
+        config = load_config_class().model_validate(apply_method(tree))
     except ValidationError as error:
         raise ConfigError(f"{source}: {'; '.join(_format_errors(error))}") from error
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return config
 
 
 def _rename_old_fields(tree: Any) -> None:

@@ -1,20 +1,26 @@
 """The configuration of a run: one YAML file, every field checked and named when it is wrong."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
 
-from blendsearch.runs.config.method_spec import check_prepared_methods
+from blendsearch.errors import ConfigError
+from blendsearch.runs.config.choices import OneOf
+from blendsearch.runs.config.method_registry import (
+    list_allocation_names,
+    list_method_names,
+    list_methods,
+    list_seed_names,
+)
 from blendsearch.runs.config.sections import (
     AllocationConfig,
-    DerivedConfig,
     PathText,
     Positive,
     PromoteConfig,
     Ratio,
     ScheduleConfig,
     Section,
-    TailoredConfig,
 )
 
 PYTHON_PREFIX = "python"
@@ -154,6 +160,10 @@ class FitnessConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
+OPTIMIZERS = ("auto", "cma", "nsga2", "random")
+"""The values of `search.optimizer`."""
+
+
 class SearchConfig(Section):
     """How long and how the search goes on.
 
@@ -176,8 +186,8 @@ class SearchConfig(Section):
     anchors: Positive = 3
     blend: Literal["network", "group"] = "network"
     deviations: bool = False
-    optimizer: Literal["auto", "surrogate", "cma", "nsga2", "random"] = "auto"
-    seeds: tuple[Literal["sensitivity", "derived", "tailored"], ...] = ()
+    optimizer: Annotated[str, OneOf(lambda: OPTIMIZERS, removed=("surrogate",))] = "auto"
+    seeds: tuple[Annotated[str, OneOf(list_seed_names)], ...] = ()
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05
     drop_ratio: Annotated[float, Field(ge=0, le=1)] = 0.08
 
@@ -224,22 +234,20 @@ class EngineConfig(Section):
     patience: Annotated[float, Field(gt=0)] = 1800.0
 
 
-Method = Literal[
-    "blended", "cfbs", "random", "legr", "torch-pruning", "depthwise", "sensitivity", "derived", "tailored"
-]  # fmt: skip
+Options = TypeVar("Options", bound=Section)
 
 
 class Config(Section):
-    """Everything that a run is decided by.
+    """Everything that determines a run.
 
-    `method` names a whole way to search; it sets the fields that the config leaves out (runs.methods). `allocation` is
-    how the budget is shared out: evolved, or by widths found beforehand, within which only the blend is searched
-    (blend.fixed, search.sensitivity, search.derived, search.tailored). `transform`: whether the search also decides
-    which layers become a depthwise and a pointwise one (structure.depthwise).
+    `method` names a way to search; it sets fields that the config leaves out (method_spec.py). `allocation` is how the
+    budget is shared out: evolved, or by widths found before the search, which then evolves the blend alone.
+    `transform`: whether the search also decides which layers become a depthwise and a pointwise one
+    (structure/depthwise.py). Methods add sections of their own: use `load_config_class` to validate a config.
     """
 
-    method: Method = "blended"
-    allocation: Literal["evolved", "uniform", "global", "sensitivity", "derived", "tailored"] = "evolved"
+    method: Annotated[str, OneOf(list_method_names)] = "blended"
+    allocation: Annotated[str, OneOf(list_allocation_names)] = "evolved"
     transform: Literal["none", "depthwise"] = "none"
     model: ModelConfig
     data: DataConfig
@@ -251,69 +259,37 @@ class Config(Section):
     finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
     allocating: AllocationConfig = AllocationConfig()
-    derived: DerivedConfig = DerivedConfig()
-    tailored: TailoredConfig = TailoredConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # what scikit-learn takes
+    # here come the sections of methods
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # the range that scikit-learn accepts
 
-    @model_validator(mode="after")
-    def _check_fields(self) -> "Config":
-        in_python = self.model.factory.startswith(f"{PYTHON_PREFIX}:")
-        if self.model.weights is None and self.model.train is None and not in_python:
-            raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
-        spanned = self.budget.get_spanned_costs()
-        if spanned and self.method in ("cfbs", "legr", "torch-pruning", "depthwise"):
-            raise ValueError(f"method {self.method} searches at one budget: give one number, not [least, most]")
-        if self.search.optimizer in ("cma", "surrogate") and (spanned or self.search.blend == "group"):
-            raise ValueError(
-                f"search.optimizer {self.search.optimizer} searches at one budget, with search.blend network: "
-                "take nsga2 or auto"
-            )
-        optimizer = self.search.optimizer
-        if optimizer == "auto":
-            optimizer = "nsga2" if spanned or self.search.blend == "group" else "cma"
-        by_nsga2 = self.method == "blended" and optimizer == "nsga2" and len(spanned) < 2
-        if by_nsga2 and self.search.population % 4:
-            raise ValueError(
-                f"search.population is {self.search.population}: NSGA-II's tournaments need a multiple of 4"
-            )
-        if self.transform != "none":
-            unknown = [cost for cost in ("memory", "latency") if cost in self.budget.get_spans()]
-            if unknown:
-                raise ValueError(
-                    f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
-                    "give budget.macs or budget.params"
-                )
-            if self.method in ("cfbs", "legr", "torch-pruning"):
-                raise ValueError(f"method {self.method} decomposes no layers: leave transform out")
-        elif self.method == "depthwise":
-            raise ValueError("method depthwise decomposes layers: leave transform as it is there")
-        if self.method == "depthwise" and self.allocation != "uniform" and self.budget.keep is None:
-            raise ValueError("method depthwise cuts all layers alike: leave allocation uniform")
-        if self.method == "torch-pruning" and not self.budget.get_spans():
-            raise ValueError("method torch-pruning needs a budget instead of budget.keep")
-        if self.method == "legr" and (self.budget.keep is not None or "l2" not in self.criteria.pool):
-            raise ValueError(
-                "method legr ranks by l2: put it in criteria.pool, and give a budget instead of budget.keep"
-            )
-        check_prepared_methods(self)
-        check_promote(self)
-        if self.method == "cfbs" and self.allocation != "uniform" and self.budget.keep is None:
-            raise ValueError("method cfbs takes widths that are given beforehand: leave allocation uniform")
-        return self
+    def get_options(self, section: type[Options]) -> Options:
+        """Return a method's own section, by its class."""
+        found = next(spec for spec in list_methods() if spec.options is section)
+        options: Options = getattr(self, found.section_name)
+        return options
 
 
-def check_promote(config: "Config") -> None:
-    """Raise ValueError where nothing new would be learnt."""
-    promote = config.promote
-    if not promote.share:
-        return
-    if promote.images == "same" and promote.fidelity == config.fitness.fidelity:
-        raise ValueError(
-            f"promote would judge the same again: fitness.fidelity is {promote.fidelity} too; take another "
-            "promote.fidelity, or promote.images unused"
-        )
-    if promote.images == "unused" and config.data.val_limit is None:
-        raise ValueError(
-            "promote.images unused are validation images that the search does not see: set data.val_limit to how many "
-            "it is to see"
-        )
+_method_sections: set[str] = set()
+"""Sections of `Config` that come from methods."""
+
+
+def load_config_class() -> type[Config]:
+    """Return `Config` with the sections of the registered methods, and no others, before `seed`.
+
+    Raises ConfigError where a method's section has the name of another field.
+    """
+    fields = Config.__pydantic_fields__
+    sections = {spec.section_name: spec.options for spec in list_methods() if spec.options is not None}
+    taken = sections.keys() & (fields.keys() - _method_sections)
+    if taken:
+        raise ConfigError(f"a method's section is called {min(taken)!r}, as another field of the config")
+    if {name: fields[name].annotation for name in _method_sections} != sections:
+        last = fields.pop("seed")
+        for name in _method_sections:
+            del fields[name]
+        fields.update({name: FieldInfo(annotation=item, default=item()) for name, item in sections.items()})
+        fields["seed"] = last
+        _method_sections.clear()
+        _method_sections.update(sections)
+        Config.model_rebuild(force=True)
+    return Config

@@ -40,7 +40,7 @@ class ScheduleConfig(Section):
 
 
 class AllocationConfig(Section):
-    """Allocations ``global`` and ``sensitivity``; see blend.fixed and search.sensitivity.
+    """Allocations that rank channels by one criterion: ``global``, and those that methods measure.
 
     `criterion`: whose raw scores one threshold is laid over, and whose least channels are left out while a group's
     sensitivity is measured; ``blend`` is all of the pool alike. `ratios`: the parts of its channels that a group keeps
@@ -70,40 +70,3 @@ class PromoteConfig(Section):
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
     fidelity: Literal["recalibrated", "tuned"] = "tuned"
     images: Literal["same", "unused"] = "same"
-
-
-Part = Annotated[float, Field(ge=0, lt=1)]
-
-
-class DerivedConfig(Section):
-    """Allocation and method ``derived``; see search.derived.
-
-    `margin`: how far the loss may grow, as a part of the dense network's; `tolerance`: how far validation accuracy may
-    fall. `ladder`: rates that a group may lose in one step. `trust`: the first trust region, as a part of the error
-    that the largest rates everywhere would make; `grow` and `shrink` it by these. `steps`: the search limit. `tuning`
-    retrains after every step, `final` once more at the end.
-    """
-
-    margin: Annotated[float, Field(gt=0)] = 0.1
-    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    batches: Positive = 100
-    batch_size: Positive = 64
-    ladder: tuple[Part, ...] = (0.5, 0.4, 0.3, 0.2, 0.1)
-    trust: Annotated[float, Field(gt=0)] = 0.25
-    grow: Annotated[float, Field(gt=1)] = 2.0
-    shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    steps: Positive = 20
-    tuning: ScheduleConfig = ScheduleConfig(epochs=1.0)
-    final: ScheduleConfig | None = None
-
-
-class TailoredConfig(Section):
-    """Method ``tailored``; see search.tailored.
-
-    `tuning`: the one training run, of whole epochs; the network is to arrive at its budget after the part `arrival` of
-    its steps. `by_cost`: how much more a dear channel is pressed than a cheap one: its cost to this power.
-    """
-
-    tuning: ScheduleConfig = ScheduleConfig(epochs=20.0)
-    arrival: Ratio = 0.5
-    by_cost: Annotated[float, Field(ge=0, le=2)] = 0.0

@@ -17,7 +17,7 @@ from blendsearch.blend.genome import unflatten_genome
 from blendsearch.blend.group_space import GroupSpace
 from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError
-from blendsearch.pipeline.methods.cfbs import Cfbs
+from blendsearch.pipeline.methods.cfbs.method import Cfbs
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.optimizers.evolution import Evolution

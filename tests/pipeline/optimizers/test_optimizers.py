@@ -9,15 +9,23 @@ from decoders import DECODER, RESNET
 
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.network_space import NetworkSpace
-from blendsearch.pipeline.methods.cfbs import Cfbs
-from blendsearch.pipeline.methods.legr import Legr
+from blendsearch.pipeline.methods.cfbs.method import Cfbs
+from blendsearch.pipeline.methods.legr.method import Legr
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.optimizers.cma_es import Cma, Strategy
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2, Nsga3
 from blendsearch.pipeline.optimizers.random_search import RandomSearch
-from blendsearch.pipeline.optimizers.surrogate import Surrogate
+from blendsearch.testing import (
+    OptimizerCase,
+    check_candidates,
+    check_learning,
+    check_restoring,
+    check_seeding,
+    check_steady_candidates,
+    check_steady_learning,
+)
 
 GROUPWISE = DECODER.space
 NETWORKWIDE = NetworkSpace(GROUPWISE.criteria, GROUPWISE.ranks, GROUPWISE.clusters)
@@ -41,7 +49,6 @@ def make(name: str, seed: int) -> Optimizer:
         "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.decode, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
         "cfbs": lambda: Evolution(GROUPWISE, DECODER.decode, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
         "cma": lambda: Cma(NETWORKWIDE, held.decode, 12, rng),
-        "surrogate": lambda: Surrogate(NETWORKWIDE, held.decode, 12, rng),
         "random": lambda: RandomSearch(NETWORKWIDE, held.decode, 12, rng),
         "legr": lambda: Legr(l2_table(), rng),
     }[name]()
@@ -57,104 +64,43 @@ def loss(candidate: Candidate) -> float:
     return 1 - float(WISH[candidate.cut].sum() / WISH.sum())
 
 
-def told(held: Optimizer, candidates: list[Candidate]) -> None:
-    held.tell([CandidateResult(item.genome, (loss(item), loss(item)), item.digest, item.origin) for item in candidates])
+def check_budget(candidate: Candidate) -> None:
+    assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(candidate.cut))) <= 0.5
 
 
-def generations(held: Optimizer, number: int, known: set[str], count: int = 12) -> list[list[Candidate]]:
-    found = []
-    for _ in range(number):
-        asked = held.ask(count, known)
-        known |= {item.digest for item in asked}
-        told(held, asked)
-        found.append(asked)
-    return found
+def case(name: str) -> OptimizerCase:
+    return OptimizerCase(lambda seed: make(name, seed), loss, seeds_for(name), check_budget)
 
 
-def begun(name: str, seed: int = 0) -> tuple[Optimizer, set[str], list[Candidate]]:
-    held = make(name, seed)
-    first = held.ask_first(seeds_for(name), 200)
-    told(held, first)
-    return held, {item.digest for item in first}, first
-
-
-EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "surrogate", "random", "legr"]
+EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr"]
+LEARNING = ["nsga2", "nsga2 networkwide", "cma", "legr"]
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_no_cut_is_asked_for_twice_and_all_meet_the_budget(name: str) -> None:
-    held, known, first = begun(name)
-    asked = [*first, *(item for some in generations(held, 4, known) for item in some)]
-    assert len({item.digest for item in asked}) == len(asked) >= 50
-    for item in asked:
-        assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(item.cut))) <= 0.5
-        said = json.dumps(held.serialize_genome(item.genome), allow_nan=False)
-        again = held.deserialize_genome(json.loads(said))
-        assert again.flatten() == item.genome.flatten()
+def test_no_cut_is_proposed_twice_and_all_meet_the_budget(name: str) -> None:
+    check_candidates(case(name))
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_restored_optimiser_goes_on_as_if_it_had_never_stopped(name: str) -> None:
-    held, known, _ = begun(name)
-    generations(held, 3, known)
-    state, seen = json.loads(json.dumps(held.state_dict())), set(known)
-    one = generations(held, 3, known)
-    twin = make(name, 99)
-    twin.load_state_dict(state)
-    other = generations(twin, 3, seen)
-    assert [[item.digest for item in some] for some in one] == [[item.digest for item in some] for some in other]
+def test_a_restored_optimizer_continues_with_the_same_candidates(name: str) -> None:
+    check_restoring(case(name))
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_same_seed_asks_for_the_same_cuts_and_another_for_others(name: str) -> None:
-    asked = []
-    for seed in (0, 0, 1):
-        held, known, _ = begun(name, seed)
-        asked.append({item.digest for some in generations(held, 3, known) for item in some if item.origin == "evolved"})
-    assert asked[0] == asked[1]
-    assert len(asked[0] & asked[2]) <= len(asked[0]) // 20
-
-
-def steadily(held: Optimizer, first: list[Candidate], workers: int, number: int, seed: int = 5) -> list[Candidate]:
-    """`number` candidates asked one at a time, with up to `workers` out that come back in any order; some fail."""
-    rng, waiting = np.random.default_rng(seed), list(first)
-    out: list[Candidate] = []
-    asked: list[Candidate] = []
-    while len(asked) < number or out:
-        while len(out) < workers and len(asked) < number:
-            found = waiting.pop(0) if waiting else held.ask_one({item.digest for item in asked})
-            assert found is not None
-            asked.append(found)
-            out.append(found)
-        back = out.pop(int(rng.integers(len(out))))
-        failed = len(asked) % 10 == 9
-        result = CandidateResult(back.genome, (loss(back), loss(back)), back.digest, back.origin)
-        held.tell_one(back.digest, None if failed else result)
-    return asked
+def test_the_same_seed_proposes_the_same_cuts_and_another_seed_others(name: str) -> None:
+    check_seeding(case(name))
 
 
 @pytest.mark.parametrize("workers", [1, 40])
 @pytest.mark.parametrize("name", EVERY)
 def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: str, workers: int) -> None:
-    orders = []
-    for seed in (0, 0, 1):
-        held = make(name, seed)
-        asked = steadily(held, held.ask_first(seeds_for(name), 10**9), workers, 90)
-        assert len({item.digest for item in asked}) == 90
-        for item in asked:
-            assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(item.cut))) <= 0.5
-        orders.append([item.digest for item in asked])
-    assert orders[0] == orders[1] != orders[2]
+    check_steady_candidates(case(name), workers)
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
-def test_what_learns_one_at_a_time_finds_better_cuts_than_it_began_with(name: str, workers: int) -> None:
-    held = make(name, 0)
-    first = held.ask_first(seeds_for(name), 10**9)
-    found = [loss(item) for item in steadily(held, first, workers, len(first) + 150)[len(first) :]]
-    assert min(found) < min(loss(item) for item in first)
-    assert np.mean(found[-24:]) < np.mean(found[:24])
+@pytest.mark.parametrize("name", LEARNING)
+def test_one_at_a_time_better_cuts_are_found_than_the_first(name: str, workers: int) -> None:
+    check_steady_learning(case(name), workers)
 
 
 def test_the_strategy_finds_the_bottom_of_a_bowl_from_samples_that_come_back_late() -> None:
@@ -175,17 +121,13 @@ def test_the_strategy_finds_the_bottom_of_a_bowl_from_samples_that_come_back_lat
     assert height(held.mean) < 1e-4 * start
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga2 networkwide", "cma", "surrogate", "legr"])
-def test_what_learns_finds_better_cuts_than_it_began_with(name: str) -> None:
-    held, known, first = begun(name)
-    found = [loss(item) for some in generations(held, 12, known) for item in some]
-    assert min(found) < min(loss(item) for item in first)
-    assert np.mean(found[-24:]) < np.mean(found[:24])
+@pytest.mark.parametrize("name", LEARNING)
+def test_better_cuts_are_found_than_the_first(name: str) -> None:
+    check_learning(case(name))
 
 
-@pytest.mark.parametrize("name", ["cma", "surrogate"])
-def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_drawn(name: str) -> None:
-    held, known, first = begun(name)
+def test_cma_evaluates_every_criterion_in_the_best_allocation_before_it_draws() -> None:
+    held, known, first = case("cma").begin()
     best = min(first, key=loss)
     crossed = held.ask(12, known)
     origins = {name for item in [*first, *crossed] for name in item.origin.split(" = ")}
@@ -196,8 +138,8 @@ def test_every_criterion_is_judged_in_the_best_allocation_before_anything_is_dra
 
 
 def test_cma_that_has_narrowed_down_to_what_is_known_begins_again_around_the_best() -> None:
-    held, known, _ = begun("cma")
-    generations(held, 3, known)
+    held, known, _ = case("cma").begin()
+    case("cma").run_generations(held, 3, known)
     assert isinstance(held, Cma) and held.strategy is not None
     for one_at_a_time in (False, True):
         held.strategy.sigma = 1e-12

@@ -54,6 +54,8 @@ from blendsearch.pipeline.methods.derived.rates import (
     interpolate_widths,
     select_widths,
 )
+from blendsearch.pipeline.methods.derived.spec import DerivedConfig
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
 from blendsearch.pipeline.problem.problem import Problem
@@ -103,7 +105,7 @@ def derive_widths(session: SearchSession) -> PreparedAllocation:
         state, module = derivation.step(state, module)
         state = replace(state, seconds=state.seconds + time.perf_counter() - start)
         save_array_checkpoint(folder, state.step, state.__dict__, get_state_arrays(module))
-        session.report(_describe_step(state, problem.config.derived.steps))
+        session.report(_describe_step(state, derivation.config.steps))
     counts = [np.array(item) for item in state.counts]
     decoder, last = problem.decoder, len(counts) - 1
     levels = (-(last + PATH_EXTENSION), 0.0)
@@ -129,7 +131,7 @@ class Derivation:
     """The steps, on one setting. Each is decided by the state before it and the run's seed alone."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self.config = problem, problem.config.derived
+        self.problem, self.config = problem, problem.config.get_options(DerivedConfig)
         self.maps = problem.structure.maps
         # over a span of budgets the derivation goes on to the least
         self.budget = problem.decoder.compute_budget(0.0)
@@ -276,3 +278,11 @@ class Derivation:
         oracle = self.problem.structure.oracle
         ratios = {f"{name}_ratio": float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
         return {**ratios, "val_accuracy": 1 - error, "stands": stands}
+
+
+class Derived(OneNetworkMethod):
+    """One network, with derived rates, its own channels and its own weights."""
+
+    def prepare_allocation(self, session: SearchSession) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return derive_widths(session)

@@ -44,8 +44,10 @@ from blendsearch.data.splits import iter_batches
 from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import autocast, convert_to_channels_last
 from blendsearch.fitness.training import make_optimizer
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
+from blendsearch.pipeline.methods.tailored.spec import TailoredConfig
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.pipeline.problem.persistence import get_state_arrays
 from blendsearch.pipeline.problem.problem import Problem
@@ -118,7 +120,7 @@ class TailoredTraining:
     optimizer: torch.optim.SGD
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, config = problem, problem.config.tailored
+        self.problem, config = problem, problem.config.get_options(TailoredConfig)
         self.maps, decoder = problem.structure.maps, problem.decoder
         self.schedule = make_schedule(config.tuning)
         train = problem.splits.train
@@ -253,3 +255,11 @@ class TailoredTraining:
             "val_accuracy": 1 - error,
             "arrived": cut is not None,
         }
+
+
+class Tailored(OneNetworkMethod):
+    """One network, with the channels and weights of the training run."""
+
+    def prepare_allocation(self, session: SearchSession) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return train_tailored(session)

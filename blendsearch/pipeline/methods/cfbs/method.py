@@ -32,10 +32,19 @@ Where the paper is silent, this is what was chosen, and why:
 
 import random
 
+import numpy as np
 from deap import tools
 
-from blendsearch.blend.group_space import GroupSpace
-from blendsearch.pipeline.optimizers.evolution import Individual, redraw_integers
+from blendsearch.blend.clustering import Clusters
+from blendsearch.blend.group_space import GroupSpace, make_group_space
+from blendsearch.criteria.table import ScoreTable
+from blendsearch.pipeline.methods.method import Method
+from blendsearch.pipeline.optimizers.base import Optimizer
+from blendsearch.pipeline.optimizers.evolution import Evolution, Individual, redraw_integers
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.runs.config.schema import Config
+from blendsearch.runs.origin import EVOLVED
+from blendsearch.runs.records import Evaluation
 
 TOURNAMENT = 3
 
@@ -80,3 +89,30 @@ class Cfbs:
     def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         chosen: list[Individual] = tools.selBest(pool, size)
         return chosen
+
+
+class CfbsMethod(Method):
+    """Group-wise genomes without cluster means, evolved by `Cfbs`, and ranked by the error."""
+
+    def make_space(self, config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace:
+        """Make the space of one criterion per cluster and its factor, for each group."""
+        return make_group_space(table, clusters, means=False)
+
+    def make_optimizer(self, problem: Problem) -> Optimizer:
+        """Make the paper's evolutionary algorithm."""
+        config, decoder, space = problem.config.search, problem.decoder, problem.decoder.space
+        if not isinstance(space, GroupSpace):
+            raise TypeError(f"method cfbs searches a GroupSpace, got a {type(space).__name__}")
+        operators = Cfbs(space, config.mutation, config.drop, config.drop_ratio)
+        rng = np.random.default_rng([problem.config.seed, 2])
+        return Evolution(space, decoder.decode, operators, config.population, config.crossover, rng)
+
+    def compute_objectives(self, problem: Problem, row: Evaluation) -> tuple[float, ...]:
+        """Compute the error, and the loss, which decides between equal errors."""
+        if row.loss is None or row.error is None:
+            raise ValueError(f"network {row.id} was not evaluated: {row.failure}")
+        return row.error, row.loss
+
+    def is_eligible_final(self, row: Evaluation) -> bool:
+        """Return whether `row` comes from the population: the paper fine-tunes no baseline."""
+        return row.origin == EVOLVED

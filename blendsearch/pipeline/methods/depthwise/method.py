@@ -11,10 +11,12 @@ import numpy as np
 
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.genome import BASELINE_GENE, Genome, Space
-from blendsearch.pipeline.optimizers.base import Candidate
+from blendsearch.pipeline.methods.method import Method
+from blendsearch.pipeline.optimizers.base import Candidate, Optimizer
 from blendsearch.pipeline.optimizers.baselines import ALL_DEPTHWISE
 from blendsearch.pipeline.optimizers.evolution import merge_duplicate_seeds
 from blendsearch.pipeline.optimizers.one_shot import OneShot
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.structure.groups import Cut
 
 
@@ -44,3 +46,15 @@ def make_depthwise_baselines(decoder: Decoder) -> list[tuple[str, Genome]]:
         (f"{name} {allocation}, {ALL_DEPTHWISE}", genome._replace(transform=transform))
         for name, genome in [*genomes, ("equal blend", space.make_equal_blend())]
     ]
+
+
+class Depthwise(Method):
+    """A fixed set of networks: every criterion and the equal blend, with all layers decomposed."""
+
+    def make_optimizer(self, problem: Problem) -> Optimizer:
+        """Make the optimizer that proposes these networks alone."""
+        return AllDepthwise(problem.decoder.space, problem.decoder.decode)
+
+    def make_baselines(self, problem: Problem) -> list[tuple[str, Genome]]:
+        """Make the genomes of these networks."""
+        return make_depthwise_baselines(problem.decoder)

@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from blendsearch.blend.genome import Genome
 from blendsearch.errors import ConfigError, ModelError
+from blendsearch.pipeline.methods.method import Method
+from blendsearch.pipeline.methods.one_network import FixedCandidates
+from blendsearch.pipeline.optimizers.base import Optimizer
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import ALWAYS, Cut
@@ -122,3 +126,15 @@ def make_torch_pruning_cuts(problem: Problem) -> list[tuple[str, Cut]]:
         (name, compute_torch_pruning_cut(problem.model, problem.structure, shape, budget, everywhere))
         for name, everywhere in (("Torch-Pruning global", True), ("Torch-Pruning local", False))
     ]
+
+
+class TorchPruning(Method):
+    """A fixed set of networks: the cuts of Torch-Pruning's two pruners."""
+
+    def make_optimizer(self, problem: Problem) -> Optimizer:
+        """Make the optimizer that proposes these networks alone."""
+        return FixedCandidates(problem, make_torch_pruning_cuts(problem))
+
+    def make_baselines(self, problem: Problem) -> list[tuple[str, Genome]]:
+        """Return none: the cuts come from Torch-Pruning."""
+        return []

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import Widths
-from blendsearch.blend.allocation_rules import BLEND, AllocationRule, find_row, make_path_rule
+from blendsearch.blend.allocation_rules import BLEND, AllocationRule, PreparedAllocation, find_row, make_path_rule
 from blendsearch.blend.decoder import Decoder, keep_best
 from blendsearch.blend.genome import blend_ranks
 from blendsearch.events import MethodProgress
 from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.origin import DENSE
@@ -148,3 +149,11 @@ def _describe_probe(done: int, total: int, group: str) -> MethodProgress:
         of=total,
         facts={"group": group},
     )
+
+
+class Sensitivity(OneNetworkMethod):
+    """One network, with the widths that the curves give and the channels of the equal blend."""
+
+    def prepare_allocation(self, session: SearchSession) -> PreparedAllocation:
+        """Find the widths; a stored state is continued."""
+        return PreparedAllocation(measure_sensitivity(session))

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from blendsearch.blend.allocation import allocate_globally
 from blendsearch.blend.decoder import Decoder, keep_best
 from blendsearch.blend.genome import Genome
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.methods.method import Method
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.optimizers.evolution import TRIES
+from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
@@ -112,3 +114,15 @@ class Legr:
     def _make_candidate(self, genes: NDArray[np.float64]) -> Candidate:
         cut = self.cut(genes)
         return Candidate(Genome(genes, np.zeros(len(self.norms)), 0.0), cut, compute_cut_digest(cut), EVOLVED)
+
+
+class LegrMethod(Method):
+    """The learned ranking, which starts from the plain one instead of the baselines."""
+
+    def make_optimizer(self, problem: Problem) -> Optimizer:
+        """Make the regularized evolution."""
+        return Legr(problem.decoder, np.random.default_rng([problem.config.seed, 2]))
+
+    def make_baselines(self, problem: Problem) -> list[tuple[str, Genome]]:
+        """Return none: the optimizer adds the plain ranking itself."""
+        return []

@@ -1,0 +1,1 @@
+"""Method ``blended``: evolve a blend of criteria and the widths of all layers."""

@@ -1,0 +1,1 @@
+"""Method ``cfbs``: the search of the paper that introduced blending."""

@@ -1,0 +1,1 @@
+"""Method ``depthwise``: every layer decomposed after a uniform cut."""

@@ -1,0 +1,1 @@
+"""Method ``legr``: a learned global ranking of filters."""

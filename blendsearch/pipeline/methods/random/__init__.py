@@ -1,0 +1,1 @@
+"""Method ``random``: draw candidates at random."""

@@ -1,0 +1,1 @@
+"""Method ``sensitivity``: widths read from measured sensitivity curves."""

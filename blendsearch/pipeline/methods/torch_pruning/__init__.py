@@ -1,0 +1,1 @@
+"""Method ``torch-pruning``: the cuts of Torch-Pruning's own pruners."""

@@ -1,0 +1,101 @@
+"""Rules that concern several fields of a config. Each function raises ValueError with one line."""
+
+from blendsearch.errors import ConfigError
+from blendsearch.runs.config.method_registry import PLAIN_ALLOCATIONS, get_method
+from blendsearch.runs.config.method_spec import MethodSpec
+from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
+
+REMOVED_OPTIMIZERS = {"surrogate": "use cma, which finds networks as accurate in a third of the time"}
+"""Values of `search.optimizer` of earlier versions, each with what to use instead."""
+
+
+def check_config(config: Config) -> None:
+    """Raise ValueError for the first rule that `config` breaks."""
+    check_weights(config)
+    check_optimizer(config)
+    check_transform(config)
+    check_methods(config)
+    check_promote(config)
+
+
+def check_weights(config: Config) -> None:
+    """Require weights, or a schedule to train by, for a network that is not a Python object."""
+    model = config.model
+    if model.weights is None and model.train is None and not model.factory.startswith(f"{PYTHON_PREFIX}:"):
+        raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
+
+
+def check_optimizer(config: Config) -> None:
+    """Require one budget and one blend for CMA-ES."""
+    search = config.search
+    if search.optimizer == "cma" and (config.budget.get_spanned_costs() or search.blend == "group"):
+        raise ValueError("search.optimizer cma searches at one budget, with search.blend network: take nsga2 or auto")
+
+
+def check_transform(config: Config) -> None:
+    """Refuse costs that are not known of decomposed layers."""
+    unknown = [cost for cost in ("memory", "latency") if cost in config.budget.get_spans()]
+    if config.transform != "none" and unknown:
+        raise ValueError(
+            f"budget.{unknown[0]} is not known of networks with decomposed layers: leave transform out, or "
+            "give budget.macs or budget.params"
+        )
+
+
+def check_methods(config: Config) -> None:
+    """Check the traits and the rules of every method that `config` names."""
+    method = get_method(config.method)
+    seeding = [name for name in (*config.search.seeds, config.allocation) if name != config.method]
+    named = [*(get_method(name) for name in dict.fromkeys(seeding) if name not in PLAIN_ALLOCATIONS), method]
+    for spec in named:
+        _check_traits(config, spec)
+    if config.search.seeds and (not method.traits.accepts_seeds or config.allocation != "evolved"):
+        raise ValueError("search.seeds begin a search that evolves its widths: leave them out")
+    if method.traits.trains_itself and config.finals.picks:
+        raise ValueError(f"method {config.method} trains its network itself: leave finals.picks at 0")
+    for spec in named:
+        spec.check(config)
+
+
+def check_promote(config: Config) -> None:
+    """Refuse a promotion that would repeat the search's own evaluations."""
+    promote = config.promote
+    if not promote.share:
+        return
+    if promote.images == "same" and promote.fidelity == config.fitness.fidelity:
+        raise ValueError(
+            f"promote would repeat the same evaluations: fitness.fidelity is {promote.fidelity} too; take another "
+            "promote.fidelity, or promote.images unused"
+        )
+    if promote.images == "unused" and config.data.val_limit is None:
+        raise ValueError(
+            "promote.images unused are validation images that the search does not see: set data.val_limit to how many "
+            "it is to see"
+        )
+
+
+def check_searchable(config: Config) -> None:
+    """Raise ConfigError for a config that only a finished run of an earlier version can have."""
+    instead = REMOVED_OPTIMIZERS.get(config.search.optimizer)
+    if instead is not None:
+        raise ConfigError(f"search.optimizer {config.search.optimizer} was removed in 0.2: {instead}")
+
+
+def _check_traits(config: Config, spec: MethodSpec) -> None:
+    traits, spans = spec.traits, config.budget.get_spans()
+    is_own = spec.name == config.method
+    called = f"method {spec.name}" if is_own else spec.name
+    if traits.transform == "never" and config.transform != "none":
+        raise ValueError(f"{called} decomposes no layers: leave transform out")
+    if is_own and traits.transform == "required" and config.transform == "none":
+        raise ValueError(f"{called} decomposes layers: leave transform as it is there")
+    if not traits.fixed_widths and not spans:
+        raise ValueError(f"{called} needs a budget: give one instead of budget.keep")
+    if config.budget.get_spanned_costs() and traits.one_network and (is_own or not traits.spans):
+        raise ValueError("one network is trained towards one budget: give one number, not [least, most]")
+    if config.budget.get_spanned_costs() and not traits.spans:
+        raise ValueError(f"{called} searches at one budget: give one number, not [least, most]")
+    unknown = [name for name in spans if traits.costs is not None and name not in traits.costs]
+    if unknown and traits.costs is not None:
+        known = " and ".join(sorted(traits.costs))
+        raise ValueError(f"{called} can budget {known} alone: leave budget.{unknown[0]} out")
