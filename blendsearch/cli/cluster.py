@@ -4,34 +4,47 @@ import argparse
 import json
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blendsearch.results.records import BestNetwork, RunStatus
 
 
 def show_status(arguments: argparse.Namespace) -> None:
     from blendsearch.results.status import read_status
     from blendsearch.runs.run import open_run
 
-    found = read_status(open_run(arguments.runs, arguments.run))
+    status = read_status(open_run(arguments.runs, arguments.run))
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(status.to_dict()))
         return
-    failed = f", {found['failed']} failed" if found["failed"] else ""
-    print(f"{found['run']}: {found['state']}, {found['evaluations']} of {found['asked']} evaluations{failed}")
-    if found["per_minute"] is not None:
-        pace = f"{found['per_minute']:.1f} a minute, {found['seconds_each']:.3g} s each"
-        if found["utilisation"] is not None:
-            pace += f", {found['utilisation']:.0%} of the time of {found['workers']} workers"
-        left = found["seconds_left"]
-        print(pace + (f"; {_format_duration(left)} left at this pace" if left else ""))
-    if found["retried"]:
-        print(f"{found['retried']} attempts were lost or failed, and were retried; see the logs of the run")
-    if found["state"] == "running" and (found["quiet"] or 0) > 5 * (found["seconds_each"] or 60) + 60:
-        print(f"no evaluation completed for {_format_duration(found['quiet'])}")
-    if (best := found["best"]) is not None:
-        accuracy = "" if best["val_accuracy"] is None else f"accuracy {best['val_accuracy']:.2%}, "
-        print(
-            f"best so far: network {best['id']} ({best['origin'].split(' = ')[0]}), validation loss "
-            f"{best['val_loss']:.4f}, {accuracy}{best['macs_ratio']:.2%} of MACs"
-        )
+    failed = f", {status.failed} failed" if status.failed else ""
+    print(f"{status.run}: {status.state}, {status.evaluations} of {status.asked} evaluations{failed}")
+    if status.per_minute is not None:
+        print(_format_pace(status))
+    if status.retried:
+        print(f"{status.retried} attempts were lost or failed, and were retried; see the logs of the run")
+    if status.state == "running" and (status.quiet or 0) > 5 * (status.seconds_each or 60) + 60:
+        print(f"no evaluation completed for {_format_duration(status.quiet or 0)}")
+    if status.best is not None:
+        print(_format_best(status.best))
+
+
+def _format_pace(status: "RunStatus") -> str:
+    pace = f"{status.per_minute:.1f} a minute, {status.seconds_each:.3g} s each"
+    if status.utilisation is not None:
+        pace += f", {status.utilisation:.0%} of the time of {status.workers} workers"
+    return pace + (f"; {_format_duration(status.seconds_left)} left at this pace" if status.seconds_left else "")
+
+
+def _format_best(best: "BestNetwork") -> str:
+    from blendsearch.runs.origin import Origin
+
+    accuracy = "" if best.val_accuracy is None else f"accuracy {best.val_accuracy:.2%}, "
+    return (
+        f"best so far: network {best.id} ({Origin.parse(best.origin).label}), validation loss {best.val_loss:.4f}, "
+        f"{accuracy}{best.macs_ratio:.2%} of MACs"
+    )
 
 
 def submit(arguments: argparse.Namespace) -> None:

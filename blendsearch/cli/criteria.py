@@ -1,4 +1,4 @@
-"""The verb criteria: list them, or map which of them say the same."""
+"""The verb criteria: list the criteria, or map which of them rank channels alike."""
 
 import argparse
 import json
@@ -8,6 +8,9 @@ from blendsearch.cli.terminal import make_table, make_text_progress, print_table
 from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
+    from blendsearch.blend.clustering import Clusters
+    from blendsearch.blend.correlation_map import CorrelationMap
+    from blendsearch.criteria.table import ScoreTable
     from blendsearch.runs.config.schema import Config
     from blendsearch.runs.run import Run
 
@@ -34,7 +37,7 @@ def show_criteria(arguments: argparse.Namespace) -> None:
 
 
 def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> None:
-    """Those that `config` uses; without one, all there are."""
+    """Print the criteria that `config` uses; without one, all of them."""
     from blendsearch.criteria.registry import CRITERIA, load_criteria, select_criteria
 
     load_criteria(() if config is None else config.criteria.modules)
@@ -48,9 +51,9 @@ def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> No
         table.add_row(item.name, item.family, item.cost, item.formula, item.source)
     print_table(table)
     print(
-        "cost: free, a look at stored vectors; weights, work on the weights; probe, one pass over the calibration "
-        "images;\nsub-sample, a pass over a part of them. Makers of a channel are the layers that give it, "
-        "readers those that take it."
+        "cost: free, stored vectors; weights, computed from the weights; probe, one pass over the calibration images;\n"
+        "sub-sample, a pass over some of them. Makers of a channel are the layers that produce it, readers those that "
+        "take it as input."
     )
 
 
@@ -58,48 +61,62 @@ def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Names
     from blendsearch.results.report.output_file import check_output_path
 
     check_output_path(arguments.map)  # before anything that takes time
-    if run is None:
-        from blendsearch.events import Scored
-        from blendsearch.pipeline.problem.builder import score_config
+    table, clusters = _score(config, run, arguments)
+    from blendsearch.blend.correlation_map import build_correlation_map
+    from blendsearch.results.report.criteria_map import describe_map, draw_criteria_map
 
-        lines = make_text_progress(config, to_stderr=arguments.json)
-        try:
-            # what is left out stands with each group below
-            scored = score_config(config, lambda event: None if isinstance(event, Scored) else lines(event))
-        finally:
-            lines.close()
-    else:
+    found = build_correlation_map(table, clusters, config.criteria.clustering, config.criteria.clusters, config.seed)
+    draw_criteria_map(found, config.model.title, arguments.map)
+    if arguments.json:
+        print(json.dumps({"model": config.model.title, "picture": str(arguments.map), **describe_map(found)}))
+        return
+    _print_clusters(found, config.model.title)
+    _print_groups(found)
+    print(f"\npicture: {arguments.map}")
+
+
+def _score(config: "Config", run: "Run | None", arguments: argparse.Namespace) -> "tuple[ScoreTable, Clusters]":
+    """Read the scores of `run`; without one, compute them."""
+    if run is not None:
         from blendsearch.runs.score_files import read_scores
 
-        scored = read_scores(run)
-    from blendsearch.blend.correlation_map import build_correlation_map
-    from blendsearch.results.report.criteria_map import describe_map, draw_criteria_map, format_correlation
+        return read_scores(run)
+    from blendsearch.events import Scored
+    from blendsearch.pipeline.problem.builder import score_config
 
-    asked = config.criteria
-    found = build_correlation_map(*scored, asked.clustering, asked.clusters, config.seed)
-    draw_criteria_map(found, config.model.title, arguments.map)
-    facts = {"model": config.model.title, "picture": str(arguments.map), **describe_map(found)}
-    if arguments.json:
-        print(json.dumps(facts))
-        return
+    lines = make_text_progress(config, to_stderr=arguments.json)
+    try:
+        # criteria that are left out are listed with each group below
+        return score_config(config, lambda event: None if isinstance(event, Scored) else lines(event))
+    finally:
+        lines.close()
+
+
+def _print_clusters(found: "CorrelationMap", model_name: str) -> None:
+    from blendsearch.results.report.criteria_map import format_cluster_name, format_correlation
+
     table = make_table("cluster", "centre", *RHO_COLUMNS, "members")
-    for row in facts["clusters"]:
-        means = (format_correlation(row["mean_inside"]), format_correlation(row["mean_to_others"]))
-        table.add_row(row["cluster"], row["centre"], *means, ", ".join(row["members"]))
+    for number, cluster in enumerate(found.clusters):
+        means = (format_correlation(cluster.mean_inside), format_correlation(cluster.mean_to_others))
+        members = ", ".join(found.criteria[row] for row in cluster.members)
+        table.add_row(format_cluster_name(number), found.criteria[cluster.centre], *means, members)
     print(
         f"{len(found.order)} criteria, clustered by the average of rho over {len(found.groups)} groups of "
-        f"{facts['model']} (rho: rank correlation of the channels' scores)"
+        f"{model_name} (rho: rank correlation of the channels' scores)"
     )
     print_table(table)
     print(
         f"mean rho {format_correlation(found.mean_inside)} inside clusters, "
         f"{format_correlation(found.mean_between)} between them\n"
     )
+
+
+def _print_groups(found: "CorrelationMap") -> None:
     width = max(len(name) for name in found.groups)
-    for group in facts["groups"]:
-        clusters = " | ".join(", ".join(members) for members in group["clusters"])
-        print(f"{group['group']:<{width}} {group['channels']:>5} channels: {clusters}")
-        for reason in dict.fromkeys(item["reason"] for item in group["left_out"]):
-            names = ", ".join(item["criterion"] for item in group["left_out"] if item["reason"] == reason)
+    for group, channels, clusters in zip(found.groups, found.channels, found.group_clusters, strict=True):
+        members = " | ".join(", ".join(found.criteria[row] for row in cluster) for cluster in clusters)
+        print(f"{group:<{width}} {channels:>5} channels: {members}")
+        left_out = [item for item in found.left_out if item.group == group]
+        for reason in dict.fromkeys(item.reason for item in left_out):
+            names = ", ".join(item.criterion for item in left_out if item.reason == reason)
             print(f"{'':<{width}}       left out: {names}: {reason}")
-    print(f"\npicture: {arguments.map}")

@@ -1,14 +1,26 @@
-"""The verbs that read a run: runs, front, export; and the table of a comparison."""
+"""Verbs that read a run: runs, front, export; and the table of a comparison."""
 
 import argparse
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blendsearch.results.export.export import ExportResult
+    from blendsearch.results.records import (
+        FinalRecord,
+        MethodSummary,
+        NetworkRecord,
+        PairedDifference,
+        RunSummary,
+        Spread,
+    )
     from blendsearch.runs.run import Run
+    from blendsearch.runs.run_facts import StructureFacts
 
 
 def show_runs(arguments: argparse.Namespace) -> None:
@@ -16,16 +28,15 @@ def show_runs(arguments: argparse.Namespace) -> None:
 
     rows = summarize_runs(arguments.runs)
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([row.to_dict() for row in rows], indent=1))
         return
     if not rows:
         print(f"no runs in {arguments.runs}")
         return
     table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
     for row in rows:
-        best = "" if row["best_val_accuracy"] is None else f"{row['best_val_accuracy']:.2%}"
-        done = f"{row['evaluations']} of {row['asked']}"
-        table.add_row(row["run"], row["model"], row["data"], row["budget"], done, best, row["state"])
+        done = f"{row.evaluations} of {row.asked}"
+        table.add_row(row.run, row.model, row.data, row.budget, done, _format_ratio(row.best_val_accuracy), row.state)
     print_table(table)
 
 
@@ -45,97 +56,135 @@ def show_front(arguments: argparse.Namespace) -> None:
 
 
 def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
+    """Print the results of a run, as a table or as JSON."""
     from blendsearch.results.summary import summarize_run
 
     found = summarize_run(run)
     if arguments.json:
-        whole = {"run": run.name, "finished": run.finished, **found}
+        whole = {"run": run.name, "finished": run.finished, **found.to_dict()}
         print(json.dumps(whole, indent=1 if arguments.verb is show_front else None))
         return
     _print_front(found, run.structure)
 
 
-def _print_front(summary: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """What `summary` found; `notes` say of the run how it was split, and how latency was measured."""
-    costs = _select_cost_columns(summary["dense"])
-    table = make_table("id", "network", *costs, "val loss", "val acc", "test acc")
-    for section in ("dense", "baselines", "front"):
-        for row in summary[section]:
-            origin = row["origin"].split(" = ")[0] if section != "front" else f"front: {row['origin'].split(' = ')[0]}"
-            table.add_row(
-                str(row["id"]),
-                origin,
-                *_format_ratios(row, costs),
-                f"{row['val_loss']:.4f}",
-                *("" if row[name] is None else f"{row[name]:.2%}" for name in ("val_accuracy", "test_accuracy")),
-            )
-        table.add_section()
-    print_table(table)
-    if summary["finals"]:
-        table = make_table("id", "fine-tuned to the end", *costs, "val acc", "test acc", "seeds")
-        for row in summary["finals"]:
-            val, test = (
-                "" if row["val_accuracy"] is None else f"{row[f'{name}_accuracy']:.2%} ± {row[f'{name}_spread']:.2%}"
-                for name in ("val", "test")
-            )
-            table.add_row(
-                str(row["id"]), row["origin"].split(" = ")[0], *_format_ratios(row, costs), val, test, str(row["seeds"])
-            )
-        print_table(table)
-    for item in summary["fidelities"]:
-        if item["tau"] is not None:
+def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
+    """Print the results of a run; `structure` describes its splits and latency measurements."""
+    costs = _select_cost_columns(summary.dense)
+    _print_networks(summary, costs)
+    if summary.finals:
+        _print_finals(summary.finals, costs)
+    for item in summary.fidelities:
+        if item.tau is not None:
             print(
-                f"Kendall's tau between {item['cheaper']} and {item['dearer']} losses: {item['tau']:.2f} over the "
-                f"{item['networks']} networks that had both"
+                f"Kendall's tau between {item.cheaper} and {item.dearer} losses: {item.tau:.2f} over the "
+                f"{item.networks} networks that had both"
             )
-    print(f"splits: {notes['splits']}")
-    if "latency" in notes:
-        facts = notes["latency"]
+    print(f"splits: {structure['splits']}")
+    if "latency" in structure:
+        facts = structure["latency"]
         print(
-            f"latency on {facts['where']}: charged {facts['margin']:.1%} above what the model predicts; measured "
-            f"beside the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
+            f"latency on {facts['where']}: charged {facts['margin']:.1%} above the model's prediction; measured in "
+            f"turns with the dense network ({facts['dense_ms']:.2f} ms when the search began), median"
         )
-    if not summary["front"]:
+    if not summary.front:
         print("nothing has been evaluated yet")
 
 
-def _select_cost_columns(rows: list[dict[str, Any]]) -> dict[str, str]:
-    known = rows[0] if rows else {}
+def _print_networks(summary: "RunSummary", costs: Mapping[str, str]) -> None:
+    from blendsearch.runs.origin import Origin
+
+    table = make_table("id", "network", *costs, "val loss", "val acc", "test acc")
+    for section in (summary.dense, summary.baselines, summary.front):
+        for row in section:
+            table.add_row(
+                str(row.id),
+                f"{'front: ' if section is summary.front else ''}{Origin.parse(row.origin).label}",
+                *_format_costs(row, costs),
+                f"{row.val_loss:.4f}",
+                _format_ratio(row.val_accuracy),
+                _format_ratio(row.test_accuracy),
+            )
+        table.add_section()
+    print_table(table)
+
+
+def _print_finals(finals: "Sequence[FinalRecord]", costs: Mapping[str, str]) -> None:
+    from blendsearch.runs.origin import Origin
+
+    table = make_table("id", "after the long fine-tune", *costs, "val acc", "test acc", "seeds")
+    for row in finals:
+        table.add_row(
+            str(row.id),
+            Origin.parse(row.origin).label,
+            *_format_costs(row, costs),
+            _format_accuracy_spread(row.val_accuracy, row.val_spread),
+            _format_accuracy_spread(row.test_accuracy, row.test_spread),
+            str(row.seeds),
+        )
+    print_table(table)
+
+
+def _select_cost_columns(rows: "Sequence[NetworkRecord]") -> dict[str, str]:
+    """Select the columns of costs: MACs, parameters, and what else has a budget."""
+    known = rows[0].to_dict() if rows else {}
     return {column: field for column, field in COST_COLUMNS.items() if column in ("MACs", "params") or field in known}
 
 
-def _format_ratios(row: dict[str, Any], costs: dict[str, str]) -> list[str]:
-    return ["" if row[field] is None else f"{row[field]:.2%}" for field in costs.values()]
+def _format_costs(row: "NetworkRecord | FinalRecord", costs: Mapping[str, str]) -> list[str]:
+    return [_format_ratio(getattr(row, field)) for field in costs.values()]
+
+
+def _format_ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _format_points(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _format_accuracy_spread(mean: float | None, deviation: float | None) -> str:
+    """Format an accuracy in per cent and its standard deviation in points."""
+    return _format_ratio(mean) + ("" if mean is None or deviation is None else f" ± {_format_points(deviation)}")
 
 
 def print_comparison(run: "Run", arguments: argparse.Namespace) -> None:
-    """A run beside its controls, as far as they have been searched."""
+    """Print a run and its controls, as far as they have been searched."""
     from blendsearch.results.comparison import summarize_comparison
 
     found = summarize_comparison(run)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(found.to_dict()))
         return
-
-    def format_spread(facts: Mapping[str, Any], form: str) -> str:
-        if facts["mean"] is None:
-            return ""
-        return f"{facts['mean']:{form}}" + ("" if facts["deviation"] is None else f" ± {facts['deviation']:{form}}")
-
-    table = make_table("method", "seeds", "val loss", "val acc", "test acc", "difference on test, 95 %")
-    for row in found["methods"]:
-        numbers = (
-            *(format_spread(row["val_loss"], ".4f"), format_spread(row["val_accuracy"], ".2%")),
-            format_spread(row["test_accuracy"], ".2%"),
-        )
-        difference = row.get("difference", {"mean": None})
-        apart = "" if difference["mean"] is None else f"{difference['mean']:+.2%}"
-        if difference.get("half_width") is not None:
-            apart += f" ± {difference['half_width']:.2%}"
-        table.add_row(row["name"], str(len(row["seeds"])), *numbers, apart)
-    print(f"{run.name} at {found['budget']}, each with {run.config.search.evaluations} evaluations a seed")
+    table = make_table("method", "seeds", "val loss", "val acc", "test acc", "test difference in points, 95 %")
+    for row in found.methods:
+        table.add_row(*_format_method(row))
+    print(f"{run.name} at {found.budget}, each with {run.config.search.evaluations} evaluations a seed")
     print_table(table)
-    print(found["verdict"])
+    print(found.verdict)
+
+
+def _format_method(row: "MethodSummary") -> tuple[str, ...]:
+    return (
+        row.name,
+        str(len(row.seeds)),
+        _format_loss_spread(row.val_loss),
+        _format_accuracy_spread(row.val_accuracy.mean, row.val_accuracy.deviation),
+        _format_accuracy_spread(row.test_accuracy.mean, row.test_accuracy.deviation),
+        _format_difference(row.difference),
+    )
+
+
+def _format_loss_spread(loss: "Spread") -> str:
+    if loss.mean is None:
+        return ""
+    return f"{loss.mean:.4f}" + ("" if loss.deviation is None else f" ± {loss.deviation:.4f}")
+
+
+def _format_difference(difference: "PairedDifference | None") -> str:
+    if difference is None or difference.mean is None:
+        return ""
+    half = "" if difference.half_width is None else f" ± {_format_points(difference.half_width)}"
+    return f"{100 * difference.mean:+.2f}{half}"
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -165,8 +214,11 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(done.to_dict()))
         return
-    factory = run.config.model.factory
-    hint = ", model=the dense network" if own else f", factory={factory.rpartition(':')[2]}"
+    _print_export(done, run.config.model.factory, in_python=own)
+
+
+def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> None:
+    hint = ", model=the dense network" if in_python else f", factory={factory.rpartition(':')[2]}"
     if ":" not in factory or factory.startswith("torchvision:"):
         hint = ""
     accuracy = f"loss {done.val_loss:.4f}" if done.val_accuracy is None else f"accuracy {done.val_accuracy:.2%}"

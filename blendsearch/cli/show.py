@@ -1,58 +1,43 @@
-"""The verbs that look closer at a run: show, one network of it; report, all of it as one page."""
+"""Verbs for one run in detail: show for one of its networks, report for all of it on a page."""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
 
+if TYPE_CHECKING:
+    from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails
+
 BAR_LENGTH = 20
-"""Letters of a bar that stands for all of a group's channels."""
+"""Length in characters of the bar for a group that keeps all channels."""
 MAX_CRITERIA = 4
-"""Most criteria of a blend that a line has room for."""
+"""Largest number of criteria of a blend in a line."""
 
 MIN_SHARE = 0.005
-"""A smaller part of the say rounds to nothing and is not shown."""
+"""A smaller share of a blend rounds to 0 % and is not shown."""
 
 
 def show_network(arguments: argparse.Namespace) -> None:
     from blendsearch.results.network import describe_network
     from blendsearch.runs.run import open_run
 
-    facts = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
+    network = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
     if arguments.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(network.to_dict(), indent=1))
         return
-    print(f"network {facts['id']} of {facts['run']}: {_format_origin(facts)}")
-    print(f"costs: {_format_costs(facts)}")
-    recovered = ", cut from the dense network and recovered" if facts["finals"] else ""
-    print(f"judged {facts['fidelity']} in {facts['seconds']:.1f} s{recovered}: {_format_evaluation(facts)}")
-    for final in facts["finals"]:
-        by = "accuracy" if facts["val_accuracy"] is not None else "loss"
-        val, test = (f"{final[f'{name}_{by}']:{'.2%' if by == 'accuracy' else '.4f'}}" for name in ("val", "test"))
-        print(f"{final['how']}, seed {final['repeat']}: validation {by} {val}, test {by} {test}")
-    blends = [_format_blend(group) for group in facts["groups"]]
-    alike = len(set(blends)) == 1 and len(blends) > 1
-    if alike and blends[0]:
-        print(f"blend, in every group: {blends[0]}")
-    columns = ("group", "kept", "channels", "share of the dense")
-    table = make_table(*columns) if alike else make_table(*columns, "whose say")
-    for group, blend in zip(facts["groups"], blends, strict=True):
-        share = f"{_format_bar(group['kept_ratio'])} {group['kept_ratio']:>4.0%}"
-        cells = (group["group"], str(group["kept"]), f"of {group['channels']}", share)
-        table.add_row(*cells) if alike else table.add_row(*cells, blend)
-    print_table(table)
-    if "decomposed" in facts:
-        print(f"depthwise and pointwise: {', '.join(facts['decomposed']) or 'no layer'}")
-    origin = facts["provenance"]
-    packages = ", ".join(f"{name} {origin['packages'][name]}" for name in ("blendsearch", "torch"))
-    print(
-        f"cut {facts['cut']}, seed {facts['seed']}; {packages}, on {origin['device']}"
-        f"{', git ' + origin['git'][:12] if origin['git'] else ''}; data {origin['data_sha256'][:12]}, "
-        f"dense weights {origin['weights_sha256'][:12]}"
-    )
+    print(f"network {network.id} of {network.run}: {_format_origin(network)}")
+    print(f"costs: {_format_costs(network)}")
+    print(_format_evaluation(network))
+    for final in network.finals:
+        print(_format_fine_tune(final, accuracies=network.val_accuracy is not None))
+    _print_groups(network.groups)
+    if network.decomposed is not None:
+        print(f"depthwise and pointwise: {', '.join(network.decomposed) or 'no layer'}")
+    print(_format_provenance(network))
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -72,27 +57,65 @@ def report(arguments: argparse.Namespace) -> None:
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 
-def _format_origin(facts: dict[str, Any]) -> str:
-    place = "" if facts["origin"] == "dense" else f", generation {facts['generation']}"
-    return f"{facts['origin']}{place}{', on the front' if facts['on_front'] else ''}"
+def _print_groups(groups: "Sequence[GroupRecord]") -> None:
+    """Print a row per group; a blend that all groups share is printed once above the table."""
+    blends = [_format_blend(group) for group in groups]
+    shared = len(set(blends)) == 1 and len(blends) > 1
+    if shared and blends[0]:
+        print(f"blend, in every group: {blends[0]}")
+    columns = ("group", "kept", "channels", "share of the dense")
+    table = make_table(*columns) if shared else make_table(*columns, "blend")
+    for group, blend in zip(groups, blends, strict=True):
+        share = f"{_format_bar(group.kept_ratio)} {group.kept_ratio:>4.0%}"
+        cells = (group.group, str(group.kept), f"of {group.channels}", share)
+        table.add_row(*cells) if shared else table.add_row(*cells, blend)
+    print_table(table)
 
 
-def _format_costs(facts: dict[str, Any]) -> str:
+def _format_origin(network: "NetworkDetails") -> str:
+    from blendsearch.runs.origin import DENSE
+
+    generation = "" if network.origin == DENSE else f", generation {network.generation}"
+    return f"{network.origin}{generation}{', on the front' if network.on_front else ''}"
+
+
+def _format_costs(network: "NetworkDetails") -> str:
     named = [
-        f"{facts['macs']:,} MACs ({facts['macs_ratio']:.2%} of {facts['dense']['macs']:,})",
-        f"{facts['params']:,} parameters ({facts['params_ratio']:.2%} of {facts['dense']['params']:,})",
+        f"{network.macs:,} MACs ({network.macs_ratio:.2%} of {network.dense['macs']:,})",
+        f"{network.params:,} parameters ({network.params_ratio:.2%} of {network.dense['params']:,})",
     ]
-    for column, field in COST_COLUMNS.items():
-        if field not in ("macs_ratio", "params_ratio") and facts.get(field) is not None:
-            named.append(f"{column} {facts[field]:.2%}")
-    return ", ".join(named)
+    further = {column: field for column, field in COST_COLUMNS.items() if field not in ("macs_ratio", "params_ratio")}
+    known = {column: getattr(network, field) for column, field in further.items()}
+    return ", ".join([*named, *(f"{column} {ratio:.2%}" for column, ratio in known.items() if ratio is not None)])
 
 
-def _format_evaluation(facts: dict[str, Any]) -> str:
-    test = "" if facts["test_accuracy"] is None else f", test accuracy {facts['test_accuracy']:.2%}"
-    val = "" if facts["val_accuracy"] is None else f", validation accuracy {facts['val_accuracy']:.2%}"
-    further = "".join(f", {name} {value:.4g}" for name, value in facts.get("further", {}).items())
-    return f"validation loss {facts['val_loss']:.4f}{val}{test}{further}"
+def _format_evaluation(network: "NetworkDetails") -> str:
+    recovered = ", cut from the dense network and recovered" if network.finals else ""
+    metrics = [f"validation loss {network.val_loss:.4f}"]
+    for split, accuracy in (("validation", network.val_accuracy), ("test", network.test_accuracy)):
+        if accuracy is not None:
+            metrics.append(f"{split} accuracy {accuracy:.2%}")
+    metrics += [f"{name} {value:.4g}" for name, value in (network.further or {}).items()]
+    return f"evaluated at fidelity {network.fidelity} in {network.seconds:.1f} s{recovered}: {', '.join(metrics)}"
+
+
+def _format_fine_tune(final: "FineTuneRecord", *, accuracies: bool) -> str:
+    metrics = (
+        f"validation accuracy {final.val_accuracy:.2%}, test accuracy {final.test_accuracy:.2%}"
+        if accuracies
+        else f"validation loss {final.val_loss:.4f}, test loss {final.test_loss:.4f}"
+    )
+    return f"{final.how}, seed {final.repeat}: {metrics}"
+
+
+def _format_provenance(network: "NetworkDetails") -> str:
+    facts = network.provenance
+    packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("blendsearch", "torch"))
+    commit = f", git {facts['git'][:12]}" if facts["git"] else ""
+    return (
+        f"cut {network.cut}, seed {network.seed}; {packages}, on {facts['device']}{commit}; "
+        f"data {facts['data_sha256'][:12]}, dense weights {facts['weights_sha256'][:12]}"
+    )
 
 
 def _format_bar(ratio: float) -> str:
@@ -105,10 +128,10 @@ def _format_bar(ratio: float) -> str:
     return full * filled + empty * (BAR_LENGTH - filled)
 
 
-def _format_blend(group: dict[str, Any]) -> str:
-    if "log_alpha" in group:
-        return f"log alpha {group['log_alpha']:+.2f}, beta {group['beta']:+.2f}"
-    heard = [item for item in group["blend"] or [] if item["part"] >= MIN_SHARE]
-    parts = [f"{item['criterion']} {item['part']:.0%}" for item in heard[:MAX_CRITERIA]]
-    rest = len(heard) - MAX_CRITERIA
+def _format_blend(group: "GroupRecord") -> str:
+    if group.log_alpha is not None and group.beta is not None:
+        return f"log alpha {group.log_alpha:+.2f}, beta {group.beta:+.2f}"
+    shown = [item for item in group.blend or () if item.part >= MIN_SHARE]
+    parts = [f"{item.criterion} {item.part:.0%}" for item in shown[:MAX_CRITERIA]]
+    rest = len(shown) - MAX_CRITERIA
     return ", ".join(parts) + (f", {rest} more" if rest > 0 else "")

@@ -27,7 +27,7 @@ from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config_changes import diff_configs
-from blendsearch.runs.origin import EVOLVED, IN_BEST
+from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.runs.pareto import select_evaluated, select_front
 from blendsearch.runs.records import Evaluation, InheritedEvaluation
 from blendsearch.runs.run import Run, check_name, find_free_name
@@ -168,7 +168,8 @@ def select_population(rows: Sequence[Evaluation], parent: Config, size: int) -> 
 
     Over a span of budgets, the front is of loss and MACs. Baselines are left out: every search evaluates its own.
     """
-    evaluated = [row for row in select_evaluated(rows) if row.origin == EVOLVED or IN_BEST in row.origin]
+    found = [(row, Origin.parse(row.origin)) for row in select_evaluated(rows)]
+    evaluated = [row for row, origin in found if origin.is_evolved or origin.in_best_allocation]
     spanned = bool(parent.budget.get_spanned_costs())
     along = select_front(evaluated, lambda row: (float(row.macs),) if spanned else ())
     if len(along) > size:

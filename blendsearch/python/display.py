@@ -1,43 +1,54 @@
-"""How a run, a front and a network look: text for a terminal, HTML and pictures for a notebook."""
+"""Display of runs, fronts and networks: text for a terminal, HTML and figures for a notebook."""
 
 import base64
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
 from blendsearch.errors import RunError
+from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails, NetworkRecord
+from blendsearch.runs.origin import Origin
 from blendsearch.runs.run import Run
 
-Facts = dict[str, Any]
 
-COLUMNS = (
-    ("id", "id", "d"),
-    ("network", "origin", "s"),
-    ("MACs", "macs_ratio", ".2%"),
-    ("params", "params_ratio", ".2%"),
-    ("memory", "memory_ratio", ".2%"),
-    ("latency", "latency_ratio", ".2%"),
-    ("val loss", "val_loss", ".4f"),
-    ("val acc", "val_accuracy", ".2%"),
-    ("test acc", "test_accuracy", ".2%"),
+class Column(NamedTuple):
+    """A column of the table of networks; it is left out where no network has a value."""
+
+    title: str
+    read: Callable[[NetworkRecord], int | float | str | None]
+    form: str
+
+
+COST_COLUMNS = (
+    Column("MACs", lambda network: network.macs_ratio, ".2%"),
+    Column("params", lambda network: network.params_ratio, ".2%"),
+    Column("memory", lambda network: network.memory_ratio, ".2%"),
+    Column("latency", lambda network: network.latency_ratio, ".2%"),
 )
-"""Title, field, and form; a column that no network has anything for is left out."""
+COLUMNS = (
+    Column("id", lambda network: network.id, "d"),
+    Column("network", lambda network: Origin.parse(network.origin).label, "s"),
+    *COST_COLUMNS,
+    Column("val loss", lambda network: network.val_loss, ".4f"),
+    Column("val acc", lambda network: network.val_accuracy, ".2%"),
+    Column("test acc", lambda network: network.test_accuracy, ".2%"),
+)
 
 
 def format_headline(run: Run) -> str:
-    """A run in one line."""
+    """Format a run in one line."""
     with run.open_store(read_only=True) as store:
         count = max((row.id for row in store.read_evaluations()), default=0)
     state = "finished" if run.finished else "not finished"
     return f"run {run.name} in {run.path}: {run.config.model.title}, {count} evaluations, {state}"
 
 
-def format_text_table(rows: Sequence[Facts]) -> str:
-    """Networks as aligned text."""
+def format_text_table(rows: Sequence[NetworkRecord]) -> str:
+    """Format networks as a table of aligned text."""
     if not rows:
         return "no network has been evaluated yet"
     titles, cells = _format_cells(rows)
@@ -52,8 +63,8 @@ def format_text_table(rows: Sequence[Facts]) -> str:
     return "\n".join(lines)
 
 
-def format_html_table(rows: Sequence[Facts]) -> str:
-    """Networks as an HTML table."""
+def format_html_table(rows: Sequence[NetworkRecord]) -> str:
+    """Format networks as an HTML table."""
     if not rows:
         return "<p>no network has been evaluated yet</p>"
     titles, cells = _format_cells(rows)
@@ -65,8 +76,8 @@ def format_html_table(rows: Sequence[Facts]) -> str:
     return str(Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body))
 
 
-def format_run_html(run: Run, front: Sequence[Facts]) -> str:
-    """A run as HTML: its headline, the picture of its front, and the table."""
+def format_run_html(run: Run, front: Sequence[NetworkRecord]) -> str:
+    """Format a run as HTML: its headline, the figure of its front, and the table."""
     picture = draw_front_png(run)
     image = Markup("")
     if picture is not None:
@@ -78,7 +89,7 @@ def format_run_html(run: Run, front: Sequence[Facts]) -> str:
 
 
 def draw_front_png(run: Run) -> bytes | None:
-    """The picture of the front; None where there is nothing to draw yet."""
+    """Draw the front; None where nothing has been evaluated yet."""
     from blendsearch.results.report.front_plot import draw_front
 
     with tempfile.TemporaryDirectory() as place:
@@ -90,47 +101,46 @@ def draw_front_png(run: Run) -> bytes | None:
         return path.read_bytes()
 
 
-def format_network_line(facts: Facts) -> str:
-    """A network in one line."""
-    named = [f"network {facts['id']} ({_format_origin(facts)})"]
-    named += [
-        f"{format(facts[field], form)} {title}" if form == ".2%" and not title.endswith("acc") else ""
-        for title, field, form in COLUMNS[2:6]
-        if facts.get(field) is not None
-    ]
-    named.append(f"judged {facts['fidelity']}: validation loss {facts['val_loss']:.4f}")
-    for title, field in (("validation accuracy", "val_accuracy"), ("test accuracy", "test_accuracy")):
-        if facts.get(field) is not None:
-            named.append(f"{title} {facts[field]:.2%}")
-    named += [f"{name} {value:.4g}" for name, value in facts.get("further", {}).items()]
-    line = ", ".join(named)
-    for final in facts.get("finals", []):
-        loss = facts["val_accuracy"] is None
-        numbers = [
-            f"{split} loss {final[f'{name}_loss']:.4f}" if loss else f"{split} accuracy {final[f'{name}_accuracy']:.2%}"
-            for split, name in (("validation", "val"), ("test", "test"))
-        ]
-        line += f"; {final['how']}, seed {final['repeat']}: {', '.join(numbers)}"
-    return line
+def format_network_line(network: NetworkRecord) -> str:
+    """Format a network in one line."""
+    parts = [f"network {network.id} ({Origin.parse(network.origin).label})"]
+    costs = ((column, column.read(network)) for column in COST_COLUMNS)
+    parts += [f"{value:{column.form}} {column.title}" for column, value in costs if value is not None]
+    parts.append(f"evaluated at fidelity {network.fidelity}: validation loss {network.val_loss:.4f}")
+    for split, accuracy in (("validation", network.val_accuracy), ("test", network.test_accuracy)):
+        if accuracy is not None:
+            parts.append(f"{split} accuracy {accuracy:.2%}")
+    parts += [f"{name} {value:.4g}" for name, value in (network.further or {}).items()]
+    finals = network.finals if isinstance(network, NetworkDetails) else ()
+    accuracies = network.val_accuracy is not None
+    return "; ".join([", ".join(parts), *(_format_fine_tune(final, accuracies=accuracies) for final in finals)])
 
 
-def format_network_html(facts: Facts, groups: Sequence[Facts]) -> str:
-    """A network as HTML: the line, and a bar per group for what it keeps."""
+def _format_fine_tune(final: FineTuneRecord, *, accuracies: bool) -> str:
+    metrics = (
+        f"validation accuracy {final.val_accuracy:.2%}, test accuracy {final.test_accuracy:.2%}"
+        if accuracies
+        else f"validation loss {final.val_loss:.4f}, test loss {final.test_loss:.4f}"
+    )
+    return f"{final.how}, seed {final.repeat}: {metrics}"
+
+
+def format_network_html(network: NetworkRecord, groups: Sequence[GroupRecord]) -> str:
+    """Format a network as HTML: one line, and a bar per group for its kept channels."""
     bar = (
         '<tr><td style="text-align:left">{}</td><td>{} of {}</td><td style="min-width:12em">'
         '<div style="background:#8884;width:12em"><div style="background:#0072B2;height:.8em;width:{}%"></div></div>'
         "</td></tr>"
     )
     rows = Markup("").join(
-        Markup(bar).format(group["group"], group["kept"], group["channels"], round(100 * group["kept_ratio"]))
-        for group in groups
+        Markup(bar).format(group.group, group.kept, group.channels, round(100 * group.kept_ratio)) for group in groups
     )
     head = "<thead><tr><th>group</th><th>channels kept</th><th>share</th></tr></thead>"
-    return f"<p>{escape(format_network_line(facts))}</p><table>{head}<tbody>{rows}</tbody></table>"
+    return f"<p>{escape(format_network_line(network))}</p><table>{head}<tbody>{rows}</tbody></table>"
 
 
-def draw_network_png(facts: Facts, groups: Sequence[Facts]) -> bytes:
-    """The channels that each group keeps, before all that it had, as a picture."""
+def draw_network_png(network: NetworkRecord, groups: Sequence[GroupRecord]) -> bytes:
+    """Draw the kept channels of each group in front of all its channels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -138,12 +148,12 @@ def draw_network_png(facts: Facts, groups: Sequence[Facts]) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = range(len(groups))
-    axes.barh(places, [group["channels"] for group in groups], color="#d5d5d5", label="dense")
-    axes.barh(places, [group["kept"] for group in groups], color="#0072B2", label="kept")
-    axes.set_yticks(list(places), [group["group"] for group in groups], fontsize=8)
+    axes.barh(places, [group.channels for group in groups], color="#d5d5d5", label="dense")
+    axes.barh(places, [group.kept for group in groups], color="#0072B2", label="kept")
+    axes.set_yticks(list(places), [group.group for group in groups], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("channels")
-    axes.set_title(f"network {facts['id']}: {facts['macs_ratio']:.1%} of MACs", loc="left", fontsize=11)
+    axes.set_title(f"network {network.id}: {network.macs_ratio:.1%} of MACs", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, edgecolor="none")
     held = io.BytesIO()
@@ -151,17 +161,13 @@ def draw_network_png(facts: Facts, groups: Sequence[Facts]) -> bytes:
     return held.getvalue()
 
 
-def _format_cells(rows: Sequence[Facts]) -> tuple[list[str], list[list[str]]]:
-    further = list(dict.fromkeys(name for row in rows for name in row.get("further", {})))
-    columns = [column for column in COLUMNS if any(row.get(column[1]) is not None for row in rows)]
+def _format_cells(rows: Sequence[NetworkRecord]) -> tuple[list[str], list[list[str]]]:
+    further = list(dict.fromkeys(name for row in rows for name in row.further or {}))
+    columns = [column for column in COLUMNS if any(column.read(row) is not None for row in rows)]
     cells = []
     for row in rows:
-        shown = {**row, "origin": _format_origin(row)}
-        line = ["" if shown.get(field) is None else format(shown[field], form) for _, field, form in columns]
-        own = row.get("further", {})
+        values = [(column.read(row), column.form) for column in columns]
+        line = ["" if value is None else format(value, form) for value, form in values]
+        own = row.further or {}
         cells.append(line + [f"{own[name]:.4g}" if name in own else "" for name in further])
-    return [title for title, *_ in columns] + further, cells
-
-
-def _format_origin(facts: Facts) -> str:
-    return str(facts["origin"]).split(" = ")[0]
+    return [column.title for column in columns] + further, cells

@@ -1,9 +1,9 @@
-"""What a search found, in hand: a run, its front, its networks; each shows itself in a terminal and in a notebook."""
+"""Results in Python: a run, its front, its networks. Each is displayed in a terminal and in a notebook."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
@@ -14,17 +14,18 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.python import display as showing
 from blendsearch.results.export.export import ExportResult, export, rebuild_network
 from blendsearch.results.network import describe_network
+from blendsearch.results.records import NetworkDetails, NetworkRecord
 from blendsearch.results.summary import select_network, summarize_run
 from blendsearch.runs.run import Run
 
 
 class SearchRun:
-    """A run: what `search`, `resume` and `open` return.
+    """A run, as `search`, `resume` and `open` return it.
 
     Attributes
     ----------
-    run: its directory, as the floors below know it.
-    given: what was handed over in Python.
+    run: its directory.
+    inputs: the network, the data and the functions that were passed in Python.
     """
 
     def __init__(self, run: Run, inputs: UserInputs, problem: Problem | None = None) -> None:
@@ -34,50 +35,50 @@ class SearchRun:
 
     @property
     def name(self) -> str:
-        """Its id."""
+        """The name of the run."""
         return self.run.name
 
     @property
     def path(self) -> Path:
-        """Its directory."""
+        """The directory of the run."""
         return self.run.path
 
     @property
     def finished(self) -> bool:
-        """Whether the search has come to its end."""
+        """True when the search has finished."""
         return self.run.finished
 
     def front(self) -> "Front":
-        """The networks that none found beats in loss and cost, the cheapest first."""
-        return Front([Network(self, facts) for facts in summarize_run(self.run)["front"]])
+        """The non-dominated networks in loss and cost, the cheapest first."""
+        return Front([Network(self, record) for record in summarize_run(self.run).front])
 
     def baselines(self) -> "Front":
-        """The best single criterion and the best equal blend at each budget, and whatever else was there to beat."""
-        return Front([Network(self, facts) for facts in summarize_run(self.run)["baselines"]])
+        """The best baseline of every kind at each budget, such as a single criterion and the equal blend."""
+        return Front([Network(self, record) for record in summarize_run(self.run).baselines])
 
     def dense(self) -> "Network":
-        """The network that was searched in, as the search judged it."""
-        return Network(self, summarize_run(self.run)["dense"][0])
+        """The dense network, as the search evaluated it."""
+        return Network(self, summarize_run(self.run).dense[0])
 
     def best(self) -> "Network":
         """The network with the lowest validation loss; after a long fine-tune, with the lowest validation error."""
         return self.network("best")
 
     def knee(self) -> "Network":
-        """The network of the front from which on less cost begins to cost much."""
+        """The knee of the front: from there on, a lower cost costs much accuracy."""
         return self.network("knee")
 
     def network(self, selector: int | str) -> "Network":
-        """A network by its id, or ``best`` or ``knee``. Raises RunError when there is none."""
+        """Get a network by its id, or ``best`` or ``knee``. Raises RunError when there is none."""
         row = select_network(self.run, str(selector))
         return Network(self, describe_network(self.run, str(row.id)))
 
     def summary(self) -> dict[str, Any]:
-        """All of it as plain values; what ``blendsearch front --json`` prints."""
-        return summarize_run(self.run)
+        """All results as JSON values, as ``blendsearch front --json`` prints them."""
+        return summarize_run(self.run).to_dict()
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the report, one HTML file that needs no network, to `path` (RUN.html), and return where it is."""
+        """Write the report, a single HTML file, to `path` (by default RUN.html), and return its path."""
         from blendsearch.results.report.output_file import check_output_path
         from blendsearch.results.report.report import write_report
 
@@ -98,7 +99,7 @@ class SearchRun:
     def compare(
         self, controls: Sequence[str] | None = None, *, seeds: int = 3, progress: bool = True
     ) -> dict[str, Any]:
-        """Search with controls at equal cost, and say how they compare; what ``blendsearch compare --json`` prints."""
+        """Search with controls at equal cost, and compare; the values are those of ``blendsearch compare --json``."""
         from blendsearch.pipeline.control_runs import compare, plan_comparison
         from blendsearch.progress import make_progress
         from blendsearch.results.comparison import summarize_comparison
@@ -112,10 +113,10 @@ class SearchRun:
         finally:
             if report is not None:
                 report.close()
-        return summarize_comparison(self.run)
+        return summarize_comparison(self.run).to_dict()
 
     def load_problem(self) -> Problem:
-        """Network, data and scores, restored where this run was only opened. Raises RunError where they are missing."""
+        """Load network, data and scores. Raises RunError where they are missing."""
         if self._problem is None:
             self._problem = restore(self.run, inputs=self.inputs)
         return self._problem
@@ -124,7 +125,7 @@ class SearchRun:
         return f"{showing.format_headline(self.run)}\n{self.front()!r}"
 
     def _repr_html_(self) -> str:
-        return showing.format_run_html(self.run, self.front()._collect_facts())
+        return showing.format_run_html(self.run, self.front().records)
 
     def _repr_png_(self) -> bytes | None:
         return showing.draw_front_png(self.run)
@@ -132,11 +133,17 @@ class SearchRun:
 
 @dataclass(frozen=True)
 class Front(Sequence["Network"]):
-    """Networks, the cheapest first; a sequence that shows itself as a table."""
+    """A sequence of networks, the cheapest first, displayed as a table."""
 
     networks: list["Network"]
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> "Network": ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Front": ...
+
+    def __getitem__(self, index: int | slice) -> "Network | Front":
         return Front(self.networks[index]) if isinstance(index, slice) else self.networks[index]
 
     def __len__(self) -> int:
@@ -145,14 +152,16 @@ class Front(Sequence["Network"]):
     def __iter__(self) -> Iterator["Network"]:
         return iter(self.networks)
 
-    def _collect_facts(self) -> list[dict[str, Any]]:
-        return [network.facts for network in self.networks]
+    @property
+    def records(self) -> list[NetworkRecord]:
+        """The records of the networks."""
+        return [network.record for network in self.networks]
 
     def __repr__(self) -> str:
-        return showing.format_text_table(self._collect_facts())
+        return showing.format_text_table(self.records)
 
     def _repr_html_(self) -> str:
-        return showing.format_html_table(self._collect_facts())
+        return showing.format_html_table(self.records)
 
     def _repr_png_(self) -> bytes | None:
         return showing.draw_front_png(self.networks[0].owner.run) if self.networks else None
@@ -160,48 +169,130 @@ class Front(Sequence["Network"]):
 
 @dataclass(frozen=True)
 class Network:
-    """One network that was judged.
+    """One network that the search evaluated.
 
     Attributes
     ----------
-    owner: the run it is of.
-    facts: all that is known of it: `id`, `origin`, `macs_ratio`, `params_ratio`, `val_loss`, `val_accuracy`,
-        `test_accuracy` (None until the search is over), `further` numbers of one's own judgement, and so on.
+    owner: its run.
+    record: its costs and the results of its evaluation.
     """
 
     owner: SearchRun
-    facts: dict[str, Any]
+    record: NetworkRecord
 
-    def __getattr__(self, name: str) -> Any:
-        """Any of the `facts` by its name."""
-        if name.startswith("_") or name not in self.facts:
-            raise AttributeError(f"a network has no {name!r}: known are {', '.join(self.facts)}")
-        return self.facts[name]
+    @property
+    def id(self) -> int:
+        """The number of its evaluation."""
+        return self.record.id
+
+    @property
+    def cut(self) -> str:
+        """The digest of its cut."""
+        return self.record.cut
+
+    @property
+    def origin(self) -> str:
+        """The baselines that it is, ``evolved`` or ``dense``."""
+        return self.record.origin
+
+    @property
+    def fidelity(self) -> str:
+        """The fidelity of its evaluation."""
+        return self.record.fidelity
+
+    @property
+    def macs_ratio(self) -> float:
+        """MACs, as a share of the dense network's."""
+        return self.record.macs_ratio
+
+    @property
+    def params_ratio(self) -> float:
+        """Parameters, as a share of the dense network's."""
+        return self.record.params_ratio
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Peak memory, as a share of the dense network's; None without a budget for it."""
+        return self.record.memory_ratio
+
+    @property
+    def latency_ratio(self) -> float | None:
+        """Latency as charged, as a share of the dense network's; None without a budget for it."""
+        return self.record.latency_ratio
+
+    @property
+    def latency_measured(self) -> float | None:
+        """Latency as measured at the end of the search, as a share of the dense network's."""
+        return self.record.latency_measured
+
+    @property
+    def val_loss(self) -> float | None:
+        """The loss on the validation images."""
+        return self.record.val_loss
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """The accuracy on the validation images in [0, 1]; None where a user-defined evaluation gives no error."""
+        return self.record.val_accuracy
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The accuracy on the test images in [0, 1]; None until the search has finished."""
+        return self.record.test_accuracy
+
+    @property
+    def further(self) -> Mapping[str, float]:
+        """The other numbers of a user-defined evaluation, by name."""
+        return self.record.further or {}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return self._describe().macs
+
+    @property
+    def params(self) -> int:
+        """The number of parameters."""
+        return self._describe().params
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return self.record.to_dict()
 
     def details(self) -> dict[str, Any]:
-        """Its groups, each with channels kept and the criteria that had a say; costs, seed, and where it came from."""
-        return describe_network(self.owner.run, str(self.facts["id"]))
+        """Groups, costs, seed and provenance as JSON values, as ``blendsearch show --json`` prints them."""
+        return self._describe().to_dict()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> None:
+            known = ", ".join(item for item in dir(type(self)) if not item.startswith("_"))
+            raise AttributeError(f"a network has no {name!r}: known are {known}")
+
+    def _describe(self) -> NetworkDetails:
+        return describe_network(self.owner.run, str(self.id))
 
     def kept(self) -> dict[str, int]:
-        """How many channels of each group are left, by the group's name."""
-        return {group["group"]: group["kept"] for group in self.details()["groups"]}
+        """The number of channels kept in each group, by the group's name."""
+        return {group.group: group.kept for group in self._describe().groups}
 
     def module(self) -> nn.Module:
-        """The narrow network itself, recovered as it was judged, in evaluation mode on the CPU; a new one each time."""
+        """Build the pruned network as it was evaluated, in evaluation mode on the CPU; a new module each time."""
         problem = self.owner.load_problem()
-        return rebuild_network(self.owner.run, problem, select_network(self.owner.run, str(self.facts["id"])))[0]
+        return rebuild_network(self.owner.run, problem, select_network(self.owner.run, str(self.id)))[0]
 
     def export(self, folder: str | Path, *, pt2: bool = False, onnx: bool = False) -> ExportResult:
-        """Write it to a new `folder`, as ``blendsearch export`` does; `blendsearch.load` reads it back."""
+        """Write the network to a new `folder`, as ``blendsearch export`` does; `blendsearch.load` reads it."""
         formats = [name for name, asked in (("pt2", pt2), ("onnx", onnx)) if asked]
         problem = self.owner.load_problem()
-        return export(self.owner.run, problem, str(self.facts["id"]), Path(folder), formats)
+        return export(self.owner.run, problem, str(self.id), Path(folder), formats)
 
     def __repr__(self) -> str:
-        return showing.format_network_line(self.facts)
+        return showing.format_network_line(self.record)
 
     def _repr_html_(self) -> str:
-        return showing.format_network_html(self.facts, self.details()["groups"])
+        return showing.format_network_html(self.record, self._describe().groups)
 
     def _repr_png_(self) -> bytes:
-        return showing.draw_network_png(self.facts, self.details()["groups"])
+        return showing.draw_network_png(self.record, self._describe().groups)

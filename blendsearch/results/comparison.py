@@ -1,15 +1,16 @@
-"""A run beside its controls: what each found on each seed, and whether the search was worth it."""
+"""Comparison of a run with its controls, seed by seed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
 
 from scipy.stats import t as student
 
 from blendsearch.errors import RunError
+from blendsearch.results.records import ComparisonTable, FoundNetwork, MethodSummary, PairedDifference, Spread
 from blendsearch.results.summary import describe_evaluation
 from blendsearch.runs.config.method_registry import get_method
-from blendsearch.runs.origin import list_baseline_kinds
+from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_evaluated, select_highest_fidelity
 from blendsearch.runs.records import Evaluation, FinalResult, TestResult
 from blendsearch.runs.run import Run, list_runs, open_run
@@ -17,133 +18,149 @@ from blendsearch.runs.run import Run, list_runs, open_run
 CONFIDENCE = 0.95
 
 TRAINED_SUFFIX = ", trained"
-"""Ends the name of such a method where its network is told with these weights, not recovered like the others'."""
+"""Ends the name of such a method where its network has these weights, not the recovered ones."""
+
+Found = dict[int, FoundNetwork]
+"""The best networks of one method by seed."""
 
 
-class MethodResult(NamedTuple):
-    """What one method found on one seed: its best network by validation, and that one's accuracy on test images."""
+def summarize_comparison(run: Run) -> ComparisonTable:
+    """Compare `run` with its finished controls.
 
-    cut: str
-    origin: str
-    evaluations: int
-    macs_ratio: float
-    params_ratio: float
-    val_loss: float
-    val_accuracy: float
-    test_accuracy: float | None
-
-
-def summarize_comparison(run: Run) -> dict[str, Any]:
-    """``methods``: one object per method, the run's own first, and ``verdict``, a sentence.
-
-    A method has `name`, `seeds`, `found` (one object per seed), and over seeds the `mean` and `deviation` of
-    `val_accuracy`, `val_loss` and `test_accuracy`; a control has also `difference`: the run's own test accuracy minus
-    its, paired by seed, with `mean` and the half-width of its 95 % confidence interval by Student's t (None on one
-    seed). The single criteria and the equal blend are those that the run's own searches were seeded with. A method that
-    trains its network has two rows: its cut, recovered from the dense weights like every other, and ``, trained``.
+    The baselines are rows too: those in the first generation of the run's own method. A method that trains its network
+    has two rows: the cut recovered from the dense weights like every other, and ``, trained``. Raises RunError where
+    the run has not finished.
     """
     by_method = _collect_results(run)
     own = run.config.method
     if not by_method.get(own):
         raise RunError(f"run {run.name!r} has not finished: resume it, then compare")
-    rows = [_summarize_method(name, by_method[own], found) for name, found in by_method.items()]
-    return {"run": run.name, "budget": _format_budget(run), "methods": rows, "verdict": _format_verdict(rows)}
+    rows = tuple(_summarize_method(name, by_method[own], found) for name, found in by_method.items())
+    return ComparisonTable(run=run.name, budget=_format_budget(run), methods=rows, verdict=_format_verdict(rows))
 
 
-def _collect_results(run: Run) -> dict[str, dict[int, MethodResult]]:
-    """By method and seed."""
+def _collect_results(run: Run) -> dict[str, Found]:
+    """Collect the networks of the run's own method, its controls and its baselines, by method."""
     folder = run.path / "controls"
-    runs = [run, *(open_run(folder, name) for name in list_runs(folder))]
-    by_method: dict[str, dict[int, MethodResult]] = {run.config.method: {}}
-    for held in runs:
-        if not held.finished:
-            continue
-        seed, method = held.config.seed, held.config.method
-        with held.open_store(read_only=True) as store:
-            rows, tests, finals = select_evaluated(store.read_evaluations()), store.read_tests(), store.read_finals()
-            again = select_highest_fidelity(rows, store.read_promotions())
-            probes = len(store.read_probes())
-
-        best = _select_best(held, rows, again, tests)
-        by_method.setdefault(method, {})[seed] = best._replace(evaluations=best.evaluations + probes)
-        if get_method(method).traits.trains_itself and finals:
-            by_method.setdefault(f"{method}{TRAINED_SUFFIX}", {})[seed] = _use_final_metrics(best, finals)
-        if method == run.config.method:
-            kinds: dict[str, list[Evaluation]] = {}
-            for row in rows:
-                for kind in list_baseline_kinds(row):
-                    kinds.setdefault(kind, []).append(row)
-            for kind, chosen in kinds.items():
-                by_method.setdefault(kind, {})[seed] = _select_best(held, chosen, again, tests)
+    by_method: dict[str, Found] = {run.config.method: {}}
+    for control in (run, *(open_run(folder, name) for name in list_runs(folder))):
+        if control.finished:
+            for name, found in _collect_run(control, baselines=control.config.method == run.config.method).items():
+                by_method.setdefault(name, {})[control.config.seed] = found
     return by_method
 
 
-def _use_final_metrics(result: MethodResult, finals: Sequence[FinalResult]) -> MethodResult:
-    """What a method found, with the weights that its own training gave."""
+def _collect_run(run: Run, *, baselines: bool) -> dict[str, FoundNetwork]:
+    """Collect the networks that one run found, by method."""
+    with run.open_store(read_only=True) as store:
+        rows, tests, finals = select_evaluated(store.read_evaluations()), store.read_tests(), store.read_finals()
+        promoted = select_highest_fidelity(rows, store.read_promotions())
+        probes = len(store.read_probes())
+    method, best = run.config.method, _select_best(run, rows, promoted, tests)
+    found: dict[str, FoundNetwork] = {method: replace(best, evaluations=best.evaluations + probes)}
+    if get_method(method).traits.trains_itself and finals:
+        found[f"{method}{TRAINED_SUFFIX}"] = _use_final_metrics(best, finals)
+    if baselines:
+        kinds = _group_by_kind(rows)
+        # a network of the method itself may have its name as a kind of baseline
+        found |= {kind: _select_best(run, chosen, promoted, tests) for kind, chosen in kinds.items()}
+    return found
+
+
+def _group_by_kind(rows: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    kinds: dict[str, list[Evaluation]] = {}
+    for row in rows:
+        for kind in Origin.parse(row.origin).baseline_kinds:
+            kinds.setdefault(kind, []).append(row)
+    return kinds
+
+
+def _use_final_metrics(result: FoundNetwork, finals: Sequence[FinalResult]) -> FoundNetwork:
+    """Replace the metrics of a network by those of the weights that its method trained."""
     chosen = next(item for item in finals if item.digest == result.cut)
     val, test = 1 - chosen.error, 1 - chosen.test_error
-    return result._replace(val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
+    return replace(result, val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
 
 
 def _select_best(
-    run: Run, candidates: Sequence[Evaluation], highest_fidelity: Sequence[Evaluation], tests: dict[str, TestResult]
-) -> MethodResult:
-    """The best of `chosen` by its dearest judgement, as `front.dearest` gives them all in `again`."""
+    run: Run, candidates: Sequence[Evaluation], highest_fidelity: Sequence[Evaluation], tests: Mapping[str, TestResult]
+) -> FoundNetwork:
+    """Select the best of the candidates by validation loss at the highest fidelity that one of them has."""
     ids = {row.id for row in candidates}
-    # those that could not be judged again stand as they were
-    dearest_of = [row for row in highest_fidelity if row.id in ids] or candidates
-    best = min(dearest_of, key=lambda row: (row.loss, row.id))
+    promoted = [row for row in highest_fidelity if row.id in ids] or candidates
+    best = min(promoted, key=lambda row: (row.loss, row.id))
     facts = describe_evaluation(run, best, tests)
-    numbers = (facts[key] for key in ("macs_ratio", "params_ratio", "val_loss", "val_accuracy", "test_accuracy"))
-    return MethodResult(facts["cut"], facts["origin"].split(" = ")[0], len(candidates), *numbers)
+    return FoundNetwork(
+        seed=run.config.seed,
+        cut=facts.cut,
+        origin=Origin.parse(facts.origin).label,
+        evaluations=len(candidates),
+        macs_ratio=facts.macs_ratio,
+        params_ratio=facts.params_ratio,
+        val_loss=best.loss or 0.0,
+        val_accuracy=facts.val_accuracy,
+        test_accuracy=facts.test_accuracy,
+    )
 
 
-def _summarize_method(
-    name: str, own: Mapping[int, MethodResult], results: Mapping[int, MethodResult]
-) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "name": name,
-        "seeds": sorted(results),
-        "found": [{"seed": seed, **results[seed]._asdict()} for seed in sorted(results)],
-    }
-    for key in ("val_loss", "val_accuracy", "test_accuracy"):
-        values = [getattr(results[seed], key) for seed in sorted(results)]
-        known = [value for value in values if value is not None]
-        facts[key] = {
-            "mean": fmean(known) if known else None,
-            "deviation": stdev(known) if len(known) > 1 else None,
-        }
+def _summarize_method(name: str, own: Found, results: Found) -> MethodSummary:
+    found = tuple(results[seed] for seed in sorted(results))
+    difference = None
     if results is not own:
         pairs = [(own[seed].test_accuracy, results[seed].test_accuracy) for seed in sorted(own.keys() & results.keys())]
-        facts["difference"] = compute_paired_difference([(a, b) for a, b in pairs if a is not None and b is not None])
-    return facts
+        difference = compute_paired_difference([(a, b) for a, b in pairs if a is not None and b is not None])
+    return MethodSummary(
+        name=name,
+        seeds=tuple(sorted(results)),
+        found=found,
+        val_loss=_compute_spread([item.val_loss for item in found]),
+        val_accuracy=_compute_spread([item.val_accuracy for item in found]),
+        test_accuracy=_compute_spread([item.test_accuracy for item in found]),
+        difference=difference,
+    )
 
 
-def compute_paired_difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Mean of first minus second, and the half-width of its confidence interval (None for fewer than two pairs)."""
+def _compute_spread(values: Sequence[float | None]) -> Spread:
+    known = [value for value in values if value is not None]
+    return Spread(mean=fmean(known) if known else None, deviation=stdev(known) if len(known) > 1 else None)
+
+
+def compute_paired_difference(pairs: Sequence[tuple[float, float]]) -> PairedDifference:
+    """Compute the mean of first minus second, and the half-width of its confidence interval by Student's t."""
     differences = [one - other for one, other in pairs]
     half = None
     if len(differences) > 1:
         quantile = float(student.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
         half = quantile * stdev(differences) / len(differences) ** 0.5
-    return {"mean": fmean(differences) if differences else None, "half_width": half, "pairs": len(differences)}
+    return PairedDifference(mean=fmean(differences) if differences else None, half_width=half, pairs=len(differences))
 
 
-def _format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    own, controls = rows[0], [row for row in rows[1:] if row["difference"]["mean"] is not None]
+def _format_verdict(rows: Sequence[MethodSummary]) -> str:
+    """Compare the first row with the control that comes closest, in a sentence without a full stop."""
+    controls = [
+        (row.difference.mean, row.difference, row.name)
+        for row in rows[1:]
+        if row.difference is not None and row.difference.mean is not None
+    ]
     if not controls:
-        return "nothing to compare with yet"
-    best = min(controls, key=lambda row: row["difference"]["mean"])
-    gain, half = best["difference"]["mean"], best["difference"]["half_width"]
-    beside = f"the best control, {best['name']}, on the test images"
+        return "no controls to compare with yet"
+    gain, difference, name = min(controls, key=lambda item: item[0])
+    points = f"{_format_points(gain)} points of test accuracy"
+    half = difference.half_width
     if half is None:
-        return f"{gain:+.2%} beside {beside}; one seed says nothing about chance: compare on more"
-    interval = f"({CONFIDENCE:.0%} interval {gain - half:+.2%} to {gain + half:+.2%}, {len(own['seeds'])} seeds)"
-    if gain - half > 0:
-        return f"{own['name']} found {gain:+.2%} more than {beside} {interval}"
+        return f"{points} against the best control, {name}; one seed gives no interval: compare on more seeds"
+    interval = (
+        f"{CONFIDENCE:.0%} interval {_format_points(gain - half)} to {_format_points(gain + half)}, "
+        f"{len(rows[0].seeds)} seeds"
+    )
     if gain + half < 0:
-        return f"{own['name']} did not help: it found {gain:+.2%} beside {beside} {interval}"
-    return f"{own['name']} did not measurably help: {gain:+.2%} beside {beside} {interval}"
+        return f"significant loss against the best control, {name}: {points} ({interval})"
+    result = "significant gain" if gain - half > 0 else "no significant gain"
+    return f"{result} over the best control, {name}: {points} ({interval})"
+
+
+def _format_points(difference: float) -> str:
+    return f"{100 * difference:+.2f}"
 
 
 def _format_budget(run: Run) -> str:

@@ -1,23 +1,22 @@
-"""What a run's networks cost besides MACs and parameters, from its directory alone: nothing is traced or measured."""
+"""Costs of networks besides MACs and parameters, from a run directory alone: nothing is traced or measured."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from blendsearch.results.records import BudgetedCosts
 from blendsearch.runs.records import Evaluation, Latency
 from blendsearch.runs.run import Run
 from blendsearch.structure.groups import unpack_cut
 
+CostReader = Callable[[Evaluation, Mapping[str, Latency]], BudgetedCosts]
+"""From a network and the measured latencies by digest to its budgeted costs."""
 
-def make_cost_reader(run: Run) -> Callable[[Evaluation, dict[str, Latency]], dict[str, Any]]:
-    """From a network and the measured latencies to ``memory_ratio`` and ``latency_ratio``, where these are budgeted.
 
-    ``latency_ratio`` is what the budget was charged; beside it stand ``latency_predicted``, what the model expected,
-    and ``latency_measured`` and ``latency_ms``, None until the search has finished or for a network that is not shown.
-    """
+def make_cost_reader(run: Run) -> CostReader:
+    """Make the function that reads memory and latency, where these have a budget."""
     if not {"memory", "latency"} & run.config.budget.get_spans().keys():
-        return lambda row, latencies: {}
+        return lambda row, latencies: BudgetedCosts()
     # these import torch: only for runs that need it
     from blendsearch.runs.cost_files import COSTS_FILE, restore_costs
     from blendsearch.structure.latency_model import LatencyModel
@@ -27,28 +26,33 @@ def make_cost_reader(run: Run) -> Callable[[Evaluation, dict[str, Latency]], dic
     costs = restore_costs(run.config.budget, run.read_arrays(COSTS_FILE))
     dense = run.structure["dense"]
 
-    def read(row: Evaluation, latencies: dict[str, Latency]) -> dict[str, Any]:
+    def read(row: Evaluation, latencies: Mapping[str, Latency]) -> BudgetedCosts:
         counts = np.add.reduceat(unpack_cut(row.cut, int(sizes.sum())), starts, dtype=np.int64)
-        found: dict[str, Any] = {f"{name}_ratio": int(cost(counts)) / dense[name] for name, cost in costs.items()}
+        ratios = {f"{name}_ratio": int(cost(counts)) / dense[name] for name, cost in costs.items()}
         latency = costs.get("latency")
-        if isinstance(latency, LatencyModel):
-            measured = latencies.get(row.digest)
-            found["latency_predicted"] = float(latency.predict(counts))
-            found["latency_measured"] = None if measured is None else measured.ratio
-            found["latency_ms"] = None if measured is None else measured.seconds * 1e3
-        return found
+        if not isinstance(latency, LatencyModel):
+            return BudgetedCosts(**ratios)
+        measured = latencies.get(row.digest)
+        return BudgetedCosts(
+            **ratios,
+            latency_predicted=float(latency.predict(counts)),
+            latency_measured=None if measured is None else measured.ratio,
+            latency_ms=None if measured is None else measured.seconds * 1e3,
+        )
 
     return read
 
 
 def make_ranged_cost_reader(run: Run) -> Callable[[Evaluation], tuple[float, ...]]:
-    """From a network to what it spends of each cost whose budget spans a range, as shares of the dense cost."""
+    """Make the function from a network to each cost whose budget spans a range, as shares of the dense cost."""
     names = run.config.budget.get_spanned_costs()
-    dense, further = run.structure["dense"], make_cost_reader(run)
+    dense, read_costs = run.structure["dense"], make_cost_reader(run)
 
     def read(row: Evaluation) -> tuple[float, ...]:
         known = {"macs": row.macs / dense["macs"], "params": row.params / dense["params"]}
-        rest = further(row, {}) if any(name not in known for name in names) else {}
-        return tuple(known[name] if name in known else rest[f"{name}_ratio"] for name in names)
+        if any(name not in known for name in names):
+            costs = read_costs(row, {})
+            known |= {"memory": costs.memory_ratio or 0.0, "latency": costs.latency_ratio or 0.0}
+        return tuple(known[name] for name in names)
 
     return read

@@ -10,7 +10,7 @@ from blendsearch.results.formatting import format_budget
 from blendsearch.results.history import BASELINE_KINDS, choose_cost_axis
 from blendsearch.results.status import PACE_WINDOW, estimate_pace, get_state
 from blendsearch.results.summary import has_accuracy, has_budget_range
-from blendsearch.runs.origin import DENSE, EVOLVED, list_baseline_kinds
+from blendsearch.runs.origin import DENSE, EVOLVED, Origin
 from blendsearch.runs.pareto import (
     find_knee,
     select_best_baselines,
@@ -107,7 +107,7 @@ class Follower:
         judged = [row for row in select_evaluated(new) if row.loss is not None and row.error is not None]
         self._front = select_front([*self._front, *judged], self._ranged_costs)
         self._baselines = select_best_baselines(
-            [*self._baselines, *(row for row in judged if list_baseline_kinds(row))]
+            [*self._baselines, *(row for row in judged if Origin.parse(row.origin).is_baseline)]
         )
         found |= self._describe_front()
         pruned = [row for row in new if row.origin != DENSE and row.id > self._after - REORDER_WINDOW]
@@ -139,7 +139,7 @@ class Follower:
         """The best baselines; `shape` numbers their kinds as a reader meets them."""
         found = []
         for row in self._baselines:
-            for kind in dict.fromkeys(kind.partition(" at ")[0] for kind in list_baseline_kinds(row)):
+            for kind in Origin.parse(row.origin).families:
                 shape = BASELINE_KINDS.index(kind) if kind in BASELINE_KINDS else len(BASELINE_KINDS) - 1
                 found.append({"id": row.id, "kind": kind, "shape": shape})
         return found
@@ -189,6 +189,7 @@ class Follower:
         }
 
     def _describe_state(self) -> dict[str, Any]:
+        wall = sum(item["wall"] for item in self._generations)
         best: Mapping[str, Any] | None = None
         if self._best is not None:
             best = {
@@ -201,7 +202,7 @@ class Follower:
             "evaluations": len(self._seconds),
             "asked": self._run.config.search.evaluations,
             "failed": self._failed,
-            **estimate_pace(self._run, self._seconds, self._completions, self._generations),
+            **estimate_pace(self._run, self._seconds, self._completions, wall).to_dict(),
             "best": best,
         }
 

@@ -6,20 +6,20 @@ COST_NAMES = {"macs": "MACs", "params": "parameters", "memory": "memory", "laten
 
 
 def format_share(value: float, digits: int = 1) -> str:
-    """``86.96 %``; whole per cents without a fraction where there is none to one digit."""
+    """Format a share as ``86.96 %``; to one digit, whole percentages have no fraction."""
     text = f"{value * 100:.{digits}f}"
     return f"{text.removesuffix('.0')}\N{NO-BREAK SPACE}%"
 
 
 def format_points(difference: float) -> str:
-    """``1.5 points more than`` or ``less than``; ``as much as`` where the difference rounds to nothing."""
+    """Format a difference of shares: ``1.50 points more than``, ``less than``, or ``as much as`` for about none."""
     if abs(difference) < 0.00005:
         return "as much as"
     return f"{abs(difference) * 100:.2f} points {'more' if difference > 0 else 'less'} than"
 
 
 def format_budget(run: Run) -> str:
-    """``50 % of MACs``, ``10 % to 50 % of MACs and 60 % of memory``, or that widths were given."""
+    """Format a budget: ``50 % of MACs``, or ``10 % to 50 % of MACs and 60 % of memory``."""
     spans = run.config.budget.get_spans()
     if not spans:
         return "widths given beforehand"

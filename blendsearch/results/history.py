@@ -1,11 +1,11 @@
-"""How a search went, ready to be drawn: every judged network, the baselines among them, the front, the best so far."""
+"""History of a search, ready to be drawn: all evaluations, the baselines, the front, the best network so far."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
 from blendsearch.results.summary import has_budget_range
-from blendsearch.runs.origin import DENSE, IN_BEST, list_baseline_kinds
+from blendsearch.runs.origin import BEST_ALLOCATION, DENSE, EQUAL_BLEND, Origin, OriginKind
 from blendsearch.runs.pareto import (
     find_dense_network,
     select_best_baselines,
@@ -16,22 +16,28 @@ from blendsearch.runs.pareto import (
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
 
-BASELINE_KINDS = ("single criterion", "equal blend", f"single criterion{IN_BEST}", f"equal blend{IN_BEST}")
-"""The kinds of baseline as a reader meets them; other methods' own come after."""
+SINGLE_CRITERION = OriginKind.CRITERION.value
+BASELINE_KINDS = (
+    SINGLE_CRITERION,
+    EQUAL_BLEND,
+    f"{SINGLE_CRITERION} {BEST_ALLOCATION}",
+    f"{EQUAL_BLEND} {BEST_ALLOCATION}",
+)
+"""The kinds of baseline in the order in which they are shown; the networks of other methods follow."""
 
 
 @dataclass(frozen=True)
 class SearchHistory:
-    """The evaluations of a run by what a reader looks for.
+    """The evaluations of a run.
 
     Attributes
     ----------
-    spans: whether the budget is a range, so that networks of many costs compete.
-    cost: what is on the axis of costs: MACs, or what else the budget ranges over.
+    has_budget_range: the budget is a range, so that networks of many costs compete.
+    cost: the name of the cost on the axis: MACs, or another cost that the budget ranges over.
     share: the cost of a network as a share of the dense network's.
-    judged: all pruned networks with numbers, in the order of asking.
-    baselines: at each seeded budget the best of every kind.
-    best_so_far: after each of `judged`, the one with the lowest validation loss until then.
+    evaluated: all pruned networks with numbers, by id.
+    baselines: the best of every kind at each seeded budget.
+    best_so_far: after each of `evaluated`, the one with the lowest validation loss until then.
     """
 
     has_budget_range: bool
@@ -46,14 +52,14 @@ class SearchHistory:
 
 
 def read_history(run: Run) -> SearchHistory:
-    """The course of `run` as far as it has come."""
+    """Read the history of `run`, in any state."""
     with run.open_store(read_only=True) as store:
         rows = store.read_evaluations()
         promotions = store.read_promotions()
     valid = select_highest_fidelity(rows, promotions)
-    judged = [row for row in select_evaluated(rows) if row.loss is not None and row.error is not None]
+    evaluated = [row for row in select_evaluated(rows) if row.loss is not None and row.error is not None]
     best: list[Evaluation] = []
-    for row in judged:
+    for row in evaluated:
         best.append(row if not best or _get_loss(row) < _get_loss(best[-1]) else best[-1])
     cost, share = choose_cost_axis(run)
     return SearchHistory(
@@ -61,7 +67,7 @@ def read_history(run: Run) -> SearchHistory:
         cost,
         share,
         find_dense_network(rows, promotions),
-        judged,
+        evaluated,
         select_best_baselines(valid),
         select_front(valid, make_ranged_cost_reader(run)),
         best,
@@ -70,10 +76,10 @@ def read_history(run: Run) -> SearchHistory:
 
 
 def group_baselines(history: SearchHistory) -> dict[str, list[Evaluation]]:
-    """The best baselines by kind, whatever their budget, cheapest first."""
+    """Group the best baselines by kind at any budget, the cheapest first."""
     kinds: dict[str, list[Evaluation]] = {}
     for row in history.baselines:
-        for kind in dict.fromkeys(kind.partition(" at ")[0] for kind in list_baseline_kinds(row)):
+        for kind in Origin.parse(row.origin).families:
             kinds.setdefault(kind, []).append(row)
     return dict(
         sorted(
@@ -84,14 +90,14 @@ def group_baselines(history: SearchHistory) -> dict[str, list[Evaluation]]:
 
 
 def choose_error_limit(history: SearchHistory) -> float:
-    """The largest error that a picture has room for: what is far above most networks stands at its edge."""
+    """Choose the largest error that a figure shows; networks far above most others are drawn at its edge."""
     errors = sorted(_get_error(row) for row in history.evaluated)
     if not history.has_budget_range:
-        # what was judged before the search had learnt anything would leave no room for what it then found
+        # the first candidates of a search would leave no room for the later ones
         usual = errors[(len(errors) - 1) * 3 // 4]
         first = min(_get_error(row) for row in [history.best_so_far[-1], *history.baselines])
         return min(errors[-1], errors[0] + max(2.5 * (usual - errors[0]), 1.2 * (first - errors[0]))) + 0.002
-    # the cheapest end of a front is often next to chance, and would leave no room for the rest
+    # the cheapest networks of a front are often close to chance, and would leave no room for the rest
     shown = [
         _get_error(row) for row in [*(history.baselines or history.front), *([history.dense] if history.dense else [])]
     ]
@@ -99,8 +105,9 @@ def choose_error_limit(history: SearchHistory) -> float:
 
 
 def format_network_name(row: Evaluation) -> str:
-    """The network for a reader: ``fisher global``, or ``network 57``."""
-    return row.origin.split(" = ")[0] if list_baseline_kinds(row) or row.origin == DENSE else f"network {row.id}"
+    """Format the name of a network: ``fisher global``, or ``network 57``."""
+    origin = Origin.parse(row.origin)
+    return f"network {row.id}" if origin.is_evolved else origin.label
 
 
 def _get_error(row: Evaluation) -> float:
@@ -112,7 +119,7 @@ def _get_loss(row: Evaluation) -> float:
 
 
 def choose_cost_axis(run: Run) -> tuple[str, Callable[[Evaluation], float]]:
-    """The cost that pictures of `run` have on their axis, and from a network to its share of the dense network's."""
+    """Choose the cost on the axis of figures: its name, and the function from a network to its share of the dense."""
     dense, asked = run.structure["dense"], run.config.budget.get_spans()
     ranged = [name for name, (low, high) in asked.items() if high > low] or list(asked)
     name = "macs" if "macs" in ranged or not ranged else ranged[0]
@@ -121,4 +128,4 @@ def choose_cost_axis(run: Run) -> tuple[str, Callable[[Evaluation], float]]:
     if name == "params":
         return "parameters", lambda row: float(row.params / dense["params"])
     read = make_cost_reader(run)
-    return name, lambda row: 1.0 if row.origin == DENSE else float(read(row, {})[f"{name}_ratio"])
+    return name, lambda row: 1.0 if row.origin == DENSE else float(getattr(read(row, {}), f"{name}_ratio"))

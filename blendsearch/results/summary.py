@@ -1,14 +1,22 @@
-"""What a run found, as plain values: the dense network, the baselines, the front."""
+"""The results of a run: the dense network, the baselines, the front, and the networks that were fine-tuned."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Any
+from typing import NamedTuple
 
 from scipy.stats import kendalltau
 
 from blendsearch.errors import RunError
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
+from blendsearch.results.records import (
+    BudgetedCosts,
+    EvaluationRecord,
+    FidelityAgreement,
+    FinalRecord,
+    NetworkRecord,
+    RunSummary,
+)
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import (
     apply_promotions,
@@ -23,155 +31,91 @@ from blendsearch.runs.records import Evaluation, FinalResult, Latency, Promotion
 from blendsearch.runs.run import Run
 
 
-def summarize_run(run: Run) -> dict[str, Any]:
-    """``dense``, ``baselines`` and ``front`` as lists of one object per network, equal for equal searches.
+def summarize_run(run: Run) -> RunSummary:
+    """Read the results of `run`, in any state."""
+    stored = _read_store(run)
+    valid = select_highest_fidelity(stored.rows, stored.promotions)
+    dense = find_dense_network(stored.rows, stored.promotions)
+    costs, further = make_cost_reader(run), make_extra_metrics_reader(run)
 
-    Each has `id`, `cut` (digest), `origin`, `macs_ratio`, `params_ratio`, `val_loss`, `val_accuracy`, `test_accuracy`
-    and `fidelity`; ratios and accuracies in [0, 1], `test_accuracy` None until the search has finished, and both None
-    where a person's own judgement told no error; `further` is what else it told. Baselines are,
-    at each seeded budget, the best single criterion and the best equal blend. ``finals`` are the networks that were
-    fine-tuned for long, best validation first, each with `seeds` and, over them, the mean and the standard deviation
-    (0 of one seed) of both accuracies: `val_accuracy`, `val_spread`, `test_accuracy`, `test_spread`. ``fidelities``
-    says how far a cheaper judgement can be trusted: `tau`, Kendall's, between the losses that the same `networks` had
-    at fidelity `cheaper` and `dearer` in this run (None below three networks). Where memory or latency is budgeted,
-    each network also has what `inspect.costs` gives.
-    """
-    rows, tests, finals, latencies, promotions = _read_store(run)
-    valid, dense = select_highest_fidelity(rows, promotions), find_dense_network(rows, promotions)
-    costs = make_cost_reader(run)
-
-    further = make_extra_metrics_reader(run)
-
-    def describe_rows(chosen: Sequence[Evaluation]) -> list[dict[str, Any]]:
-        return [describe_evaluation(run, row, tests) | costs(row, latencies) | further(row) for row in chosen]
-
-    return {
-        "dense": describe_rows([] if dense is None else [dense]),
-        "baselines": describe_rows(select_best_baselines(valid)),
-        "front": describe_rows(select_front(valid, make_ranged_cost_reader(run))),
-        "fidelities": _compare_fidelities(run, rows, promotions, finals),
-        "finals": [_describe_final(run, row, done) | costs(row, latencies) for row, done in _rank_finals(rows, finals)],
-    }
-
-
-def _compare_fidelities(
-    run: Run, rows: Sequence[Evaluation], promotions: Sequence[Promotion], finals: Sequence[FinalResult]
-) -> list[dict[str, Any]]:
-    """The agreement of each fidelity with the next dearer one."""
-    first = {row.digest: row.loss for row in select_evaluated(rows)}
-    stages: list[tuple[str, dict[str, Any]]] = [
-        (next((row.fidelity for row in rows if row.origin != DENSE), ""), first)
-    ]
-    if promotions:
-        promote = run.config.promote
-        images = ", unused images" if promote.images == "unused" else ""
-        stages.append((f"{promote.fidelity}{images}", {item.digest: item.loss for item in promotions}))
-    if finals:
-        stages.append(
-            ("final", {key: fmean(item.loss for item in done) for key, done in _group_finals(finals).items()})
+    def describe_rows(rows: Sequence[Evaluation]) -> tuple[NetworkRecord, ...]:
+        return tuple(
+            make_network_record(describe_evaluation(run, row, stored.tests), costs(row, stored.latencies), further(row))
+            for row in rows
         )
-    found = []
-    for (cheaper, before), (dearer, after) in pairwise(stages):
-        both = sorted(before.keys() & after.keys())
-        tau = None
-        if len(both) > 2:
-            tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
-        found.append({"cheaper": cheaper, "dearer": dearer, "networks": len(both), "tau": tau})
-    return found
+
+    return RunSummary(
+        dense=describe_rows([] if dense is None else [dense]),
+        baselines=describe_rows(select_best_baselines(valid)),
+        front=describe_rows(select_front(valid, make_ranged_cost_reader(run))),
+        fidelities=_compare_fidelities(run, stored),
+        finals=tuple(
+            _describe_final(run, row, done, costs(row, stored.latencies))
+            for row, done in _rank_finals(stored.rows, stored.finals)
+        ),
+    )
 
 
-def describe_evaluation(run: Run, row: Evaluation, tests: dict[str, TestResult]) -> dict[str, Any]:
-    """One evaluation as in `summary`."""
-    dense = run.structure["dense"]
-    tested = tests.get(row.digest)
-    return {
-        "id": row.id,
-        "cut": row.digest,
-        "origin": row.origin,
-        "macs_ratio": row.macs / dense["macs"],
-        "params_ratio": row.params / dense["params"],
-        "val_loss": row.loss,
-        "val_accuracy": None if row.error is None or not has_accuracy(run) else 1 - row.error,
-        "test_accuracy": None if tested is None or not has_accuracy(run) else 1 - tested.error,
-        "fidelity": row.fidelity,
-    }
+def describe_evaluation(run: Run, row: Evaluation, tests: Mapping[str, TestResult]) -> EvaluationRecord:
+    """One evaluation of a run, with its test accuracy where `tests` has it."""
+    dense, tested = run.structure["dense"], tests.get(row.digest)
+    return EvaluationRecord(
+        id=row.id,
+        cut=row.digest,
+        origin=row.origin,
+        macs_ratio=row.macs / dense["macs"],
+        params_ratio=row.params / dense["params"],
+        val_loss=row.loss,
+        val_accuracy=None if row.error is None or not has_accuracy(run) else 1 - row.error,
+        test_accuracy=None if tested is None or not has_accuracy(run) else 1 - tested.error,
+        fidelity=row.fidelity,
+    )
 
 
-def make_extra_metrics_reader(run: Run) -> Callable[[Evaluation], dict[str, Any]]:
-    """From a network to ``{"further": ...}``, what else a person's own judgement told; nothing where no more."""
+def make_network_record(
+    evaluation: EvaluationRecord, costs: BudgetedCosts, further: Mapping[str, float] | None
+) -> NetworkRecord:
+    """Join the parts of a network's record."""
+    return NetworkRecord(**vars(evaluation), **vars(costs), further=further)
+
+
+def make_extra_metrics_reader(run: Run) -> Callable[[Evaluation], Mapping[str, float] | None]:
+    """Make the function from a network to the other numbers of its user-defined evaluation; None for no others."""
     with run.open_store(read_only=True) as store:
         known = store.read_extra_metrics()
-    return lambda row: {"further": known[row.digest]} if row.digest in known else {}
+    return lambda row: known.get(row.digest)
 
 
 def has_accuracy(run: Run) -> bool:
-    """Whether networks were judged by an error too; where a person's own judgement told none, nobody has accuracies."""
+    """Check whether networks have accuracies: none has where a user-defined evaluation gives no error."""
     return bool(run.structure.get("error", True))
 
 
-def _group_finals(finals: Sequence[FinalResult]) -> dict[str, list[FinalResult]]:
-    """The fine-tunes of each network, by its digest."""
-    by_digest: dict[str, list[FinalResult]] = {}
-    for item in finals:
-        by_digest.setdefault(item.digest, []).append(item)
-    return by_digest
-
-
-def _rank_finals(
-    rows: Sequence[Evaluation], finals: Sequence[FinalResult]
-) -> list[tuple[Evaluation, list[FinalResult]]]:
-    """The fine-tuned networks with their fine-tunes, the one with the least mean validation error first."""
-    by_digest = _group_finals(finals)
-    pairs = [(row, by_digest[row.digest]) for row in rows if row.digest in by_digest]
-    return sorted(pairs, key=lambda pair: (fmean(item.error for item in pair[1]), fmean(item.loss for item in pair[1])))
-
-
-def _describe_final(run: Run, row: Evaluation, finals: Sequence[FinalResult]) -> dict[str, Any]:
-    accuracies = [[1 - item.error for item in finals], [1 - item.test_error for item in finals]]
-    (val, val_spread), (test, test_spread) = [
-        (fmean(values), stdev(values) if len(values) > 1 else 0.0) for values in accuracies
-    ]
-    told = has_accuracy(run)
-    return {
-        **describe_evaluation(run, row, {}),
-        "fidelity": "final",
-        "seeds": len(finals),
-        "val_loss": fmean(item.loss for item in finals),
-        "val_accuracy": val if told else None,
-        "val_spread": val_spread if told else None,
-        "test_accuracy": test if told else None,
-        "test_spread": test_spread if told else None,
-    }
+def has_budget_range(run: Run) -> bool:
+    """Check whether the run searched a range of budgets, so that its front is over costs."""
+    return bool(run.config.budget.get_spanned_costs())
 
 
 def select_final(run: Run, row: Evaluation) -> FinalResult | None:
-    """The long fine-tune of `row` with the lowest validation loss; None where it had none."""
-    found = [item for item in _read_store(run)[2] if item.digest == row.digest]
+    """Select the long fine-tune of `row` with the lowest validation loss; None where it had none."""
+    found = [item for item in _read_store(run).finals if item.digest == row.digest]
     return min(found, key=lambda item: (item.loss, item.repeat)) if found else None
 
 
 def select_network(run: Run, selector: str) -> Evaluation:
-    """The evaluation that `what` names: ``best``, ``knee``, or an id.
+    """Select a network: ``best``, ``knee``, or an id.
 
-    Best is the lowest validation error after the long fine-tune where there was one, else the lowest validation loss on
-    the front, among the networks that were judged again where some were.
+    The best one has the lowest validation error after the long fine-tune. Without fine-tunes it has the lowest
+    validation loss on the front, which after a promotion holds promoted networks alone.
 
     Raises RunError when there is none, or its evaluation failed.
     """
-    rows, _, finals, _, promotions = _read_store(run)
-    if selector == "best" and finals:
-        return _rank_finals(rows, finals)[0][0]
-    spent = make_ranged_cost_reader(run)
-    on_front = select_front(select_highest_fidelity(rows, promotions), spent)
+    stored = _read_store(run)
+    if selector == "best" and stored.finals:
+        return _rank_finals(stored.rows, stored.finals)[0][0]
     if selector in ("best", "knee"):
-        if not on_front:
-            raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")
-        return (
-            find_knee(on_front, spent)
-            if selector == "knee"
-            else min(on_front, key=lambda row: (row.loss, row.macs, row.id))
-        )
-    found = apply_promotions([row for row in rows if str(row.id) == selector], promotions)
+        return _select_on_front(run, selector, select_highest_fidelity(stored.rows, stored.promotions))
+    found = apply_promotions([row for row in stored.rows if str(row.id) == selector], stored.promotions)
     if not found:
         raise RunError(
             f"run {run.name!r} has no network {selector!r}: expected best, knee or an id as `front` shows them"
@@ -181,16 +125,86 @@ def select_network(run: Run, selector: str) -> Evaluation:
     return found[0]
 
 
-def has_budget_range(run: Run) -> bool:
-    """Whether the run searched a range of budgets, so that its front is over costs."""
-    return bool(run.config.budget.get_spanned_costs())
+def _select_on_front(run: Run, selector: str, rows: Sequence[Evaluation]) -> Evaluation:
+    costs = make_ranged_cost_reader(run)
+    front = select_front(rows, costs)
+    if not front:
+        raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")
+    return find_knee(front, costs) if selector == "knee" else min(front, key=lambda row: (row.loss, row.macs, row.id))
 
 
-def _read_store(
-    run: Run,
-) -> tuple[list[Evaluation], dict[str, TestResult], list[FinalResult], dict[str, Latency], list[Promotion]]:
+def _compare_fidelities(run: Run, stored: "_StoredResults") -> tuple[FidelityAgreement, ...]:
+    """The agreement of each fidelity with the next higher one."""
+    first = next((row.fidelity for row in stored.rows if row.origin != DENSE), "")
+    stages: list[tuple[str, dict[str, float | None]]] = [
+        (first, {row.digest: row.loss for row in select_evaluated(stored.rows)})
+    ]
+    if stored.promotions:
+        promote = run.config.promote
+        images = ", unused images" if promote.images == "unused" else ""
+        stages.append((f"{promote.fidelity}{images}", {item.digest: item.loss for item in stored.promotions}))
+    if stored.finals:
+        grouped = _group_finals(stored.finals)
+        stages.append(("final", {key: fmean(item.loss for item in done) for key, done in grouped.items()}))
+    return tuple(_compare_losses(low, before, high, after) for (low, before), (high, after) in pairwise(stages))
+
+
+def _compare_losses(
+    low: str, before: Mapping[str, float | None], high: str, after: Mapping[str, float | None]
+) -> FidelityAgreement:
+    both = sorted(before.keys() & after.keys())
+    tau = None
+    if len(both) > 2:
+        tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
+    return FidelityAgreement(cheaper=low, dearer=high, networks=len(both), tau=tau)
+
+
+def _group_finals(finals: Sequence[FinalResult]) -> dict[str, list[FinalResult]]:
+    """Group the fine-tunes by the digest of their network."""
+    by_digest: dict[str, list[FinalResult]] = {}
+    for item in finals:
+        by_digest.setdefault(item.digest, []).append(item)
+    return by_digest
+
+
+def _rank_finals(
+    rows: Sequence[Evaluation], finals: Sequence[FinalResult]
+) -> list[tuple[Evaluation, list[FinalResult]]]:
+    """Rank the fine-tuned networks by mean validation error, the lowest first, each with its fine-tunes."""
+    by_digest = _group_finals(finals)
+    pairs = [(row, by_digest[row.digest]) for row in rows if row.digest in by_digest]
+    return sorted(pairs, key=lambda pair: (fmean(item.error for item in pair[1]), fmean(item.loss for item in pair[1])))
+
+
+def _describe_final(run: Run, row: Evaluation, finals: Sequence[FinalResult], costs: BudgetedCosts) -> FinalRecord:
+    accuracies = has_accuracy(run)
+    val, val_spread = _compute_spread([1 - item.error for item in finals]) if accuracies else (None, None)
+    test, test_spread = _compute_spread([1 - item.test_error for item in finals]) if accuracies else (None, None)
+    facts = vars(describe_evaluation(run, row, {})) | {
+        "fidelity": "final",
+        "val_loss": fmean(item.loss for item in finals),
+        "val_accuracy": val,
+        "test_accuracy": test,
+    }
+    return FinalRecord(**facts, **vars(costs), seeds=len(finals), val_spread=val_spread, test_spread=test_spread)
+
+
+def _compute_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Compute mean and standard deviation, 0 of one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+class _StoredResults(NamedTuple):
+    rows: list[Evaluation]
+    tests: dict[str, TestResult]
+    finals: list[FinalResult]
+    latencies: dict[str, Latency]
+    promotions: list[Promotion]
+
+
+def _read_store(run: Run) -> _StoredResults:
     with run.open_store(read_only=True) as store:
-        return (
+        return _StoredResults(
             store.read_evaluations(),
             store.read_tests(),
             store.read_finals(),

@@ -1,4 +1,4 @@
-"""Which evaluations no other beats, which of them to pick, and how good a front is as one number."""
+"""Pareto fronts of evaluations: selection, the knee, and the hypervolume."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,11 +9,11 @@ from blendsearch.runs.origin import DENSE, list_baseline_kinds
 from blendsearch.runs.records import Evaluation, Promotion
 
 CostFunction = Callable[[Evaluation], tuple[float, ...]]
-"""What a row spends of each cost whose budget spans a range, as shares of the dense cost; nothing at one budget."""
+"""From a row to each cost whose budget spans a range, as shares of the dense cost; empty at one budget."""
 
 
 def find_non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which rows of (n, m) minimised objectives no other row dominates; of equal rows the first."""
+    """Mark the rows of (n, m) minimised objectives that no other row dominates; of equal rows the first."""
     if not len(objectives):
         return np.zeros(0, dtype=np.bool_)
     from moocore import is_nondominated
@@ -22,12 +22,12 @@ def find_non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def select_evaluated(rows: Sequence[Evaluation]) -> list[Evaluation]:
-    """The rows that are pruned networks with numbers: neither the dense one nor failures."""
+    """Select the pruned networks with numbers: neither the dense network nor failures."""
     return [row for row in rows if not row.failure and row.origin != DENSE]
 
 
 def select_highest_fidelity(rows: Sequence[Evaluation], promotions: Sequence[Promotion]) -> list[Evaluation]:
-    """The pruned networks by their dearest judgement: where some were judged again, these alone, as they then were."""
+    """Select the pruned networks evaluated at the highest fidelity: after a promotion, the promoted ones alone."""
     valid = select_evaluated(rows)
     if not promotions:
         return valid
@@ -36,13 +36,13 @@ def select_highest_fidelity(rows: Sequence[Evaluation], promotions: Sequence[Pro
 
 
 def find_dense_network(rows: Sequence[Evaluation], promotions: Sequence[Promotion]) -> Evaluation | None:
-    """The dense network, as it was judged beside those of `dearest`; None where it could not be."""
+    """Find the dense network at the fidelity of `select_highest_fidelity`; None where its evaluation failed."""
     found = [row for row in rows if row.origin == DENSE and not row.failure]
     return next(iter(apply_promotions(found, promotions)), None)
 
 
 def apply_promotions(rows: Sequence[Evaluation], promotions: Sequence[Promotion]) -> list[Evaluation]:
-    """The rows, with the numbers of their second judgement where they had one."""
+    """Replace the numbers of promoted rows by those of the higher fidelity."""
     again = {item.digest: item for item in promotions}
     return [
         row
@@ -53,9 +53,9 @@ def apply_promotions(rows: Sequence[Evaluation], promotions: Sequence[Promotion]
 
 
 def select_front(rows: Sequence[Evaluation], costs: CostFunction) -> list[Evaluation]:
-    """The rows that none dominates: over loss and `costs`, cheapest first, where budgets span; else loss and error.
+    """Select the non-dominated rows, the cheapest first.
 
-    Budgets span where `costs` gives a row any cost at all.
+    Objectives are loss and `costs` where a budget spans a range, and loss and error where `costs` gives no cost.
     """
     evaluated = [row for row in rows if row.loss is not None and row.error is not None]
     if not evaluated:
@@ -67,7 +67,7 @@ def select_front(rows: Sequence[Evaluation], costs: CostFunction) -> list[Evalua
 
 
 def select_best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
-    """At each seeded budget the best of every kind of baseline (`kinds_of`), by validation loss."""
+    """Select the best baseline of every kind at each seeded budget, by validation loss."""
     best: dict[str, Evaluation] = {}
     for row in rows:
         for kind in list_baseline_kinds(row) if row.loss is not None else ():
@@ -78,10 +78,9 @@ def select_best_baselines(rows: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def find_knee(rows: Sequence[Evaluation], costs: CostFunction) -> Evaluation:
-    """The row of a front with the least sum of loss and costs, each scaled to [0, 1] over the front.
+    """Find the row of a front with the least sum of loss and costs, each scaled to [0, 1] over the front.
 
-    Of two objectives that is the one farthest below the line between the front's ends. At one budget, which has no
-    costs to weigh, MACs stand for them.
+    With two objectives it is the row farthest below the line between the front's ends. At one budget the cost is MACs.
     """
     points = np.array([[*(costs(row) or (row.macs,)), row.loss] for row in rows], dtype=np.float64)
     span = np.ptp(points, axis=0)
@@ -90,9 +89,9 @@ def find_knee(rows: Sequence[Evaluation], costs: CostFunction) -> Evaluation:
 
 
 def compute_hypervolume(rows: Sequence[Evaluation], costs: CostFunction) -> float:
-    """The volume that the rows dominate over error and costs, up to a fixed worst corner of all ones: in [0, 1].
+    """Compute the volume in [0, 1] that the rows dominate over error and costs.
 
-    The corner is every answer wrong at the dense cost. At one budget only the error counts.
+    The reference point is all ones: every answer wrong at the dense cost. At one budget only the error counts.
     """
     from moocore import hypervolume as volume
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Evaluation(NamedTuple):
-    """One row: a cut, where it came from, what it costs, and how it was judged."""
+    """One row: a cut, its origin, its costs, and the result of its evaluation."""
 
     id: int
     digest: str
@@ -23,7 +23,7 @@ class Evaluation(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """How many pruned networks were judged, how many of them failed, and the least error among the others."""
+    """Counts of evaluated pruned networks and of failures, and the least error."""
 
     evaluations: int
     failed: int
@@ -31,7 +31,7 @@ class Tally(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """That an evaluation came back: its `id`, how many had been `asked` for, and when, in seconds since 1970."""
+    """The arrival of an evaluation: its `id`, how many had been `asked` for, and the time in seconds since 1970."""
 
     id: int
     asked: int
@@ -39,9 +39,9 @@ class Completion(NamedTuple):
 
 
 class InheritedEvaluation(NamedTuple):
-    """What a fork takes over of one network: its genome; the judgement where it is `judged`; and whether it `begins`.
+    """A network that a fork takes over: its genome, and its result where it is `judged`.
 
-    Those that begin stand in the first generation; the judgements of all are used where their cuts are asked for.
+    Those that `begin` are in the first generation. All results are reused when their cuts are proposed again.
     """
 
     digest: str
@@ -64,7 +64,7 @@ class TestResult(NamedTuple):
 
 
 class Promotion(NamedTuple):
-    """A network judged again at a dearer fidelity, on validation images."""
+    """A network evaluated again at a higher fidelity, on validation images."""
 
     digest: str
     fidelity: str
@@ -74,7 +74,7 @@ class Promotion(NamedTuple):
 
 
 class FinalResult(NamedTuple):
-    """A picked network after its long fine-tune on one seed: validation and test loss and error."""
+    """A selected network after its long fine-tune on one seed: validation and test loss and error."""
 
     digest: str
     repeat: int
@@ -86,7 +86,7 @@ class FinalResult(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A network judged to learn something about the dense one: no candidate, and outside the budget."""
+    """A network evaluated to measure the dense one, such as its sensitivity: no candidate, outside the budget."""
 
     digest: str
     fidelity: str
@@ -98,7 +98,7 @@ class Probe(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """A network's latency as measured when the search was over: ratio to the dense network's, and median seconds."""
+    """A network's latency measured at the end of the search: ratio to the dense network's, and median seconds."""
 
     ratio: float
     seconds: float

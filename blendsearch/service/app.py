@@ -192,14 +192,14 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
     @router.get("/api/runs/{run}", responses=missing)
     def get_run_status(run: RunName) -> dict[str, Any]:
         """As `blendsearch status --json`."""
-        return read_status(workspace.open(run))
+        return read_status(workspace.open(run)).to_dict()
 
     @router.get("/api/runs/{run}/front", responses=missing)
     def get_run_front(run: RunName) -> dict[str, Any]:
         """As `blendsearch front --json`, with notes on how the data was split and latency measured."""
         found = workspace.open(run)
         notes = {name: found.structure[name] for name in ("splits", "latency") if name in found.structure}
-        return {"run": found.name, "finished": found.finished, **summarize_run(found), "notes": notes}
+        return {"run": found.name, "finished": found.finished, **summarize_run(found).to_dict(), "notes": notes}
 
     @router.get("/api/runs/{run}/networks/{what}", responses=missing)
     def get_network(run: RunName, what: NetworkSelector) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Workspace:
         """One network of a run, as `inspect.candidate`. Raises Missing when there is none."""
         run = self.open(name)
         try:
-            return describe_network(run, selector)
+            return describe_network(run, selector).to_dict()
         except RunError as error:
             raise NotFoundError(str(error)) from error
 
@@ -57,7 +57,7 @@ class Workspace:
         The last lines of what a failed one's process said are its reason.
         """
         self.processes.reap()
-        rows = summarize_runs(self.runs)
+        rows = [row.to_dict() for row in summarize_runs(self.runs)]
         for row in rows:
             if row["state"] in ("stopped", "finished") and self.processes.is_running(row["run"]):
                 row["state"] = "starting"  # it is being resumed

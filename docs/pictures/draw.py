@@ -26,7 +26,7 @@ CELL = 24.0
 def draw(run: Run, group: str | None) -> None:
     best, knee = select_network(run, "best"), select_network(run, "knee")
     found = read_history(run)
-    groups = make_group_reader(run)(best)
+    groups = [group.to_dict() for group in make_group_reader(run)(best)]
     asked = run.config.criteria
     table, clusters = read_scores(run)
     alike = build_correlation_map(table, clusters, asked.clustering, asked.clusters, run.config.seed)
@@ -51,8 +51,8 @@ def scores_figure(run: Run, name: str, order: list[str]) -> Drawing:
     space = make_network_space(table, clusters)
     ranks = space.ranks[number]
     row = select_network(run, "best")
-    facts = describe_network(run, str(row.id))["groups"][number]
-    heard = {item["criterion"]: item["part"] for item in facts["blend"]}
+    facts = describe_network(run, str(row.id)).groups[number]
+    heard = {item.criterion: item.part for item in facts.blend or ()}
     weights = [heard.get(criterion, 0.0) for criterion in table.criteria]
     (blend,) = blend_ranks([ranks], [weights])
     start = sum(len(scores[0]) for scores in table.scores[:number])

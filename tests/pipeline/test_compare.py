@@ -15,6 +15,7 @@ from scipy.stats import ttest_rel
 from blendsearch.cli.main import main
 from blendsearch.pipeline.control_runs import plan_comparison
 from blendsearch.results.comparison import compute_paired_difference
+from blendsearch.results.records import PairedDifference
 from blendsearch.runs.run import open_run
 
 
@@ -27,7 +28,7 @@ def test_every_control_has_the_same_budget_evaluations_and_splits(
     capsys.readouterr()
     main(["compare", "one", "--runs", str(tmp_path), "--seeds", "2"])
     said = capsys.readouterr().out
-    assert "help" in said.splitlines()[-1] or "found" in said.splitlines()[-1]
+    assert "over the best control" in said.splitlines()[-1] or "against the best control" in said.splitlines()[-1]
     main(["compare", "one", "--runs", str(tmp_path), "--controls", "none", "--json"])
     found = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in found["methods"]}
@@ -75,14 +76,14 @@ def test_a_span_of_budgets_and_an_unknown_control_are_refused(
 def test_the_interval_is_that_of_the_paired_t_test(pairs: list[tuple[float, float]]) -> None:
     found = compute_paired_difference(pairs)
     one, other = np.array(pairs).T
-    assert np.isclose(found["mean"], (one - other).mean())
+    assert np.isclose(found.mean, (one - other).mean())
     if np.ptp(one - other) > 1e-9:
         low, high = ttest_rel(one, other).confidence_interval(0.95)
-        assert np.isclose(found["half_width"], (high - low) / 2)
+        assert np.isclose(found.half_width, (high - low) / 2)
 
 
 def test_one_seed_has_no_interval() -> None:
-    assert compute_paired_difference([(0.5, 0.25)]) == {"mean": 0.25, "half_width": None, "pairs": 1}
+    assert compute_paired_difference([(0.5, 0.25)]) == PairedDifference(mean=0.25, half_width=None, pairs=1)
 
 
 def test_the_neighbours_are_seeds_of_a_search_and_rows_of_its_comparison(

@@ -62,7 +62,7 @@ def test_a_fork_begins_with_what_was_found_and_judges_none_of_it_again(
     assert min(loss for loss, _ in after.values()) <= best
     assert forked.provenance["parent"]["parent"] == "one"
     assert forked.provenance["weights_sha256"] == parent.provenance["weights_sha256"]
-    assert summarize_run(forked)["dense"][0]["val_loss"] == summarize_run(parent)["dense"][0]["val_loss"]
+    assert summarize_run(forked).dense[0].val_loss == summarize_run(parent).dense[0].val_loss
     # and it is a run like any other
     (forked.path / "finished.json").unlink()
     judged.clear()
@@ -85,9 +85,9 @@ def test_a_fork_at_another_budget_judges_the_same_genomes_there(
         assert facts["begins"] == 8 and facts["again"] == "" and "budget.macs" in facts["changed"]
         found = summarize_run(open_run(tmp_path, name))
         assert len(judged) >= 30
-        assert all(row["macs_ratio"] <= most for row in found["front"])
-        assert min(row["val_loss"] for row in found["front"]) <= min(row["val_loss"] for row in found["baselines"])
-    assert all(row["params_ratio"] <= 0.6 for row in found["front"]) and len(found["front"]) > 2
+        assert all(row.macs_ratio <= most for row in found.front)
+        assert min(row.val_loss for row in found.front) <= min(row.val_loss for row in found.baselines)
+    assert all(row.params_ratio <= 0.6 for row in found.front) and len(found.front) > 2
 
 
 @pytest.mark.parametrize("change", ["fitness.fidelity=raw", "seed=9"])

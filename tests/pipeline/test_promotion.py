@@ -75,9 +75,9 @@ def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest
     told = next(row for row in front if row["cut"] == best.digest)
     assert told["val_loss"] == best.loss and told["val_accuracy"] == 1 - best.error
     assert found["fidelities"][0]["dearer"] == "recalibrated, unused images"
-    own = summarize_comparison(run)["methods"][0]
-    assert own["found"][0]["cut"] == best.digest and own["found"][0]["evaluations"] == 30
-    assert own["found"][0]["test_accuracy"] is not None
+    own = summarize_comparison(run).methods[0].found[0]
+    assert own.cut == best.digest and own.evaluations == 30
+    assert own.test_accuracy is not None
 
 
 def test_over_a_span_the_front_is_promoted_first(

@@ -127,8 +127,8 @@ def test_every_evaluation_asked_for_is_judged_once_and_the_end_is_below_the_base
     assert len({row[1] for row in rows}) == EVALUATIONS
     assert len(engine.asked) == len(set(engine.asked))
     found = summarize_run(run)
-    assert min(row["val_loss"] for row in found["front"]) <= min(row["val_loss"] for row in found["baselines"])
-    assert all(row["macs_ratio"] <= 0.5 and row["test_accuracy"] is not None for row in found["front"])
+    assert min(row.val_loss for row in found.front) <= min(row.val_loss for row in found.baselines)
+    assert all(row.macs_ratio <= 0.5 and row.test_accuracy is not None for row in found.front)
     store = run.open_store(read_only=True)
     assert sorted(item.id for item in store.read_completions()) == list(range(EVALUATIONS + 1))
     assert sum(item["evaluations"] for item in store.read_generations()) == EVALUATIONS

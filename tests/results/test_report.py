@@ -242,7 +242,7 @@ def test_a_report_is_written_where_it_can_be(config_file: Path, tmp_path: Path, 
 
 
 def test_the_template_lies_in_the_package() -> None:
-    assert TEMPLATE.is_file() and TEMPLATE.parent.name == "inspect"
+    assert TEMPLATE.is_file() and TEMPLATE.parent.name == "report"
 
 
 def test_drawings_escape_and_scales_tick() -> None:

@@ -9,7 +9,7 @@ from blendsearch.blend.allocation_rules import BLEND, AllocationRule, compute_gl
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.genome import BASELINE_GENE, Genome
 from blendsearch.blend.network_space import NetworkSpace
-from blendsearch.runs.origin import IN_BEST
+from blendsearch.runs.origin import BEST_ALLOCATION, EQUAL_BLEND, make_rule_name
 
 ALL_DEPTHWISE = "all depthwise"
 
@@ -31,31 +31,34 @@ def make_baselines(
     targets = np.linspace(1, 0, anchors) if decoder.has_budget_range else np.zeros(1)
     found: list[tuple[str, Genome]] = []
     for target in targets:
-        at = f" at {_describe(decoder, float(target))}" if decoder.has_budget_range else ""
+        budget = _describe(decoder, float(target)) if decoder.has_budget_range else None
         shares = []
         for row, name in enumerate(decoder.space.criteria):
             genome = decoder.space.make_single_criterion(row)._replace(target=float(target))
-            found.append((f"{name} {own}{at}", genome))
+            found.append((make_rule_name(name, own, budget=budget), genome))
             if not decoder.evolves_widths:
                 continue
             scores = compute_global_scores(decoder.table, decoder.oracle, decoder.allowed, row)
             if scores is not None:
                 everywhere = decoder.apply_global_threshold(genome, scores)
                 shares.append(everywhere.share)
-                found.append((f"{name} global{at}", everywhere))
+                found.append((make_rule_name(name, "global", budget=budget), everywhere))
         equal = decoder.space.make_equal_blend()._replace(target=float(target))
-        found.append((f"equal blend {own}{at}", equal))
+        found.append((make_rule_name(EQUAL_BLEND, own, budget=budget), equal))
         if shares:
-            found.append((f"equal blend global{at}", equal._replace(share=np.mean(shares, axis=0))))
+            mean = equal._replace(share=np.mean(shares, axis=0))
+            found.append((make_rule_name(EQUAL_BLEND, "global", budget=budget), mean))
         for name, transform in list_transforms(decoder, float(target)):
-            found.append((f"equal blend {own}, {name}{at}", equal._replace(transform=transform)))
+            found.append((make_rule_name(EQUAL_BLEND, own, name, budget), equal._replace(transform=transform)))
         for fixed in allocations:
             if criterion != BLEND:
                 alone = decoder.space.make_single_criterion(find_row(decoder.table, criterion))._replace(
                     target=float(target)
                 )
-                found.append((f"{criterion} {fixed.name}{at}", decoder.apply_allocation(alone, fixed)))
-            found.append((f"equal blend {fixed.name}{at}", decoder.apply_allocation(equal, fixed)))
+                name = make_rule_name(criterion, fixed.name, budget=budget)
+                found.append((name, decoder.apply_allocation(alone, fixed)))
+            name = make_rule_name(EQUAL_BLEND, fixed.name, budget=budget)
+            found.append((name, decoder.apply_allocation(equal, fixed)))
     return found
 
 
@@ -80,8 +83,8 @@ def list_transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[
 def vary_criteria(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
     """Every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
     genomes = [(name, space.make_single_criterion(row)) for row, name in enumerate(space.criteria)]
-    genomes.append(("equal blend", space.make_equal_blend()))
-    return [(f"{name}{IN_BEST}", best._replace(blend=genome.blend)) for name, genome in genomes]
+    genomes.append((EQUAL_BLEND, space.make_equal_blend()))
+    return [(make_rule_name(name, BEST_ALLOCATION), best._replace(blend=genome.blend)) for name, genome in genomes]
 
 
 def _describe(decoder: Decoder, target: float) -> str:

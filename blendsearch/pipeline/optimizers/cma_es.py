@@ -29,7 +29,7 @@ from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
-from blendsearch.runs.origin import EVOLVED, IN_BEST
+from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
 SHARE_STEP = 0.05
@@ -89,7 +89,7 @@ class Cma:
         if self.strategy is None:
             if any(item.origin == EVOLVED for item in results):  # a fork: the best is known, blend and all
                 self._start([])
-            elif any(IN_BEST in item.origin for item in results):
+            elif any(Origin.parse(item.origin).in_best_allocation for item in results):
                 self._start(results)
             return
         drawn = [(item.objectives[0], self._vectors[item.digest]) for item in results if item.digest in self._vectors]
@@ -122,7 +122,7 @@ class Cma:
         if self.best is None or loss < self.best[0]:
             self.best = (loss, result.genome.flatten())
         if self.strategy is None:
-            if self._stage_results is not None and IN_BEST in result.origin:
+            if self._stage_results is not None and Origin.parse(result.origin).in_best_allocation:
                 self._stage_results.append(result)
         elif result.origin == EVOLVED:
             self._samples.append((loss, np.array(result.genome.flatten())))
@@ -161,7 +161,9 @@ class Cma:
         """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
         centre = self._make_best_genome()
         losses = {
-            name.removesuffix(IN_BEST): item.objectives[0] for item in results for name in item.origin.split(" = ")
+            name.rule if name.in_best_allocation else name.text: item.objectives[0]
+            for item in results
+            for name in Origin.parse(item.origin).names
         }
         if losses and min(losses.values()) > 0:
             least = min(losses.values())

@@ -17,7 +17,7 @@ from deap import base, tools
 
 from blendsearch.blend.genome import Genome, Space, unflatten_genome
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
-from blendsearch.runs.origin import EVOLVED
+from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
 TRIES = 20
@@ -235,8 +235,7 @@ def merge_duplicate_seeds(
         digest = compute_cut_digest(cut)
         twin = found.get(digest)
         if twin is not None:
-            names = [item for item in (twin.origin, name) if item != EVOLVED] or [EVOLVED]
-            found[digest] = twin._replace(origin=" = ".join(names))
+            found[digest] = twin._replace(origin=Origin.parse(twin.origin).merge(Origin.parse(name)).text)
         elif len(found) < count:
             found[digest] = Candidate(genome, cut, digest, name)
     return found

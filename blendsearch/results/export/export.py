@@ -142,7 +142,7 @@ def _write(draft: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> li
 
 
 def _write_card(run: Run, row: Evaluation, facts: dict[str, Any], files: list[WrittenFile], draft: Path) -> WrittenFile:
-    text = render_model_card(run, str(row.id), facts, [asdict(item) for item in files])
+    text = render_model_card(run, str(row.id), facts, files)
     write_atomically(draft / CARD, text)
     return WrittenFile(CARD, len(text.encode("utf-8")))
 

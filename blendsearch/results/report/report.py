@@ -53,7 +53,7 @@ def write_report(run: Run, path: Path) -> list[str]:
 
 def collect_report_facts(run: Run) -> dict[str, Any]:
     """All that the page shows: what `summary` gives, and figures, which are escaped already."""
-    found, numbers, controls = read_history(run), summarize_run(run), _summarize_controls(run)
+    found, numbers, controls = read_history(run), summarize_run(run).to_dict(), _summarize_controls(run)
     picks = _select_picks(run, found)
     named = {name: row for name, (row, _) in picks.items()}
     with run.open_store(read_only=True) as store:
@@ -120,7 +120,7 @@ def _has_finals(run: Run) -> bool:
 
 
 def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: list[str]) -> dict[str, Any]:
-    groups = make_group_reader(run)(row)
+    groups = [group.to_dict() for group in make_group_reader(run)(row)]
     title = {"best": "Best", "knee": "Knee", "single": "Best single criterion"}[name]
     return {
         "title": title,
@@ -165,7 +165,7 @@ def _summarize_controls(run: Run) -> dict[str, Any] | None:
     """The comparison with controls, where there are any and the run has finished."""
     if has_budget_range(run) or not run.finished or not list_runs(run.path / "controls"):
         return None
-    return summarize_comparison(run)
+    return summarize_comparison(run).to_dict()
 
 
 def _describe_criteria(run: Run) -> tuple[dict[str, Any] | None, list[str]]:

@@ -7,7 +7,7 @@ from blendsearch.results.formatting import format_budget, format_points, format_
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
 from blendsearch.results.network import describe_training
 from blendsearch.results.summary import has_accuracy
-from blendsearch.runs.origin import list_baseline_kinds
+from blendsearch.runs.origin import Origin
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
 
@@ -68,7 +68,9 @@ class _Accuracies:
     def select_best_of_kind(self, history: SearchHistory, kind: str) -> Evaluation | None:
         """The best baseline of a kind, chosen as the best network is: after the long fine-tune where there was one."""
         places = {number: place for place, number in enumerate(self.finals)}
-        rows = [row for row in history.evaluated if row.id in places and kind in list_baseline_kinds(row)]
+        rows = [
+            row for row in history.evaluated if row.id in places and kind in Origin.parse(row.origin).baseline_kinds
+        ]
         if rows:
             return min(rows, key=lambda row: places[row.id])
         rows = group_baselines(history).get(kind, [])
