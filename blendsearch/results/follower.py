@@ -20,6 +20,7 @@ from blendsearch.runs.pareto import (
 )
 from blendsearch.runs.records import Completion, Evaluation
 from blendsearch.runs.run import Run, open_run
+from blendsearch.runs.run_facts import GenerationRow
 
 REORDER_WINDOW = 1000
 """An id counts the order of asking, and workers answer in another: this many ids back are looked at again."""
@@ -45,7 +46,7 @@ class Follower:
         self._front: list[Evaluation] = []
         self._baselines: list[Evaluation] = []
         self._failed = 0
-        self._generations: list[dict[str, Any]] = []
+        self._generations: list[GenerationRow] = []
         self._test_accuracies: dict[str, float] = {}
         self._reevaluated_count = 0
         self._reported: dict[str, Any] = {}

@@ -50,8 +50,8 @@ def hash_code(factory: str) -> dict[str, str]:
 def _hash_own_code() -> str:
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for floor in HASHED_PACKAGES:
-        for path in sorted((package / floor).rglob("*.py")):
+    for layer in HASHED_PACKAGES:
+        for path in sorted((package / layer).rglob("*.py")):
             digest.update(
                 f"{path.relative_to(package).as_posix()}\n{strip_comments(path.read_text(encoding='utf-8'))}".encode()
             )

@@ -1,4 +1,4 @@
-"""Contents of ``run.json``, ``engine.json`` and ``finished.json``, with the keys that are stored."""
+"""JSON in a run directory, with the stored keys: run.json, engine.json, finished.json, generations, logs."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -71,6 +71,33 @@ class StructureFacts(ScoreFacts):
     error: NotRequired[bool]
     trains_on_classes: NotRequired[bool]
     latency: NotRequired[LatencyFacts]
+
+
+class GenerationSummary(TypedDict):
+    """The front after a generation: its networks, its hypervolume, and the lowest loss."""
+
+    front: int
+    hypervolume: float
+    best_loss: float | None
+
+
+class GenerationRow(TypedDict):
+    """One generation: its evaluations, their seconds summed over workers, and wall seconds."""
+
+    generation: int
+    evaluations: int
+    seconds: float
+    wall: float
+    summary: GenerationSummary
+
+
+class LogLine(TypedDict):
+    """A line of a worker's log, without the further facts of its event; `again` if a failed attempt is repeated."""
+
+    at: float
+    worker: int
+    event: str
+    again: NotRequired[bool]
 
 
 class EngineFacts(TypedDict, total=False):

@@ -20,6 +20,7 @@ from blendsearch.runs.records import (
     Tally,
     TestResult,
 )
+from blendsearch.runs.run_facts import GenerationRow
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
@@ -204,17 +205,25 @@ class Store:
         rows = self._read("SELECT * FROM inherited ORDER BY place")
         return [InheritedEvaluation(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
 
-    def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
+    def add_generation(self, row: GenerationRow) -> None:
         """Store cost and summary of one generation; a repeated one replaces the stored one."""
-        row = (generation, evaluations, seconds, wall, json.dumps(summary))
+        values = (row["generation"], row["evaluations"], row["seconds"], row["wall"], json.dumps(row["summary"]))
         with self._convert_write_errors():
-            self._connection.execute("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.execute("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?)", values)
 
-    def read_generations(self) -> list[dict[str, Any]]:
-        """Read per generation: evaluations, seconds of evaluation, wall seconds, and its summary."""
-        rows = self._read("SELECT * FROM generations ORDER BY generation")
-        names = ("generation", "evaluations", "seconds", "wall")
-        return [dict(zip(names, row[:4], strict=True)) | {"summary": json.loads(row[4])} for row in rows]
+    def read_generations(self) -> list[GenerationRow]:
+        """Read all generations, in order."""
+        rows = self._read("SELECT generation, evaluations, seconds, wall, summary FROM generations ORDER BY generation")
+        return [
+            {
+                "generation": generation,
+                "evaluations": evaluations,
+                "seconds": seconds,
+                "wall": wall,
+                "summary": json.loads(summary),
+            }
+            for generation, evaluations, seconds, wall, summary in rows
+        ]
 
     def add_test(self, subject: str, result: TestResult) -> None:
         """Store the single test result of a network: ``dense``, or a cut's digest."""

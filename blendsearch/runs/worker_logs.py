@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from blendsearch.runs.run_facts import LogLine
+
 
 class WorkerLogs:
     """Writer of log lines to the files in `folder`. A log that cannot be written does not end the search.
@@ -29,13 +31,13 @@ class WorkerLogs:
             return
 
 
-def read_logs(folder: Path) -> list[dict[str, Any]]:
+def read_logs(folder: Path) -> list[LogLine]:
     """Read the lines of all workers in the order of time, without lines truncated by a crash."""
-    found = []
+    found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:
                 continue
-    return sorted(found, key=lambda item: float(item["at"]))
+    return sorted(found, key=lambda line: float(line["at"]))

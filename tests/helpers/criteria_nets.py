@@ -1,4 +1,4 @@
-"""Small networks with every shape of group that a criterion meets, and what a criterion is shown of them."""
+"""Small networks with every shape of group that a criterion meets, and views of their groups."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from blendsearch.criteria.view import GroupView
 from blendsearch.structure.trace import Structure, trace_structure
 
 EVERY = Subsample(stride=1, max_images=10_000)
-"""A sub-sample that is the whole."""
+"""Sub-sample that contains all images."""
 
 
 class Residual(nn.Module):
@@ -96,7 +96,7 @@ SHAPE = (2, 6, 6)
 
 
 def made(name: str, seed: int = 0) -> nn.Module:
-    """One of `NETS` with random weights, scales, shifts and running statistics, in evaluation mode."""
+    """Make one of `NETS` with random weights, scales, shifts and running statistics, in evaluation mode."""
     torch.manual_seed(seed)
     model = NETS[name]()
     with torch.no_grad():
@@ -127,7 +127,7 @@ def views(model: nn.Module, structure: Structure, gathered: Probe | None) -> dic
 
 
 def probed(name: str, images: int = 12, temperature: float = 1.0) -> tuple[nn.Module, Structure, dict[str, GroupView]]:
-    """A network, its groups and views of them after a probe over `images` in one batch, all in the sub-sample."""
+    """Make a network, its groups and views of them after a probe over `images` in one batch, all in the sub-sample."""
     model = made(name)
     structure = traced(model)
     gathered = probe(model, structure.maps, [some_images(images)], temperature=temperature, subsample=EVERY)

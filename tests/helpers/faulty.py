@@ -1,8 +1,8 @@
-"""An evaluator that counts what it does and fails as it is told, and the command line with it.
+"""An evaluator that logs its evaluations and fails as planned, and the command line with it.
 
     FAULTS_DIR=DIR python tests/faulty.py search CONFIG ...
 
-``DIR/plan.json`` maps a cut's digest, or ``*``, to a fault; ``DIR/log`` gets a line when an evaluation begins and ends.
+``DIR/plan.json`` maps a cut's digest, or ``*``, to a fault; ``DIR/log`` gets a line when an evaluation starts and ends.
 """
 
 import copy
@@ -74,7 +74,7 @@ def write(folder: Path, what: str, work: str) -> None:
 
 
 def lines(folder: Path) -> list[tuple[str, str]]:
-    """What happened to which evaluation, in order."""
+    """Read the logged events and their evaluations, in order."""
     if not (folder / "log").exists():
         return []
     words = [line.split(" ", 2) for line in (folder / "log").read_text().splitlines()]
@@ -82,12 +82,12 @@ def lines(folder: Path) -> list[tuple[str, str]]:
 
 
 def counted(folder: Path, what: str) -> Counter[str]:
-    """How often each evaluation began, or ended."""
+    """Count the starts, or the ends, of each evaluation."""
     return Counter(work for event, work in lines(folder) if event == what)
 
 
 def repeated(folder: Path) -> int:
-    """How many evaluations ended more often than once, counted with their repetitions."""
+    """Count the repeated ends of evaluations."""
     return sum(count - 1 for count in counted(folder, "end").values())
 
 

@@ -21,7 +21,7 @@ def front(runs: Path, name: str, capsys: pytest.CaptureFixture[str]) -> dict[str
 
 
 def rows(runs: Path, name: str) -> set[tuple[Any, ...]]:
-    """Every evaluation as it stands in the store, fine-tunes and tests too."""
+    """Read every evaluation, fine-tune and test from the store."""
     path = runs / name / "run.sqlite"
     if not path.exists():
         return set()

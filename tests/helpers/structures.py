@@ -9,7 +9,7 @@ from blendsearch.structure.groups import Cut, IndexMaps
 
 
 def random_cut(maps: IndexMaps, keep: float, seed: int) -> Cut:
-    """Each channel kept with probability `keep`, one of every group in any case."""
+    """Keep each channel with probability `keep`, and at least one of every group."""
     rng = np.random.default_rng(seed)
     cut = rng.random(maps.channels) < keep
     cut[maps.offsets[:-1] + rng.integers(0, maps.sizes)] = True

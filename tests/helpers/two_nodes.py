@@ -26,7 +26,7 @@ COMMON = ["--block", "--disable-usage-stats", "--num-gpus=0"]
 
 @dataclass
 class TwoNodes:
-    """A head and a far node; `surroundings` is what every process of the cluster has in its environment."""
+    """A head and a far node; `surroundings` is the environment of every process of the cluster."""
 
     names: tuple[str, str]
     surroundings: dict[str, str]
@@ -38,7 +38,7 @@ class TwoNodes:
         return f"{HEAD}:{PORT}"
 
     def begin(self, on: str, *words: str, said: Path | None = None) -> subprocess.Popen[str]:
-        """A process on one of the nodes, head or far; what it prints goes to the file `said`."""
+        """Start a process on one of the nodes, head or far; its output goes to the file `said`."""
         name = self.names[on == "far"]
         with open(said or os.devnull, "w") as file:
             process = subprocess.Popen(
@@ -75,12 +75,12 @@ class TwoNodes:
         pytest.fail("the far node did not start")
 
     def pids(self, on: str) -> set[int]:
-        """The processes of a node, this moment."""
+        """List the current processes of a node."""
         asked = ["ip", "netns", "pids", self.names[on == "far"]]
         return {int(line) for line in _output(asked).split()}
 
     def cut_link(self) -> None:
-        """From here on neither node gets a packet from the other; nothing is told to any process."""
+        """Cut the link: neither node receives packets from the other. No process is notified."""
         _output(["ip", "-n", self.names[0], "link", "set", "wire", "down"])
 
     def kill(self, on: str) -> None:
@@ -100,7 +100,7 @@ class TwoNodes:
 
 @contextmanager
 def two_nodes(variables: dict[str, str]) -> Iterator[TwoNodes]:
-    """The namespaces and the link; whatever happens inside, both and all their processes are gone afterwards."""
+    """Set up the namespaces and the link; afterwards both and all their processes are removed."""
     if os.geteuid() or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
     names = (f"blend{os.getpid()}a", f"blend{os.getpid()}b")

@@ -116,10 +116,10 @@ def test_parameter_lists_are_short() -> None:
     for module, tree in parse_modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                given = node.args
-                names = [item.arg for item in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+                parameters = node.args
+                names = [item.arg for item in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs)]
                 count = len([name for name in names if name not in ("self", "cls")])
-                count += (given.vararg is not None) + (given.kwarg is not None)
+                count += (parameters.vararg is not None) + (parameters.kwarg is not None)
                 if count > MAX_PARAMETERS:
                     long[f"{module}.{node.name}"] = count
     assert not {name: count for name, count in long.items() if name not in LONG_PARAMETER_LISTS}

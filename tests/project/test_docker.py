@@ -51,8 +51,8 @@ def test_the_job_on_kubernetes_has_an_entry_point_that_resumes() -> None:
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        told = {item["name"]: item["value"] for item in group["template"]["spec"]["containers"][0]["env"]}
-        assert told == HEALTH_CHECK_ENVIRONMENT
+        environment = {item["name"]: item["value"] for item in group["template"]["spec"]["containers"][0]["env"]}
+        assert environment == HEALTH_CHECK_ENVIRONMENT
     head = cluster["headGroupSpec"]["template"]["spec"]
     claims = [item["persistentVolumeClaim"]["claimName"] for item in head["volumes"] if "persistentVolumeClaim" in item]
     assert claims == [volume["metadata"]["name"]]

@@ -150,19 +150,19 @@ def test_a_stopped_search_resumes_in_python_to_the_same_front(found: bs.SearchRu
     with pytest.raises(ModelError, match="not the network of the run"):
         bs.resume("own", model=network(7), data=three(), runs=tmp_path, progress=False)
     torch.manual_seed(5)
-    anew = network()
-    for parameter in anew.parameters():
+    other_weights = network()
+    for parameter in other_weights.parameters():
         nn.init.normal_(parameter)  # the run has its weights
-    resumed = bs.resume("own", model=anew, data=three(), runs=tmp_path, progress=False)
+    resumed = bs.resume("own", model=other_weights, data=three(), runs=tmp_path, progress=False)
     assert resumed.summary() == found.summary()
     assert bs.open(str(tmp_path / "own")).front()[0].facts == found.front()[0].facts
 
 
 def test_a_fork_searches_within_another_budget(found: bs.SearchRun) -> None:
-    heard: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     changes = {"budget.macs": 0.3, "search.evaluations": 16}
-    forked = bs.fork(found, changes, progress=lambda event: heard.setdefault(event.kind, event))
-    assert heard["forked"].judgements > 0 and heard["forked"].parent == "own"
+    forked = bs.fork(found, changes, progress=lambda event: events.setdefault(event.kind, event))
+    assert events["forked"].judgements > 0 and events["forked"].parent == "own"
     assert forked.name == "own-fork-1" and forked.best().macs_ratio <= 0.3
     assert sum(tensor.numel() for tensor in forked.best().module().parameters()) == forked.best().details()["params"]
 
@@ -329,7 +329,7 @@ def test_segmentation_with_a_user_defined_evaluate_function(tmp_path: Path, caps
         assert not module.training
         return overlap(module, val)
 
-    said: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     run = bs.search(
         model,
         train,
@@ -340,14 +340,14 @@ def test_segmentation_with_a_user_defined_evaluate_function(tmp_path: Path, caps
         evaluations=12,
         runs=tmp_path,
         name="squares",
-        **(QUICK | {"progress": lambda event: said.setdefault(event.kind, event)}),
+        **(QUICK | {"progress": lambda event: events.setdefault(event.kind, event)}),
     )
     best, dense = run.best(), run.dense()
-    assert said["scored"].left_out == []  # the loss serves the criteria that look at gradients
+    assert events["scored"].left_out == []  # criteria that read gradients use the loss
     assert dense.facts["further"]["pixels"] == overlap(model.eval(), val)["pixels"]
     assert best.val_loss == pytest.approx(overlap(best.module(), val)["loss"], rel=1e-5)
     assert best.test_accuracy == pytest.approx(1 - overlap(best.module(), test)["error"])
-    assert {width for width, _ in seen} > {8}  # narrow networks were judged too
+    assert {width for width, _ in seen} > {8}  # narrow networks were evaluated too
     assert "pixels" in repr(run.front())
     main(["show", "squares", str(best.id), "--runs", str(tmp_path)])
     assert "pixels" in capsys.readouterr().out
@@ -356,7 +356,7 @@ def test_segmentation_with_a_user_defined_evaluate_function(tmp_path: Path, caps
 def test_no_loss_excludes_gradient_criteria_and_no_error_means_no_accuracies(tmp_path: Path, capsys: Any) -> None:
     train = Squares(64, 0)
     model = segmenter(train)
-    said: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     run = bs.search(
         model,
         DataLoader(train, batch_size=16, shuffle=True),
@@ -365,9 +365,9 @@ def test_no_loss_excludes_gradient_criteria_and_no_error_means_no_accuracies(tmp
         evaluations=12,
         runs=tmp_path,
         name="plain",
-        **(QUICK | {"progress": lambda event: said.setdefault(event.kind, event)}),
+        **(QUICK | {"progress": lambda event: events.setdefault(event.kind, event)}),
     )
-    left_out = said["scored"].left_out
+    left_out = events["scored"].left_out
     assert {item["criterion"] for item in left_out} == {"taylor_gate"} and "give one" in left_out[0]["reason"]
     assert run.best().val_accuracy is None and run.best().test_accuracy is None and run.best().val_loss > 0
     place = ["--runs", str(tmp_path)]
@@ -423,16 +423,16 @@ def test_a_search_without_any_successful_evaluation_ends_with_one_line(tmp_path:
 
 
 def test_a_noisy_evaluate_function_is_reported(tmp_path: Path) -> None:
-    heard: list[str] = []
+    warnings: list[str] = []
 
     def report(event: Event) -> None:
-        heard.extend([event.text] if isinstance(event, Warned) else [])
+        warnings.extend([event.text] if isinstance(event, Warned) else [])
 
     for name, evaluate in (
         ("steady", lambda module: {"loss": 1.5}),
         ("noisy", lambda module: {"loss": random.random()}),
     ):
-        heard.clear()
+        warnings.clear()
         bs.search(
             network(),
             three(),
@@ -443,7 +443,7 @@ def test_a_noisy_evaluate_function_is_reported(tmp_path: Path) -> None:
             name=name,
             **(QUICK | {"progress": report}),
         )
-        assert any("evaluate= is noisy" in text for text in heard) == (name == "noisy")
+        assert any("evaluate= is noisy" in text for text in warnings) == (name == "noisy")
 
 
 def test_a_user_defined_loss_is_used_in_evaluation_and_fine_tuning(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def test_differences_that_change_results_are_refused_unless_accepted(
     stopped(tmp_path, "one", **other)
     before = facts(tmp_path / "one")
     for words in ([], ["--set", "search.evaluations=20"]):
-        said = refused(capsys, "resume", tmp_path, "one", *words)
-        assert why in said and f"--accept {kind}" in said and "fork" in said
+        message = refused(capsys, "resume", tmp_path, "one", *words)
+        assert why in message and f"--accept {kind}" in message and "fork" in message
     assert facts(tmp_path / "one") == before
     assert "not known" in refused(capsys, "resume", tmp_path, "one", "--accept", "everything")
     run("resume", tmp_path, "one", "--accept", kind)

@@ -92,12 +92,12 @@ def test_the_newest_intact_checkpoint_is_used_and_damage_is_reported(tmp_path: P
     assert kept == [f"generation-{number:05d}.json" for number in (3, 4, 5)]
     (tmp_path / kept[2]).write_text((tmp_path / kept[2]).read_text()[:30])
     (tmp_path / kept[1]).write_text((tmp_path / kept[1]).read_text().replace("4", "7"))
-    heard: list[str] = []
-    assert load_checkpoint(tmp_path, heard.append) == {"generation": 3}
-    assert len(heard) == 2 and all("damaged" in text for text in heard)
+    messages: list[str] = []
+    assert load_checkpoint(tmp_path, messages.append) == {"generation": 3}
+    assert len(messages) == 2 and all("damaged" in text for text in messages)
     (tmp_path / kept[0]).write_text("{}")
     with pytest.raises(RunError, match="every checkpoint"):
-        load_checkpoint(tmp_path, heard.append)
+        load_checkpoint(tmp_path, messages.append)
 
 
 def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from blendsearch.results.summary import has_budget_range, select_network, summar
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
+from blendsearch.runs.run_facts import GenerationRow
 from blendsearch.runs.score_files import read_scores
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -146,7 +147,7 @@ def _draw_main_figure(history: SearchHistory, picks: Mapping[str, Evaluation]) -
     return draw_front_figure(history, {row.id: name for name, row in picks.items() if name != "single"})
 
 
-def _draw_second_figure(history: SearchHistory, generations: list[dict[str, Any]]) -> Any:
+def _draw_second_figure(history: SearchHistory, generations: list[GenerationRow]) -> Any:
     if not history.evaluated:
         return None
     if not history.has_budget_range:
@@ -187,7 +188,7 @@ def _describe_criteria(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
     return facts, [*facts["order"], *(name for name in names if name not in facts["order"])]
 
 
-def _summarize_timing(generations: list[dict[str, Any]], finals: list[float]) -> dict[str, float]:
+def _summarize_timing(generations: list[GenerationRow], finals: list[float]) -> dict[str, float]:
     wall = sum(row["wall"] for row in generations)
     seconds = sum(row["seconds"] for row in generations)
     return {
