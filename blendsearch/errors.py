@@ -1,41 +1,41 @@
-"""What blendsearch raises when the input, not the program, is wrong.
+"""Errors that a user can fix.
 
-Every message says three things on one line: what was wrong, what was expected, what to do. The command line prints it
-without a traceback and exits with code 2.
+Every message states on one line the problem, the expected input and the fix. The command line prints it without a
+traceback and exits with code 2.
 """
 
 
 class BlendsearchError(Exception):
-    """The root of every error that a person can mend."""
+    """Base class of all errors that a user can fix."""
 
 
 class ConfigError(BlendsearchError):
-    """A configuration, a name in it, or a value on the command line."""
+    """Invalid config, name in a config, or command-line value."""
 
 
 class DataError(BlendsearchError):
-    """Images or labels."""
+    """Invalid images or labels."""
 
 
 class ModelError(BlendsearchError):
-    """A model factory, or weights that do not belong to it."""
+    """Invalid model factory, or weights that do not fit the model."""
 
 
 class TraceError(ModelError):
-    """A model whose channels cannot be followed from input to output."""
+    """Model whose channels cannot be traced from input to output."""
 
 
 class BudgetError(BlendsearchError):
-    """A budget that no cut can meet; the message states the range that can be met."""
+    """Budget that no cut can meet; the message states the reachable range."""
 
 
 class EvaluateError(BlendsearchError):
-    """What a person's own `evaluate` or `loss` answered; or that no network at all could be judged."""
+    """Invalid result of a user-defined `evaluate` or `loss`, or a search without any successful evaluation."""
 
 
 class RunError(BlendsearchError):
-    """A run directory: its name, its state, or its version."""
+    """Invalid name, state or version of a run directory."""
 
 
 class EngineError(BlendsearchError):
-    """Where evaluations run could not be started, or did not come back."""
+    """Failure to start or to keep the workers that run evaluations."""

@@ -1,4 +1,4 @@
-"""What networks are for: telling classes apart, or whatever a person's own loss and judgement say."""
+"""Task of a network: classification, or a user-defined loss and evaluation."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from blendsearch.errors import EvaluateError
 
 Loss = Callable[[Any, Any], Tensor]
-"""From a network's output and a batch of targets to the mean loss over the batch, or to one loss per image."""
+"""Maps a network's output and a batch of targets to the mean loss over the batch, or to one loss per image."""
 
 EvaluateFunction = Callable[[nn.Module], Mapping[str, float]]
-"""From a network, in evaluation mode on its device, to numbers by name; lower is better, `loss` must be there."""
+"""Maps a network, in evaluation mode on its device, to numbers by name. Must include `loss`; lower is better."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A network in numbers: `loss`, `error` in [0, 1], and whatever else a person's own judgement said.
+    """Metrics of a network: `loss`, `error` in [0, 1], and further metrics of a user-defined evaluation.
 
-    `told` is false where there was no error, and a number that rises with the loss stands in for it.
+    `has_error` is False if there was no error; `error` is then a number that rises with the loss.
     """
 
     loss: float
@@ -37,14 +37,14 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Task:
-    """How networks are trained and judged where it is not by cross-entropy and the share of wrong answers.
+    """Loss and evaluation of networks, where they are not cross-entropy and the share of misclassified images.
 
     Attributes
     ----------
-    loss: what outputs are compared with targets by, in criteria, fine-tuning and, without `evaluate`, judging.
-    evaluate: judges a network for the search; it looks at data of its own. Same network, same numbers: seeds are set.
-    evaluate_test: the same on test data, called at the end only.
-    classes: whether the data's labels are classes, so that cross-entropy stands in for a loss that is not given.
+    loss: compares outputs with targets, in criteria, in fine-tuning and, without `evaluate`, in evaluation.
+    evaluate: evaluates a network for the search on its own data. Must be deterministic; random seeds are set before.
+    evaluate_test: the same on test data, called once at the end.
+    has_class_labels: True if labels are classes, so that cross-entropy is the default loss.
     """
 
     loss: Loss | None = None
@@ -54,73 +54,73 @@ class Task:
 
     @property
     def is_trainable(self) -> bool:
-        """Whether there is a loss to take gradients of."""
+        """True if there is a loss to take gradients of."""
         return self.loss is not None or self.has_class_labels
 
     @property
     def is_testable(self) -> bool:
-        """Whether networks can be judged on test data."""
+        """True if networks can be evaluated on test data."""
         return self.evaluate is None or self.evaluate_test is not None
 
     def compute_mean_loss(self, output: Any, targets: Any) -> Tensor:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         if self.loss is None:
             return F.cross_entropy(output.float(), targets)
         return self._call_loss(output, targets).mean()
 
     def compute_summed_loss(self, output: Any, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """The sum of the images' own losses, so that each image's gradient is that of its own.
+        """Return the sum of the images' losses, so that each image's gradient is that of its own loss.
 
-        Of a loss that gives the batch's mean, the mean times the number of images. `temperature` divides logits, and
-        a person's own loss knows none.
+        If a user-defined loss returns the batch mean, this is the mean times the number of images. `temperature`
+        divides the logits of the default loss and has no effect on a user-defined one.
         """
         if self.loss is None:
             return F.cross_entropy(output / temperature, targets, reduction="sum")
-        found = self._call_loss(output, targets)
-        return found * len(targets) if found.ndim == 0 else found.reshape(len(found), -1).mean(dim=1).sum()
+        loss = self._call_loss(output, targets)
+        return loss * len(targets) if loss.ndim == 0 else loss.reshape(len(loss), -1).mean(dim=1).sum()
 
     def _call_loss(self, output: Any, targets: Any) -> Tensor:
-        """What the person's own loss says. Raises EvaluateError for what is no tensor."""
+        """Call the user-defined loss. Raises EvaluateError if it does not return a tensor."""
         assert self.loss is not None
-        found: Any = self.loss(output, targets)
-        if not isinstance(found, Tensor):
+        loss: Any = self.loss(output, targets)
+        if not isinstance(loss, Tensor):
             raise EvaluateError(
-                f"{get_function_name(self.loss)} gave {type(found).__name__}: expected a tensor, the mean loss "
-                "of a batch or one "
-                "loss per image"
+                f"{get_function_name(self.loss)} returned {type(loss).__name__}: expected a tensor, the mean loss of a "
+                "batch or one loss per image"
             )
-        return found
+        return loss
 
     def get_function_names(self) -> dict[str, str]:
-        """What the person's own functions are called."""
-        given = {"loss": self.loss, "evaluate": self.evaluate, "evaluate_test": self.evaluate_test}
-        return {name: get_function_name(function) for name, function in given.items() if function is not None}
+        """Return the names of the user-defined functions by their role."""
+        functions = {"loss": self.loss, "evaluate": self.evaluate, "evaluate_test": self.evaluate_test}
+        return {name: get_function_name(function) for name, function in functions.items() if function is not None}
 
 
 CLASSIFICATION = Task()
-"""Classification: cross-entropy, and the share of wrong answers."""
+"""Classification: cross-entropy, and the share of misclassified images."""
 
 
 def run_user_evaluation(evaluate: EvaluateFunction, module: nn.Module, seed: int) -> EvaluationResult:
-    """What `evaluate` says of `module`. Raises EvaluateError for an answer that is not numbers by name with a `loss`.
+    """Evaluate `module` by a user-defined function.
 
-    What it raises itself passes through.
+    Raises EvaluateError for a result that is not a mapping of names to numbers with a `loss`. Errors of the function
+    itself propagate.
     """
     module.eval()
     with seed_rngs(seed), torch.no_grad():
-        answer = evaluate(module)
-    if not isinstance(answer, Mapping) or "loss" not in answer:
-        what = f"keys {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else type(answer).__name__
+        result = evaluate(module)
+    if not isinstance(result, Mapping) or "loss" not in result:
+        what = f"keys {', '.join(map(str, result))}" if isinstance(result, Mapping) else type(result).__name__
         raise EvaluateError(
-            f"{get_function_name(evaluate)} gave {what}: expected a dict of numbers in which 'loss' is, lower is better"
+            f"{get_function_name(evaluate)} returned {what}: expected a dict of numbers with 'loss' (lower is better)"
         )
     numbers: dict[str, float] = {}
-    for name, value in answer.items():
+    for name, value in result.items():
         try:
             numbers[str(name)] = float(value)
         except (TypeError, ValueError, RuntimeError) as problem:
             raise EvaluateError(
-                f"{get_function_name(evaluate)} gave {value!r:.80} as {name}: expected a number"
+                f"{get_function_name(evaluate)} returned {value!r:.80} as {name}: expected a number"
             ) from problem
     loss = numbers.pop("loss")
     if "error" not in numbers:
@@ -128,20 +128,22 @@ def run_user_evaluation(evaluate: EvaluateFunction, module: nn.Module, seed: int
     error = numbers.pop("error")
     if not 0 <= error <= 1:
         raise EvaluateError(
-            f"{get_function_name(evaluate)} gave an error of {error:g}: expected a share in [0, 1]; give it "
-            "another name"
+            f"{get_function_name(evaluate)} returned an error of {error:g}: expected a share in [0, 1]; use "
+            "another name for it"
         )
     return EvaluationResult(loss, error, numbers)
 
 
 def compute_proxy_error(loss: float) -> float:
-    """A number in (0, 1) that rises with the loss, where a search wants an error and there is none. Never shown."""
+    """Return a number in (0, 1) that rises with the loss, for a search without an error. Never shown to the user."""
     return 0.5 + 0.5 * loss / (1 + abs(loss))
 
 
 @contextmanager
 def seed_rngs(seed: int) -> Iterator[None]:
-    """Inside, the global random streams of Python, NumPy and torch start at `seed`; afterwards they go on as before."""
+    """Seed the global generators of Python, NumPy and torch inside this context, and restore their states
+    afterwards.
+    """
     state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     forked = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:
@@ -156,5 +158,5 @@ def seed_rngs(seed: int) -> Iterator[None]:
 
 
 def get_function_name(function: Any) -> str:
-    """The name of a function for a reader."""
+    """Return a readable name of `function`."""
     return str(getattr(function, "__name__", None) or type(function).__name__)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from blendsearch.data.splits import iter_batches
 from blendsearch.events import ignore_event
 from blendsearch.fitness.device import autocast
 from blendsearch.pipeline.problem.builder import build_problem
@@ -50,9 +49,7 @@ def main() -> None:
     splits, size = problem.splits, problem.config.fitness.batch_size
     given = [
         x.to(memory_format=layout)
-        for x, _ in iter_batches(
-            splits.val, batch_size=size, mean=splits.mean, std=splits.std, device=device, limit=arguments.images
-        )
+        for x, _ in splits.iter_batches(splits.val, batch_size=size, device=device, limit=arguments.images)
     ]
     precision = problem.config.fitness.precision
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from blendsearch.data.splits import iter_batches
 from blendsearch.events import ignore_event
 from blendsearch.fitness.bn_folding import find_foldable_pairs, fold_batch_norms
 from blendsearch.fitness.device import autocast
@@ -60,8 +59,8 @@ def main() -> None:
 def time_evaluation(problem: Problem, network: nn.Module, fold: bool, images: int) -> float:
     """Measure processor seconds of one pass over the images."""
     splits, device = problem.splits, problem.evaluator.device
-    settings = {"batch_size": problem.config.fitness.batch_size, "mean": splits.mean, "std": splits.std}
-    given = list(iter_batches(splits.val, **settings, device=device, limit=images))
+    size = problem.config.fitness.batch_size
+    given = list(splits.iter_batches(splits.val, batch_size=size, device=device, limit=images))
     pairs = find_foldable_pairs(problem.model, given[0][0][:1]) if fold else ()
     start = time.process_time()
     with fold_batch_norms(network, pairs) if fold else nullcontext(), torch.inference_mode():

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from blendsearch.data.splits import iter_batches
 from blendsearch.fitness.device import autocast
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.optimizers.baselines import make_baselines
@@ -40,7 +39,7 @@ def compute_outputs(problem: Problem, module: torch.nn.Module) -> Array:
     splits, held = problem.splits, problem.evaluator
     found = []
     with torch.inference_mode(), autocast(held.device, held.recipe.precision):
-        for x, _ in iter_batches(splits.val, batch_size=100, mean=splits.mean, std=splits.std, device=held.device):
+        for x, _ in splits.iter_batches(splits.val, batch_size=100, device=held.device):
             found.append(module(x).double().cpu().numpy())
     return np.concatenate(found)
 

@@ -30,7 +30,7 @@ from scipy.stats import kendalltau
 from blendsearch.blend.decoder import Decoder
 from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
-from blendsearch.fitness.refit import RIDGE, Refitter, make_refitter
+from blendsearch.fitness.refit import RIDGE, RefitOptions, Refitter, make_refitter
 from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.builder import build_problem
@@ -70,12 +70,12 @@ def main() -> None:
         bare.splits,
         images=bare.recipe.recalibration_images,
         device=bare.device,
-        recalibration=True,
-        precision=bare.recipe.precision,
+        options=RefitOptions(recalibration=True, precision=bare.recipe.precision),
     )
     seconds = round(time.perf_counter() - start, 1)
     repairs = {"none": None, "refit": refit} | {
-        f"refit, ridge {ridge:g}": dataclasses.replace(refit, ridge=ridge) for ridge in RIDGES
+        f"refit, ridge {ridge:g}": dataclasses.replace(refit, options=dataclasses.replace(refit.options, ridge=ridge))
+        for ridge in RIDGES
     }
 
     def evaluate_all(cuts: dict[str, Cut], budget: float, methods: list[str], fidelity: str = "recalibrated") -> None:

@@ -1,1 +1,1 @@
-"""From scores to a cut: clusters of criteria, their blend, and how many channels each group keeps. NumPy, no torch."""
+"""Blending of criteria: clustering, genome, decoder, allocation."""

@@ -1,4 +1,4 @@
-"""How many channels each group keeps, so that the budget is met: never exceeded, and as nearly reached as can be."""
+"""Allocation: channels kept per group, so that a budget is met: never exceeded, and reached as closely as possible."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,75 +12,78 @@ from blendsearch.structure.cost import CostOracle
 
 Counts = NDArray[np.int64]
 Budget = Mapping[str, float]
-"""For each budgeted cost (any that the oracle knows) its largest ratio to the dense network's, in (0, 1]."""
+"""Largest ratio to the dense network, in (0, 1], of each budgeted cost (any that the oracle knows)."""
 
 ADDITIVE_COSTS = ("macs", "params")
-"""Costs that every channel adds to. Peak memory is not one: layers beside the peak are free until they make another."""
+"""Costs to which every channel adds. Peak memory is not one: layers outside the peak are free until they make
+another.
+"""
 
 UNITS = {"memory": " bytes", "latency": " ns"}
 
 BUDGET_TOLERANCE = 0.001
-"""Filling up stops when a budgeted cost is this close to its budget (a share of the dense cost)."""
+"""Share of the dense cost: filling stops when a budgeted cost is this close to its budget."""
 
 
 @dataclass(frozen=True, eq=False)
 class Widths:
-    """The widths that groups may take: `low` to `sizes` in steps of `step`, or the dense width; each (groups,)."""
+    """Allowed widths of groups: `low` to `sizes` in steps of `step`, or the dense width; each (groups,)."""
 
     sizes: Counts
     low: Counts
     step: Counts
 
     def round(self, targets: NDArray[np.float64]) -> Counts:
-        """The nearest allowed counts, halves up: (..., groups) -> (..., groups)."""
+        """Round to the nearest allowed counts, halves up: (..., groups) -> (..., groups)."""
         steps: Counts = np.floor(targets / self.step + 0.5).astype(np.int64) * self.step
         within = np.clip(steps, self.low, self.sizes)
         return np.asarray(np.where(targets > self.sizes - self.step / 2, self.sizes, within))
 
     def widen(self, counts: Counts) -> Counts:
-        """Each group one step wider, at most its dense width."""
+        """Widen each group by one step, at most to its dense width."""
         return np.asarray(np.minimum((counts // self.step + 1) * self.step, self.sizes))
 
 
 def make_widths(sizes: Counts, min_channels: int, min_keep: float, round_to: int) -> Widths:
-    """Allowed widths: at least `min_channels` and the share `min_keep` of each group, in multiples of `round_to`.
+    """Make the allowed widths: at least `min_channels` and the share `min_keep` of each group, in multiples of
+    `round_to`.
 
     A group narrower than `round_to` keeps all its channels.
     """
     step = np.where(sizes >= round_to, round_to, sizes)
-    floor = np.maximum(min_channels, np.ceil(min_keep * sizes)).astype(np.int64)
-    low = np.minimum(-(-floor // step) * step, sizes)
+    least = np.maximum(min_channels, np.ceil(min_keep * sizes)).astype(np.int64)
+    low = np.minimum(-(-least // step) * step, sizes)
     return Widths(sizes, low, step)
 
 
 def compute_min_ratios(oracle: CostOracle, allowed: Widths) -> dict[str, float]:
-    """The smallest ratio of each cost that any cut can have; the largest is 1."""
+    """Compute the smallest ratio of each cost that any cut can have; the largest is 1."""
     return {name: float(oracle.compute_ratio(name, allowed.low)) for name in oracle.dense}
 
 
 def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None:
-    """Raise BudgetError, stating the reachable range, when no allowed cut meets `budget`."""
+    """Raise BudgetError, with the reachable range, if no allowed cut meets `budget`."""
     least = compute_min_ratios(oracle, allowed)
     for name, ratio in budget.items():
         if ratio < least[name]:
             raise BudgetError(
                 f"no cut keeps {ratio:.1%} of the dense {name}: reachable is {least[name]:.1%} to 100 % "
                 f"({int(oracle.compute_cost(name, allowed.low)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
-                f"ask for more, or lower the minimum width of groups"
+                f"raise the budget, or lower the minimum width of groups"
             )
 
 
 def is_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> bool:
-    """Whether the least widths meet `budget`."""
+    """Return True if the least widths meet `budget`."""
     return bool(_make_budget_check(oracle, budget)(allowed.low))
 
 
 def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray[np.float64]) -> Counts:
-    """Channels kept per group for shares in [-1, 1], shape (groups,): every budgeted cost at or below its budget.
+    """Allocate channels to groups by shares in [-1, 1], (groups,); every budgeted cost is at or below its budget.
 
-    A group keeps the part sigmoid(SHARE_SCALE * share + t) of its channels, with one threshold t for the network found
-    by bisection. Where a budget binds only some groups (peak memory), the others go on up to a threshold of their own.
-    What rounding leaves of the budget is filled up, the groups most in arrears first.
+    A group keeps the part sigmoid(SHARE_SCALE * share + t) of its channels, with one threshold t for the network, found
+    by bisection. If a budget binds only some groups (peak memory), the others are widened further, up to their own
+    threshold. The rest of the budget after rounding is filled by the groups that are furthest below their target.
     """
     scaled = SHARE_SCALE * share
 
@@ -95,7 +98,7 @@ def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray
 
     if fits(compute_counts(high)):
         return compute_counts(high)
-    # costs grow with the threshold: many are tried at once, and the interval shrinks by that factor
+    # costs grow with the threshold: many are evaluated at once, and the interval shrinks by that factor
     while high - low > 1e-7:
         thresholds = np.linspace(low, high, 34)
         fitting = int(fits(allowed.round(compute_targets(thresholds[1:-1]))).sum())
@@ -109,7 +112,7 @@ def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray
 def allocate_globally(
     oracle: CostOracle, allowed: Widths, budget: Budget, scores: Sequence[NDArray[np.float64]]
 ) -> Counts:
-    """Channels kept per group when one threshold over all groups' scores decides; `scores` holds one (C,) per group."""
+    """Allocate channels to groups by one threshold over all groups' scores; `scores` holds one (C,) per group."""
     ordered = [np.sort(values)[::-1] for values in scores]
     thresholds = np.unique(np.concatenate(ordered))
 
@@ -141,9 +144,11 @@ def allocate_along(
     path: Callable[[float], NDArray[np.float64]],
     levels: tuple[float, float],
 ) -> Counts:
-    """Channels kept per group at the highest level of `path` that meets the budget, filled up like any allocation.
+    """Allocate channels to groups at the highest level of `path` that meets the budget, then fill the rest of the
+    budget.
 
-    `path` gives the widths wanted at a level, (groups,), never less at a higher one; `levels` are its least and last.
+    `path` returns target widths at a level, (groups,), which never fall with the level; `levels` are its first and
+    last.
     """
     fits = _make_budget_check(oracle, budget)
     low, high = levels
@@ -165,19 +170,19 @@ def allocate_along(
 
 
 def compute_shares(counts: Counts, sizes: Counts) -> NDArray[np.float64]:
-    """The shares that make `allocate` keep `counts` where it meets the same budget, clipped to [-1, 1]; (groups,)."""
+    """Compute the shares for which `allocate` keeps `counts` at the same budget, clipped to [-1, 1]: (groups,)."""
     kept = np.clip(counts / sizes, 0.25 / sizes, 1 - 0.25 / sizes)
     odds = np.log(kept / (1 - kept))
     return np.asarray(np.clip((odds - np.median(odds)) / SHARE_SCALE, -1, 1))
 
 
 def _compute_limits(oracle: CostOracle, budget: Budget) -> dict[str, int]:
-    """The largest absolute cost that each budget allows."""
+    """Compute the largest absolute cost of each budget."""
     return {name: int(np.floor(ratio * oracle.dense[name] + 1e-9)) for name, ratio in budget.items()}
 
 
 def _make_budget_check(oracle: CostOracle, budget: Budget) -> Callable[[Counts], NDArray[np.bool_]]:
-    """Whether cuts of these counts meet every budget: (..., groups) -> (...)."""
+    """Make a function that returns True for counts that meet every budget: (..., groups) -> (...)."""
     limits = _compute_limits(oracle, budget)
 
     def is_within_budget(counts: Counts) -> NDArray[np.bool_]:
@@ -197,11 +202,11 @@ def _fill_progressively(
     path: Callable[[float], Counts],
     levels: tuple[float, float, float],
 ) -> tuple[Counts, float]:
-    """`counts` with the groups that no budget stops raised along `path`, and the level just above where that ended.
+    """Widen along `path` the groups that no budget limits; return the counts, and the level just above the end.
 
-    `path` gives the counts at a level, never fewer at a higher one; `levels` are that of `counts`, the one just above
-    it, and the last. Groups that cannot be widened by a step stay; the others rise together until one of them cannot:
-    max-min fairness by progressive filling. Where every channel is charged for, the first stop is the last.
+    `path` returns the counts at a level, which never fall with it. `levels` are the level of `counts`, the one just
+    above it, and the last. Groups that cannot be widened by a step stay; the others rise together until one of them
+    cannot. This is max-min fairness by progressive filling. If all costs are additive, the first stop is the last.
     """
     level, above, last = levels
     fits = _make_budget_check(oracle, budget)
@@ -227,7 +232,7 @@ def _fill_progressively(
 
 
 def _can_widen(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts) -> NDArray[np.bool_]:
-    """Which groups can each be one step wider within the budget, (groups,)."""
+    """Return True for each group that can be one step wider within the budget, (groups,)."""
     wider = _widen_each(allowed, counts)
     able = np.asarray(counts < allowed.sizes)
     for name, limit in _compute_limits(oracle, budget).items():
@@ -236,14 +241,14 @@ def _can_widen(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Coun
 
 
 def _widen_each(allowed: Widths, counts: Counts) -> Counts:
-    """`counts` with one group each a step wider: (groups,) -> (groups, groups)."""
+    """Return `counts` with one group at a time a step wider: (groups,) -> (groups, groups)."""
     wider = np.repeat(counts[None], len(counts), axis=0)
     np.fill_diagonal(wider, allowed.widen(counts))
     return wider
 
 
 def _is_spent(oracle: CostOracle, budget: Budget, counts: Counts) -> bool:
-    """Whether a budget on what every channel adds to is used up."""
+    """Return True if a budget on an additive cost is used up."""
     limits = _compute_limits(oracle, budget)
     return any(
         limits[name] - int(oracle.compute_cost(name, counts)) <= BUDGET_TOLERANCE * oracle.dense[name]
@@ -252,13 +257,13 @@ def _is_spent(oracle: CostOracle, budget: Budget, counts: Counts) -> bool:
 
 
 def _fill(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]) -> Counts:
-    """`counts` widened step by step while the budget lasts, the group furthest below `ideal` first."""
+    """Widen groups step by step while the budget lasts, the group furthest below `ideal` first."""
     counts = counts.copy()
     while not _is_spent(oracle, budget, counts):
         fitting = _can_widen(oracle, allowed, budget, counts)
         if not fitting.any():
             break
-        arrears = np.where(fitting, (ideal - counts) / allowed.sizes, -np.inf)
-        chosen = int(np.argmax(arrears))
+        shortfall = np.where(fitting, (ideal - counts) / allowed.sizes, -np.inf)
+        chosen = int(np.argmax(shortfall))
         counts[chosen] = allowed.widen(counts)[chosen]
     return counts

@@ -1,7 +1,6 @@
-"""Named allocations: widths that are found beforehand, so that only the blend is left to search.
+"""Allocation rules: widths found before the search, so that only the blend is searched.
 
-All of them are read at a budget through one door, `Fixed.widths`, and become genes of the search through another,
-`allocation.shares_for`.
+`AllocationRule.widths` returns their widths at a budget; `allocation.compute_shares` turns widths into genes.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +25,13 @@ from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut
 
 BLEND = "blend"
-"""In the place of a criterion's name: all of them, alike."""
+"""Takes the place of a criterion's name: all criteria with equal weights."""
 
 
 class AllocationRule(NamedTuple):
-    """Channels kept per group at a budget, whatever the genome; `name` says whose widths these are.
+    """Widths that do not depend on the genome: a function from costs and budget to channels kept per group.
 
-    What networks cost comes with the budget, since layers may be decomposed.
+    `name` is the method of allocation. The oracle is an argument because a genome may decompose layers.
     """
 
     name: str
@@ -41,14 +40,14 @@ class AllocationRule(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedAllocation:
-    """An allocation that took work on the network to find.
+    """Allocation whose method did work on the network.
 
     Attributes
     ----------
-    fixed: its widths.
-    cut: the channels that its method keeps, where that says more than widths.
-    weights: the state of the network of that cut as the method trained it, where it did.
-    seconds: how long the method took.
+    rule: its widths.
+    cut: the channels that the method keeps; None if it only determines widths.
+    weights: the network of that cut as the method trained it, if it did.
+    seconds: run time of the method.
     """
 
     rule: AllocationRule
@@ -58,12 +57,12 @@ class PreparedAllocation:
 
 
 def make_constant_rule(counts: Counts) -> AllocationRule:
-    """The same widths at every budget."""
+    """Make a rule with the same widths at every budget."""
     return AllocationRule("given", lambda oracle, budget: counts)
 
 
 def make_uniform_rule(allowed: Widths) -> AllocationRule:
-    """One ratio for every group."""
+    """Make a rule with one ratio for every group."""
     return AllocationRule(
         "uniform", lambda oracle, budget: allocate(oracle, allowed, budget, np.zeros(len(allowed.sizes)))
     )
@@ -75,14 +74,15 @@ def make_path_rule(
     path: Callable[[float], NDArray[np.float64]],
     levels: tuple[float, float],
 ) -> AllocationRule:
-    """The widths at the level of `path` where the budget is met; see `allocation.allocate_along`."""
+    """Make a rule with the widths at the level of `path` that meets the budget; see `allocation.allocate_along`."""
     return AllocationRule(name, lambda oracle, budget: allocate_along(oracle, allowed, budget, path, levels))
 
 
 def make_global_rule(table: ScoreTable, oracle: CostOracle, allowed: Widths, criterion: str) -> AllocationRule:
-    """One threshold over the raw scores of `criterion` per multiply-accumulate; for the blend the mean of all shares.
+    """Make a rule with one threshold over the raw scores of `criterion` per multiply-accumulate.
 
-    Raises ConfigError where the criterion is not there, or has no score in some group.
+    For the blend, uses the mean of all criteria's shares. Raises ConfigError if the criterion is not in the table, or
+    has no score in some group.
     """
     rows = range(len(table.criteria)) if criterion == BLEND else [find_row(table, criterion)]
     found = [(row, compute_global_scores(table, oracle, allowed, row)) for row in rows]
@@ -90,14 +90,14 @@ def make_global_rule(table: ScoreTable, oracle: CostOracle, allowed: Widths, cri
     if not usable:
         raise ConfigError(
             f"allocating.criterion {criterion!r} has no score in some group, so no threshold over the network: name "
-            "another of criteria.pool, or give another allocation"
+            "another of criteria.pool, or choose another allocation"
         )
     if criterion != BLEND:
-        return AllocationRule("global", lambda held, budget: allocate_globally(held, allowed, budget, usable[0]))
+        return AllocationRule("global", lambda costs, budget: allocate_globally(costs, allowed, budget, usable[0]))
 
-    def allocate_mean_shares(held: CostOracle, budget: Budget) -> Counts:
-        shares = [compute_shares(allocate_globally(held, allowed, budget, item), allowed.sizes) for item in usable]
-        return allocate(held, allowed, budget, np.mean(shares, axis=0))
+    def allocate_mean_shares(costs: CostOracle, budget: Budget) -> Counts:
+        shares = [compute_shares(allocate_globally(costs, allowed, budget, item), allowed.sizes) for item in usable]
+        return allocate(costs, allowed, budget, np.mean(shares, axis=0))
 
     return AllocationRule("global", allocate_mean_shares)
 
@@ -105,9 +105,9 @@ def make_global_rule(table: ScoreTable, oracle: CostOracle, allowed: Widths, cri
 def compute_global_scores(
     table: ScoreTable, oracle: CostOracle, allowed: Widths, row: int
 ) -> list[NDArray[np.float64]] | None:
-    """Raw scores of a criterion per multiply-accumulate that goes with the channel; None where a group has none.
+    """Divide a criterion's raw scores by the multiply-accumulates of the channel; None if a group has no score.
 
-    Raw, because only so do scores of different groups compare.
+    Raw scores are used because ranks of different groups do not compare.
     """
     per_channel = oracle.compute_cost_per_channel("macs", allowed.sizes)
     scores = [values[row] / cost for values, cost in zip(table.scores, per_channel, strict=True)]
@@ -115,7 +115,7 @@ def compute_global_scores(
 
 
 def find_row(table: ScoreTable, criterion: str) -> int:
-    """The criterion's row number. Raises ConfigError where it is not in the pool."""
+    """Return the criterion's row number. Raises ConfigError if it is not in the pool."""
     if criterion not in table.criteria:
         raise ConfigError(
             f"allocating.criterion is {criterion!r}, which is not scored: expected {BLEND} or one of "

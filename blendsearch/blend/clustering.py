@@ -1,4 +1,4 @@
-"""Which criteria say the same: Spearman correlation between them, and clusters of its rows.
+"""Clustering of criteria by the Spearman correlation of their scores.
 
 He et al. 2021, "Blending Pruning Criteria for CNNs", section 3.2: criteria whose rankings of one layer's filters agree
 are interchangeable there, so a blend needs one criterion of each cluster.
@@ -18,9 +18,9 @@ Clusters = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def compute_rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spearman's rho between criteria: scores (n, C) -> (n, n), in [-1, 1], ones on the diagonal.
+    """Compute Spearman's rho between criteria: scores (n, C) -> (n, n), in [-1, 1], ones on the diagonal.
 
-    Ties share their mean rank. With fewer than two channels nothing can be ranked, and all criteria agree.
+    Ties share their mean rank. With fewer than two channels nothing can be ranked, and all correlations are 1.
     """
     if scores.shape[1] < 2:
         return np.ones((len(scores), len(scores)))
@@ -36,11 +36,11 @@ def compute_rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]
 def cluster(
     correlation: NDArray[np.float64], method: ClusteringMethod, clusters: int | Literal["silhouette"], seed: int
 ) -> NDArray[np.int64]:
-    """A cluster for each criterion, shape (n,): numbers 0, 1, ... in order of first appearance.
+    """Cluster criteria: (n, n) -> (n,), cluster numbers 0, 1, ... in order of first appearance.
 
-    ``kmeans`` groups the rows of the correlation matrix, as the paper does; ``agglomerative`` joins criteria by average
-    linkage on the distance 1 - rho. `clusters` is their number (fewer where there are fewer criteria), or
-    ``silhouette``: the number from 2 to n - 1 with the largest mean silhouette.
+    ``kmeans`` groups the rows of the correlation matrix, as the paper does. ``agglomerative`` joins criteria by average
+    linkage on the distance 1 - rho. `clusters` is their number (fewer if there are fewer criteria), or ``silhouette``:
+    the number from 2 to n - 1 with the largest mean silhouette.
     """
     n = len(correlation)
     if clusters == "silhouette":
@@ -51,7 +51,7 @@ def cluster(
 def cluster_groups(
     table: ScoreTable, method: ClusteringMethod, clusters: int | Literal["silhouette"], seed: int
 ) -> Clusters:
-    """The clusters of every group's criteria; left-out ones are in none."""
+    """Cluster every group's criteria; left-out ones are in no cluster."""
     found: list[tuple[tuple[int, ...], ...]] = []
     for group in range(len(table.groups)):
         rows = table.find_usable(group)
@@ -68,7 +68,7 @@ def _fit_labels(
 ) -> NDArray[np.int64]:
     from sklearn.cluster import AgglomerativeClustering, KMeans
 
-    # criteria that agree to the last rank leave fewer places than clusters
+    # criteria with equal rankings leave fewer distinct rows than clusters
     clusters = min(clusters, len(np.unique(np.round(correlation, 9), axis=0)))
     if clusters < 2:
         return np.zeros(len(correlation), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which criteria say the same in the whole network: correlations averaged over groups, clustered, and put in order."""
+"""Similarity of criteria in the whole network: correlations averaged over groups, clustered, and ordered."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,14 +15,14 @@ from blendsearch.errors import ConfigError
 
 @dataclass(frozen=True)
 class Cluster:
-    """Criteria with alike rows of the averaged correlation.
+    """Criteria with similar rows of the averaged correlation.
 
     Attributes
     ----------
-    members: row numbers of the score table, neighbours alike.
-    centre: the medoid, the member with the highest mean correlation to the others; the earliest of equals.
-    inside: mean correlation over pairs of members; NaN for a single one.
-    outside: mean correlation of members with criteria of other clusters; NaN where there are none.
+    members: row numbers of the score table; neighbours are similar.
+    centre: the medoid: the member with the highest mean correlation to the others; the earliest of equals.
+    mean_inside: mean correlation over pairs of members; NaN for a single one.
+    mean_to_others: mean correlation of members with criteria of other clusters; NaN if there are none.
     """
 
     members: tuple[int, ...]
@@ -39,12 +39,14 @@ class CorrelationMap:
     ----------
     criteria, groups: names, in the order of the score table.
     channels: per group, its width C.
-    correlations: (G, n, n), NaN where a criterion is left out, or where fewer than two channels leave nothing to rank.
-    average: (n, n), each pair's mean over the groups where both serve; NaN for pairs that meet in no group.
-    clusters: those of `average`, in the order in which they are shown.
-    inside, between: mean of `average` over pairs of criteria of one cluster, and of two; NaN where there are none.
-    difference: (G,) mean |rho - average| over the pairs of the group, NaN where it has none.
+    correlations: (G, n, n); NaN if a criterion is left out, or if fewer than two channels leave nothing to rank.
+    average: (n, n), mean of each pair over the groups that have both; NaN for pairs that no group has.
+    clusters: clusters of `average`, in display order.
+    mean_inside, mean_between: mean of `average` over pairs of criteria of one cluster, and of two; NaN if there are
+        none.
+    difference: (G,) mean |rho - average| over the pairs of the group; NaN if it has none.
     group_clusters: per group, its own clusters.
+    left_out: criteria that cannot be used for a group, and why.
     """
 
     criteria: tuple[str, ...]
@@ -61,7 +63,7 @@ class CorrelationMap:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Row numbers as they are shown, cluster after cluster; criteria that serve in no group are not among them."""
+        """Row numbers in display order, cluster after cluster, without criteria that can be used in no group."""
         return tuple(row for found in self.clusters for row in found.members)
 
 
@@ -72,10 +74,11 @@ def build_correlation_map(
     clusters: int | Literal["silhouette"],
     seed: int,
 ) -> CorrelationMap:
-    """Average the groups' correlations, each group counting once, and cluster the average as each group is clustered.
+    """Average the groups' correlations, each group with equal weight, and cluster the average as each group is
+    clustered.
 
-    A pair of criteria that meets in no group counts as unrelated where clusters are formed. Raises ConfigError when no
-    criterion serves anywhere.
+    For clustering, a pair of criteria that no group has counts as uncorrelated. Raises ConfigError if no criterion can
+    be used in any group.
     """
     correlations = compute_group_correlations(table)
     average = average_correlations(correlations)
@@ -88,8 +91,8 @@ def build_correlation_map(
     shown = list(dict.fromkeys(labels[order].tolist()))
     members = [tuple(int(row) for row in rows[order[labels[order] == label]]) for label in shown]
     same = np.equal.outer(labels, labels)
-    apart = ~np.eye(len(rows), dtype=bool)
-    of_rows = average[np.ix_(rows, rows)]
+    off_diagonal = ~np.eye(len(rows), dtype=bool)
+    usable = average[np.ix_(rows, rows)]
     return CorrelationMap(
         table.criteria,
         table.groups,
@@ -97,8 +100,8 @@ def build_correlation_map(
         correlations,
         average,
         tuple(_make_cluster(average, found, rows) for found in members),
-        compute_finite_mean(of_rows[same & apart]),
-        compute_finite_mean(of_rows[~same]),
+        compute_finite_mean(usable[same & off_diagonal]),
+        compute_finite_mean(usable[~same]),
         compute_differences(correlations, average),
         group_clusters,
         table.left_out,
@@ -106,7 +109,7 @@ def build_correlation_map(
 
 
 def compute_group_correlations(table: ScoreTable) -> NDArray[np.float64]:
-    """Spearman's rho of every group over all rows of the table, (G, n, n), NaN where there is none."""
+    """Compute Spearman's rho of every group over all rows of the table, (G, n, n); NaN where there is none."""
     n = len(table.criteria)
     found = np.full((len(table.groups), n, n), np.nan)
     for group, scores in enumerate(table.scores):
@@ -117,7 +120,7 @@ def compute_group_correlations(table: ScoreTable) -> NDArray[np.float64]:
 
 
 def average_correlations(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over groups of each pair's correlation, (G, n, n) -> (n, n), over the groups that have one."""
+    """Average each pair's correlation over the groups that have one: (G, n, n) -> (n, n)."""
     known = np.isfinite(correlations)
     groups = known.sum(axis=0)
     total = np.where(known, correlations, 0.0).sum(axis=0)
@@ -125,13 +128,13 @@ def average_correlations(correlations: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def compute_differences(correlations: NDArray[np.float64], average: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each group is from the average: mean |rho - average| over its pairs of criteria, (G,)."""
-    apart = ~np.eye(len(average), dtype=bool)
-    return np.asarray([compute_finite_mean(np.abs(rho - average)[apart]) for rho in correlations])
+    """Compute the distance of each group from the average: mean |rho - average| over its pairs of criteria, (G,)."""
+    off_diagonal = ~np.eye(len(average), dtype=bool)
+    return np.asarray([compute_finite_mean(np.abs(rho - average)[off_diagonal]) for rho in correlations])
 
 
 def compute_leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Row numbers such that clusters are contiguous and neighbours as alike as they can be, shape (n,).
+    """Return row numbers such that clusters are contiguous and neighbours as similar as possible, (n,).
 
     Optimal leaf ordering (Bar-Joseph et al. 2001) of the average-linkage tree on 1 - rho. Of the two directions, the
     one that begins with the larger cluster, then with the smaller row number.
@@ -139,7 +142,7 @@ def compute_leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int6
     n = len(correlation)
     if n < 3:
         return np.argsort(labels, kind="stable").astype(np.int64)
-    # distances inside a cluster are at most 2: what is further apart joins the tree when all clusters are whole
+    # distances inside a cluster are at most 2, so clusters are complete before they join
     distance = 1 - (correlation + correlation.T) / 2 + 4.0 * np.not_equal.outer(labels, labels)
     np.fill_diagonal(distance, 0)
     tree = linkage(squareform(np.clip(distance, 0, None), checks=False), "average", optimal_ordering=True)
@@ -151,7 +154,7 @@ def compute_leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int6
 
 
 def compute_finite_mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is finite; NaN of nothing."""
+    """Return the mean of finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
 
@@ -160,7 +163,7 @@ def _make_cluster(average: NDArray[np.float64], members: tuple[int, ...], rows: 
     among = average[np.ix_(members, members)].copy()
     np.fill_diagonal(among, np.nan)
     closeness = {row: compute_finite_mean(among[place]) for place, row in enumerate(members)}
-    # means of the same numbers in another order differ in the last bits: they are equal
+    # rounded, since means of the same numbers in another order differ in the last bits
     centre = max(sorted(members), key=lambda row: round(closeness[row], 9) if np.isfinite(closeness[row]) else -2.0)
     others = [int(row) for row in rows if row not in members]
     return Cluster(members, centre, compute_finite_mean(among), compute_finite_mean(average[np.ix_(members, others)]))

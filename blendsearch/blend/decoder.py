@@ -1,4 +1,4 @@
-"""From a genome to a cut: blend the scores, allot the budget, keep the best channels of each group."""
+"""Decoding of a genome to a cut: blend the scores, allocate the budget, keep the best channels of each group."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +26,13 @@ from blendsearch.structure.groups import Cut
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Genomes of one run -> cuts that meet its budget.
+    """Decodes genomes of one run to cuts that meet its budget.
 
     Attributes
     ----------
-    budget: for each budgeted cost, its least and largest ratio to the dense cost; equal where one budget is asked.
-    fixed: the allocation that every cut takes, whatever its genome's shares; None where the shares decide.
-    misfit: (layers,) what part of its dense kernels each layer loses when it is decomposed.
+    budget: for each budgeted cost, its least and largest ratio to the dense cost; equal for a single budget.
+    allocation_rule: widths of every cut, independent of the genome's shares; None if the shares determine them.
+    misfit: (layers,) share of its dense kernels that each layer loses when it is decomposed.
     """
 
     space: Space
@@ -48,85 +48,89 @@ class Decoder:
 
     @property
     def has_budget_range(self) -> bool:
-        """Whether the budgets span a range, so that the search returns a front over costs."""
+        """True if the budgets span a range, so that the search returns a front over costs."""
         return bool(self.ranged_costs)
 
     @property
     def ranged_costs(self) -> tuple[str, ...]:
-        """The costs whose budgets span a range."""
+        """Costs whose budgets span a range."""
         return tuple(name for name, (low, high) in self.budget.items() if high > low)
 
     def compute_budget(self, target: float) -> Budget:
-        """The budget that the gene `target`, in [0, 1], asks for."""
+        """Compute the budget at the gene `target`, in [0, 1]."""
         return {name: low + (high - low) * target for name, (low, high) in self.budget.items()}
 
     def decode(self, genome: Genome) -> Cut:
-        """The kept channels, then the layers that stay whole, shape (channels,)."""
+        """Decode to the kept channels, then the undecomposed layers, (channels,)."""
         counts = self.decode_counts(genome)
         kept = keep_best(blend_ranks(self.space.ranks, self.space.compute_weights(genome)), counts)
-        # a narrow layer may cost less whole: the cut only gets cheaper
+        # a narrow layer may cost less undecomposed, which only makes the cut cheaper
         return np.concatenate([kept, self.decode_undecomposed(genome) | ~self.oracle.is_cheaper_decomposed(counts)])
 
     def decode_counts(self, genome: Genome) -> Counts:
-        """Channels kept per group, (groups,)."""
+        """Decode to the channels kept per group, (groups,)."""
         if self.allocation_rule is not None:
             return self._cached_counts(genome.target, self.decode_undecomposed(genome).tobytes())
         return allocate(self.make_oracle(genome), self.allowed, self.compute_budget(genome.target), genome.share)
 
     def decode_undecomposed(self, genome: Genome) -> NDArray[np.bool_]:
-        """Which layers the genome leaves whole, as far as its budget can be met then, (layers,)."""
+        """Decode to the undecomposed layers, (layers,), as far as the genome's budget allows."""
         layers = len(self.oracle.layers)
         genes = genome.transform if len(genome.transform) else np.full(layers, -1.0)
-        whole = genes <= 0
+        undecomposed = genes <= 0
         if not self.budget:
-            return whole
-        waiting = [layer for layer in np.argsort(-genes, kind="stable") if whole[layer]]
+            return undecomposed
+        candidates = [layer for layer in np.argsort(-genes, kind="stable") if undecomposed[layer]]
         budget = self.compute_budget(genome.target)
-        while waiting and not is_reachable(self.oracle.decompose_except(whole), self.allowed, budget):
-            whole[waiting.pop(0)] = False
-        return whole
+        while candidates and not is_reachable(self.oracle.decompose_except(undecomposed), self.allowed, budget):
+            undecomposed[candidates.pop(0)] = False
+        return undecomposed
 
     def is_within_budget(self, undecomposed: NDArray[np.bool_], target: float) -> bool:
-        """Whether the network with all channels meets the budget at `target` when these layers are whole, (layers,)."""
+        """Return True if the network with all channels and these undecomposed layers, (layers,), meets the budget at
+        `target`.
+        """
         budget = self.compute_budget(target)
         oracle, sizes = self.oracle.decompose_except(undecomposed), self.allowed.sizes
         return all(float(oracle.compute_ratio(name, sizes)) <= ratio for name, ratio in budget.items())
 
     def make_oracle(self, genome: Genome) -> CostOracle:
-        """What networks cost in which the genome's layers are decomposed."""
+        """Make the cost oracle of networks with the genome's layers decomposed."""
         return self.oracle.decompose_except(self.decode_undecomposed(genome))
 
     @property
     def evolves_widths(self) -> bool:
-        """Whether shares decide how much each group keeps."""
+        """True if shares determine the widths of groups."""
         return self.allocation_rule is None
 
     @cached_property
     def _cached_counts(self) -> Callable[[float, bytes], Counts]:
-        """The fixed widths at a target, by which layers are whole: most candidates ask for the same."""
+        """Widths of the allocation rule by target and undecomposed layers, cached: most candidates use the same
+        ones.
+        """
         assert self.allocation_rule is not None
         widths = self.allocation_rule.widths
 
-        def compute_counts(target: float, whole: bytes) -> Counts:
-            oracle = self.oracle.decompose_except(np.frombuffer(whole, dtype=np.bool_))
+        def compute_counts(target: float, undecomposed: bytes) -> Counts:
+            oracle = self.oracle.decompose_except(np.frombuffer(undecomposed, dtype=np.bool_))
             return widths(oracle, self.compute_budget(target))
 
         return lru_cache(maxsize=256)(compute_counts)
 
     def apply_allocation(self, genome: Genome, rule: AllocationRule) -> Genome:
-        """`genome` with the shares that decode to the widths of `fixed` at the genome's budget."""
+        """Return `genome` with the shares that decode to the widths of `rule` at the genome's budget."""
         counts = rule.widths(self.make_oracle(genome), self.compute_budget(genome.target))
         return genome._replace(share=compute_shares(counts, self.allowed.sizes))
 
     def apply_global_threshold(self, genome: Genome, scores: Sequence[NDArray[np.float64]]) -> Genome:
-        """`genome` with the shares that one threshold over all groups' `scores` gives at the genome's budget."""
+        """Return `genome` with the shares of one threshold over all groups' `scores` at the genome's budget."""
         oracle = self.make_oracle(genome)
         counts = allocate_globally(oracle, self.allowed, self.compute_budget(genome.target), scores)
         return genome._replace(share=compute_shares(counts, self.allowed.sizes))
 
 
 def keep_best(scores: Sequence[NDArray[np.float64]], counts: Counts) -> Cut:
-    """Keep the `counts[g]` best-scored channels of each group; of equal ones the first."""
+    """Keep the `counts[g]` channels of each group with the highest scores; the first ones of equals."""
     cuts = []
     for values, count in zip(scores, counts, strict=True):
         kept = np.zeros(len(values), dtype=np.bool_)

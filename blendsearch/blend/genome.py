@@ -1,6 +1,6 @@
-"""What evolution varies: how criteria are blended, and how much each group gives.
+"""Genome: how criteria are blended, and how much each group keeps.
 
-Two genomes may decode to the same cut; a candidate's identity is the cut.
+Two genomes may decode to the same cut; the identity of a candidate is its cut.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,29 @@ from scipy.stats import norm, rankdata
 from blendsearch.blend.clustering import Clusters
 
 SHARE_SCALE = 8.0
-"""Log-odds of keeping a channel that a share of 1 adds over the network's threshold."""
+"""Log-odds of keeping a channel that a share of 1 adds to the network's threshold."""
 
 BASELINE_GENE = 0.5
-"""Size of the gene of a layer that a baseline leaves whole (minus) or decomposes (plus): the other side is in reach."""
+"""Absolute transform gene of baselines, negative for undecomposed layers; small enough that a mutation can flip the
+sign.
+"""
 
 
 NO_GENES: NDArray[np.float64] = np.zeros(0)
+
+GenomeFields = dict[str, Any]
+"""A genome as JSON values, by name: numbers and nested lists of numbers."""
 
 
 class Genome(NamedTuple):
     """One point of a space.
 
-    blend: (B,) how criteria are blended, coded as the space says.
+    Attributes
+    ----------
+    blend: (B,) how criteria are blended, coded by the space.
     share: (groups,) in [-1, 1]: more keeps more of the group; zero everywhere is the uniform allocation.
-    target: where in the span of budgets, in [0, 1]; of no effect when one budget is asked.
-    transform: (layers,) in [-1, 1]: above zero the layer is decomposed; none where no transform is asked for.
+    target: position in the range of budgets, in [0, 1]; without effect for a single budget.
+    transform: (layers,) in [-1, 1]: the layer is decomposed above zero; empty without a transform.
     """
 
     blend: NDArray[np.float64]
@@ -38,28 +45,28 @@ class Genome(NamedTuple):
     transform: NDArray[np.float64] = NO_GENES
 
     def flatten(self) -> list[float]:
-        """All genes as JSON numbers: blend, shares, transform, target."""
+        """Return all genes as JSON numbers: blend, shares, transform, target."""
         return [*self.blend.tolist(), *self.share.tolist(), *self.transform.tolist(), float(self.target)]
 
 
 def compute_flip_step(layers: int) -> float:
-    """The standard deviation by which about two of so many transform genes leave the side on which a baseline has them.
+    """Compute the standard deviation of mutations that flip about two of `layers` transform genes of a baseline.
 
-    Each flips a whole layer: a step that is right for one of five layers would throw eight of fifty-five over.
+    Each flip changes a whole layer, so a fixed step would change far too many of many layers.
     """
     return float(BASELINE_GENE / norm.isf(min(0.25, 2 / max(1, layers))))
 
 
 class Space(Protocol):
-    """The genomes of one run.
+    """Genomes of one run.
 
     Attributes
     ----------
-    ranks: per group, the criteria's scores rank-normalised to [0, 1], shape (criteria, C); left-out rows are NaN.
+    ranks: per group, the criteria's scores rank-normalised to [0, 1], (criteria, C); left-out rows are NaN.
     low, high: (B,) bounds of the blend's genes.
-    integers: how many of the blend's genes, the first ones, are whole numbers.
-    spread: (B,) a step of each blend gene that changes a cut noticeably, but not out of recognition.
-    layers: how many layers may be decomposed.
+    integers: number of the blend's genes, from the first, that are integers.
+    spread: (B,) step of each blend gene that changes a cut noticeably but not completely.
+    layers: number of layers that may be decomposed.
     """
 
     @property
@@ -80,39 +87,41 @@ class Space(Protocol):
     def layers(self) -> int: ...
 
     def make_equal_blend(self) -> Genome:
-        """The naive equal blend of all criteria in the uniform allocation."""
+        """Make the equal blend of all criteria in the uniform allocation."""
         ...
 
     def make_single_criterion(self, criterion: int) -> Genome:
-        """One criterion (by row number) alone in the uniform allocation; the equal blend where it is left out."""
+        """Make the blend of one criterion (by row number) in the uniform allocation; the equal blend if it is left
+        out.
+        """
         ...
 
     def sample(self, rng: np.random.Generator) -> Genome:
-        """A draw over blends and targets, with shares normal around the uniform allocation."""
+        """Sample a genome: blend and target, with shares normal around the uniform allocation."""
         ...
 
     def compute_weights(self, genome: Genome) -> NDArray[np.float64]:
-        """How much each criterion counts in each group, (groups, criteria), at least 0; where left out, 0."""
+        """Compute the weight of each criterion in each group, (groups, criteria), at least 0; 0 if left out."""
         ...
 
-    def describe(self, genome: Genome) -> dict[str, Any]:
-        """The genome as JSON values, for a reader."""
+    def describe(self, genome: Genome) -> GenomeFields:
+        """Describe the genome as JSON values with names."""
         ...
 
     def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
-        """The genome that `described` gave these values."""
+        """Parse the genome from the values of `describe`."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ClusteredSpace:
-    """What every space over clustered criteria holds.
+    """Base of the spaces over clustered criteria.
 
     Attributes
     ----------
-    ranks: per group, the criteria's scores rank-normalised to [0, 1], shape (criteria, C); left-out rows are NaN.
+    ranks: per group, the criteria's scores rank-normalised to [0, 1], (criteria, C); left-out rows are NaN.
     clusters: per group, its clusters as tuples of row numbers.
-    layers: how many layers may be decomposed.
+    layers: number of layers that may be decomposed.
     """
 
     criteria: tuple[str, ...]
@@ -126,62 +135,64 @@ class ClusteredSpace:
 
     @property
     def max_clusters(self) -> int:
-        """Clusters of the group that has most: K."""
+        """Largest number of clusters in a group: K."""
         return max(1, *(len(clusters) for clusters in self.clusters))
 
     def make_uniform_genome(self, blend: NDArray[np.float64]) -> Genome:
-        """The genome of `blend` in the uniform allocation, with all layers whole."""
+        """Make the genome of `blend` in the uniform allocation, with no layer decomposed."""
         return Genome(blend, np.zeros(self.groups), 0.0, np.full(self.layers, -BASELINE_GENE))
 
     def sample_transform(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Transform genes around a centre that is drawn too: sets of few layers are as likely as sets of many."""
+        """Sample transform genes around a random centre, so that sets of few layers are as likely as sets of many."""
         if not self.layers:
             return NO_GENES
         return np.asarray(np.clip(rng.uniform(-1, 1) + rng.normal(0, BASELINE_GENE, self.layers), -1, 1))
 
-    def describe_transform(self, genome: Genome) -> dict[str, Any]:
-        """The genome's transform as a JSON value, where one is asked for."""
+    def describe_transform(self, genome: Genome) -> GenomeFields:
+        """Describe the genome's transform as a JSON value; empty without a transform."""
         return {"transform": genome.transform.tolist()} if self.layers else {}
 
     def parse_transform(self, facts: Mapping[str, Any]) -> NDArray[np.float64]:
-        """The transform that `described_transform` gave these values; nothing decomposed where they say nothing."""
+        """Parse the transform of `describe_transform`; without one, no layer is decomposed."""
         return np.asarray(facts.get("transform", [-BASELINE_GENE] * self.layers), dtype=np.float64)
 
 
 def unflatten_genome(space: Space, genes: Sequence[float]) -> Genome:
-    """The genome whose `flat` is `genes`."""
+    """Build the genome from the genes of `Genome.flatten`."""
     numbers = np.asarray(genes, dtype=np.float64)
     blend, share, transform, target = np.split(numbers, np.cumsum([len(space.low), space.groups, space.layers]))
     return Genome(blend, share, float(target[0]), transform)
 
 
 def compute_bounds(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Least and largest values of the genes that `Genome.flat` lists."""
+    """Compute the least and largest values of the genes in the order of `Genome.flatten`."""
     signed = np.ones(space.groups + space.layers)
     return np.concatenate([space.low, -signed, [0.0]]), np.concatenate([space.high, signed, [1.0]])
 
 
 def blend_ranks(ranks: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """One score per channel of each group, in [0, 1]: the mean of the criteria's ranks, weighted (groups, criteria).
+    """Compute the weighted mean of the criteria's ranks: one score per channel of each group, in [0, 1].
 
-    Where all weights are zero every usable criterion counts alike; where none is usable the channels' order decides.
+    `weights` has shape (groups, criteria). If all weights of a group are zero, every usable criterion has equal weight.
+    If none is usable, the scores are zero and the order of channels decides.
     """
-    found = []
+    blended = []
     for rows, weight in zip(ranks, weights, strict=True):
         usable = np.isfinite(rows[:, 0])
-        heard = np.where(usable, weight, 0.0)
-        if not heard.any():
-            heard = usable.astype(np.float64)
-        chosen = np.flatnonzero(heard)
-        score = heard[chosen] @ rows[chosen] if len(chosen) else np.zeros(rows.shape[1])
-        found.append(score / max(float(heard.sum()), 1e-12))
-    return found
+        effective = np.where(usable, weight, 0.0)
+        if not effective.any():
+            effective = usable.astype(np.float64)
+        chosen = np.flatnonzero(effective)
+        score = effective[chosen] @ rows[chosen] if len(chosen) else np.zeros(rows.shape[1])
+        blended.append(score / max(float(effective.sum()), 1e-12))
+    return blended
 
 
 def normalize_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 0 (least) to 1 (most) along the channels, ties at their mean: (n, C) -> (n, C); NaN rows stay NaN.
+    """Normalise to ranks from 0 (least) to 1 (most) along the channels: (n, C) -> (n, C).
 
-    Raw scales differ by orders of magnitude: in a blend one criterion would drown the others.
+    Ties share their mean rank, and NaN rows stay NaN. Raw scales differ by orders of magnitude, so one criterion would
+    dominate a blend of raw scores.
     """
     channels = scores.shape[1]
     if channels < 2:

@@ -1,7 +1,7 @@
-"""One blend for the whole network, with small deviations group by group: far fewer numbers than a blend per group.
+"""One blend for the whole network, with small deviations per group: far fewer genes than a blend per group.
 
-A criterion that serves one layer of a network mostly serves the others too, so what is learnt about it in one layer
-holds for all; the deviations leave room for the exceptions.
+A criterion that suits one layer of a network mostly suits the others too, so one set of weights serves all layers. The
+deviations allow exceptions.
 """
 
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import ClusteredSpace, Genome, normalize_ranks
+from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0
-"""Log of what a weight gene of 1 multiplies a criterion's weight by."""
+"""Log of the factor of a criterion's weight for a weight gene of 1."""
 DEVIATION_SCALE = 2.0
-"""The same of a deviation gene, for the criteria of one cluster in one group."""
+"""The same for a deviation gene, for the criteria of one cluster in one group."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkSpace(ClusteredSpace):
-    """The space of one run, as `genome.Space` says. A blend's genes, all in [-1, 1]: a weight for each criterion, then
+    """Space of one run, see `genome.Space`. A blend's genes, all in [-1, 1]: a weight per criterion, then deviations.
 
-    a deviation for each group and cluster (groups, K), where deviations are asked for. A criterion's weight in a group
-    is exp(4 weight + 2 deviation of its cluster there).
+    With `deviations`, there is one for each group and cluster, (groups, K). A criterion's weight in a group is exp(4
+    weight + 2 deviation of its cluster there).
     """
 
     deviations: bool = True
@@ -38,7 +38,7 @@ class NetworkSpace(ClusteredSpace):
 
     @property
     def genes(self) -> int:
-        """How many genes a blend has."""
+        """Number of genes of a blend."""
         return len(self.criteria) + (self.groups * self.max_clusters if self.deviations else 0)
 
     @property
@@ -56,25 +56,25 @@ class NetworkSpace(ClusteredSpace):
         return spread
 
     def make_equal_blend(self) -> Genome:
-        """The naive equal blend of all criteria in the uniform allocation."""
+        """Make the equal blend of all criteria in the uniform allocation."""
         return self.make_uniform_genome(np.zeros(self.genes))
 
     def make_single_criterion(self, criterion: int) -> Genome:
-        """One criterion (by row number) with all but alone a say, in the uniform allocation."""
+        """Make a blend in which one criterion (by row number) has almost all weight, in the uniform allocation."""
         blend = np.zeros(self.genes)
         blend[: len(self.criteria)] = -1.0
         blend[criterion] = 1.0
         return self.make_uniform_genome(blend)
 
     def sample(self, rng: np.random.Generator) -> Genome:
-        """Weights uniform, deviations and shares normal around none, target uniform."""
+        """Sample weights and target uniformly, deviations and shares normally around zero."""
         blend = np.clip(rng.normal(0, 0.3, self.genes), -1, 1)
         blend[: len(self.criteria)] = rng.uniform(-1, 1, len(self.criteria))
         share = np.clip(rng.normal(0, 0.15, self.groups), -1, 1)
         return Genome(blend, share, float(rng.random()), self.sample_transform(rng))
 
     def compute_weights(self, genome: Genome) -> NDArray[np.float64]:
-        """How much each criterion counts in each group, (groups, criteria), the largest 1; where left out, 0."""
+        """Compute the weight of each criterion in each group, (groups, criteria), the largest 1; 0 if left out."""
         logs = np.tile(WEIGHT_SCALE * genome.blend[: len(self.criteria)], (self.groups, 1))
         deviation = np.take_along_axis(self._get_deviations(genome), np.maximum(self._cluster_numbers, 0), axis=1)
         logs = np.where(self._cluster_numbers >= 0, logs + DEVIATION_SCALE * deviation, -np.inf)
@@ -83,14 +83,14 @@ class NetworkSpace(ClusteredSpace):
 
     @cached_property
     def _cluster_numbers(self) -> NDArray[np.int64]:
-        """The number of each criterion's cluster in each group, (groups, criteria); -1 where it is left out."""
+        """Number of each criterion's cluster in each group, (groups, criteria); -1 if it is left out."""
         found = np.full((self.groups, len(self.criteria)), -1, dtype=np.int64)
         for group, clusters in enumerate(self.clusters):
             for number, members in enumerate(clusters):
                 found[group, list(members)] = number
         return found
 
-    def describe(self, genome: Genome) -> dict[str, Any]:
+    def describe(self, genome: Genome) -> GenomeFields:
         return {
             "weight": genome.blend[: len(self.criteria)].tolist(),
             "deviation": self._get_deviations(genome).tolist(),
@@ -111,5 +111,5 @@ class NetworkSpace(ClusteredSpace):
 
 
 def make_network_space(table: ScoreTable, clusters: Clusters, deviations: bool = True) -> NetworkSpace:
-    """The space over a score table and its clusters (`clustering.cluster_groups`)."""
+    """Make the space over a score table and its clusters (`clustering.cluster_groups`)."""
     return NetworkSpace(table.criteria, tuple(normalize_ranks(scores) for scores in table.scores), clusters, deviations)

@@ -1,1 +1,1 @@
-"""How much each channel matters, by many partial views: model and data -> score table."""
+"""Importance criteria: model and data -> score table."""

@@ -1,4 +1,4 @@
-"""Criteria from a channel's activations on the calibration images, seen where the channel is read."""
+"""Criteria from a channel's activations on the calibration images, at the layers that read the channel."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,9 @@ from blendsearch.criteria.registry import criterion
 from blendsearch.criteria.view import GroupView, average_scores
 
 ENTROPY_BINS = 32
-"""Bins between a channel's smallest and largest pooled activation; more stay empty at a few hundred images."""
+"""Bins between a channel's smallest and largest pooled activation; with more, most are empty at a few hundred
+images.
+"""
 
 
 @criterion("apoz", family="activation", needs=["activations"], cost="probe", source="Hu et al. 2016, Network Trimming")
@@ -52,8 +54,8 @@ def activation_variance(view: GroupView) -> Tensor | None:
 def entropy(view: GroupView) -> Tensor | None:
     """- sum over bins of p log p, p the histogram over images of the channel's mean activation; mean over readers.
 
-    The histogram has `ENTROPY_BINS` equal bins from the channel's own smallest to its largest value; a channel that
-    gives every image the same has entropy zero. In nats, in [0, log(ENTROPY_BINS)].
+    The histogram has `ENTROPY_BINS` equal bins from the channel's smallest to its largest value. A channel with the
+    same value for every image has entropy zero. In nats, in [0, log(ENTROPY_BINS)].
     """
     return average_scores(
         [compute_histogram_entropy(reading.pooled, ENTROPY_BINS) for reading in view.get_activation_stats()]
@@ -82,14 +84,14 @@ def hrank(view: GroupView) -> Tensor | None:
 def chip(view: GroupView) -> Tensor | None:
     """Mean over images of ||A||_* - ||A without row c||_*, the rows of A being the C flattened feature maps.
 
-    Mean over readers. The difference of nuclear norms is not taken by C further decompositions but by one integral, see
-    `feature_map.nuclear_norm_changes`.
+    Mean over readers. The difference of nuclear norms is computed by one integral instead of C decompositions, see
+    `feature_map.compute_nuclear_norm_changes`.
     """
     return average_scores([reading.independence for reading in view.get_activation_stats()])
 
 
 def compute_histogram_entropy(values: Tensor, bins: int) -> Tensor:
-    """Entropy in nats of each column's histogram over its own range: (images, C) -> (C,) in float64."""
+    """Compute the entropy in nats of each column's histogram over its own range: (images, C) -> (C,) in float64."""
     values = values.double()
     low, high = values.amin(dim=0), values.amax(dim=0)
     width = (high - low) / bins

@@ -1,4 +1,4 @@
-"""What one layer saw of a group's channels: statistics of its input, summed up batch after batch."""
+"""Statistics of a layer's input, by the channels of a group, accumulated batch by batch."""
 
 from collections.abc import Set
 from math import isqrt
@@ -13,23 +13,23 @@ from blendsearch.criteria.feature_map import compute_map_ranks, compute_nuclear_
 from blendsearch.criteria.needs import Need
 
 POOLED_IMAGES = 2048
-"""The pooled activation of every image has to be kept until its range is known: of so many images at most."""
+"""Largest number of images whose pooled activations are kept; their range is known only at the end."""
 
 
 class ActivationStats:
-    """Statistics of a group's channels at the input of one layer that reads them, each (C,) unless said otherwise.
+    """Statistics of a group's channels at the input of one layer that reads them, each (C,) unless stated otherwise.
 
     Means are over images. Reading a statistic that no criterion of the pool named as a need raises AttributeError.
 
     Attributes
     ----------
-    module: the layer's name.
-    mean, square: of the activation over positions.
+    module: name of the layer.
+    mean, square: mean of the activation, and of its square, over positions.
     zeros: share of positions at which the activation is not above zero, in [0, 1].
-    pooled: the activation's mean over positions, image by image, (images, C); at most `POOLED_IMAGES` of them.
+    pooled: mean of the activation over positions per image, (images, C); at most `POOLED_IMAGES` images.
     rank: rank of the feature map, in [0, min(height, width)].
-    independence: how much the nuclear norm of all C flattened feature maps falls when this one is zeroed.
-    contributions: to sampled outputs of the layer, (samples, C).
+    independence: change of the nuclear norm of all C flattened feature maps when this one is zeroed.
+    contributions: contributions to sampled outputs of the layer, (samples, C).
     """
 
     module: str
@@ -46,11 +46,11 @@ class ActivationStats:
         self.__dict__.update(statistics)
 
     def __getattr__(self, name: str) -> Tensor:
-        raise AttributeError(f"the probe gathered no {name!r} at this layer: name the need for it when registering")
+        raise AttributeError(f"the probe has no {name!r} of this layer: name it in needs= when registering")
 
 
 class StatsAccumulator:
-    """Sums, over the images of all batches, for one layer that reads one group."""
+    """Accumulates statistics over batches for one layer that reads one group."""
 
     def __init__(self, name: str, module: nn.Module, index: NDArray[np.int64], needs: Set[Need]) -> None:
         self.name = name
@@ -62,7 +62,9 @@ class StatsAccumulator:
         self._rows: dict[str, list[Tensor]] = {}
 
     def add_batch(self, activation: Tensor, first_image: int, subsample_rows: list[int]) -> None:
-        """Take in a batch whose first image is number `first`; `picked` are its rows in the sub-sample."""
+        """Add a batch whose first image has the number `first_image`; `subsample_rows` are its rows in the
+        sub-sample.
+        """
         maps = extract_channel_maps(self.module, activation, self.index)
         flat = maps.flatten(2)
         positions = flat.shape[2]
@@ -70,7 +72,7 @@ class StatsAccumulator:
             mean = flat.mean(dim=2)
         if "activations" in self.needs:
             self._add("mean", mean)
-            # a norm reads the activation once and writes nothing as large
+            # a norm needs no temporary tensor of the activation's size
             self._add("square", torch.linalg.vector_norm(flat, dim=2).double().square() / positions)
             self._add("zeros", 1 - torch.count_nonzero(flat > 0, dim=2).double() / positions)
         if "pooled" in self.needs and first_image < POOLED_IMAGES:
@@ -85,10 +87,11 @@ class StatsAccumulator:
                 self._keep("contributions", samples)
 
     def sum_over_positions(self, product: Tensor) -> Tensor:
-        """The sum over positions of something shaped like the layer's input, per image and channel, (N, C)."""
+        """Sum a tensor shaped like the layer's input over positions, per image and channel: (N, C)."""
         return extract_channel_maps(self.module, product, self.index).flatten(2).sum(dim=2)
 
     def compute_stats(self) -> ActivationStats:
+        """Return the means over images, and the kept rows."""
         means = {name: total / self._images[name] for name, total in self._sums.items()}
         return ActivationStats(self.name, means | {name: torch.cat(rows) for name, rows in self._rows.items()})
 
@@ -102,19 +105,19 @@ class StatsAccumulator:
 
 
 def extract_channel_maps(module: nn.Module, activation: Tensor, index: NDArray[np.int64]) -> Tensor:
-    """The feature maps of a group's channels in the input of `module`, shape (N, C, height, width).
+    """Extract the feature maps of a group's channels from the input of `module`: (N, C, height, width).
 
     `index` has shape (C, m): the positions that belong to each channel. Behind a flattened feature map a channel has m
-    features, which are laid out as a square where m is one.
+    features, which form a square if m is a square number.
     """
-    if isinstance(module, nn.Linear):  # its channels come last, whatever stands before them
+    if isinstance(module, nn.Linear):  # its channels are the last dimension
         activation = activation.movedim(-1, 1)
     channels, each = index.shape
     flat = index.ravel()
     if len(flat) != activation.shape[1] or not np.array_equal(flat, np.arange(len(flat))):
         activation = activation.index_select(1, torch.from_numpy(flat).to(activation.device))
     images, rest = activation.shape[0], activation.shape[2:]
-    if rest:  # several maps of a channel that must stay whole are stacked
+    if rest:  # several maps of one channel are stacked
         return activation.reshape(images, channels, -1, rest[-1])
     side = isqrt(each)
     return (

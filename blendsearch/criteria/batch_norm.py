@@ -1,4 +1,4 @@
-"""Criteria from the batch-norm that follows a channel."""
+"""Criteria from the batch-norm behind a channel."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What single channels add to sampled outputs of the layer that reads them."""
+"""Contributions of single channels to sampled outputs of the layer that reads them."""
 
 from math import prod
 
@@ -8,19 +8,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 CONTRIBUTION_IMAGES = 256
-"""ThiNet looks at the first so many calibration images."""
+"""Number of calibration images, from the first, that ThiNet uses."""
 
 SAMPLES_PER_IMAGE = 4
-"""Output values, each at a random place in a random output channel, that ThiNet looks at per image and layer."""
+"""Outputs that ThiNet samples per image and layer, each at a random position in a random output channel."""
 
 
 def sample_contributions(
     module: nn.Module, activation: Tensor, index: NDArray[np.int64], first_image: int
 ) -> Tensor | None:
-    """What each channel adds to sampled outputs of `module`: inputs (N, ...) -> (N x SAMPLES_PER_IMAGE, C).
+    """Compute each channel's contribution to sampled outputs of `module`: inputs (N, ...) -> (N * SAMPLES_PER_IMAGE,
+    C).
 
-    `first` is the number of the batch's first image: places are drawn once, per image, so that batches do not matter.
-    None for layers other than two-dimensional convolutions and linear layers, and past `CONTRIBUTION_IMAGES`.
+    `first_image` is the number of the batch's first image. Positions are drawn once per image, so that batches do not
+    matter. Returns None past `CONTRIBUTION_IMAGES`, and for layers other than two-dimensional convolutions and linear
+    layers.
     """
     images = min(len(activation), CONTRIBUTION_IMAGES - first_image)
     if images <= 0 or not isinstance(module, nn.Conv2d | nn.Linear):
@@ -45,7 +47,9 @@ def sample_contributions(
 
 
 def _compute_window(module: nn.Conv2d, axis: int, length: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Input positions under the kernel at drawn output places along one axis, and which of them are not padding."""
+    """Return the input positions under the kernel at sampled output positions along one axis, and a mask without
+    padding.
+    """
     kernel, stride, dilation = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
     reach = dilation * (kernel - 1)
     if isinstance(module.padding, str):

@@ -1,4 +1,4 @@
-"""Criteria that know nothing: what any other has to beat."""
+"""Controls: criteria without information, which any other must beat."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Criteria from the curvature of the calibration loss: what removing a channel costs at a minimum, to second order."""
+"""Criteria from the curvature of the calibration loss: the second-order loss change when a channel is removed."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ def fisher(view: GroupView) -> Tensor | None:
 def fisher_per_macs(view: GroupView) -> Tensor | None:
     """`fisher`, divided by the multiply-accumulates that one channel of the group costs.
 
-    Inside a group it orders channels as `fisher` does; it is made to be compared between groups.
+    Inside a group it orders channels as `fisher` does; its purpose is to compare channels of different groups.
     """
     return view.get_gate().square / 2 / max(view.macs, 1.0)
 
@@ -47,7 +47,7 @@ def hessian_trace(view: GroupView) -> Tensor | None:
     """||w||^2 Tr(H) / (2 n), w the channel's filter of n weights and H the loss's Hessian by them; mean over its
     makers.
 
-    The trace is Hutchinson's, from few random sign vectors (`second_order.HESSIAN_PROBES`); it can be negative.
+    The trace is Hutchinson's estimate from few random sign vectors (`second_order.HESSIAN_PROBES`); it can be negative.
     """
     scores = []
     for weight, diagonal in zip(view.get_filters(), view.get_hessian_diagonals(), strict=True):

@@ -1,7 +1,7 @@
-"""Criteria from how far a filter is from the others of its layer: what others can replace may go.
+"""Criteria from the distances between the filters of a layer: a filter that others can replace is less important.
 
-All of them are functions of the inner products between a layer's filters, which the view works out once and in double
-precision: distances between nearly equal filters do not drown in round-off.
+All of them are functions of the inner products between a layer's filters. The view computes these once in float64, so
+that small distances do not drown in round-off.
 """
 
 import torch
@@ -11,14 +11,14 @@ from blendsearch.criteria.registry import criterion
 from blendsearch.criteria.view import GroupView, average_scores
 
 WEISZFELD_STEPS = 100
-"""Steps towards the geometric median, at most; a few dozen suffice for six digits."""
+"""Largest number of steps towards the geometric median; a few dozen suffice for six digits."""
 
 
 @criterion("fpgm", family="distance", source="He et al. 2019, Filter Pruning via Geometric Median")
 def fpgm(view: GroupView) -> Tensor | None:
     """Sum over the layer's filters j of ||w_i - w_j||; mean over the layers that make the channel.
 
-    The distances are true ones (Torch-Pruning raises |w| to a power before it takes them).
+    Distances are Euclidean (Torch-Pruning raises |w| to a power before it takes them).
     """
     return average_scores([_compute_distances(gram).sum(dim=1) for gram in view.get_filter_grams()])
 
@@ -39,7 +39,7 @@ def fermat(view: GroupView) -> Tensor | None:
 def cosine(view: GroupView) -> Tensor | None:
     """Sum over the layer's filters j of 1 - |cos(w_i, w_j)|; mean over the layers that make the channel.
 
-    A filter of zeros is like every other: it scores zero.
+    A filter of zeros counts as similar to every other, so it scores zero.
     """
     return average_scores([_compute_dissimilarity(gram).sum(dim=1) for gram in view.get_filter_grams()])
 
@@ -57,51 +57,49 @@ def whc(view: GroupView) -> Tensor | None:
 
 
 def compute_median_distances(gram: Tensor) -> Tensor:
-    """Distances of n points to their geometric median, from their inner products: (n, n) -> (n,).
+    """Compute the distances of n points to their geometric median, from their inner products: (n, n) -> (n,).
 
     Weiszfeld's iteration with the step of Vardi and Zhang, which leaves a data point that is not the median and stays
-    at one that is. The median is a weighted mean of the points, so that only its weights are kept and nothing as long
-    as a point is touched.
+    at one that is. The median is a weighted mean of the points, so the iteration only keeps its weights.
     """
     points = len(gram)
-    own = gram.diagonal()
-    scale = float(own.max().clamp_min(0).sqrt())
+    squared_norms = gram.diagonal()
+    scale = float(squared_norms.max().clamp_min(0).sqrt())
     weights = torch.full((points,), 1 / points, dtype=gram.dtype, device=gram.device)
-    distances = _compute_distances_to_mean(gram, own, weights)
+    distances = _compute_distances_to_mean(gram, squared_norms, weights)
     for _ in range(WEISZFELD_STEPS):
         here = distances <= 1e-9 * scale
         inverse = torch.where(here, 0.0, 1 / distances.clamp_min(1e-300))
         total = inverse.sum()
-        if float(total) == 0:  # all points are one
+        if float(total) == 0:  # all points are equal
             break
-        towards = inverse / total
-        step = towards - weights
+        step = inverse / total - weights
         if bool(here.any()):
-            # the pull of the others on the point that we stand on, against the points that lie there
+            # the pull of the other points on the current point, against the points at that position
             pull = float(total * (step @ gram @ step).clamp_min(0).sqrt())
             step = step * max(0.0, 1 - float(here.sum()) / max(pull, 1e-300))
         weights = weights + step
         moved = float((step @ gram @ step).clamp_min(0).sqrt())
-        distances = _compute_distances_to_mean(gram, own, weights)
+        distances = _compute_distances_to_mean(gram, squared_norms, weights)
         if moved <= 1e-9 * scale:
             break
     return distances
 
 
 def _compute_distances_to_mean(gram: Tensor, squared_norms: Tensor, weights: Tensor) -> Tensor:
-    """Distances of the points to their mean under `weights`."""
+    """Compute the distances of the points to their weighted mean."""
     products = gram @ weights
     return (squared_norms - 2 * products + weights @ products).clamp_min(0).sqrt()
 
 
 def _compute_distances(gram: Tensor) -> Tensor:
-    own = gram.diagonal()
-    distances = (own[:, None] + own[None, :] - 2 * gram).clamp_min(0).sqrt()
+    squared_norms = gram.diagonal()
+    distances = (squared_norms[:, None] + squared_norms[None, :] - 2 * gram).clamp_min(0).sqrt()
     return distances.fill_diagonal_(0)
 
 
 def _compute_dissimilarity(gram: Tensor) -> Tensor:
-    """1 - |cos| between every two filters, (C, C) in [0, 1]; zero where one of them has no direction."""
+    """Compute 1 - |cos| between every two filters, (C, C) in [0, 1]; zero if one of them is zero."""
     norms = gram.diagonal().clamp_min(0).sqrt()
     lengths = norms[:, None] * norms[None, :]
     cosines = torch.where(lengths > 0, gram / lengths.clamp_min(1e-300), 1.0)

@@ -1,4 +1,4 @@
-"""Linear algebra of single images' feature maps: how much a map says, and how much only it says."""
+"""Linear algebra of single images' feature maps: ranks and independence."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def compute_map_ranks(maps: Tensor) -> Tensor:
-    """Ranks of feature maps, (N, C, height, width) -> (N, C) in float64.
+    """Compute the ranks of feature maps: (N, C, height, width) -> (N, C) in float64.
 
     The tolerance is that of numpy.linalg.matrix_rank: the largest singular value times the longer side times the
-    precision of the activations. NaN where a map is not finite.
+    precision of the activations. NaN for a map that is not finite.
     """
     ranks = []
     for image in maps:  # one image at a time bounds the memory
@@ -24,7 +24,8 @@ def compute_map_ranks(maps: Tensor) -> Tensor:
 
 
 def compute_nuclear_norm_changes(rows: Tensor) -> Tensor:
-    r"""For each image and row, how much the nuclear norm falls when the row is zeroed: (N, C, P) -> (N, C) in float64.
+    r"""Compute, per image and row, by how much the nuclear norm falls when the row is zeroed: (N, C, P) -> (N, C) in
+    float64.
 
     With :math:`A = U \Sigma V^T`, zeroing row i is a downdate of :math:`A^T A` by its outer product, and from
     :math:`\sqrt x = \frac 2 \pi \int_0^\infty x / (x + t^2) \, dt` and the matrix determinant lemma
@@ -33,7 +34,7 @@ def compute_nuclear_norm_changes(rows: Tensor) -> Tensor:
               \phi_i(t) = \sum_j \frac{\sigma_j^2 U_{ij}^2}{\sigma_j^2 + t^2}
 
     The integrand is analytic around the axis, so that the trapezoidal rule in log t reaches nine digits with 75 points:
-    one decomposition for all C rows. NaN where an image is not finite.
+    one decomposition for all C rows. NaN for an image that is not finite.
     """
     changes = []
     for image in rows:
@@ -56,7 +57,7 @@ def compute_nuclear_norm_changes(rows: Tensor) -> Tensor:
             continue
         nodes = largest * torch.exp(_LOG_NODES.to(rows.device))
         phi = projected @ (1 / (squares[:, None] + nodes.square()))
-        # a row that no other can replace has phi(0) = 1; the clamp bites only where a node's weight is nothing
+        # a row that is independent of the others has phi(0) = 1; the clamp acts only on nodes of negligible weight
         integrand = -torch.log1p(-phi.clamp(0, 1 - 1e-15))
         changes.append(integrand @ nodes * (_LOG_STEP / math.pi))
     return torch.stack(changes)

@@ -30,7 +30,7 @@ def taylor_weight_l2(view: GroupView) -> Tensor | None:
     source="Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient Inference",
 )
 def taylor_gate(view: GroupView) -> Tensor | None:
-    """Mean over images of |sum over readers and positions of a dL/da|: the loss change of silencing, to first order."""
+    """Mean over images of |sum over readers and positions of a dL/da|: the loss change of masking, to first order."""
     return view.get_gate().change
 
 
@@ -71,11 +71,11 @@ def snip(view: GroupView) -> Tensor | None:
 def synflow(view: GroupView) -> Tensor | None:
     """Sum over the channel's filters of |w| dR/d|w|, R the output of |network| for ones; shares summed over rounds.
 
-    Without data: a forward and a backward pass of one image of ones in each of a few rounds, see `synaptic_flow`.
+    Needs no data: a few rounds, each with a forward and a backward pass of one image of ones, see `synaptic_flow`.
     """
     return view.get_flow()
 
 
 def _compute_weight_changes(view: GroupView) -> list[Tensor]:
-    """Weight times gradient of each layer that makes the group, each (C, n)."""
+    """Multiply weight by gradient for each layer that makes the group, each (C, n)."""
     return [weight * gradient for weight, gradient in zip(view.get_filters(), view.get_filter_gradients(), strict=True)]

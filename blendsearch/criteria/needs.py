@@ -1,4 +1,4 @@
-"""What a criterion needs from the probe."""
+"""Quantities of the probe that criteria can need."""
 
 from typing import Literal, get_args
 
@@ -14,19 +14,19 @@ Need = Literal[
     "hessian",
     "flow",
 ]
-"""What a criterion reads of the probe, and what the probe therefore gathers.
+"""Quantity that a criterion reads, and that the probe therefore computes.
 
 ==================  ====================================================================================================
-activations         `Reading.mean`, `.square`, `.zeros`
-pooled              `Reading.pooled`
-ranks               `Reading.rank`, on the sub-sample
-independence        `Reading.independence`, on the sub-sample
-contributions       `Reading.contributions`, on a sub-sample of its own
-gates               `GroupView.gate`
-gradients           `GroupView.filter_gradients`, `.batch_norm_gradients`
-squared_gradients   `GroupView.squared_filter_gradients`, on the sub-sample
-hessian             `GroupView.hessian_diagonals`, on the sub-sample
-flow                `GroupView.flow`; needs one image's shape, no data
+activations         `ActivationStats.mean`, `.square`, `.zeros`
+pooled              `ActivationStats.pooled`
+ranks               `ActivationStats.rank`, on the sub-sample
+independence        `ActivationStats.independence`, on the sub-sample
+contributions       `ActivationStats.contributions`, on a sub-sample of its own
+gates               `GroupView.get_gate`
+gradients           `GroupView.get_filter_gradients`, `.get_batch_norm_gradients`
+squared_gradients   `GroupView.get_squared_filter_gradients`, on the sub-sample
+hessian             `GroupView.get_hessian_diagonals`, on the sub-sample
+flow                `GroupView.get_flow`; needs one image's shape, no data
 ==================  ====================================================================================================
 """
 

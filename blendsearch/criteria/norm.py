@@ -1,4 +1,4 @@
-"""Criteria from the size of weights."""
+"""Criteria from the magnitude of weights."""
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ def l2(view: GroupView) -> Tensor | None:
 
 @criterion("group_norm", family="norm", source="Fang et al. 2023, DepGraph: Towards Any Structural Pruning")
 def group_norm(view: GroupView) -> Tensor | None:
-    """Square root of the sum of w^2 over every slice that goes with the channel: filters, readers, batch-norm scales.
+    """Square root of the sum of w^2 over every slice coupled to the channel: filters, readers, batch-norm scales.
 
-    Biases and batch-norm shifts are left out, as they are in Torch-Pruning's group norm.
+    Biases and batch-norm shifts are left out, as in Torch-Pruning's group norm.
     """
     squares = _sum_coupled_squares(view)
     return None if squares is None else squares.sqrt()
@@ -43,7 +43,7 @@ def reader_norm(view: GroupView) -> Tensor | None:
 def lamp(view: GroupView) -> Tensor | None:
     """s_c / (sum of s over the channels with s >= s_c), s being the squared group norm.
 
-    Inside a group it orders channels as `group_norm` does; it is made to be compared between groups.
+    Inside a group it orders channels as `group_norm` does; its purpose is to compare channels of different groups.
     """
     squares = _sum_coupled_squares(view)
     if squares is None:
@@ -56,6 +56,6 @@ def lamp(view: GroupView) -> Tensor | None:
 
 
 def _sum_coupled_squares(view: GroupView) -> Tensor | None:
-    """Sum of squares over everything that is coupled to each channel, (C,)."""
+    """Sum the squares of all weights coupled to each channel, (C,)."""
     slices = [*view.get_filters(), *view.get_reader_weights(), *(scale for scale, _ in view.get_batch_norms())]
     return torch.stack([weight.square().sum(dim=1) for weight in slices]).sum(dim=0) if slices else None

@@ -1,4 +1,4 @@
-"""Criteria from what the next layer receives: who contributes little to its output, and can be made up for, may go."""
+"""Criteria from the input of the next layer: channels that contribute little to its output, or can be compensated."""
 
 import numpy as np
 import torch
@@ -17,20 +17,20 @@ from blendsearch.criteria.view import GroupView, average_scores
     source="Luo et al. 2017, ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression",
 )
 def thinet(view: GroupView) -> Tensor | None:
-    """Relative squared error of sampled next-layer outputs when, taken away greedily, this channel is the next to go.
+    """Relative squared error of sampled next-layer outputs when greedy removal reaches this channel.
 
-    The set of removed channels T starts empty; each step adds the channel that makes the sum over samples of (sum over
+    The set of removed channels T starts empty. Each step adds the channel that makes the sum over samples of (sum over
     c in T of x_c)^2 smallest, x_c being the channel's contribution to the sample. A channel's score is the largest
-    error up to the step that removes it, as a share of the sum over all channels of x_c^2; shares are added up over
-    readers, so that one removal order serves them all.
+    error up to the step that removes it, as a share of the sum over all channels of x_c^2. Shares are added up over
+    readers, so that one removal order serves all of them.
     """
     gram: Tensor | None = None
     for reading in view.get_activation_stats():
-        if "contributions" not in vars(reading):  # the parameter-free shortcuts and transposed layers are not sampled
+        if "contributions" not in vars(reading):  # parameter-free shortcuts and transposed layers are not sampled
             continue
         x = reading.contributions.double()
-        own = x.T @ x
-        share = own / own.trace().clamp_min(torch.finfo(torch.float64).tiny)
+        products = x.T @ x
+        share = products / products.trace().clamp_min(torch.finfo(torch.float64).tiny)
         gram = share if gram is None else gram + share
     return None if gram is None else torch.from_numpy(compute_greedy_errors(gram.cpu().numpy()))
 
@@ -50,23 +50,23 @@ def wanda(view: GroupView) -> Tensor | None:
 
 
 def compute_greedy_errors(gram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The error at which the greedy removal takes each channel: (C, C) Gram matrix of contributions -> (C,).
+    """Compute the error at which greedy removal takes each channel: (C, C) Gram matrix of contributions -> (C,).
 
-    The error of removing a set is the sum of the Gram matrix over it. Errors never fall along the removal: where
-    contributions cancel, the largest error so far counts.
+    The error of removing a set is the sum of the Gram matrix over it. Where contributions cancel, the largest error so
+    far counts, so errors never fall along the removal.
     """
     channels = len(gram)
     scores = np.zeros(channels)
-    own = np.diag(gram).copy()
+    diagonal = np.diag(gram).copy()
     with_removed = np.zeros(channels)  # sum over removed d of gram[c, d]
-    gone = np.zeros(channels, dtype=np.bool_)
+    removed = np.zeros(channels, dtype=np.bool_)
     error = largest = 0.0
     for _ in range(channels):
-        added = np.where(gone, np.inf, 2 * with_removed + own)
-        nxt = int(np.argmin(added))
-        error += float(added[nxt])
+        added = np.where(removed, np.inf, 2 * with_removed + diagonal)
+        channel = int(np.argmin(added))
+        error += float(added[channel])
         largest = max(largest, error)
-        scores[nxt] = largest
-        gone[nxt] = True
-        with_removed += gram[:, nxt]
+        scores[channel] = largest
+        removed[channel] = True
+        with_removed += gram[:, channel]
     return scores

@@ -1,7 +1,7 @@
-"""The open pool of criteria: a criterion is one decorated function.
+"""Registry of criteria; a criterion is one decorated function.
 
-Three doors lead into the pool: the modules that come with blendsearch, modules that a person names in the configuration
-(`load_criteria`), and installed packages that announce theirs in the entry-point group ``blendsearch.criteria``.
+The pool has three sources: the modules bundled with blendsearch, modules named in the config (`load_criteria`), and
+installed packages that announce modules in the entry-point group ``blendsearch.criteria``.
 """
 
 import difflib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Score = Callable[[GroupView], Tensor | None]
 
 ENTRY_POINTS = "blendsearch.criteria"
-"""The entry-point group in which other packages announce modules that register criteria."""
+"""Entry-point group in which other packages announce modules that register criteria."""
 
 POOL_MODULES = (
     "norm",
@@ -38,7 +38,7 @@ POOL_MODULES = (
     "curvature",
     "control",
 )
-"""Modules of the pool that comes with blendsearch, in the order in which its criteria are listed."""
+"""Modules of the bundled pool, in the order in which their criteria are listed."""
 
 Family = Literal["norm", "distance", "batch-norm", "activation", "gradient", "curvature", "control"]
 Cost = Literal["free", "weights", "probe", "sub-sample"]
@@ -48,16 +48,16 @@ CRITERIA: "dict[str, Criterion]" = {}
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named way to score the channels of a group; high = keep.
+    """A named score of the channels of a group; high = keep.
 
     Attributes
     ----------
-    family: criteria of one family look at the same thing.
-    needs: what of the probe it reads; empty for criteria that look at weights only.
-    cost: ``free`` (a look at stored vectors), ``weights`` (work on the weights), ``probe`` (part of the probe's pass
-        over all images), ``sub-sample`` (dear per image, so the probe gathers it on a stated part of the images).
-    source: the publication it is from.
-    score: from a view of one group to its scores, shape (C,), or None where the group has nothing it could look at.
+    family: criteria of one family use the same kind of information.
+    needs: quantities of the probe that it reads; empty for criteria of weights only.
+    cost: ``free`` (reads stored vectors), ``weights`` (computes on the weights), ``probe`` (part of the probe's pass
+        over all images), ``sub-sample`` (costly per image, so the probe computes it on a sub-sample).
+    source: publication of the criterion.
+    score: maps a view of one group to its scores, (C,), or None if the criterion does not apply.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Criterion:
 
     @property
     def formula(self) -> str:
-        """The first paragraph of the function's docstring."""
+        """First paragraph of the function's docstring."""
         return " ".join((inspect.getdoc(self.score) or "").split("\n\n")[0].split())
 
 
@@ -78,15 +78,14 @@ def criterion(
 ) -> "Callable[[Score], Score]":
     """Register the decorated function as the criterion `name`.
 
-    The function takes a GroupView and returns the scores of the group's channels, shape (C,), high = keep, or None
-    where it does not apply. Raises ConfigError when the name is taken by another function, or for a need that the probe
-    does not know.
+    The function takes a GroupView and returns the scores of the group's channels, (C,), high = keep, or None if it does
+    not apply. Raises ConfigError if another function has this name, and for a need that the probe does not know.
     """
 
     def register(score: "Score") -> "Score":
         unknown = sorted(set(needs) - set(NEEDS))
         if unknown:
-            raise ConfigError(f"criterion {name!r} needs {unknown[0]!r}: the probe gathers {', '.join(NEEDS)}")
+            raise ConfigError(f"criterion {name!r} needs {unknown[0]!r}: the probe computes {', '.join(NEEDS)}")
         known = CRITERIA.get(name)
         if known is not None and (known.score.__module__, known.score.__qualname__) != (
             score.__module__,
@@ -100,9 +99,9 @@ def criterion(
 
 
 def select_criteria(names: Iterable[str] = ()) -> tuple[Criterion, ...]:
-    """The named criteria in the order given; without names, all but the controls.
+    """Return the named criteria in this order; without names, all except controls.
 
-    Raises ConfigError for a name that is not registered, or one given twice.
+    Raises ConfigError for a name that is not registered or appears twice.
     """
     load_pool()
     wanted = list(names) or [item.name for item in CRITERIA.values() if item.family != "control"]
@@ -117,9 +116,9 @@ def select_criteria(names: Iterable[str] = ()) -> tuple[Criterion, ...]:
 
 
 def load_pool() -> None:
-    """Register the pool that comes with blendsearch, and what installed packages add to it.
+    """Register the bundled pool, and criteria of installed packages.
 
-    A broken entry point is skipped with a warning: a package that someone else installed must not stop a search.
+    A broken entry point is skipped with a warning: an installed package must not stop a search.
     """
     for module in POOL_MODULES:
         importlib.import_module(f"blendsearch.criteria.{module}")
@@ -130,7 +129,7 @@ def load_pool() -> None:
         try:
             with _restore_on_error():
                 entry.load()
-        except Exception as error:  # another package's module may fail in any way
+        except Exception as error:  # other packages' modules may raise anything
             warnings.warn(
                 f"criteria of the entry point {entry.name!r} ({entry.value}) are left out: {_format_error(error)}",
                 stacklevel=2,
@@ -138,20 +137,19 @@ def load_pool() -> None:
 
 
 def load_criteria(modules: Sequence[str]) -> None:
-    """Import a person's own `modules` (dotted names), whose decorated functions then belong to the pool.
+    """Import user-defined `modules` (dotted names), whose decorated functions then belong to the pool.
 
-    Raises ConfigError where one cannot be imported; none of its criteria is registered then.
+    Raises ConfigError if a module cannot be imported; none of its criteria is registered then.
     """
     load_pool()
     for module in modules:
         try:
             with _restore_on_error():
                 importlib.import_module(module)
-        except Exception as error:  # a person's module may fail in any way while it is imported
+        except Exception as error:  # user-defined modules may raise anything
             raise ConfigError(
-                f"criteria module {module!r} could not be imported: {_format_error(error)}; expected a module "
-                "on Python's path "
-                "that registers criteria with @criterion"
+                f"criteria module {module!r} could not be imported: {_format_error(error)}; expected a module on "
+                "Python's path that registers criteria with @criterion"
             ) from error
 
 
@@ -160,7 +158,7 @@ _loaded_entries: set[tuple[str, str]] = set()
 
 @contextmanager
 def _restore_on_error() -> Iterator[None]:
-    """Inside, criteria may be registered; when something raises, the pool is as it was before."""
+    """Restore the pool if an exception leaves this context."""
     before = dict(CRITERIA)
     try:
         yield

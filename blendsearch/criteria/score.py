@@ -1,4 +1,4 @@
-"""Every criterion of the pool over every group of the network."""
+"""Computation of the score table: every criterion of the pool on every group of the network."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.criteria.needs import Need
-from blendsearch.criteria.probe import TEMPERATURE, Loss, Probe, cross_entropy, probe
+from blendsearch.criteria.probe import TEMPERATURE, Loss, ProbeData, cross_entropy, probe
 from blendsearch.criteria.registry import Criterion
 from blendsearch.criteria.table import ScoreTable, build_score_table
 from blendsearch.criteria.view import GroupView
@@ -23,22 +23,22 @@ def compute_score_table(
     temperature: float = TEMPERATURE,
     loss: Loss | None = cross_entropy,
 ) -> ScoreTable:
-    """Scores of all channels by all criteria of `pool`.
+    """Compute the scores of all channels by all criteria of `pool`.
 
-    `calibration` gives batches of (images, labels) on the model's device; it is called once, and only when a criterion
-    needs the probe, to which `temperature` and `loss` go. A criterion that fails, or gives scores that cannot rank, is
+    `calibration` returns batches of (images, labels) on the model's device. It is called once, and only if a criterion
+    needs the probe, which receives `temperature` and `loss`. A criterion that fails, or whose scores cannot rank, is
     left out for that group and reported.
     """
     maps = structure.maps
-    gathered: Probe | None = None
+    data: ProbeData | None = None
     needs = frozenset[Need]().union(*(criterion.needs for criterion in pool))
     if needs:
-        gathered = probe(model, maps, calibration(), needs, temperature=temperature, loss=loss)
+        data = probe(model, maps, calibration(), needs, temperature=temperature, loss=loss)
     per_channel = structure.oracle.compute_cost_per_channel("macs", maps.sizes)
     rows: dict[str, dict[str, object]] = {criterion.name: {} for criterion in pool}
     streams = rng.spawn(len(maps.groups))
     for number, group in enumerate(maps.groups):
-        view = GroupView(model, group, gathered, float(per_channel[number]), streams[number])
+        view = GroupView(model, group, data, float(per_channel[number]), streams[number])
         for criterion in pool:
             rows[criterion.name][group.name] = _score(criterion, view)
     sizes = {group.name: group.channels for group in maps.groups}
@@ -49,6 +49,6 @@ def _score(criterion: Criterion, view: GroupView) -> object:
     try:
         with torch.no_grad():
             scores = criterion.score(view)
-    except Exception as error:  # a person's own criterion may fail in any way; the search goes on without it
+    except Exception as error:  # user-defined criteria may raise anything; the search continues without them
         return error
     return None if scores is None else scores.detach().double().cpu().numpy()

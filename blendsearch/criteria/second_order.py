@@ -1,4 +1,4 @@
-"""Second-order quantities of the probe's sub-sample: per-image squared gradients and Hessian products."""
+"""Second-order quantities on the probe's sub-sample: per-image squared gradients and Hessian products."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -7,17 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HESSIAN_PROBES = 1
-"""Random sign vectors per batch of the sub-sample: one more costs as much as twice the images, which tell more."""
+"""Random sign vectors per batch of the sub-sample: one more costs as much as twice the images, which reduce noise
+more.
+"""
 
 HESSIAN_BATCH = 8
-"""Images whose twice differentiable graph is held in memory at once, and which share their sign vectors."""
+"""Images whose twice differentiable graph is in memory at once, and which share their sign vectors."""
 
 
 def compute_squared_gradient(module: nn.Module, inputs: Tensor, gradient: Tensor) -> Tensor:
-    """Sum over images of the squared gradient of the weight of a convolution or linear layer, shaped like the weight.
+    """Sum over images the squared gradient of the weight of a convolution or linear layer, shaped like the weight.
 
-    `taken_in` is the layer's input and `gradient` the gradient of the loss by its output, image by image along the
-    first dimension. Costs what the weight's gradient costs in an ordinary backward pass.
+    `inputs` is the layer's input and `gradient` the gradient of the loss by its output, both with images as the first
+    dimension. Costs as much as the weight's gradient in an ordinary backward pass.
     """
     if isinstance(module, nn.Linear):
         if inputs.ndim == 2:
@@ -58,11 +60,11 @@ def estimate_hessian_diagonals(
     labels: Tensor,
     probes: int = HESSIAN_PROBES,
 ) -> dict[str, Tensor]:
-    """Hutchinson's estimate of the Hessian's diagonal by each of `weights`, shaped like them.
+    """Estimate the Hessian's diagonal by each of `weights`, shaped like them (Hutchinson).
 
     `loss(images, labels)` is the sum over images of the loss, twice differentiable by the weights. For random signs v
-    the mean of v * Hv is the diagonal; what a whole filter's entries add up to, the trace of its block, has far less
-    noise than any entry. The signs come from a fixed seed. Divided by the number of images.
+    the mean of v * Hv is the diagonal. The sum over a whole filter, the trace of its block, has far less noise than any
+    entry. The signs come from a fixed seed. Divided by the number of images.
     """
     drawn = torch.Generator().manual_seed(0)
     names, tensors = list(weights), list(weights.values())
@@ -72,15 +74,15 @@ def estimate_hessian_diagonals(
         gradients = torch.autograd.grad(
             loss(images[chunk], labels[chunk]), tensors, create_graph=True, allow_unused=True, materialize_grads=True
         )
-        # a weight on which the gradient does not depend any more has no graph to go back through
-        # fresh signs for every batch: what they let through of the off-diagonal then averages out over batches too
+        # new signs for every batch, so that off-diagonal noise averages out over batches too
         draws = [[_draw_signs(tensor, drawn) for tensor in tensors] for _ in range(probes)]
-        alive = [number for number, gradient in enumerate(gradients) if gradient.requires_grad]
+        # gradients that do not depend on any weight have no graph
+        differentiable = [number for number, gradient in enumerate(gradients) if gradient.requires_grad]
         for position, draw in enumerate(draws):
             products = torch.autograd.grad(
-                [gradients[number] for number in alive],
+                [gradients[number] for number in differentiable],
                 tensors,
-                [draw[number] for number in alive],
+                [draw[number] for number in differentiable],
                 retain_graph=position + 1 < probes,
                 allow_unused=True,
                 materialize_grads=True,
@@ -91,5 +93,5 @@ def estimate_hessian_diagonals(
 
 
 def _draw_signs(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Random signs shaped like `tensor`; drawn on the CPU, so that they are the same on every device."""
+    """Draw random signs shaped like `tensor` on the CPU, so that they are the same on every device."""
     return (torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1).to(tensor)

@@ -1,4 +1,4 @@
-"""Criteria from the singular values of a channel's filter, seen as a matrix of input channels by kernel positions.
+"""Criteria from the singular values of a channel's filter as a matrix of input channels by kernel positions.
 
 A 1 x 1 filter is a single column: both norms are then its L2 norm.
 """
@@ -25,10 +25,10 @@ def nuclear_norm(view: GroupView) -> Tensor | None:
 
 
 def compute_singular_values(matrices: Tensor) -> Tensor:
-    """Singular values of each matrix, (C, n, m) -> (C, min(n, m)) in float64, ascending.
+    """Compute the singular values of each matrix, (C, n, m) -> (C, min(n, m)) in float64, ascending.
 
-    By way of the smaller Gram matrix, which for a 3 x 3 kernel is 9 x 9 whatever the number of input channels; in
-    double precision that squares nothing away which single-precision weights could hold.
+    Uses the smaller Gram matrix, which for a 3 x 3 kernel is 9 x 9 for any number of input channels. In float64,
+    squaring loses nothing that float32 weights can represent.
     """
     tall = matrices if matrices.shape[1] >= matrices.shape[2] else matrices.mT
     if tall.shape[2] == 1:

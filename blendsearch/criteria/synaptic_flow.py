@@ -1,4 +1,4 @@
-"""SynFlow: how much of an all-ones input flows through each channel of a network of absolute weights.
+"""SynFlow: the flow of an input of ones through each channel of a network with absolute weights.
 
 Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow".
 """
@@ -14,21 +14,22 @@ from blendsearch.structure.groups import IndexMaps
 from blendsearch.structure.surgery import copy_with_tensors
 
 ROUNDS = 3
-"""Rounds of scoring and silencing; every round silences half of the channels that are left."""
+"""Rounds of scoring and masking; every round masks half of the remaining channels."""
 
 
 def compute_synaptic_flow(
     model: nn.Module, maps: IndexMaps, image_shape: tuple[int, ...], rounds: int = ROUNDS
 ) -> dict[str, Tensor]:
-    """For each group, the synaptic saliency of its channels as shares of the group's, summed over rounds, each (C,).
+    """Compute, for each group, the synaptic saliency of its channels as shares of the group's, summed over rounds,
+    each (C,).
 
     The saliency of a channel is the sum over its filters of |w| dR/d|w|, where R is the sum of the outputs for an input
-    of ones. A round silences the half of each group with the least, as the paper's exponential schedule does, so that
-    the next sees how the flow is then shared; whoever is silenced collects nothing more. As R is conserved from layer
-    to layer, shares compare between the layers of a chain as well as the saliencies do.
+    of ones. A round masks the half of each group with the least saliency, as the paper's exponential schedule does, so
+    that the next round distributes the flow over the rest. Masked channels collect nothing more. R is conserved from
+    layer to layer, so shares compare between the layers of a chain as well as saliencies do.
 
     Biases and the batch-norms' shifts are left out, and their scales are divided by the running deviations, which makes
-    the network one of linear layers; bounded activations (ReLU6) are not bounded. The caller's network is not touched.
+    the network linear. Bounded activations (ReLU6) are not bounded. The caller's network does not change.
     """
     network = _linearize(model)
     weights = dict(network.named_parameters())
@@ -48,7 +49,7 @@ def compute_synaptic_flow(
             flow = network(ones).sum()
             gradients = torch.autograd.grad(flow, [weights[name] for name in made], allow_unused=True)
         by_name = dict(zip(made, gradients, strict=True))
-        losers: dict[str, NDArray[np.int64]] = {}
+        masked: dict[str, NDArray[np.int64]] = {}
         for group in maps.groups:
             saliency = torch.zeros(group.channels, dtype=torch.float64)
             for member in filters[group.name]:
@@ -59,9 +60,9 @@ def compute_synaptic_flow(
                     saliency += per_row[torch.from_numpy(member.index)].sum(dim=1)
             scores[group.name] += saliency / saliency.sum().clamp_min(torch.finfo(torch.float64).tiny)
             keep = max(1, group.channels >> (step + 1))
-            losers[group.name] = saliency.argsort(descending=True, stable=True)[keep:].numpy()
-        # only now: the weights that one group reads are the filters of another, whose saliency they are part of
-        _mask_channels(network, maps, losers)
+            masked[group.name] = saliency.argsort(descending=True, stable=True)[keep:].numpy()
+        # after all groups: the weights that read one group are filters of another and count in its saliency
+        _mask_channels(network, maps, masked)
     return scores
 
 
@@ -70,7 +71,7 @@ _NORMALIZATION_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._In
 
 
 def _linearize(model: nn.Module) -> nn.Module:
-    """A copy in float64 with absolute weights and no shifts, through which an input of ones flows linearly."""
+    """Copy the network in float64 with absolute weights and no shifts, so that an input of ones flows linearly."""
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
     def linearize_tensor(tensor: Tensor) -> Tensor:

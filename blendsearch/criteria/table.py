@@ -1,4 +1,4 @@
-"""The score table: all criteria x all groups, computed once per run. NumPy only: later floors know no tensors."""
+"""Score table: all criteria x all groups, computed once per run. NumPy only: later layers use no tensors."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ExcludedCriterion:
-    """A criterion that does not serve for one group, and why."""
+    """A criterion that cannot be used for one group, and why."""
 
     criterion: str
     group: str
@@ -23,8 +23,8 @@ class ScoreTable:
     ----------
     criteria: names, in the order of rows.
     groups: names, in the order of `scores`.
-    scores: one array per group, shape (criteria, C); rows of left-out criteria are all NaN, other rows are finite.
-    left_out: which rows those are, and why.
+    scores: one array per group, (criteria, C); rows of left-out criteria are all NaN, other rows are finite.
+    left_out: those rows, and why.
     """
 
     criteria: tuple[str, ...]
@@ -33,18 +33,18 @@ class ScoreTable:
     left_out: tuple[ExcludedCriterion, ...]
 
     def find_usable(self, group: int) -> NDArray[np.int64]:
-        """Row numbers of the criteria that serve for `group`, ascending."""
+        """Return the row numbers of the criteria that can be used for `group`, ascending."""
         return np.flatnonzero(np.isfinite(self.scores[group]).all(axis=1))
 
 
 def build_score_table(
     criteria: tuple[str, ...], rows: dict[str, dict[str, object]], sizes: dict[str, int]
 ) -> ScoreTable:
-    """Build the table from raw results, leaving out what cannot rank a group's channels.
+    """Build the table from raw results, leaving out those that cannot rank a group's channels.
 
-    `rows[criterion][group]` is an array-like of shape (C,), None (does not apply), or an exception's text. A result
-    that has the wrong length, is not finite, or is the same for every channel is left out for that group, with the
-    reason.
+    `rows[criterion][group]` is an array-like of shape (C,), None (does not apply), or an exception. A result of the
+    wrong length, with values that are not finite, or with the same value for every channel is left out for that group,
+    with the reason.
     """
     left_out: list[ExcludedCriterion] = []
     scores = []
@@ -68,9 +68,9 @@ def _parse_row(result: object, channels: int) -> tuple[NDArray[np.float64], str]
         return nothing, f"failed with {type(result).__name__}: {result}".splitlines()[0]
     row = np.asarray(result, dtype=np.float64)
     if row.shape != (channels,):
-        return nothing, f"gave scores of shape {row.shape}, expected ({channels},)"
+        return nothing, f"returned scores of shape {row.shape}, expected ({channels},)"
     if not np.isfinite(row).all():
-        return nothing, f"gave {int((~np.isfinite(row)).sum())} scores that are not finite"
+        return nothing, f"returned {int((~np.isfinite(row)).sum())} scores that are not finite"
     if channels > 1 and np.ptp(row) == 0:
-        return nothing, "gave every channel the same score"
+        return nothing, "returned the same score for every channel"
     return row, ""

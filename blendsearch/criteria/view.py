@@ -1,4 +1,4 @@
-"""What a criterion sees of one group: the coupled layers' weights, and what the probe gathered about them."""
+"""Input of a criterion: one group with the weights of its layers and the data of the probe."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,42 +9,44 @@ from torch import Tensor, nn
 
 from blendsearch.criteria.activation_stats import ActivationStats
 from blendsearch.criteria.needs import Need
-from blendsearch.criteria.probe import Gate, Probe
+from blendsearch.criteria.probe import Gate, ProbeData
 from blendsearch.structure.groups import Group, Member
 
 GRAM_BLOCK = 1 << 24
-"""Elements of a filter matrix that are held in double precision at once."""
+"""Elements of a filter matrix in float64 at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupView:
-    """One group of a network, every tensor arranged by the group's channels.
+    """One group of a network, with every tensor arranged by the group's channels.
 
-    A group that several layers make or read has one tensor per layer, in an order that is the same in all methods. What
-    the probe did not gather, because no criterion named it as a need or because the network cannot serve it, raises
-    RuntimeError when read.
+    A group that several layers make or read has one tensor per layer, in the same order in all methods. Reading data
+    that the probe lacks, because no criterion named it as a need or because the network cannot serve it, raises
+    RuntimeError.
 
     Attributes
     ----------
     group: the group; `group.channels` is C in all shapes below.
-    probe: what the probe gathered, None when no criterion of the pool asked for it.
+    probe: data of the probe; None if no criterion of the pool needs it.
     macs: multiply-accumulates that one channel of this group costs in the dense network.
-    rng: random numbers of this group alone.
+    rng: random generator of this group.
     """
 
     model: nn.Module
     group: Group
-    probe: Probe | None
+    probe: ProbeData | None
     macs: float
     rng: np.random.Generator
     _cache: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
 
     def get_filters(self) -> list[Tensor]:
-        """The weights that make the group's channels, one tensor per convolution or linear layer, each (C, n)."""
+        """Return the weights that make the group's channels, one tensor per convolution or linear layer, each (C,
+        n).
+        """
         return [matrix.flatten(1) for matrix in self.get_filter_matrices()]
 
     def get_filter_matrices(self) -> list[Tensor]:
-        """`filters()` as one matrix per channel, each (C, input channels, kernel positions)."""
+        """Return `get_filters()` as one matrix per channel, each (C, input channels, kernel positions)."""
         return self._get_cached(
             "filters",
             lambda: [
@@ -53,14 +55,16 @@ class GroupView:
         )
 
     def get_filter_grams(self) -> list[Tensor]:
-        """Inner products between the filters of each layer of `filters()`, in float64, each (C, C).
+        """Return the inner products between the filters of each layer, in float64, each (C, C).
 
-        Summed up over blocks of columns, so that no filter matrix is ever held in double precision as a whole.
+        Summed over blocks of columns, so that no complete filter matrix is in float64 at once.
         """
         return self._get_cached("grams", lambda: [_compute_gram(weight) for weight in self.get_filters()])
 
     def get_reader_weights(self) -> list[Tensor]:
-        """The weights that read the group's channels, one tensor per convolution or linear layer, each (C, n)."""
+        """Return the weights that read the group's channels, one tensor per convolution or linear layer, each (C,
+        n).
+        """
         return self._get_cached(
             "readers",
             lambda: [
@@ -70,9 +74,9 @@ class GroupView:
         )
 
     def get_batch_norms(self) -> list[tuple[Tensor, Tensor]]:
-        """Scale and shift of each batch-norm over the group's channels.
+        """Return scale and shift of each batch-norm over the group's channels.
 
-        Each (C, m), where m is 1 but behind a flattened feature map.
+        Each (C, m); m is 1 except behind a flattened feature map.
         """
         return [
             (
@@ -83,22 +87,22 @@ class GroupView:
         ]
 
     def get_filter_gradients(self) -> list[Tensor]:
-        """Gradients of the mean calibration loss by `filters()`, each (C, n)."""
+        """Return the gradients of the mean calibration loss by `get_filters()`, each (C, n)."""
         return self._arrange_by_filter("gradients", lambda probe: probe.gradients)
 
     def get_squared_filter_gradients(self) -> list[Tensor]:
-        """Means over images of the squared gradient of one image's loss by `filters()`, each (C, n)."""
+        """Return the means over images of the squared gradient of one image's loss by `get_filters()`, each (C, n)."""
         return self._arrange_by_filter("squared_gradients", lambda probe: probe.squared_gradients)
 
     def get_hessian_diagonals(self) -> list[Tensor]:
-        """Estimated diagonals of the mean calibration loss's Hessian by `filters()`, each (C, n).
+        """Return estimated diagonals of the mean calibration loss's Hessian by `get_filters()`, each (C, n).
 
-        An entry alone is mostly noise; the sum over a filter, the trace of its block, is what can be trusted.
+        A single entry is mostly noise; the sum over a filter, the trace of its block, is reliable.
         """
         return self._arrange_by_filter("hessian", lambda probe: probe.hessians)
 
     def get_batch_norm_gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """Gradients of the mean calibration loss by `batch_norms()`, each (C, m)."""
+        """Return the gradients of the mean calibration loss by `get_batch_norms()`, each (C, m)."""
         gradients = self._get_probe("gradients").gradients
         return [
             (_arrange_vectors(gradients[scale.tensor], scale), _arrange_vectors(gradients[shift.tensor], shift))
@@ -106,11 +110,13 @@ class GroupView:
         ]
 
     def get_activation_stats(self) -> list[ActivationStats]:
-        """What the probe saw at the input of each layer that reads the group, by the group's channels."""
+        """Return the statistics at the input of each layer that reads the group."""
         return self._get_probe("activations").activation_stats[self.group.name]
 
     def get_readers_with_stats(self) -> list[tuple[Tensor, ActivationStats]]:
-        """`readers()`, each with the reading of the same layer; layers without weights are left out."""
+        """Return `get_reader_weights()`, each with the statistics of the same layer; layers without weights are left
+        out.
+        """
         by_module = {reading.module: reading for reading in self.get_activation_stats()}
         return [
             (weight, by_module[member.module])
@@ -118,29 +124,29 @@ class GroupView:
         ]
 
     def get_gate(self) -> Gate:
-        """What silencing each channel in all of its readers does to the calibration loss, to first order."""
+        """Return the first-order effect on the calibration loss of masking each channel in all of its readers."""
         gates = self._get_probe("gates").gates
         if self.group.name not in gates:
-            raise RuntimeError("no gradient reached this group: name the need 'gates' when registering the criterion")
+            raise RuntimeError("no gradient reached this group: name 'gates' in needs= when registering the criterion")
         return gates[self.group.name]
 
     def get_flow(self) -> Tensor:
-        """Synaptic saliencies of the channels, (C,)."""
+        """Return the synaptic saliencies of the channels, (C,)."""
         return self._get_probe("flow").flow[self.group.name]
 
-    def _get_probe(self, need: Need) -> Probe:
+    def _get_probe(self, need: Need) -> ProbeData:
         if self.probe is None:
-            raise RuntimeError("this criterion reads the probe: name what it needs when registering it")
+            raise RuntimeError("this criterion reads the probe: name its needs= when registering it")
         if need in self.probe.failures:
             raise RuntimeError(self.probe.failures[need])
         return self.probe
 
-    def _arrange_by_filter(self, need: Need, get_tensors: Callable[[Probe], Mapping[str, Tensor]]) -> list[Tensor]:
+    def _arrange_by_filter(self, need: Need, get_tensors: Callable[[ProbeData], Mapping[str, Tensor]]) -> list[Tensor]:
         def make_rows() -> list[Tensor]:
             tensors = get_tensors(self._get_probe(need))
             missing = [member.tensor for member in self._find_weights("out") if member.tensor not in tensors]
             if missing:
-                raise RuntimeError(f"the probe has no {need} of {missing[0]}: name the need when registering")
+                raise RuntimeError(f"the probe has no {need} of {missing[0]}: name it in needs= when registering")
             return [
                 _arrange_matrices(tensors[member.tensor], member).flatten(1) for member in self._find_weights("out")
             ]
@@ -148,7 +154,7 @@ class GroupView:
         return self._get_cached(need, make_rows)
 
     def _get_cached(self, name: str, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Many criteria look at the same rows: they are gathered once per view."""
+        """Compute a list of tensors once per view: many criteria read the same rows."""
         if name not in self._cache:
             self._cache[name] = make()
         return self._cache[name]
@@ -161,7 +167,7 @@ class GroupView:
         ]
 
     def _has_rows(self, member: Member) -> bool:
-        """Whether the member is a weight of two dimensions or more, and no scale of a normalisation."""
+        """Return True if the member is a weight of two or more dimensions, not a scale of a normalisation."""
         module = self.model.get_submodule(member.module)
         weight = getattr(module, "weight", None)
         return isinstance(weight, nn.Parameter) and weight.ndim > 1
@@ -180,12 +186,12 @@ class GroupView:
 
 
 def average_scores(tensors: Sequence[Tensor]) -> Tensor | None:
-    """The mean of several members' scores, each (C,); None without any."""
+    """Return the mean of several layers' scores, each (C,); None for an empty list."""
     return torch.stack(list(tensors)).mean(dim=0) if tensors else None
 
 
 def _arrange_matrices(tensor: Tensor, member: Member) -> Tensor:
-    """`tensor` with the member's dimension first and a row per channel of the group, (C, other channels, positions)."""
+    """Arrange `tensor` with the member's dimension first and a row per channel: (C, other channels, positions)."""
     channels, each = member.index.shape
     moved = tensor.movedim(member.dim, 0)
     flat = member.index.ravel()
@@ -195,7 +201,7 @@ def _arrange_matrices(tensor: Tensor, member: Member) -> Tensor:
 
 
 def _arrange_vectors(tensor: Tensor, member: Member) -> Tensor:
-    """A vector's entries by the group's channels, (C, m)."""
+    """Arrange a vector's entries by the group's channels, (C, m)."""
     return tensor[torch.from_numpy(member.index).to(tensor.device)]
 
 

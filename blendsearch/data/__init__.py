@@ -1,1 +1,1 @@
-""""""
+"""Datasets, splits, loaders and transforms."""

@@ -1,7 +1,7 @@
-"""Random changes of training images that leave their class as it is, named and chosen in the configuration.
+"""Random, label-preserving changes of training images, chosen by name in the config.
 
-An augmentation is one decorated function from a batch to a batch of the same shape, type and device. Whatever is random
-is drawn from the NumPy generator it is handed, so the same generator state gives the same images on every device.
+An augmentation is a decorated function from a batch to a batch of the same shape, type and device. All random numbers
+come from the NumPy generator that it receives, so the same generator state gives the same images on every device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def register_augmentation(name: str) -> Callable[[Augmentation], Augmentation]:
 
 
 def resolve_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
-    """The augmentations of these names, in this order. Raises ConfigError for a name that is not registered."""
+    """Return the augmentations with these names, in this order. Raises ConfigError for an unknown name."""
     for name in names:
         if name not in AUGMENTATIONS:
             close = difflib.get_close_matches(name, AUGMENTATIONS, n=1)
@@ -45,33 +45,38 @@ def resolve_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
 
 @register_augmentation("flip")
 def flip(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirror each image left to right with probability one half. Not for digits or letters."""
+    """Mirror each image left to right with probability 0.5. Not suitable for digits or letters."""
     mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 @register_augmentation("crop")
 def crop(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pad by an eighth of the size with zeros (4 pixels at 32x32, as He et al. 2015) and cut a random window."""
+    """Pad each side by an eighth of the image size with zeros and cut a random window of the original size.
+
+    He et al. 2015 pad by 4 pixels at 32x32.
+    """
     top, left = (max(1, round(side / 8)) for side in images.shape[2:])
     return crop_randomly(functional.pad(images, (left, left, top, top)), images.shape[2:], rng)
 
 
 @register_augmentation("crop-reflect")
 def crop_reflect(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Like `crop`, but the border mirrors the image instead of being black."""
+    """Like `crop`, but pad with a mirror image of the border."""
     top, left = (min(side - 1, max(1, round(side / 8))) for side in images.shape[2:])
     return crop_randomly(pad_by_index(images, top, left, "reflect"), images.shape[2:], rng)
 
 
 @register_augmentation("shift")
 def shift(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Move each image by at most one pixel each way, repeating its border; for small grey images such as digits."""
+    """Move each image by at most one pixel in each direction and repeat its border; for small grey images like
+    digits.
+    """
     return crop_randomly(pad_by_index(images, 1, 1, "edge"), images.shape[2:], rng)
 
 
 def crop_randomly(padded: Tensor, size: Sequence[int], rng: np.random.Generator) -> Tensor:
-    """Cut one window of (height, width) `size` out of each image, at a place of its own, all places equally likely."""
+    """Cut one window of `size` (height, width) out of each image, at a position drawn uniformly per image."""
     height, width = size
     # unfold is a view of every window; indexing it copies only the chosen ones.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -82,7 +87,7 @@ def crop_randomly(padded: Tensor, size: Sequence[int], rng: np.random.Generator)
 
 
 def pad_by_index(images: Tensor, top: int, left: int, mode: str) -> Tensor:
-    """Pad both sides of height by `top` and of width by `left`; torch's own reflect and edge padding refuse uint8."""
+    """Pad the height by `top` and the width by `left` on both sides. Unlike torch's padding, this accepts uint8."""
     rows, columns = (
         torch.from_numpy(np.pad(np.arange(side), margin, mode=mode)).to(images.device)  # type: ignore[call-overload]
         for side, margin in zip(images.shape[2:], (top, left), strict=True)

@@ -1,7 +1,7 @@
-"""Data sets by name: what the configuration may ask for, and where each one's images and labels come from.
+"""Registry of data sets: their names in the config, and the source of their images and labels.
 
-A data set is one decorated function from a `DataSpec` to `RawData`. Splitting, limits and normalisation are not its
-business; that its labels belong to its images is.
+A data set is a decorated function from a `DataSpec` to `RawData`. It guarantees that labels belong to their images.
+Splitting, limits and normalisation are done in `data.splits`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which images to use, and for what.
+    """Images to use, and their roles.
 
     - `root`: folder of an image-folder or torchvision set; npz paths are relative to it.
     - `train`, `test`, `val`: npz files, or sub-folders of an image-folder (default `train`, and `test` or else `val`).
-      With `val` given, nothing is carved out of the other two, and `val_from` and `val_size` are ignored.
-    - `val_from`: `train` or `test`, the images that validation is taken out of; the rest stays. `test` is for weights
-      that were trained on all training images.
-    - `val_size`: up to 1 a fraction of those images, above 1 their number; stratified by class.
-    - `train_limit`, `val_limit`, `test_limit`: use at most that many images of the split, stratified by class.
-    - `image_size`: side in pixels that an image-folder's images are resized and cropped to.
-    - `mean`, `std`: per channel, of inputs scaled to [0, 1]; measured on training images where not given.
+      With `val`, no validation images are taken from the other two, and `val_from` and `val_size` are ignored.
+    - `val_from`: `train` or `test`, the split that validation images are taken from. Use `test` for weights that were
+      trained on all training images.
+    - `val_size`: a fraction of those images up to 1, a number of images above 1; stratified by class.
+    - `train_limit`, `val_limit`, `test_limit`: largest number of images of the split, stratified by class.
+    - `image_size`: side in pixels to which images of an image-folder are resized and cropped.
+    - `mean`, `std`: per channel, of inputs scaled to [0, 1]; measured on training images by default.
     - `augment`: names from `blendsearch.data.augment`.
-    - `download`: whether a torchvision set that is not in `root` may be downloaded.
+    - `download`: True if a torchvision set that is not in `root` may be downloaded.
     """
 
     dataset: str
@@ -58,10 +58,15 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as it comes: `val` only where it has validation images of its own, labels meant to be 0..classes-1.
+    """A data set before splitting.
 
-    `classes` is 0 where targets are not classes. `judged_here` is false where somebody else judges networks, on images
-    of their own: validation and test may be empty then. `about` is a sentence on where splits come from, if need be.
+    Attributes
+    ----------
+    val: validation images, if the data set has its own.
+    classes: number of classes; labels are in 0..classes-1. 0 if targets are not classes.
+    has_held_out: False if a user-defined function evaluates networks on its own images. Validation and test may then be
+        empty.
+    note: a sentence on the origin of the splits, or empty.
     """
 
     train: Split
@@ -88,7 +93,7 @@ def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
 
 
 def load_raw(spec: DataSpec) -> RawData:
-    """The data set that `spec` names. Raises ConfigError for an unknown name, DataError for data that do not fit."""
+    """Load the data set that `spec` names. Raises ConfigError for an unknown name, DataError for unsuitable data."""
     if spec.dataset not in DATASETS:
         close = difflib.get_close_matches(spec.dataset, DATASETS, n=1)
         raise ConfigError(
@@ -100,7 +105,7 @@ def load_raw(spec: DataSpec) -> RawData:
 
 @register_dataset("digits")
 def load_sklearn_digits(spec: DataSpec) -> RawData:
-    """scikit-learn's 1,797 grey 8x8 digits; half of them train, half test, the same halves in every run."""
+    """1,797 grey 8x8 digits of scikit-learn; half train, half test, the same halves in every run."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -138,17 +143,17 @@ def _load_torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
     root = Path(spec.root or DEFAULT_ROOT).expanduser()
 
     def load(train: bool) -> Split:
-        # torchvision compares CIFAR's files with known checksums before it unpickles them.
+        # torchvision compares CIFAR's files with known checksums before it unpickles them
         try:
             found = getattr(torchvision_datasets, name)(str(root), train=train, download=spec.download)
         except (RuntimeError, OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            what_to_do = (
+            hint = (
                 "the download failed; copy the files there by hand, or use an npz file"
                 if spec.download
                 else "set data.root to the folder that holds it, or data.download to true"
             )
-            raise DataError(f"{spec.dataset} was looked for in {root}: {reason}; {what_to_do}") from error
+            raise DataError(f"{spec.dataset} was looked for in {root}: {reason}; {hint}") from error
         images = np.ascontiguousarray(np.asarray(found.data, dtype=np.uint8))
         return ArraySplit(images if images.ndim == 4 else images[..., None], np.asarray(found.targets, dtype=np.int64))
 
@@ -195,7 +200,7 @@ def load_image_folder(spec: DataSpec) -> RawData:
 
 @register_dataset("npz")
 def load_npz_files(spec: DataSpec) -> RawData:
-    """NumPy archives with `x` uint8 (N, height, width, 1 or 3), `y` integer (N,), and maybe `classes`, their names."""
+    """NumPy archives with `x` uint8 (N, height, width, 1 or 3), `y` integer (N,), and optionally names in `classes`."""
     if spec.train is None or spec.test is None:
         missing = "train" if spec.train is None else "test"
         raise ConfigError(f"data.{missing} is not set; dataset 'npz' expects the paths of a train and a test .npz file")
@@ -219,7 +224,7 @@ def load_npz_files(spec: DataSpec) -> RawData:
 
 
 def _check_distinct(**sources: Path | None) -> None:
-    """Two splits from one source would be the same images, and a score on them a memory test."""
+    """Raise DataError if two splits come from one source: they would share their images."""
     seen: dict[Path, str] = {}
     for name, source in sources.items():
         if source is None:

@@ -1,4 +1,4 @@
-"""Images and labels from a NumPy archive, or one line that says what is wrong with it."""
+"""Images and labels from NumPy archives, with a one-line error for a file that does not fit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from blendsearch.errors import DataError
 
 
 def load_npz(path: Path) -> tuple[Pixels, Labels, int | None]:
-    """Images (N, height, width, channels), labels (N,), and the length of the array `classes` if there is one.
+    """Load images (N, height, width, channels), labels (N,), and the length of the array `classes` if there is one.
 
-    Nothing is unpickled. Raises DataError for whatever is not such a file.
+    Nothing is unpickled. Raises DataError for a file that is missing, damaged or of another layout.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected an .npz with arrays x and y; check data.root and the path")
@@ -40,12 +40,12 @@ def load_npz(path: Path) -> tuple[Pixels, Labels, int | None]:
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # Only the file itself can tell an .npz; np.load would take .npy and refuse pickles with other words.
+        # np.load would also accept .npy
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path}: is not an .npz archive; expected one with arrays x and y; save with np.savez")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files if key in ("x", "y", "classes")}
-            # Other keys are listed, not read: the message about a missing x names them.
+            # other keys are listed, not read, for the message about a missing x
             arrays |= {key: np.empty(0) for key in archive.files if key not in arrays}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if "allow_pickle" in str(error):
@@ -54,7 +54,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                 " an integer array and classes as an array of strings"
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: is damaged ({reason}); expected a whole .npz archive; write it again") from error
+        raise DataError(f"{path}: is damaged ({reason}); expected a complete .npz archive; write it again") from error
     if (classes := arrays.get("classes")) is not None and classes.ndim != 1:
         raise DataError(
             f"{path}: classes has {classes.ndim} dimensions; expected a 1-D array of names; flatten or drop it"
@@ -92,7 +92,7 @@ def _describe_type_error(x: NDArray[Any]) -> str:
             f"convert with {hint}" if hint else "scale and convert it"
         )
     if bad := int(x.size - np.isfinite(x).sum()):
-        return f"is {x.dtype} and holds {bad} NaN or infinite values; expected uint8; mend the values, then convert"
+        return f"is {x.dtype} and holds {bad} NaN or infinite values; expected uint8; fix the values, then convert"
     if _is_within(x, 0, 1):
         hint = "convert with (x * 255).round().astype(np.uint8)"
     elif _is_within(x, 0, 255):

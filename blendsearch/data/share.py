@@ -1,4 +1,4 @@
-"""The share of every batch that one of several workers trains on."""
+"""The part of every batch that one of several training processes reads."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +8,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Share:
-    """Part `rank`, from 0, of `of` equal ones; more than one needs a process group of torch.distributed."""
+    """Part `rank` (from 0) of `world_size` equal parts of every batch.
+
+    More than one part needs an initialised process group of torch.distributed.
+    """
 
     rank: int = 0
     world_size: int = 1
 
     def select(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """This share of the images of a batch."""
+        """Return this share of a batch: every `world_size`-th element from `rank` on."""
         return batch[self.rank :: self.world_size]
 
 
 SINGLE_PROCESS = Share()
-"""All of it."""
+"""The whole batch."""

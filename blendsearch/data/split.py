@@ -1,4 +1,4 @@
-"""Where images come from: memory, a folder, or a view of either."""
+"""Sources of images: memory, a folder, or a view of either."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from blendsearch.errors import DataError
 
 Pixels = NDArray[np.uint8]
 Inputs = NDArray[Any]
-"""uint8 pixels, or float32 that a person's own transform has made ready for the network."""
+"""uint8 pixels, or float32 inputs that a user-defined transform has prepared for the network."""
 Labels = NDArray[Any]
-"""int64 classes, (N,); or whatever a person's own loss compares outputs with, (N, ...)."""
+"""int64 classes, (N,), or targets of a user-defined loss, (N, ...)."""
 Indices = NDArray[np.int64]
 
 MAX_CLASS = 1_000_000
-"""Class counts size arrays: a larger label is really an identifier, and would exhaust memory."""
+"""Largest accepted class number. Class counts size arrays, so an identifier used as a label would exhaust memory."""
 
 DECODER_THREADS = min(8, os.cpu_count() or 1)
 
@@ -32,7 +32,7 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Labels:
-        """Class of every image, shape (N,); or a target of another kind, (N, ...)."""
+        """Class of every image, (N,), or targets of another kind, (N, ...)."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -41,19 +41,19 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def load_images(self, indices: Indices) -> Inputs:
-        """An array (n, height, width, channels), in the order of `indices`, that shares no memory with the split.
+        """Return a new array (n, height, width, channels), in the order of `indices`.
 
-        uint8 pixels are normalised before the network sees them; float32 is what it takes already.
+        uint8 pixels are normalised before the network receives them; float32 inputs are passed on unchanged.
         """
 
 
 def is_preprocessed(split: Split) -> bool:
-    """Whether the split's images are float32 that the network takes as they are."""
+    """Return True if the images are float32 inputs that the network takes unchanged."""
     return split.load_images(np.zeros(0, dtype=np.int64)).dtype != np.uint8
 
 
 class ArraySplit:
-    """Images held in memory: (N, height, width, channels) with labels (N,)."""
+    """Images in memory: (N, height, width, channels) uint8 with labels (N,)."""
 
     def __init__(self, images: Pixels, labels: Labels) -> None:
         self._images = images
@@ -72,7 +72,7 @@ class ArraySplit:
 
 
 class PreprocessedSplit:
-    """Inputs held in memory as the network takes them: float32 (N, channels, height, width)."""
+    """Network inputs in memory: float32 (N, channels, height, width)."""
 
     def __init__(self, inputs: NDArray[np.float32], labels: Labels) -> None:
         self._inputs = inputs
@@ -87,14 +87,14 @@ class PreprocessedSplit:
         return len(self.labels)
 
     def load_images(self, indices: Indices) -> Inputs:
-        # channels last by strides only: who moves them back to the front copies nothing
+        # channels last by strides only: moving them back to the front copies nothing
         return np.take(self._inputs, indices, axis=0).transpose(0, 2, 3, 1)
 
 
 class FolderSplit:
-    """Image files, decoded to RGB when asked for and then forgotten.
+    """Image files, decoded to RGB on demand and not kept.
 
-    With `image_size`, the shorter side is resized to 256/224 of it and the centre square is cut out; without, all
+    With `image_size`, the shorter side is resized to 256/224 of it and the centre square is cut out. Without it, all
     files must have the size of the first. Decoding raises DataError with the name of a file that cannot be read.
     """
 
@@ -125,7 +125,7 @@ class FolderSplit:
                 )
             images[row] = pixels
 
-        # A pool per call: its threads cost microseconds beside the decoding, and the split stays plain, picklable data.
+        # a pool per call costs microseconds, and the split stays picklable
         with ThreadPoolExecutor(min(DECODER_THREADS, max(len(indices), 1))) as pool:
             for _ in pool.map(fill, range(len(indices))):
                 pass
@@ -152,17 +152,17 @@ class Subset:
 
 
 def decode(file: Path, image_size: int | None) -> Pixels:
-    """The image as (height, width, 3); grey and palette images become RGB. Raises DataError."""
+    """Decode an image to (height, width, 3) uint8; grey and palette images become RGB. Raises DataError."""
     try:
         with Image.open(file) as image:
             rgb = image.convert("RGB")
-    # Pillow reports broken files by these four, depending on the format.
+    # Pillow raises one of these four for broken files, depending on the format
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error
     if image_size is not None:
         scale = round(image_size * 256 / 224) / min(rgb.size)
-        # The longer side may round below the crop only for a size of 1; max keeps the crop inside.
+        # the longer side rounds below the crop only for a size of 1; max keeps the crop inside
         width, height = (max(image_size, round(side * scale)) for side in rgb.size)
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - image_size) // 2, (height - image_size) // 2

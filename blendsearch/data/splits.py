@@ -1,11 +1,11 @@
-"""Train, validation and test images that never mix, and batches of them for the network."""
+"""Disjoint training, validation and test images, and normalised batches of them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -27,26 +27,42 @@ __all__ = [
     "Splits",
     "Subset",
     "check_labels",
-    "iter_batches",
     "load_splits",
     "make_splits",
 ]
 
-# Mean and std are measured on this many images: their standard error is then below 0.3 % of the range.
 NORMALIZATION_IMAGES = 4096
-# Digests read every pixel of a split up to this size (about 0.2 s), beyond it a sample of images.
+"""Images on which mean and std are measured; their standard error is then below 0.3 % of the range."""
+
 DIGEST_BYTES = 256 * 2**20
+"""Largest split of which a digest reads every pixel (about 0.2 s)."""
+
 DIGEST_IMAGES = 64
+"""Images of a larger split that a digest reads."""
+
+
+class InputDescription(TypedDict):
+    """The network's input as JSON values, see `Splits.describe_input`."""
+
+    shape: list[int]
+    mean: list[float] | None
+    std: list[float] | None
+    scaled_to: list[int] | None
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run learns from: images of three splits that share none, their classes, and how inputs are normalised.
+    """Three disjoint splits, their classes, and the normalisation of inputs.
 
-    `classes` is 0 where targets are not classes. `mean` and `std` are float32 (channels,), of inputs scaled to [0, 1];
-    0 and 1 where inputs come ready for the network. `note` is one sentence that says where validation and test images
-    come from. Each split is in a random but fixed order, so any prefix is a fair sample. `unused` are the validation
-    images that `val_limit` leaves out: no network was chosen by them; None where it leaves none.
+    Each split is in a random but fixed order, so any prefix is a fair sample.
+
+    Attributes
+    ----------
+    classes: number of classes; 0 if targets are not classes.
+    mean, std: float32 (channels,), of inputs scaled to [0, 1]; 0 and 1 if inputs are preprocessed.
+    augment: names of the augmentations for training.
+    note: one sentence on the origin of validation and test images.
+    unused: validation images that `val_limit` leaves out, so no network was chosen by them; None if there are none.
     """
 
     train: Split
@@ -60,9 +76,9 @@ class Splits:
     unused: Split | None = None
 
     def compute_digest(self) -> str:
-        """SHA-256 (hex) over labels, pixels, their order and the normalisation.
+        """Return the SHA-256 (hex) of labels, pixels, their order and the normalisation.
 
-        Of splits above 256 MiB, only 64 evenly spaced images are read: a change in the others goes unseen.
+        Only 64 evenly spaced images of a split above 256 MiB are read; changes in the others are not detected.
         """
         hashed = hashlib.sha256()
         for name, split in self._list_splits():
@@ -77,16 +93,61 @@ class Splits:
         hashed.update(self.mean.astype("<f4").tobytes() + self.std.astype("<f4").tobytes())
         return hashed.hexdigest()
 
-    def describe_input(self) -> dict[str, Any]:
-        """What a network takes, as plain values: an image's `shape`, and the `mean` and `std` of pixels `scaled_to`.
+    def describe_input(self) -> InputDescription:
+        """Describe the network's input: `shape` of an image, `mean` and `std` of pixels `scaled_to` [0, 1].
 
-        None where inputs come ready.
+        The last three are None if inputs are preprocessed.
         """
         height, width, channels = self.train.shape
-        facts: dict[str, Any] = {"shape": [channels, height, width], "mean": None, "std": None, "scaled_to": None}
-        if not is_preprocessed(self.train):
-            facts |= {"mean": self.mean.tolist(), "std": self.std.tolist(), "scaled_to": [0, 1]}
-        return facts
+        shape = [channels, height, width]
+        if is_preprocessed(self.train):
+            return {"shape": shape, "mean": None, "std": None, "scaled_to": None}
+        return {"shape": shape, "mean": self.mean.tolist(), "std": self.std.tolist(), "scaled_to": [0, 1]}
+
+    def iter_batches(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        device: torch.device,
+        rng: np.random.Generator | None = None,
+        augment: Sequence[str] = (),
+        limit: int | None = None,
+        drop_last: bool = False,
+        share: Share = SINGLE_PROCESS,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over normalised batches of `split` on `device`.
+
+        A batch is x, float32 (n, channels, height, width), and y, int64 (n,) or other targets (n, ...). Without `rng`
+        the images come in order and unchanged. With it they are shuffled and augmented, and the same generator state
+        gives the same batches. All random numbers are drawn by this call, none by the iteration. `limit` takes the
+        first images of the order, and only this process's `share` of every batch is read. Raises ValueError for
+        `augment` without `rng`, and for sizes below 1.
+        """
+        if rng is None and augment:
+            raise ValueError("augmentation needs a generator: pass rng, or leave out augment")
+        if batch_size < 1 or (limit is not None and limit < 1):
+            raise ValueError(f"batch_size and limit are at least 1, not {batch_size} and {limit}")
+        changes = resolve_augmentations(augment)
+        order, draws = _draw_order(len(split), rng, share)
+        order = order[:limit]
+        stop = len(order) - len(order) % batch_size if drop_last else len(order)
+        # (pixel / 255 - mean) / std as one multiplication and one addition
+        scale = torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float().to(device)[:, None, None]
+        offset = torch.from_numpy(-self.mean.astype(np.float64) / self.std).float().to(device)[:, None, None]
+
+        def generate() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, stop, batch_size):
+                chosen = share.select(order[start : start + batch_size])
+                # bytes are moved to the device: a quarter of the size of floats
+                x = torch.from_numpy(split.load_images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
+                for change in changes:
+                    assert draws is not None
+                    x = change(x, draws)
+                y = torch.from_numpy(split.labels[chosen]).to(device)
+                yield x if x.is_floating_point() else x.float().mul_(scale).add_(offset), y
+
+        return generate()
 
     def _list_splits(self) -> tuple[tuple[str, Split], ...]:
         named = (("train", self.train), ("val", self.val), ("test", self.test))
@@ -96,14 +157,14 @@ class Splits:
 def load_splits(spec: DataSpec, seed: int) -> Splits:
     """Load the data set and divide it: the same spec and seed give the same images in the same order.
 
-    The seed's streams for carving and for each split are apart, so a limit on one split moves no other. Raises
-    ConfigError for unknown names, DataError for data that do not fit, each before any image is trained on.
+    Each split has its own random stream, so a limit on one split does not change another. Raises ConfigError for
+    unknown names and DataError for data that do not fit.
     """
     return make_splits(load_raw, spec, seed)
 
 
 def make_splits(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) -> Splits:
-    """What `load` gives for `spec`, divided as `load_splits` does."""
+    """Divide the data that `load` returns for `spec`, as `load_splits` does."""
     resolve_augmentations(spec.augment)
     if spec.val_from not in ("train", "test"):
         raise ConfigError(f"data.val_from is {spec.val_from!r}; expected 'train' or 'test'; choose one")
@@ -139,60 +200,20 @@ def make_splits(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) 
     )
 
 
-def iter_batches(
-    split: Split,
-    *,
-    batch_size: int,
-    mean: NDArray[np.float32],
-    std: NDArray[np.float32],
-    device: torch.device,
-    rng: np.random.Generator | None = None,
-    augment: Sequence[str] = (),
-    limit: int | None = None,
-    drop_last: bool = False,
-    share: Share = SINGLE_PROCESS,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on `device`: x float32 (n, channels, height, width), normalised; y int64 (n,), or other targets (n, ...).
-
-    Without `rng` the split is read in order, unchanged. With it, images are shuffled and augmented, and the same
-    generator state gives the same batches; all is drawn from it by the call, nothing by the iteration. `limit` takes
-    the first images of that order. Of every batch, only this `share` is read. Raises ValueError for `augment` without
-    `rng`, and for sizes below 1.
-    """
-    if rng is None and augment:
-        raise ValueError("augmentation needs a generator to draw from; pass rng, or no augment")
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"batch_size and limit are at least 1, not {batch_size} and {limit}")
-    changes = resolve_augmentations(augment)
+def _draw_order(
+    count: int, rng: np.random.Generator | None, share: Share
+) -> tuple[Indices, np.random.Generator | None]:
+    """Return the order of `count` images and the generator for augmentations; None instead of it without `rng`."""
     if rng is None:
-        order, draws = np.arange(len(split)), None
-    else:
-        order = rng.permutation(len(split))
-        # Not rng.spawn: its children depend on how many were spawned before, which the generator's state does not say.
-        seed = rng.integers(2**63, size=4)
-        draws = np.random.Generator(np.random.PCG64(seed if share.world_size == 1 else [*seed.tolist(), share.rank]))
-    order = order[:limit]
-    stop = len(order) - len(order) % batch_size if drop_last else len(order)
-    # (pixel / 255 - mean) / std as one multiplication and one addition.
-    scale = torch.from_numpy(1 / (255 * std.astype(np.float64))).float().to(device)[:, None, None]
-    offset = torch.from_numpy(-mean.astype(np.float64) / std).float().to(device)[:, None, None]
-
-    def generate() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, stop, batch_size):
-            chosen = share.select(order[start : start + batch_size])
-            # Bytes cross to the device, a quarter of what floats would be.
-            x = torch.from_numpy(split.load_images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
-            for change in changes:
-                assert draws is not None
-                x = change(x, draws)
-            y = torch.from_numpy(split.labels[chosen]).to(device)
-            yield x if x.is_floating_point() else x.float().mul_(scale).add_(offset), y
-
-    return generate()
+        return np.arange(count), None
+    order = rng.permutation(count)
+    # rng.spawn would depend on the number of earlier spawns, which is not part of the generator's state
+    seed = rng.integers(2**63, size=4)
+    return order, np.random.Generator(np.random.PCG64(seed if share.world_size == 1 else [*seed.tolist(), share.rank]))
 
 
 def check_labels(splits: Splits, outputs: int) -> None:
-    """Raise DataError when a label has no output of the network to stand for it."""
+    """Raise DataError if a label has no corresponding output of the network."""
     for name, split in splits._list_splits():
         _check_range(
             name, split.labels, outputs, "the network's outputs", "use a model with more outputs or other data"
@@ -200,14 +221,14 @@ def check_labels(splits: Splits, outputs: int) -> None:
 
 
 def _to_little_endian(labels: Labels) -> Labels:
-    """Labels in a byte order that is the same everywhere."""
+    """Return labels in a byte order that is the same on every machine."""
     return labels.astype("<i8") if labels.dtype.kind in "iu" else labels.astype(labels.dtype.newbyteorder("<"))
 
 
 def _check_raw(raw: RawData, spec: DataSpec) -> None:
     held_out = {"test": raw.test} | ({"val": raw.val} if raw.val is not None else {})
     if spec.augment and not raw.classes:
-        raise DataError("data.augment moves images and would leave their targets where they were: augment in your data")
+        raise DataError("data.augment moves images but not their targets: augment in your own data instead")
     for name, split in {"train": raw.train, **held_out}.items():
         if len(split) == 0 and (name == "train" or raw.has_held_out):
             raise DataError(f"the {name} data hold no image; expected at least one; check where they come from")
@@ -240,9 +261,9 @@ def _check_range(name: str, labels: Labels, classes: int, limit_name: str, hint:
 def _split_validation(
     labels: Labels, spec: DataSpec, classes: int, rng: np.random.Generator
 ) -> tuple[Indices, Indices]:
-    """Positions for validation, and those that stay; every class of the source is in both."""
+    """Return positions for validation and the remaining ones; both contain every class of the source."""
     found, size, source = len(labels), spec.val_size, spec.val_from
-    if not classes:  # nothing to be fair to
+    if not classes:  # nothing to stratify by
         labels, classes = np.zeros(found, dtype=np.int64), 1
     if not 0 < size < float("inf") or (size > 1 and size != int(size)):
         raise DataError(f"data.val_size is {size}; expected a fraction in (0, 1) or a whole number of images above 1")
@@ -271,26 +292,26 @@ def _split_validation(
 
 
 def _limit_split(split: Split, limit: int | None, classes: int, rng: np.random.Generator) -> tuple[Split, Split]:
-    """At most `limit` images of a split, every class keeping its share, and those that are left out."""
+    """Return at most `limit` images of a split, stratified by class, and the images that are left out."""
     labels = split.labels if classes else np.zeros(len(split), dtype=np.int64)
     sizes = np.bincount(labels, minlength=classes or 1)
     counts = allocate_proportionally(sizes, len(split) if limit is None else min(limit, len(split)), spare=0)
-    assert counts is not None  # nothing need stay behind, so any number up to all can be shared out
+    assert counts is not None  # spare is 0, so any number up to all can be allocated
     taken, rest = split_stratified(labels, counts, rng)
     return Subset(split, taken), Subset(split, rest)
 
 
 def _compute_normalization(train: Split, spec: DataSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     channels = train.shape[2]
-    given = {"mean": spec.mean, "std": spec.std}
+    configured = {"mean": spec.mean, "std": spec.std}
     if is_preprocessed(train):
         if spec.mean is not None or spec.std is not None:
             raise DataError(
-                "data.mean and data.std are for uint8 images, and these come as float32, which the network is given as"
-                " they are; leave them out"
+                "data.mean and data.std are for uint8 images, but these are float32, which reach the network unchanged;"
+                " leave them out"
             )
         return np.zeros(channels, dtype=np.float32), np.ones(channels, dtype=np.float32)
-    for name, values in given.items():
+    for name, values in configured.items():
         if values is None:
             continue
         if len(values) != channels:
@@ -303,7 +324,7 @@ def _compute_normalization(train: Split, spec: DataSpec) -> tuple[NDArray[np.flo
                 f"data.{name} is {tuple(values)}; expected values {wanted}, of inputs in [0, 1]; leave it out"
             )
     if spec.mean is None or spec.std is None:
-        # In chunks, so that large images of a folder never lie in memory together; the sums are exact in integers.
+        # in chunks, so that large images of a folder are never in memory together; integer sums are exact
         seen, total, squares = 0, np.zeros(channels), np.zeros(channels)
         for chunk in np.array_split(
             np.arange(min(len(train), NORMALIZATION_IMAGES)), max(1, NORMALIZATION_IMAGES // 64)
@@ -314,7 +335,7 @@ def _compute_normalization(train: Split, spec: DataSpec) -> tuple[NDArray[np.flo
                 total += pixels.sum(axis=0)
                 squares += (pixels**2).sum(axis=0)
         mean = total / seen / 255
-        # A constant channel has no spread to divide by; one grey level stands in.
+        # a constant channel has no spread to divide by; one grey level replaces it
         std = np.maximum(np.sqrt(np.maximum(squares / seen / 255**2 - mean**2, 0)), 1 / 255)
     return (
         np.asarray(mean if spec.mean is None else spec.mean, dtype=np.float32),

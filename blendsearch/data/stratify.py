@@ -1,4 +1,4 @@
-"""Choosing images so that every class keeps its share."""
+"""Stratified selection of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from blendsearch.data.split import Indices, Labels
 
 
 def split_stratified(labels: Labels, counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Draw `counts[c]` positions of every class c; return them and all the others, both in random order."""
+    """Draw `counts[c]` positions of every class c. Return them and the remaining ones, both in random order."""
     order = rng.permutation(len(labels))
     shuffled = labels[order]
     by_class = np.argsort(shuffled, kind="stable")
@@ -21,15 +21,15 @@ def split_stratified(labels: Labels, counts: NDArray[np.int64], rng: np.random.G
 
 
 def allocate_proportionally(sizes: NDArray[np.int64], total: int, *, spare: int) -> NDArray[np.int64] | None:
-    """Share `total` images among classes of the given sizes, in proportion, by largest remainders.
+    """Share `total` images among classes in proportion to `sizes`, by largest remainders: (classes,) -> (classes,).
 
-    Every class gets its exact share rounded down or up, unless that would leave it with no image although `total`
-    suffices for one each, or would leave fewer than `spare` images of it behind: presence goes before proportion.
-    None when no such sharing exists. Classes of size 0 get 0.
+    Every class receives its exact share rounded down or up, with two exceptions. No class is left without an image if
+    `total` suffices for one each, and at least `spare` images of every class stay behind. Returns None if no such
+    allocation exists. Classes of size 0 receive 0.
     """
     high = np.maximum(sizes - spare, 0)
     present = sizes > 0
-    # With something to leave behind (spare), a class that is missing is an error; without, it cannot always be helped.
+    # with `spare`, a missing class is an error; without, it cannot always be avoided
     low = present.astype(np.int64) if spare or total >= present.sum() else np.zeros_like(sizes)
     if (low > high).any() or not low.sum() <= total <= high.sum():
         return None

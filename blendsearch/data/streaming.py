@@ -1,4 +1,4 @@
-"""Images of a person's own Dataset that is too large for memory: read when they are asked for, and forgotten."""
+"""Splits over a user-defined Dataset that does not fit in memory: images are read on demand and not kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from blendsearch.task import seed_rngs
 
 
 class StreamedSplit:
-    """A Dataset's images, one by one through its own transform, seeded by their place: the same at every reading.
+    """Images of a Dataset, read one by one through its transform with the index as seed, so every read is equal.
 
-    `read` makes an array of (height, width, channels) of an item's image, uint8 or float32. Slow where the transform
-    is: every evaluation goes through it again.
+    `convert` turns an item's image into an array (height, width, channels), uint8 or float32. Every evaluation applies
+    the transform again, which is slow where the transform is.
     """
 
     def __init__(self, dataset: Any, labels: Labels, convert: Callable[[Any], NDArray[Any]]) -> None:
@@ -39,11 +39,11 @@ class StreamedSplit:
 
     def load_images(self, indices: Indices) -> Inputs:
         images = np.empty((len(indices), *self._shape), dtype=self._dtype)
-        for row, place in enumerate(indices):
-            image = self._read_image(int(place))
+        for row, index in enumerate(indices):
+            image = self._read_image(int(index))
             if image.shape != self._shape:
                 raise DataError(
-                    f"image {place} has shape {image.shape}, the first one {self._shape}: expected the same of all; "
+                    f"image {index} has shape {image.shape}, the first one {self._shape}: expected the same of all; "
                     "resize and crop them in the transform"
                 )
             images[row] = image
@@ -55,9 +55,9 @@ class StreamedSplit:
 
 
 def get_declared_labels(dataset: Any) -> NDArray[np.int64] | None:
-    """The classes of all images, where the dataset states them without reading any, as torchvision's do.
+    """Return the class of every image, (N,), if the dataset lists them in `targets` without reading images.
 
-    None where it does not, or changes them on the way out (`target_transform`).
+    Returns None if it does not, or if a `target_transform` changes them.
     """
     if isinstance(dataset, Subset):
         whole = get_declared_labels(dataset.dataset)

@@ -1,7 +1,7 @@
-"""Data that a person hands over in Python: a Dataset, a DataLoader, or a pair of arrays, read into memory once.
+"""User-defined data from Python: a Dataset, a DataLoader, or a pair of arrays, read into memory once.
 
-Whatever transforms they carry are applied with seeded random numbers; a network sees the same images in every
-evaluation. The seeds make a second reading, such as a resumed search needs, give what the first one gave.
+Transforms run once, with seeded random numbers, so a network receives the same images in every evaluation. The seeds
+make a second reading, such as a resumed search needs, equal to the first.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from blendsearch.errors import DataError
 from blendsearch.task import Task, seed_rngs
 
 MAX_BYTES = 4 * 2**30
-"""Inputs of one split that are held in memory at most: 6,600 images of 3 x 224 x 224 as float32, 26,000 as uint8.
+"""Largest size of one split in memory: 6,600 images of 3 x 224 x 224 as float32, 26,000 as uint8.
 
-Of a Dataset that has more, images are read anew whenever they are needed (`streamed`); what else has more is refused.
+A larger Dataset is read on demand (`StreamedSplit`); other larger sources are refused.
 """
 
 
 @dataclass(frozen=True)
 class UserData:
-    """What a person hands over, by what it is for: `whole` is yet to be divided.
+    """User-defined data by role. `whole` is divided into the three splits.
 
     Each is a ``torch.utils.data.Dataset`` or any sequence of (image, target), a ``DataLoader``, or a pair of arrays or
-    tensors (images, targets). Images are float, (channels, height, width) and as the network takes them, or uint8 or
-    PIL images, which are normalised by the mean and standard deviation of the training images or those of the config.
+    tensors (images, targets). Float images have shape (channels, height, width) and reach the network unchanged. uint8
+    and PIL images are normalised by the mean and standard deviation of the training images, or by those of the config.
     """
 
     whole: Any = None
@@ -49,54 +49,54 @@ class UserData:
 
 
 def load_user_splits(data: UserData, task: Task, spec: DataSpec, seed: int) -> Splits:
-    """The three splits of what was handed over, and so divided that none shares an image with another.
+    """Divide user-defined data into three disjoint splits.
 
-    What is missing is taken, in this order: test images, half of the validation images where a person gave some and a
-    `spec.val_size` share of all where one data set was given; validation images as in a config, from train or test.
-    Where `task` judges by itself all are training images. Raises DataError for data that do not fit.
+    Missing test images are half of the validation images if there are any, else a `spec.val_size` share of all. Missing
+    validation images are then taken from train or test, as `spec` says. If `task` has its own evaluation function, all
+    images are training images. Raises DataError for data that do not fit.
     """
     return make_splits(lambda _: _load_raw(data, task, spec, seed), spec, seed)
 
 
 def _load_raw(data: UserData, task: Task, spec: DataSpec, seed: int) -> RawData:
-    given = {name: value for name, value in vars(data).items() if value is not None}
-    if not given.keys() & {"whole", "train"}:
-        raise DataError("no training data are given: hand over one data set to be divided, or train=, val= and test=")
-    if {"whole", "train"} <= given.keys():
-        raise DataError("one data set and train= are both given: hand over either")
+    sources = {name: value for name, value in vars(data).items() if value is not None}
+    if not sources.keys() & {"whole", "train"}:
+        raise DataError("no training data: pass one data set to divide, or train=, val= and test=")
+    if {"whole", "train"} <= sources.keys():
+        raise DataError("both one data set and train= are set: pass only one of them")
     images_only = task.evaluate is not None
     split = {
-        name: read_split(value, "given" if name == "whole" else name, seed, images_only=images_only)
-        for name, value in given.items()
+        name: read_split(value, "full" if name == "whole" else name, seed, images_only=images_only)
+        for name, value in sources.items()
     }
     train = split.get("train", split.get("whole"))
     assert train is not None
     if task.evaluate is not None:
-        nothing = Subset(train, np.zeros(0, dtype=np.int64))
-        return RawData(train, nothing, nothing, _count_classes(split.values(), task), has_held_out=False)
+        empty = Subset(train, np.zeros(0, dtype=np.int64))
+        return RawData(train, empty, empty, _count_classes(split.values(), task), has_held_out=False)
     val, test = split.get("val"), split.get("test")
     classes = _count_classes(split.values(), task)
-    about = ""
+    note = ""
     if test is None:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 3])))
-        kind = "validation images" if val is not None else "images of the one data set given"
-        whole = len(train if val is None else val)
+        kind = "validation images" if val is not None else "images of the data set"
+        total = len(train if val is None else val)
         if val is not None:
             test, val = _split_in_two(val, 0.5, classes, rng, "val")
         else:
-            test, train = _split_in_two(train, spec.val_size, classes, rng, "given")
-        about = f"Test images are {len(test):,} of the {whole:,} {kind}."
-    return RawData(train, test, val, classes, note=about)
+            test, train = _split_in_two(train, spec.val_size, classes, rng, "full")
+        note = f"Test images are {len(test):,} of the {total:,} {kind}."
+    return RawData(train, test, val, classes, note=note)
 
 
 def _count_classes(splits: Iterable[Split], task: Task) -> int:
-    """How many classes the labels name; 0 where targets are no classes."""
+    """Return the number of classes that the labels name; 0 if targets are not classes."""
     splits = list(splits)
     labels = [split.labels for split in splits]
     if not task.has_class_labels or any(item.ndim != 1 or item.dtype.kind != "i" for item in labels):
         if task.has_class_labels and task.evaluate is None and task.loss is None:
             raise DataError(
-                "the targets are not classes (one integer per image), and there is no loss for others: give loss=, "
+                "the targets are not classes (one integer per image), and there is no loss for others: pass loss=, "
                 "from outputs and targets to the mean loss of a batch, or evaluate="
             )
         return 0
@@ -104,31 +104,31 @@ def _count_classes(splits: Iterable[Split], task: Task) -> int:
     if least < 0:
         if task.loss is not None or task.evaluate is not None:
             return 0
-        raise DataError(f"the targets hold {least}: expected classes numbered from 0; give loss= for other targets")
+        raise DataError(f"the targets hold {least}: expected classes numbered from 0; pass loss= for other targets")
     most = max((int(item.max(initial=-1)) for item in labels), default=-1)
     if most > MAX_CLASS:
-        raise DataError(f"the targets hold {most}: expected classes numbered 0, 1, 2 and so on; number them anew")
+        raise DataError(f"the targets hold {most}: expected classes numbered 0, 1, 2 and so on; renumber them")
     return most + 1
 
 
 def _split_in_two(source: Split, size: float, classes: int, rng: np.random.Generator, name: str) -> tuple[Split, Split]:
-    """A share, or number, of the images and the others; every class in both where there are classes."""
+    """Split off a share (`size` up to 1) or number of images; both parts contain every class if there are classes."""
     labels = source.labels if classes else np.zeros(len(source), dtype=np.int64)
     sizes = np.bincount(labels, minlength=classes or 1)
     counts = allocate_proportionally(sizes, round(size * len(labels)) if size <= 1 else int(size), spare=1)
     if counts is None:
         raise DataError(
             f"the {len(labels)} {name} images cannot be divided in two, {size:g} of them for testing, with every class "
-            "in both: give test="
+            "in both: pass test="
         )
     taken, rest = split_stratified(labels, counts, rng)
     return Subset(source, taken), Subset(source, rest)
 
 
 def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) -> Split:
-    """One split, from a Dataset, a DataLoader, or a pair of arrays or tensors.
+    """Read one split from a Dataset, a DataLoader, or a pair of arrays or tensors.
 
-    With `images_only`, targets that cannot be stacked into an array, or are not there, do not matter. Raises DataError.
+    With `images_only`, targets that are missing or cannot be stacked into an array are accepted. Raises DataError.
     """
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         source = source.tensors
@@ -146,19 +146,19 @@ def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) 
     if dataset is not None and len(dataset) and (labels := get_declared_labels(dataset)) is not None:
         with seed_rngs(seed):
             size = _convert_image(_unpack_sample(dataset[0], name)[0], name).nbytes * len(dataset)
-        if size > MAX_BYTES:  # known before anything is read
+        if size > MAX_BYTES:
             return StreamedSplit(dataset, labels, partial(_convert_image, name=name))
-    gathering = _SampleCollector(name, images_only, can_stream=dataset is not None)
+    collector = _SampleCollector(name, images_only, can_stream=dataset is not None)
     with seed_rngs(seed):
         for images, targets in _iter_batches(source, name):
-            gathering.add(images, targets)
-    if gathering.is_streaming:
-        return StreamedSplit(dataset, _convert_labels(gathering.stack_targets()), partial(_convert_image, name=name))
-    return gathering.make_split()
+            collector.add(images, targets)
+    if collector.is_streaming:
+        return StreamedSplit(dataset, _convert_labels(collector.stack_targets()), partial(_convert_image, name=name))
+    return collector.make_split()
 
 
 def _find_map_style_dataset(source: Any) -> Any | None:
-    """The Dataset behind `source` whose items can be read again, by number, as `source` gives them."""
+    """Return the Dataset behind `source` if its items can be read again by index, as `source` yields them."""
     if isinstance(source, DataLoader):
         plain = isinstance(source.sampler, SequentialSampler | RandomSampler) and source.batch_size is not None
         return source.dataset if plain and source.collate_fn is default_collate else None
@@ -166,7 +166,7 @@ def _find_map_style_dataset(source: Any) -> Any | None:
 
 
 def _convert_image(image: Any, name: str) -> NDArray[Any]:
-    """One image as (height, width, channels), uint8 or float32."""
+    """Convert one image to (height, width, channels), uint8 or float32."""
     split = _make_split(_convert_to_array(image)[None], np.zeros(1, dtype=np.int64), name)
     found: NDArray[Any] = split.load_images(np.zeros(1, dtype=np.int64))[0]
     return found
@@ -176,13 +176,13 @@ def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
     arrays = isinstance(source, tuple | list) and len(source) == 2
     if arrays and all(isinstance(item, np.ndarray | Tensor) and item.ndim for item in source):
         images, targets = source
-        if images.ndim > 2:  # or it is one sample: an image and its target
+        if images.ndim > 2:  # otherwise it is one sample: an image and its target
             return (images, targets) if images.ndim == 4 or len(images) == len(targets) else None
     return None
 
 
 def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
-    """Pairs of stacked or listed images and targets."""
+    """Iterate over pairs of stacked or listed images and targets."""
     if isinstance(source, DataLoader):
         for batch in _disable_shuffling(source):
             yield _unpack_sample(batch, name)
@@ -206,11 +206,11 @@ def _unpack_sample(sample: Any, name: str) -> tuple[Any, Any]:
         return sample[0], sample[1]
     if isinstance(sample, Tensor | np.ndarray | Image.Image):
         return sample, None
-    raise DataError(f"the {name} data give a {type(sample).__name__}: expected (image, target)")
+    raise DataError(f"the {name} data yield a {type(sample).__name__}: expected (image, target)")
 
 
 def _disable_shuffling(loader: DataLoader[Any]) -> Iterable[Any]:
-    """The loader's batches, without its shuffling where that can be told: an order must be the same the next time."""
+    """Return the loader's batches in a fixed order, where its sampler allows it: a second reading must be equal."""
     sampler = loader.sampler
     plain = isinstance(sampler, SequentialSampler | RandomSampler)
     if loader.batch_size is None or not (plain or hasattr(sampler, "indices")):
@@ -226,7 +226,7 @@ def _disable_shuffling(loader: DataLoader[Any]) -> Iterable[Any]:
 
 
 class _SampleCollector:
-    """Images and targets as they come, up to `MOST_BYTES`."""
+    """Collects images and targets up to `MAX_BYTES`."""
 
     def __init__(self, name: str, images_only: bool, can_stream: bool) -> None:
         self.name, self.images_only, self.can_stream = name, images_only, can_stream
@@ -246,16 +246,16 @@ class _SampleCollector:
             self.images.append(stacked)
         self.nbytes, self.count = self.nbytes + stacked.nbytes, self.count + len(stacked)
         if self.nbytes > MAX_BYTES and self.can_stream:
-            self.is_streaming = True  # only the targets are wanted from here on
+            self.is_streaming = True  # from here on, only the targets are kept
             del self.images[1:]
         elif self.nbytes > MAX_BYTES:
             raise DataError(
-                f"the {self.name} data exceed {MAX_BYTES / 2**30:g} GiB after {self.count:,} images: give fewer "
+                f"the {self.name} data exceed {MAX_BYTES / 2**30:g} GiB after {self.count:,} images: pass fewer "
                 "(torch.utils.data.Subset), uint8 instead of float32, or files by name (data={'dataset': "
                 "'image-folder', 'root': ...}), which are decoded when needed"
             )
         if targets is None and not self.images_only:
-            raise DataError(f"the {self.name} data give images alone: expected (image, target)")
+            raise DataError(f"the {self.name} data yield images without targets: expected (image, target)")
         if targets is None or not self.images_only:
             self.targets.append([0] * len(stacked) if targets is None else targets)
         else:
@@ -277,7 +277,7 @@ class _SampleCollector:
             if not self.images_only:
                 raise DataError(
                     f"the {self.name} targets cannot be stacked ({error}): expected an integer or an array of one "
-                    "shape per image; for others judge by evaluate="
+                    "shape per image; for others pass evaluate="
                 ) from error
             return np.zeros(self.count, dtype=np.int64)
 
@@ -286,7 +286,7 @@ class _SampleCollector:
 
 
 def _convert_to_array(value: Any) -> NDArray[Any]:
-    """A value as an array. Raises ValueError for what has no shape."""
+    """Convert a value to an array. Raises ValueError for a value without a shape."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
@@ -317,7 +317,7 @@ def _make_split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split
         )
     inputs = np.ascontiguousarray(images, dtype=np.float32)
     if not np.isfinite(inputs).all():
-        raise DataError(f"the {name} images hold NaN or infinity: mend the transform they come from")
+        raise DataError(f"the {name} images hold NaN or infinity: fix the transform that makes them")
     return PreprocessedSplit(inputs, labels)
 
 
@@ -327,7 +327,7 @@ def _convert_labels(targets: NDArray[Any]) -> Labels:
 
 
 def _move_channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """uint8 pixels as (N, height, width, channels): a colour axis has 1, 3 or 4 entries, first or last."""
+    """Arrange uint8 pixels as (N, height, width, channels): a colour axis has 1, 3 or 4 entries, first or last."""
     if pixels.ndim == 3:
         return pixels[..., None]
     if pixels.ndim == 4 and pixels.shape[3] in (1, 3, 4):

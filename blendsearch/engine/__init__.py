@@ -1,1 +1,1 @@
-"""Where evaluations run: in this process, or on Ray. The only floor that knows Ray."""
+"""Engines: where evaluations run, in this process or on Ray. The only layer that imports Ray."""

@@ -1,4 +1,4 @@
-"""What every engine is, and how one is chosen."""
+"""Protocol of engines."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -9,38 +9,38 @@ from blendsearch.runs.worker_logs import WorkerLogs
 
 
 def submit_nothing() -> None:
-    """What feeds an engine that is to do no more than what was submitted."""
+    """Submit no further requests: the default `feed` of `Engine.iter_outcomes`."""
 
 
 class Engine(Protocol):
-    """Takes requests, gives back outcomes in any order, each submitted request once.
+    """Takes requests and yields one outcome per request, in any order.
 
     Attributes
     ----------
-    workers: how many requests are worked on at a time; it may change while the engine runs.
+    workers: number of requests evaluated at the same time; it may change while the engine runs.
     """
 
     workers: int
 
     @property
     def busy_workers(self) -> int:
-        """Workers that are evaluating now."""
+        """Number of workers that are evaluating now."""
 
     def submit(self, request: Request) -> None:
         """Queue one request."""
 
     def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
-        """The outcomes of all submitted requests as they come; ends when none is outstanding.
+        """Yield the outcomes of all submitted requests as they arrive; ends when none is outstanding.
 
-        `feed` is called before every wait and may submit more, so that no worker waits for what is still out.
-        A request that cannot be evaluated comes back as an outcome with its `failure`, never as an exception.
+        `feed` is called before every wait and may submit more requests, so that no worker is idle. A failed evaluation
+        is an outcome with its `failure`, never an exception.
         """
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
-        """From now on write down in `logs` what workers do; figures that are published bear the name `run`."""
+        """Log the work of workers to `logs` from now on, and label published metrics with the name `run`."""
 
     def receive_event(self, event: Event) -> None:
-        """What the search reports of itself, for the figures that are published."""
+        """Receive an event of the search, for published metrics."""
 
     def close(self) -> None:
-        """Let go of workers. Outstanding requests are dropped."""
+        """Release the workers. Outstanding requests are dropped."""

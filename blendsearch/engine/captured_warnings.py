@@ -1,4 +1,4 @@
-"""What libraries say while an evaluation runs: for the logs of the workers, and nobody else's ears."""
+"""Capture of warnings and log messages of libraries during an evaluation, for the workers' logs."""
 
 import logging
 import warnings
@@ -7,21 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 MAX_MESSAGES = 20
-"""Messages kept of one evaluation: more say the same again."""
+"""Largest number of messages kept per evaluation; further ones are mostly repetitions."""
 
 
 @contextmanager
 def capture_warnings() -> Iterator[list[str]]:
-    """Inside, what is warned of, or logged as a warning or worse, is listed too."""
-    heard: list[str] = []
+    """Yield a list that collects warnings, and log messages of level WARNING or above, inside this context."""
+    messages: list[str] = []
 
     class WarningHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             append_message(f"{record.name}: {record.getMessage()}")
 
     def append_message(text: str) -> None:
-        if len(heard) < MAX_MESSAGES:
-            heard.append(text[:500])
+        if len(messages) < MAX_MESSAGES:
+            messages.append(text[:500])
 
     before = warnings.showwarning
 
@@ -31,12 +31,12 @@ def capture_warnings() -> Iterator[list[str]]:
         append_message(f"{category.__name__}: {message}")
         before(message, category, filename, lineno, file, line)
 
-    listening = WarningHandler(logging.WARNING)
+    handler = WarningHandler(logging.WARNING)
     root = logging.getLogger()
-    root.addHandler(listening)
+    root.addHandler(handler)
     warnings.showwarning = show_warning
     try:
-        yield heard
+        yield messages
     finally:
         warnings.showwarning = before
-        root.removeHandler(listening)
+        root.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Start the engine that a config asks for."""
+"""Construction of the engine that a config names."""
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.ray_connection import authenticate
@@ -9,9 +9,10 @@ from blendsearch.runs.config.schema import EngineConfig
 
 
 def check_engine(config: EngineConfig, workers_per_final: int = 1) -> None:
-    """Raises EngineError for an address that would be refused, and for finals on `several` workers that cannot be.
+    """Check an engine's config before anything that takes time.
 
-    Before anything that takes time.
+    Raises EngineError for an address that would be refused, and if finals cannot be trained by `workers_per_final`
+    workers.
     """
     if config.ray.startswith("ray://"):
         raise EngineError(
@@ -23,9 +24,9 @@ def check_engine(config: EngineConfig, workers_per_final: int = 1) -> None:
 
 
 def start_engine(config: EngineConfig, evaluator: Evaluator, workers_per_final: int = 1) -> Engine:
-    """The engine that `config` names; every final is trained by `several` workers together (finals.workers).
+    """Start the engine that `config` names; `workers_per_final` workers train every final together (finals.workers).
 
-    Raises EngineError when it cannot be started.
+    Raises EngineError if it cannot be started.
     """
     check_engine(config, workers_per_final)
     if config.ray == "off":

@@ -1,4 +1,4 @@
-"""Evaluations one after another in this process: the whole product on a laptop, and the measure for other engines."""
+"""Engine that runs one evaluation after the other in this process; the reference for other engines."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from blendsearch.runs.worker_logs import WorkerLogs
 
 
 class LocalEngine:
-    """Evaluates when its outcomes are asked for."""
+    """Evaluates requests while its outcomes are iterated."""
 
     workers = 1
 

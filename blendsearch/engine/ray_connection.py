@@ -1,7 +1,7 @@
-"""Connecting to Ray, as somebody who may: with a token wherever others could reach the cluster too.
+"""Connection to Ray, with token authentication wherever other machines can reach the cluster.
 
-Since 2.59 Ray may turn token authentication on by itself, in some processes and not in others, after which they do not
-find each other. So it is said here, before Ray is imported, and every process that is started from here inherits it.
+Since 2.59 Ray may enable token authentication on its own, in some processes and not in others, which then cannot find
+each other. So the mode is set here, before Ray is imported, and every child process inherits it.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from blendsearch.errors import EngineError
 
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray for what was submitted to it: whoever submitted has shown the token already."""
+"""Set by Ray in submitted jobs; their submission already required the token."""
 
 HEALTH_CHECK_ENVIRONMENT = {
     "RAY_health_check_initial_delay_ms": "2000",
@@ -25,15 +25,16 @@ HEALTH_CHECK_ENVIRONMENT = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
-"""What a process of a cluster has in its environment so that a node whose link is cut is noticed in seconds, where Ray
-takes minutes; the same on head, workers and driver, as in docker/."""
+"""Environment of all processes of a cluster, which detects a node with a broken link in seconds. Ray's defaults take
+minutes. The same on head, workers and driver, as in docker/.
+"""
 
 
 def connect(cluster: str) -> tuple[Any, bool]:
-    """The ray module, connected, and whether the connection is ours to close.
+    """Connect to Ray; return the ray module, and True if this process must close the connection.
 
-    `where`: local (a cluster of this machine, for this process), auto (the one this machine belongs to, or that
-    RAY_ADDRESS names), or HOST:PORT. Raises EngineError when there is none, or authentication is missing.
+    `cluster` is local (a new cluster on this machine, for this process), auto (the cluster of this machine, or of
+    RAY_ADDRESS), or HOST:PORT. Raises EngineError if there is none, or if authentication is missing.
     """
     authenticate(cluster)
     import ray
@@ -43,16 +44,16 @@ def connect(cluster: str) -> tuple[Any, bool]:
     try:
         address = None if cluster == "local" else cluster
         if address is None:
-            os.environ.pop("RAY_ADDRESS", None)  # or Ray would take it for the address it was not given
+            os.environ.pop("RAY_ADDRESS", None)  # otherwise Ray would connect there
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises a dozen types when there is no cluster
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EngineError(
-            f"no Ray at {cluster!r}: {reason}; is the cluster up, and its token yours? use local to start one here"
+            f"no Ray at {cluster!r}: {reason}; check that the cluster is up and has your token, or use local"
         ) from error
     if cluster == "auto" and JOB_CONFIG_VARIABLE not in os.environ:
         try:
-            _require_token(ray.get_runtime_context().gcs_address)  # it may be one that Ray knew of by itself
+            _require_token(ray.get_runtime_context().gcs_address)  # Ray may have found the address on its own
         except EngineError:
             ray.shutdown()
             raise
@@ -60,18 +61,18 @@ def connect(cluster: str) -> tuple[Any, bool]:
 
 
 def authenticate(cluster: str) -> None:
-    """Set RAY_AUTH_MODE, and what else Ray reads on its import, for this process and those it starts.
+    """Set RAY_AUTH_MODE, and other variables that Ray reads on import, for this process and its children.
 
-    The token itself is never shown. Raises EngineError where no token is known for a cluster that other machines reach,
-    and for a file with a token that others may read.
+    The token itself is never shown. Raises EngineError if no token is known for a cluster that other machines can
+    reach, and for a token file that others can read.
     """
-    # under `uv run`, Ray would pack up the working directory and start every worker by `uv run` in a copy of it, where
-    # there is no environment, or the wrong one: a search then waits for workers that never come
+    # under `uv run`, Ray would start every worker by `uv run` in a copy of the working directory without the right
+    # environment, and a search would wait for workers that never start
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     exposed = is_token_exposed()
     if cluster == "local":
         if exposed or not has_token():
-            # in the environment, not in the file Ray would write: every cluster started later would demand that one
+            # in the environment, since every later cluster would require the token in the file that Ray writes
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ["RAY_AUTH_MODE"] = "token"
         return
@@ -88,22 +89,22 @@ def authenticate(cluster: str) -> None:
 
 
 def _require_token(address: str) -> None:
-    guarded = os.environ["RAY_AUTH_MODE"].lower() == "token" and has_token()
-    if not guarded and not is_loopback_address(address):
+    authenticated = os.environ["RAY_AUTH_MODE"].lower() == "token" and has_token()
+    if not authenticated and not is_loopback_address(address):
         raise EngineError(
-            f"{address!r} can be reached from other machines and no token is known: whoever reaches a Ray cluster "
-            "without one runs code on it; give the cluster one, and its file here in RAY_AUTH_TOKEN_PATH "
-            "(RAY_AUTH_MODE=token)"
+            f"{address!r} can be reached from other machines and no token is known: anyone who reaches a Ray cluster "
+            "without a token can run code on it; set one on the cluster, and the path of its file here in "
+            "RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE=token)"
         )
 
 
 def get_token_path() -> Path:
-    """Where Ray looks for a token that is not in the environment."""
+    """Return the file in which Ray looks for a token that is not in the environment."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def has_token() -> bool:
-    """Whether Ray would find a token, where it looks for one."""
+    """Return True if Ray would find a token."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
     with contextlib.suppress(OSError):
@@ -112,7 +113,7 @@ def has_token() -> bool:
 
 
 def is_token_exposed() -> bool:
-    """Whether Ray would take its token from a file that is not its owner's alone."""
+    """Return True if Ray would read its token from a file that users other than the owner can access."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return False
     with contextlib.suppress(OSError):
@@ -121,7 +122,7 @@ def is_token_exposed() -> bool:
 
 
 def is_loopback_address(address: str) -> bool:
-    """Whether HOST:PORT or a URL names this machine by an address that only this machine reaches."""
+    """Return True if HOST:PORT or a URL names an address that only this machine can reach."""
     host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
     if host == "localhost":
         return True

@@ -1,4 +1,4 @@
-"""Evaluations on Ray: long-lived actors that hold model and data, and are sent requests of a few hundred bytes."""
+"""Evaluations on Ray: long-lived actors hold model and data and receive requests of a few hundred bytes."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,7 @@ from blendsearch.engine.base import submit_nothing
 from blendsearch.engine.ray_connection import connect
 from blendsearch.engine.ray_metrics import Metrics
 from blendsearch.engine.ray_train import RayTrainPool
+from blendsearch.engine.ray_train_actor import WorkerSetup
 from blendsearch.engine.ray_train_checks import check_batches
 from blendsearch.engine.ray_worker import Worker
 from blendsearch.engine.retries import UNREACHABLE_SECONDS, PendingRequest, RetryQueue
@@ -24,15 +25,15 @@ from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs
 
 RESIZE_SECONDS = 5.0
-"""How often the cluster is asked what it has room for now."""
+"""Interval at which the engine checks how many workers the cluster has room for."""
 
 MAX_FAILED_STARTS = 6
-"""Workers that may fail to start, one after another with none in between that does, before that is an error."""
+"""Number of consecutive workers that fail to start before the engine raises an error."""
 
 
 @dataclass(eq=False)
 class WorkerHandle:
-    """A worker: its number, its actor, and the node it runs on once it has started."""
+    """A worker: its number, its actor, and its node once it has started."""
 
     number: int
     actor: Any
@@ -41,7 +42,7 @@ class WorkerHandle:
 
 @dataclass
 class RunningRequest:
-    """A request on its way: on which worker, and since when."""
+    """A running request, its worker and its start time."""
 
     pending: PendingRequest
     worker: WorkerHandle
@@ -49,15 +50,16 @@ class RunningRequest:
 
 
 class RayEngine:
-    """One actor per GPU share or CPU slot, as many as the cluster has room for at the time.
+    """One actor per GPU share or CPU slot, as many as the cluster has room for.
 
-    A worker that dies or exceeds the time limit is replaced, and its request tried again elsewhere; after `retries`
-    more attempts the request comes back as failed. A node that dies takes no attempt away. Evaluations are pure, so one
-    that is repeated does no harm. Workers of nodes that join are put to work. Raises EngineError, from `completed`,
-    when no worker can be started, or none is there for `engine.patience` seconds.
+    A worker that dies or exceeds the time limit is replaced, and its request is retried on another one. After `retries`
+    more attempts the request fails. The loss of a node does not count as an attempt. Evaluations are pure, so repeating
+    one does no harm. Workers on nodes that join are used. `iter_outcomes` raises EngineError if workers fail to start,
+    or if there is no worker for `engine.patience` seconds.
 
-    With `several` above 1, every final takes so many workers of its own, by Ray Train. All actors go first: they hold
-    what those wait for. So no final begins before everything else is back; afterwards actors are started again.
+    With `workers_per_final` above 1, Ray Train trains every final on as many workers of its own. All actors are stopped
+    first, since they occupy the resources. So no final starts before all other requests are done; afterwards actors are
+    started again.
     """
 
     def __init__(self, config: EngineConfig, evaluator: Evaluator, workers_per_final: int = 1) -> None:
@@ -72,11 +74,10 @@ class RayEngine:
             self._disconnect()
             raise
         cores = int(self._ray.cluster_resources().get("CPU", 1))
-        # fixed now, and the same everywhere: sums over another number of threads end in other last digits
+        # fixed, and equal on all nodes: the number of threads changes the last digits of sums
         self._threads = config.threads or max(1, cores // self.workers)
-        # the model as one copy per worker, which may write to its own; image arrays are shared memory, read only
-        resting = dataclasses.replace(evaluator, model=evaluator.model.cpu())
-        self._payload = self._ray.put(resting)
+        # every worker has its own copy of the model; image arrays are read-only shared memory
+        self._payload = self._ray.put(dataclasses.replace(evaluator, model=evaluator.model.cpu()))
         evaluator.model.to(evaluator.device)
         self._queue: deque[PendingRequest] = deque()
         self._starting: dict[Any, WorkerHandle] = {}
@@ -89,7 +90,11 @@ class RayEngine:
         self._retry_queue = RetryQueue(self._queue, config.retries, self._telemetry)
         self._workers_per_final = workers_per_final
         self._train_pool = RayTrainPool(
-            *(self._ray, config, workers_per_final, self._payload, self._threads, self._device, self._telemetry),
+            self._ray,
+            config,
+            WorkerSetup(self._payload, self._threads, self._device),
+            self._telemetry,
+            workers_per_training=workers_per_final,
             next_number=lambda: next(self._worker_numbers),
             list_nodes=self._list_nodes,
             count_slots=lambda: self._count_final_slots() // workers_per_final,
@@ -123,11 +128,11 @@ class RayEngine:
             yield from self._resolve_unreachable()
             self._dispatch()
             self._telemetry.record_load(len(self._queue), len(self._running), self.workers)
-            waiting = [*self._running, *self._starting]
-            if not waiting:
+            pending = [*self._running, *self._starting]
+            if not pending:
                 time.sleep(0.2)
                 continue
-            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=1.0)
+            ready, _ = self._ray.wait(pending, num_returns=1, timeout=1.0)
             for reference in ready:
                 if reference in self._starting:
                     self._handle_started(reference)
@@ -153,42 +158,42 @@ class RayEngine:
         self._disconnect()
 
     def list_processes(self) -> dict[int, str]:
-        """Process ids of the workers that wait for work, with their node; to see, and to test by killing them."""
-        found: list[tuple[str, int]] = self._ray.get([place.actor.start.remote() for place in self._idle])
-        return {process: node for node, process in found}
+        """Return the process ids of idle workers with their nodes; for tests that kill them."""
+        processes: list[tuple[str, int]] = self._ray.get([worker.actor.start.remote() for worker in self._idle])
+        return {process: node for node, process in processes}
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
-            asked, place = self._queue.popleft(), self._idle.popleft()
-            self._running[place.actor.evaluate.remote(asked.request)] = RunningRequest(asked, place, time.monotonic())
+            pending, worker = self._queue.popleft(), self._idle.popleft()
+            reference = worker.actor.evaluate.remote(pending.request)
+            self._running[reference] = RunningRequest(pending, worker, time.monotonic())
 
     def _handle_started(self, reference: Any) -> None:
-        place = self._starting.pop(reference)
+        worker = self._starting.pop(reference)
         try:
-            place.node, process = self._ray.get(reference)
+            worker.node, process = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._kill(place)
+            self._kill(worker)
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 cause = getattr(error, "cause", None) or error
                 reason = next((line for line in reversed(str(cause).splitlines()) if line.strip()), str(type(cause)))
                 raise EngineError(
-                    f"{MAX_FAILED_STARTS} workers in turn did not start: {reason.strip()}; has every node this "
-                    "code, the "
-                    "same versions, and memory for the data?"
+                    f"{MAX_FAILED_STARTS} workers in turn did not start: {reason.strip()}; every node needs this code, "
+                    "the same versions, and memory for the data"
                 ) from error
             self._adjust_workers()
         else:
             self._failed_starts = 0
-            self._telemetry.record_start(place.number, place.node, process)
-            self._idle.append(place)
+            self._telemetry.record_start(worker.number, worker.node, process)
+            self._idle.append(worker)
 
     def _receive_outcome(self, reference: Any) -> Outcome | None:
-        """The outcome of a finished call; None when it failed and is tried again."""
+        """Return the outcome of a finished call; None if it failed and is retried."""
         item = self._running.pop(reference)
         self._last_activity = time.monotonic()
         try:
-            answer: tuple[Outcome, list[str]] = self._ray.get(reference)
+            result: tuple[Outcome, list[str]] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             self._idle.append(item.worker)
             cause = error.cause if isinstance(error.cause, Exception) else error
@@ -201,19 +206,19 @@ class RayEngine:
             self._unreachable.append((item, error, time.monotonic()))
             return None
         self._idle.append(item.worker)
-        self._telemetry.record_outcome(item.worker.number, item.pending.request, *answer)
-        return answer[0]
+        self._telemetry.record_outcome(item.worker.number, item.pending.request, *result)
+        return result[0]
 
     def _retry_lost(self, item: RunningRequest, error: BaseException) -> Outcome | None:
-        """What becomes of a request whose worker is gone: it is blamed unless the whole node is gone too."""
-        node_too = item.worker.node not in self._list_nodes()
-        return self._retry_queue.retry_lost(item.pending, item.worker.number, error, node_lost=node_too)
+        """Retry a request whose worker is gone; it counts as an attempt unless the whole node is gone too."""
+        node_lost = item.worker.node not in self._list_nodes()
+        return self._retry_queue.retry_lost(item.pending, item.worker.number, error, node_lost=node_lost)
 
     def _resolve_unreachable(self) -> Iterator[Outcome]:
-        """Requests whose worker could not be reached, once it is known why, or was waited for long enough."""
-        waiting, self._unreachable = self._unreachable, []
-        nodes = self._list_nodes() if waiting else {}
-        for item, error, since in waiting:
+        """Retry requests with an unreachable worker once its node is known to be lost, or after a waiting time."""
+        unreachable, self._unreachable = self._unreachable, []
+        nodes = self._list_nodes() if unreachable else {}
+        for item, error, since in unreachable:
             if item.worker.node in nodes and time.monotonic() - since < UNREACHABLE_SECONDS:
                 self._unreachable.append((item, error, since))
             elif (outcome := self._retry_lost(item, error)) is not None:
@@ -229,13 +234,13 @@ class RayEngine:
                 del self._running[reference]
                 self._kill(item.worker)
                 self._adjust_workers()
-                limit = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
-                outcome = self._retry_queue.retry(item.pending, item.worker.number, limit, "killed")
+                error = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
+                outcome = self._retry_queue.retry(item.pending, item.worker.number, error, "killed")
                 if outcome is not None:
                     yield outcome
 
     def _drop_dead_nodes(self) -> Iterator[Outcome]:
-        """Give up on workers whose node counts as dead: for minutes, a call to one may only seem to be under way."""
+        """Drop workers on dead nodes: their calls may seem to be running for minutes."""
         if not self._running or time.monotonic() - self._last_node_check < RESIZE_SECONDS:
             return
         self._last_node_check, nodes = time.monotonic(), self._list_nodes()
@@ -249,42 +254,42 @@ class RayEngine:
                     yield outcome
 
     def _resize(self) -> None:
-        """Every few seconds: as many workers as the cluster now has room for. Raises EngineError out of patience."""
+        """Adapt the number of workers to the cluster every few seconds. Raises EngineError after `engine.patience`."""
         now = time.monotonic()
         if self._running or self._idle:
             self._last_activity = now
         elif now - self._last_activity > self._config.patience:
             raise EngineError(
-                f"no worker for {self._config.patience:g} s (engine.patience): nothing that was evaluated is lost; "
+                f"no worker for {self._config.patience:g} s (engine.patience): no finished evaluation is lost; "
                 "resume the run when the cluster has room again"
             )
         if now - self._last_resize < RESIZE_SECONDS:
             return
         self._last_resize = now
         if self._config.workers is None:
-            # never none: a worker that waits for a place is what makes an autoscaler start a node
+            # at least one: a pending worker makes an autoscaler start a node
             self.workers = max(1, self._count_slots())
         self._adjust_workers()
 
     def _adjust_workers(self) -> None:
-        """Start the workers that are missing; of too many, those that wait for a place go."""
+        """Start missing workers; stop surplus workers that have not started yet."""
         surplus = len(self._starting) + len(self._idle) + len(self._running) - self.workers
         for reference in list(self._starting)[: max(0, surplus)]:
             self._kill(self._starting.pop(reference))
         for _ in range(-surplus):
-            place = self._create_worker()
-            # the first call returns when the worker has started: until then no request waits on it, and no clock runs
-            self._starting[place.actor.start.remote()] = place
+            worker = self._create_worker()
+            # this call returns when the worker has started; only then requests are sent and timed
+            self._starting[worker.actor.start.remote()] = worker
 
     def _stop_idle_workers(self) -> None:
-        """End the workers that have nothing to do."""
-        for place in [*self._starting.values(), *self._idle]:
-            self._kill(place)
+        """Stop the workers without a request."""
+        for worker in [*self._starting.values(), *self._idle]:
+            self._kill(worker)
         self._starting.clear()
         self._idle.clear()
 
     def _create_worker(self) -> WorkerHandle:
-        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0}
+        options: dict[str, float] = {"max_restarts": 0, "max_task_retries": 0}
         share = self._config.gpus_per_worker
         if self._on_gpu:
             options |= {"num_gpus": share, "num_cpus": 0}
@@ -300,40 +305,40 @@ class RayEngine:
             self._ray.kill(worker.actor)
 
     def _list_nodes(self) -> dict[str, dict[str, float]]:
-        """What every living node offers in all."""
+        """Return the total resources of every living node."""
         return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
 
     def _count_slots(self) -> int:
-        """How many workers the living nodes have room for, each node as it comes; a share of a GPU is of one GPU."""
+        """Count the workers that living nodes have room for; a share of a GPU is always of one GPU."""
         if self._on_gpu:
             share = self._config.gpus_per_worker
-            return sum(count_node_slots(offer.get("GPU", 0.0), share) for offer in self._list_nodes().values())
-        return sum(int(offer.get("CPU", 0.0) // (self._config.threads or 1)) for offer in self._list_nodes().values())
+            return sum(count_node_slots(node.get("GPU", 0.0), share) for node in self._list_nodes().values())
+        return sum(int(node.get("CPU", 0.0) // (self._config.threads or 1)) for node in self._list_nodes().values())
 
     def _count_final_slots(self) -> int:
-        """The same for the workers of a final, of which each takes a whole GPU."""
+        """Count the workers of finals that living nodes have room for; each takes a whole GPU."""
         if self._on_gpu:
-            return sum(int(offer.get("GPU", 0.0)) for offer in self._list_nodes().values())
+            return sum(int(node.get("GPU", 0.0)) for node in self._list_nodes().values())
         return self._count_slots()
 
     def _require_slots(self, workers_per_final: int) -> int:
-        """`_places`, where there are any. Raises EngineError where there are none, or not as many as a final takes."""
-        places = self._count_slots()
-        if places and self._count_final_slots() >= workers_per_final:
-            return places
+        """Count the slots. Raises EngineError if there are none, or fewer than a final needs."""
+        slots = self._count_slots()
+        if slots and self._count_final_slots() >= workers_per_final:
+            return slots
         need = f"{self._config.threads or 1} CPU per worker (engine.threads)"
         if self._on_gpu:
             need = f"{self._config.gpus_per_worker:g} GPU per worker (engine.gpus_per_worker)"
         what = "one worker"
-        if places:
+        if slots:
             what = f"the {workers_per_final} workers of a fine-tune (finals.workers)"
             need = "a GPU for each of them" if self._on_gpu else need
-        offers = ", ".join(
-            f"{offer.get('CPU', 0):g} CPU and {offer.get('GPU', 0):g} GPU" for offer in self._list_nodes().values()
+        resources = ", ".join(
+            f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in self._list_nodes().values()
         )
         raise EngineError(
-            f"the cluster has no room for {what}: its nodes offer {offers}, expected {need}; to wait for nodes "
-            "that are yet to come, set engine.workers"
+            f"the cluster has no room for {what}: its nodes have {resources}, expected {need}; to wait for further "
+            "nodes, set engine.workers"
         )
 
     def _disconnect(self) -> None:
@@ -342,8 +347,10 @@ class RayEngine:
 
 
 def count_node_slots(gpus: float, share: float) -> int:
-    """How many workers of `share` GPU a node of `gpus` has room for: a share below one never spans two GPUs."""
-    slack = 1e-6  # 1 / 0.1 is 9.99... to some
+    """Count the workers of `share` GPUs that a node of `gpus` GPUs has room for; a share below one never spans two
+    GPUs.
+    """
+    slack = 1e-6  # 1 / 0.1 may round below 10
     if share <= 1:
         return int(gpus + slack) * int(1 / share + slack)
     return int(gpus / share + slack)

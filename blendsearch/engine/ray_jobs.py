@@ -1,7 +1,7 @@
-"""Searches handed to a cluster through Ray's Jobs API: they go on when the submitting machine is switched off.
+"""Submission of searches to a cluster through Ray's Jobs API; the submitting machine may be switched off afterwards.
 
-What is sent: the config, the Python files below the working directory, and the data and weights that the config names
-by relative paths. Never the runs, nor anything hidden, nor what nothing names.
+The package holds the config, the Python files below the working directory, and data and weights that the config names
+by relative paths. It never holds runs or hidden files.
 """
 
 import secrets
@@ -18,23 +18,23 @@ from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.config.schema import Config
 
 MAX_PACKAGE_BYTES = 200 * 2**20
-"""A package that is larger is refused: what is that large belongs on storage that every node sees."""
+"""Largest package; larger files belong on storage that every node can access."""
 
 EXCLUDED_NAMES = frozenset({"node_modules", "site-packages", "__pycache__"})
 EXCLUDED_TOP_LEVEL_NAMES = frozenset({"runs", "build", "dist"})
-"""Deeper down these are names of packages, as one of ours."""
+"""Excluded at the top level only: further down they may be names of packages."""
 
 CONFIG_FILE = "submitted.yaml"
 
 
 def submit(address: str, config: Config, source: Path, name: str, runs: str) -> str:
-    """The id of a job that searches `config` as run `name` in the cluster's folder `runs`, or resumes it there.
+    """Submit a job that searches `config` as run `name` in the cluster's folder `runs`, or resumes it; return its id.
 
-    `here` is the working directory to take files from. Raises EngineError when the cluster does not take the job, and
-    ConfigError when the files are too large.
+    `source` is the working directory from which files are taken. Raises EngineError if the cluster does not accept the
+    job, and ConfigError if the files are too large.
     """
-    with tempfile.TemporaryDirectory() as place:
-        stage(config, source, Path(place))
+    with tempfile.TemporaryDirectory() as folder:
+        stage(config, source, Path(folder))
         words = ["python", "-m", "blendsearch", "search", CONFIG_FILE, "--name", name, "--or-resume"]
         words += ["--runs", runs, "--ray", "auto"]
         identity = f"{name}-{secrets.token_hex(3)}"
@@ -44,31 +44,33 @@ def submit(address: str, config: Config, source: Path, name: str, runs: str) -> 
                 "submit_job",
                 entrypoint=shlex.join(words),
                 submission_id=identity,
-                runtime_env={"working_dir": place},
+                runtime_env={"working_dir": folder},
                 metadata={"blendsearch_run": name},
             )
         )
 
 
 def get_status(address: str, job: str) -> str:
-    """PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED, and what Ray says of it."""
-    found = _call_dashboard(address, "get_job_info", job)
-    return f"{found.status.value}: {' '.join((found.message or '').split())}"
+    """Return the status (PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED) and Ray's message."""
+    info = _call_dashboard(address, "get_job_info", job)
+    return f"{info.status.value}: {' '.join((info.message or '').split())}"
 
 
 def get_logs(address: str, job: str) -> str:
-    """All that the job has written so far."""
+    """Return the output of the job so far."""
     return str(_call_dashboard(address, "get_job_logs", job))
 
 
 def stop(address: str, job: str) -> bool:
-    """Ask the job to stop, and say whether it was still going; its run stays, to be resumed."""
+    """Stop the job; return True if it was running. Its run stays and can be resumed."""
     return bool(_call_dashboard(address, "stop_job", job))
 
 
 def stage(config: Config, source: Path, destination: Path) -> None:
-    """Copy into `place` what a search of `config` needs from `here`. Raises ConfigError when that is too large."""
-    wanted = {
+    """Copy the files for a search of `config` from `source` to `destination`. Raises ConfigError if they are too
+    large.
+    """
+    files = {
         path.relative_to(source): path for path in _iter_sources(source, EXCLUDED_NAMES | EXCLUDED_TOP_LEVEL_NAMES)
     }
     model, data = config.model, config.data
@@ -76,18 +78,19 @@ def stage(config: Config, source: Path, destination: Path) -> None:
         if named is None or Path(named).is_absolute():
             continue
         if not (source / named).resolve().is_relative_to(source.resolve()):
-            raise ConfigError(f"{named} lies above the working directory: give an absolute path that every node sees")
-        found = source / named
-        files = found.rglob("*") if found.is_dir() else [found]
-        wanted |= {path.relative_to(source): path for path in files if path.is_file()}
-    large = sorted(wanted.values(), key=lambda path: -path.stat().st_size)
+            raise ConfigError(f"{named} is outside the working directory: use an absolute path that all nodes can read")
+        root = source / named
+        paths = root.rglob("*") if root.is_dir() else [root]
+        files |= {path.relative_to(source): path for path in paths if path.is_file()}
+    large = sorted(files.values(), key=lambda path: -path.stat().st_size)
     total = sum(path.stat().st_size for path in large)
     if total > MAX_PACKAGE_BYTES:
         raise ConfigError(
-            f"the files to send make {total / 2**20:,.0f} MiB, the largest {large[0].relative_to(source)}; at most "
-            f"{MAX_PACKAGE_BYTES // 2**20} MiB are sent: put it on storage that every node sees, under an absolute path"
+            f"the files to send have {total / 2**20:,.0f} MiB, the largest is {large[0].relative_to(source)}; at most "
+            f"{MAX_PACKAGE_BYTES // 2**20} MiB are sent: put it on storage that every node can read, with an absolute "
+            "path"
         )
-    for relative, path in wanted.items():
+    for relative, path in files.items():
         (destination / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, destination / relative)
     (destination / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
@@ -106,14 +109,14 @@ def _iter_sources(folder: Path, excluded: frozenset[str] = EXCLUDED_NAMES) -> It
 
 def _call_dashboard(address: str, method: str, *args: Any, **kwargs: Any) -> Any:
     if not address.startswith(("http://", "https://")):
-        raise EngineError(f"{address!r} is no address of a dashboard: expected http://HEAD:8265")
+        raise EngineError(f"{address!r} is not the address of a dashboard: expected http://HEAD:8265")
     authenticate(address)
     try:
         from ray.job_submission import JobSubmissionClient
 
         return getattr(JobSubmissionClient(address), method)(*args, **kwargs)
     except ImportError as error:
-        raise EngineError("jobs need Ray's own extra: install blendsearch[cluster]") from error
-    except Exception as error:  # a dozen types, from Ray and from what it speaks HTTP with
+        raise EngineError("jobs need Ray's dashboard packages: install blendsearch[cluster]") from error
+    except Exception as error:  # Ray and its HTTP client raise a dozen types
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(f"{address}: {reason.strip()[:300]}") from error

@@ -1,9 +1,9 @@
-"""Ray's metrics of a search, for whoever scrapes the cluster's nodes (Prometheus, Grafana).
+"""Ray metrics of a search, for monitoring (Prometheus, Grafana).
 
-They are exported by the node that the searching process is on, each tagged with the run's name:
-``ray_blendsearch_evaluations_total`` (by `status`: done, failed, retried), ``ray_blendsearch_evaluation_seconds`` (a
-histogram by `fidelity`), ``ray_blendsearch_queue`` (requests that wait for a worker), ``ray_blendsearch_running``,
-``ray_blendsearch_workers``, ``ray_blendsearch_best_loss`` and ``ray_blendsearch_hypervolume``.
+The node of the searching process exports them, each tagged with the run's name: ``ray_blendsearch_evaluations_total``
+(by `status`: done, failed, retried), ``ray_blendsearch_evaluation_seconds`` (a histogram by `fidelity`),
+``ray_blendsearch_queue`` (requests that wait for a worker), ``ray_blendsearch_running``, ``ray_blendsearch_workers``,
+``ray_blendsearch_best_loss`` and ``ray_blendsearch_hypervolume``.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 from blendsearch.events import Event, GenerationDone
 
 SECONDS_BOUNDARIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0, 14400.0]
-"""Boundaries of the histogram: a recalibration takes seconds, a long fine-tune hours."""
+"""Boundaries of the histogram, in seconds: a recalibration takes seconds, a long fine-tune hours."""
 
 
 class Metrics:
-    """The metrics of one run. Ray must be connected."""
+    """Metrics of one run. Ray must be connected."""
 
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
@@ -36,19 +36,19 @@ class Metrics:
         self._hypervolume = make_metric(Gauge, "hypervolume", "Hypervolume of the front")
 
     def record_evaluation(self, status: str, fidelity: str = "", seconds: float = 0.0) -> None:
-        """That an evaluation, or an attempt at one, ended as `status`: done, failed or retried."""
+        """Record that an evaluation, or an attempt, ended as `status`: done, failed or retried."""
         self._evaluations.inc(1, {"status": status})
         if status == "done":
             self._seconds.observe(seconds, {"fidelity": fidelity})
 
     def record_load(self, queue: int, running: int, workers: int) -> None:
-        """How much waits, how much is worked on, and by how many."""
+        """Record the numbers of waiting requests, of running requests and of workers."""
         self._queue.set(queue)
         self._running.set(running)
         self._workers.set(workers)
 
     def receive_event(self, event: Event) -> None:
-        """Update the metrics of the search by one of its events."""
+        """Update the metrics of a finished generation."""
         if isinstance(event, GenerationDone):
             self._hypervolume.set(event.hypervolume)
             if event.best_loss is not None:

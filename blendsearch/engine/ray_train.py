@@ -1,7 +1,7 @@
-"""Long fine-tunes of which each takes several workers of a Ray cluster: data parallel, by Ray Train's TorchTrainer.
+"""Long fine-tunes on several workers of a Ray cluster each: data parallel, by Ray Train's TorchTrainer.
 
-For each there is a conductor (engine.conductor), which calls Ray Train. Whatever fails is begun again from here, by the
-same count as any other evaluation, and not by Ray Train.
+A `TrainActor` per training calls Ray Train. Failed trainings are retried here, by the same rules as any other
+evaluation, and not by Ray Train.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from blendsearch.engine.ray_train_actor import TrainActor
+from blendsearch.engine.ray_train_actor import TrainActor, WorkerSetup
 from blendsearch.engine.retries import UNREACHABLE_SECONDS, PendingRequest, RetryQueue
 from blendsearch.engine.telemetry import Telemetry
 from blendsearch.errors import EngineError
@@ -25,17 +25,22 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data may lie under relative paths
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2592000",  # a full cluster is waited for with `engine.patience`
 }
-"""What Ray Train reads from the environment, where it is called."""
+"""Environment of processes that call Ray Train."""
 
 NODE_CHECK_SECONDS = 5.0
-"""How often it is looked whether the nodes of a training are still there."""
+"""Interval at which the nodes of trainings are checked."""
 
 
 @dataclass(eq=False)
 class Training:
-    """One fine-tune under way: its number, conductor, since when; once it has begun, on which nodes, held by what.
+    """A running fine-tune.
 
-    `since` is when it was asked for, then when its workers had begun.
+    Attributes
+    ----------
+    number: worker number for logs.
+    changed_at: time at which it was requested, then at which its workers started.
+    nodes: nodes of its workers once they have started.
+    placement_group: Ray's reservation of their resources.
     """
 
     number: int
@@ -47,35 +52,35 @@ class Training:
 
 
 class RayTrainPool:
-    """Trains one network after the other, or as many at a time as there is room for; the cluster is theirs meanwhile.
+    """Trains networks on several workers each, as many at a time as there is room for; uses the whole cluster
+    meanwhile.
 
-    `room` says how many at a time. A training that dies or exceeds `engine.final_timeout` is begun again, and comes
-    back as failed after `engine.retries` more attempts.
+    `count_slots` returns how many trainings have room. A training that dies or exceeds `engine.final_timeout` is
+    retried, and fails after `engine.retries` more attempts.
     """
 
     def __init__(
         self,
         ray: Any,
         config: EngineConfig,
-        size: int,
-        payload: Any,
-        threads: int,
-        device: str,
+        setup: WorkerSetup,
         telemetry: Telemetry,
+        *,
+        workers_per_training: int,
         next_number: Callable[[], int],
         list_nodes: Callable[[], dict[str, dict[str, float]]],
         count_slots: Callable[[], int],
     ) -> None:
-        self._ray, self._config, self._size, self._payload = ray, config, size, payload
-        self._threads, self._device, self._telemetry = threads, device, telemetry
+        self._ray, self._config, self._setup, self._telemetry = ray, config, setup, telemetry
+        self._size = workers_per_training
         self._next_number, self._list_nodes, self._count_slots = next_number, list_nodes, count_slots
         self._queue: deque[PendingRequest] = deque()
         self._retry_queue = RetryQueue(self._queue, config.retries, telemetry)
         self._starting: dict[Any, Training] = {}
         self._running: dict[Any, Training] = {}
         self._unreachable: list[tuple[Training, BaseException]] = []
-        # as many CPUs as any other worker asks for, however many threads it has
-        self._resources = {"GPU": 1.0} if device == "cuda" else {"CPU": float(config.threads or 1)}
+        # as many CPUs as any other worker reserves, independent of its threads
+        self._resources = {"GPU": 1.0} if setup.device == "cuda" else {"CPU": float(config.threads or 1)}
         self._folder = ""
         self._last_node_check = 0.0
 
@@ -91,7 +96,9 @@ class RayTrainPool:
         self._queue.append(PendingRequest(request))
 
     def iter_outcomes(self, feed: Callable[[], None]) -> Iterator[Outcome]:
-        """The outcomes of all that was submitted. Raises EngineError when no room is found in `engine.patience`."""
+        """Yield the outcomes of all submitted requests. Raises EngineError if there is no room for `engine.patience`
+        seconds.
+        """
         while True:
             feed()
             if not self.outstanding:
@@ -126,57 +133,57 @@ class RayTrainPool:
 
         self._folder = self._folder or tempfile.mkdtemp(prefix="blendsearch-train-")
         here = self._ray.get_runtime_context().get_node_id()
-        conductor = (
+        actor = (
             self._ray.remote(TrainActor)
             .options(
                 num_cpus=0,
                 max_restarts=0,
-                # one call trains, one waits for the beginning, and all workers may speak at once
+                # one call trains, one waits for the start, and all workers may report at once
                 max_concurrency=self._size + 2,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
                 runtime_env={"env_vars": RAY_TRAIN_ENVIRONMENT},
             )
-            .remote([self._payload], self._threads, self._resources, self._device, self._size, self._folder)
+            .remote(self._setup, self._resources, self._size, self._folder)
         )
-        training = Training(self._next_number(), pending, conductor, time.monotonic())
-        self._running[conductor.train.remote(pending.request)] = training
-        self._starting[conductor.wait_for_workers.remote()] = training
+        training = Training(self._next_number(), pending, actor, time.monotonic())
+        self._running[actor.train.remote(pending.request)] = training
+        self._starting[actor.wait_for_workers.remote()] = training
 
     def _handle_started(self, reference: Any) -> None:
         training = self._starting.pop(reference)
-        with suppress(self._ray.exceptions.RayError):  # then its training fails too, and says why
-            standing: list[tuple[str, int]]
-            standing, training.placement_group = self._ray.get(reference)
-            for node, process in standing:
+        with suppress(self._ray.exceptions.RayError):  # then the call of `train` fails too, with the reason
+            workers: list[tuple[str, int]]
+            workers, training.placement_group = self._ray.get(reference)
+            for node, process in workers:
                 self._telemetry.record_start(training.number, node, process)
-            training.nodes, training.changed_at = frozenset(node for node, _ in standing), time.monotonic()
+            training.nodes, training.changed_at = frozenset(node for node, _ in workers), time.monotonic()
 
     def _receive_outcome(self, reference: Any) -> Outcome | None:
         training = self._running.pop(reference)
         try:
-            answer: tuple[Outcome, list[str]] = self._ray.get(reference)
+            result: tuple[Outcome, list[str]] = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             cause, lost = find_cause(error, self._ray.exceptions.RayError)
             self._stop_training(training)
             if not lost:
-                cause.add_note(str(error))  # the trace, as Ray brings it along
+                cause.add_note(str(error))  # Ray's traceback of the worker
                 return self._retry_queue.retry(training.pending, training.number, cause, "failed")
             training.changed_at = time.monotonic()
             self._unreachable.append((training, cause))
             return None
         self._stop_training(training)
-        self._telemetry.record_outcome(training.number, training.pending.request, *answer)
-        return answer[0]
+        self._telemetry.record_outcome(training.number, training.pending.request, *result)
+        return result[0]
 
     def _resolve_unreachable(self) -> Iterator[Outcome]:
-        """Trainings that lost a worker, once it is known whether its node was lost, or was waited for long enough."""
-        waiting, self._unreachable = self._unreachable, []
-        nodes = self._list_nodes() if waiting else {}
-        here = self._ray.get_runtime_context().get_node_id() if waiting else ""
-        for training, error in waiting:
+        """Retry trainings that lost a worker once its node is known to be lost, or after a waiting time."""
+        unreachable, self._unreachable = self._unreachable, []
+        nodes = self._list_nodes() if unreachable else {}
+        here = self._ray.get_runtime_context().get_node_id() if unreachable else ""
+        for training, error in unreachable:
             gone = not training.nodes <= nodes.keys()
-            elsewhere = bool(training.nodes - {here})  # this process's own node is there as long as it is
-            if elsewhere and not gone and time.monotonic() - training.changed_at < UNREACHABLE_SECONDS:
+            remote = bool(training.nodes - {here})  # the node of this process cannot be lost
+            if remote and not gone and time.monotonic() - training.changed_at < UNREACHABLE_SECONDS:
                 self._unreachable.append((training, error))
                 continue
             outcome = self._retry_queue.retry_lost(training.pending, training.number, error, node_lost=gone)
@@ -184,11 +191,11 @@ class RayTrainPool:
                 yield outcome
 
     def _stop_overdue(self) -> Iterator[Outcome]:
-        """End trainings that take too long, or whose nodes are gone. Raises EngineError for one that cannot begin."""
+        """Stop trainings that exceed the time limit or lost a node. Raises EngineError for one that cannot start."""
         now = time.monotonic()
-        looks = now - self._last_node_check > NODE_CHECK_SECONDS
-        nodes = self._list_nodes() if looks else {}
-        self._last_node_check = now if looks else self._last_node_check
+        check_nodes = now - self._last_node_check > NODE_CHECK_SECONDS
+        nodes = self._list_nodes() if check_nodes else {}
+        self._last_node_check = now if check_nodes else self._last_node_check
         for reference, training in list(self._running.items()):
             outcome = None
             if not training.nodes:
@@ -198,7 +205,7 @@ class RayTrainPool:
                 self._stop_training(training)
                 limit = TimeoutError(f"not done after {self._config.final_timeout:g} s (engine.final_timeout)")
                 outcome = self._retry_queue.retry(training.pending, training.number, limit, "killed")
-            elif looks and not training.nodes <= nodes.keys():
+            elif check_nodes and not training.nodes <= nodes.keys():
                 del self._running[reference]
                 self._stop_training(training)
                 lost = ConnectionError(f"node {min(training.nodes - nodes.keys())} is gone")
@@ -208,17 +215,17 @@ class RayTrainPool:
 
     def _check_patience(self, training: Training, now: float) -> None:
         if any(other.nodes for other in self._running.values()):
-            training.changed_at = now  # whose room it may get
+            training.changed_at = now  # it may start when the other one ends
         elif now - training.changed_at > self._config.patience:
             raise EngineError(
                 f"no room for the {self._size} workers of a fine-tune (finals.workers) for {self._config.patience:g} s "
-                "(engine.patience): nothing that was evaluated is lost; resume the run when the cluster has room again"
+                "(engine.patience): no finished evaluation is lost; resume the run when the cluster has room again"
             )
 
     def _stop_training(self, training: Training) -> None:
-        """Let go of the conductor, and with it of all it has started.
+        """Stop the actor of a training and everything it started.
 
-        Ray Train gives the place of a training that was killed back only where the cluster has a dashboard to ask.
+        The placement group is removed here, since Ray Train only removes that of a killed training with a dashboard.
         """
         self._starting = {key: other for key, other in self._starting.items() if other is not training}
         with suppress(Exception):
@@ -229,30 +236,30 @@ class RayTrainPool:
 
 
 def find_cause(error: BaseException, ray_error: type[BaseException]) -> tuple[BaseException, bool]:
-    """Why a training failed, and whether that is for a process that was lost (an error `of_ray`).
+    """Return why a training failed, and True if the cause is a lost process (a `ray_error`).
 
-    Where a process dies the others fail too, since they cannot reach it: that says nothing.
+    If one process dies, the others fail too because they cannot reach it; their errors are ignored.
     """
     cause = getattr(error, "cause", None) or error
     failures = getattr(cause, "worker_failures", None)
     if failures is None:
         cause = getattr(cause, "controller_failure", cause)
         return cause, isinstance(cause, ray_error) and cause is error
-    found = [_unwrap(item) for _, item in sorted(failures.items())]
-    for item in found:
+    errors = [_unwrap(item) for _, item in sorted(failures.items())]
+    for item in errors:
         if isinstance(item, ray_error):
             return item, True
-    own = [item for item in found if not _is_unreachable(item)]
-    return (own[0], False) if own else (found[0], True)
+    causes = [item for item in errors if not _is_unreachable(item)]
+    return (causes[0], False) if causes else (errors[0], True)
 
 
 def _unwrap(error: BaseException) -> BaseException:
-    """What a worker raised, or was lost by, without Ray Train's wrapping."""
+    """Return the error of a worker without Ray Train's wrapper."""
     inner = getattr(error, "_base_exc", None) or getattr(error, "health_check_failure", None)
     return inner if isinstance(inner, BaseException) else error
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """Whether this is what torch.distributed says where another process does not answer."""
+    """Return True for errors that torch.distributed raises when another process does not respond."""
     text = f"{type(error).__name__} {error}".lower()
     return any(word in text for word in ("gloo", "nccl", "connection", "distbackend", "distnetwork"))

@@ -1,27 +1,47 @@
-"""One training on several workers, from the inside: who calls Ray Train, and what its workers do.
+"""One training by Ray Train on several workers: the actor that starts it, and the function that its workers run.
 
-The conductor is an actor without a CPU, told by the training processes where they are and, by the first of them, what
-came of it: through Ray, like every other outcome. Nothing goes through Ray Train's storage, so nodes need to share
-none; Ray Train gets a temporary folder for the empty files it insists on.
+The actor needs no CPU. The workers report their location to it, and the first one its result, through Ray like every
+other outcome. Nothing is written to Ray Train's storage, so nodes share none. Ray Train receives a temporary folder for
+the empty files that it requires.
 """
 
 import dataclasses
 import threading
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 from blendsearch.data.share import Share
 from blendsearch.engine.ray_worker import Worker
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 
 
-class TrainActor:
-    """One training by Ray Train, from a process of its own: what it prints, and how it handles signals, stays there."""
+class WorkerSetup(NamedTuple):
+    """Setup of a worker process.
 
-    def __init__(
-        self, payload: list[Any], threads: int, resources: dict[str, float], device: str, size: int, folder: str
-    ) -> None:
-        # in a list, since Ray would fetch here what is for the workers
-        self._payload, self._threads, self._resources, self._device = payload[0], threads, resources, device
+    Attributes
+    ----------
+    payload: Ray's reference to the evaluator.
+    threads: torch threads of the process.
+    device: ``cpu`` or ``cuda``.
+    """
+
+    payload: Any
+    threads: int
+    device: str
+
+
+class TrainLoopConfig(TypedDict):
+    """Arguments of `run_train_worker`, in the form that Ray Train requires."""
+
+    request: Request
+    actor: Any
+    setup: WorkerSetup
+
+
+class TrainActor:
+    """Runs one training by Ray Train in its own process, so that output and signal handlers of Ray Train stay there."""
+
+    def __init__(self, setup: WorkerSetup, resources: dict[str, float], size: int, folder: str) -> None:
+        self._setup, self._resources = setup, resources
         self._size, self._folder = size, folder
         self._workers: dict[int, tuple[str, int]] = {}
         self._placement_group: Any = None
@@ -29,24 +49,22 @@ class TrainActor:
         self._result: tuple[Outcome, list[str]] | None = None
 
     def train(self, request: Request) -> tuple[Outcome, list[str]]:
-        """The outcome, and what was warned of meanwhile. Raises what Ray Train raises."""
+        """Return the outcome and captured warnings. Raises the errors of Ray Train."""
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        facts = {
-            "asked": request,
-            "conductor": ray.get_runtime_context().current_actor,
-            "evaluator": self._payload,
-            "threads": self._threads,
-            "device": self._device,
+        config: TrainLoopConfig = {
+            "request": request,
+            "actor": ray.get_runtime_context().current_actor,
+            "setup": self._setup,
         }
         TorchTrainer(
             run_train_worker,
-            train_loop_config=facts,
+            train_loop_config=config,
             scaling_config=ScalingConfig(
                 num_workers=self._size,
-                use_gpu=self._device == "cuda",
+                use_gpu=self._setup.device == "cuda",
                 resources_per_worker=self._resources,
             ),
             run_config=RunConfig(
@@ -60,35 +78,36 @@ class TrainActor:
         return self._result
 
     def wait_for_workers(self) -> tuple[list[tuple[str, int]], Any]:
-        """Node and process of every worker, and the placement group that holds them, once all of them are there."""
+        """Return node and process of every worker, and their placement group, once all have started."""
         self._all_started.wait()
         return [self._workers[rank] for rank in sorted(self._workers)], self._placement_group
 
     def register_worker(self, rank: int, group: Any, node: str, process: int) -> None:
-        """A worker says where it is."""
+        """Register the location of a worker."""
         self._workers[rank], self._placement_group = (node, process), group
         if len(self._workers) == self._size:
             self._all_started.set()
 
     def receive_result(self, result: tuple[Outcome, list[str]]) -> None:
-        """The first worker says what came of it."""
+        """Receive the result of the first worker."""
         self._result = result
 
 
-def run_train_worker(facts: dict[str, Any]) -> None:
-    """What every process of a training does: its share of it; the first one judges the network too."""
+def run_train_worker(config: TrainLoopConfig) -> None:
+    """Run one process of a training on its share of every batch; the first one also evaluates the network."""
     import ray
     from ray.train import get_context
     from ray.train.torch import get_device
 
     share = Share(get_context().get_world_rank(), get_context().get_world_size())
-    held: Evaluator = ray.get(facts["evaluator"])
-    held = dataclasses.replace(held, recipe=dataclasses.replace(held.recipe, share=share))
-    device = str(get_device()) if facts["device"] == "cuda" else facts["device"]
-    worker = Worker(held, facts["threads"], device, 1.0)
+    setup, actor, request = config["setup"], config["actor"], config["request"]
+    evaluator: Evaluator = ray.get(setup.payload)
+    evaluator = dataclasses.replace(evaluator, recipe=dataclasses.replace(evaluator.recipe, share=share))
+    device = str(get_device()) if setup.device == "cuda" else setup.device
+    worker = Worker(evaluator, setup.threads, device, 1.0)
     group = ray.util.get_current_placement_group()
-    ray.get(facts["conductor"].register_worker.remote(share.rank, group, *worker.start()))
+    ray.get(actor.register_worker.remote(share.rank, group, *worker.start()))
     if share.rank:
-        worker.join_recovery(facts["asked"])
+        worker.join_recovery(request)
     else:
-        ray.get(facts["conductor"].receive_result.remote(worker.evaluate(facts["asked"])))
+        ray.get(actor.receive_result.remote(worker.evaluate(request)))

@@ -1,4 +1,4 @@
-"""Whether fine-tunes can be trained on several workers each, asked before anything that takes time."""
+"""Checks of fine-tunes on several workers, before anything that takes time."""
 
 import importlib.util
 
@@ -7,32 +7,32 @@ from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.runs.config.schema import EngineConfig
 
 RAY_TRAIN_REQUIREMENTS = ("fsspec", "pandas", "pyarrow")
-"""What Ray Train imports beyond Ray itself."""
+"""Packages that Ray Train imports in addition to Ray itself."""
 
 
 def check_ray_train(config: EngineConfig, size: int) -> None:
-    """Raises EngineError where a fine-tune on `size` workers could not even begin, before anything that takes time."""
+    """Raise EngineError if a fine-tune on `size` workers could not start."""
     if size < 2:
         return
     if config.ray == "off":
         raise EngineError(
             f"finals.workers is {size} and engine.ray is off: a fine-tune on several workers needs Ray; set "
-            "engine.ray to local, auto or HOST:PORT, or leave finals.workers out"
+            "engine.ray to local, auto or HOST:PORT, or leave out finals.workers"
         )
     missing = [name for name in RAY_TRAIN_REQUIREMENTS if importlib.util.find_spec(name) is None]
     if missing:
         raise EngineError(
-            f"finals.workers is {size} and {', '.join(missing)} of Ray Train is not installed: "
+            f"finals.workers is {size} but Ray Train needs {', '.join(missing)}, which is not installed: "
             "pip install blendsearch[train], here and on every node"
         )
 
 
 def check_batches(evaluator: Evaluator, size: int) -> None:
-    """Raises EngineError where a batch of the long fine-tune has no `size` equal shares."""
+    """Raise EngineError if a batch of the long fine-tune cannot be divided into `size` equal shares."""
     schedule = evaluator.recipe.final
     images = min(len(evaluator.splits.train), schedule.images or len(evaluator.splits.train))
     if min(images, schedule.batch_size) % size:
         raise EngineError(
-            f"the {images} training images are one batch of the long fine-tune and cannot be shared out evenly among "
+            f"the {images} training images are one batch of the long fine-tune and cannot be divided evenly among "
             f"{size} workers (finals.workers): choose a number that divides them, or a smaller finals.tuning.batch_size"
         )

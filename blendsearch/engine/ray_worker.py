@@ -1,4 +1,4 @@
-"""What runs in a worker process of a cluster."""
+"""Worker process of a cluster."""
 
 import dataclasses
 import os
@@ -10,33 +10,33 @@ from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 
 
 class Worker:
-    """One actor: an evaluator on its own device."""
+    """Actor with an evaluator on its own device."""
 
     def __init__(self, evaluator: Evaluator, threads: int, device: str, gpu_fraction: float) -> None:
         # Ray's OMP_NUM_THREADS does not reach a reused process that has imported torch
         torch.set_num_threads(threads)
-        place = torch.device(device)
-        if place.type == "cuda" and gpu_fraction < 1:
-            # Ray divides a card by counting; without this, one worker's memory is whatever the others left
+        target = torch.device(device)
+        if target.type == "cuda" and gpu_fraction < 1:
+            # Ray only counts shares of a GPU and does not limit their memory
             torch.cuda.set_per_process_memory_fraction(gpu_fraction)
-        self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(place), device=place)
+        self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(target), device=target)
 
     def start(self) -> tuple[str, int]:
-        """The node and the process this worker runs in; answered once it is ready and warm."""
+        """Return the node and the process of this worker, once it is warmed up."""
         import ray
 
         self._evaluator.warm_up()
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def evaluate(self, request: Request) -> tuple[Outcome, list[str]]:
-        """The outcome, and what was warned of meanwhile."""
+        """Return the outcome and captured warnings."""
         try:
             with capture_warnings() as messages:
                 return self._evaluator.evaluate(request), messages
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()  # what this one took must not fail the next one too
+            torch.cuda.empty_cache()  # so that the next evaluation does not fail too
             raise
 
     def join_recovery(self, request: Request) -> None:
-        """Recover the network together with others, of whom another one judges it."""
+        """Recover the network together with other processes; the first of them evaluates it."""
         self._evaluator.build_network(request)

@@ -1,4 +1,4 @@
-"""A request on its way through a cluster: tried again where what it ran on is gone, and failed after its attempts."""
+"""Retries of requests on a cluster: after lost workers, lost nodes and errors, up to a number of attempts."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -7,16 +7,17 @@ from blendsearch.engine.telemetry import Telemetry
 from blendsearch.fitness.evaluator import Outcome, Request, make_failed_outcome
 
 MAX_LOST_NODES = 10
-"""Nodes that may die under one request before the request is blamed for it."""
+"""Nodes that may die under one request before the loss counts as an attempt."""
 
 UNREACHABLE_SECONDS = 30.0
-"""How long a worker may be out of reach on a node that counts as alive before its request is blamed: Ray takes about
-half of that to notice a node that was killed."""
+"""Time for which a worker may be unreachable on a living node before it counts as an attempt. Ray takes about half
+of it to detect a killed node.
+"""
 
 
 @dataclass
 class PendingRequest:
-    """A request, how often it has been tried in vain, and how many nodes were lost under it."""
+    """A request, its number of failed attempts, and the number of nodes lost under it."""
 
     request: Request
     attempt: int = 0
@@ -25,7 +26,7 @@ class PendingRequest:
 
 @dataclass
 class RetryQueue:
-    """What waits for a worker, and how many attempts more than one each of it has."""
+    """Requests that wait for a worker, and the number of attempts after the first."""
 
     queue: deque[PendingRequest]
     retries: int
@@ -39,10 +40,10 @@ class RetryQueue:
         event: str,
         trace_error: BaseException | None = None,
     ) -> Outcome | None:
-        """Queue the request once more, or give up; `event` and `traced` are for the worker's log."""
-        more = pending.attempt < self.retries
-        self.telemetry.record_failure(worker, event, pending.request, trace_error or error, will_retry=more)
-        if more:
+        """Queue the request again, or return its failed outcome; `event` and `trace_error` are for the worker's log."""
+        will_retry = pending.attempt < self.retries
+        self.telemetry.record_failure(worker, event, pending.request, trace_error or error, will_retry=will_retry)
+        if will_retry:
             pending.attempt += 1
             self.queue.append(pending)
             return None
@@ -51,7 +52,7 @@ class RetryQueue:
     def retry_lost(
         self, pending: PendingRequest, worker: int, error: BaseException, *, node_lost: bool
     ) -> Outcome | None:
-        """`again` for a request whose worker is gone: no attempt is counted where the whole node is gone too."""
+        """Retry a request whose worker is gone; it does not count as an attempt if the whole node is gone."""
         if node_lost and pending.lost_nodes < MAX_LOST_NODES:
             pending.lost_nodes += 1
             self.telemetry.record_failure(worker, "lost", pending.request, error, will_retry=True)

@@ -1,8 +1,8 @@
-"""What an engine tells of its work: a line in a worker's log, and a figure for Ray's metrics where there are any."""
+"""Telemetry of an engine: a line in a worker's log per event, and Ray's metrics if there are any."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from blendsearch.engine.ray_metrics import Metrics
 
 MAX_TRACE_LENGTH = 4000
-"""Letters of a trace that are kept, the last ones."""
+"""Number of characters kept of a traceback, from its end."""
 
 
 class Telemetry:
-    """Tells nothing until it has `logs`, and `metrics`."""
+    """Records nothing until it has `logs`, and `metrics`."""
 
     logs: WorkerLogs | None = None
     metrics: "Metrics | None" = None
@@ -38,7 +38,9 @@ class Telemetry:
     def record_failure(
         self, worker: int, event: str, request: Request, error: BaseException, *, will_retry: bool
     ) -> None:
-        """`event` is failed, killed or lost; `again`: whether the request is tried once more."""
+        """Record a failed attempt. `event` is failed, killed or lost; `will_retry` is True if another attempt
+        follows.
+        """
         trace = "" if event != "failed" else _format_trace(error)
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
         self._write_line(
@@ -55,12 +57,12 @@ class Telemetry:
         if self.metrics is not None:
             self.metrics.receive_event(event)
 
-    def _write_line(self, worker: int, event: str, facts: Mapping[str, Any]) -> None:
+    def _write_line(self, worker: int, event: str, facts: Mapping[str, object]) -> None:
         if self.logs is not None:
             self.logs.write(worker, event, **facts)
 
 
-def _describe_request(request: Request) -> dict[str, Any]:
+def _describe_request(request: Request) -> dict[str, object]:
     return {"digest": request.digest, "fidelity": request.fidelity, "split": request.split, "seed": request.seed}
 
 
@@ -69,8 +71,8 @@ def _replace_nonfinite(number: float) -> float | None:
 
 
 def _format_trace(error: BaseException) -> str:
-    """The trace of what a worker raised: as Ray brings it along, or our own."""
+    """Return the traceback of a worker's error, as formatted by Ray or here."""
     import traceback
 
-    brought = getattr(error, "traceback_str", "")
-    return str(brought or "".join(traceback.format_exception(error)))[-MAX_TRACE_LENGTH:]
+    ray_trace = getattr(error, "traceback_str", "")
+    return str(ray_trace or "".join(traceback.format_exception(error)))[-MAX_TRACE_LENGTH:]

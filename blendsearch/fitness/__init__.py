@@ -1,1 +1,1 @@
-"""From a cut to its objectives: the images it is judged on, its recovery, its evaluation."""
+"""Evaluation of cuts: recovery, refit, fidelities, and latency measurement."""

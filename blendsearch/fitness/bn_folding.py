@@ -1,10 +1,10 @@
-"""Batch-norms folded into the convolutions before them, while a network is judged: the same numbers, a pass less each.
+"""Folding of batch-norms into the preceding convolutions during evaluation: the same outputs with fewer passes.
 
-In evaluation mode a batch-norm is a scale and a shift per channel, which the convolution's weights can carry. A quarter
-of a ResNet-56's forward pass goes (experiments/evaluation_speed.py).
+In evaluation mode a batch-norm is a scale and a shift per channel, which the convolution's weights can absorb. This
+saves a quarter of a ResNet-56's forward pass (experiments/evaluation_speed.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,26 +19,28 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class ConvNormPair(NamedTuple):
-    """A convolution and the batch-norm that alone reads its output, by their names."""
+    """Names of a convolution and of the batch-norm that is the only reader of its output."""
 
     convolution: str
     norm: str
 
 
 def find_foldable_pairs(model: nn.Module, example: Tensor) -> tuple[ConvNormPair, ...]:
-    """The pairs of `model`, as one forward pass in evaluation mode shows them; both of a pair run once in it."""
+    """Find the pairs of `model` in one forward pass of `example` in evaluation mode; both modules run exactly once
+    in it.
+    """
     made: dict[int, str] = {}
     fed: dict[str, str] = {}
     runs: dict[str, int] = {}
-    held: list[Tensor] = []  # so that no identity is given away twice
-    watch = _ReadCounter()
+    references: list[Tensor] = []  # keeps outputs alive, so that ids stay unique
+    counter = _ReadCounter()
     before = {module: module.training for module in model.modules()}
 
     def record_convolution(name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         runs[name] = runs.get(name, 0) + 1
-        held.append(output)
+        references.append(output)
         made[id(output)] = name
-        watch.counts.pop(id(output), None)  # of a tensor that is no more, and had this identity before
+        counter.counts.pop(id(output), None)  # count of a freed tensor with the same id
 
     def record_norm(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         runs[name] = runs.get(name, 0) + 1
@@ -53,7 +55,7 @@ def find_foldable_pairs(model: nn.Module, example: Tensor) -> tuple[ConvNormPair
                 stack.enter_context(_remove_on_exit(module.register_forward_pre_hook(partial(record_norm, name))))
         try:
             model.eval()
-            with torch.no_grad(), watch:
+            with torch.no_grad(), counter:
                 model(example)
         finally:
             for module, training in before.items():
@@ -62,20 +64,22 @@ def find_foldable_pairs(model: nn.Module, example: Tensor) -> tuple[ConvNormPair
     return tuple(
         ConvNormPair(convolution, norm)
         for norm, convolution in fed.items()
-        if runs[norm] == runs[convolution] == 1 and watch.counts.get(names[convolution]) == 1
+        if runs[norm] == runs[convolution] == 1 and counter.counts.get(names[convolution]) == 1
     )
 
 
 @contextmanager
 def fold_batch_norms(module: nn.Module, pairs: Sequence[ConvNormPair]) -> Iterator[None]:
-    """Within, `module`, in evaluation mode, is without those batch-norms that `pairs` name and it still has."""
+    """Fold the batch-norms of `pairs` inside this context. `module` must be in evaluation mode; pairs it lacks are
+    skipped.
+    """
     with ExitStack() as stack, torch.no_grad():
         for pair in pairs:
             try:
                 convolution, norm = module.get_submodule(pair.convolution), module.get_submodule(pair.norm)
             except AttributeError:
                 continue
-            if isinstance(convolution, nn.Sequential):  # decomposed: what the norm reads is the pointwise half's
+            if isinstance(convolution, nn.Sequential):  # decomposed: the norm reads the pointwise convolution
                 convolution = convolution[-1]
             if isinstance(convolution, CONVOLUTIONS) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 stack.enter_context(_fold_pair(module, convolution, norm, pair.norm))
@@ -98,14 +102,14 @@ def _fold_pair(root: nn.Module, convolution: Any, norm: Any, name: str) -> Itera
 
 
 class _ReadCounter(TorchDispatchMode):
-    """Counts, for every tensor by its identity, the operations that read it."""
+    """Counts, per tensor id, the operations that read the tensor."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts: dict[int, int] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
     ) -> Any:
         for leaf in tree_leaves((args, kwargs or {})):
             if isinstance(leaf, Tensor):

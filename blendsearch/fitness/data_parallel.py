@@ -1,9 +1,9 @@
-"""One network trained by several processes, each on its share of every batch, to what one process would arrive at.
+"""Data-parallel training of one network by several processes, equivalent to training in one process.
 
-The gradient is the mean over the shares, which is the whole batch's as long as the shares are equal. Batch-norms
-normalise by the mean and variance of the whole batch: by those of a share, a network would be trained otherwise on
-eight workers than on one. So, but for the last digits of sums, the number of processes changes nothing but what is
-drawn at random for each image: augmentation and dropout, of which every process has its own stream.
+The gradient is the mean over the shares, which equals that of the whole batch as long as shares are equal. Batch-norms
+normalise by the mean and variance of the whole batch. With those of a share, a network would be trained differently on
+eight workers than on one. Apart from round-off, the number of processes only affects what is drawn per image:
+augmentation and dropout, for which every process has its own stream.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from blendsearch.data.share import Share
 
 @contextmanager
 def wrap_data_parallel(module: nn.Module, share: Share, device: torch.device) -> Iterator[nn.Module]:
-    """Inside, what forward passes of training go through, so that backward passes leave the whole batch's gradients.
+    """Yield the module to call in training steps, so that backward passes give the gradients of the whole batch.
 
-    `module` is trained in place; it begins as it is in the first process, and is the same in all of them afterwards.
+    `module` is trained in place. It starts with the weights of the first process and ends equal in all of them.
     """
     if share.world_size == 1:
         yield module
@@ -44,7 +44,7 @@ def wrap_data_parallel(module: nn.Module, share: Share, device: torch.device) ->
 
 
 def _make_sync_batch_norm(norm: _BatchNorm, device: torch.device) -> nn.Module:
-    """A module with the parameters and statistics of `norm`; torch's own works on GPUs alone."""
+    """Return a module with the parameters and statistics of `norm`; torch's own synchronised one needs a GPU."""
     if device.type == "cuda":
         made: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
         return made
@@ -90,7 +90,7 @@ def _all_reduce_mean(tensor: Tensor) -> Tensor:
 
 
 class _AllReduceMean(torch.autograd.Function):
-    """The mean of a tensor over all processes; its gradient is the mean of what the processes ask for."""
+    """Mean of a tensor over all processes; its gradient is the mean of the processes' gradients."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where tensors live and how precisely they are multiplied: chosen by the config, passed down explicitly."""
+"""Devices and multiplication precision; the config chooses both, and they are passed down explicitly."""
 
 from typing import Literal
 
@@ -11,14 +11,14 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Inside, matrices are multiplied in `precision`; sums, statistics and weights stay in single precision."""
+    """Multiply matrices in `precision` inside this context; sums, statistics and weights stay in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`: ``auto`` is the first CUDA device where there is one, else the CPU.
+    """Return the device called `name`; ``auto`` is the first CUDA device if there is one, else the CPU.
 
-    Raises ConfigError for a device that is not known or not there.
+    Raises ConfigError for an unknown or missing device.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -34,9 +34,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def convert_to_channels_last(module: nn.Module) -> nn.Module:
-    """The module, in place, with its kernels of images in channels-last memory.
+    """Convert the 4-D weights of `module` to channels-last memory, in place, and return the module.
 
-    A sixth faster than channels first on a CPU, and what a GPU's half-precision kernels want.
+    About a sixth faster than channels first on a CPU, and the layout that half-precision GPU kernels need.
     """
     for parameter in module.parameters():
         if parameter.dim() == 4:

@@ -1,4 +1,4 @@
-"""An evaluation: cut + fidelity + seed -> objectives. Pure: the same three give the same numbers."""
+"""Evaluation of a cut: cut, fidelity and seed determine the outcome."""
 
 import hashlib
 import time
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.data.splits import Split, Splits, iter_batches
+from blendsearch.data.splits import Split, Splits
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
 from blendsearch.fitness.device import autocast, convert_to_channels_last
 from blendsearch.fitness.recovery import FIDELITIES, Recipe
@@ -27,12 +27,17 @@ EvaluationSplit = Literal["val", "test", "both", "unused"]
 
 
 class Request(NamedTuple):
-    """What an evaluator is asked: a few hundred bytes, safe to send anywhere.
+    """An evaluation to run: a few hundred bytes, picklable by value.
 
-    cut: the kept channels packed to bits; channels: how many bits count.
-    split: the images to judge on; ``both`` are validation and test images, ``unused`` those of validation that the
-        search leaves out.
-    weights: whether the outcome is to bring the recovered network's state.
+    Attributes
+    ----------
+    digest: identity of the cut.
+    cut: the kept channels packed to bits.
+    channels: number of valid bits in `cut`.
+    fidelity: a key of `FIDELITIES`.
+    split: images to evaluate on. ``both`` means validation and test; ``unused`` the validation images that the search
+        leaves out.
+    return_weights: True if the outcome should contain the recovered network's weights.
     """
 
     digest: str
@@ -48,11 +53,17 @@ class Request(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What it answers. `loss` is the mean cross-entropy and `error` the share of wrong answers, on the split asked for.
+    """The result of a request.
 
-    `failure` says in one line why there are no numbers; it is empty where there are. `seed` is the request's. `test` is
-    loss and error on the test images where ``both`` were asked for, and `weights` the network's parameters and buffers
-    where asked for. `further` is what else a person's own judgement said.
+    Attributes
+    ----------
+    loss: mean loss on the requested split; the cross-entropy by default.
+    error: share of misclassified images, in [0, 1].
+    failure: one line on why there are no numbers; empty on success.
+    seed: the request's seed.
+    test: loss and error on test images, if the request's split was ``both``.
+    weights: parameters and buffers of the network, if requested.
+    extra_metrics: further numbers of a user-defined evaluation.
     """
 
     digest: str
@@ -67,9 +78,10 @@ class Outcome(NamedTuple):
 
 
 def make_request(cut: Cut, fidelity: str, run_seed: int, split: EvaluationSplit = "val", repeat: int = 0) -> Request:
-    """The request to judge `cut`; its seed comes from the run's and the cut, not from who asks when.
+    """Make the request that evaluates `cut`; its seed depends only on the run's seed, the cut, the fidelity and
+    `repeat`.
 
-    Another `repeat` gives the same cut another seed.
+    Each `repeat` gives the same cut another seed.
     """
     digest = compute_cut_digest(cut)
     material = (f"{run_seed}:{digest}:{fidelity}" + (f":{repeat}" if repeat else "")).encode()
@@ -78,22 +90,23 @@ def make_request(cut: Cut, fidelity: str, run_seed: int, split: EvaluationSplit 
 
 
 LossTarget = Literal["labels", "dense"]
-"""What the loss asks for: the right classes, or the dense network's outputs."""
+"""Target of the loss: class labels, or the outputs of the dense network."""
 
 TEMPERATURE = 2.0
-"""Both networks' outputs are softened so much before they are compared (experiments/fitness_noise.py)."""
+"""Divides both networks' logits before they are compared (experiments/fitness_noise.py)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Cuts, repairs where asked, recovers and judges. Holds the dense network and the data on one device; changes
+    """Cuts, refits, recovers and evaluates networks. Holds the dense network and the data on one device and changes
     neither.
 
     Attributes
     ----------
-    against: what the loss is. ``labels``: the cross-entropy with them. ``dense``: the divergence (Kullback and
-        Leibler's) of the outputs from the dense network's, both softened by `TEMPERATURE`: how much of the dense
-        network is left, which fewer images tell, since an image that both find hard does not count.
+    refitter: refits layers between cut and recovery; None for no refit.
+    loss_target: target of the loss. ``labels``: cross-entropy with the labels. ``dense``: Kullback-Leibler divergence
+        from the dense network's outputs, both softened by `TEMPERATURE`. It needs fewer images, since an image that is
+        hard for both networks adds no noise.
     """
 
     model: nn.Module
@@ -106,39 +119,38 @@ class Evaluator:
     _dense_outputs: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def evaluate(self, request: Request) -> Outcome:
-        """Judge one cut. Numbers that are not finite are a failure, not an outcome."""
+        """Evaluate one cut. Numbers that are not finite make a failed outcome."""
         start = time.perf_counter()
         network = self.build_network(request)
-        found = self.evaluate_network(network, "val" if request.split == "both" else request.split, request.seed)
+        result = self.evaluate_network(network, "val" if request.split == "both" else request.split, request.seed)
         test = self.measure(network, "test") if request.split == "both" else None
         seconds = time.perf_counter() - start
-        if not np.isfinite([found.loss, found.error]).all():
-            return Outcome(request.digest, np.nan, np.nan, seconds, f"the loss is {found.loss}", request.seed)
+        if not np.isfinite([result.loss, result.error]).all():
+            return Outcome(request.digest, np.nan, np.nan, seconds, f"the loss is {result.loss}", request.seed)
         weights = None
         if request.return_weights:
             named = [*network.named_parameters(), *network.named_buffers()]
             weights = {name: tensor.detach().cpu().numpy() for name, tensor in named}
         return Outcome(
             request.digest,
-            found.loss,
-            found.error,
+            result.loss,
+            result.error,
             seconds,
             "",
             request.seed,
             test,
             weights,
-            found.extra_metrics or None,
+            result.extra_metrics or None,
         )
 
     def warm_up(self) -> None:
-        """One image through the dense network, so that what a device takes to begin is no evaluation's time."""
-        images = self.splits
-        (x, _) = next(iter_batches(images.train, batch_size=1, mean=images.mean, std=images.std, device=self.device))
+        """Pass one image through the dense network, so that the device's start-up time is in no evaluation."""
+        x, _ = next(self.splits.iter_batches(self.splits.train, batch_size=1, device=self.device))
         with torch.inference_mode(), autocast(self.device, self.recipe.precision):
             self.model.eval()(x)
 
     def build_network(self, request: Request) -> nn.Module:
-        """The cut, repaired and recovered network itself, in evaluation mode."""
+        """Return the pruned, refitted and recovered network of a request, in evaluation mode."""
         cut = request.unpack_cut()
         module = convert_to_channels_last(narrow(self.model, self.maps, cut).eval())
         if self.refitter is not None:
@@ -148,23 +160,23 @@ class Evaluator:
         return module
 
     def measure(self, module: nn.Module, split: SplitName) -> tuple[float, float]:
-        """Mean loss (what it is, `against` says) and error, in [0, 1], of `module` on one split."""
-        found = self.evaluate_network(module, split)
-        return found.loss, found.error
+        """Return mean loss (see `loss_target`) and error, in [0, 1], of `module` on one split."""
+        result = self.evaluate_network(module, split)
+        return result.loss, result.error
 
     def evaluate_network(self, module: nn.Module, split: SplitName, seed: int = 0) -> EvaluationResult:
-        """`module` in numbers, on one split or by a person's own judgement, which stands for validation and test."""
+        """Evaluate `module` on one split, or by a user-defined function in place of the validation or test split."""
         task = self.recipe.task
-        own = {"val": task.evaluate, "test": task.evaluate_test}.get(split)
-        if own is not None:
-            return run_user_evaluation(own, module, seed)
-        wanted = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
+        user_function = {"val": task.evaluate, "test": task.evaluate_test}.get(split)
+        if user_function is not None:
+            return run_user_evaluation(user_function, module, seed)
+        targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
         total, wrong, seen = 0.0, 0, 0
         for output, y in self._iter_outputs(module, split):
-            if wanted is None:
+            if targets is None:
                 losses = task.compute_summed_loss(output, y)
             else:
-                losses = F.kl_div(_soften(output), wanted[seen : seen + len(y)], reduction="sum", log_target=True)
+                losses = F.kl_div(_soften(output), targets[seen : seen + len(y)], reduction="sum", log_target=True)
             total += float(losses.double())
             wrong += 0 if task.loss is not None else int((output.argmax(dim=1) != y).sum())
             seen += len(y)
@@ -174,13 +186,14 @@ class Evaluator:
 
     @cached_property
     def _pairs(self) -> tuple[ConvNormPair, ...]:
-        """The batch-norms that need no pass of their own."""
-        splits = self.splits
-        (first, _) = next(iter_batches(splits.val, batch_size=1, mean=splits.mean, std=splits.std, device=self.device))
-        return find_foldable_pairs(self.model, first)
+        """Convolutions and batch-norms that can be folded during evaluation."""
+        x, _ = next(self.splits.iter_batches(self.splits.val, batch_size=1, device=self.device))
+        return find_foldable_pairs(self.model, x)
 
     def _compute_dense_outputs(self, split: SplitName) -> Tensor:
-        """The dense network's softened outputs on a split, worked out once: logarithms, (n, classes)."""
+        """Return the dense network's softened outputs on a split as logarithms, (n, classes); computed once per
+        split.
+        """
         if split not in self._dense_outputs:
             self._dense_outputs[split] = torch.cat(
                 [_soften(logits) for logits, _ in self._iter_outputs(self.model, split)]
@@ -188,22 +201,16 @@ class Evaluator:
         return self._dense_outputs[split]
 
     def _iter_outputs(self, module: nn.Module, split: SplitName) -> Iterator[tuple[Any, Tensor]]:
-        """Outputs, logits in float32, and targets of one split, batch by batch and in order."""
+        """Iterate over outputs (logits in float32) and targets of one split, batch by batch and in order."""
         images: Split | None = getattr(self.splits, split)
-        assert images is not None, "no validation images were left out: refused where the config is read"
+        assert images is not None, "no unused validation images: the config check refuses such a request"
         module.eval()
         with (
             fold_batch_norms(module, self._pairs),
             torch.inference_mode(),
             autocast(self.device, self.recipe.precision),
         ):
-            for x, y in iter_batches(
-                images,
-                batch_size=self.recipe.batch_size,
-                mean=self.splits.mean,
-                std=self.splits.std,
-                device=self.device,
-            ):
+            for x, y in self.splits.iter_batches(images, batch_size=self.recipe.batch_size, device=self.device):
                 output = module(x)
                 yield output.float() if isinstance(output, Tensor) else output, y
 
@@ -213,6 +220,6 @@ def _soften(logits: Tensor) -> Tensor:
 
 
 def make_failed_outcome(request: Request, error: BaseException) -> Outcome:
-    """The outcome of a request that raised."""
+    """Make the outcome of a request that raised `error`."""
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     return Outcome(request.digest, np.nan, np.nan, 0.0, reason[:500], request.seed)

@@ -1,4 +1,4 @@
-"""Measuring how long networks take on the device at hand, and fitting the latency model on what was measured."""
+"""Latency measurements on the device at hand, and the latency model fitted to them."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,15 @@ from blendsearch.structure.latency_model import LatencyModel, extract_layers, fi
 from blendsearch.structure.surgery import narrow
 
 MIN_TIMING_SECONDS = 0.005
-"""Seconds that a timing lasts at least: a small network is run several times for it."""
+"""Shortest timing in seconds: a small network runs several times for it."""
 
 NETWORKS_PER_ROUND = 8
-"""Networks that take turns with the dense one. More would drive each other's weights out of the caches for longer."""
+"""Networks that take turns with the dense one. More would evict each other's weights from the caches for longer."""
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What a latency is measured under: images per pass, their shape, and the precision; medians over `repeats`."""
+    """Conditions of a latency measurement: images per pass, their shape, the precision, and `repeats` for medians."""
 
     input_shape: tuple[int, int, int]
     batch_size: int
@@ -36,11 +36,11 @@ class BenchmarkSettings:
 def measure_latencies(
     model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions: BenchmarkSettings
 ) -> NDArray[np.float64]:
-    """Seconds of one pass, of the dense network beside each cut and of the cut itself: (cuts, 2), medians.
+    """Measure the seconds of one pass of the dense network and of each cut: (cuts, 2), medians.
 
-    On the device that `model` is on, warmed up. A few cuts and the dense network take turns, and each round is divided
-    by how slow it was for all of them: what else the machine does cancels, and the ratio of a row is steadier than its
-    seconds.
+    Runs on the device of `model`, after a warm-up. A few cuts and the dense network take turns, and each round is
+    divided by how slow it was for all of them. This cancels other load of the machine, so the ratio of a row is
+    steadier than its seconds.
     """
     device = next(model.parameters()).device
     images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
@@ -61,9 +61,9 @@ def measure_latencies(
 
 
 def _polish_medians(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each network's seconds in the median round: (rounds, networks) -> (networks,).
+    """Return each network's seconds in the median round: (rounds, networks) -> (networks,).
 
-    Tukey's median polish of the logarithms: a time is its network's times its round's, and medians find both.
+    Tukey's median polish of the logarithms: a time is a factor of its network times a factor of its round.
     """
     logs = np.log(seconds)
     rounds = np.zeros(len(logs))
@@ -83,35 +83,35 @@ def build_latency_model(
     conditions: BenchmarkSettings,
     cuts: int,
     rng: np.random.Generator,
-    report: Callable[[int], None] = lambda done: None,
 ) -> LatencyModel:
-    """Measure `cuts` narrow networks and fit the model; `report` hears how many are done.
+    """Measure `cuts` pruned networks and fit the latency model.
 
-    A third of them are spread from the narrowest to the dense; the others are what random genomes decode to under the
-    run's budgets by the model so far (`budgets` gives them at a target in [0, 1]), and the margin is taken from those.
+    A third of them are spread from the narrowest to the dense network. The others are decoded from random genomes under
+    the run's budgets and the model so far; `budgets` returns the budget at a target in [0, 1]. The margin is calibrated
+    on those.
     """
     spread = max(2, cuts // 3)
     layers = extract_layers(oracle)
     counts = np.stack([_draw_widths(allowed, rng) for _ in range(spread)])
     seconds = _time_random_cuts(model, maps, counts, conditions, rng)
-    report(spread)
+
     dense = int(np.median(seconds[:, 0]) * 1e9)
     ratios = seconds[:, 1] / seconds[:, 0]
     first = fit_latency_model(layers, counts, ratios, dense, np.ones(spread, dtype=np.bool_))
-    # without its margin: where the budget is, not where few measurements would keep clear of it
+    # without its margin, so that cuts are near the budget
     so_far = oracle.add_cost("latency", replace(first, margin=0.0), dense)
     drawn = []
     for _ in range(cuts - spread):
-        # candidates evolve to shares near zero and far from it: small and large ones are drawn
+        # candidates have shares near zero and far from it, so small and large ones are drawn
         share = rng.uniform(-1, 1, len(allowed.sizes)) * rng.random()
         drawn.append(allocate(so_far, allowed, _clip_budget(budgets(float(rng.random())), so_far, allowed), share))
     likely = np.stack(drawn)
     seconds = np.concatenate([seconds, _time_random_cuts(model, maps, likely, conditions, rng)])
-    report(cuts)
+
     counts = np.concatenate([counts, likely])
-    trusted = np.arange(cuts) >= spread
+    calibration_mask = np.arange(cuts) >= spread
     dense = int(np.median(seconds[:, 0]) * 1e9)
-    return fit_latency_model(layers, counts, seconds[:, 1] / seconds[:, 0], dense, trusted)
+    return fit_latency_model(layers, counts, seconds[:, 1] / seconds[:, 0], dense, calibration_mask)
 
 
 def _time_random_cuts(
@@ -125,29 +125,29 @@ def _time_random_cuts(
 
 
 def _draw_cut(maps: IndexMaps, counts: NDArray[np.int64], rng: np.random.Generator) -> Cut:
-    """Random channels: which ones are kept does not matter for the latency."""
+    """Draw random channels: which ones are kept does not affect the latency."""
     return np.concatenate([rng.permutation(size) < kept for size, kept in zip(maps.sizes, counts, strict=True)])
 
 
 def _draw_widths(allowed: Widths, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Widths around one keep ratio drawn from all, each group off it by its own factor."""
+    """Draw widths around one random keep ratio, each group with its own random factor."""
     ratio = rng.uniform(0.05, 1.0) * np.exp(rng.normal(0, 0.4, len(allowed.sizes)))
     return allowed.round(np.minimum(ratio, 1.0) * allowed.sizes)
 
 
 def _clip_budget(budget: Budget, oracle: CostOracle, allowed: Widths) -> Mapping[str, float]:
-    """`budget`, no lower than the narrowest network: the first model may see less room than there is."""
+    """Raise `budget` to the cost of the narrowest network: the first model may predict less room than there is."""
     return {name: max(ratio, float(oracle.compute_ratio(name, allowed.low))) for name, ratio in budget.items()}
 
 
 def _choose_passes(network: nn.Module, images: torch.Tensor) -> int:
-    """How many passes fill the window; also warms the network up."""
+    """Return the number of passes that fill the shortest timing; also warms the network up."""
     _time_passes(network, images, 2)
     return max(1, int(np.ceil(MIN_TIMING_SECONDS / _time_passes(network, images, 1))))
 
 
 def _time_passes(network: nn.Module, images: torch.Tensor, passes: int) -> float:
-    """Seconds of one pass, of `passes` together, after one that brings the weights back into the caches."""
+    """Time `passes` passes together, after one that loads the weights into the caches; return seconds per pass."""
     network(images)
     _synchronize(images.device)
     start = time.perf_counter()

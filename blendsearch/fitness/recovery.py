@@ -1,4 +1,4 @@
-"""What a freshly cut network is given before it is judged: nothing, new batch-norm statistics, or a short fine-tune."""
+"""Recovery of a pruned network before its evaluation: none, new batch-norm statistics, or a fine-tune."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ import torch
 from torch import nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
-from blendsearch.data.splits import Splits, iter_batches
+from blendsearch.data.splits import Splits
 from blendsearch.fitness.device import Precision, autocast
-from blendsearch.fitness.training import Schedule, Teacher, train
+from blendsearch.fitness.training import Schedule, Teacher, TrainingOptions, train
 from blendsearch.task import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much recovery costs.
+    """Settings of recovery and evaluation.
 
     Attributes
     ----------
-    recalibration_images: training images, without augmentation, whose statistics replace the dense network's.
+    recalibration_images: training images, without augmentation, for new batch-norm statistics.
     batch_size: images per forward pass.
-    tuning: the short fine-tune.
-    final: the long one, of the networks that are picked in the end; `distillation`: the teacher's part in its loss.
-    precision: of the products in every forward and backward pass, of recovery and of judging.
-    task: what the fine-tunes lower, and what networks are judged by.
-    share: this process's, of fine-tunes that several do together.
+    tuning: schedule of the short fine-tune.
+    final: schedule of the long fine-tune of selected networks.
+    distillation: share, in [0, 1], of the dense network's outputs in the loss of the long fine-tune.
+    precision: precision of the products in all forward and backward passes.
+    task: the loss of fine-tunes and the metrics of evaluation.
+    share: this process's part of every batch, in fine-tunes by several processes.
     """
 
     recalibration_images: int
@@ -40,7 +41,7 @@ class Recipe:
 
 
 Recovery = Callable[[nn.Module, nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
-"""Recovers the first network in place; the second is the dense one."""
+"""Recovers the first network in place; the second one is the dense network."""
 
 
 def skip_recovery(
@@ -51,15 +52,15 @@ def skip_recovery(
     device: torch.device,
     rng: np.random.Generator,
 ) -> None:
-    """Leave the network as the cut made it."""
+    """Leave the network as it is after the cut."""
 
 
 def recalibrate(
     module: nn.Module, dense: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
 ) -> None:
-    """Re-estimate every batch-norm's mean and variance on training images, the same ones for every cut.
+    """Estimate the mean and variance of every batch-norm anew, on the same training images for every cut.
 
-    The training split stands in random order: its first images are a fair sample.
+    The training split is in random order, so its first images are a fair sample.
     """
     norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -69,16 +70,11 @@ def recalibrate(
         module.eval()
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain average over batches
+            norm.momentum = None  # an unweighted average over batches
             norm.train()
         with torch.no_grad(), autocast(device, recipe.precision):
-            for images, _ in iter_batches(
-                splits.train,
-                batch_size=recipe.batch_size,
-                mean=splits.mean,
-                std=splits.std,
-                device=device,
-                limit=recipe.recalibration_images,
+            for images, _ in splits.iter_batches(
+                splits.train, batch_size=recipe.batch_size, device=device, limit=recipe.recalibration_images
             ):
                 module(images)
     finally:
@@ -88,7 +84,10 @@ def recalibrate(
 
 
 def make_fine_tuning(schedule: Callable[[Recipe], Schedule], *, with_teacher: bool) -> Recovery:
-    """Recalibrate, then train by one of the recipe's schedules; with the dense network as teacher where `taught`."""
+    """Make a recovery that recalibrates and then trains by one of the recipe's schedules.
+
+    With `with_teacher`, the dense network is the teacher if the recipe asks for distillation.
+    """
 
     def recover(
         module: nn.Module,
@@ -100,17 +99,8 @@ def make_fine_tuning(schedule: Callable[[Recipe], Schedule], *, with_teacher: bo
     ) -> None:
         recalibrate(module, dense, splits, recipe, device, rng)
         teacher = Teacher(dense, recipe.distillation) if with_teacher and recipe.distillation else None
-        train(
-            module,
-            splits,
-            schedule(recipe),
-            device,
-            rng,
-            precision=recipe.precision,
-            teacher=teacher,
-            task=recipe.task,
-            share=recipe.share,
-        )
+        options = TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share)
+        train(module, splits, schedule(recipe), device, rng, options)
 
     return recover
 
@@ -121,4 +111,4 @@ FIDELITIES: dict[str, Recovery] = {
     "tuned": make_fine_tuning(lambda recipe: recipe.tuning, with_teacher=False),
     "final": make_fine_tuning(lambda recipe: recipe.final, with_teacher=True),
 }
-"""How a cut may be judged, from the cheapest to the dearest."""
+"""Recovery of each fidelity, from the lowest to the highest."""

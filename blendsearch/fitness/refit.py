@@ -1,22 +1,23 @@
-"""One step between cutting and recovery: each layer is refitted to what it said in the dense network.
+"""Least-squares refit of layers, between the cut and recovery.
 
-A layer that reads cut channels loses their contribution, and those before it have changed what the kept ones say. From
-first to last, each layer's weights are set by least squares so that from its inputs in the narrow network, as they are
-once the layers before it are repaired, it comes closest to its output in the dense one. No label is looked at, no
-gradient taken, and the narrow network has the shape it had. After He, Zhang and Sun 2017, "Channel Pruning for
-Accelerating Very Deep Neural Networks", section 3: positions are sampled, and the target is the dense network's.
+A layer that reads cut channels loses their contribution, and the layers before it have changed the kept inputs. From
+first to last, least squares sets each layer's weights so that its outputs in the pruned network are closest to its
+outputs in the dense one. Its inputs are those after the refit of the layers before it. No labels and no gradients are
+used, and shapes do not change. After He, Zhang and Sun 2017, "Channel Pruning for Accelerating Very Deep Neural
+Networks", section 3: positions are sampled, and the target is the dense network's output.
 
-A layer that the cut decomposes (structure.depthwise) is fitted in the same way as a pair (fitness.depthwise), whether
-the others are refitted or not.
+A layer that the cut decomposes (`structure.depthwise`) is fitted as a pair (`fitness.refit_depthwise`), even when other
+layers are not refitted.
 
-`experiments/repair.py` measures it against two cheaper ways that are not kept: the same least squares from the dense
-network's inputs alone, which is blind to errors that add up, and merging a removed channel into the kept one that
-explains most of it.
+`experiments/repair.py` compares this with two cheaper ways that were dropped: the same least squares from the dense
+network's inputs alone, which ignores errors that add up, and merging a removed channel into the kept one that explains
+most of it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,42 +25,43 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.data.splits import Splits, iter_batches
+from blendsearch.data.splits import Splits
 from blendsearch.fitness.device import Precision, autocast
 from blendsearch.fitness.refit_depthwise import SWEEPS, fit_pair, solve_ridge
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Cut, IndexMaps
 
 IMAGES = 256
-"""Training images on which layers are fitted, in one batch."""
+"""Largest number of training images on which layers are fitted, in one batch."""
 
 MIN_ROWS = 4096
-"""Outputs of one layer that are fitted at least, spread evenly over the images at random positions."""
+"""Least number of outputs of a layer to fit, spread evenly over the images at random positions."""
 
 ROWS_PER_INPUT = 8
-"""As many more as a wide layer's inputs want, where its feature maps have them."""
+"""Outputs to fit per input of a layer, if its feature maps have that many."""
 
 MIN_ROWS_PER_INPUT = 4
-"""Below it a layer is left as the cut made it: it would learn the images by heart."""
+"""Outputs per input below which a layer is not refitted, since it would overfit the images."""
 
 MAX_INPUTS = 4608
-"""Inputs of one layer, those of a 3x3 convolution over 512 channels, above which it is left as the cut made it."""
+"""Inputs of a layer (3x3 convolution over 512 channels) above which it is not refitted."""
 
 RIDGE = 1e-2
-"""Draws the weights towards those that the cut kept, as a share of the inputs' mean variance. From 1e-3 to 1e-1
-accuracy moves by 1.6 points at most, mostly upwards (`experiments/repair.py`)."""
+"""Pull towards the weights that the cut kept, as a share of the inputs' mean variance. Between 1e-3 and 1e-1 the
+accuracy changes by at most 1.6 points, mostly upwards (`experiments/repair.py`).
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What one layer said in the dense network.
+    """Outputs of one layer of the dense network.
 
     Attributes
     ----------
     tensor, module: names of the weight and of the layer.
-    positions: (images, m), which of each image's flattened output positions are fitted; m is one for a linear layer.
-    outputs: float32, (images * m, outputs), there.
-    reads: whether the layer reads channels that can be cut.
+    positions: (images, m), fitted positions of each image's flattened output; m is 1 for a linear layer.
+    outputs: float32 (images * m, outputs), the outputs at these positions.
+    has_prunable_inputs: True if the layer reads channels that can be cut.
     """
 
     tensor: str
@@ -69,64 +71,77 @@ class Target:
     has_prunable_inputs: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Refitter:
-    """How the narrow networks of one dense network are repaired.
+@dataclass(frozen=True)
+class RefitOptions:
+    """Settings of a refit.
 
     Attributes
     ----------
-    targets: of every layer that can be repaired.
-    images: the normalised images behind them, (images, channels, height, width).
-    renewed: whether batch-norm statistics are estimated anew afterwards. Then they are those of the batch while layers
-        are fitted, and take up the means that layers without a bias lose.
-    refit: whether all layers that read what was cut are fitted, or only those that the cut decomposes.
-    sweeps: how often the depthwise half of a decomposed layer is fitted (fitness.depthwise).
+    recalibration: True if batch-norm statistics are estimated anew afterwards. Then batch-norms use those of the batch
+        while layers are fitted, and absorb the means that layers without a bias lose.
+    precision: precision of the products in the forward pass.
+    ridge: pull towards the weights that the cut kept, as a share of the inputs' mean variance.
+    all_layers: True to fit all layers that read cut channels, False to fit only decomposed layers.
+    sweeps: number of fits of the depthwise convolution of a decomposed layer (`fitness.refit_depthwise`).
     """
 
-    targets: tuple[Target, ...]
-    images: Tensor
     recalibration: bool
     precision: Precision = "float32"
     ridge: float = RIDGE
     all_layers: bool = True
     sweeps: int = SWEEPS
 
-    def __call__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
-        """Change the layers' weights and biases of `narrowed`, cut by `cut`, in place; one forward pass.
 
-        On the fitted outputs no layer ends further from the dense network's than the weights that it was cut with would
-        have left it, given the same inputs.
+@dataclass(frozen=True, eq=False)
+class Refitter:
+    """Refits the pruned networks of one dense network.
+
+    Attributes
+    ----------
+    targets: one per layer that can be refitted.
+    images: the normalised images behind the targets, (images, channels, height, width).
+    """
+
+    targets: tuple[Target, ...]
+    images: Tensor
+    options: RefitOptions
+
+    def __call__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
+        """Refit weights and biases of `module`, which was cut by `cut`, in place, in one forward pass.
+
+        On the fitted outputs, given the same inputs, no layer ends further from the dense network's than with the
+        weights that the cut left.
         """
         decomposed = set(maps.find_decomposed_layers(cut))
-        if cut.all() or not (self.all_layers or decomposed):
+        if cut.all() or not (self.options.all_layers or decomposed):
             return
         kept = np.append(cut, True)
-        place = next(module.parameters()).device
+        device = next(module.parameters()).device
         hooks = []
         for target in self.targets:
             pair = target.module in decomposed
-            if not pair and not (self.all_layers and target.has_prunable_inputs):
+            if not pair and not (self.options.all_layers and target.has_prunable_inputs):
                 continue
             sources = {dim: maps.sources[number] for dim, number in maps.slices.get(target.tensor, ())}
-            wanted = target.outputs.to(place)
+            outputs = target.outputs.to(device)
             if 0 in sources:
-                wanted = wanted[:, torch.from_numpy(np.flatnonzero(kept[sources[0]])).to(place)]
-            fit = (_PairRefitHook if pair else _RefitHook)(target.positions.to(place), wanted, self)
+                outputs = outputs[:, torch.from_numpy(np.flatnonzero(kept[sources[0]])).to(device)]
+            fit = (_PairRefitHook if pair else _RefitHook)(target.positions.to(device), outputs, self.options)
             hooks.append(module.get_submodule(target.module).register_forward_pre_hook(fit))
         try:
-            with torch.no_grad(), self._use_recovery_statistics(module), autocast(place, self.precision):
-                module(self.images.to(place))
+            with torch.no_grad(), self._use_recovery_statistics(module), autocast(device, self.options.precision):
+                module(self.images.to(device))
         finally:
             for hook in hooks:
                 hook.remove()
 
     @contextmanager
     def _use_recovery_statistics(self, module: nn.Module) -> Iterator[None]:
-        """Inside, batch-norms normalise as they will after recovery; their running statistics stay as they are."""
+        """Normalise inside as batch-norms will after recovery; running statistics do not change."""
         norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         with use_eval_mode(module):
-            for norm in norms if self.recalibration else ():
+            for norm in norms if self.options.recalibration else ():
                 norm.train()
                 norm.momentum = 0.0
             try:
@@ -137,14 +152,14 @@ class Refitter:
 
 
 class _RefitHook:
-    """Refits one layer just before its first use, to what it is about to read."""
+    """Pre-forward hook that refits one layer on its input, at its first call."""
 
-    def __init__(self, positions: Tensor, targets: Tensor, refitter: Refitter) -> None:
-        self.positions, self.targets, self.refitter = positions, targets, refitter
+    def __init__(self, positions: Tensor, targets: Tensor, options: RefitOptions) -> None:
+        self.positions, self.targets, self.options = positions, targets, options
         self.done = False
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.done:  # a layer that is used twice is fitted to its first use
+        if self.done:  # a layer that is called twice is fitted at its first call
             return
         self.done = True
         with torch.autocast(inputs[0].device.type, enabled=False):
@@ -156,42 +171,42 @@ class _RefitHook:
         if len(rows) < MIN_ROWS_PER_INPUT * rows.shape[1]:
             return
         weight = layer.weight.flatten(1)
-        rows, mean, wanted, middle = self.center(rows, layer.bias)
-        missing = wanted - rows @ weight.T
+        rows, mean, targets, target_mean = self.center(rows, layer.bias)
+        residuals = targets - rows @ weight.T
         gram = (rows.T @ rows).double() / len(rows)
-        across = (rows.T @ missing).double() / len(rows)
-        fitted = weight + solve_ridge(gram, across, self.refitter.ridge).T.float()
+        cross_moments = (rows.T @ residuals).double() / len(rows)
+        fitted = weight + solve_ridge(gram, cross_moments, self.options.ridge).T.float()
         layer.weight.copy_(fitted.reshape(layer.weight.shape))
         if layer.bias is not None:
-            layer.bias.copy_(middle - fitted @ mean)
+            layer.bias.copy_(target_mean - fitted @ mean)
 
     def center(self, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`rows`, their means taken off, the same of what is wanted; zeros where nothing takes up the means."""
-        mean, middle = rows.new_zeros(rows.shape[1]), self.targets.new_zeros(self.targets.shape[1])
-        if bias is not None or self.refitter.recalibration:
-            mean, middle = rows.mean(dim=0), self.targets.mean(dim=0)
-        return rows - mean, mean, self.targets - middle, middle
+        """Return rows and targets without their means, and the means; zero means if nothing can absorb them."""
+        mean, target_mean = rows.new_zeros(rows.shape[1]), self.targets.new_zeros(self.targets.shape[1])
+        if bias is not None or self.options.recalibration:
+            mean, target_mean = rows.mean(dim=0), self.targets.mean(dim=0)
+        return rows - mean, mean, self.targets - target_mean, target_mean
 
 
 class _PairRefitHook(_RefitHook):
-    """Fits a depthwise and a pointwise convolution that stand for one layer."""
+    """Fits a depthwise and a pointwise convolution that replace one layer."""
 
     def fit(self, layer: nn.Module, x: Tensor) -> None:
         depthwise, pointwise = layer.get_submodule("depthwise"), layer.get_submodule("pointwise")
         assert isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d)
         rows = extract_patches(depthwise, x, self.positions)
-        # one weight per input channel and output, then all taps of the depthwise half at once by all outputs
+        # unknowns: one weight per input channel and output, then all taps of the depthwise half by all outputs
         if len(rows) < MIN_ROWS_PER_INPUT * max(depthwise.out_channels, rows.shape[1] // pointwise.out_channels):
             return
-        rows, mean, wanted, middle = self.center(rows, pointwise.bias)
-        gram, across = (rows.T @ rows).double() / len(rows), (rows.T @ wanted).double() / len(rows)
+        rows, mean, targets, target_mean = self.center(rows, pointwise.bias)
+        gram, cross_moments = (rows.T @ rows).double() / len(rows), (rows.T @ targets).double() / len(rows)
         halves = depthwise.weight.flatten(1).double(), pointwise.weight.flatten(1).double()
-        pair = fit_pair(gram, across, *halves, self.refitter.ridge, self.refitter.sweeps)
+        pair = fit_pair(gram, cross_moments, *halves, self.options.ridge, self.options.sweeps)
         deep, wide = (half.float() for half in pair)
         depthwise.weight.copy_(deep.reshape(depthwise.weight.shape))
         pointwise.weight.copy_(wide.reshape(pointwise.weight.shape))
         if pointwise.bias is not None:
-            pointwise.bias.copy_(middle - wide @ (mean.reshape(deep.shape) * deep).sum(dim=1))
+            pointwise.bias.copy_(target_mean - wide @ (mean.reshape(deep.shape) * deep).sum(dim=1))
 
 
 def make_refitter(
@@ -201,25 +216,19 @@ def make_refitter(
     *,
     images: int,
     device: torch.device,
-    recalibration: bool,
-    precision: Precision = "float32",
-    ridge: float = RIDGE,
-    all_layers: bool = True,
+    options: RefitOptions,
 ) -> Refitter:
-    """What every cut of `model` is repaired with, from its outputs on the first training images, `IMAGES` at most.
+    """Make the refitter of all cuts of `model`, from its outputs on the first `images` training images (at most
+    `IMAGES`).
 
-    `renewed`: whether batch-norm statistics are estimated anew after the repair; `refit`: whether whole layers are
-    fitted too, or only decomposed ones. Left out, and so left as the cut made
-    them: layers that see each channel alone, transposed and one- or three-dimensional convolutions, parameter-free
-    shortcuts, linear layers with more than one position, and layers of more than `WIDEST` inputs.
+    These layers are not refitted: those that read each channel alone, transposed, 1-D and 3-D convolutions,
+    parameter-free shortcuts, linear layers with more than one position, and layers of more than `MAX_INPUTS` inputs.
     """
     count = min(images, IMAGES)
-    batch, _ = next(
-        iter_batches(splits.train, batch_size=count, mean=splits.mean, std=splits.std, device=device, limit=count)
-    )
+    batch, _ = next(splits.iter_batches(splits.train, batch_size=count, device=device, limit=count))
     readers = (
         {member.tensor: member.module for group in maps.groups for member in group.select_members("in")}
-        if all_layers
+        if options.all_layers
         else {}
     )
     fitted = readers | {f"{name}.weight": name for name in maps.layers}
@@ -228,9 +237,9 @@ def make_refitter(
     def record_target(tensor: str, name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if name in found or len(output) != count or output.ndim != (4 if isinstance(layer, nn.Conv2d) else 2):
             return
-        wanted = max(MIN_ROWS, ROWS_PER_INPUT * model.get_parameter(tensor)[0].numel())
+        rows = max(MIN_ROWS, ROWS_PER_INPUT * model.get_parameter(tensor)[0].numel())
         flat = output.reshape(count, output.shape[1], -1)
-        positions = _sample_positions(count, flat.shape[2], -(-wanted // count)).to(device)
+        positions = _sample_positions(count, flat.shape[2], -(-rows // count)).to(device)
         picked = flat.gather(2, positions[:, None, :].expand(-1, flat.shape[1], -1))
         found[name] = Target(
             tensor, name, positions.cpu(), picked.transpose(1, 2).flatten(0, 1).cpu(), tensor in readers
@@ -240,21 +249,22 @@ def make_refitter(
     for tensor, name in fitted.items():
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight[0].numel() <= MAX_INPUTS:
-            hooks.append(layer.register_forward_hook(lambda *seen, of=(tensor, name): record_target(*of, *seen)))
+            hooks.append(layer.register_forward_hook(partial(record_target, tensor, name)))
     try:
         with use_eval_mode(model), torch.no_grad():
             model(batch)
     finally:
         for hook in hooks:
             hook.remove()
-    recalibration = recalibration and any(isinstance(item, nn.modules.batchnorm._BatchNorm) for item in model.modules())
-    return Refitter(tuple(found.values()), batch.cpu(), recalibration, precision, ridge, all_layers)
+    has_norms = any(isinstance(item, nn.modules.batchnorm._BatchNorm) for item in model.modules())
+    options = replace(options, recalibration=options.recalibration and has_norms)
+    return Refitter(tuple(found.values()), batch.cpu(), options)
 
 
 def extract_patches(layer: nn.Conv2d | nn.Linear, x: Tensor, positions: Tensor) -> Tensor:
-    """What `layer` reads of its input `x` to make its output at `positions`, (images * m, inputs).
+    """Return the inputs of `layer` for its outputs at `positions`, from its input `x`: (images * m, inputs).
 
-    `positions` has shape (images, m), in the flattened output; inputs stand in the order of the flattened weight.
+    `positions` has shape (images, m), in the flattened output. Inputs are in the order of the flattened weight.
     """
     if isinstance(layer, nn.Linear):
         return x
@@ -272,7 +282,7 @@ def extract_patches(layer: nn.Conv2d | nn.Linear, x: Tensor, positions: Tensor) 
 
 
 def _sample_positions(images: int, size: int, count: int) -> Tensor:
-    """For each image `each` of the places of a feature map, all where there are no more, (images, m)."""
+    """Sample `count` of `size` positions of a feature map for each image; all if there are no more: (images, m)."""
     every: NDArray[np.int64] = np.tile(np.arange(size, dtype=np.int64), (images, 1))
     if size > count:
         every = np.random.default_rng(0).permuted(every, axis=1)[:, :count]

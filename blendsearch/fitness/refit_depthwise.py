@@ -1,25 +1,25 @@
-"""The least-squares fit of a depthwise and a pointwise convolution, as a pair, to what one convolution said.
+"""Least-squares fit of a depthwise and a pointwise convolution, as a pair, to the outputs of one convolution.
 
-With x (N, in, taps) what the layer read, its output was sum over i and t of x[:, i, t] W[:, i, t]; the pair's is
-pointwise[:, i] depthwise[i, t] in place of W[:, i, t]. That is linear in either of the two while the other stands:
-least squares for the one and the other in turn, each drawn towards what it was by the ridge, so that no step ends
-further from what was said. Second moments are all that is needed of x and the outputs.
+With x (N, in, taps) the inputs of the layer, its output is the sum over i and t of x[:, i, t] W[:, i, t]. The pair has
+pointwise[:, i] depthwise[i, t] in place of W[:, i, t]. This is linear in each of the two while the other is fixed, so
+both are fitted in turn by least squares. The ridge pulls each towards its previous value, so no step ends further from
+the target. Only second moments of x and the outputs are needed.
 """
 
 import torch
 from torch import Tensor
 
 SWEEPS = 2
-"""How often the depthwise half is fitted, each time between two fits of the pointwise one."""
+"""Number of fits of the depthwise weights, each between two fits of the pointwise ones."""
 
 
 def fit_pair(
     gram: Tensor, cross_moments: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float, sweeps: int = SWEEPS
 ) -> tuple[Tensor, Tensor]:
-    """The pair nearest to what was said, from the one given: depthwise (in, taps), pointwise (out, in).
+    """Fit the pair (depthwise (in, taps), pointwise (out, in)) to the target outputs, starting from these values.
 
-    `gram` (in * taps, in * taps) and `across` (in * taps, out) are the mean products of what was read with itself and
-    with what is to be said; all in double precision. `ridge` is a share of the mean diagonal.
+    `gram` (in * taps, in * taps) and `cross_moments` (in * taps, out) are the mean products of inputs with inputs and
+    with target outputs. All are in float64. `ridge` is a share of the mean diagonal.
     """
     into, taps = depthwise.shape
     gram = gram.reshape(into, taps, into, taps)
@@ -33,21 +33,23 @@ def fit_pair(
 
 def _fit_pointwise(gram: Tensor, cross_moments: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float) -> Tensor:
     half = torch.einsum("iajb,jb->iaj", gram, depthwise)
-    own = torch.einsum("ia,iaj->ij", depthwise, half)
-    missing = torch.einsum("ia,iao->io", depthwise, cross_moments) - own @ pointwise.T
-    return pointwise + solve_ridge(own, missing, ridge).T
+    moments = torch.einsum("ia,iaj->ij", depthwise, half)
+    residuals = torch.einsum("ia,iao->io", depthwise, cross_moments) - moments @ pointwise.T
+    return pointwise + solve_ridge(moments, residuals, ridge).T
 
 
 def _fit_depthwise(gram: Tensor, cross_moments: Tensor, depthwise: Tensor, pointwise: Tensor, ridge: float) -> Tensor:
     into, taps = depthwise.shape
-    own = ((pointwise.T @ pointwise)[:, None, :, None] * gram).reshape(into * taps, into * taps)
-    wanted = torch.einsum("oi,iao->ia", pointwise, cross_moments).reshape(-1, 1)
-    missing = wanted - own @ depthwise.reshape(-1, 1)
-    return depthwise + solve_ridge(own, missing, ridge).reshape(into, taps)
+    moments = ((pointwise.T @ pointwise)[:, None, :, None] * gram).reshape(into * taps, into * taps)
+    targets = torch.einsum("oi,iao->ia", pointwise, cross_moments).reshape(-1, 1)
+    residuals = targets - moments @ depthwise.reshape(-1, 1)
+    return depthwise + solve_ridge(moments, residuals, ridge).reshape(into, taps)
 
 
 def solve_ridge(gram: Tensor, cross_moments: Tensor, ridge: float) -> Tensor:
-    """What is to be added to weights whose residuals have the mean products `across` with inputs of `gram`."""
+    """Return the change of weights whose residuals have mean products `cross_moments` with inputs of second moments
+    `gram`.
+    """
     gram = gram.clone()
     gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny)
     return torch.cholesky_solve(cross_moments, torch.linalg.cholesky(gram))

@@ -1,4 +1,4 @@
-"""Training: of a base network from scratch, and of a cut one for a short while."""
+"""Training of base networks from scratch and of pruned networks in short fine-tunes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
-from blendsearch.data.splits import Splits, iter_batches
+from blendsearch.data.splits import Splits
 from blendsearch.fitness.data_parallel import wrap_data_parallel
 from blendsearch.fitness.device import Precision, autocast
 from blendsearch.task import CLASSIFICATION, Task
@@ -22,9 +22,9 @@ class Schedule:
 
     Attributes
     ----------
-    decay: ``cosine``, one cosine from `rate` to zero, or ``constant``.
-    nesterov: whether the momentum is Nesterov's.
-    images: training images per epoch, all of them where None.
+    decay: ``cosine`` (one cosine from `rate` to zero) or ``constant``.
+    nesterov: True for Nesterov momentum.
+    images: training images per epoch; None for all of them.
     """
 
     epochs: float
@@ -43,8 +43,8 @@ class Teacher:
 
     Attributes
     ----------
-    weight: the part, in [0, 1], of the loss that is the divergence from the teacher; the labels' is the rest.
-    temperature: softens both distributions; the divergence is multiplied by its square, as in the paper.
+    weight: share, in [0, 1], of the divergence from the teacher in the loss; the rest is the loss against the labels.
+    temperature: divides the logits of both networks; the divergence is multiplied by its square, as in the paper.
     """
 
     module: nn.Module
@@ -52,14 +52,36 @@ class Teacher:
     temperature: float = 4.0
 
     def combine_losses(self, loss: Tensor, logits: Tensor, images: Tensor, precision: Precision) -> Tensor:
-        """`loss` against the labels, and the divergence of `logits` from the teacher's, weighted."""
+        """Return the weighted sum of `loss` (against the labels) and the divergence of `logits` from the teacher's."""
         with torch.no_grad(), autocast(images.device, precision):
-            wanted = self.module(images)
-        softer = 1 / self.temperature
+            targets = self.module(images).float()
         divergence = F.kl_div(
-            F.log_softmax(logits * softer, dim=1), F.softmax(wanted.float() * softer, dim=1), reduction="batchmean"
+            F.log_softmax(logits * (1 / self.temperature), dim=1),
+            F.softmax(targets * (1 / self.temperature), dim=1),
+            reduction="batchmean",
         )
         return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingOptions:
+    """Conditions of a training besides its schedule.
+
+    Attributes
+    ----------
+    precision: precision of the products in forward and backward passes.
+    task: the loss.
+    teacher: network to distil from; None for none.
+    share: this process's part of every batch.
+    """
+
+    precision: Precision = "float32"
+    task: Task = CLASSIFICATION
+    teacher: Teacher | None = None
+    share: Share = SINGLE_PROCESS
+
+
+DEFAULT_OPTIONS = TrainingOptions()
 
 
 def train(
@@ -68,17 +90,14 @@ def train(
     schedule: Schedule,
     device: torch.device,
     rng: np.random.Generator,
+    options: TrainingOptions = DEFAULT_OPTIONS,
     progress: Callable[[float, float], None] | None = None,
-    precision: Precision = "float32",
-    teacher: Teacher | None = None,
-    task: Task = CLASSIFICATION,
-    share: Share = SINGLE_PROCESS,
 ) -> None:
-    """Train `module` in place on the training split, augmented as the splits say.
+    """Train `module` in place on the training split, with the augmentations of `splits`.
 
-    All randomness (order, augmentation, dropout) comes from `rng`; the caller's global torch state is left alone.
-    `progress` is told, after each epoch, the part done in (0, 1] and the mean training loss. With a `share`, all its
-    processes must call this alike: batches are the schedule's, and each process is given its part of them.
+    All randomness (order, augmentation, dropout) comes from `rng`; torch's global random state is restored afterwards.
+    `progress` receives, after each epoch, the part done in (0, 1] and the mean training loss. With a share of several
+    processes, all of them must make the same call: batch sizes are the schedule's, and each process reads its part.
     """
     split = splits.train
     per_epoch = min(len(split), schedule.images or len(split))
@@ -90,31 +109,29 @@ def train(
     with (
         torch.random.fork_rng(devices=forked),
         torch.enable_grad(),
-        wrap_data_parallel(module, share, device) as trained,
+        wrap_data_parallel(module, options.share, device) as trained,
     ):
-        torch.manual_seed(int(rng.integers(2**63)) + share.rank)  # dropout draws from torch's own stream
+        torch.manual_seed(int(rng.integers(2**63)) + options.share.rank)  # dropout draws from torch's own stream
         module.train()
         step = 0
         while step < steps:
             total, seen = 0.0, 0
-            for images, labels in iter_batches(
+            for images, labels in splits.iter_batches(
                 split,
                 batch_size=schedule.batch_size,
-                mean=splits.mean,
-                std=splits.std,
                 device=device,
                 rng=rng,
                 augment=splits.augment,
                 limit=per_epoch,
                 drop_last=per_epoch >= schedule.batch_size,
-                share=share,
+                share=options.share,
             ):
                 optimizer.zero_grad(set_to_none=True)
-                with autocast(device, precision):
+                with autocast(device, options.precision):
                     logits = trained(images)
-                loss = task.compute_mean_loss(logits, labels)
-                if teacher is not None:
-                    loss = teacher.combine_losses(loss, logits.float(), images, precision)
+                loss = options.task.compute_mean_loss(logits, labels)
+                if options.teacher is not None:
+                    loss = options.teacher.combine_losses(loss, logits.float(), images, options.precision)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if cosine is not None:
@@ -128,7 +145,7 @@ def train(
 
 
 def make_optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.SGD:
-    """The optimiser of a schedule; biases and the numbers of normalisations are not decayed."""
+    """Make the optimizer of a schedule; biases and parameters of normalisation layers have no weight decay."""
     decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
     return torch.optim.SGD(

@@ -13,6 +13,7 @@ from blendsearch.pipeline.loop import attach_engine, search
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import record, restore
+from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.method_registry import get_method, list_control_names
 from blendsearch.runs.config.method_spec import merge_trees
@@ -62,6 +63,7 @@ def run_control(
 
 def plan_comparison(run: Run, methods: Sequence[str], seeds: int) -> list[tuple[str, Config]]:
     """List the control runs of a comparison, by name: METHOD-SEED. The compared run itself is not among them."""
+    check_searchable(run.config)
     if not run.structure.get("error", True):
         raise ConfigError(
             f"run {run.name!r} has losses but no errors: compare needs an 'error' in the result of evaluate="

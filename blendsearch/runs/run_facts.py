@@ -1,6 +1,9 @@
 """JSON in a run directory, with the stored keys: run.json, engine.json, finished.json, generations, logs."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from blendsearch.data.splits import InputDescription
 
 
 class Provenance(TypedDict):
@@ -66,7 +69,7 @@ class StructureFacts(ScoreFacts):
     layers: NotRequired[list[str]]
     dense: dict[str, int]
     splits: str
-    input: NotRequired[dict[str, Any]]
+    input: "NotRequired[InputDescription]"
     task: NotRequired[dict[str, str]]
     error: NotRequired[bool]
     trains_on_classes: NotRequired[bool]

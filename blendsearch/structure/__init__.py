@@ -1,1 +1,1 @@
-"""What can be cut, what it costs, and cutting it."""
+"""Structure of networks: groups of channels that can be cut, surgery that cuts them, and exact costs."""

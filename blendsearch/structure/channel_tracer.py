@@ -1,13 +1,14 @@
-"""Following channels through a network: every element of every activation carries the label of its channel.
+"""Channel tracing: every element of every activation carries the label of its channel.
 
-A layer that makes channels labels its output; whatever moves elements moves their labels by the same operation; an
-element-wise operation ties the labels that meet in it; a layer that reads channels writes down who stands where. What
-an operation does to channels is thus found by doing it: reshapes, shuffles and concatenations need no theory of their
-own. An operation that is not known here freezes what goes into it, which costs freedom and never correctness.
+A layer that makes channels labels its output. Operations that move elements move their labels in the same way.
+Elementwise operations unite the labels that meet in them. A layer that reads channels records the label of each
+position. The effect of an operation on channels is thus found by executing it: reshapes, shuffles and concatenations
+need no special rules. An unknown operation freezes its inputs: this is safe, but fewer channels can be pruned.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from blendsearch.structure.labels import (
+    Labels,
+    collapse,
+    compact,
+    expand_labels,
+    find_varying_dims,
+    is_flat,
+    list_distinct,
+)
 from blendsearch.structure.union_find import NO_CHANNEL, UnionFind
 from blendsearch.zoo.shortcut import PaddedShortcut
 
@@ -41,21 +51,35 @@ POOLING_OPS = {
     *("max_pool3d_with_indices", "avg_pool3d", "_adaptive_avg_pool3d", "reflection_pad2d", "replication_pad2d"),
     *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
 }
-POINTWISE_OPS = {"hardswish", "hardsigmoid", "prelu", "bernoulli"}  # those that lack the tag
+POINTWISE_OPS = {"hardswish", "hardsigmoid", "prelu", "bernoulli"}  # pointwise, but without the tag
 REDUCTION_OPS = {"mean", "sum", "amax", "amin", "var", "std"}
 
 Side = Literal["out", "in"]
-Labels = Tensor
-"""Integers, one per element of an activation; dimensions along which they do not vary have stride 0 or size 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Operation:
+    """One call of a torch operation.
+
+    `name` is without namespace, and without the underscore of in-place operations. `location` is for messages.
+    """
+
+    func: Any
+    name: str
+    location: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
 
 
 class ChannelTracer(TorchDispatchMode):
-    """Follows the channels of `model`.
+    """Traces the channels of `model`.
 
     Attributes
     ----------
-    ties: every label, what it is tied to, and why it cannot be cut, if so.
-    claims: for (tensor, its module, dimension, side) the label of each position, ``FIXED`` where it is no channel's.
+    union_find: all labels, their coupling, and why some of them cannot be cut.
+    tensor_labels: for each (tensor, its module, dimension, side) the label of each position, or ``NO_CHANNEL``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,32 +102,32 @@ class ChannelTracer(TorchDispatchMode):
         }
         for name, parameter in model.named_parameters():
             wide = [dim for dim, size in enumerate(parameter.shape) if size > 1]
-            if id(parameter) not in self._leaf_tensors and len(wide) == 1:  # a scale per channel, say
+            if id(parameter) not in self._leaf_tensors and len(wide) == 1:  # for example, a scale per channel
                 labels = self._record_labels(name, wide[0], "out", self.union_find.add_labels(parameter.shape[wide[0]]))
-                self._set_labels(parameter, _expand_labels(labels, wide[0], parameter.shape))
+                self._set_labels(parameter, expand_labels(labels, wide[0], parameter.shape))
 
     @property
     def location(self) -> str:
-        """The module whose forward pass is running."""
+        """Name of the module whose forward pass is running."""
         inside = self._module_stack[-1] if self._module_stack else ""
         return inside or type(self._model).__name__
 
     def trace(self, example: Tensor) -> None:
-        """Run the model, which must be in evaluation mode; its outputs keep all their channels."""
+        """Run the model, which must be in evaluation mode. The channels of its outputs are frozen."""
         self._run(example)
         evaluated = self.union_find.count
         blocks = [module for module in self._model.modules() if any(True for _ in module.children())]
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
-        try:  # once more as in training, where auxiliary classifiers read channels too
+        try:  # again in training mode, where auxiliary classifiers read channels too
             for module in blocks:
                 module.training = True
             self._run(example)
-        except Exception:  # training may ask for more than an image
+        except Exception:  # training mode may need more than one image
             self._module_stack, self._leaf_depth = [], 0
         finally:
             for module in blocks:
                 module.training = False
-            for buffer, before in buffers:  # a block of a person's own may keep statistics
+            for buffer, before in buffers:  # user-defined blocks may update statistics
                 buffer.copy_(before)
         self.union_find.freeze(torch.arange(evaluated, self.union_find.count), "it runs in training only")
         for (tensor, *_), labels in self.tensor_labels.items():
@@ -116,7 +140,7 @@ class ChannelTracer(TorchDispatchMode):
         self._freeze(_list_tensors(output), "its channels are the network's output")
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if not self._leaf_depth:
@@ -125,111 +149,118 @@ class ChannelTracer(TorchDispatchMode):
 
     # Between the layers
 
-    def _trace_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _trace_operation(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, object], output: Any) -> None:
         inputs, outputs = _list_tensors((args, kwargs)), _list_tensors(output)
         self._used_elsewhere |= {self._names[id(tensor)] for tensor in inputs if id(tensor) in self._leaf_tensors}
         labelled = [tensor for tensor in inputs if tensor in self._labels]
         if not labelled or not outputs:
             return
         name = func._schema.name.partition("::")[2]
-        where = f"{name} in {self.location}"
+        location = f"{name} in {self.location}"
         if func._schema.is_mutable:
             name = name.rstrip("_")
             if args[0].untyped_storage().nbytes() > args[0].numel() * args[0].element_size():
-                self._freeze(inputs, f"{where} writes into a part of a tensor")
+                self._freeze(inputs, f"{location} writes into a part of a tensor")
                 return
+        operation = _Operation(func, name, location, args, kwargs, inputs, outputs)
         single = len(labelled) == 1 and args[0] is labelled[0]
-        if name in IDENTITY_OPS | LIKE_OPS and single:
-            self._set_labels(outputs[0], self._get_labels(args[0]))
-        elif name in NEW_OPS and single:
-            self._make_like(args[0], outputs[0])
-        elif name in (VIEW_OPS | MOVE_OPS) and single:
-            self._move(func, args, kwargs, outputs, where)
-        elif name == "cat":
-            self._concatenate(args[0], args[1] if len(args) > 1 else kwargs.get("dim", 0), outputs[0])
-        elif name == "constant_pad_nd":
-            self._pad(args[0], args[1], outputs[0])
-        elif torch.Tag.pointwise in func.tags or name in POINTWISE_OPS:
-            self._unite_inputs(inputs, outputs[0], where)
-        elif name in POOLING_OPS and all(dim < 2 for dim in _find_varying_dims(self._get_labels(args[0]))):
-            kept = self._get_labels(args[0]).flatten(2)[:, :, :1]
-            for tensor in outputs:
-                self._set_labels(tensor, kept.reshape(*kept.shape[:2], *[1] * (tensor.ndim - 2)).expand(tensor.shape))
-        elif name in REDUCTION_OPS and len(args) > 1:
-            self._reduce(args[0], args[1], outputs[0], where)
-        else:
-            self._freeze(inputs, f"{where} sees all its channels at once")
+        handler = SINGLE_INPUT_HANDLERS.get(name) if single else None
+        if handler is None and torch.Tag.pointwise in func.tags:
+            handler = ChannelTracer._unite_inputs
+        (handler or HANDLERS.get(name, ChannelTracer._freeze_inputs))(self, operation)
 
-    def _move(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor], location: str
-    ) -> None:
-        before = self._get_labels(args[0])
-        if func._schema.name.partition("::")[2] in VIEW_OPS:
-            moved = [before.reshape(outputs[0].shape)]
+    def _freeze_inputs(self, operation: _Operation) -> None:
+        self._freeze(operation.inputs, f"{operation.location} reads all its channels at once")
+
+    def _copy_labels(self, operation: _Operation) -> None:
+        self._set_labels(operation.outputs[0], self._get_labels(operation.args[0]))
+
+    def _move(self, operation: _Operation) -> None:
+        before = self._get_labels(operation.args[0])
+        if operation.func._schema.name.partition("::")[2] in VIEW_OPS:
+            moved = [before.reshape(operation.outputs[0].shape)]
         else:
-            moved = _list_tensors(func(before, *args[1:], **kwargs))
-        moved = [_compact(labels) for labels in moved]
+            moved = _list_tensors(operation.func(before, *operation.args[1:], **operation.kwargs))
+        moved = [compact(labels) for labels in moved]
         for labels in moved:
-            # the widths in a reshape or split are mostly numbers in the code: they would not follow a cut
-            if len(_find_varying_dims(labels)) > len(_find_varying_dims(before)) or not torch.equal(
-                _list_distinct(labels), _list_distinct(before)
+            # widths in a reshape or split are mostly constants in the code, which do not change with a cut
+            if len(find_varying_dims(labels)) > len(find_varying_dims(before)) or not torch.equal(
+                list_distinct(labels), list_distinct(before)
             ):
-                self.union_find.freeze(before, f"{location} splits or reorders its channels")
-        for tensor, labels in zip(outputs, moved, strict=True):
+                self.union_find.freeze(before, f"{operation.location} splits or reorders its channels")
+        for tensor, labels in zip(operation.outputs, moved, strict=True):
             self._set_labels(tensor, labels)
 
-    def _make_like(self, tensor: Tensor, output: Tensor) -> None:
-        """A tensor as wide as another took its sizes from there: the noise of a dropout, for one."""
-        labels = _collapse(self._get_labels(tensor))
+    def _make_like(self, operation: _Operation) -> None:
+        """Label a new tensor as wide as its input, which took its sizes from there; noise of a dropout, for example."""
+        tensor, output = operation.args[0], operation.outputs[0]
+        labels = collapse(self._get_labels(tensor))
         if output.ndim == tensor.ndim and all(
-            output.shape[dim] == labels.shape[dim] for dim in _find_varying_dims(labels)
+            output.shape[dim] == labels.shape[dim] for dim in find_varying_dims(labels)
         ):
             self._set_labels(output, labels.expand(output.shape))
 
-    def _concatenate(self, tensors: Sequence[Tensor], dim: int, output: Tensor) -> None:
-        parts = [self._get_labels(tensor) for tensor in tensors if tensor.ndim == output.ndim]
+    def _concatenate(self, operation: _Operation) -> None:
+        args, output = operation.args, operation.outputs[0]
+        dim = args[1] if len(args) > 1 else operation.kwargs.get("dim", 0)
+        parts = [self._get_labels(tensor) for tensor in args[0] if tensor.ndim == output.ndim]
         for other in range(output.ndim):
-            if other != dim % output.ndim and all(_is_flat(part, other) for part in parts):
-                parts = [part.narrow(other, 0, 1) for part in parts]  # one slice stands for all
+            if other != dim % output.ndim and all(is_flat(part, other) for part in parts):
+                parts = [part.narrow(other, 0, 1) for part in parts]  # one slice represents all
         joined = torch.cat(parts, dim)
-        self._set_labels(output, _compact(joined.expand(output.shape)))
+        self._set_labels(output, compact(joined.expand(output.shape)))
 
-    def _pad(self, tensor: Tensor, pads: Sequence[int], output: Tensor) -> None:
-        """Padding channels adds some that are always there; padding pixels is no matter."""
+    def _pad(self, operation: _Operation) -> None:
+        """Label padding as NO_CHANNEL. Padded pixels do not change the labels of channels."""
+        (tensor, pads), output = operation.args[:2], operation.outputs[0]
         labels = self._get_labels(tensor)
-        wanted = list(pads)
+        widths = list(pads)
         for number in range(len(pads) // 2):
             dim = labels.ndim - 1 - number
-            if _is_flat(labels, dim):
+            if is_flat(labels, dim):
                 labels = labels.narrow(dim, 0, 1)
-                wanted[2 * number : 2 * number + 2] = (0, 0)
-        self._set_labels(output, _compact(nn.functional.pad(labels, wanted, value=NO_CHANNEL).expand(output.shape)))
+                widths[2 * number : 2 * number + 2] = (0, 0)
+        self._set_labels(output, compact(nn.functional.pad(labels, widths, value=NO_CHANNEL).expand(output.shape)))
 
-    def _unite_inputs(self, inputs: Sequence[Tensor], output: Tensor, location: str) -> None:
-        """Element-wise: the labels that stand at one place must go together."""
+    def _pool(self, operation: _Operation) -> None:
+        labels = self._get_labels(operation.args[0])
+        if any(dim >= 2 for dim in find_varying_dims(labels)):
+            self._freeze_inputs(operation)
+            return
+        kept = labels.flatten(2)[:, :, :1]
+        for tensor in operation.outputs:
+            self._set_labels(tensor, kept.reshape(*kept.shape[:2], *[1] * (tensor.ndim - 2)).expand(tensor.shape))
+
+    def _unite_inputs(self, operation: _Operation) -> None:
+        """Unite the labels at the same position of the inputs of an elementwise operation."""
+        output, location = operation.outputs[0], operation.location
         shape = output.shape
-        spread = [(tensor, self._get_labels(tensor).expand(shape)) for tensor in inputs]
-        varying = {dim for _, labels in spread for dim in _find_varying_dims(labels)}
-        met: list[Tensor] = []
+        spread = [(tensor, self._get_labels(tensor).expand(shape)) for tensor in operation.inputs]
+        varying = {dim for _, labels in spread for dim in find_varying_dims(labels)}
+        united: list[Tensor] = []
         for tensor, labels in spread:
             size = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
-            if any(size[dim] == 1 for dim in varying):  # a mask for all channels, or a number
-                self._freeze([tensor], f"{location} spreads it over the channels of another layer")
+            if any(size[dim] == 1 for dim in varying):  # a mask for all channels, or a scalar
+                self._freeze([tensor], f"{location} broadcasts it over the channels of another layer")
             else:
-                met.append(labels)
-        first = next((labels for labels in met if bool((_collapse(labels) != NO_CHANNEL).any())), None)
-        for labels in met:
+                united.append(labels)
+        first = next((labels for labels in united if bool((collapse(labels) != NO_CHANNEL).any())), None)
+        for labels in united:
             if first is not None and labels is not first:
-                flat = [dim for dim in range(len(shape)) if _is_flat(first, dim) and _is_flat(labels, dim)]
-                self.union_find.unite(_collapse(first, flat), _collapse(labels, flat), location)
+                flat = [dim for dim in range(len(shape)) if is_flat(first, dim) and is_flat(labels, dim)]
+                self.union_find.unite(collapse(first, flat), collapse(labels, flat), location)
         self._set_labels(output, torch.full((), NO_CHANNEL).expand(shape) if first is None else first)
 
-    def _reduce(self, tensor: Tensor, axes: Any, output: Tensor, location: str) -> None:
+    def _reduce(self, operation: _Operation) -> None:
+        if len(operation.args) < 2:
+            self._freeze_inputs(operation)
+            return
+        (tensor, axes), output = operation.args[:2], operation.outputs[0]
         labels = self._get_labels(tensor)
-        wanted = [axes] if isinstance(axes, int) else axes or range(tensor.ndim)
-        dims = sorted({dim % tensor.ndim for dim in wanted}, reverse=True)
-        if set(dims) & set(_find_varying_dims(labels)):
-            self._freeze([tensor], f"{location} sees all its channels at once")
+        axes = [axes] if isinstance(axes, int) else axes or range(tensor.ndim)
+        dims = sorted({dim % tensor.ndim for dim in axes}, reverse=True)
+        if set(dims) & set(find_varying_dims(labels)):
+            self._freeze([tensor], f"{operation.location} reads all its channels at once")
             return
         for dim in dims:
             labels = labels.narrow(dim, 0, 1) if output.ndim == tensor.ndim else labels.select(dim, 0)
@@ -240,7 +271,7 @@ class ChannelTracer(TorchDispatchMode):
     def _trace_layer(self, name: str, module: nn.Module, inputs: Tensor, output: Tensor) -> None:
         dim = inputs.ndim - 1 if isinstance(module, nn.Linear) else 1
         labels = self._get_labels(inputs)
-        if set(_find_varying_dims(labels)) - {dim} or not self._has_own_tensors(name, module):
+        if set(find_varying_dims(labels)) - {dim} or not self._has_own_tensors(name, module):
             self._freeze([inputs], f"{name} does not read its input channel by channel")
             return
         read = labels.movedim(dim, 0).flatten(1)[:, 0].numpy()
@@ -255,10 +286,10 @@ class ChannelTracer(TorchDispatchMode):
             made = self._make(name, f"{name}.links", 0, module.links.shape[0])
         else:
             made = self._trace_weights(name, module, read)
-        self._set_labels(output, _expand_labels(made, dim, output.shape))
+        self._set_labels(output, expand_labels(made, dim, output.shape))
 
     def _trace_weights(self, name: str, module: nn.Module, read: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A convolution or linear layer that reads these labels; returns those of its output."""
+        """Record the labels that a convolution or linear layer reads; return those of its output."""
         weight: Tensor = module.weight  # type: ignore[assignment]
         blocks = int(getattr(module, "groups", 1))
         out = 1 if isinstance(module, TRANSPOSED_CONVOLUTIONS) else 0
@@ -268,10 +299,11 @@ class ChannelTracer(TorchDispatchMode):
         made = self._make(name, f"{name}.weight", out, weight.shape[out])
         if blocks == 1:
             self._record_labels(f"{name}.weight", 1 - out, "in", read)
-        else:  # a whole block of the convolution goes at once, with all that it reads and makes
+        else:  # all channels that a block of the convolution reads and makes are coupled
             reads, makes = torch.from_numpy(read).view(blocks, -1), torch.from_numpy(made).view(blocks, -1)
-            for tied in (reads, makes):
-                self.union_find.unite(makes[:, :1].expand_as(tied), tied, f"{name}, a convolution in {blocks} groups,")
+            for coupled in (reads, makes):
+                location = f"{name}, a convolution in {blocks} groups,"
+                self.union_find.unite(makes[:, :1].expand_as(coupled), coupled, location)
         if getattr(module, "bias", None) is not None:
             self._record_labels(f"{name}.bias", 0, "out", made)
         return made
@@ -282,14 +314,14 @@ class ChannelTracer(TorchDispatchMode):
         return self._output_labels[name]
 
     def _record_labels(self, tensor: str, dim: int, side: Side, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Write down whose the positions of a tensor are. Where they were others' before, both must go together."""
+        """Record the labels of a tensor's positions; unite them with labels recorded before."""
         known = self.tensor_labels.setdefault((tensor, tensor.rpartition(".")[0], dim, side), labels)
         if known is not labels:
             self.union_find.unite(torch.from_numpy(known), torch.from_numpy(labels), f"{tensor}, used several times,")
         return labels
 
     def _has_own_tensors(self, name: str, module: nn.Module) -> bool:
-        """False where a weight is shared with another layer, or computed from other tensors."""
+        """Return False if a weight is shared with another layer, or computed from other tensors."""
         tensors = {key: getattr(module, key, None) for key in (*PER_CHANNEL_TENSORS, "links")}
         own = [(key, tensor) for key, tensor in tensors.items() if isinstance(tensor, Tensor)]
         return all(self._names.get(id(tensor)) == (f"{name}.{key}" if name else key) for key, tensor in own)
@@ -320,7 +352,7 @@ class ChannelTracer(TorchDispatchMode):
                 if inputs:
                     self._trace_layer(name, module, inputs[0], output)
                 else:
-                    raise TypeError(f"{name} is called with keywords alone")
+                    raise TypeError(f"{name} is called with keyword arguments only")
             self._leaf_depth -= leaf
             self._module_stack.pop()
 
@@ -333,54 +365,36 @@ class ChannelTracer(TorchDispatchMode):
         return torch.full((), NO_CHANNEL).expand(tensor.shape) if labels is None else labels
 
     def _set_labels(self, tensor: Tensor, labels: Labels) -> None:
-        if bool((_collapse(labels) != NO_CHANNEL).any()):
+        if bool((collapse(labels) != NO_CHANNEL).any()):
             self._labels[tensor] = labels
         else:
             self._labels.pop(tensor, None)
 
     def _freeze(self, tensors: Sequence[Tensor], reason: str) -> None:
         for tensor in tensors:
-            self.union_find.freeze(_collapse(self._get_labels(tensor)), reason)
+            self.union_find.freeze(collapse(self._get_labels(tensor)), reason)
+
+
+_Handler = Callable[[ChannelTracer, _Operation], None]
+
+SINGLE_INPUT_HANDLERS: dict[str, _Handler] = {
+    **dict.fromkeys(IDENTITY_OPS | LIKE_OPS, ChannelTracer._copy_labels),
+    **dict.fromkeys(NEW_OPS, ChannelTracer._make_like),
+    **dict.fromkeys(VIEW_OPS | MOVE_OPS, ChannelTracer._move),
+}
+"""Handlers of operations whose first argument is their only labelled input."""
+
+HANDLERS: dict[str, _Handler] = {
+    "cat": ChannelTracer._concatenate,
+    "constant_pad_nd": ChannelTracer._pad,
+    **dict.fromkeys(POINTWISE_OPS, ChannelTracer._unite_inputs),
+    **dict.fromkeys(POOLING_OPS, ChannelTracer._pool),
+    **dict.fromkeys(REDUCTION_OPS, ChannelTracer._reduce),
+}
+"""Handlers of other operations without the tag `pointwise`."""
 
 
 def _list_tensors(tree: object) -> list[Tensor]:
-    if not isinstance(tree, dict | Tensor) and hasattr(tree, "values"):  # an output that is a class of its own
+    if not isinstance(tree, dict | Tensor) and hasattr(tree, "values"):  # an output of a custom class
         tree = list(tree.values())
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _expand_labels(labels: NDArray[np.int64], dim: int, shape: torch.Size) -> Labels:
-    """`labels` along `dim`, the same everywhere else."""
-    return torch.from_numpy(labels).reshape([-1 if other == dim else 1 for other in range(len(shape))]).expand(shape)
-
-
-def _is_flat(labels: Labels, dim: int) -> bool:
-    return labels.shape[dim] == 1 or labels.stride(dim) == 0
-
-
-def _find_varying_dims(labels: Labels) -> list[int]:
-    return [dim for dim in range(labels.ndim) if not _is_flat(labels, dim)]
-
-
-def _collapse(labels: Labels, dims: Sequence[int] | None = None) -> Labels:
-    """One slice of each of `dims`, by default of every dimension along which nothing varies."""
-    for dim in range(labels.ndim) if dims is None else dims:
-        if _is_flat(labels, dim):
-            labels = labels.narrow(dim, 0, 1)
-    return labels
-
-
-def _compact(labels: Tensor) -> Labels:
-    """Labels with stride 0 wherever they do not vary."""
-    small = _collapse(labels)
-    for dim in _find_varying_dims(small):
-        one = small.narrow(dim, 0, 1)
-        if bool((small == one).all()):
-            small = one
-    return small.expand(labels.shape)
-
-
-def _list_distinct(labels: Labels) -> Tensor:
-    """The labels as they follow each other; channels that became several positions each count once."""
-    order: Tensor = torch.unique_consecutive(_collapse(labels).flatten())
-    return order

@@ -1,4 +1,4 @@
-"""What a cut costs, from its widths alone: exact, and for many cuts at once."""
+"""Exact costs of cuts from their widths alone, for many cuts at once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from blendsearch.structure.groups import ALWAYS, IndexMaps
 
 COSTS = ("macs", "params")
 Cost = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""From kept channels per group, (..., groups), to a cost in whole units, (...); never less for a wider network."""
+"""Maps kept channels per group, (..., groups), to a cost in whole units, (...); never less for a wider network."""
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -22,22 +22,22 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 class CostOracle:
     """Multiply-accumulates and parameters of any cut.
 
-    Every parameter tensor is a term: a factor times the widths of its first two dimensions, and a width is linear in
-    the kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers:
-    a term's size times the positions at which the layer is applied, which no cut of channels changes.
+    Every parameter tensor is a term: a factor times the widths of its first two dimensions. A width is linear in the
+    kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers: the
+    size of a term times the number of positions at which the layer is applied. No cut of channels changes that number.
 
     Attributes
     ----------
     base, slope: widths, (W,) and (W, groups): width = base + slope @ counts.
-    first, second: (T,) the widths of each term.
+    first, second: (T,) the two widths of each term.
     params, macs: (T,) the factor of each term.
     fixed_macs: multiply-accumulates of operations that no group touches and no layer owns.
-    dense: for each cost that of the dense network.
-    further: costs besides these two, by name: ``memory`` in bytes (structure.memory), ``latency`` in nanoseconds
-        (structure.latency).
-    layers: (L,) the weight terms, (out, in), of the layers that may be decomposed.
-    whole: (L,) 1 where such a layer is whole, 0 where it is decomposed if that costs less; holds where counts do not
-        say themselves.
+    dense: each cost of the dense network.
+    extra_costs: further costs by name: ``memory`` in bytes (`structure.peak_memory`), ``latency`` in nanoseconds
+        (`structure.latency_model`).
+    layers: (L,) the weight terms, (out, in), of layers that may be decomposed.
+    undecomposed: (L,) 1 if such a layer is not decomposed, 0 if it is decomposed where that costs less. Used where
+        counts do not include layers.
     """
 
     base: NDArray[np.int64]
@@ -53,61 +53,73 @@ class CostOracle:
     undecomposed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def compute_cost(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cost `name` of kept channels per group, which whole layers may follow: (..., groups [+ L]) -> (...)."""
+        """Compute cost `name` of kept channels per group, optionally followed by undecomposed layers: (..., groups
+        [+ L]) -> (...).
+        """
         if name in self.extra_costs:
             return self.extra_costs[name](counts)
         if name not in COSTS:
             raise ValueError(f"no cost is called {name!r}: expected one of {', '.join(self.dense)}")
         factors = self.macs if name == "macs" else self.params
-        counts, whole = np.split(counts, [self.slope.shape[1]], axis=-1)
+        counts, undecomposed = np.split(counts, [self.slope.shape[1]], axis=-1)
         widths = counts @ self.slope.T + self.base
         sizes = widths[..., self.first] * widths[..., self.second]
         found = sizes @ factors + (self.fixed_macs if name == "macs" else 0)
         if len(self.layers):
             saved = self._compute_savings(factors, widths)
-            saved = saved * (1 - whole) if whole.shape[-1] else np.maximum(saved, 0) * (1 - self.undecomposed)
+            if undecomposed.shape[-1]:
+                saved = saved * (1 - undecomposed)
+            else:
+                saved = np.maximum(saved, 0) * (1 - self.undecomposed)
             found = found - saved.sum(axis=-1)
         return np.asarray(found)
 
     def _compute_savings(self, factors: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What goes of a cost, (..., L), where area x in x out becomes area x in + in x out, at all positions."""
+        """Compute what decomposition saves per layer, (..., L): area x in x out becomes area x in + in x out, at all
+        positions.
+        """
         out, into = widths[..., self.first[self.layers]], widths[..., self.second[self.layers]]
         area, own = self.params[self.layers], factors[self.layers]
         return np.asarray(own * into * out - into * (own + own // area * out))
 
     def is_cheaper_decomposed(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of `layers` cost less decomposed, at kept channels per group: (..., groups) -> (..., L)."""
+        """Return, per layer, True if it costs less decomposed at these kept channels per group: (..., groups) ->
+        (..., L).
+        """
         widths = counts @ self.slope.T + self.base
         return np.asarray(self._compute_savings(self.params, widths) > 0)
 
     @property
     def all_decomposed(self) -> "CostOracle":
-        """This oracle, of the networks in which every one of `layers` is decomposed where it pays."""
+        """This oracle for networks in which every one of `layers` is decomposed where that costs less."""
         return self.decompose_except(np.zeros(len(self.layers), dtype=np.bool_))
 
     def decompose_except(self, undecomposed: NDArray[np.bool_]) -> "CostOracle":
-        """This oracle, of networks in which these of `layers` are whole, (L,), and the others are not where it pays.
+        """Return this oracle for networks in which only `undecomposed` layers, (L,), are not decomposed where that
+        costs less.
 
-        What a network costs then still never falls with its widths.
+        The costs still never fall when a network gets wider.
         """
         return replace(self, undecomposed=undecomposed.astype(np.int64)) if len(self.layers) else self
 
     def add_cost(self, name: str, cost: Cost, dense: int) -> "CostOracle":
-        """This oracle with one cost more, which is `dense` for the dense network."""
+        """Return this oracle with one more cost, which is `dense` for the dense network."""
         return replace(self, dense={**self.dense, name: dense}, extra_costs={**self.extra_costs, name: cost})
 
     def compute_ratio(self, name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Cost `name` as a share of the dense network's: (..., groups) -> (...), in (0, 1]."""
+        """Compute cost `name` as a ratio to the dense network's: (..., groups) -> (...), in (0, 1]."""
         return np.asarray(self.compute_cost(name, counts) / self.dense[name])
 
     def compute_cost_per_channel(self, name: str, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What of cost `name` goes with one channel of each group, all others whole: (groups,) -> (groups,)."""
+        """Compute the part of cost `name` that one channel of each group accounts for in the dense network:
+        (groups,) -> (groups,).
+        """
         one_less = sizes[None, :] - np.eye(len(sizes), dtype=np.int64)
         return np.asarray(self.compute_cost(name, sizes) - self.compute_cost(name, one_less), dtype=np.float64)
 
 
 def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
-    """Read the cost oracle of `model` off its tensors and one forward pass of `example`, shape (1, ...)."""
+    """Build the cost oracle of `model` from its tensors and one forward pass of `example`, (1, ...)."""
     groups = len(maps.groups)
     owner = np.repeat(np.arange(groups), maps.sizes)
     base, slope = [1], [np.zeros(groups, dtype=np.int64)]  # width 0 is the constant one
@@ -154,7 +166,7 @@ def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> Cos
 
 
 def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """How often one input applies each convolution's or linear layer's weight, by the weight's name."""
+    """Count, per weight name, the positions at which one input applies each convolution or linear layer."""
     positions: dict[str, int] = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
@@ -180,7 +192,7 @@ def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of one forward pass of `example`, counted by torch operation by operation."""
+    """Count the multiply-accumulates of one forward pass of `example`; torch counts them per operation."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(example)
     return int(counter.get_total_flops()) // 2

@@ -1,24 +1,24 @@
 """Depthwise decomposition: a k x k convolution becomes a depthwise one followed by a pointwise one.
 
 After Luo et al. 2021, "Channel Pruning with Depthwise Decomposition" (CResNet), ISCEIC, doi
-10.1109/ISCEIC53685.2021.00022, of which only the abstract is public. How it is built in here:
+10.1109/ISCEIC53685.2021.00022, of which only the abstract is public. The implementation:
 
-- *Identity*: which layers are decomposed is part of the cut. Behind the channels of all groups the line has one place
-  for every layer that may be decomposed, true where the layer stays whole (`IndexMaps.layers`). Digest, request, store
-  and cache thus cover it without knowing, and where nothing may be decomposed all of them are what they were.
+- *Identity*: the set of decomposed layers is part of the cut. Behind the channels of all groups, the line has one place
+  per layer that may be decomposed, true if it is not (`IndexMaps.layers`). Digest, request, store and cache cover it
+  without further code. Without decomposable layers nothing changes.
 - *Surgery*: `surgery.narrow` cuts channels first, then replaces each such layer by ``Sequential(depthwise,
   pointwise)``, two ordinary convolutions. For every input channel i the kernels W[:, i], (out, k k), are replaced by
   the nearest matrix of rank one, pointwise[:, i] x depthwise[i] (Eckart and Young 1936). A bias stays at the pointwise.
-- *Cost*: the weight's term, area x in x out, becomes area x in + in x out (`CostOracle.layers`). Where that is not less
-  the layer stays whole, whatever a genome says (`CostOracle.paying`).
-- *Genome*: one gene in [-1, 1] per layer, decomposed above zero. Widths are allotted by the oracle of the layers that
-  the genome decomposes; where that set cannot meet the budget even at the least widths, the layers whose genes are
-  next follow, until it can (`blend.decode`).
-- *Recovery*: from first to last layer, the pair is fitted by least squares to what the layer said in the dense network
-  (`fitness.depthwise`), with `fitness.repair` or without.
+- *Cost*: the weight's term, area x in x out, becomes area x in + in x out (`CostOracle.layers`). If that is not less,
+  the layer is not decomposed, whatever the genome asks for (`CostOracle.is_cheaper_decomposed`).
+- *Genome*: one gene in [-1, 1] per layer, decomposed above zero. Widths are allocated with the costs of the decomposed
+  layers. If that set cannot meet the budget even at the least widths, layers with the next highest genes are decomposed
+  too, until it can (`blend.decoder`).
+- *Recovery*: from first to last layer, the pair is fitted by least squares to the layer's outputs in the dense network
+  (`fitness.refit_depthwise`), also without `fitness.repair`.
 
-Filled in beyond the abstract: the choice of layers, which the paper's own way does not have (``method: depthwise``
-decomposes all), alternating the fit between pointwise and depthwise weights, and all of the above but the idea itself.
+Not in the abstract: the choice of layers (``method: depthwise`` decomposes all, as the paper does), alternating fits of
+pointwise and depthwise weights, and all details above.
 """
 
 from collections import OrderedDict
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 
 def make_depthwise_pair(layer: nn.Module) -> nn.Sequential:
-    """The depthwise and the pointwise convolution that take the place of `layer`, without values (device meta).
+    """Make the depthwise and the pointwise convolution that replace `layer`, without values (device meta).
 
     Raises ValueError for a module of another kind.
     """
@@ -64,9 +64,9 @@ def decompose(network: nn.Module, name: str) -> None:
 
 
 def factorize_rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The depthwise (in, 1, h, w) and the pointwise weight (out, in, 1, 1) nearest to `weight`, (out, in, h, w).
+    """Return the depthwise (in, 1, h, w) and pointwise (out, in, 1, 1) weights nearest to `weight`, (out, in, h, w).
 
-    Per input channel the first singular pair; the depthwise kernels have length one and no negative sum.
+    Takes the first singular pair per input channel; the depthwise kernels have unit length and a non-negative sum.
     """
     made, into, tall, broad = weight.shape
     kernels = _arrange_by_input(weight)
@@ -79,13 +79,13 @@ def factorize_rank_one(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def compute_misfit(weight: Tensor) -> float:
-    """What part, in [0, 1), of the kernels' squared length is lost with all but the first singular pair."""
+    """Return the share, in [0, 1), of the kernels' squared norm outside the first singular pair."""
     kernels = _arrange_by_input(weight)
     values = torch.linalg.eigvalsh(kernels.transpose(1, 2) @ kernels).clamp(min=0)
-    whole = float(values.sum())
-    return 1 - float(values[:, -1].sum()) / whole if whole else 0.0
+    total = float(values.sum())
+    return 1 - float(values[:, -1].sum()) / total if total else 0.0
 
 
 def _arrange_by_input(weight: Tensor) -> Tensor:
-    """(out, in, h, w) -> (in, out, h * w), in double precision on the CPU: the same numbers on every device."""
+    """Arrange (out, in, h, w) as (in, out, h * w), in float64 on the CPU: the same numbers on every device."""
     return weight.detach().cpu().double().flatten(2).transpose(0, 1)

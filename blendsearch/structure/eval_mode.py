@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a mark on it."""
+"""Temporary evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from torch import nn
 
 @contextmanager
 def use_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` is in evaluation mode; afterwards its modes and what takes gradients are as before."""
+    """Set `model` to evaluation mode inside this context; restore its modes and `requires_grad` flags afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()
         yield
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, wanted in wants:
-            parameter.requires_grad_(wanted)
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)

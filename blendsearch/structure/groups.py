@@ -1,10 +1,9 @@
-"""Groups of coupled channels as plain index maps.
+"""Groups of coupled channels as index maps.
 
-All channels of all groups stand in one line, group after group, and behind them, where a transform is asked for, every
-layer that may be decomposed. A cut is a boolean vector over that line, `channels` long, true where a channel is kept or
-a layer stays whole. For every dimension of every tensor that any group touches, a *source* says for each
-index of that dimension which channel of the line it belongs to, or ``ALWAYS`` where it belongs to none. With these,
-cutting is slicing, and the width of anything is a sum.
+All channels of all groups form one line, group after group. With a transform, every layer that may be decomposed has a
+place behind them. A cut is a boolean vector over that line, (channels,): true for a kept channel or an undecomposed
+layer. For every dimension of every tensor that a group touches, a *source* gives, for each index of that dimension, its
+channel in the line, or ``ALWAYS`` if it belongs to none. With sources, cutting is slicing, and a width is a sum.
 """
 
 import hashlib
@@ -19,15 +18,16 @@ ALWAYS = -1
 """In a source: this index belongs to no group and is always kept (the last element of a padded cut)."""
 
 Cut = NDArray[np.bool_]
-"""Kept channels, then whole layers, shape (channels,): one cut of the whole network."""
+"""Kept channels, then undecomposed layers, (channels,): one cut of the network."""
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
     """One dimension of one tensor that a group indexes.
 
-    `index[c]` lists the positions that belong to the group's channel `c`, shape (C, m): one for a convolution, one per
-    pixel for a linear layer behind a flattened feature map, several for a block of channels that must stay whole.
+    `index[c]` lists the positions that belong to the group's channel `c`: (C, m). m is 1 for a convolution, the number
+    of pixels for a linear layer behind a flattened feature map, and more than 1 for a block of channels that go
+    together.
     """
 
     tensor: str
@@ -39,19 +39,20 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels of one or more layers that must go together; named after the first layer that makes them."""
+    """Channels of one or more layers that must be cut together; named after the first layer that makes them."""
 
     name: str
     channels: int
     members: tuple[Member, ...]
 
     def select_members(self, side: Literal["out", "in"]) -> tuple[Member, ...]:
+        """Return the members that make (``out``) or read (``in``) the channels."""
         return tuple(member for member in self.members if member.side == side)
 
 
 @dataclass(frozen=True)
 class FrozenGroup:
-    """A group that is never cut, and why."""
+    """A group that is never cut, and the reason."""
 
     name: str
     channels: int
@@ -60,15 +61,15 @@ class FrozenGroup:
 
 @dataclass(frozen=True, eq=False)
 class IndexMaps:
-    """Every group of a network, and for every tensor dimension they touch, its source.
+    """Groups of a network, and the source of every tensor dimension they touch.
 
     Attributes
     ----------
-    offsets: (groups + 1,), where each group starts in the line of channels.
-    sources: unique index vectors, each shape (length of a dimension,), values ``ALWAYS`` or a channel of the line.
-    slices: for each tensor name, (dimension, number of its source) pairs.
+    offsets: (groups + 1,), start of each group in the line of channels.
+    sources: unique index vectors, each (length of a dimension,), values ``ALWAYS`` or a channel of the line.
+    slices: for each tensor name, pairs (dimension, number of its source).
     shapes: for each tensor name of the network, its dense shape.
-    layers: names of the convolutions that a cut may decompose (structure.depthwise); none where no transform is asked.
+    layers: names of convolutions that a cut may decompose (`structure.depthwise`); empty without a transform.
     """
 
     groups: tuple[Group, ...]
@@ -80,44 +81,46 @@ class IndexMaps:
 
     @property
     def channels(self) -> int:
-        """Places of the line: one for each channel of each group, and one for each layer that may be decomposed."""
+        """Length of the line: channels of all groups, plus layers that may be decomposed."""
         return int(self.offsets[-1]) + len(self.layers)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Channels of each group, shape (groups,)."""
+        """Channels of each group, (groups,)."""
         return np.diff(self.offsets)
 
     def make_unpruned_cut(self) -> Cut:
-        """The cut that cuts nothing."""
+        """Make the cut that keeps everything."""
         return np.ones(self.channels, dtype=np.bool_)
 
     def count_kept(self, cuts: Cut) -> NDArray[np.int64]:
-        """Kept channels per group, then 1 for each whole one of `layers`: (..., channels) -> (..., groups + L)."""
+        """Count kept channels per group, then 1 for each undecomposed layer: (..., channels) -> (..., groups + L)."""
         if not len(self.groups):
             return np.zeros((*cuts.shape[:-1], 0), dtype=np.int64)
-        lined, whole = np.split(cuts, [self.offsets[-1]], axis=-1)
+        lined, undecomposed = np.split(cuts, [self.offsets[-1]], axis=-1)
         kept = np.add.reduceat(lined, self.offsets[:-1], axis=-1, dtype=np.int64)
-        return np.concatenate([kept, whole], axis=-1, dtype=np.int64) if self.layers else kept
+        return np.concatenate([kept, undecomposed], axis=-1, dtype=np.int64) if self.layers else kept
 
     def find_decomposed_layers(self, cut: Cut) -> tuple[str, ...]:
-        """The layers that `cut` decomposes."""
-        return tuple(name for name, whole in zip(self.layers, cut[self.offsets[-1] :], strict=True) if not whole)
+        """Return the names of the layers that `cut` decomposes."""
+        return tuple(
+            name for name, undecomposed in zip(self.layers, cut[self.offsets[-1] :], strict=True) if not undecomposed
+        )
 
     def find_kept_positions(self, cut: Cut) -> list[NDArray[np.int64]]:
-        """For each source the positions that the cut keeps, ascending."""
+        """Return, for each source, the positions that the cut keeps, ascending."""
         padded = np.append(cut, True)
         return [np.flatnonzero(padded[source]) for source in self.sources]
 
     def exclude_groups(self, names: set[str]) -> "IndexMaps":
-        """The same maps with these groups left whole."""
+        """Return the same maps without these groups, which are then never cut."""
         return build_index_maps([group for group in self.groups if group.name not in names], self.shapes)
 
 
 def build_index_maps(groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> IndexMaps:
-    """Number the channels of `groups` and gather, per tensor dimension, whose index is whose.
+    """Number the channels of `groups` and build the source of every tensor dimension they touch.
 
-    Dimensions touched by several groups (a layer behind a concatenation) get one source with all of them.
+    Dimensions that several groups touch (a layer behind a concatenation) have one source with all of them.
     """
     offsets = np.concatenate([[0], np.cumsum([group.channels for group in groups])]).astype(np.int64)
     sources: dict[tuple[str, int], NDArray[np.int64]] = {}
@@ -140,15 +143,15 @@ def build_index_maps(groups: Sequence[Group], shapes: Mapping[str, tuple[int, ..
 
 
 def compute_cut_digest(cut: Cut) -> str:
-    """The identity of a pruned network: 32 hexadecimal digits of the SHA-256 of its kept channels."""
+    """Return the identity of a pruned network: 32 hexadecimal digits of the SHA-256 of its cut."""
     return hashlib.sha256(len(cut).to_bytes(8, "little") + pack_cut(cut)).hexdigest()[:32]
 
 
 def pack_cut(cut: Cut) -> bytes:
-    """A cut as bits, eight channels a byte."""
+    """Pack a cut to bits, eight channels per byte."""
     return np.packbits(cut).tobytes()
 
 
 def unpack_cut(bits: bytes, channels: int) -> Cut:
-    """The cut of that many channels in `bits`, as `packed` made them."""
+    """Unpack a cut of `channels` channels from the bits of `pack_cut`."""
     return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=channels).astype(np.bool_)

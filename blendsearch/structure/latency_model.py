@@ -1,14 +1,14 @@
-"""Latency of any cut, from a model fitted on narrow networks whose latency was really measured.
+"""Latency of any cut, from a model fitted to measured latencies of pruned networks.
 
-The model is a sum of features with non-negative weights, each a feature that never shrinks when a network gets wider;
-so neither does the latency it says, and a budget can be met by bisection. Layers of one kind (equal kernel, equal
-positions, dense or depthwise) share four features: their multiply-accumulates, the same with channels rounded up to
-the 16 that vector units and tensor cores take at a time, the elements they write, and their weights.
+The model is a sum of features with non-negative weights. No feature shrinks when a network gets wider, so neither does
+the predicted latency, and bisection can meet a budget. Layers of one kind (equal kernel, equal positions, dense or
+depthwise) share four features. These are their multiply-accumulates, the same with channels rounded up to the 16 that
+vector units and tensor cores process at a time, the elements they write, and their weights.
 
-What the model says is not what is charged: a cut is charged that times one plus a *margin*, chosen so that 95 % of the
-measured networks that the fit had not seen were no slower (the quantile of split conformal prediction, over five
-folds). A network drawn like those is no slower than charged with that probability, in the median, on the device and
-in the conditions it was measured in. It is no promise for a network that was sought out because the model erred on it.
+A cut is charged more than its prediction: the prediction times one plus a *margin*. 95 % of the measured networks that
+the fit had not seen were no slower than charged (the quantile of split conformal prediction, over five folds). A
+network drawn like those is no slower with that probability, in the median, on the device and under the conditions of
+the measurement. There is no such guarantee for a network that was chosen because the model underestimates it.
 """
 
 from collections.abc import Mapping
@@ -28,13 +28,15 @@ FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """Widths and sizes of a network's convolutions and linear layers, and which of them are of one kind.
+    """Widths and sizes of a network's convolutions and linear layers, and their kinds.
 
     Attributes
     ----------
     base, slope: widths, (W,) and (W, groups): width = base + slope @ counts.
     out, into: (L,) the widths of each layer's weight.
-    kernel: (L,) elements of its kernel; `positions`: (L,) how often one image applies it; `kind`: (L,) from 0.
+    kernel: (L,) elements of its kernel.
+    positions: (L,) positions at which one image applies it.
+    kind: (L,) number of its kind, from 0.
     """
 
     base: NDArray[np.int64]
@@ -46,7 +48,7 @@ class Layers:
     kind: NDArray[np.int64]
 
     def compute_features(self, counts: Counts) -> NDArray[np.float64]:
-        """One for every pass, then per kind four features: (..., groups) -> (..., 1 + 4 * kinds)."""
+        """Compute a constant, then four features per kind: (..., groups) -> (..., 1 + 4 * kinds)."""
         widths = counts @ self.slope.T + self.base
         out, into = widths[..., self.out], widths[..., self.into]
         full = [_round_up(part, self._is_unit_width(index)) for part, index in ((out, self.out), (into, self.into))]
@@ -64,7 +66,7 @@ class Layers:
         return np.concatenate([np.ones((*counts.shape[:-1], 1)), summed], axis=-1)
 
     def _is_unit_width(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Widths that are one, as of a depthwise kernel: nothing is gained by filling up a block of them."""
+        """Return True for constant widths of one, as of a depthwise kernel: they are not rounded up to a block."""
         return np.asarray((self.base[index] == 1) & ~self.slope[index].any(axis=-1))
 
 
@@ -73,7 +75,7 @@ def _round_up(widths: Counts, is_unit: NDArray[np.bool_]) -> Counts:
 
 
 def extract_layers(oracle: CostOracle) -> Layers:
-    """The layers that do the multiply-accumulates of `oracle`."""
+    """Extract the layers behind the multiply-accumulates of `oracle`."""
     terms = np.flatnonzero(oracle.macs)
     kernel = oracle.params[terms]
     positions = oracle.macs[terms] // kernel
@@ -85,14 +87,14 @@ def extract_layers(oracle: CostOracle) -> Layers:
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """What a cut is charged in latency.
+    """Latency that a cut is charged.
 
     Attributes
     ----------
-    weights: (features,) of the predicted share of the dense network's latency; none is negative.
-    margin: by how much more than predicted a cut is charged, as a share of the prediction.
-    dense: the dense network's measured latency in nanoseconds.
-    errors: measured over predicted, minus one, of each network that was held out.
+    weights: (features,) of the predicted share of the dense network's latency; non-negative.
+    margin: extra charge as a share of the prediction.
+    dense: measured latency of the dense network in nanoseconds.
+    errors: measured over predicted latency, minus one, of each held-out network.
     """
 
     layers: Layers
@@ -102,16 +104,16 @@ class LatencyModel:
     errors: NDArray[np.float64]
 
     def predict(self, counts: Counts) -> NDArray[np.float64]:
-        """The expected share of the dense network's latency: (..., groups) -> (...)."""
+        """Predict the share of the dense network's latency: (..., groups) -> (...)."""
         return np.asarray(self.layers.compute_features(counts) @ self.weights)
 
     def __call__(self, counts: Counts) -> Counts:
-        """Nanoseconds charged, never more than the dense network takes: (..., groups) -> (...)."""
+        """Compute the charged nanoseconds, never more than those of the dense network: (..., groups) -> (...)."""
         share = np.minimum(self.predict(counts) * (1 + self.margin), 1.0)
         return np.asarray(np.ceil(share * self.dense - 1e-6).astype(np.int64))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as arrays by name."""
+        """Return all values as arrays by name."""
         own = {"weights": self.weights, "errors": self.errors, "margin": np.array([self.margin])}
         return {
             **{f"layers.{key}": value for key, value in vars(self.layers).items()},
@@ -121,7 +123,7 @@ class LatencyModel:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> "LatencyModel":
-        """The model that `arrays` gave these."""
+        """Build the model from the arrays of `to_arrays`."""
         layers = Layers(**{key.removeprefix("layers."): arrays[key] for key in arrays if key.startswith("layers.")})
         margin, dense = float(arrays["margin"][0]), int(arrays["dense"][0])
         return LatencyModel(layers, arrays["weights"], margin, dense, arrays["errors"])
@@ -130,17 +132,17 @@ class LatencyModel:
 def fit_latency_model(
     layers: Layers, counts: Counts, measured: NDArray[np.float64], dense: int, calibration_mask: NDArray[np.bool_]
 ) -> LatencyModel:
-    """A model of the measured shares of the dense latency, (N,), of cuts with these counts, (N, groups).
+    """Fit a model to measured shares of the dense latency, (N,), of cuts with these counts, (N, groups).
 
-    Fitted by non-negative least squares on relative errors. Each network is held out once; the margin is taken from
-    those marked in `trusted`, (N,), which are drawn as candidates will be.
+    Uses non-negative least squares on relative errors. Each network is held out once. The margin is computed from those
+    in `calibration_mask`, (N,), which must be drawn as candidates are.
     """
     features = layers.compute_features(counts)
     errors = np.empty(len(measured))
     fold = np.arange(len(measured)) % FOLDS
-    for held in range(FOLDS):
-        weights = _solve_weights(features[fold != held], measured[fold != held])
-        errors[fold == held] = measured[fold == held] / (features[fold == held] @ weights) - 1
+    for number in range(FOLDS):
+        weights = _solve_weights(features[fold != number], measured[fold != number])
+        errors[fold == number] = measured[fold == number] / (features[fold == number] @ weights) - 1
     errors = errors[calibration_mask]
     rank = int(np.ceil((len(errors) + 1) * CONFIDENCE))
     margin = max(0.0, float(np.sort(errors)[min(rank, len(errors)) - 1]))
@@ -148,7 +150,7 @@ def fit_latency_model(
 
 
 def _solve_weights(features: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights that none is negative of, least squares of relative errors; a little ridge holds down what is unsure."""
+    """Solve for non-negative weights by least squares of relative errors; a small ridge bounds uncertain ones."""
     from scipy.optimize import nnls
 
     scale = features.max(axis=0)

@@ -1,13 +1,12 @@
-"""Peak activation memory of any cut: exact, from watching which tensors of a forward pass live at the same time.
+"""Exact peak activation memory of any cut, from the lifetimes of tensors in a forward pass.
 
-What counts, in bytes: every tensor that one forward pass of one float32 image makes, and the image itself, from the
-operation that makes it to the moment nothing holds it any more; a tensor changed in place or viewed counts once. What
-does not: weights and buffers, and the scratch space that a kernel takes and gives back while it runs. An operation's
-inputs and outputs live at the same time, so the peak always stands right after some operation.
+Counted in bytes: the image and every tensor that one forward pass of one float32 image makes, from the operation that
+makes it until its last reference is dropped. A tensor that is changed in place or viewed counts once. Not counted:
+weights, buffers, and scratch space inside a kernel. An operation's inputs and outputs live at the same time, so the
+peak always follows an operation.
 
-A cut changes how large these tensors are, never when they live: each is as large as a constant plus so many bytes per
-kept channel of each group. So after every operation the live bytes are linear in the counts, and the peak is the
-largest of these sums.
+A cut changes the sizes of these tensors but not their lifetimes. Each size is a constant plus bytes per kept channel of
+each group. So the live bytes after every operation are linear in the counts, and the peak is the largest of these sums.
 """
 
 from collections.abc import Callable
@@ -30,26 +29,26 @@ from blendsearch.structure.surgery import copy_with_tensors, narrow
 
 @dataclass(frozen=True, eq=False)
 class PeakMemory:
-    """Peak activation bytes as the largest of linear functions of the kept channels.
+    """Peak activation bytes as the maximum of linear functions of the kept channels.
 
     Attributes
     ----------
-    base, slope: (E,) and (E, groups): after operation e there live base[e] + slope[e] @ counts bytes.
+    base, slope: (E,) and (E, groups): base[e] + slope[e] @ counts bytes are live after operation e.
     """
 
     base: NDArray[np.int64]
     slope: NDArray[np.int64]
 
     def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Bytes of kept channels per group: (..., groups) -> (...)."""
+        """Compute the bytes of kept channels per group: (..., groups) -> (...)."""
         return np.asarray((counts @ self.slope.T + self.base).max(axis=-1))
 
 
 @dataclass(frozen=True)
 class Lifetimes:
-    """The tensors of one forward pass, numbered in the order they were made.
+    """Tensors of one forward pass, numbered in the order of creation.
 
-    `sizes` holds their bytes, `live` for each operation that made a tensor the numbers of those alive right after it.
+    `sizes` holds their bytes. `live` holds, for each operation that made a tensor, the numbers of those alive after it.
     """
 
     sizes: tuple[int, ...]
@@ -57,7 +56,7 @@ class Lifetimes:
 
     @property
     def peak(self) -> int:
-        """The most bytes alive at once."""
+        """Largest number of bytes alive at once."""
         return max(sum(self.sizes[number] for number in together) for together in self.live)
 
 
@@ -66,9 +65,9 @@ def trace_peak_memory(
 ) -> PeakMemory:
     """Find the peak memory of every cut of `model`, on the CPU, for one image of shape (channels, height, width).
 
-    The bytes per channel come from one forward pass for each group, with one channel of it gone; of shapes alone where
-    the network can do without values, which takes milliseconds. What was found is then held against a random cut that
-    really runs. Raises TraceError when the tensors' sizes are not linear in the widths, or their lifetimes change.
+    The bytes per channel come from one forward pass per group with one of its channels removed. It computes shapes only
+    if the network allows it, which takes milliseconds. The result is checked on a random cut that really runs. Raises
+    TraceError if tensor sizes are not linear in the widths, or if lifetimes change.
     """
     with use_eval_mode(model):
         image = torch.zeros(1, *input_shape)
@@ -76,46 +75,46 @@ def trace_peak_memory(
             shapes = copy_with_tensors(model, lambda tensor: torch.empty_like(tensor, device="meta"))
             found = _derive_peak_memory(shapes, maps, image.to("meta"))
             _check(model, maps, image, found, seed)
-        except Exception:  # a forward pass that looks at values, or makes tensors on a device of its own choice
+        except Exception:  # a forward pass that reads values, or chooses the device of its tensors
             found = _derive_peak_memory(model, maps, image)
             _check(model, maps, image, found, seed)
     return found
 
 
 def measure_peak(model: nn.Module, image: Tensor) -> int:
-    """Peak activation bytes of one forward pass of `image`, shape (1, ...), of a network as it is."""
+    """Measure the peak activation bytes of one forward pass of `image`, (1, ...)."""
     with use_eval_mode(model):
         return trace_lifetimes(model, image).peak
 
 
 def trace_lifetimes(model: nn.Module, image: Tensor) -> Lifetimes:
-    """Watch one forward pass of `image`, shape (1, ...)."""
-    watch = _StorageTracker(image)
-    with torch.inference_mode(), watch:
+    """Record the tensors of one forward pass of `image`, (1, ...)."""
+    tracker = _StorageTracker(image)
+    with torch.inference_mode(), tracker:
         model(image)
-    return Lifetimes(tuple(watch.sizes), tuple(watch.live))
+    return Lifetimes(tuple(tracker.sizes), tuple(tracker.live))
 
 
 class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows storages from the operation that makes them to the end of their last reference."""
+    """Tracks storages from the operation that makes them to the end of their last reference."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: list[int] = []
         self.live: list[tuple[int, ...]] = []
-        self._alive: dict[int, tuple[int, StorageWeakRef]] = {}  # by the storage's address, taken as long as watched
-        self._foreign: set[int] = set()  # weights, buffers, constants: there before, so not made here
+        self._alive: dict[int, tuple[int, StorageWeakRef]] = {}  # by the storage's address
+        self._foreign: set[int] = set()  # weights, buffers and constants, which are not counted
         self._record_storage(image)
-        self._image = image  # whoever calls the network holds the image
+        self._image = image  # the caller of the network keeps the image alive
 
     def __torch_dispatch__(
         self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: object = None
     ) -> object:
-        given = kwargs if isinstance(kwargs, dict) else {}
-        for tensor in tree_leaves((args, given)):
+        keywords = kwargs if isinstance(kwargs, dict) else {}
+        for tensor in tree_leaves((args, keywords)):
             if isinstance(tensor, Tensor) and (address := tensor.untyped_storage()._cdata) not in self._alive:
                 self._foreign.add(address)
-        out = torch.empty_like(args[0]) if _is_meta_batch_norm(func, args) else func(*args, **given)
+        out = torch.empty_like(args[0]) if _is_meta_batch_norm(func, args) else func(*args, **keywords)
         before = len(self.sizes)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -135,9 +134,9 @@ class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_meta_batch_norm(func: object, args: tuple[Any, ...]) -> bool:
-    """Whether this is batch-norm at inference of a tensor without values: its output is like its input.
+    """Return True for batch-norm at inference on a tensor without values: its output has the shape of its input.
 
-    Torch works that out in Python, which takes longer than normalising would: most of the time of a DenseNet.
+    Torch computes this case in Python, which would take most of the time of a DenseNet.
     """
     return (
         func is torch.ops.aten.batch_norm.default
@@ -149,31 +148,31 @@ def _is_meta_batch_norm(func: object, args: tuple[Any, ...]) -> bool:
 
 def _derive_peak_memory(model: nn.Module, maps: IndexMaps, image: Tensor) -> PeakMemory:
     dense = trace_lifetimes(model, image)
-    whole = np.array(dense.sizes, dtype=np.int64)
-    per_channel = np.zeros((len(whole), len(maps.groups)), dtype=np.int64)
+    dense_sizes = np.array(dense.sizes, dtype=np.int64)
+    per_channel = np.zeros((len(dense_sizes), len(maps.groups)), dtype=np.int64)
     for group, (start, size) in enumerate(zip(maps.offsets[:-1], maps.sizes, strict=True)):
-        if size < 2:  # a group of one channel is always whole
+        if size < 2:  # a group of one channel is never cut
             continue
         cut = maps.make_unpruned_cut()
         cut[start] = False
         narrower = trace_lifetimes(narrow(model, maps, cut), image)
         if narrower.live != dense.live:
             raise TraceError(
-                f"no memory budget can be kept: {type(model).__name__} makes other tensors when "
+                f"a memory budget is not possible: {type(model).__name__} makes other tensors when "
                 f"{maps.groups[group].name} is narrower; leave out budget.memory"
             )
-        per_channel[:, group] = whole - narrower.sizes
-    fixed = whole - per_channel @ maps.sizes
-    together = np.zeros((len(dense.live), len(whole)), dtype=np.int64)
+        per_channel[:, group] = dense_sizes - narrower.sizes
+    fixed = dense_sizes - per_channel @ maps.sizes
+    live = np.zeros((len(dense.live), len(dense_sizes)), dtype=np.int64)
     for event, numbers in enumerate(dense.live):
-        together[event, list(numbers)] = 1
-    return _drop_dominated(PeakMemory(together @ fixed, together @ per_channel), maps.sizes)
+        live[event, list(numbers)] = 1
+    return _drop_dominated(PeakMemory(live @ fixed, live @ per_channel), maps.sizes)
 
 
 def _drop_dominated(memory: PeakMemory, sizes: NDArray[np.int64]) -> PeakMemory:
-    """Without the operations after which never more lives than after some other one, whatever the cut."""
+    """Drop operations after which the live bytes never exceed those after some other operation, for any cut."""
     kept: list[int] = []
-    # at one channel per group and from there per channel: a sum that is smaller in all of these is never the largest
+    # at one channel per group, then per channel: a sum that is smaller in all of these is never the largest
     terms = np.column_stack([memory.base + memory.slope.sum(axis=1), memory.slope])
     for event in np.argsort(-(memory.base + memory.slope @ sizes), kind="stable"):
         if not any((terms[other] >= terms[event]).all() for other in kept):
@@ -182,14 +181,14 @@ def _drop_dominated(memory: PeakMemory, sizes: NDArray[np.int64]) -> PeakMemory:
 
 
 def _check(model: nn.Module, maps: IndexMaps, image: Tensor, memory: PeakMemory, seed: int) -> None:
-    """Raise TraceError unless `found` is right for a random cut, which is really made and run."""
+    """Raise TraceError unless `memory` is right for a random cut that really runs."""
     cut: Cut = np.random.default_rng(seed).random(maps.channels) < 0.5
     for start, size in zip(maps.offsets[:-1], maps.sizes, strict=True):
         cut[start : start + min(2, size)] = True
     predicted = int(memory(maps.count_kept(cut)))
-    real = trace_lifetimes(narrow(model, maps, cut), image).peak
-    if predicted != real:
+    measured = trace_lifetimes(narrow(model, maps, cut), image).peak
+    if predicted != measured:
         raise TraceError(
-            f"no memory budget can be kept: a cut of {type(model).__name__} takes {real:,} bytes of activations where "
-            f"{predicted:,} follow from its widths; leave out budget.memory"
+            f"a memory budget is not possible: a cut of {type(model).__name__} takes {measured:,} bytes of activations "
+            f"but its widths predict {predicted:,}; leave out budget.memory"
         )

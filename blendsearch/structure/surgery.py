@@ -1,7 +1,6 @@
-"""Cutting: the tensors of a dense network, sliced into a fresh and narrower module.
+"""Surgery: slices the tensors of a dense network into a new, narrower module.
 
-Nothing of the dense network is copied but what the cut keeps, and no graph is rebuilt: the module tree is copied as a
-skeleton, then hung with the sliced tensors.
+Only kept channels are copied. The module tree is copied without tensors and then filled with the sliced ones.
 """
 
 import copy
@@ -36,18 +35,18 @@ _CONTAINER_TYPES = (dict, OrderedDict, list, set, tuple)
 
 
 def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None = None) -> nn.Module:
-    """A new module with only the kept channels of `model`, which is left untouched and shares no memory with it.
+    """Copy only the kept channels of `model` into a new module that shares no memory with it.
 
-    `cut` has shape (maps.channels,), a part of `already` where `model` was cut to that before. Layers that it does not
-    leave whole are decomposed (structure.depthwise) after their channels are cut. The new module is in the same mode
-    and on the same device.
+    `cut` has shape (maps.channels,). If `model` was already cut by `previous_cut`, `cut` must be a part of it. Layers
+    marked for decomposition are decomposed (`structure.depthwise`) after their channels are cut. Mode and device stay
+    the same.
     """
     if cut.shape != (maps.channels,):
         raise ValueError(f"a cut of this network has shape ({maps.channels},), not {cut.shape}")
     kept = maps.find_kept_positions(cut)
     if previous_cut is not None:
         if (cut & ~previous_cut).any():
-            raise ValueError("what was cut already cannot be kept")
+            raise ValueError("cut keeps channels that previous_cut removed")
         kept = [
             np.searchsorted(before, after)
             for before, after in zip(maps.find_kept_positions(previous_cut), kept, strict=True)
@@ -75,7 +74,7 @@ def _take(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
 
 
 def copy_with_tensors(model: nn.Module, make_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of the module tree in which every parameter and buffer is `tensor_for` of the one that stood there.
+    """Copy the module tree with `make_tensor` of every parameter and buffer.
 
     Widths stored as attributes (``out_channels``, ``num_features``, ``groups`` ...) are set from the new shapes.
     """
@@ -91,7 +90,7 @@ def fit_attributes(module: nn.Module) -> None:
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         module.in_channels, module.out_channels = module.weight.shape[:2]
     elif isinstance(module, nn.modules.conv._ConvNd):
-        if module.groups > 1:  # whole groups are kept or cut: the channels in each stay as they were
+        if module.groups > 1:  # only complete groups are cut: the channels of each stay the same
             module.groups = module.weight.shape[0] // (module.out_channels // module.groups)
         module.out_channels = module.weight.shape[0]
         module.in_channels = module.weight.shape[1] * module.groups
@@ -124,11 +123,9 @@ def _copy_module(module: nn.Module, make_tensor: Callable[[Tensor], Tensor], mem
             state[key] = {
                 name: None if child is None else _copy_module(child, make_tensor, memo) for name, child in value.items()
             }
-        elif (
-            type(value) in _CONTAINER_TYPES and not value
-        ):  # a module has about ten empty hook tables: deepcopy is slow
-            state[key] = type(value)()
-        else:  # other attributes may hold modules or tensors: the memo keeps them the ones of the new tree
+        elif type(value) in _CONTAINER_TYPES and not value:
+            state[key] = type(value)()  # about ten empty hook tables per module, for which deepcopy is slow
+        else:  # other attributes may hold modules or tensors: the memo maps them to those of the new tree
             state[key] = copy.deepcopy(value, memo)
     return new
 

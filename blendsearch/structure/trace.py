@@ -1,4 +1,4 @@
-"""From a network and one example input to everything later floors need to know about its structure."""
+"""Tracing of a network: from the network and an example input to its groups and costs."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from blendsearch.structure.verify import verify_groups
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """What of a network can be cut, and what any cut costs."""
+    """Groups of a network that can be cut, frozen groups, and the cost of any cut."""
 
     maps: IndexMaps
     frozen: tuple[FrozenGroup, ...]
@@ -24,26 +24,25 @@ class Structure:
 
 
 def trace_structure(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
-    """The verified groups of `model` for inputs of shape (channels, height, width), and its cost oracle.
+    """Find the verified groups of `model` for inputs of shape (channels, height, width), and its cost oracle.
 
-    The network is left as it was. Works on the CPU in float32, whatever device the network will be searched on. Raises
-    TraceError where the network does not accept such inputs, where its channels cannot be followed, or where no group
-    of it can be cut.
+    Does not change the network. Works on the CPU in float32, independent of the device of the search. Raises TraceError
+    if the network does not accept such inputs, if its channels cannot be traced, or if no group can be cut.
     """
     if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("trace the network on the CPU and move it afterwards")
     for name, module in model.named_modules():
         if is_parametrized(module):
             raise TraceError(
-                f"the weights of {name or type(model).__name__} are worked out anew in every pass (weight or spectral "
-                "norm, say), and cannot be cut: call torch.nn.utils.parametrize.remove_parametrizations on it before"
+                f"the weights of {name or type(model).__name__} are computed in every pass (such as weight or spectral "
+                "norm) and cannot be cut: call torch.nn.utils.parametrize.remove_parametrizations on it first"
             )
     with use_eval_mode(model):
         example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
                 model(example)
-        except Exception as error:  # a person's network may fail in any way
+        except Exception as error:  # user-defined networks may raise anything
             raise TraceError(
                 f"{type(model).__name__} does not accept one image of shape {tuple(input_shape)}: "
                 f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels"

@@ -1,8 +1,8 @@
-"""The test to trust: a cut network must equal the dense one that no longer listens to the same channels.
+"""Verification of groups: a pruned network must equal the dense one with the same channels masked.
 
-In the dense network the channels are silenced where they are read: the slices of every weight that takes them in are
-zeroed. In the narrow one they are gone. If both give the same output, the group's index maps are right, and no
-operation in between (a normalisation over channels, a softmax, a shuffle) cares how many channels there are.
+In the dense network, channels are masked where they are read: the slices of every weight that read them are zeroed. In
+the pruned network they are removed. Equal outputs show that the group's index maps are right. They also show that no
+operation in between (a normalisation over channels, a softmax, a shuffle) depends on the number of channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +16,16 @@ from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, bui
 from blendsearch.structure.surgery import copy_with_tensors, narrow
 
 TOLERANCE = 1e-3
-"""Largest allowed difference between the outputs, in units of their spread; float32 round-off stays below 1e-4."""
+"""Largest accepted difference between the outputs, in units of their standard deviation; round-off stays below 1e-4."""
 
 
 def verify_groups(
     model: nn.Module, maps: IndexMaps, example: Tensor, seed: int = 0
 ) -> tuple[IndexMaps, list[FrozenGroup]]:
-    """The groups that pass, as maps, and those that fail, frozen with the reason.
+    """Return the groups that pass, as maps, and those that fail, frozen with the reason.
 
-    All groups are cut together first, which costs two forward passes when all is well; only on a failure is the set
-    halved until the culprits stand alone.
+    All groups are cut together first, which takes two forward passes if all pass. After a failure the set is halved
+    until single failing groups are found.
     """
     rng = np.random.default_rng(seed)
     model = _randomize_constant_weights(model, seed)
@@ -40,7 +40,7 @@ def verify_groups(
         reason = compare_cut(kept.groups) if kept.groups else ""
         if not reason:
             break
-        # each passes alone, but not together with the others: leave the widest whole and try again
+        # each passes alone but not together: freeze the widest and try again
         widest = max(kept.groups, key=lambda group: group.channels)
         frozen[widest.name] = f"it cannot be cut together with others: {reason}"
     sizes = {group.name: group.channels for group in maps.groups}
@@ -48,7 +48,7 @@ def verify_groups(
 
 
 def find_difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.random.Generator) -> str:
-    """Why cutting about half of every group of `maps` is not the same as silencing it; empty where it is.
+    """Return how cutting about half of every group of `maps` differs from masking it; empty if it does not.
 
     `images` has shape (N, channels, height, width).
     """
@@ -57,19 +57,19 @@ def find_difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.r
         with torch.inference_mode():
             expected = _as_tensor(mask_channels(model, maps, cut)(images))
             found = _as_tensor(narrow(model, maps, cut)(images))
-    except Exception as error:  # a network cut wrongly may fail in any way
-        return f"cut, the network fails with {type(error).__name__}: {str(error).splitlines()[0]}"
+    except Exception as error:  # a wrong cut may raise anything
+        return f"the pruned network fails with {type(error).__name__}: {str(error).splitlines()[0]}"
     if expected.shape != found.shape:
         return f"cutting it changes the output from {tuple(expected.shape)} to {tuple(found.shape)}"
     spread = float(expected.std()) or 1.0
-    apart = float((expected - found).abs().max()) / spread
-    if not apart <= TOLERANCE:
-        return f"cut and silenced outputs differ by {apart:.2g} of their spread"
+    difference = float((expected - found).abs().max()) / spread
+    if not difference <= TOLERANCE:
+        return f"the outputs of cutting and masking differ by {difference:.2g} of their spread"
     return ""
 
 
 def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
-    """The dense network with the slices zeroed that read the channels which `cut` removes."""
+    """Copy the dense network and zero the slices that read the channels which `cut` removes."""
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     reading: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
     for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
@@ -87,26 +87,26 @@ def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
 
 
 def _randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:
-    """The model, or a copy of it in which random numbers stand for weights and scales that are all the same.
+    """Return the model, or a copy with random values in place of constant weights and scales.
 
-    A classifier, a last batch-norm or a layer scale that starts as zero or nearly so lets nothing through, and any cut
-    behind it would look right.
+    A classifier, a last batch-norm or a layer scale that starts at zero lets no signal through, so any cut behind it
+    would pass.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def draw_tensor(tensor: Tensor) -> Tensor:
-        if id(tensor) not in asleep:
+        if id(tensor) not in constant:
             return tensor.detach()
         if sum(size > 1 for size in tensor.shape) > 1:
             return torch.randn(tensor.shape, generator=generator).div(float(tensor[0].numel()) ** 0.5)
         return torch.rand(tensor.shape, generator=generator) + 0.5
 
-    asleep = {
+    constant = {
         id(parameter)
         for name, parameter in model.named_parameters()
         if not name.endswith("bias") and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())
     }
-    return copy_with_tensors(model, draw_tensor) if asleep else model
+    return copy_with_tensors(model, draw_tensor) if constant else model
 
 
 def _find_failing_groups(groups: list[Group], compare: Callable[[Sequence[Group]], str]) -> list[tuple[Group, str]]:
@@ -120,7 +120,7 @@ def _find_failing_groups(groups: list[Group], compare: Callable[[Sequence[Group]
 
 
 def _draw_half_cut(maps: IndexMaps, rng: np.random.Generator) -> Cut:
-    """A cut that keeps a random half of every group, at least one channel and not all."""
+    """Draw a cut that keeps a random half of every group: at least one channel, and not all."""
     cut = maps.make_unpruned_cut()
     for start, size in zip(maps.offsets[:-1], maps.sizes, strict=True):
         removed = rng.permutation(size)[: max(1, size // 2) if size > 1 else 0]
@@ -129,7 +129,9 @@ def _draw_half_cut(maps: IndexMaps, rng: np.random.Generator) -> Cut:
 
 
 def _as_tensor(output: object) -> Tensor:
-    """The first tensor of a network's output (torchvision's Inception and GoogLeNet return a tuple in training)."""
+    """Return the first tensor of a network's output; torchvision's Inception and GoogLeNet return a tuple in
+    training.
+    """
     if isinstance(output, Tensor):
         return output
     values = list(output.values()) if isinstance(output, dict) else list(output)  # type: ignore[call-overload]

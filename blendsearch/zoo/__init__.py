@@ -1,1 +1,1 @@
-"""The networks that come with blendsearch, and the one door through which any network is built."""
+"""Bundled networks, and the factory that builds any network by name."""

@@ -7,9 +7,9 @@ from blendsearch.zoo.shortcut import PaddedShortcut
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10, width: int = 16) -> nn.Module:
-    """A CIFAR ResNet of 6n + 2 layers with option-A shortcuts: 20, 32, 44, 56 or 110 in the paper.
+    """Build a CIFAR ResNet of 6n + 2 layers with option-A shortcuts; 20, 32, 44, 56 or 110 in the paper.
 
-    Module names follow the widely shared checkpoints: ``conv1``, ``bn1``, ``layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``,
+    Module names follow widely shared checkpoints: ``conv1``, ``bn1``, ``layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``,
     ``linear``.
     """
     if depth < 8 or (depth - 2) % 6:

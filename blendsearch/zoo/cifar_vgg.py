@@ -1,4 +1,4 @@
-"""VGG-16 for 32 x 32 images: the convolutions of Simonyan and Zisserman 2014, one linear layer after them."""
+"""VGG-16 for 32 x 32 images: the convolutions of Simonyan and Zisserman 2014, followed by one linear layer."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512
 
 
 def cifar_vgg16_bn(classes: int = 10) -> nn.Module:
-    """VGG-16 with batch normalisation as pruning papers use it on CIFAR: 13 convolutions, pooling, one linear."""
+    """Build the VGG-16 with batch-norm that pruning papers use on CIFAR: 13 convolutions, pooling, one linear layer."""
     return CifarVGG(classes)
 
 

@@ -1,10 +1,10 @@
-"""The small network of the built-in example: 8 x 8 grey digits, trained in seconds on one core."""
+"""Small network of the built-in example: 8 x 8 grey digits, trained in seconds on one core."""
 
 from torch import Tensor, nn
 
 
 def digits_net(classes: int = 10, width: int = 24) -> nn.Module:
-    """Five 3 x 3 convolutions, one of them inside a residual block, and one linear layer."""
+    """Build five 3 x 3 convolutions, one of them inside a residual block, and one linear layer."""
     return DigitsNet(classes, width)
 
 

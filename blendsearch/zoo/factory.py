@@ -1,9 +1,8 @@
-"""From a name and arguments to a network: our own zoo, torchvision's, or a person's own function."""
+"""Networks by name and arguments: bundled, torchvision's, or a user-defined function."""
 
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import nn
 
@@ -19,12 +18,12 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_model(factory: str, arguments: Mapping[str, Any] | None = None, *, trusted: bool = True) -> nn.Module:
-    """The network that `factory` makes: a zoo name, ``torchvision:NAME``, or ``module:function`` of one's own.
+def build_model(factory: str, arguments: Mapping[str, object] | None = None, *, trusted: bool = True) -> nn.Module:
+    """Build the network of `factory`: a bundled name, ``torchvision:NAME``, or ``module:function`` of user-defined
+    code.
 
-    `trusted` false refuses ``module:function``: such a name came with data, and importing it would run its code.
-
-    Raises ModelError for a name that is not known, arguments that do not fit, or a factory that makes no module.
+    With `trusted` false, ``module:function`` is refused: the name came with data, and importing it would run its code.
+    Raises ModelError for an unknown name, unsuitable arguments, or a factory that does not return a module.
     """
     make = _find_factory(factory, trusted)
     try:
@@ -36,7 +35,7 @@ def build_model(factory: str, arguments: Mapping[str, Any] | None = None, *, tru
             f"model {factory!r} could not be built with {dict(arguments or {})}: {_format_error(error)}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model {factory!r} gave a {type(model).__name__}, expected a torch.nn.Module")
+        raise ModelError(f"model {factory!r} returned a {type(model).__name__}, expected a torch.nn.Module")
     return model
 
 
@@ -55,12 +54,12 @@ def _find_factory(factory: str, trusted: bool) -> Callable[..., nn.Module]:
         return _find_torchvision_builder(name)
     if not trusted:
         raise ModelError(
-            f"the model's factory {factory!r} is a person's own code and is not imported from a file: "
+            f"the model's factory {factory!r} is user-defined code and is not imported from a file: "
             "pass the function itself as factory="
         )
     try:
         found = getattr(importlib.import_module(place), name)
-    except Exception as error:  # a person's module may fail in any way while it is imported
+    except Exception as error:  # user-defined modules may raise anything
         raise ModelError(f"model {factory!r} could not be imported: {_format_error(error)}") from error
     if not callable(found):
         raise ModelError(f"model {factory!r} is a {type(found).__name__}, expected a function that makes a module")

@@ -1,15 +1,15 @@
-"""The parameter-free shortcut of CIFAR ResNets, written so that channels can be cut through it."""
+"""Parameter-free shortcut of CIFAR ResNets, in a form through which channels can be cut."""
 
 import torch
 from torch import Tensor, nn
 
 
 class PaddedShortcut(nn.Module):
-    """Option A of He et al. 2015: every `stride`-th pixel, new channels padded with zeros on both sides.
+    """Option A of He et al. 2015: every `stride`-th pixel; new channels are zeros on both sides.
 
-    Written as a pad, the tie between the two residual streams is lost on whoever slices channels. Here it is data:
-    ``links[o, i]`` is true where output channel `o` copies input channel `i`; rows without a link are zero. Slicing
-    `links` along either dimension is all that a cut has to do.
+    With a plain pad, slicing channels would lose the link between the two residual streams. Here it is data: ``links[o,
+    i]`` is true if output channel `o` copies input channel `i`, and rows without a link are zero. A cut only has to
+    slice `links` along either dimension.
     """
 
     links: Tensor
@@ -28,11 +28,11 @@ class PaddedShortcut(nn.Module):
         return torch.cat([x, zero], dim=1).index_select(1, self._compute_sources())
 
     def _compute_sources(self) -> Tensor:
-        """For each output channel the input channel it copies; the appended zero channel where there is none.
+        """Return, for each output channel, the input channel that it copies, or the index of the appended zero channel.
 
-        Worked out anew on every pass: it is a few hundred booleans, and a cache would have to survive every way of
-        copying and slicing a module.
+        Computed on every pass: there are only a few hundred booleans, and a cache would have to survive every copy and
+        slice of a module.
         """
-        none = self.links.shape[1]
+        zero_channel = self.links.shape[1]
         linked = self.links.any(dim=1)
-        return torch.where(linked, self.links.to(torch.uint8).argmax(dim=1), none)
+        return torch.where(linked, self.links.to(torch.uint8).argmax(dim=1), zero_channel)

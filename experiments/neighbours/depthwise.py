@@ -73,7 +73,11 @@ def main() -> None:
         asked.out.write_text(json.dumps({"misfit": compute_misfits(problem), "rows": rows}, indent=1) + "\n")
 
     bare = problem.evaluator
-    fits = {f"{sweeps} sweeps": dataclasses.replace(bare.refitter, sweeps=sweeps) for sweeps in SWEEPS}
+    options = bare.refitter.options
+    fits = {
+        f"{sweeps} sweeps": dataclasses.replace(bare.refitter, options=dataclasses.replace(options, sweeps=sweeps))
+        for sweeps in SWEEPS
+    }
     tuned = dataclasses.replace(bare, recipe=dataclasses.replace(bare.recipe, tuning=TUNING))
     for budget in BUDGETS:
         held = dataclasses.replace(problem.decoder, budget={"macs": (budget, budget)})

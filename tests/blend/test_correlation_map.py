@@ -1,4 +1,4 @@
-"""The map of criteria: averages against hand values, and an order that a reader can trust."""
+"""Map of criteria: averages compared with values computed by hand, and the display order."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def mapped(of: ScoreTable, clusters: int = 2) -> CorrelationMap:
     return build_correlation_map(of, cluster_groups(of, "agglomerative", clusters, 0), "agglomerative", clusters, 0)
 
 
-def test_each_pair_is_averaged_over_the_groups_where_both_serve() -> None:
+def test_each_pair_is_averaged_over_the_groups_that_have_both() -> None:
     of = table(
         {"a": UP, "b": PAIRS, "c": DOWN},
         {"a": UP, "b": UP, "c": None},
@@ -58,7 +58,7 @@ def test_of_equal_centres_the_earliest_is_taken() -> None:
     assert sorted(item.centre for item in found.clusters) == [0, 2]
 
 
-def test_what_serves_nowhere_is_in_no_cluster_and_what_never_meets_is_unrelated() -> None:
+def test_unusable_criteria_have_no_cluster_and_unknown_pairs_count_as_uncorrelated() -> None:
     found = mapped(table({"a": UP, "b": None, "c": None}, {"a": None, "b": None, "c": UP}))
     assert sorted(found.order) == [0, 2]
     assert np.isnan(found.average[0, 2]) and len(found.clusters) == 2 and np.isnan(found.mean_between)
@@ -85,8 +85,8 @@ def test_the_order_is_a_permutation_that_keeps_clusters_together(
 
 
 @given(st.permutations(range(7)), st.integers(2, 6))
-def test_neighbours_are_as_alike_as_they_can_be(places: list[int], first: int) -> None:
-    """Criteria along a line, in any order of the table, come back as that line."""
+def test_neighbours_are_as_similar_as_possible(places: list[int], first: int) -> None:
+    """Criteria along a line, in any order of the table, are returned in the order of the line."""
     line = np.asarray(places, dtype=float)
     correlation = 1 - np.abs(np.subtract.outer(line, line)) / 6
     order = compute_leaf_order(correlation, (line >= first).astype(np.int64))

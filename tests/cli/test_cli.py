@@ -60,7 +60,7 @@ GOOD = digits_net(width=8).state_dict()
         ("model.factory=nowhere:make", "could not be imported"),
         ("model.factory=os:sep", "expected a function"),
         ("model.arguments.height=3", "could not be built"),
-        ("model.weights=absent.safetensors", "are not there"),
+        ("model.weights=absent.safetensors", "do not exist"),
         ("model.arguments.classes=7", "label"),
         ("model.factory=cifar_resnet", "does not accept one image of shape"),
         ("budget.macs=0.001", "reachable is"),
@@ -108,7 +108,7 @@ def test_wrong_images_and_labels(
     [
         (digits_net(width=9).state_dict(), "another architecture"),
         ({name: tensor for name, tensor in GOOD.items() if "stem" not in name}, "lacks stem"),
-        (GOOD | {"extra": torch.zeros(1)}, "has besides extra"),
+        (GOOD | {"extra": torch.zeros(1)}, "has in addition extra"),
         (GOOD | {"stem.0.weight": torch.full_like(GOOD["stem.0.weight"], torch.nan)}, "NaN"),
     ],
     ids=["width", "missing", "surplus", "nan"],

@@ -1,8 +1,8 @@
-"""What must hold for every criterion of the pool, whatever it looks at."""
+"""Properties of every criterion of the pool."""
 
 import numpy as np
 import pytest
-from criteria_nets import NETS, made, some_images, traced, views
+from criteria_nets import NETS, draw_images, make_net, make_views, trace_net
 
 from blendsearch.criteria.registry import CRITERIA, load_pool, select_criteria
 from blendsearch.criteria.score import compute_score_table
@@ -15,31 +15,33 @@ NO_BATCH_NORM = {"bn_gamma", "bn_beta", "taylor_gamma", "taylor_beta"}
 
 @pytest.fixture(scope="module", params=NETS)
 def network(request):
-    model = made(request.param)
-    return request.param, model, traced(model)
+    model = make_net(request.param)
+    return request.param, model, trace_net(model)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_rank_every_group_and_leave_the_network_unchanged(network, name):
+def test_scores_rank_every_group_and_do_not_change_the_network(network, name):
     _, model, structure = network
     (criterion,) = select_criteria([name])
     # the feature map of a feature is one number, and all of a strided conv's maps may well be of full rank
-    skipped = check_criterion(criterion, model, structure, some_images(), constant=name == "hrank")
+    skipped = check_criterion(criterion, model, structure, draw_images(), constant=name == "hrank")
     assert not skipped or name in NO_BATCH_NORM
-    assert all(not view.get_batch_norms() for group, view in views(model, structure, None).items() if group in skipped)
+    assert all(
+        not view.get_batch_norms() for group, view in make_views(model, structure, None).items() if group in skipped
+    )
 
 
-def test_hrank_tells_channels_apart_where_maps_have_room():
-    model = made("residual")
+def test_hrank_distinguishes_channels_with_large_maps():
+    model = make_net("residual")
     table = compute_score_table(
-        model, traced(model), select_criteria(["hrank"]), lambda: [some_images(32)], np.random.default_rng(0)
+        model, trace_net(model), select_criteria(["hrank"]), lambda: [draw_images(32)], np.random.default_rng(0)
     )
     assert any(np.ptp(scores[0]) > 0 for scores in table.scores)
 
 
 def test_the_table_is_the_same_for_the_same_generator_and_any_batches(network):
     _, model, structure = network
-    images, labels = some_images(24)
+    images, labels = draw_images(24)
 
     def table(batch, seed=0):
         batches = list(zip(images.split(batch), labels.split(batch), strict=True))

@@ -1,4 +1,4 @@
-"""Who may add a criterion, and what happens to one that does not serve."""
+"""Registration of criteria, and handling of unusable ones."""
 
 import importlib.metadata
 import sys
@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from criteria_nets import made, some_images, traced
+from criteria_nets import draw_images, make_net, trace_net
 
 from blendsearch.criteria.registry import CRITERIA, Criterion, criterion, load_criteria, load_pool, select_criteria
 from blendsearch.criteria.score import compute_score_table
@@ -19,7 +19,7 @@ from blendsearch.criteria.registry import criterion
 @criterion("{name}", family="norm", source="a test")
 def own(view):
     """The largest weight of the filter."""
-    return view.filters()[0].abs().amax(dim=1)
+    return view.get_filters()[0].abs().amax(dim=1)
 '''
 
 
@@ -43,19 +43,19 @@ def own_module(tmp_path, monkeypatch):
     return write
 
 
-def test_a_module_of_ones_own_joins_the_pool(own_module):
+def test_a_user_defined_module_joins_the_pool(own_module):
     load_criteria([own_module("my_criteria", OWN.format(name="largest_weight"))])
     assert select_criteria(["largest_weight"])[0].formula == "The largest weight of the filter."
     assert "largest_weight" in [item.name for item in select_criteria()]
-    model = made("flattened")
+    model = make_net("flattened")
     table = compute_score_table(
-        model, traced(model), select_criteria(["largest_weight"]), lambda: [], np.random.default_rng(0)
+        model, trace_net(model), select_criteria(["largest_weight"]), lambda: [], np.random.default_rng(0)
     )
     expected = model.first.weight.detach().abs().amax(dim=(1, 2, 3))
     np.testing.assert_allclose(table.scores[table.groups.index("first")][0], expected)
 
 
-def test_a_module_that_fails_leaves_the_pool_alone(own_module):
+def test_a_failing_module_does_not_change_the_pool(own_module):
     name = own_module("my_broken", OWN.format(name="half_registered") + "\n1 / 0\n")
     with pytest.raises(ConfigError, match=r"'my_broken' could not be imported: ZeroDivisionError") as error:
         load_criteria([name])
@@ -65,7 +65,7 @@ def test_a_module_that_fails_leaves_the_pool_alone(own_module):
         load_criteria(["no_such_module_anywhere"])
 
 
-def test_a_name_that_is_taken_is_refused(own_module):
+def test_a_duplicate_name_is_refused(own_module):
     with pytest.raises(ConfigError, match="two criteria are called 'l1'"):
         load_criteria([own_module("my_l1", OWN.format(name="l1"))])
     assert select_criteria(["l1"])[0].score.__module__ == "blendsearch.criteria.norm"
@@ -93,7 +93,7 @@ def test_unknown_names_and_needs_are_refused():
         criterion("wants_magic", family="norm", needs=["magic"], source="a test")(lambda view: None)
 
 
-def test_a_criterion_that_does_not_serve_is_left_out_with_the_reason():
+def test_an_unusable_criterion_is_left_out_with_the_reason():
     def raises(view):
         raise KeyError("lost")
 
@@ -102,13 +102,13 @@ def test_a_criterion_that_does_not_serve_is_left_out_with_the_reason():
         "constant": (lambda view: torch.ones(view.group.channels), "same score"),
         "short": (lambda view: torch.rand(view.group.channels + 1), "expected"),
         "raises": (raises, "failed with KeyError: 'lost'"),
-        "forgot": (lambda view: view.get_gate().change, "name what it needs"),
+        "forgot": (lambda view: view.get_gate().change, "name its needs="),
         "nothing": (lambda view: None, "does not apply"),
     }
     criteria = [Criterion(name, "norm", frozenset(), "weights", "a test", score) for name, (score, _) in wrong.items()]
-    model = made("residual")
+    model = make_net("residual")
     table = compute_score_table(
-        model, traced(model), [*criteria, *select_criteria(["l1"])], lambda: [], np.random.default_rng(0)
+        model, trace_net(model), [*criteria, *select_criteria(["l1"])], lambda: [], np.random.default_rng(0)
     )
     for number, (name, (_, reason)) in enumerate(wrong.items()):
         found = [item for item in table.left_out if item.criterion == name]
@@ -118,9 +118,9 @@ def test_a_criterion_that_does_not_serve_is_left_out_with_the_reason():
     assert all(list(table.find_usable(group)) == [len(wrong)] for group in range(len(table.groups)))
 
 
-def test_what_another_need_gathers_is_not_there_by_accident():
-    model = made("residual")
-    structure = traced(model)
+def test_undeclared_needs_are_not_available():
+    model = make_net("residual")
+    structure = trace_net(model)
     asks_more = Criterion(
         "asks_more",
         "activation",
@@ -129,8 +129,8 @@ def test_what_another_need_gathers_is_not_there_by_accident():
         "a test",
         lambda view: view.get_activation_stats()[0].square,
     )
-    table = compute_score_table(model, structure, [asks_more], lambda: [some_images()], np.random.default_rng(0))
-    assert all("the probe gathered no 'square'" in item.reason for item in table.left_out)
+    table = compute_score_table(model, structure, [asks_more], lambda: [draw_images()], np.random.default_rng(0))
+    assert all("the probe has no 'square'" in item.reason for item in table.left_out)
     assert len(table.left_out) == len(table.groups)
 
 
@@ -138,11 +138,11 @@ def test_a_network_without_second_derivatives_loses_only_the_hessian(monkeypatch
     def refuses(*_):
         raise RuntimeError("derivative for some_backward is not implemented")
 
-    monkeypatch.setattr("blendsearch.criteria.probe.hessian_diagonals", refuses)
-    model = made("flattened")
+    monkeypatch.setattr("blendsearch.criteria.probe.estimate_hessian_diagonals", refuses)
+    model = make_net("flattened")
     names = ["hessian_trace", "taylor_gate"]
     table = compute_score_table(
-        model, traced(model), select_criteria(names), lambda: [some_images()], np.random.default_rng(0)
+        model, trace_net(model), select_criteria(names), lambda: [draw_images()], np.random.default_rng(0)
     )
     assert {item.criterion for item in table.left_out} == {"hessian_trace"}
     assert "the Hessian could not be sampled: derivative for" in table.left_out[0].reason

@@ -1,4 +1,4 @@
-"""Scores against what really happens to the loss when a channel goes, and what no score may depend on."""
+"""Scores compared with the true loss change of removing a channel, and invariances of scores."""
 
 import copy
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from criteria_nets import EVERY, made, probed, some_images, traced, views
+from criteria_nets import EVERY, draw_images, make_net, make_views, probe_net, trace_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
@@ -27,7 +27,7 @@ def score(name, view):
 
 
 def faded(model, maps, start, channel, share):
-    """The network whose readers hear one channel only to `share` of its strength."""
+    """Copy the network with one channel scaled to `share` in all of its readers."""
     cut = maps.make_unpruned_cut()
     cut[start + channel] = False
     without, whole = mask_channels(model, maps, cut), copy.deepcopy(model)
@@ -38,9 +38,9 @@ def faded(model, maps, start, channel, share):
 
 
 @pytest.mark.parametrize("kind", ["residual", "depthwise", "flattened"])
-def test_the_gate_is_the_derivative_of_silencing_a_channel(kind):
-    model, structure, seen = probed(kind)
-    images, labels = some_images()
+def test_the_gate_is_the_derivative_of_masking_a_channel(kind):
+    model, structure, seen = probe_net(kind)
+    images, labels = draw_images()
     images = images.double()
     maps, step = structure.maps, 1e-4
     for group, start in zip(maps.groups, maps.offsets, strict=False):
@@ -89,7 +89,7 @@ def trained():
                 after = F.cross_entropy(mask_channels(model, structure.maps, cut)(images), labels)
                 changes.setdefault(group.name, []).append(float(after - before))
     gathered = probe(model, structure.maps, [(images, labels)], temperature=1, subsample=EVERY)
-    return views(model, structure, gathered), changes
+    return make_views(model, structure, gathered), changes
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ GRADIENT = ("chip", "wanda", "taylor_weight", "taylor_weight_l2", "taylor_gate",
 ALIKE = (*DATA_FREE, *OTHERS, *GRADIENT, "synflow", "fisher", "fisher_per_macs", "obd")
 """All but those that sample with a fixed seed (thinet, hessian_trace) and random: a permutation meets other draws."""
 
-NETWORK = made("residual")
-STRUCTURE = traced(NETWORK)
+NETWORK = make_net("residual")
+STRUCTURE = trace_net(NETWORK)
 
 
 def all_scores(model, subsample=EVERY, batches=None):
-    gathered = probe(model, STRUCTURE.maps, batches or [some_images()], temperature=1, subsample=subsample)
+    gathered = probe(model, STRUCTURE.maps, batches or [draw_images()], temperature=1, subsample=subsample)
     return {
         group: {
             name: score(name, view) for name in ALIKE if name not in {"bn_gamma", "bn_beta"} or view.get_batch_norms()
         }
-        for group, view in views(model, STRUCTURE, gathered).items()
+        for group, view in make_views(model, STRUCTURE, gathered).items()
         if group in {"stem.0", "inner.0"}
     }
 
@@ -146,13 +146,13 @@ def test_renumbering_a_groups_channels_renumbers_its_scores(name, random):
 
 @given(st.floats(0.1, 10), st.integers(0, 4))
 @settings(deadline=None, max_examples=15)
-def test_scaling_filters(factor, channel):
-    """Scaling one filter scales its norms and leaves its direction; scaling all of them scales distances too."""
-    alone, together = made("residual"), made("residual")
+def test_scaling_filters_scales_scores(factor, channel):
+    """Scaling one filter scales its norms but not its direction; scaling all of them scales distances too."""
+    alone, together = make_net("residual"), make_net("residual")
     with torch.no_grad():
         alone.inner[0].weight[channel] *= -factor
         together.inner[0].weight *= factor
-    one, every, before = (views(model, STRUCTURE, None)["inner.0"] for model in (alone, together, NETWORK))
+    one, every, before = (make_views(model, STRUCTURE, None)["inner.0"] for model in (alone, together, NETWORK))
     for name in ("l1", "l2", "spectral_norm", "nuclear_norm"):
         expected = score(name, before)
         np.testing.assert_allclose(score(name, every), expected * factor, rtol=1e-4)
@@ -167,9 +167,9 @@ def test_scaling_filters(factor, channel):
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 @settings(deadline=None, max_examples=8)
-def test_how_images_are_batched_does_not_matter(sizes):
+def test_scores_do_not_depend_on_batch_size(sizes):
     subsample = Subsample(stride=3, max_images=3)
-    images, labels = some_images(sum(sizes))
+    images, labels = draw_images(sum(sizes))
     pieces = list(zip(images.split(sizes), labels.split(sizes), strict=True))
     whole = all_scores(NETWORK, subsample, [(images, labels)])
     for group, found in all_scores(NETWORK, subsample, pieces).items():
@@ -187,11 +187,11 @@ def test_the_subsample_is_every_nth_image_of_the_stream(every, at_most, sizes):
     assert picked == list(range(0, first, every))[:at_most]
 
 
-def test_a_filter_of_zeros_is_the_least_by_every_weight_criterion():
-    model = made("residual")
+def test_a_filter_of_zeros_has_the_lowest_weight_scores():
+    model = make_net("residual")
     with torch.no_grad():
         model.inner[0].weight[2] = 0
-    view = views(model, STRUCTURE, None)["inner.0"]
+    view = make_views(model, STRUCTURE, None)["inner.0"]
     for name in ("l1", "l2", "spectral_norm", "nuclear_norm", "cosine", "whc"):
         scores = score(name, view)
         assert scores[2] == 0, name

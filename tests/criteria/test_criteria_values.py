@@ -1,4 +1,4 @@
-"""Scores against hand computation, NumPy, autograd and Torch-Pruning."""
+"""Scores compared with hand computation, NumPy, autograd and Torch-Pruning."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from criteria_nets import EVERY, made, probed, some_images, traced, views
+from criteria_nets import EVERY, draw_images, make_net, make_views, probe_net, trace_net
 from torch import nn
 
 from blendsearch.criteria.activation import compute_histogram_entropy
@@ -30,7 +30,7 @@ def score(name, view):
 
 @pytest.fixture(scope="module")
 def by_hand():
-    """Two 1 x 1 filters, (3, -4) and (0, 2), of which a linear layer reads the two channels at one pixel."""
+    """Two 1 x 1 filters, (3, -4) and (0, 2); a linear layer reads the two channels at one pixel."""
     model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0, -4.0], [0.0, 2.0]])[..., None, None])
@@ -39,7 +39,7 @@ def by_hand():
     images = torch.tensor([[2.0, 1.0], [1.0, 2.0]])[..., None, None]
     labels = torch.tensor([0, 1])
     gathered = probe(model, structure.maps, [(images, labels)], temperature=1, subsample=EVERY)
-    (view,) = views(model, structure, gathered).values()
+    (view,) = make_views(model, structure, gathered).values()
     return view
 
 
@@ -65,11 +65,11 @@ def by_hand():
         ("wanda", [3 * math.sqrt(2), 2 * math.sqrt(10)]),
     ],
 )
-def test_hand_computed(by_hand, name, expected):
+def test_scores_equal_values_computed_by_hand(by_hand, name, expected):
     np.testing.assert_allclose(score(name, by_hand).double().numpy(), expected, rtol=1e-6)
 
 
-def test_hand_computed_gradients(by_hand):
+def test_gradient_scores_equal_values_computed_by_hand(by_hand):
     # logits of image 1 are (2 + 4, -4) and of image 2 (8, 0); dL/da = W^T (softmax - onehot)
     weight = np.array([[1.0, 2.0], [-2.0, 0.0]])
     activations = np.array([[2.0, 2.0], [0.0, 4.0]])
@@ -136,8 +136,8 @@ def test_entropy_of_even_uneven_and_constant_columns():
 
 
 def test_synaptic_flow_of_a_chain_is_autograd_of_the_absolute_network():
-    model = made("flattened")
-    structure = traced(model)
+    model = make_net("flattened")
+    structure = trace_net(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found = compute_synaptic_flow(model, structure.maps, (2, 6, 6), rounds=1)
     first, second, hidden, head = (
@@ -156,8 +156,8 @@ def test_synaptic_flow_of_a_chain_is_autograd_of_the_absolute_network():
 
 
 def test_later_rounds_of_synaptic_flow_only_favour_survivors():
-    model = made("residual")
-    structure = traced(model)
+    model = make_net("residual")
+    structure = trace_net(model)
     once, often = (compute_synaptic_flow(model, structure.maps, (2, 6, 6), rounds=rounds) for rounds in (1, 3))
     for group in structure.maps.groups:
         kept = once[group.name].argsort(descending=True)[: group.channels // 2]
@@ -166,8 +166,8 @@ def test_later_rounds_of_synaptic_flow_only_favour_survivors():
         assert float(often[group.name].sum()) == pytest.approx(3)
 
 
-def test_thinet_samples_add_up_to_the_layers_output_and_greedy_is_brute_force():
-    model = made("flattened")
+def test_thinet_samples_sum_to_the_output_and_greedy_equals_brute_force():
+    model = make_net("flattened")
     layer, images = model.second, torch.randn(3, 5, 6, 6)
     found = sample_contributions(layer, images, np.arange(5)[:, None], first_image=2)
     outputs = F.conv2d(images, layer.weight, stride=2, padding=1)
@@ -191,7 +191,7 @@ def test_thinet_samples_add_up_to_the_layers_output_and_greedy_is_brute_force():
     np.testing.assert_allclose(compute_greedy_errors(x.T @ x), scores, rtol=1e-9)
 
 
-def test_hutchinson_comes_to_the_true_trace_of_each_filters_block():
+def test_hutchinson_converges_to_the_trace_of_each_filter():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)).double()
     images, labels = torch.randn(4, 3).double(), torch.tensor([0, 1, 0, 1])
@@ -212,8 +212,8 @@ def test_hutchinson_comes_to_the_true_trace_of_each_filters_block():
 def test_torch_prunings_importances_agree():
     import torch_pruning as tp
 
-    model, _, seen = probed("residual")
-    images, labels = some_images()
+    model, _, seen = probe_net("residual")
+    images, labels = draw_images()
     model.zero_grad()
     F.cross_entropy(model(images), labels).backward()
     graph = tp.DependencyGraph().build_dependency(model, images[:1])
@@ -241,20 +241,20 @@ def test_torch_prunings_importances_agree():
 
 
 def test_temperature_divides_the_logits_and_memorised_images_warn():
-    _, structure, sharp = probed("residual")
-    _, _, soft = probed("residual", temperature=4.0)
-    model = made("residual")
+    _, structure, sharp = probe_net("residual")
+    _, _, soft = probe_net("residual", temperature=4.0)
+    model = make_net("residual")
     with torch.no_grad():
         model.head.weight /= 4
         model.head.bias /= 4
-    scaled = views(model, structure, probe(model, structure.maps, [some_images()], temperature=1, subsample=EVERY))
+    scaled = make_views(model, structure, probe(model, structure.maps, [draw_images()], temperature=1, subsample=EVERY))
     for name, view in soft.items():
         np.testing.assert_allclose(view.get_gate().change, scaled[name].get_gate().change, rtol=1e-4)
         assert not np.allclose(view.get_gate().change, sharp[name].get_gate().change, rtol=1e-2)
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.copy_(torch.tensor([50.0, 0, 0]))
-    images, _ = some_images()
+    images, _ = draw_images()
     known = [(images, torch.zeros(len(images), dtype=torch.long))]
     with pytest.warns(UserWarning, match="has memorised these images"):
         probe(model, structure.maps, known, {"gates"})

@@ -1,4 +1,4 @@
-"""Augmentations: what holds for each of them, and what each one does to its images."""
+"""Augmentations: common properties, and the effect of each one on images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def noise(count: int = 32, channels: int = 3, height: int = 16, width: int = 24)
 
 
 def places(padded: np.ndarray, found: np.ndarray) -> list[tuple[int, int]]:
-    """Where `found` lies in `padded`, by looking everywhere."""
+    """Find all positions of `found` in `padded`."""
     height, width = found.shape[1:]
     return [
         (top, left)
@@ -47,7 +47,7 @@ def test_bytes_and_floats_are_changed_alike(name: str) -> None:
 
 
 @EVERY
-def test_the_input_is_left_alone(name: str) -> None:
+def test_augmentation_does_not_change_its_input(name: str) -> None:
     images = noise()
     before = images.clone()
     AUGMENTATIONS[name](images, np.random.default_rng(0)).zero_()
@@ -119,7 +119,7 @@ def test_crop_pads_four_pixels_at_32_by_32() -> None:
     assert black_columns.max() == 4
 
 
-def test_names_are_resolved_in_the_order_asked_for() -> None:
+def test_names_are_resolved_in_order() -> None:
     assert resolve_augmentations(("crop", "flip")) == (AUGMENTATIONS["crop"], AUGMENTATIONS["flip"])
 
 
@@ -128,7 +128,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones_and_a_guess() -> None:
         resolve_augmentations(("crop", "flp"))
 
 
-def test_a_decorated_function_can_be_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decorated_function_is_resolved_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blendsearch.data.augment.AUGMENTATIONS", {})
 
     @register_augmentation("invert")

@@ -1,4 +1,4 @@
-"""Data sets by name, from real files; and one line for whatever is wrong with them."""
+"""Data sets by name, from real files, and one-line errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path: Path) -> None:
         ("flipped", "is damaged"),
     ],
 )
-def test_a_file_that_is_no_whole_archive_is_refused(tmp_path: Path, content: bytes | str, message: str) -> None:
+def test_an_incomplete_archive_is_refused(tmp_path: Path, content: bytes | str, message: str) -> None:
     np.savez_compressed(tmp_path / "whole.npz", x=GOOD_X, y=GOOD_Y)
     whole = (tmp_path / "whole.npz").read_bytes()
     np.save(tmp_path / "array.npy", GOOD_X)
@@ -158,9 +158,7 @@ def test_a_missing_npz_or_setting_is_named(tmp_path: Path) -> None:
         ({"x": GOOD_X[..., :1], "y": GOOD_Y}, r"test images have shape \(8, 6, 1\)"),
     ],
 )
-def test_test_data_that_do_not_match_the_training_data_are_refused(
-    tmp_path: Path, test: dict[str, object], message: str
-) -> None:
+def test_mismatched_test_data_are_refused(tmp_path: Path, test: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_npz(tmp_path, {"x": GOOD_X, "y": GOOD_Y}, test)
 
@@ -175,7 +173,7 @@ def test_one_file_cannot_serve_as_two_splits(tmp_path: Path, test: str, val: str
 
 
 def write_folder(root: Path, *, parts: tuple[str, ...] = ("train", "test"), size: tuple[int, int] = (20, 14)) -> None:
-    """Three images for each of two classes in every part; each is one colour that says which."""
+    """Write three images for each of two classes in every part; the colour of an image identifies it."""
     for number, part in enumerate(parts):
         for label, name in enumerate(("ant", "bee")):
             (root / part / name).mkdir(parents=True)
@@ -183,7 +181,7 @@ def write_folder(root: Path, *, parts: tuple[str, ...] = ("train", "test"), size
                 Image.new("RGB", size, (50 * number, 100 * label, 10 * index)).save(root / part / name / f"{index}.png")
 
 
-def test_an_image_folder_numbers_its_classes_by_name_and_decodes_what_is_asked_for(tmp_path: Path) -> None:
+def test_an_image_folder_numbers_classes_by_name_and_decodes_on_demand(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "train" / "ant" / "notes.txt").write_text("not an image")
     splits = load_splits(DataSpec("image-folder", str(tmp_path), val_from="test", val_size=2), 0)
@@ -301,7 +299,7 @@ def test_cifar10_is_read_with_channels_last(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
-def test_a_set_that_is_not_there_says_where_it_was_looked_for_and_how_to_get_it(tmp_path: Path, name: str) -> None:
+def test_a_missing_data_set_states_the_folder_and_how_to_download_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"{name} was looked for in {tmp_path}.* data.download to true") as caught:
         load_splits(DataSpec(name, str(tmp_path)), 0)
     assert "\n" not in str(caught.value)

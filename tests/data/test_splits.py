@@ -1,8 +1,9 @@
-"""Splits share no image and keep their classes' shares; batches and digests depend on nothing but their inputs."""
+"""Splits are disjoint and stratified; batches and digests depend only on their inputs."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from blendsearch.data.splits import (
     Splits,
     Subset,
     check_labels,
-    iter_batches,
     load_splits,
 )
 from blendsearch.data.stratify import allocate_proportionally
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def write_numbered(path: Path, class_sizes: list[int], source: int) -> None:
-    """Images of one RGB pixel that says which one it is: (source, number // 256, number % 256); sorted by class."""
+    """Write images of one RGB pixel that identifies them: (source, number // 256, number % 256); sorted by class."""
     number = np.arange(sum(class_sizes))
     pixels = np.stack([np.full_like(number, source), number // 256, number % 256], axis=1)
     labels = np.repeat(np.arange(len(class_sizes)), class_sizes)
@@ -139,7 +139,7 @@ def test_any_prefix_of_data_sorted_by_class_is_mixed(tmp_path: Path) -> None:
         assert (np.bincount(split.labels[:100], minlength=5) >= 8).all()
 
 
-def test_a_limit_on_one_split_moves_no_other(tmp_path: Path) -> None:
+def test_a_limit_on_one_split_does_not_change_others(tmp_path: Path) -> None:
     whole = load_numbered(tmp_path, [50] * 4, [30] * 4, 3)
     limited = load_numbered(tmp_path, [50] * 4, [30] * 4, 3, val_limit=8)
     assert identities(limited.train) == identities(whole.train)
@@ -147,7 +147,7 @@ def test_a_limit_on_one_split_moves_no_other(tmp_path: Path) -> None:
     assert len(limited.val) == 8
 
 
-def test_own_validation_images_leave_train_and_test_whole(tmp_path: Path) -> None:
+def test_separate_validation_images_do_not_shrink_train_and_test(tmp_path: Path) -> None:
     write_numbered(tmp_path / "val.npz", [5, 5], source=3)
     splits = load_numbered(tmp_path, [10, 10], [8, 8], 0, val="val.npz", val_size=0.5)
     assert (len(splits.train), len(splits.val), len(splits.test)) == (20, 10, 16)
@@ -157,7 +157,7 @@ def test_own_validation_images_leave_train_and_test_whole(tmp_path: Path) -> Non
     )
 
 
-def test_the_note_says_what_was_carved_out_of_where(tmp_path: Path) -> None:
+def test_the_note_states_the_origin_of_the_splits(tmp_path: Path) -> None:
     splits = load_numbered(tmp_path, [10, 10], [8, 8], 0, val_from="test", val_size=0.5, test_limit=4)
     assert splits.note == (
         "npz: validation is 8 of the 16 test images, test is the other 8 (of which 4 are used), training is all 20"
@@ -235,8 +235,14 @@ def noise() -> ArraySplit:
 MEAN, STD = np.array([0.4, 0.5, 0.6], dtype=np.float32), np.array([0.2, 0.25, 0.3], dtype=np.float32)
 
 
+def iter_batches(split: Split, **settings: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Iterate over batches of `split` in splits made of it alone."""
+    settings = {"batch_size": 16, "device": CPU} | settings
+    return Splits(split, split, split, 5, MEAN, STD, (), "").iter_batches(split, **settings)  # type: ignore[arg-type]
+
+
 def collect(split: Split, **settings: object) -> tuple[torch.Tensor, torch.Tensor]:
-    found = list(iter_batches(split, batch_size=16, mean=MEAN, std=STD, device=CPU, **settings))  # type: ignore[arg-type]
+    found = list(iter_batches(split, **settings))
     return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
 
 
@@ -261,7 +267,7 @@ def test_batches_in_order_are_the_normalised_images(noise: ArraySplit) -> None:
 @pytest.mark.parametrize("seed", [None, 0])
 def test_batch_sizes(noise: ArraySplit, settings: dict[str, int], sizes: list[int], seed: int | None) -> None:
     rng = None if seed is None else np.random.default_rng(seed)
-    found = iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, **settings)  # type: ignore[arg-type]
+    found = iter_batches(noise, rng=rng, **settings)
     assert [len(y) for _, y in found] == sizes
 
 
@@ -297,9 +303,9 @@ def test_a_second_epoch_from_the_same_generator_differs_in_augmentation(noise: A
     assert not torch.equal(first[0], second[0])
 
 
-def test_iterating_later_or_not_at_all_leaves_the_callers_generator_alone(noise: ArraySplit) -> None:
+def test_iteration_does_not_draw_from_the_callers_generator(noise: ArraySplit) -> None:
     rng = np.random.default_rng(4)
-    lazily = iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, rng=rng, augment=("crop",))
+    lazily = iter_batches(noise, rng=rng, augment=("crop",))
     state = rng.bit_generator.state
     list(lazily)
     assert rng.bit_generator.state == state
@@ -307,18 +313,18 @@ def test_iterating_later_or_not_at_all_leaves_the_callers_generator_alone(noise:
 
 def test_augmentation_without_a_generator_is_refused_at_the_call(noise: ArraySplit) -> None:
     with pytest.raises(ValueError, match="needs a generator"):
-        iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU, augment=("flip",))
+        iter_batches(noise, augment=("flip",))
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": 4, "limit": 0}])
 def test_sizes_below_one_are_refused_at_the_call(noise: ArraySplit, settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        iter_batches(noise, mean=MEAN, std=STD, device=CPU, **settings)  # type: ignore[arg-type]
+        iter_batches(noise, **settings)
 
 
-def test_writing_into_a_batch_leaves_the_data_alone(noise: ArraySplit) -> None:
+def test_writing_into_a_batch_does_not_change_the_data(noise: ArraySplit) -> None:
     before = noise.load_images(np.arange(50))
-    for x, y in iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=CPU):
+    for x, y in iter_batches(noise):
         x.zero_()
         y.zero_()
     assert np.array_equal(before, noise.load_images(np.arange(50)))
@@ -330,9 +336,7 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets(noise: ArraySplit) -> None:
     def on(device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         rng = np.random.default_rng(0)
         names = ("flip", "crop", "crop-reflect", "shift")
-        return list(
-            iter_batches(noise, batch_size=16, mean=MEAN, std=STD, device=torch.device(device), rng=rng, augment=names)
-        )
+        return list(iter_batches(noise, device=torch.device(device), rng=rng, augment=names))
 
     for (x, y), (x_gpu, y_gpu) in zip(on("cpu"), on("cuda"), strict=True):
         assert x_gpu.is_cuda and y_gpu.is_cuda
@@ -340,7 +344,7 @@ def test_a_gpu_gets_the_batches_that_the_cpu_gets(noise: ArraySplit) -> None:
         assert torch.equal(y, y_gpu.cpu())
 
 
-def test_the_digest_is_the_same_for_the_same_data_and_moves_with_any_part_of_it(tmp_path: Path) -> None:
+def test_the_digest_is_stable_and_depends_on_every_part(tmp_path: Path) -> None:
     def digest(seed: int = 0, **settings: object) -> str:
         fixed = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
         return load_numbered(tmp_path, [9, 9], [8, 8], seed, **(fixed | settings)).compute_digest()
@@ -351,7 +355,7 @@ def test_the_digest_is_the_same_for_the_same_data_and_moves_with_any_part_of_it(
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
-def test_the_digest_moves_with_one_pixel_and_with_one_label_of_any_split(name: str, noise: ArraySplit) -> None:
+def test_the_digest_depends_on_every_pixel_and_label(name: str, noise: ArraySplit) -> None:
     splits = Splits(noise, noise, noise, classes=5, mean=MEAN, std=STD, augment=(), note="")
     pixels, labels = noise.load_images(np.arange(50)), noise.labels.copy()
     pixels[37, 3, 3, 1] ^= 1
@@ -381,7 +385,7 @@ def test_the_digest_of_large_data_reads_a_sample_from_first_to_last(
     assert len(set(read)) == 64 and read[0] == 0 and read[-1] == 999
 
 
-def test_labels_that_no_output_stands_for_are_named_with_their_split(noise: ArraySplit) -> None:
+def test_labels_without_an_output_are_refused_with_their_split(noise: ArraySplit) -> None:
     beyond = ArraySplit(noise.load_images(np.arange(3)), np.array([0, 7, 1]))
     splits = Splits(noise, beyond, noise, classes=8, mean=MEAN, std=STD, augment=(), note="")
     check_labels(splits, outputs=8)
@@ -402,7 +406,7 @@ def test_labels_that_no_output_stands_for_are_named_with_their_split(noise: Arra
         ([5, 1], 3, 1, None),
     ],
 )
-def test_shares_put_presence_before_proportion(
+def test_allocation_prefers_presence_to_proportion(
     sizes: list[int], total: int, spare: int, expected: list[int] | None
 ) -> None:
     counts = allocate_proportionally(np.array(sizes), total, spare=spare)

@@ -1,4 +1,4 @@
-"""One contract for every engine: each request comes back once, right, or as failed."""
+"""Contract of all engines: each request returns once, with the right numbers or as failed."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluations import asked, evaluator
+from evaluations import make_evaluator, make_requests
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
@@ -19,7 +19,7 @@ from blendsearch.testing.engines import check_failures, check_outcomes
 
 @pytest.fixture(scope="module", params=["off", "local"])
 def where(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where an engine runs; Ray is started once for all of them."""
+    """Address of the engine; Ray is started once for all tests."""
     if request.param == "off":
         yield request.param
         return
@@ -34,36 +34,36 @@ def where(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def engine(where: str) -> Iterator[Engine]:
-    started = start_engine(EngineConfig(ray=where, workers=2, threads=1, retries=1), evaluator())
+    started = start_engine(EngineConfig(ray=where, workers=2, threads=1, retries=1), make_evaluator())
     yield started
     started.close()
 
 
 @pytest.mark.parametrize("fidelity", ["raw", "recalibrated", "tuned"])
-def test_every_request_comes_back_once_with_the_numbers_of_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
+def test_every_request_returns_once_and_equals_a_direct_evaluation(engine: Engine, fidelity: str) -> None:
     torch.set_num_threads(1)
-    requests = asked(5, fidelity)
-    outcomes = check_outcomes(engine, evaluator(), requests)
+    requests = make_requests(5, fidelity)
+    outcomes = check_outcomes(engine, make_evaluator(), requests)
     assert len({outcome.loss for outcome in outcomes.values()}) > 1
 
 
-def test_an_evaluator_with_a_repair_gives_the_numbers_of_a_direct_evaluation(where: str) -> None:
+def test_an_evaluator_with_refit_equals_a_direct_evaluation(where: str) -> None:
     torch.set_num_threads(1)
-    held, requests = evaluator(repair=True), asked(3)
+    held, requests = make_evaluator(repair=True), make_requests(3)
     started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
     outcomes = check_outcomes(started, held, requests)
     started.close()
     for item in requests:
-        assert outcomes[item.digest].loss != evaluator().evaluate(item).loss, "it was not repaired"
+        assert outcomes[item.digest].loss != make_evaluator().evaluate(item).loss, "it was not repaired"
 
 
-def test_a_request_that_cannot_be_evaluated_comes_back_as_failed_and_leaves_the_others_alone(engine: Engine) -> None:
-    check_failures(engine, asked(3))
+def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine) -> None:
+    check_failures(engine, make_requests(3))
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_one_line() -> None:
+def test_a_missing_cluster_is_refused_in_one_line() -> None:
     with pytest.raises(EngineError, match="not supported"):
-        start_engine(EngineConfig(ray="ray://somewhere:10001"), evaluator())
+        start_engine(EngineConfig(ray="ray://somewhere:10001"), make_evaluator())
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_a_share_of_a_gpu_is_of_one_gpu(gpus: float, share: float, places: int) 
     assert count_node_slots(gpus, share) == places
 
 
-def test_a_worker_on_half_a_card_may_take_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_on_half_a_gpu_may_use_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     capped: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", capped.append)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, place: self)  # there is no card here
     for share in (0.5, 1.0):
-        Worker(evaluator(), 1, "cuda", share)
+        Worker(make_evaluator(), 1, "cuda", share)
     assert capped == [0.5]
 
 
@@ -89,11 +89,11 @@ def test_another_machine_without_a_token_is_refused_in_one_line(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(EngineError, match="no token is known") as refused:
-        start_engine(EngineConfig(ray="10.11.12.13:6379"), evaluator())
+        start_engine(EngineConfig(ray="10.11.12.13:6379"), make_evaluator())
     assert "\n" not in str(refused.value)
     monkeypatch.setenv("RAY_ADDRESS", "10.11.12.13:6379")
     with pytest.raises(EngineError, match="no token is known"):
-        start_engine(EngineConfig(ray="auto"), evaluator())
+        start_engine(EngineConfig(ray="auto"), make_evaluator())
     secret = "4f2c" * 8
     monkeypatch.setenv("RAY_AUTH_TOKEN", secret)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the token would not be sent
@@ -112,5 +112,5 @@ def test_another_machine_without_a_token_is_refused_in_one_line(
         *(("10.0.0.5:6379", False), ("head:6379", False), ("http://head:8265", False), ("0.0.0.0:1", False)),
     ],
 )
-def test_what_only_this_machine_reaches(address: str, own: bool) -> None:
+def test_loopback_addresses_are_recognised(address: str, own: bool) -> None:
     assert is_loopback_address(address) == own

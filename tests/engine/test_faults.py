@@ -1,4 +1,6 @@
-"""What dies, hangs, lies or fills up costs no finished evaluation: each fault is really made, and the loss counted."""
+"""Dead, hanging or faulty workers and full disks lose no finished evaluation: faults are real, and losses are
+counted.
+"""
 
 import contextlib
 import json
@@ -16,7 +18,7 @@ from typing import Any
 import faulty
 import pytest
 import torch
-from evaluations import asked, collect, evaluator
+from evaluations import collect_outcomes, make_evaluator, make_requests
 from faulty_engine import HARNESS, faulty_evaluator
 from run_files import front, longer, rows
 
@@ -55,7 +57,7 @@ def engine(folder: Path) -> Iterator[Engine]:
 
 
 def planned(folder: Path, requests: list, *faults: str) -> None:
-    """The first requests get the faults; what was counted before is forgotten."""
+    """Plan faults for the first requests; reset the log."""
     (folder / "log").unlink(missing_ok=True)
     plan = {item.digest: fault for item, fault in zip(requests, faults, strict=False)}
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -66,8 +68,8 @@ def attempts(folder: Path, digest: str) -> int:
 
 
 def check_good(folder: Path, outcomes: dict[str, Any], requests: list) -> None:
-    """These were judged once, and have the numbers that they have without any fault."""
-    direct = evaluator()
+    """Check that these requests were evaluated once, with the same numbers as without faults."""
+    direct = make_evaluator()
     for item in requests:
         assert outcomes[item.digest]._replace(seconds=0) == direct.evaluate(item)._replace(seconds=0)
     assert faulty.repeated(folder) == 0
@@ -78,33 +80,31 @@ def logged(engine: Engine, path: Path) -> Path:
     return path
 
 
-def test_candidates_that_raise_lie_or_take_all_memory_are_failed_and_the_rest_goes_on(
-    engine: Engine, folder: Path
-) -> None:
+def test_faulty_candidates_fail_and_others_succeed(engine: Engine, folder: Path) -> None:
     torch.set_num_threads(1)
-    requests = asked(6)
+    requests = make_requests(6)
     planned(folder, requests, "raise", "nan", "memory")
     logs = logged(engine, folder / "logs")
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     raised, nan, memory, *good = requests
-    assert "this candidate cannot be judged" in outcomes[raised.digest].failure
+    assert "this candidate cannot be evaluated" in outcomes[raised.digest].failure
     assert outcomes[nan.digest].failure == "the loss is nan"
     assert "memory" in outcomes[memory.digest].failure.lower()
     assert [attempts(folder, item.digest) for item in (raised, nan, memory)] == [2, 1, 2]
     said = [item for item in read_logs(logs) if item.get("digest") == raised.digest]
     assert [(item["event"], item["again"]) for item in said] == [("failed", True), ("failed", False)]
-    assert all("faulty.py" in item["trace"] and "cannot be judged" in item["trace"] for item in said)
+    assert all("faulty.py" in item["trace"] and "cannot be evaluated" in item["trace"] for item in said)
     judged = {item["digest"]: item for item in read_logs(logs) if item["event"] == "evaluated"}
     assert set(judged) == {item.digest for item in (nan, *good)} and judged[nan.digest]["loss"] is None
     assert {item["worker"] for item in judged.values()} <= {0, 1}
     check_good(folder, outcomes, good)
 
 
-def test_workers_that_die_under_a_candidate_are_replaced_and_it_is_tried_again(engine: Engine, folder: Path) -> None:
-    requests = asked(6)
+def test_dead_workers_are_replaced_and_their_requests_retried(engine: Engine, folder: Path) -> None:
+    requests = make_requests(6)
     planned(folder, requests, "die once", "die")
     logs = logged(engine, folder / "died")
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     once, always, *good = requests
     assert outcomes[always.digest].failure
     said = [(item["event"], item["again"]) for item in read_logs(logs) if item.get("digest") == always.digest]
@@ -116,8 +116,8 @@ def test_workers_that_die_under_a_candidate_are_replaced_and_it_is_tried_again(e
     check_good(folder, outcomes, [once, *good])
 
 
-def test_a_worker_killed_from_outside_in_the_middle_of_an_evaluation_loses_none(engine: Engine, folder: Path) -> None:
-    requests = asked(4)
+def test_a_worker_killed_during_an_evaluation_loses_no_request(engine: Engine, folder: Path) -> None:
+    requests = make_requests(4)
     planned(folder, requests, "wait once")
 
     def kill() -> None:
@@ -132,17 +132,17 @@ def test_a_worker_killed_from_outside_in_the_middle_of_an_evaluation_loses_none(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     killer.join()
     assert attempts(folder, requests[0].digest) == 2
     check_good(folder, outcomes, requests)
 
 
-def test_evaluations_that_hang_are_killed_tried_elsewhere_and_then_failed(engine: Engine, folder: Path) -> None:
-    requests = asked(5)
+def test_hanging_evaluations_are_killed_retried_and_then_fail(engine: Engine, folder: Path) -> None:
+    requests = make_requests(5)
     planned(folder, requests, "hang once", "hang")
     logs = logged(engine, folder / "hung")
-    outcomes = collect(engine, requests)
+    outcomes = collect_outcomes(engine, requests)
     once, always, *good = requests
     killed = [(item["digest"], item["again"]) for item in read_logs(logs) if item["event"] == "killed"]
     assert [again for digest, again in killed if digest == always.digest] == [True, False]
@@ -155,10 +155,10 @@ def test_evaluations_that_hang_are_killed_tried_elsewhere_and_then_failed(engine
 def kill_again_and_again(
     config: Path, runs: Path, folder: Path, kills: int, *words: str, by: tuple[signal.Signals, ...] = (signal.SIGKILL,)
 ) -> tuple[int, int]:
-    """Search run ``killed`` to its end, killing the controller `kills` times `by` turns: evaluations lost, repeated.
+    """Run the search ``killed`` to its end and kill the controller `kills` times; return lost and repeated evaluations.
 
-    It is killed at a random moment after its first evaluation since it was started, whatever it does then; by SIGINT
-    together with all that it started in the foreground, as Ctrl-C does it.
+    It is killed at a random moment after its first evaluation since its start. SIGINT goes to all of its foreground
+    processes, as with Ctrl-C.
     """
     rng = random.Random(0)
     (folder / "log").unlink(missing_ok=True)
@@ -212,7 +212,7 @@ def kill_again_and_again(
         pytest.param("steady", 50, 500, marks=pytest.mark.slow),
     ],
 )
-def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undisturbed_run(
+def test_a_controller_killed_at_random_resumes_to_the_same_front(
     schedule: str, kills: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     quick["search"]["schedule"] = schedule  # here, with one worker, steady too has but one order
@@ -229,7 +229,7 @@ def test_a_controller_killed_at_random_moments_ends_in_the_front_of_the_undistur
 @pytest.mark.parametrize(
     ("where", "stops", "evaluations"), [("off", 2, 30), pytest.param("local", 4, 100, marks=pytest.mark.slow)]
 )
-def test_a_search_told_to_stop_keeps_what_is_done_and_exits_with_130(
+def test_an_interrupted_search_keeps_its_results_and_exits_with_130(
     where: str, stops: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, evaluations)
@@ -244,7 +244,7 @@ def test_a_search_told_to_stop_keeps_what_is_done_and_exits_with_130(
 
 
 @pytest.mark.slow
-def test_on_ray_a_killed_controller_takes_its_workers_along_and_resumes_to_the_same_front(
+def test_on_ray_a_killed_controller_ends_its_workers_and_resumes_to_the_same_front(
     config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 120)
@@ -264,7 +264,7 @@ def test_on_ray_a_killed_controller_takes_its_workers_along_and_resumes_to_the_s
 
 
 @pytest.mark.parametrize("damage", ["truncated", "tampered"])
-def test_a_damaged_checkpoint_is_passed_over_and_said_so(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     damage: str, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "one"])
@@ -282,7 +282,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a megabyte and a half."""
+    """A disk of 1.5 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -295,7 +295,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_search_in_one_line_and_costs_nothing(
+def test_a_full_disk_stops_the_search_in_one_line_and_loses_nothing(
     small_disk: Path, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 60)

@@ -1,4 +1,4 @@
-"""A cluster of real nodes, one of which joins in the middle of the work and is killed in the middle of the work."""
+"""A cluster of real nodes, one of which joins during the work and is killed during the work."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import Any
 import faulty
 import pytest
 import torch
-from evaluations import asked, evaluator
+from evaluations import make_evaluator, make_requests
 from faulty_engine import HARNESS, faulty_evaluator
 from ports import free_ports
 from run_files import front, longer, rows
@@ -30,7 +30,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def start_node(*words: str) -> subprocess.Popen[bytes]:
-    """A node in a process group of its own."""
+    """Start a node in its own process group."""
     common = ["--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--num-gpus=0"]
     command = [RAY, "start", *common, *words]
     surroundings = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -38,7 +38,7 @@ def start_node(*words: str) -> subprocess.Popen[bytes]:
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> None:
-    """SIGKILL everything that `node` has started, as if its plug were pulled."""
+    """Kill all processes of `node` by SIGKILL, like a power failure."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -59,7 +59,7 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a head with one CPU, which demands a token."""
+    """Address of a head with one CPU that requires a token."""
     for name, value in (HEALTH_CHECK_ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "6f" * 32}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FAULTS_DIR", str(tmp_path))
@@ -79,7 +79,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attempt(head: str, tmp_path: Path) -> None:
+def test_a_joining_node_is_used_and_a_killed_one_costs_no_attempt(head: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     (tmp_path / "plan.json").write_text(json.dumps({"*": "long"}))
     authenticate(head)  # before Ray is imported, which reads then what this sets
@@ -87,7 +87,7 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
 
     ray.cloudpickle.register_pickle_by_value(faulty)
     engine = start_engine(EngineConfig(ray=head, threads=1, retries=0), faulty_evaluator())
-    waiting = iter(asked(600))
+    waiting = iter(make_requests(600))
     used, outcomes, most = [], {}, 0
     joining = None
 
@@ -122,7 +122,7 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
         assert killed and most == 3
         assert engine.workers == 1
         assert len(outcomes) == len(used)
-        direct = evaluator()
+        direct = make_evaluator()
         for item in used:
             assert outcomes[item.digest]._replace(seconds=0) == direct.evaluate(item)._replace(seconds=0)
         begun = sum(faulty.counted(tmp_path, "begin").values())
@@ -136,7 +136,7 @@ def test_a_node_that_joins_is_put_to_work_and_one_that_is_killed_costs_no_attemp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "cut"])
-def test_a_search_goes_on_when_a_node_is_killed_or_its_link_is_cut(
+def test_a_search_continues_when_a_node_is_killed_or_disconnected(
     fault: str, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 40)
@@ -151,7 +151,7 @@ def test_a_search_goes_on_when_a_node_is_killed_or_its_link_is_cut(
         search = nodes.begin("head", *words, "--ray", nodes.address, "--set", "engine.retries=0", said=said)
 
         def under_way() -> dict[str, int]:
-            """What is being evaluated on the far node, and where."""
+            """Return the requests that run on the far node, with their processes."""
             far, open_work = nodes.pids("far"), {}
             for line in (tmp_path / "log").read_text().splitlines():
                 what, process, work = line.split(" ", 2)

@@ -1,4 +1,4 @@
-"""Searches handed to a cluster: what is sent, what is refused, and one that a real head runs."""
+"""Submission of searches to a cluster: package contents, refusals, and one search on a real head."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config.loading import parse_config
 
 
-def test_what_is_sent_is_code_config_and_what_the_config_names(quick: dict[str, Any], tmp_path: Path) -> None:
+def test_the_package_holds_code_config_and_named_files(quick: dict[str, Any], tmp_path: Path) -> None:
     here, place = tmp_path / "here", tmp_path / "place"
     for name in ("net.py", "own/runs/criteria.py", "runs/one/run.py", ".venv/x.py", "env/pyvenv.cfg", "env/lib.py"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def test_what_is_sent_is_code_config_and_what_the_config_names(quick: dict[str, 
         jobs.stage(parse_config(quick, "quick"), here, tmp_path / "again")
 
 
-def test_addresses_that_are_refused(
+def test_invalid_addresses_are_refused(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -57,7 +57,7 @@ def test_addresses_that_are_refused(
 
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The dashboard's address of a head with two CPUs, which demands a token."""
+    """Address of the dashboard of a head with two CPUs that requires a token."""
     pytest.importorskip("aiohttp", reason="the extra cluster is not installed")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "5e" * 32)

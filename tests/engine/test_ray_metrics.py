@@ -1,4 +1,4 @@
-"""What Ray exports of a search, read from the node's own endpoint as Prometheus would."""
+"""Ray's metrics of a search, read from the node's endpoint as Prometheus would."""
 
 import re
 import time
@@ -18,7 +18,7 @@ FIGURE = re.compile(r"^ray_blendsearch_(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 
 
 def figures(port: int) -> dict[str, dict[str, float]]:
-    """By figure, its value by the tags that matter."""
+    """Return, per metric, its value by relevant tags."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found: dict[str, dict[str, float]] = {}
@@ -30,7 +30,7 @@ def figures(port: int) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_a_search_on_ray_is_seen_by_whoever_scrapes_its_node(
+def test_a_search_on_ray_exports_metrics(
     quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("prometheus_client", reason="the extra cluster is not installed")

@@ -1,4 +1,4 @@
-"""One long fine-tune on several workers of a cluster: what is refused at the door, and what Ray Train makes of it."""
+"""Long fine-tunes on several workers of a cluster: refusals, results and faults."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from evaluations import asked, collect, evaluator
+from evaluations import collect_outcomes, make_evaluator, make_requests
 
 from blendsearch.cli.main import main
 from blendsearch.engine.base import Engine
@@ -32,7 +32,7 @@ from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs, read_logs
 
 
-def test_without_ray_it_is_refused_in_one_line_before_anything_is_done(
+def test_several_workers_without_ray_are_refused_in_one_line(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["search", str(config_file), "--runs", str(tmp_path / "runs"), "--set", "finals.workers=2"]
@@ -44,7 +44,7 @@ def test_without_ray_it_is_refused_in_one_line_before_anything_is_done(
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_ray_train_it_is_refused_and_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_train_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     check_engine(EngineConfig(ray="local"), 2)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     check_engine(EngineConfig(ray="local"), 1)
@@ -53,11 +53,11 @@ def test_without_ray_train_it_is_refused_and_the_extra_is_named(monkeypatch: pyt
     assert "\n" not in str(refused.value)
 
 
-def test_batches_that_cannot_be_shared_out_evenly_are_refused(config_file: Path) -> None:
+def test_indivisible_batches_are_refused(config_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"the 3 workers cannot share batches of 128 evenly"):
         load_config(config_file, ["finals.workers=3"])
     assert load_config(config_file, ["finals.workers=3", "finals.tuning.batch_size=96"]).finals.workers == 3
-    held = evaluator()
+    held = make_evaluator()
     check_batches(held, 2)
     few = replace(held, recipe=replace(held.recipe, final=Schedule(1, 0.1, batch_size=64, images=49)))
     check_batches(few, 7)
@@ -65,7 +65,7 @@ def test_batches_that_cannot_be_shared_out_evenly_are_refused(config_file: Path)
         check_batches(few, 2)
 
 
-def test_what_fine_tunes_were_trained_by_cannot_be_changed_afterwards(
+def test_workers_of_finals_cannot_be_changed_afterwards(
     quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick["search"]["evaluations"] = 12
@@ -80,7 +80,7 @@ def test_what_fine_tunes_were_trained_by_cannot_be_changed_afterwards(
         assert "were fine-tuned with the old value" in capsys.readouterr().err
 
 
-def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:
+def test_the_cause_of_a_failed_training_is_found() -> None:
     authenticate("local")
     from ray.exceptions import ActorDiedError, RayError, RayTaskError
     from ray.train import ControllerError, WorkerGroupError
@@ -103,7 +103,7 @@ def test_why_a_training_failed_is_told_from_what_follows_from_it() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where faults are planned, under a Ray of two CPUs: idle workers hold both of them."""
+    """Folder of planned faults, and Ray with two CPUs, which idle workers occupy."""
     made = tmp_path_factory.mktemp("several")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAULTS_DIR", str(made))
@@ -117,10 +117,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def started(folder: Path, logs: Path, plan: dict[str, str], **more: Any) -> Engine:
-    """An engine whose finals take both of the CPUs; the evaluations in `plan` fail as it says."""
+    """Start an engine whose finals take both CPUs; evaluations in `plan` fail as planned."""
     (folder / "log").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan))
-    held = evaluator()
+    held = make_evaluator()
     held = faulty.Faulty(held.model, held.maps, held.splits, held.recipe, held.device)
     engine = start_engine(EngineConfig(**{"ray": "local", "workers": 2, "threads": 1, "retries": 1, **more}), held, 2)
     engine.start_telemetry("one", WorkerLogs(logs))
@@ -128,11 +128,11 @@ def started(folder: Path, logs: Path, plan: dict[str, str], **more: Any) -> Engi
 
 
 def finals(number: int) -> list[Request]:
-    return [item._replace(return_weights=True) for item in asked(number, "final")]
+    return [item._replace(return_weights=True) for item in make_requests(number, "final")]
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    """Whether two outcomes are the same, bit for bit, but for the seconds."""
+    """Return True if two outcomes are equal bit for bit, except for their seconds."""
     assert one.weights is not None and other.weights is not None
     numbers = one._replace(seconds=0, weights=None) == other._replace(seconds=0, weights=None)
     return numbers and all(np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
@@ -141,15 +141,13 @@ def same(one: Outcome, other: Outcome) -> bool:
 @pytest.fixture(scope="module")
 def direct() -> Evaluator:
     torch.set_num_threads(1)
-    return evaluator()
+    return make_evaluator()
 
 
 @pytest.mark.slow
-def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_would(
-    folder: Path, tmp_path: Path, direct: Evaluator
-) -> None:
+def test_finals_on_two_workers_equal_finals_on_one(folder: Path, tmp_path: Path, direct: Evaluator) -> None:
     engine = started(folder, tmp_path, {})
-    short, long = asked(3), finals(2)
+    short, long = make_requests(3), finals(2)
     outcomes = {}
     for item in [*long, *short]:
         engine.submit(item)
@@ -167,7 +165,7 @@ def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_wo
             np.testing.assert_allclose(found.weights[name], array, rtol=1e-2, atol=1e-4, err_msg=name)
     # and again, with what came in between: the same bits, and workers for what is short
     repeated = long[0]._replace(split="both")
-    again = collect(engine, [short[1], repeated])[repeated.digest]
+    again = collect_outcomes(engine, [short[1], repeated])[repeated.digest]
     engine.close()
     assert again.test == pytest.approx(direct.measure(direct.build_network(repeated), "test"), rel=1e-2)
     assert same(again._replace(test=None), outcomes[repeated.digest, repeated.seed])
@@ -179,9 +177,7 @@ def test_finals_on_two_workers_make_room_for_themselves_and_end_as_one_worker_wo
 
 
 @pytest.mark.slow
-def test_a_worker_of_a_final_that_is_killed_costs_an_attempt_and_nothing_else(
-    folder: Path, tmp_path: Path, direct: Evaluator
-) -> None:
+def test_a_killed_worker_of_a_final_costs_one_attempt(folder: Path, tmp_path: Path, direct: Evaluator) -> None:
     item = finals(1)[0]
     engine = started(folder, tmp_path, {item.digest: "hang once"})
 
@@ -195,42 +191,44 @@ def test_a_worker_of_a_final_that_is_killed_costs_an_attempt_and_nothing_else(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = collect(engine, [item])[item.digest]
+    found = collect_outcomes(engine, [item])[item.digest]
     killer.join()
     engine.close()
     lines = [line for line in read_logs(tmp_path) if line["event"] != "started"]
     assert [(line["event"], line.get("again")) for line in lines] == [("lost", True), ("evaluated", None)]
     engine = started(folder, tmp_path / "undisturbed", {})
-    assert same(found, collect(engine, [item])[item.digest])
+    assert same(found, collect_outcomes(engine, [item])[item.digest])
     engine.close()
 
 
 @pytest.mark.slow
-def test_finals_that_raise_or_hang_are_failed_after_their_attempts_and_the_rest_goes_on(
+def test_faulty_finals_fail_after_their_attempts_and_others_succeed(
     folder: Path, tmp_path: Path, direct: Evaluator
 ) -> None:
     raises, hangs = finals(2)
     engine = started(folder, tmp_path, {raises.digest: "raise", hangs.digest: "hang"}, final_timeout=30, retries=0)
-    outcomes = collect(engine, [raises, hangs])
-    assert "this candidate cannot be judged" in outcomes[raises.digest].failure
+    outcomes = collect_outcomes(engine, [raises, hangs])
+    assert "this candidate cannot be evaluated" in outcomes[raises.digest].failure
     assert "not done after 30 s" in outcomes[hangs.digest].failure
     lines = [line for line in read_logs(tmp_path) if line["event"] != "started"]
     assert [(line["event"], line["again"]) for line in lines] == [("failed", False), ("killed", False)]
     assert "faulty.py" in lines[0]["trace"]
-    good = asked(3)[2]  # what they held is free again
-    assert collect(engine, [good])[good.digest]._replace(seconds=0) == direct.evaluate(good)._replace(seconds=0)
+    good = make_requests(3)[2]  # what they held is free again
+    assert collect_outcomes(engine, [good])[good.digest]._replace(seconds=0) == direct.evaluate(good)._replace(
+        seconds=0
+    )
     engine.close()
 
 
 @pytest.mark.slow
-def test_more_workers_than_the_cluster_can_ever_hold_are_refused(folder: Path) -> None:
+def test_more_workers_than_the_cluster_has_are_refused(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"no room for the 4 workers of a fine-tune \(finals.workers\)") as refused:
-        start_engine(EngineConfig(ray="local", threads=1), evaluator(), 4)
+        start_engine(EngineConfig(ray="local", threads=1), make_evaluator(), 4)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
-def test_a_search_whose_finals_take_two_workers_goes_to_its_end(
+def test_a_search_with_two_workers_per_final_finishes(
     folder: Path, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick["search"]["evaluations"] = 12

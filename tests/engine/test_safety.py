@@ -1,4 +1,4 @@
-"""Who may reach a cluster: every process is told to ask for a token, which is written nowhere; without one: refused."""
+"""Access to clusters: every process requires a token, which is written nowhere; without one, a cluster is refused."""
 
 import os
 import secrets
@@ -22,7 +22,7 @@ NO_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_ADDRE
 
 
 def below(process: int) -> set[int]:
-    """The process and all that descend from it, this moment."""
+    """Return the process and all of its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -36,13 +36,13 @@ def below(process: int) -> set[int]:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """For Ray's sockets, whose names must be short."""
+    """A folder with a short path, for Ray's sockets."""
     made = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
-def test_every_process_is_told_to_ask_for_a_token_and_none_writes_it_down(
+def test_every_process_requires_a_token_and_none_writes_it(
     config_file: Path, tmp_path: Path, short_folder: Path
 ) -> None:
     token = secrets.token_hex(32)
@@ -82,7 +82,7 @@ def test_every_process_is_told_to_ask_for_a_token_and_none_writes_it_down(
     assert not [path for path in written if token.encode() in path.read_bytes()]
 
 
-def test_a_token_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_readable_by_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NO_TOKEN:
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "token"
@@ -100,7 +100,7 @@ def test_a_token_that_others_may_read_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def refused(nodes: TwoNodes, said: Path, *words: str) -> str:
-    """The one line of a search on the head node that does not begin."""
+    """Return the one-line error of a search on the head node that does not start."""
     search = nodes.begin("head", sys.executable, "-m", "blendsearch", "search", *words, said=said)
     with suppress(subprocess.TimeoutExpired):
         search.wait(timeout=180)
@@ -111,7 +111,7 @@ def refused(nodes: TwoNodes, said: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_head_that_others_reach_is_neither_started_nor_searched_on_without_its_token(
+def test_an_exposed_head_is_refused_without_its_token(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     for name in NO_TOKEN:

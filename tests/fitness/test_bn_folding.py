@@ -1,4 +1,4 @@
-"""Folding batch-norms: which may go, that nothing changes by it, and that the network is whole again afterwards."""
+"""Folding of batch-norms: foldable pairs, equal outputs, and a restored network afterwards."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from blendsearch.zoo.cifar_resnet import cifar_resnet
 
 
 def settled(model: nn.Module) -> nn.Module:
-    """`model` with batch-norm statistics and scales that are not those of a new one."""
+    """Randomise batch-norm statistics and scales of `model`."""
     generator = torch.Generator().manual_seed(0)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -22,7 +22,7 @@ def settled(model: nn.Module) -> nn.Module:
 
 
 class Odd(nn.Module):
-    """A convolution that two read, one that runs twice, a norm that runs twice, and one pair that may be folded."""
+    """A convolution with two readers, one that runs twice, a norm that runs twice, and one foldable pair."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_resnet_says_the_same_without_its_batch_norms(layout: torch.memory_format) -> None:
+def test_a_resnet_with_folded_batch_norms_has_equal_outputs(layout: torch.memory_format) -> None:
     model = settled(cifar_resnet(depth=20)).to(memory_format=layout)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     pairs = find_foldable_pairs(model, images[:1])
@@ -56,7 +56,7 @@ def test_a_resnet_says_the_same_without_its_batch_norms(layout: torch.memory_for
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_only_a_norm_that_alone_reads_a_convolution_is_folded() -> None:
+def test_only_the_sole_reader_of_a_convolution_is_folded() -> None:
     model = settled(Odd())
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     pairs = find_foldable_pairs(model, images)
@@ -67,7 +67,7 @@ def test_only_a_norm_that_alone_reads_a_convolution_is_folded() -> None:
             torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
 
 
-def test_the_mode_of_every_module_stays_and_no_hook_is_left() -> None:
+def test_modes_are_restored_and_hooks_removed() -> None:
     model = settled(Odd())
     model.shared.train()
     find_foldable_pairs(model, torch.zeros(1, 3, 8, 8))
@@ -75,7 +75,7 @@ def test_the_mode_of_every_module_stays_and_no_hook_is_left() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_an_error_inside_leaves_the_network_whole() -> None:
+def test_an_error_inside_restores_the_network() -> None:
     model = settled(Odd())
     with pytest.raises(RuntimeError), fold_batch_norms(model, [ConvNormPair("plain", "after_plain")]):
         raise RuntimeError

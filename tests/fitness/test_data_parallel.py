@@ -1,4 +1,4 @@
-"""Two processes with a half of every batch each arrive at what one process arrives at."""
+"""Training by two processes on half of every batch each equals training by one process."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +11,9 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
-from blendsearch.data.splits import DataSpec, Splits, iter_batches, load_splits
+from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.fitness.data_parallel import wrap_data_parallel
-from blendsearch.fitness.training import Schedule, Teacher, train
+from blendsearch.fitness.training import Schedule, Teacher, TrainingOptions, train
 from blendsearch.task import Task
 from blendsearch.zoo.digits_net import digits_net
 
@@ -22,7 +22,7 @@ SCHEDULE = Schedule(epochs=0.4, rate=0.05, batch_size=32)
 
 
 def plain(*more: nn.Module) -> nn.Module:
-    """Without batch-norms, and with parameters that nothing depends on."""
+    """A network without batch-norms, and with parameters that no output depends on."""
     module = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), *more),
         *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)),
@@ -32,12 +32,12 @@ def plain(*more: nn.Module) -> nn.Module:
 
 
 def own_loss(output: Tensor, targets: Tensor) -> Tensor:
-    """One loss per image, not the cross-entropy."""
+    """One loss per image that is not the cross-entropy."""
     return (output - nn.functional.one_hot(targets, 10)).square().sum(dim=1)
 
 
 def trained(case: str, share: Share, splits: Splits) -> dict[str, Tensor]:
-    """The state of a network after a training of `case`; each process begins with other weights unless it is alone."""
+    """Return the state of a network after training `case`; the second process starts with other weights."""
     torch.manual_seed(0)
     module = (
         digits_net(width=8) if case == "batch-norm" else plain(nn.Dropout() if case == "dropout" else nn.Identity())
@@ -49,7 +49,7 @@ def trained(case: str, share: Share, splits: Splits) -> dict[str, Tensor]:
                 parameter.add_(1)
     rng = np.random.default_rng(5)
     task = Task(loss=own_loss) if case == "own loss" else Task()
-    train(module, splits, SCHEDULE, CPU, rng, teacher=teacher, task=task, share=share)
+    train(module, splits, SCHEDULE, CPU, rng, TrainingOptions(task=task, teacher=teacher, share=share))
     assert not module.training
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
@@ -58,7 +58,7 @@ CASES = ("plain", "batch-norm", "distillation", "own loss", "dropout")
 
 
 def take_part(rank: int, folder: str) -> None:
-    """Train all of the cases as one of two processes, and leave behind what came of it."""
+    """Train all cases as one of two processes and save the results."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(minutes=5)
@@ -71,7 +71,7 @@ def take_part(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What came of every case in this process, which is the first of the two, and in the other."""
+    """Results of every case in this process, the first of the two, and in the other one."""
     folder = tmp_path_factory.mktemp("together")
     other = torch.multiprocessing.get_context("spawn").Process(target=take_part, args=(1, str(folder)), daemon=True)
     other.start()
@@ -92,9 +92,7 @@ def test_both_processes_end_with_the_same_network_bit_for_bit(case: str, togethe
 
 
 @pytest.mark.parametrize("case", ["plain", "batch-norm", "distillation", "own loss"])
-def test_it_is_the_network_that_one_process_trains_with_the_whole_batch(
-    case: str, together: list, splits: Splits
-) -> None:
+def test_data_parallel_training_equals_training_in_one_process(case: str, together: list, splits: Splits) -> None:
     torch.set_num_threads(1)
     alone, found = trained(case, SINGLE_PROCESS, splits), together[0][case]
     assert alone.keys() == found.keys()
@@ -107,7 +105,7 @@ def test_it_is_the_network_that_one_process_trains_with_the_whole_batch(
         )
 
 
-def test_dropout_is_not_the_same_in_every_process(together: list, splits: Splits) -> None:
+def test_dropout_differs_between_processes(together: list, splits: Splits) -> None:
     alone, found = trained("dropout", SINGLE_PROCESS, splits), together[0]["dropout"]
     assert not all(torch.allclose(alone[name], found[name], atol=1e-5) for name in alone)
 
@@ -116,13 +114,8 @@ def test_dropout_is_not_the_same_in_every_process(together: list, splits: Splits
 def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits: Splits) -> None:
     def read(share: Share) -> list[tuple[Tensor, Tensor]]:
         rng = np.random.default_rng(1)
-        given = iter_batches(
-            *(splits.train,),
-            **{"batch_size": 32, "mean": splits.mean, "std": splits.std, "device": CPU, "rng": rng, "share": share},
-            limit=100,
-            drop_last=True,
-        )
-        return list(given)
+        options = {"batch_size": 32, "limit": 100, "drop_last": True}
+        return list(splits.iter_batches(splits.train, device=CPU, rng=rng, share=share, **options))
 
     whole = read(SINGLE_PROCESS)
     parts = [read(Share(rank, of)) for rank in range(of)]
@@ -136,19 +129,15 @@ def test_shares_of_batches_are_disjoint_and_make_up_the_batches(of: int, splits:
 def test_every_process_draws_its_own_augmentation(splits: Splits) -> None:
     def read(share: Share) -> Tensor:
         rng = np.random.default_rng(1)
-        given = iter_batches(
-            *(splits.train,),
-            **{"batch_size": 64, "mean": splits.mean, "std": splits.std, "device": CPU, "rng": rng, "share": share},
-            augment=("crop",),
-        )
-        return next(given)[0]
+        options = {"batch_size": 64, "augment": ("crop",)}
+        return next(splits.iter_batches(splits.train, device=CPU, rng=rng, share=share, **options))[0]
 
     one = read(Share(0, 2))
     assert torch.equal(one, read(Share(0, 2)))
     assert not torch.equal(read(SINGLE_PROCESS)[::2], one)
 
 
-def test_alone_there_is_nothing_around_the_network(tmp_path: Path) -> None:
+def test_a_single_process_does_not_wrap_the_network(tmp_path: Path) -> None:
     module = digits_net(width=8)
     with wrap_data_parallel(module, SINGLE_PROCESS, CPU) as inside:
         assert inside is module

@@ -1,4 +1,4 @@
-"""What a repair restores, what it leaves alone, and that it never does a layer's output harm."""
+"""Refit of layers: what it restores, what it does not change, and that it never increases a layer's error."""
 
 import dataclasses
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from criteria_nets import NETS, SHAPE, made
+from criteria_nets import NETS, SHAPE, make_net
 from hypothesis import given
 from hypothesis import strategies as st
-from refits import CPU, images_of, repair_of, splits_of
-from structures import Odd, random_cut
+from refits import CPU, load_images, make_net_refitter, make_random_splits
+from structures import MixedNet, draw_random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
@@ -29,7 +29,7 @@ from blendsearch.structure.trace import trace_structure
 
 
 class Linear(nn.Module):
-    """Nothing but sums: a 3x3 reader with a bias, a flattened one, and a concatenation."""
+    """Only sums: a 3x3 reader with a bias, a flattened one, and a concatenation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def cut_of(maps: IndexMaps, removed: dict[str, list[int]]) -> Cut:
 
 
 def compared(model: nn.Module, cut_groups: dict[str, list[int]], count: int = 48) -> tuple[float, float]:
-    """Largest difference from the dense output, on images that nothing was fitted on, without and with repair."""
+    """Return the largest difference from the dense output, on new images, without and with refit."""
     maps = trace_structure(model, SHAPE).maps
     cut = cut_of(maps, cut_groups)
     x = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -64,28 +64,28 @@ def compared(model: nn.Module, cut_groups: dict[str, list[int]], count: int = 48
         dense = model(x)
         small = narrow(model, maps, cut)
         bare = float((small(x) - dense).abs().max())
-        repair_of(model, maps, splits_of(SHAPE, count), ridge=1e-5, renewed=False)(maps, cut, small)
+        make_net_refitter(model, maps, make_random_splits(SHAPE, count), ridge=1e-5, renewed=False)(maps, cut, small)
         return bare, float((small(x) - dense).abs().max())
 
 
-def test_channels_that_are_linear_combinations_of_kept_ones_are_made_up_for() -> None:
+def test_linear_combinations_of_kept_channels_are_compensated() -> None:
     # six and five channels, all linear in two: two kept ones tell the others
     bare, refitted = compared(linear(), {"one": [1, 2, 3, 5], "other": [0, 1, 3, 4]})
     assert bare > 0.1
     assert refitted < 1e-4
 
 
-def test_a_layer_of_which_too_few_outputs_are_seen_is_left_alone() -> None:
-    model, splits = linear(), splits_of(SHAPE)
+def test_a_layer_with_too_few_outputs_is_not_refitted() -> None:
+    model, splits = linear(), make_random_splits(SHAPE)
     maps = trace_structure(model, SHAPE).maps
     cut = cut_of(maps, {"both": [3]})
     small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
-    repair_of(model, maps, splits)(maps, cut, small)  # 48 images, for 108 features behind the flattened map
+    make_net_refitter(model, maps, splits)(maps, cut, small)  # 48 images, for 108 features behind the flattened map
     assert torch.equal(small.get_parameter("head.weight"), bare.get_parameter("head.weight"))
 
 
-def test_a_duplicate_channel_goes_without_a_trace() -> None:
-    model = made("residual")
+def test_removing_a_duplicate_channel_changes_nothing() -> None:
+    model = make_net("residual")
     with torch.no_grad():  # the fourth inner channel says three times what the second says
         model.inner[0].weight[3] = model.inner[0].weight[1]
         for values in (model.inner[1].running_mean, model.inner[1].running_var):
@@ -105,7 +105,7 @@ def test_a_duplicate_channel_goes_without_a_trace() -> None:
         nn.Linear(3, 4),
     ],
 )
-def test_a_layers_output_is_its_weights_times_what_it_read(layer: nn.Conv2d | nn.Linear) -> None:
+def test_patches_times_weights_equal_the_output(layer: nn.Conv2d | nn.Linear) -> None:
     x = torch.randn(2, 3, *(() if isinstance(layer, nn.Linear) else (9, 11)))
     output = layer(x).reshape(2, 4, -1)
     positions = torch.stack([torch.randperm(output.shape[2])[:5] for _ in range(2)])
@@ -115,11 +115,11 @@ def test_a_layers_output_is_its_weights_times_what_it_read(layer: nn.Conv2d | nn
 
 
 @pytest.mark.parametrize("name", sorted(NETS))
-def test_a_network_that_is_not_cut_stays_as_it_is(name: str) -> None:
-    model = made(name)
+def test_an_unpruned_network_is_not_refitted(name: str) -> None:
+    model = make_net(name)
     maps = trace_structure(model, SHAPE).maps
     small = narrow(model, maps, maps.make_unpruned_cut())
-    repair_of(model, maps, splits_of(SHAPE))(maps, maps.make_unpruned_cut(), small)
+    make_net_refitter(model, maps, make_random_splits(SHAPE))(maps, maps.make_unpruned_cut(), small)
     for (key, dense), kept in zip(model.state_dict().items(), small.state_dict().values(), strict=True):
         assert torch.equal(dense, kept), key
 
@@ -129,36 +129,34 @@ SHAPES = {"odd": (3, 8, 8)} | dict.fromkeys(NETS, SHAPE)
 
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return Odd().eval() if name == "odd" else made(name)
+    return MixedNet().eval() if name == "odd" else make_net(name)
 
 
 CASES: dict[str, tuple[Any, ...]] = {}
 
 
 def case(name: str) -> tuple[Any, ...]:
-    """A network, its maps, images and what they repair, made once."""
+    """A network, its maps, images and refitters, made once."""
     if name not in CASES:
-        model, splits = network(name), splits_of(SHAPES[name])
+        model, splits = network(name), make_random_splits(SHAPES[name])
         maps = trace_structure(model, SHAPES[name]).maps
-        repairs = [repair_of(model, maps, splits, renewed=renewed) for renewed in (False, True)]
-        CASES[name] = model, maps, images_of(splits), repairs
+        repairs = [make_net_refitter(model, maps, splits, renewed=renewed) for renewed in (False, True)]
+        CASES[name] = model, maps, load_images(splits), repairs
     return CASES[name]
 
 
 @given(name=st.sampled_from(sorted(SHAPES)), keep=st.floats(0.1, 0.9), seed=st.integers(0, 1000), renewed=st.booleans())
-def test_no_layer_ends_further_from_what_it_said_than_its_cut_weights_left_it(
-    name: str, keep: float, seed: int, renewed: bool
-) -> None:
-    """Concatenations, streams, flattened maps; depthwise and transposed layers are left alone."""
+def test_no_refit_increases_the_error_of_a_layer(name: str, keep: float, seed: int, renewed: bool) -> None:
+    """Concatenations, streams, flattened maps; depthwise and transposed layers are not refitted."""
     model, maps, images, repairs = case(name)
-    cut = random_cut(maps, keep, seed)
+    cut = draw_random_cut(maps, keep, seed)
     small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
     repairs[renewed](maps, cut, small)
     kept = np.append(cut, True)
     assert repairs[renewed].targets
-    renewed = repairs[renewed].recalibration
+    renewed = repairs[renewed].options.recalibration
     for target in repairs[renewed].targets:
-        if target.module == "shared":  # used twice, fitted to its first use
+        if target.module == "shared":  # called twice, fitted at its first call
             continue
         sources = {dim: kept[maps.sources[number]] for dim, number in maps.slices[target.tensor]}
         rows = np.flatnonzero(sources.get(0, np.ones(maps.shapes[target.tensor][0], dtype=bool)))
@@ -174,7 +172,7 @@ def test_no_layer_ends_further_from_what_it_said_than_its_cut_weights_left_it(
 
 
 def seen(model: nn.Module, name: str, images: Tensor, renewed: bool) -> Tensor:
-    """What the layer reads while layers are fitted."""
+    """Return the input of a layer while layers are fitted."""
     taken: list[Tensor] = []
     hook = model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].clone()))
     model.eval()
@@ -187,15 +185,15 @@ def seen(model: nn.Module, name: str, images: Tensor, renewed: bool) -> Tensor:
     return taken[0]
 
 
-def test_an_evaluation_with_repair_is_pure() -> None:
-    model, splits = made("residual"), splits_of(SHAPE)
+def test_an_evaluation_with_refit_is_pure() -> None:
+    model, splits = make_net("residual"), make_random_splits(SHAPE)
     maps = trace_structure(model, SHAPE).maps
     recipe = Recipe(32, 20, Schedule(0.5, 0.05, 16), Schedule(1, 0.05, 16))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    cuts = [random_cut(maps, 0.5, seed) for seed in range(3)]
+    cuts = [draw_random_cut(maps, 0.5, seed) for seed in range(3)]
     outcomes = []
     for order in (cuts, cuts[::-1]):
-        evaluator = Evaluator(model, maps, splits, recipe, CPU, repair_of(model, maps, splits))
+        evaluator = Evaluator(model, maps, splits, recipe, CPU, make_net_refitter(model, maps, splits))
         outcomes.append({o.digest: o._replace(seconds=0) for o in map(evaluator.evaluate, asked(order))})
     assert outcomes[0] == outcomes[1]
     bare = Evaluator(model, maps, splits, recipe, CPU)
@@ -207,10 +205,10 @@ def asked(cuts: list[Cut]) -> list:
     return [make_request(cut, "tuned", 0) for cut in cuts]
 
 
-def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Path) -> None:
+def test_a_restored_search_refits_equally(quick: dict[str, Any], tmp_path: Path) -> None:
     quick["fitness"]["repair"] = "refit"
     problem = build_problem(parse_config(quick, "here"), ignore_event)
-    item = make_request(random_cut(problem.structure.maps, 0.5, 0), "recalibrated", 0)
+    item = make_request(draw_random_cut(problem.structure.maps, 0.5, 0), "recalibrated", 0)
     first = problem.evaluator.evaluate(item)
     bare = dataclasses.replace(problem.evaluator, refitter=None).evaluate(item)
     assert first.loss < bare.loss
@@ -218,7 +216,7 @@ def test_a_restored_search_repairs_as_it_did(quick: dict[str, Any], tmp_path: Pa
     assert again._replace(seconds=0) == first._replace(seconds=0)
 
 
-def test_a_repair_that_is_not_known_is_refused(quick: dict[str, Any]) -> None:
+def test_an_unknown_repair_is_refused(quick: dict[str, Any]) -> None:
     quick["fitness"]["repair"] = "mend"
     with pytest.raises(ConfigError, match=r"fitness\.repair"):
         parse_config(quick, "here")

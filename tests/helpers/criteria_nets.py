@@ -1,15 +1,15 @@
-"""Small networks with every shape of group that a criterion meets, and views of their groups."""
+"""Small networks with all kinds of groups, and their views for criteria."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blendsearch.criteria.probe import Probe, Subsample, probe
+from blendsearch.criteria.probe import ProbeData, Subsample, probe
 from blendsearch.criteria.view import GroupView
 from blendsearch.structure.trace import Structure, trace_structure
 
 EVERY = Subsample(stride=1, max_images=10_000)
-"""Sub-sample that contains all images."""
+"""A sub-sample of all images."""
 
 
 class Residual(nn.Module):
@@ -70,7 +70,7 @@ class Flattened(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A convolution in groups: three channels of its input and two of its output go together."""
+    """A grouped convolution: three channels of its input and two of its output are coupled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ NETS = {"residual": Residual, "depthwise": Depthwise, "flattened": Flattened, "g
 SHAPE = (2, 6, 6)
 
 
-def made(name: str, seed: int = 0) -> nn.Module:
+def make_net(name: str, seed: int = 0) -> nn.Module:
     """Make one of `NETS` with random weights, scales, shifts and running statistics, in evaluation mode."""
     torch.manual_seed(seed)
     model = NETS[name]()
@@ -109,26 +109,28 @@ def made(name: str, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def some_images(
+def draw_images(
     count: int = 12, seed: int = 1, classes: int = 3, shape: tuple[int, int, int] = SHAPE
 ) -> tuple[Tensor, Tensor]:
     drawn = torch.Generator().manual_seed(seed)
     return torch.randn(count, *shape, generator=drawn), torch.randint(0, classes, (count,), generator=drawn)
 
 
-def traced(model: nn.Module) -> Structure:
+def trace_net(model: nn.Module) -> Structure:
     return trace_structure(model, SHAPE)
 
 
-def views(model: nn.Module, structure: Structure, gathered: Probe | None) -> dict[str, GroupView]:
+def make_views(model: nn.Module, structure: Structure, gathered: ProbeData | None) -> dict[str, GroupView]:
     return {
         group.name: GroupView(model, group, gathered, 10.0, np.random.default_rng(0)) for group in structure.maps.groups
     }
 
 
-def probed(name: str, images: int = 12, temperature: float = 1.0) -> tuple[nn.Module, Structure, dict[str, GroupView]]:
+def probe_net(
+    name: str, images: int = 12, temperature: float = 1.0
+) -> tuple[nn.Module, Structure, dict[str, GroupView]]:
     """Make a network, its groups and views of them after a probe over `images` in one batch, all in the sub-sample."""
-    model = made(name)
-    structure = traced(model)
-    gathered = probe(model, structure.maps, [some_images(images)], temperature=temperature, subsample=EVERY)
-    return model, structure, views(model, structure, gathered)
+    model = make_net(name)
+    structure = trace_net(model)
+    gathered = probe(model, structure.maps, [draw_images(images)], temperature=temperature, subsample=EVERY)
+    return model, structure, make_views(model, structure, gathered)

@@ -14,7 +14,7 @@ NAMES = ("a", "b", "c", "d", "e")
 RESNET = trace_structure(cifar_resnet(56), (3, 32, 32))
 
 
-def decoder(structure=RESNET, budget=(0.5, 0.5), *, round_to=1, cost="macs", seed=0) -> Decoder:
+def make_decoder(structure=RESNET, budget=(0.5, 0.5), *, round_to=1, cost="macs", seed=0) -> Decoder:
     rng = np.random.default_rng(seed)
     sizes = {group.name: group.channels for group in structure.maps.groups}
     rows = {name: {group: rng.random(channels) for group, channels in sizes.items()} for name in NAMES}
@@ -23,4 +23,4 @@ def decoder(structure=RESNET, budget=(0.5, 0.5), *, round_to=1, cost="macs", see
     return Decoder(space, table, structure.oracle, make_widths(structure.maps.sizes, 2, 0.05, round_to), {cost: budget})
 
 
-DECODER = decoder()
+DECODER = make_decoder()

@@ -7,13 +7,13 @@ from blendsearch.data.splits import DataSpec, load_splits
 from blendsearch.engine.base import Engine
 from blendsearch.fitness.evaluator import Evaluator, Outcome, make_request
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import make_refitter
+from blendsearch.fitness.refit import RefitOptions, make_refitter
 from blendsearch.fitness.training import Schedule
 from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.digits_net import digits_net
 
 
-def evaluator(repair: bool = False) -> Evaluator:
+def make_evaluator(repair: bool = False) -> Evaluator:
     torch.manual_seed(0)
     model = digits_net(width=8)
     structure = trace_structure(model, (1, 8, 8))
@@ -21,14 +21,15 @@ def evaluator(repair: bool = False) -> Evaluator:
     recipe = Recipe(64, 50, Schedule(0.2, 0.05, 32), Schedule(0.4, 0.05, 32))
     device = torch.device("cpu")
     model.eval()
-    refit = (
-        make_refitter(model, structure.maps, splits, images=64, device=device, recalibration=True) if repair else None
-    )
-    return Evaluator(model, structure.maps, splits, recipe, device, refit)
+    refitter = None
+    if repair:
+        options = RefitOptions(recalibration=True)
+        refitter = make_refitter(model, structure.maps, splits, images=64, device=device, options=options)
+    return Evaluator(model, structure.maps, splits, recipe, device, refitter)
 
 
-def asked(number: int, fidelity: str = "recalibrated") -> list:
-    held = evaluator()
+def make_requests(number: int, fidelity: str = "recalibrated") -> list:
+    held = make_evaluator()
     rng = np.random.default_rng(0)
     cuts = [rng.random(held.maps.channels) < 0.7 for _ in range(number)]
     for cut in cuts:
@@ -36,7 +37,7 @@ def asked(number: int, fidelity: str = "recalibrated") -> list:
     return [make_request(cut, fidelity, 0) for cut in cuts]
 
 
-def collect(engine: Engine, requests: list) -> dict[str, Outcome]:
+def collect_outcomes(engine: Engine, requests: list) -> dict[str, Outcome]:
     for item in requests:
         engine.submit(item)
     outcomes = list(engine.iter_outcomes())

@@ -1,8 +1,8 @@
-"""An evaluator that logs its evaluations and fails as planned, and the command line with it.
+"""An evaluator with planned faults and a log of its evaluations, and the command line with it.
 
-    FAULTS_DIR=DIR python tests/faulty.py search CONFIG ...
+    FAULTS_DIR=DIR python tests/helpers/faulty.py search CONFIG ...
 
-``DIR/plan.json`` maps a cut's digest, or ``*``, to a fault; ``DIR/log`` gets a line when an evaluation starts and ends.
+``DIR/plan.json`` maps a cut's digest, or ``*``, to a fault. ``DIR/log`` has a line per start and end of an evaluation.
 """
 
 import copy
@@ -47,7 +47,7 @@ class Faulty(Evaluator):
         if fault == "wait once" and first:
             time.sleep(4)
         if fault == "raise":
-            raise ValueError("this candidate cannot be judged")
+            raise ValueError("this candidate cannot be evaluated")
         if fault == "memory":
             return self._without_memory(asked)
         if fault == "nan":
@@ -74,7 +74,7 @@ def write(folder: Path, what: str, work: str) -> None:
 
 
 def lines(folder: Path) -> list[tuple[str, str]]:
-    """Read the logged events and their evaluations, in order."""
+    """Return the events and their evaluations, in order."""
     if not (folder / "log").exists():
         return []
     words = [line.split(" ", 2) for line in (folder / "log").read_text().splitlines()]
@@ -82,12 +82,12 @@ def lines(folder: Path) -> list[tuple[str, str]]:
 
 
 def counted(folder: Path, what: str) -> Counter[str]:
-    """Count the starts, or the ends, of each evaluation."""
+    """Count how often each evaluation began, or ended."""
     return Counter(work for event, work in lines(folder) if event == what)
 
 
 def repeated(folder: Path) -> int:
-    """Count the repeated ends of evaluations."""
+    """Count the repetitions of evaluations that ended more than once."""
     return sum(count - 1 for count in counted(folder, "end").values())
 
 

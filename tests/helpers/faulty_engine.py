@@ -3,7 +3,7 @@
 import sys
 
 import faulty
-from evaluations import evaluator
+from evaluations import make_evaluator
 
 from blendsearch.fitness.evaluator import Evaluator
 
@@ -11,5 +11,5 @@ HARNESS = [sys.executable, faulty.__file__]
 
 
 def faulty_evaluator() -> Evaluator:
-    held = evaluator()
+    held = make_evaluator()
     return faulty.Faulty(held.model, held.maps, held.splits, held.recipe, held.device)

@@ -1,4 +1,4 @@
-"""A trained network with a provably useless group, and configs that search it."""
+"""A trained network with a known useless group, and configs that search it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from blendsearch.zoo.digits_net import digits_net
 
 
 def silent_branch(path: Path) -> None:
-    """Write a digits net whose residual branch is zero: its inner group is provably useless."""
+    """Write a digits net whose residual branch outputs zero: its inner group is provably useless."""
     torch.manual_seed(0)
     module = digits_net(width=8)
     splits, device = load_splits(DataSpec(dataset="digits", val_size=0.3), 3), torch.device("cpu")
@@ -29,7 +29,7 @@ def silent_branch(path: Path) -> None:
 
 
 def quick_on(quick: dict[str, Any], weights: Path, **changes: Any) -> dict[str, Any]:
-    """Make the config of the quick search on these weights, with sensitivity measured by the loss."""
+    """Make the config of a quick search with these weights, which measures sensitivity by the loss."""
     model = {"factory": "digits_net", "arguments": {"width": 8}, "weights": str(weights)}
     allocating = {"ratios": [0.75, 0.5, 0.25], "criterion": "l1", "fidelity": "raw", "measure": "loss"}
     return quick | {"model": model, "allocating": allocating} | changes

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.data.split import ArraySplit
-from blendsearch.data.splits import Splits, iter_batches
-from blendsearch.fitness.refit import Refitter, make_refitter
+from blendsearch.data.splits import Splits
+from blendsearch.fitness.refit import RefitOptions, Refitter, make_refitter
 from blendsearch.structure.groups import IndexMaps
 
 CPU = torch.device("cpu")
 
 
-def splits_of(shape: tuple[int, int, int], count: int = 48) -> Splits:
+def make_random_splits(shape: tuple[int, int, int], count: int = 48) -> Splits:
     channels, height, width = shape
     rng = np.random.default_rng(0)
     split = ArraySplit(
@@ -22,11 +22,12 @@ def splits_of(shape: tuple[int, int, int], count: int = 48) -> Splits:
     return Splits(split, split, split, 3, mean, std, (), "")
 
 
-def images_of(splits: Splits) -> Tensor:
-    return next(iter_batches(splits.train, batch_size=len(splits.train), mean=splits.mean, std=splits.std, device=CPU))[
-        0
-    ]
+def load_images(splits: Splits) -> Tensor:
+    return next(splits.iter_batches(splits.train, batch_size=len(splits.train), device=CPU))[0]
 
 
-def repair_of(model: nn.Module, maps: IndexMaps, splits: Splits, ridge: float = 1e-2, renewed: bool = True) -> Refitter:
-    return make_refitter(model, maps, splits, images=len(splits.train), device=CPU, recalibration=renewed, ridge=ridge)
+def make_net_refitter(
+    model: nn.Module, maps: IndexMaps, splits: Splits, ridge: float = 1e-2, renewed: bool = True
+) -> Refitter:
+    options = RefitOptions(recalibration=renewed, ridge=ridge)
+    return make_refitter(model, maps, splits, images=len(splits.train), device=CPU, options=options)

@@ -1,4 +1,4 @@
-"""Random cuts, and a network of odd layers."""
+"""Random cuts, and a network of many layer types."""
 
 import numpy as np
 import torch
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from blendsearch.structure.groups import Cut, IndexMaps
 
 
-def random_cut(maps: IndexMaps, keep: float, seed: int) -> Cut:
-    """Keep each channel with probability `keep`, and at least one of every group."""
+def draw_random_cut(maps: IndexMaps, keep: float, seed: int) -> Cut:
+    """Draw a cut that keeps each channel with probability `keep`, and at least one of every group."""
     rng = np.random.default_rng(seed)
     cut = rng.random(maps.channels) < keep
     cut[maps.offsets[:-1] + rng.integers(0, maps.sizes)] = True
     return cut
 
 
-class Odd(nn.Module):
-    """A network with something of everything: flatten, concatenation, depthwise, transposed, a shared layer, PReLU."""
+class MixedNet(nn.Module):
+    """A network with flatten, concatenation, depthwise and transposed convolutions, a shared layer and PReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,4 +37,4 @@ class Odd(nn.Module):
         return self.out(F.relu(self.head(F.adaptive_avg_pool2d(x, 4).flatten(1))))
 
 
-ODD = Odd().eval()
+MIXED_NET = MixedNet().eval()

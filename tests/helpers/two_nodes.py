@@ -1,4 +1,4 @@
-"""Two nodes of a Ray cluster, each in a network namespace of its own, with one link between them that can be cut."""
+"""Two nodes of a Ray cluster in separate network namespaces, with one link between them that can be cut."""
 
 import os
 import shutil
@@ -53,7 +53,7 @@ class TwoNodes:
         return process
 
     def start_head(self, cpus: int) -> None:
-        """Start Ray's head; returns when it answers."""
+        """Start Ray's head and wait until it responds."""
         place = [f"--port={PORT}", f"--node-ip-address={HEAD}", f"--temp-dir={self.folder}"]
         self.begin("head", RAY, "start", "--head", *COMMON, *place, "--include-dashboard=false", f"--num-cpus={cpus}")
         asked = ["ip", "netns", "exec", self.names[0], RAY, "health-check", "--address", self.address]
@@ -65,7 +65,7 @@ class TwoNodes:
         pytest.fail("the head did not start")
 
     def start_far(self, cpus: int) -> None:
-        """Let the far node join; Ray on it is up when this returns, though the head may not know of it yet."""
+        """Start Ray on the far node and wait until it is up; the head may not know of it yet."""
         place = [f"--address={self.address}", f"--node-ip-address={FAR}"]
         self.begin("far", RAY, "start", *COMMON, *place, f"--num-cpus={cpus}")
         for _ in range(120):
@@ -75,16 +75,16 @@ class TwoNodes:
         pytest.fail("the far node did not start")
 
     def pids(self, on: str) -> set[int]:
-        """List the current processes of a node."""
+        """Return the processes of a node."""
         asked = ["ip", "netns", "pids", self.names[on == "far"]]
         return {int(line) for line in _output(asked).split()}
 
     def cut_link(self) -> None:
-        """Cut the link: neither node receives packets from the other. No process is notified."""
+        """Drop all packets between the nodes, without a signal to any process."""
         _output(["ip", "-n", self.names[0], "link", "set", "wire", "down"])
 
     def kill(self, on: str) -> None:
-        """SIGKILL everything on a node, as if its plug were pulled."""
+        """Kill all processes on a node by SIGKILL, like a power failure."""
         for _ in range(50):
             doomed = self.pids(on)
             if not doomed:
@@ -100,7 +100,7 @@ class TwoNodes:
 
 @contextmanager
 def two_nodes(variables: dict[str, str]) -> Iterator[TwoNodes]:
-    """Set up the namespaces and the link; afterwards both and all their processes are removed."""
+    """Make the namespaces and the link; remove both and all their processes afterwards."""
     if os.geteuid() or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
     names = (f"blend{os.getpid()}a", f"blend{os.getpid()}b")

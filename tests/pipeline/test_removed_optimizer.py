@@ -34,7 +34,9 @@ def refuse(arguments: list[str], capsys: Any) -> str:
     return line
 
 
-def test_a_run_of_the_surrogate_is_read_but_not_resumed_or_forked(old_run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_run_of_the_surrogate_is_read_but_not_resumed_forked_or_compared(
+    old_run: Path, tmp_path: Path, capsys: Any
+) -> None:
     where = ["--runs", str(old_run)]
     assert open_run(old_run, "one").config.search.optimizer == "surrogate"
     main(["front", "one", *where])
@@ -43,6 +45,7 @@ def test_a_run_of_the_surrogate_is_read_but_not_resumed_or_forked(old_run: Path,
     says = "search.optimizer surrogate was removed in 0.2: use cma"
     assert says in refuse(["fork", "one", *where, "--set", "search.evaluations=40"], capsys)
     assert says in refuse(["resume", "one", *where, "--set", "search.evaluations=40"], capsys)
+    assert says in refuse(["compare", "one", *where], capsys)
     assert "Input should be 'auto', 'cma', 'nsga2' or 'random'" in refuse(
         ["fork", "one", *where, "--set", "search.optimizer=annealing"], capsys
     )

@@ -34,11 +34,7 @@ LONG_FILES: dict[str, str] = {}
 """Files above `MAX_LINES`, with the reason."""
 
 LONG_PARAMETER_LISTS = {
-    "blendsearch.data.splits.iter_batches": "becomes a method of Splits",
     "blendsearch.engine.ray_train.__init__": "is being shortened",
-    "blendsearch.fitness.latency_benchmark.build_latency_model": "is being shortened",
-    "blendsearch.fitness.refit.make_refitter": "is being shortened",
-    "blendsearch.fitness.training.train": "is being shortened",
 }
 """Functions above `MAX_PARAMETERS`, as ``module.function``, with the reason."""
 

@@ -202,7 +202,7 @@ def test_a_fork_searches_within_another_budget(found: bs.SearchRun) -> None:
         ({"data": []}, "hold no image"),
         ({"data": (torch.zeros(40, 1, 8, 8), torch.arange(40) % 10 - 1)}, "the targets hold -1: expected classes"),
         ({"evaluate": lambda module: {"loss": float("nan")}}, "a loss of nan for the dense network"),
-        ({"loss": lambda output, target: 3.0}, "gave float: expected a tensor"),
+        ({"loss": lambda output, target: 3.0}, "returned float: expected a tensor"),
         ({"evaluate": lambda module: 0.5}, "expected a dict of numbers"),
         ({"evaluate": lambda module: {"accuracy": 0.5}}, "expected a dict of numbers in which 'loss' is"),
         ({"evaluate": lambda module: {"loss": 1, "error": 1.5}}, "expected a share"),
@@ -510,7 +510,7 @@ def test_all_kinds_of_data_are_read_alike() -> None:
 def test_pixels_are_normalised_and_floats_are_not() -> None:
     from PIL import Image
 
-    from blendsearch.data.splits import DataSpec, iter_batches
+    from blendsearch.data.splits import DataSpec
     from blendsearch.data.user_data import UserData, load_user_splits
     from blendsearch.task import Task
 
@@ -526,11 +526,11 @@ def test_pixels_are_normalised_and_floats_are_not() -> None:
         assert splits.train.shape == (6, 8, 3) and [len(splits.train), len(splits.val), len(splits.test)] == [24, 8, 8]
         held.append(splits.compute_digest())
     assert len(set(held)) == 1
-    x, _ = next(iter_batches(splits.train, batch_size=24, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
+    x, _ = next(splits.iter_batches(splits.train, batch_size=24, device=torch.device("cpu")))
     assert x.mean().abs() < 0.01 and abs(x.std() - 1) < 0.01
     ready = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() + 500, torch.from_numpy(labels))
     splits = load_user_splits(UserData(ready), Task(), DataSpec("python:it"), 3)
-    x, _ = next(iter_batches(splits.train, batch_size=4, mean=splits.mean, std=splits.std, device=torch.device("cpu")))
+    x, _ = next(splits.iter_batches(splits.train, batch_size=4, device=torch.device("cpu")))
     assert x.shape == (4, 3, 6, 8) and x.min() >= 500
 
 

@@ -1,4 +1,4 @@
-"""What single operations do to channels, on networks of a few layers that hold one of them each."""
+"""Effect of single operations on channels, in networks of a few layers with one of them each."""
 
 from collections.abc import Callable
 
@@ -61,33 +61,39 @@ STOPPED = {
     "a shuffle": (lambda net, x: shuffled(x), "in Between splits or reorders its channels"),
     "half of the channels": (lambda net, x: torch.cat(x.chunk(2, dim=1)[::-1], 1), "split in Between splits or reord"),
     "channels rolled": (lambda net, x: x.roll(1, dims=1), "roll in Between splits or reorders its channels"),
-    "softmax over channels": (lambda net, x: x.softmax(dim=1), "_softmax in Between sees all its channels at once"),
-    "a mean of channels": (lambda net, x: x - x.mean(dim=1, keepdim=True), "mean in Between sees all its channels"),
-    "a parameter per channel and pixel": (lambda net, x: x + net.shift, "add in Between ties it to what stays whole"),
-    "a constant per channel": (lambda net, x: x + torch.ones(8, 1, 1), "add in Between ties it to what stays whole"),
+    "softmax over channels": (lambda net, x: x.softmax(dim=1), "_softmax in Between reads all its channels at once"),
+    "a mean of channels": (lambda net, x: x - x.mean(dim=1, keepdim=True), "mean in Between reads all its channels"),
+    "a parameter per channel and pixel": (
+        lambda net, x: x + net.shift,
+        "add in Between couples it to positions that are never cut",
+    ),
+    "a constant per channel": (
+        lambda net, x: x + torch.ones(8, 1, 1),
+        "add in Between couples it to positions that are never cut",
+    ),
     "a part written into": (lambda net, x: written_into(x), "add_ in Between writes into a part of a tensor"),
     "a weight used by hand": (
         lambda net, x: x + F.conv2d(x, net.spare.weight),
-        "convolution in Between sees all its channels at once",
+        "convolution in Between reads all its channels at once",
     ),
     "a transposed convolution in groups": (lambda net, x: net.up(x), "up is a transposed convolution in 4 groups"),
 }
 
 
 @pytest.mark.parametrize("operation", FREE.values(), ids=FREE)
-def test_channels_are_followed_through(operation: Callable[[Between, Tensor], Tensor]) -> None:
+def test_channels_are_traced_through(operation: Callable[[Between, Tensor], Tensor]) -> None:
     structure = trace_structure(Between(operation).eval(), (3, 4, 4))
     assert {group.name: group.channels for group in structure.maps.groups} == {"one": 8, "two": 8}
 
 
 @pytest.mark.parametrize(("operation", "reason"), STOPPED.values(), ids=STOPPED)
-def test_channels_stay_whole_at(operation: Callable[[Between, Tensor], Tensor], reason: str) -> None:
+def test_channels_are_frozen_at(operation: Callable[[Between, Tensor], Tensor], reason: str) -> None:
     structure = trace_structure(Between(operation).eval(), (3, 4, 4))
     assert "one" not in {group.name for group in structure.maps.groups}
     assert reason in {item.name: item.reason for item in structure.frozen}["one"]
 
 
-def test_a_convolution_in_groups_ties_what_each_of_its_groups_reads_and_makes() -> None:
+def test_a_grouped_convolution_couples_the_channels_of_each_block() -> None:
     structure = trace_structure(Between(lambda net, x: net.blocks(x), reads=4).eval(), (3, 4, 4))
     group = structure.maps.groups[0]
     assert (group.name, group.channels) == ("one", 2)
@@ -97,7 +103,7 @@ def test_a_convolution_in_groups_ties_what_each_of_its_groups_reads_and_makes() 
 
 
 class Counts(nn.Module):
-    """Keeps statistics of its own, in training only."""
+    """Updates statistics in training mode only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,19 +116,19 @@ class Counts(nn.Module):
         return self.out(F.relu(self.one(x)).mean(dim=(2, 3)))
 
 
-def test_statistics_of_a_persons_block_are_left_alone() -> None:
+def test_tracing_does_not_change_statistics_of_user_defined_blocks() -> None:
     net = Counts().train()
     trace_structure(net, (3, 4, 4))
     assert net.training
     assert float(net.seen) == 0
 
 
-def test_a_network_that_cannot_be_followed_is_refused_with_the_module() -> None:
-    with pytest.raises(TraceError, match=r"cannot be followed through spare: TypeError: spare is called with keywords"):
+def test_an_untraceable_network_is_refused_with_the_module() -> None:
+    with pytest.raises(TraceError, match=r"cannot be traced through spare: TypeError: spare is called with keyword"):
         trace_structure(Between(lambda net, x: net.spare(input=x)).eval(), (3, 4, 4))
 
 
-def test_a_zero_dimensional_tensor_meets_others() -> None:
+def test_zero_dimensional_tensors_are_traced() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Depthwise decomposition: exact where it can be, counted by the oracle, and fitted."""
+"""Depthwise decomposition: exact if possible, with costs from the oracle, and fitted."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from criteria_nets import SHAPE, made
+from criteria_nets import SHAPE, make_net
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from refits import images_of, repair_of, splits_of
-from structures import ODD, random_cut
+from refits import load_images, make_net_refitter, make_random_splits
+from structures import MIXED_NET, draw_random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
@@ -32,18 +32,18 @@ def structure_of(model: nn.Module, shape: tuple[int, int, int]) -> Structure:
 
 
 ODD_SHAPE = (3, 8, 8)
-ODD_SPLIT = structure_of(ODD, ODD_SHAPE)
+ODD_SPLIT = structure_of(MIXED_NET, ODD_SHAPE)
 
 
 def only(maps: IndexMaps, *names: str) -> Cut:
-    """The cut that keeps all channels and decomposes these layers."""
+    """Make the cut that keeps all channels and decomposes these layers."""
     cut = maps.make_unpruned_cut()
     cut[maps.offsets[-1] :] = [name not in names for name in maps.layers]
     return cut
 
 
 class Bare(nn.Module):
-    """One convolution with everything a convolution can have, and a reader behind it."""
+    """One convolution with all options of a convolution, and a reader."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kernels_of_rank_one_per_input_channel_are_decomposed_exactly(kind: dict[str, Any]) -> None:
+def test_rank_one_kernels_are_decomposed_exactly(kind: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = Bare(**kind).eval()
     out, into, tall, broad = model.layer.weight.shape
@@ -79,7 +79,7 @@ def test_kernels_of_rank_one_per_input_channel_are_decomposed_exactly(kind: dict
     torch.testing.assert_close(model(x), dense, atol=1e-5, rtol=1e-5)
 
 
-def test_no_pair_is_nearer_than_the_singular_one() -> None:
+def test_no_random_pair_is_nearer_than_the_singular_pair() -> None:
     torch.manual_seed(1)
     weight = torch.randn(7, 5, 3, 3)
     depthwise, pointwise = factorize_rank_one(weight)
@@ -104,7 +104,7 @@ def test_no_pair_is_nearer_than_the_singular_one() -> None:
     assert torch.linalg.vector_norm(depthwise, dim=(1, 2, 3)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_what_can_be_decomposed_is_found() -> None:
+def test_decomposable_layers_are_found() -> None:
     # not the grouped, the transposed or the linear ones
     assert ODD_SPLIT.maps.layers == ("one", "two", "shared")
     digits = structure_of(digits_net().eval(), (1, 8, 8))
@@ -113,7 +113,7 @@ def test_what_can_be_decomposed_is_found() -> None:
 
 
 class Looking(nn.Module):
-    """Looks at an attribute of one of its layers, uses another's weight by itself, and has a third in two places."""
+    """Reads an attribute of one of its layers, uses another's weight directly, and has a third in two places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,11 +132,11 @@ class Looking(nn.Module):
         return out
 
 
-def test_a_layer_that_the_network_needs_as_it_is_stays() -> None:
+def test_a_layer_whose_attributes_are_read_is_not_decomposed() -> None:
     assert structure_of(Looking().eval(), (3, 12, 12)).maps.layers == ("first",)
 
 
-def test_a_network_without_such_a_layer_is_refused() -> None:
+def test_a_network_without_decomposable_layers_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
     with pytest.raises(ConfigError, match="no convolution of Sequential can be decomposed"):
         structure_of(model, (3, 8, 8))
@@ -145,9 +145,9 @@ def test_a_network_without_such_a_layer_is_refused() -> None:
 @given(seed=st.integers(0, 10_000), keep=st.floats(0.05, 1.0), whole=st.floats(0, 1))
 def test_the_oracle_agrees_with_counting_any_cut_and_decomposition(seed: int, keep: float, whole: float) -> None:
     maps, oracle = ODD_SPLIT.maps, ODD_SPLIT.oracle
-    cut = random_cut(maps, keep, seed)
+    cut = draw_random_cut(maps, keep, seed)
     cut[maps.offsets[-1] :] = np.random.default_rng(seed).random(len(maps.layers)) < whole
-    small = narrow(ODD, maps, cut)
+    small = narrow(MIXED_NET, maps, cut)
     counts = maps.count_kept(cut)
     macs, params = count_macs(small, torch.zeros(1, *ODD_SHAPE)), sum(item.numel() for item in small.parameters())
     assert oracle.compute_cost("macs", counts) == macs
@@ -173,9 +173,9 @@ def test_costs_of_decomposed_networks_never_fall_with_width(seed: int, keep: flo
 
 
 def test_a_decomposed_network_is_the_dense_one_with_its_nearest_kernels() -> None:
-    model = made("residual")
+    model = make_net("residual")
     maps = structure_of(model, SHAPE).maps
-    cut = random_cut(maps, 0.6, 3)
+    cut = draw_random_cut(maps, 0.6, 3)
     cut[maps.offsets[-1] :] = False
     whole = cut.copy()
     whole[maps.offsets[-1] :] = True
@@ -184,15 +184,15 @@ def test_a_decomposed_network_is_the_dense_one_with_its_nearest_kernels() -> Non
         layer = expected.get_submodule(name)
         depthwise, pointwise = factorize_rank_one(layer.weight)
         layer.weight.data = pointwise * depthwise.transpose(0, 1)
-    x = images_of(splits_of(SHAPE))
+    x = load_images(make_random_splits(SHAPE))
     with torch.inference_mode():
         torch.testing.assert_close(small(x), expected(x), atol=1e-5, rtol=1e-4)
 
 
 def test_batch_norms_behind_decomposed_layers_are_folded_too() -> None:
-    model = made("residual")
+    model = make_net("residual")
     maps = structure_of(model, SHAPE).maps
-    images = images_of(splits_of(SHAPE))
+    images = load_images(make_random_splits(SHAPE))
     small = narrow(model, maps, only(maps, "stem.0"))
     pairs = find_foldable_pairs(model, images[:1])
     assert ConvNormPair("stem.0", "stem.1") in pairs
@@ -204,7 +204,7 @@ def test_batch_norms_behind_decomposed_layers_are_folded_too() -> None:
         assert torch.equal(small(images), before)
 
 
-def test_what_is_decomposed_is_part_of_a_networks_identity_and_plain_cuts_keep_theirs() -> None:
+def test_decomposition_changes_the_digest_and_plain_cuts_keep_theirs() -> None:
     names = ((), ("one",), ("two",), ("one", "two"))
     assert len({compute_cut_digest(only(ODD_SPLIT.maps, *some)) for some in names}) == len(names)
     assert (
@@ -213,7 +213,7 @@ def test_what_is_decomposed_is_part_of_a_networks_identity_and_plain_cuts_keep_t
 
 
 def residuals(model: nn.Module, small: nn.Module, repair: Refitter, maps: IndexMaps, cut: Cut) -> dict[str, Tensor]:
-    """How far each decomposed layer is from what it said in the dense network, means aside, from what it reads."""
+    """Compute the error of each decomposed layer against its dense outputs, without means, on its inputs."""
     found = {}
     for target in repair.targets:
         if target.module not in maps.find_decomposed_layers(cut):
@@ -236,11 +236,11 @@ def residuals(model: nn.Module, small: nn.Module, repair: Refitter, maps: IndexM
 def test_the_fit_is_never_further_from_the_dense_network_than_the_singular_pair(
     seed: int, keep: float, ridge: float
 ) -> None:
-    """Layer by layer, on the calibration images, given what the layer reads once those before it are fitted."""
-    model, splits = made("residual"), splits_of(SHAPE)
+    """Layer by layer, on the calibration images, on the layer's inputs after the fit of the layers before it."""
+    model, splits = make_net("residual"), make_random_splits(SHAPE)
     maps = structure_of(model, SHAPE).maps
-    cut = random_cut(maps, keep, seed)
-    repair = repair_of(model, maps, splits, ridge=ridge)
+    cut = draw_random_cut(maps, keep, seed)
+    repair = make_net_refitter(model, maps, splits, ridge=ridge)
     fitted = narrow(model, maps, cut)
     repair(maps, cut, fitted)
     after = residuals(model, fitted, repair, maps, cut)
@@ -253,7 +253,7 @@ def test_the_fit_is_never_further_from_the_dense_network_than_the_singular_pair(
         assert float(after[name].square().sum()) <= before * (1 + 1e-3) + 1e-6, name
 
 
-def test_a_pair_that_can_say_all_is_found() -> None:
+def test_an_exact_pair_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4000, 5, 9, generator=generator, dtype=torch.float64)
     true = torch.randn(5, 9, generator=generator).double(), torch.randn(7, 5, generator=generator).double()
@@ -270,11 +270,12 @@ def test_a_pair_that_can_say_all_is_found() -> None:
     assert errors[1] < float((said(*ridged) - said(*true)).square().mean()) < errors[0]
 
 
-def test_only_decomposed_layers_are_fitted_where_no_repair_is_asked_for() -> None:
-    model, splits = made("residual"), splits_of(SHAPE)
+def test_without_repair_only_decomposed_layers_are_fitted() -> None:
+    model, splits = make_net("residual"), make_random_splits(SHAPE)
     maps = structure_of(model, SHAPE).maps
-    repair = dataclasses.replace(repair_of(model, maps, splits), all_layers=False)
-    cut = random_cut(maps, 0.6, 1)
+    repair = make_net_refitter(model, maps, splits)
+    repair = dataclasses.replace(repair, options=dataclasses.replace(repair.options, all_layers=False))
+    cut = draw_random_cut(maps, 0.6, 1)
     cut[maps.offsets[-1] :] = [name != "inner.0" for name in maps.layers]
     fitted, bare = narrow(model, maps, cut), narrow(model, maps, cut)
     repair(maps, cut, fitted)
@@ -286,15 +287,15 @@ def test_only_decomposed_layers_are_fitted_where_no_repair_is_asked_for() -> Non
     assert all(torch.equal(one, other) for one, other in zip(fitted.parameters(), again.parameters(), strict=True))
 
 
-def test_a_pair_with_a_bias_takes_up_the_mean() -> None:
-    model, splits = made("residual"), splits_of(SHAPE)
+def test_a_pair_with_a_bias_fits_the_mean() -> None:
+    model, splits = make_net("residual"), make_random_splits(SHAPE)
     maps = structure_of(model, SHAPE).maps
     cut = only(maps, "left.0")
     small = narrow(model, maps, cut)
-    repair = repair_of(model, maps, splits, renewed=False)
+    repair = make_net_refitter(model, maps, splits, renewed=False)
     before = small.left[0].pointwise.bias.clone()
     repair(maps, cut, small)
-    x = images_of(splits)
+    x = load_images(splits)
     with torch.inference_mode():
         stream = model.relu(model.outer(model.inner(model.stem(x))) + model.stem(x))
         apart = (small.left[0](stream) - model.left[0](stream)).mean(dim=(0, 2, 3))

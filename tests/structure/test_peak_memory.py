@@ -1,4 +1,4 @@
-"""Peak activation memory: what the oracle says of any cut is what the really narrow network takes."""
+"""Peak activation memory: the oracle's prediction for any cut equals the memory of the pruned network."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def small_densenet() -> nn.Module:
     ],
     ids=["resnet18", "mobilenet_v2", "densenet", "cifar_resnet", "digits"],
 )
-def test_the_oracle_is_what_random_cuts_really_take(model, shape) -> None:
+def test_predicted_memory_equals_measured_memory_of_random_cuts(model, shape) -> None:
     model = model()
     maps = trace_structure(model, shape).maps
     peak = trace_peak_memory(model, maps, shape)
@@ -51,7 +51,7 @@ def test_the_oracle_is_what_random_cuts_really_take(model, shape) -> None:
 
 
 class Branches(nn.Module):
-    """One tensor waits while another branch works; the add is in place, the flatten a view."""
+    """One tensor stays alive while another branch runs; the add is in place, the flatten a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Branches(nn.Module):
         return self.out(y.flatten(1))
 
 
-def test_the_peak_is_what_counting_by_hand_gives() -> None:
+def test_the_peak_equals_a_count_by_hand() -> None:
     # at its peak the image, x, relu(one(x)) and two(...) are alive: relu, +=, and flatten make nothing new
     assert measure_peak(Branches().eval(), torch.zeros(1, 3, 4, 4)) == 4 * 16 * (3 + 8 + 16 + 8)
 
@@ -78,13 +78,13 @@ PEAK = trace_peak_memory(BRANCHES, MAPS, (3, 4, 4))
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 1))
-def test_a_wider_network_never_takes_less(kept: list[float], group: int) -> None:
+def test_memory_never_falls_with_width(kept: list[float], group: int) -> None:
     counts = np.maximum(1, np.array(kept) * MAPS.sizes).astype(np.int64)
     wider = np.minimum(counts + np.eye(2, dtype=np.int64)[group], MAPS.sizes)
     assert PEAK(wider) >= PEAK(counts)
 
 
-def test_weights_and_constants_are_no_activations() -> None:
+def test_weights_and_constants_do_not_count_as_activations() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -97,9 +97,9 @@ def test_weights_and_constants_are_no_activations() -> None:
     assert set(seen.sizes) == {16, 32}
 
 
-def test_a_network_whose_tensors_depend_on_its_width_otherwise_is_refused() -> None:
+def test_a_network_with_other_dependence_on_width_is_refused() -> None:
     class Gram(nn.Module):
-        """Makes a matrix that grows with the square of its width."""
+        """A network with a matrix that grows with the square of its width."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Groups, costs and cuts, against torch's own counting and against silencing channels in the dense network."""
+"""Groups, costs and cuts, compared with torch's counts and with masked channels in the dense network."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from structures import ODD, random_cut
+from structures import MIXED_NET, draw_random_cut
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
@@ -24,7 +24,7 @@ from blendsearch.zoo.factory import build_model
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """The model with batch-norms as a trained one has them: nothing is zero or one by accident."""
+    """Randomise batch-norms as in a trained network: nothing is zero or one by accident."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -34,10 +34,10 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def check_cuts(model: nn.Module, structure: Structure, shape: tuple[int, int, int], keeps: tuple[float, ...]) -> None:
-    """Cut networks equal silenced ones, and cost what the oracle says."""
+    """Check that pruned networks equal masked ones and have the oracle's costs."""
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2))
     for seed, keep in enumerate(keeps):
-        cut = random_cut(structure.maps, keep, seed)
+        cut = draw_random_cut(structure.maps, keep, seed)
         small = narrow(model, structure.maps, cut)
         with torch.inference_mode():
             expected, found = mask_channels(model, structure.maps, cut)(images), small(images)
@@ -61,7 +61,7 @@ def test_torchvision_networks_are_cut_exactly(factory: str, groups: int) -> None
     check_cuts(model, structure, (3, side, side), (0.5, 0.2))
 
 
-def test_all_channels_of_a_cifar_resnet_can_be_cut_its_streams_too() -> None:
+def test_all_channels_of_a_cifar_resnet_can_be_cut() -> None:
     model = randomised(cifar_resnet(20))
     structure = trace_structure(model, (3, 32, 32))
     # nine inner groups and one stream per stage, which the padded shortcuts tie in an order of their own
@@ -74,7 +74,7 @@ def test_all_channels_of_a_cifar_resnet_can_be_cut_its_streams_too() -> None:
     [(cifar_vgg16_bn(100), (3, 32, 32), 13), (digits_net(), (1, 8, 8), 4)],
     ids=["vgg", "digits"],
 )
-def test_the_rest_of_the_zoo_is_cut_exactly(model: nn.Module, shape: tuple[int, int, int], groups: int) -> None:
+def test_other_bundled_networks_are_cut_exactly(model: nn.Module, shape: tuple[int, int, int], groups: int) -> None:
     structure = trace_structure(randomised(model), shape)
     assert len(structure.maps.groups) == groups
     check_cuts(model, structure, shape, (0.5,))
@@ -86,20 +86,20 @@ def test_cifar_resnets_have_the_layers_of_the_paper(depth: int) -> None:
     assert len(layers) == depth
 
 
-ODD_STRUCTURE = trace_structure(ODD, (3, 8, 8))
+ODD_STRUCTURE = trace_structure(MIXED_NET, (3, 8, 8))
 
 
-def test_an_odd_network_is_cut_exactly() -> None:
+def test_a_network_of_many_layer_types_is_cut_exactly() -> None:
     names = {group.name for group in ODD_STRUCTURE.maps.groups}
     assert {"one", "two", "head"} <= names
-    check_cuts(ODD, ODD_STRUCTURE, (3, 8, 8), (0.5, 0.3))
+    check_cuts(MIXED_NET, ODD_STRUCTURE, (3, 8, 8), (0.5, 0.3))
 
 
 @given(seed=st.integers(0, 10_000), keep=st.floats(0.05, 1.0))
 def test_the_oracle_agrees_with_counting_any_cut(seed: int, keep: float) -> None:
     maps, oracle = ODD_STRUCTURE.maps, ODD_STRUCTURE.oracle
-    cut = random_cut(maps, keep, seed)
-    small = narrow(ODD, maps, cut)
+    cut = draw_random_cut(maps, keep, seed)
+    small = narrow(MIXED_NET, maps, cut)
     counts = maps.count_kept(cut)
     assert oracle.compute_cost("params", counts) == sum(tensor.numel() for tensor in small.parameters())
     assert oracle.compute_cost("macs", counts) == count_macs(small, torch.zeros(1, 3, 8, 8))
@@ -108,7 +108,7 @@ def test_the_oracle_agrees_with_counting_any_cut(seed: int, keep: float) -> None
 
 def test_costs_of_many_cuts_at_once_are_those_of_each() -> None:
     maps, oracle = ODD_STRUCTURE.maps, ODD_STRUCTURE.oracle
-    counts = np.stack([maps.count_kept(random_cut(maps, 0.5, seed)) for seed in range(20)])
+    counts = np.stack([maps.count_kept(draw_random_cut(maps, 0.5, seed)) for seed in range(20)])
     for name in ("macs", "params"):
         together = oracle.compute_cost(name, counts)
         assert together.tolist() == [int(oracle.compute_cost(name, row)) for row in counts]
@@ -117,7 +117,7 @@ def test_costs_of_many_cuts_at_once_are_those_of_each() -> None:
         oracle.compute_cost("joules", counts)
 
 
-def test_cutting_nothing_changes_nothing_and_shares_no_memory() -> None:
+def test_an_unpruned_cut_copies_the_network() -> None:
     model = randomised(cifar_resnet(20))
     before = copy.deepcopy(model.state_dict())
     structure = trace_structure(model, (3, 32, 32))
@@ -130,7 +130,7 @@ def test_cutting_nothing_changes_nothing_and_shares_no_memory() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_tracing_leaves_the_network_as_it_was() -> None:
+def test_tracing_does_not_change_the_network() -> None:
     model = cifar_resnet(20).train()
     model.conv1.weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -144,7 +144,7 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
 
 
 class PadsChannels(nn.Module):
-    """Option A as most repositories write it: a pad, which ties some channels to others and some to zeros."""
+    """Option A as in most repositories: a pad, which couples some channels to others and some to zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class PadsChannels(nn.Module):
 
 
 class CountsChannels(nn.Module):
-    """No operation between tensors shows that the number of channels matters."""
+    """Depends on the number of channels without a tensor operation that shows it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class CountsChannels(nn.Module):
 
 
 class NormalisesChannels(nn.Module):
-    """A LayerNorm over channels that are cut sees fewer of them: cut and silenced differ."""
+    """A LayerNorm over cut channels normalises fewer of them: cutting and masking differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,13 +187,13 @@ class NormalisesChannels(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "frozen", "free", "reason"),
     [
-        (CountsChannels(), (2, 5, 5), "one", "two", "cut and silenced outputs differ"),
-        (NormalisesChannels(), (2, 3, 5), "one", "two", "layer_norm in norm sees all its channels"),
-        (PadsChannels(), (3, 8, 8), "outer", "stem", "add in PadsChannels ties it to what stays whole"),
+        (CountsChannels(), (2, 5, 5), "one", "two", "the outputs of cutting and masking differ"),
+        (NormalisesChannels(), (2, 3, 5), "one", "two", "layer_norm in norm reads all its channels"),
+        (PadsChannels(), (3, 8, 8), "outer", "stem", "add in PadsChannels couples it to positions that are never cut"),
     ],
     ids=["count", "layer-norm", "pad"],
 )
-def test_what_cannot_be_cut_is_frozen_with_the_reason(
+def test_unprunable_groups_are_frozen_with_the_reason(
     model: nn.Module, shape: tuple[int, int, int], frozen: str, free: str, reason: str
 ) -> None:
     structure = trace_structure(model.eval(), shape)
@@ -203,7 +203,7 @@ def test_what_cannot_be_cut_is_frozen_with_the_reason(
     check_cuts(model, structure, shape, (0.5,))
 
 
-def test_networks_that_cannot_be_cut_are_refused_in_one_line() -> None:
+def test_unprunable_networks_are_refused_in_one_line() -> None:
     with pytest.raises(TraceError, match="does not accept one image of shape"):
         trace_structure(cifar_resnet(20), (1, 32, 32))
     with pytest.raises(TraceError, match=r"no group of .* can be cut"):

@@ -1,4 +1,4 @@
-"""Torchvision's classification networks, one of each family by its smallest member; all of them when asked for slow."""
+"""Torchvision's classification networks: the smallest of each family, and all of them among the slow tests."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ PARTLY = {"convnext_tiny": 18, "shufflenet_v2_x0_5": 18, "swin_t": 12}
 
 
 def built(name: str) -> nn.Module:
-    """The network with what is zero or one before training drawn at random."""
+    """Build the network with random values in place of initial zeros and ones."""
     torch.manual_seed(0)
     model = build_model(f"torchvision:{name}").eval()
     for module in model.modules():
@@ -61,7 +61,7 @@ def side(name: str) -> int:
 
 
 def checked(name: str) -> tuple[nn.Module, Structure, nn.Module]:
-    """Trace a network, cut half of every group, and hold the cut one against the silenced one and the oracle."""
+    """Trace a network, cut half of every group, and compare with the masked network and the oracle."""
     model, pixels = built(name), side(name)
     structure = trace_structure(model, (3, pixels, pixels))
     rng = np.random.default_rng(1)
@@ -79,7 +79,7 @@ def checked(name: str) -> tuple[nn.Module, Structure, nn.Module]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_everything_but_the_output_can_be_cut(name: str) -> None:
+def test_all_channels_but_the_output_can_be_cut(name: str) -> None:
     _, structure, _ = checked(name)
     assert len(structure.maps.groups) == FAMILIES[name]
     assert {item.reason for item in structure.frozen} <= {OUTPUT, TRAINING}
@@ -89,7 +89,7 @@ def test_everything_but_the_output_can_be_cut(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARTLY)
-def test_what_stays_whole_is_named_with_the_operation(name: str) -> None:
+def test_frozen_groups_name_the_operation(name: str) -> None:
     _, structure, _ = checked(name)
     assert len(structure.maps.groups) == PARTLY[name]
     reasons = {item.reason for item in structure.frozen} - {OUTPUT, TRAINING}
@@ -97,7 +97,7 @@ def test_what_stays_whole_is_named_with_the_operation(name: str) -> None:
     assert any(operation in reason for reason in reasons)
 
 
-def test_the_channels_inside_shufflenets_units_can_be_cut_those_it_shuffles_cannot() -> None:
+def test_only_unshuffled_channels_of_shufflenet_can_be_cut() -> None:
     _, structure, _ = checked("shufflenet_v2_x0_5")
     free = {group.name for group in structure.maps.groups}
     units = [f"stage{stage}.{unit}" for stage, count in ((2, 4), (3, 8), (4, 4)) for unit in range(count)]
@@ -106,7 +106,7 @@ def test_the_channels_inside_shufflenets_units_can_be_cut_those_it_shuffles_cann
     assert shuffled == {f"{unit}.branch2.5" for unit in units} | {f"stage{stage}.0.branch1.2" for stage in (2, 3, 4)}
 
 
-def test_a_convolution_in_groups_is_cut_by_whole_groups() -> None:
+def test_a_grouped_convolution_is_cut_by_complete_blocks() -> None:
     model, structure, small = checked("resnext50_32x4d")
     group = next(group for group in structure.maps.groups if group.name == "layer1.0.conv1")
     assert group.channels == 32

@@ -1,4 +1,4 @@
-"""Methods that bring the networks to judge along: Torch-Pruning's pruners, and the neighbours' one network each."""
+"""The optimizer of methods with a fixed set of networks, and the base of methods that end with one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from blendsearch.structure.groups import Cut, compute_cut_digest
 
 
 class FixedCandidates(OneShot):
-    """The optimiser: asks once for the `networks` that it is given, by name, and learns nothing."""
+    """The optimizer: proposes the named `networks` once."""
 
     def __init__(self, problem: Problem, networks: Sequence[tuple[str, Cut]]) -> None:
         self.networks, self.groups = networks, problem.decoder.space.groups
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """Each network in its name, one candidate where two agree."""
+        """Return each network under its name; two with the same cut are one candidate."""
         nothing = self._make_empty_genome()
         found: dict[str, Candidate] = {}
         for name, cut in self.networks:
@@ -38,7 +38,7 @@ class FixedCandidates(OneShot):
 
 
 def make_method_cuts(problem: Problem) -> list[tuple[str, Cut]]:
-    """The network of the method that the config names: its own channels, or its widths with the blend's best ones."""
+    """Make the cut of the config's method: its own channels, or the best ones of the equal blend at its widths."""
     name = problem.config.method
     cut = problem.allocations[name].cut
     return [(name, problem.decoder.decode(problem.decoder.space.make_equal_blend()) if cut is None else cut)]

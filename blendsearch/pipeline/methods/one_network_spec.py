@@ -1,4 +1,4 @@
-"""What the specs of methods that end with one network share."""
+"""Config defaults of methods that end with one network."""
 
 from typing import Any
 

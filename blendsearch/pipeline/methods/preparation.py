@@ -1,4 +1,4 @@
-"""What a run measures, derives or trains before its search begins: named allocations, for whoever asks for them."""
+"""Allocations that methods find before the search, and the network of a method that trains its own."""
 
 from dataclasses import replace
 

@@ -1,1 +1,1 @@
-""""""
+"""Optimizers: they propose candidates and receive the results."""

@@ -1,4 +1,4 @@
-"""The baselines, as genomes: seeded into the first generation, so that no search ends below them."""
+"""The baselines as genomes. They are in the first generation, so that no search ends below them."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,15 @@ ALL_DEPTHWISE = "all depthwise"
 def make_baselines(
     decoder: Decoder, anchors: int, allocations: Sequence[AllocationRule] = (), criterion: str = BLEND
 ) -> list[tuple[str, Genome]]:
-    """Every single criterion and the equal blend, each in the uniform and in a global allocation, by name.
+    """Make every single criterion and the equal blend, each in the uniform and in a global allocation, by name.
 
     A global allocation ranks all channels of the network by one criterion's raw score divided by the
-    multiply-accumulates that go with the channel; raw, because only so do scores of different groups compare. The equal
-    blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, all stand
-    at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one allocation. In
-    each of the allocations `measured` stand the equal blend and, where it is one, the `criterion` they were found with.
-    Where layers may be decomposed, these leave all whole, as far as the budget can be met so; further ones are the
-    equal blend with all layers decomposed, with as few as meet the budget without any cut, and with half of these.
+    multiply-accumulates that the channel costs; raw, because only raw scores of different groups compare. The equal
+    blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, there is
+    one of each at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one
+    allocation. Each rule of `allocations` adds the equal blend and, where it is one, the `criterion` that the rule was
+    found with. Where layers may be decomposed, these decompose none, as far as the budget can be met so. Further ones
+    are the equal blend with all layers decomposed, with the fewest that meet the budget without a cut, and with half.
     """
     own = "uniform" if decoder.allocation_rule is None else decoder.allocation_rule.name
     targets = np.linspace(1, 0, anchors) if decoder.has_budget_range else np.zeros(1)
@@ -63,9 +63,9 @@ def make_baselines(
 
 
 def list_transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[np.float64]]]:
-    """Sets of decomposed layers worth beginning with, as genes, by name; none where no transform is asked for.
+    """List sets of decomposed layers to begin with, as genes, by name; none without a transform.
 
-    First come the layers that lose the smallest part of their kernels for each multiply-accumulate saved.
+    Layers are ordered by the part of their kernels that they lose per multiply-accumulate saved, least first.
     """
     layers, oracle, sizes = decoder.space.layers, decoder.oracle, decoder.allowed.sizes
     if not layers:
@@ -81,7 +81,7 @@ def list_transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[
 
 
 def vary_criteria(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
-    """Every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
+    """Make every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
     genomes = [(name, space.make_single_criterion(row)) for row, name in enumerate(space.criteria)]
     genomes.append((EQUAL_BLEND, space.make_equal_blend()))
     return [(make_rule_name(name, BEST_ALLOCATION), best._replace(blend=genome.blend)) for name, genome in genomes]

@@ -1,20 +1,21 @@
-"""Separable CMA-ES around the best baseline: for one budget, where blend and shares are numbers.
+"""Separable CMA-ES around the best baseline, for one budget and one blend for the whole network.
 
 Ros and Hansen 2008, "A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity": a normal
-distribution with its own variance for every gene, moved towards the better half of what it drew. Equal evaluations
-teach it more than a population teaches a genetic algorithm, because every gene of every candidate counts.
+distribution with one variance per gene, moved towards the better half of its samples. It learns more from the same
+evaluations than a genetic algorithm, because every gene of every candidate counts.
 
 Three stages, each one generation or more:
 
 1. the baselines;
-2. every criterion, and the equal blend, in the allocation of the best baseline: the allocation is worth more than the
-   criterion, so which criterion is best is asked again where it matters;
-3. the evolution strategy, from the best allocation and a blend in which each criterion weighs the more, the better it
+2. every criterion, and the equal blend, in the allocation of the best baseline: the allocation matters more than the
+   criterion, so the criteria are compared again in the best one;
+3. the evolution strategy, from the best allocation and a blend in which a criterion has the more weight, the better it
    was in stage 2.
 
-One at a time (the steady schedule): a stage begins when the one before has come back; whoever is free until then judges
-a draw around the best so far. The strategy learns from every `size` that come back, drawn before its last steps or not:
-those are solutions from outside, whose steps are bounded as in Hansen 2011, "Injecting External Solutions Into CMA-ES".
+One at a time (the steady schedule), a stage begins when the previous one is complete; workers that are free until then
+evaluate samples around the best candidate so far. The strategy learns from every `size` results. Those sampled before
+its last step are external solutions, whose steps are bounded as in Hansen 2011, "Injecting External Solutions Into
+CMA-ES".
 """
 
 from collections import deque
@@ -33,17 +34,17 @@ from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
 SHARE_STEP = 0.05
-"""First standard deviation of shares: 0.4 in the log-odds of keeping a channel."""
+"""Initial standard deviation of shares: 0.4 in the log-odds of keeping a channel."""
 LOG_LOSS_SCALE = 0.15
-"""A criterion with a loss this much larger (in its logarithm) than the best one's begins with 1/e of its weight."""
+"""Difference in log loss to the best criterion at which a criterion begins with 1/e of its weight."""
 
 Vector = NDArray[np.float64]
 
 
 class Cma:
-    """The optimiser. `size` is how many candidates a generation has; all randomness comes from `rng`.
+    """The optimizer. `size` is the number of candidates of a generation; all randomness comes from `rng`.
 
-    Only the first objective counts. `evolves_widths`: whether shares are genes too.
+    Only the first objective counts. With `evolves_widths`, shares are genes too.
     """
 
     def __init__(
@@ -58,8 +59,8 @@ class Cma:
         self.evolves_widths = evolves_widths
         self.best: tuple[float, list[float]] | None = None
         self.strategy: Strategy | None = None
-        self._vectors: dict[str, Vector] = {}  # what was drawn for each digest, until it is told
-        # one at a time: what of the present stage is to be asked and what is out; what the next one learns from
+        self._vectors: dict[str, Vector] = {}  # the sample of each digest whose result is missing
+        # one at a time: candidates of the present stage that are queued and pending, and the results of stage 2
         self._queue: deque[Candidate] = deque()
         self._pending: set[str] = set()
         self._stage_results: list[CandidateResult] | None = None
@@ -67,13 +68,13 @@ class Cma:
         self._samples: list[tuple[float, Vector]] = []
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """The baselines alone; those with the same cut are one candidate with the names of all."""
+        """Return the baselines; those with the same cut are one candidate with the names of all."""
         found = merge_duplicate_seeds(seeds, self.decode, limit)
         self._pending = set(found)
         return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
-        if self.best is None:  # no baseline could be judged: begin anywhere
+        if self.best is None:  # no baseline could be evaluated: begin anywhere
             self.best = (np.inf, self.space.sample(self.rng).flatten())
         if self.strategy is None:
             if fresh := self._vary_criteria(known)[:count]:
@@ -138,7 +139,7 @@ class Cma:
         return self.space.parse_genome(facts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that exact resumption needs, as JSON values."""
+        """Return everything that exact resumption needs, as JSON values."""
         strategy = None if self.strategy is None else self.strategy.state_dict()
         return {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
 
@@ -152,13 +153,13 @@ class Cma:
         return unflatten_genome(self.space, self.best[1])
 
     def _vary_criteria(self, known: set[str]) -> list[Candidate]:
-        """Every criterion, and the equal blend, with the shares of the best baseline; those not `known`."""
+        """Make every criterion, and the equal blend, with the shares of the best baseline; those not `known`."""
         every = vary_criteria(self.space, self._make_best_genome())
         found = merge_duplicate_seeds(every, self.decode, len(every))
         return [candidate for digest, candidate in found.items() if digest not in known]
 
     def _start(self, results: Sequence[CandidateResult]) -> None:
-        """Begin the strategy from the best allocation, with weights by how each criterion did in it."""
+        """Start the strategy from the best allocation, with weights from each criterion's result in it."""
         centre = self._make_best_genome()
         losses = {
             name.rule if name.in_best_allocation else name.text: item.objectives[0]
@@ -168,7 +169,7 @@ class Cma:
         if losses and min(losses.values()) > 0:
             least = min(losses.values())
             weights = [
-                # what is not known (it was judged before, as the best baseline) is taken for the best
+                # a criterion without a result was evaluated before, as the best baseline
                 -np.log(losses.get(name, least) / least) / (LOG_LOSS_SCALE * WEIGHT_SCALE)
                 for name in self.space.criteria
             ]
@@ -187,9 +188,9 @@ class Cma:
         return Strategy(np.array(centre.flatten()), np.array(spread), self.size)
 
     def _sample_or_restart(self, count: int, known: set[str]) -> list[Candidate]:
-        """Draws of the strategy; where it has narrowed down to cuts that are known, it begins again around the best.
+        """Sample the strategy; where it has converged to known cuts, restart it around the best candidate.
 
-        Where nothing new is near the best either, as in a small network, draws from anywhere.
+        Where nothing new is near the best either, as in a small network, sample the whole space.
         """
         assert self.strategy is not None
         found = self._sample_strategy(self.strategy, count, known)
@@ -206,7 +207,7 @@ class Cma:
         return self._collect_new(lambda: np.array(self.space.sample(self.rng).flatten()), count, known)
 
     def _collect_new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
-        """Up to `count` candidates of as many draws as it takes, within reason."""
+        """Draw until there are `count` new candidates, or too many draws were in vain."""
         found: list[Candidate] = []
         taken = set(known)
         for _ in range(TRIES * max(count, 5)):
@@ -224,12 +225,12 @@ class Cma:
 
 
 class Strategy:
-    """The normal distribution and how it learns. Names follow Hansen 2016, "The CMA Evolution Strategy: A Tutorial".
+    """The normal distribution and its updates. Names follow Hansen 2016, "The CMA Evolution Strategy: A Tutorial".
 
     Attributes
     ----------
     mean: (n,) the centre; spread: (n,) the first standard deviations, which make all genes comparable.
-    sigma: the common step; variance: (n,) each gene's own share in it.
+    sigma: the common step; variance: (n,) each gene's factor in it.
     """
 
     def __init__(self, mean: Vector, spread: Vector, size: int) -> None:
@@ -249,15 +250,14 @@ class Strategy:
         self.expected_norm = float(np.sqrt(n)) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
 
     def draw(self, rng: np.random.Generator) -> Vector:
-        """One sample, (n,)."""
+        """Draw one sample, (n,)."""
         step = np.sqrt(self.variance) * rng.normal(size=len(self.mean))
         return np.asarray(self.mean + self.sigma * self.spread * step)
 
     def learn(self, ranked: Sequence[Vector], *, bounded: bool = False) -> None:
         """Move towards the better half of `ranked` samples, the best first.
 
-        `bounded`: some may be drawn from what the distribution was before, and no step counts for more than what it
-        draws now.
+        With `bounded`, samples of earlier states of the distribution count at most as much as its present ones.
         """
         self.generation += 1
         weights = self._compute_weights(len(ranked))
@@ -290,7 +290,7 @@ class Strategy:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Strategy":
-        """The strategy that gave `state`."""
+        """Return the strategy that gave `state`."""
         found = cls(np.array(state["mean"]), np.array(state["spread"]), state["size"])
         for name in ("variance", "path_sigma", "path"):
             setattr(found, name, np.array(state[name]))

@@ -1,9 +1,9 @@
 """Evolution over genomes: a population, DEAP's operators on flat lists of genes, and the streams that drive them.
 
-Generational: the offspring of generation n + 1 depend on nothing but the state after generation n, so a resumed search
-asks for the very same cuts. Steady: each child is made of the population as it stands, and competes with it as soon as
-it is judged (Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
-Algorithms"). What is crossed, mutated and selected how, `Rules` say: `nsga2.py`, `cfbs.py`.
+Generational: the offspring of generation n + 1 depend only on the state after generation n, so a resumed search
+proposes the same cuts. Steady: each child comes from the present population, and competes with it as soon as it is
+evaluated (Durillo et al. 2009, "On the Effect of the Steady-State Selection Scheme in Multi-Objective Genetic
+Algorithms"). `Operators` define crossover, mutation and selection.
 """
 
 import random
@@ -21,21 +21,21 @@ from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
 TRIES = 20
-"""How often a child that repeats a known cut is mutated on before a random genome takes its place."""
+"""Further mutations of a child that repeats a known cut, before a random genome replaces it."""
 
 
 MIN_POPULATION = 4
-"""Individuals that a population needs before it has children; before that, candidates are drawn at random."""
+"""Smallest population that has children; below that, candidates are drawn at random."""
 
 
 @cache
 def make_fitness_class(objectives: int) -> type:
-    """The DEAP fitness of so many objectives, all minimised."""
+    """Make the DEAP fitness class of so many objectives, all minimized."""
     return type("Minimised", (base.Fitness,), {"weights": (-1.0,) * objectives})
 
 
 class Individual(list[float]):
-    """Flat genes, as `Genome.flat` lays them out."""
+    """Flat genes, in the order of `Genome.flatten`."""
 
     def __init__(self, genes: Sequence[float], digest: str, objectives: tuple[float, ...]) -> None:
         super().__init__(genes)
@@ -45,11 +45,11 @@ class Individual(list[float]):
 
 
 class Operators(Protocol):
-    """How flat genes are varied and selected. Draws come from Python's global stream.
+    """Variation and selection of flat genes. Draws come from Python's global stream.
 
     Attributes
     ----------
-    seeded: whether the baselines join the population, or are only judged beside it.
+    includes_seeds: the baselines join the population; else they are only evaluated beside it.
     """
 
     includes_seeds: bool
@@ -61,17 +61,17 @@ class Operators(Protocol):
         """Mutate genes in place."""
 
     def select_parents(self, population: list[Individual], count: int) -> list[Individual]:
-        """`count` parents or one pair fewer, to be mated two by two; `count` is even."""
+        """Select `count` parents or one pair fewer, to be mated two by two; `count` is even."""
 
     def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
-        """The next population out of the present one and its children."""
+        """Select the next population from the present one and its children."""
 
 
 class Evolution:
     """A population and the random streams that drive it.
 
     `decode` turns a genome into a cut. `crossover` is the probability that a pair mates. DEAP draws from Python's
-    global random state: it is put aside while ours is used, and put back after.
+    global random state, which is saved while this one is used, and restored after.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Evolution:
         self._stream = random.Random(int(rng.integers(2**63))).getstate()
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """The first generation, of at most `limit`: the seeds, then random genomes; no two cuts are equal.
+        """Return the first generation, of at most `limit`: the seeds, then random genomes; no two cuts are equal.
 
-        Seeds that decode to the same cut are one candidate with the names of all. Where seeds join the population, a
-        quarter of newcomers stands beside them, so that evolution has more than what was known before.
+        Seeds that decode to the same cut are one candidate with the names of all. Where seeds join the population,
+        random genomes, a quarter of its size, join it too.
         """
         newcomers = self.size // 4 if self.operators.includes_seeds else self.size
         count = min(limit, max(self.size, len(seeds) + newcomers))
@@ -105,7 +105,7 @@ class Evolution:
         return list(found.values())
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
-        """Up to `count` children with cuts neither `known` nor asked twice; fewer where the space is used up."""
+        """Return up to `count` children with new cuts, none of them `known`; fewer where the space is used up."""
         asked: list[Candidate] = []
         taken = set(known)
         with self._use_own_random_state():
@@ -129,7 +129,7 @@ class Evolution:
         return asked
 
     def tell(self, results: Sequence[CandidateResult]) -> None:
-        """Select the next population from the present one and `judged`."""
+        """Select the next population from the present one and the evaluated individuals."""
         newcomers = []
         for item in results:
             if item.origin == EVOLVED or self.operators.includes_seeds:
@@ -213,7 +213,7 @@ class Evolution:
 
     @contextmanager
     def _use_own_random_state(self) -> Iterator[None]:
-        """Inside, Python's global random state is this evolution's own."""
+        """Use this evolution's own state as Python's global random state inside the context."""
         outside, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
         random.setstate(self._stream)
         np.random.seed(random.getrandbits(32))  # noqa: NPY002 - NSGA-III shuffles its niches with NumPy's global stream
@@ -228,7 +228,7 @@ class Evolution:
 def merge_duplicate_seeds(
     seeds: Sequence[tuple[str, Genome]], decode: Callable[[Genome], Cut], count: int
 ) -> dict[str, Candidate]:
-    """Up to `count` of the named `seeds` by digest; those with the same cut are one, with the names of all."""
+    """Return up to `count` of the named `seeds` by digest; those with the same cut are one, with all names."""
     found: dict[str, Candidate] = {}
     for name, genome in seeds:
         cut = decode(genome)
@@ -242,7 +242,7 @@ def merge_duplicate_seeds(
 
 
 def redraw_integers(genes: list[float], low: list[int], high: list[int], probability: float) -> list[float]:
-    """`genes`, whole numbers, each with `probability` drawn anew between its bottom and its top, both included."""
+    """Redraw each of `genes`, whole numbers, with `probability` between `low` and `high`, both included."""
     (found,) = tools.mutUniformInt(list(genes), low, high, probability)
     return [float(gene) for gene in found]
 

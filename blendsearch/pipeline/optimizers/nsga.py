@@ -1,4 +1,4 @@
-"""NSGA-II over the genes of a space, shares and target.
+"""NSGA-II and NSGA-III over the genes of a space, shares and target.
 
 Deb et al. 2002, "A Fast and Elitist Multiobjective Genetic Algorithm". Whole numbers are crossed uniformly and redrawn;
 the others take simulated binary crossover and polynomial mutation.
@@ -12,13 +12,13 @@ from blendsearch.blend.genome import Space, compute_bounds
 from blendsearch.pipeline.optimizers.evolution import Individual, redraw_integers
 
 CROSSOVER_ETA = 15.0
-"""Deb's distribution index of simulated binary crossover: larger keeps children nearer their parents."""
+"""Deb's distribution index of simulated binary crossover: larger values keep children nearer to their parents."""
 MUTATION_ETA = 10.0
-"""The same of polynomial mutation."""
+"""The distribution index of polynomial mutation."""
 
 
 class Nsga2:
-    """Rules of `Evolution`; `mutation` is the probability that a gene is redrawn."""
+    """Operators of `Evolution`; `mutation` is the probability that a gene is redrawn."""
 
     includes_seeds = True
 
@@ -53,7 +53,7 @@ class Nsga2:
 
 
 class Nsga3(Nsga2):
-    """The same genes for three or more objectives, where crowding no longer tells neighbours apart.
+    """The same genes for three or more objectives, where crowding distances no longer separate neighbours.
 
     Deb and Jain 2014, "An Evolutionary Many-Objective Optimization Algorithm Using Reference-Point-Based Nondominated
     Sorting": survivors are spread over reference directions, parents drawn at random.

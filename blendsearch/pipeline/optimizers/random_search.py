@@ -1,7 +1,7 @@
-"""Random search: nothing is learnt from what is drawn. The control that an optimiser has to beat.
+"""Random search: the control that an optimizer has to beat.
 
-A strong one: it judges the same baselines, so it ends no worse than any of them; and half of its draws stand around
-the allocation of the best baseline, the others anywhere in the space.
+It evaluates the same baselines, so it ends no worse than any of them. Half of its draws are around the allocation of
+the best baseline, the others anywhere in the space. It learns nothing from its draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
 WIDEST_STEP = 0.15
-"""Shares drawn around the best baseline's have a standard deviation between zero and this."""
+"""Largest standard deviation of shares drawn around the best baseline's."""
 
 
 class RandomSearch:
-    """The optimiser; all randomness comes from `rng`."""
+    """The optimizer; all randomness comes from `rng`."""
 
     def __init__(self, space: Space, decode: Callable[[Genome], Cut], size: int, rng: np.random.Generator) -> None:
         self.space, self.decode, self.size, self.rng = space, decode, size, rng
@@ -42,7 +42,7 @@ class RandomSearch:
         return list(found.values())
 
     def tell(self, results: Sequence[CandidateResult]) -> None:
-        """Remember the best baseline, and nothing else."""
+        """Keep the best baseline."""
         for item in results:
             if item.origin != EVOLVED and (self.best is None or item.objectives[0] < self.best[0]):
                 self.best = (item.objectives[0], item.genome.flatten())

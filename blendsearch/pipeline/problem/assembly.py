@@ -12,7 +12,7 @@ from blendsearch.criteria.table import ScoreTable
 from blendsearch.data.splits import Splits
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import Refitter, make_refitter
+from blendsearch.fitness.refit import RefitOptions, Refitter, make_refitter
 from blendsearch.pipeline.problem.base_network import get_input_shape
 from blendsearch.pipeline.problem.from_config import (
     compute_allowed_widths,
@@ -112,7 +112,9 @@ def _make_refitter(
         splits,
         images=fitness.recalibration_images,
         device=device,
-        recalibration=fitness.fidelity != "raw",
-        all_layers=fitness.repair != "none",
-        precision=fitness.precision,
+        options=RefitOptions(
+            recalibration=fitness.fidelity != "raw",
+            precision=fitness.precision,
+            all_layers=fitness.repair != "none",
+        ),
     )

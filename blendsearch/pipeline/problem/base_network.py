@@ -8,7 +8,7 @@ from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import BlendsearchError, ModelError
 from blendsearch.events import BaseTrained, Reporter
 from blendsearch.fitness.device import Precision
-from blendsearch.fitness.training import train
+from blendsearch.fitness.training import TrainingOptions, train
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.sections import ScheduleConfig
 
@@ -27,7 +27,8 @@ def train_base(
     def report_progress(done: float, loss: float) -> None:
         report(BaseTrained(done=done, loss=loss))
 
-    train(model, splits, make_schedule(schedule), device, np.random.default_rng([seed, 0]), report_progress, precision)
+    rng = np.random.default_rng([seed, 0])
+    train(model, splits, make_schedule(schedule), device, rng, TrainingOptions(precision), report_progress)
 
 
 def get_input_shape(splits: Splits) -> tuple[int, int, int]:

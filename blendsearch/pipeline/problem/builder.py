@@ -12,7 +12,7 @@ from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, select_criteria
 from blendsearch.criteria.score import compute_score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.data.splits import check_labels, iter_batches
+from blendsearch.data.splits import check_labels
 from blendsearch.errors import EvaluateError
 from blendsearch.events import MetricChecked, Reporter, Scored, Traced
 from blendsearch.fitness.device import resolve_device
@@ -128,11 +128,9 @@ def _score_criteria(config: Config, traced: TracedNetwork, report: Reporter) -> 
     asked = config.criteria
 
     def make_batches() -> Any:
-        return iter_batches(
+        return splits.iter_batches(
             splits.train,
             batch_size=min(asked.images, 64),
-            mean=splits.mean,
-            std=splits.std,
             device=device,
             rng=rng,
             augment=asked.augment,

@@ -6,7 +6,7 @@ from blendsearch.runs.config.method_spec import MethodSpec
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 
 REMOVED_OPTIMIZERS = {"surrogate": "use cma, which finds networks as accurate in a third of the time"}
-"""Values of `search.optimizer` of earlier versions, each with what to use instead."""
+"""Values of `search.optimizer` of earlier versions, each with its replacement."""
 
 
 def check_config(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Read a config from YAML, and name every field that is wrong."""
+"""Load a config from YAML; errors name every field that is wrong."""
 
 import difflib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ DIGITS = Path(__file__).with_name("digits.yaml")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The config in the YAML file `path` (the digits example without one), changed by `section.field=value` overrides.
+    """Load the YAML file `path` (the digits example without one) and apply `section.field=value` overrides.
 
     Raises ConfigError, naming the field, for anything that is not known or not allowed.
     """
@@ -39,14 +39,14 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`tree`, changed in place by `section.field=value`. Raises ConfigError for what is not written that way."""
+    """Apply `section.field=value` overrides to `tree` in place. Raises ConfigError for another form."""
     for override in overrides:
         _override(tree, override)
     return tree
 
 
 def parse_config(tree: Any, source: str) -> Config:
-    """The config in a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
+    """Parse a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
     _rename_old_fields(tree)
     try:
         config = load_config_class().model_validate(apply_method(tree))
@@ -71,7 +71,7 @@ def _rename_old_fields(tree: Any) -> None:
 
 
 def dump_config(config: Config) -> str:
-    """The config as YAML with every default spelled out."""
+    """Return the config as YAML with every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -99,12 +99,12 @@ _BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int")
 
 
 def _format_errors(error: ValidationError) -> list[str]:
-    """One clause per field that is wrong, the way a person would say it."""
+    """Return one clause per field that is wrong."""
     complaints = []
     for item in error.errors(include_url=False):
         in_union = any(str(part).startswith(_BRANCHES) for part in item["loc"])
         if in_union and item["type"] == ("float_type" if isinstance(item["input"], list | tuple) else "tuple_type"):
-            continue  # the branch of Span that was not meant
+            continue  # the branch of Span that does not apply
         # pydantic names the branch of a union it tried as if it were a field
         place = ".".join(str(part) for part in item["loc"] if not str(part).startswith(_BRANCHES))
         if item["type"] == "extra_forbidden":

@@ -31,7 +31,7 @@ PLAIN_ALLOCATIONS = ("evolved", "uniform", "global")
 """Values of `allocation` that belong to no method."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
-"""What a method may be called: its name begins the names of control runs."""
+"""Allowed names of methods: the names of control runs begin with them."""
 
 _specs: dict[str, MethodSpec] = {}
 _loaded_entries: set[str] = set()

@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, every field checked and named when it is wrong."""
+"""The config of a run: its sections and fields."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,7 +24,7 @@ from blendsearch.runs.config.sections import (
 )
 
 PYTHON_PREFIX = "python"
-"""Stands before the colon, in a factory or a data set, for what was handed over in Python and has no name."""
+"""The prefix of a factory or data set that is a Python object and has no name."""
 
 
 class ModelConfig(Section):
@@ -37,15 +37,15 @@ class ModelConfig(Section):
 
     @property
     def title(self) -> str:
-        """The network for a reader: its factory and what it was called with, such as ``cifar_resnet (depth 56)``."""
+        """Return the factory and its arguments for a reader, such as ``cifar_resnet (depth 56)``."""
         given = ", ".join(f"{name} {value}" for name, value in self.arguments.items())
         return self.factory.rpartition(":")[2] + (f" ({given})" if 0 < len(given) <= 40 else "")
 
 
 class DataConfig(Section):
-    """Images and their three splits; see fitness.data.DataSpec.
+    """Images and their three splits; see `data.splits.DataSpec`.
 
-    The splits are drawn by the run's seed, or by `split_seed`: give it wherever weights were trained on one side of the
+    The splits are drawn by the run's seed, or by `split_seed`. Set it where weights were trained on one side of the
     split, so that no search with another seed validates on images that its network was trained on.
     """
 
@@ -68,9 +68,9 @@ class DataConfig(Section):
 
 
 class CriteriaConfig(Section):
-    """Which criteria score the channels, on what, and how they are clustered.
+    """The criteria that score the channels, the images they see, and their clustering.
 
-    `pool` names them (all but the controls when empty); `modules` are a person's own, imported for their criteria.
+    `pool` names them (all but the controls when empty); `modules` are user-defined, and imported for their criteria.
     """
 
     pool: tuple[str, ...] = ()
@@ -87,9 +87,9 @@ COSTS = ("macs", "params", "memory", "latency")
 
 
 class LatencyConfig(Section):
-    """How latency is measured: images per pass, precision, passes that the median is over, cuts the model is fitted on.
+    """The latency measurement: images per pass, precision, passes per median, cuts that the model is fitted on.
 
-    On `fitness.device`, and on a CPU with `engine.threads` threads.
+    It runs on `fitness.device`, and on a CPU with `engine.threads` threads.
     """
 
     batch_size: Positive = 1
@@ -104,8 +104,8 @@ class BudgetConfig(Section):
     `macs`, `params`, `memory` (peak activation bytes of one float32 image) and `latency` (`measured` says how) may
     be given alone or together.
 
-    Or `keep`, widths given beforehand: the share of channels that every group keeps, or one share per pattern of group
-    names (``{"layer1.*": 0.5, "*": 0.7}``; the first that matches holds, groups without one stay whole).
+    `keep` sets fixed widths instead: the share of channels that every group keeps, or one share per pattern of group
+    names (``{"layer1.*": 0.5, "*": 0.7}``; the first match applies, groups without one stay unpruned).
     """
 
     macs: Span | None = None
@@ -131,11 +131,11 @@ class BudgetConfig(Section):
         return self
 
     def get_spanned_costs(self) -> tuple[str, ...]:
-        """The costs whose budgets are a range, so that networks of many costs compete."""
+        """Return the costs whose budgets are a range."""
         return tuple(name for name, (low, high) in self.get_spans().items() if high > low)
 
     def get_spans(self) -> dict[str, tuple[float, float]]:
-        """Least and largest ratio of each budgeted cost."""
+        """Return the least and the largest ratio of each budgeted cost."""
         asked = {name: getattr(self, name) for name in COSTS}
         return {
             name: span if isinstance(span, tuple) else (span, span) for name, span in asked.items() if span is not None
@@ -143,11 +143,11 @@ class BudgetConfig(Section):
 
 
 class FitnessConfig(Section):
-    """How a cut is repaired, recovered and judged, and where.
+    """Repair, recovery and evaluation of a cut, and the device.
 
-    `repair`: whether each layer is refitted, before recovery, to what it said in the dense network (fitness.repair).
+    `repair`: whether each layer is refitted to its outputs in the dense network before recovery (fitness/refit.py).
     `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
-    outputs, which needs fewer images to tell two networks apart.
+    outputs, which needs fewer images to distinguish two networks.
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
@@ -165,15 +165,14 @@ OPTIMIZERS = ("auto", "cma", "nsga2", "random")
 
 
 class SearchConfig(Section):
-    """How long and how the search goes on.
+    """Length, schedule and optimizer of the search.
 
-    It ends after `evaluations`, or earlier: after `seconds`, or when `stalled` generations found nothing better.
-    `schedule`: generational, whose result does not depend on how many workers there are; or steady, where a free worker
-    never waits for a slow one (a generation is then what `population` evaluations that came back make).
-    `blend`: one blend for the whole network, with deviations group by group where `deviations` says so, or choices and
-    factors in every group on their own. `optimizer`: auto is cma at one budget and nsga2 over a span of budgets.
-    `seeds`: allocations that are measured before the search and stand in its first generation; uniform and global ones
-    always do.
+    It ends after `evaluations`, or earlier: after `seconds`, or after `stalled` generations without an improvement.
+    `schedule`: generational, whose result does not depend on the number of workers; or steady, where a free worker
+    never waits for a slow one (a generation is then `population` completed evaluations). `blend`: one blend for the
+    whole network, with deviations per group if `deviations` is set, or separate choices and factors in every group.
+    `optimizer`: auto is cma at one budget and nsga2 over a range of budgets. `seeds`: methods whose widths are found
+    before the search and added to its first generation; uniform and global allocations are always there.
     """
 
     evaluations: Positive = 200
@@ -193,10 +192,10 @@ class SearchConfig(Section):
 
 
 class FinalsConfig(Section):
-    """The long fine-tune of what was found: the `picks` best by validation, and the best controls, on `seeds` seeds.
+    """The long fine-tune of the `picks` best networks by validation, and of the best controls, on `seeds` seeds.
 
-    `distillation` is the part of the loss that asks for the dense network's outputs instead of the labels. `workers`
-    train each one together, on Ray, and share its batches out (fitness.sharing).
+    `distillation` is the weight of the divergence from the dense network's outputs in the loss. `workers` train each
+    network together on Ray, and share its batches.
     """
 
     picks: Annotated[int, Field(ge=0)] = 0
@@ -216,11 +215,10 @@ class FinalsConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where evaluations run. `ray`: off (in this process), local, auto, or the address of a cluster.
+    """The engine that runs evaluations. `ray`: off (in this process), local, auto, or the address of a cluster.
 
-    `workers`: as many as there is room for, nodes that join later included, when not given. `device`: what workers
-    evaluate on; same is what the searching process uses. `patience`: seconds without any worker before the search stops
-    (it can be resumed).
+    `workers`: by default as many as fit, on nodes that join later too. `device`: the workers' device; same is that of
+    the searching process. `patience`: seconds without any worker before the search stops (it can be resumed).
     """
 
     ray: str = "off"

@@ -1,4 +1,4 @@
-"""What the sections of a config are made of: kinds of numbers, and the section that several of them hold."""
+"""The building blocks of config sections: kinds of numbers, and sections that several places use."""
 
 import os
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _reject_booleans(cls, values: Any) -> Any:
-        """Python counts true as 1, and a budget of 100 % is not what was meant."""
+        """Refuse true and false for numbers: Python counts true as 1, which would be a budget of 100 %."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             several = value if isinstance(value, list | tuple) else [value]
@@ -27,7 +27,7 @@ class Section(BaseModel):
 
 
 class ScheduleConfig(Section):
-    """SGD with momentum; see fitness.training.Schedule."""
+    """SGD with momentum; see `fitness.training.Schedule`."""
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
     rate: Annotated[float, Field(gt=0)] = 0.01
@@ -42,9 +42,9 @@ class ScheduleConfig(Section):
 class AllocationConfig(Section):
     """Allocations that rank channels by one criterion: ``global``, and those that methods measure.
 
-    `criterion`: whose raw scores one threshold is laid over, and whose least channels are left out while a group's
-    sensitivity is measured; ``blend`` is all of the pool alike. `ratios`: the parts of its channels that a group keeps
-    when it is measured, judged at `fidelity` by the growth of `measure`.
+    `criterion`: its raw scores are compared with one threshold, and its lowest channels are removed while a group is
+    measured; ``blend`` weights the whole pool equally. `ratios`: the shares of its channels that a group keeps when it
+    is measured, evaluated at `fidelity` by the growth of `measure`.
     """
 
     criterion: str = "blend"
@@ -61,10 +61,10 @@ class AllocationConfig(Section):
 
 
 class PromoteConfig(Section):
-    """The `share` of networks, the best by the search's own judgement, that are judged again in the end.
+    """The `share` of networks, the best by the search's own evaluations, that are evaluated again at the end.
 
-    At a dearer fidelity; or on the `unused` validation images, which `data.val_limit` hides from the search, so that
-    what was chosen for its luck with the others is found out. What was found is the best of these by this judgement.
+    At a higher fidelity; or on the `unused` validation images, which `data.val_limit` hides from the search, so that
+    networks chosen by chance are detected. The result of the search is the best of these by this evaluation.
     """
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -1,31 +1,31 @@
-"""The blending paper's own search, by name: ``method: cfbs``.
+"""Method ``cfbs``: the search of the paper that introduced the blending of pruning criteria.
 
 He et al. 2021, "Blending Pruning Criteria for Convolutional Neural Networks", ICANN 2021, arXiv 2107.05033. No code was
 published. From the paper: 12 criteria, clustered per layer by rank correlation with K-means, K = 3; one criterion of
 each cluster, with a calibration factor in [0, 1] drawn from U[0, 1]; the blended score is the sum over clusters of
-factor x score; per-layer ratios given beforehand; a population of 20 over 50 iterations (10 and 30 on ImageNet);
+factor x score; fixed per-layer ratios; a population of 20 over 50 iterations (10 and 30 on ImageNet);
 crossover 0.8, mutation 0.1, drop probability 0.05, drop ratio 0.08; fitness is the validation accuracy after 3 epochs
 (SGD, momentum 0.9, weight decay 1e-4, learning rate 0.001); the top candidates are fine-tuned for 40 epochs.
 
-Where the paper is silent, this is what was chosen, and why:
+Choices where the paper is silent, with the reasons:
 
-- *Scores* are rank-normalised to [0, 1] inside a layer: raw scales differ by orders of magnitude, and the largest would
-  decide alone. Coupled layers (a residual stream) are one group with one blend, scored by the mean over its layers.
-- *Ratios given beforehand*: ``budget.keep`` (one share of channels for all groups, or one per name pattern), or a
-  budget, which the uniform allocation meets.
-- *Selection*: parents by tournaments of 3; the best of parents and children survive. The plainest elitist choice: with
-  20 x 50 evaluations a lost best would be missed.
+- *Scores* are rank-normalized to [0, 1] inside a layer: raw scales differ by orders of magnitude, and the largest would
+  dominate. Coupled layers (a residual stream) are one group with one blend, scored by the mean over its layers.
+- *Fixed ratios*: ``budget.keep`` (one share of channels for all groups, or one per name pattern), or a budget, which
+  the uniform allocation meets.
+- *Selection*: parents by tournaments of 3; the best of parents and children survive. With 20 x 50 evaluations, an
+  elitist selection avoids the loss of the best one.
 - *Crossover*, with probability 0.8 a pair: uniform, over pairs of criterion and factor, since a factor means nothing
   without its criterion.
-- *Mutation*: each of the genes, with probability 0.1, is drawn anew as it was at first: the criterion uniformly from
-  its cluster, the factor from U[0, 1].
-- *Drop*: with probability 0.05 a child loses 0.08 of its calibration factors (at least one), which become zero: that
-  criterion has no voice in that layer. It is the one operator that can silence a criterion outright.
-- *Ties and twins*: with one budget, candidates of equal accuracy are ordered by their loss. A child whose cut was
-  judged before is mutated on: no evaluation is spent twice.
-- *Iterations*: the first population is the first of the 50. The single criteria and the equal blend are judged in
+- *Mutation*: each gene is redrawn with probability 0.1 from its initial distribution: the criterion uniformly from its
+  cluster, the factor from U[0, 1].
+- *Drop*: with probability 0.05 a child loses 0.08 of its calibration factors (at least one), which become zero: the
+  criterion then has no weight in that layer. No other operator removes a criterion.
+- *Ties and duplicates*: with one budget, candidates of equal accuracy are ordered by their loss. A child whose cut was
+  evaluated before is mutated further: no evaluation is repeated.
+- *Iterations*: the first population is the first of the 50. The single criteria and the equal blend are evaluated in
   addition, at the same fidelity, as controls; they are not in the population.
-- *Learning rate* stays at 0.001 over the 3 epochs, without Nesterov; over the 40 epochs it falls to zero by a cosine.
+- *Learning rate*: 0.001 over the 3 epochs, without Nesterov; over the 40 epochs it falls to zero by a cosine.
 - *Gradient criteria* use the plain loss (temperature 1); the probe warns where the images are memorised.
 - *Top candidates*: five.
 """
@@ -50,7 +50,7 @@ TOURNAMENT = 3
 
 
 class Cfbs:
-    """Rules of `Evolution`: one criterion per cluster and its factor, for each group; nothing else varies.
+    """Operators of `Evolution`: one criterion per cluster and its factor, for each group; nothing else varies.
 
     `mutation` is the probability that a gene is redrawn; `drop` that a child loses the part `drop_ratio` of its
     factors.
@@ -77,7 +77,7 @@ class Cfbs:
             if random.random() < self.mutation:
                 genes[place] = random.random()
         if random.random() < self.drop:
-            # only clusters that are there have a voice to lose
+            # only clusters with a criterion have a factor to lose
             voiced = [split + place for place, top in enumerate(self.integer_high) if top > 0]
             for place in random.sample(voiced, max(1, round(self.drop_ratio * len(voiced)))):
                 genes[place] = 0.0

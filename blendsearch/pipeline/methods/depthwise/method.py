@@ -1,7 +1,7 @@
-"""Every layer decomposed, the widths uniform: the paper's way of depthwise decomposition, with nothing to search.
+"""Method ``depthwise``: all layers decomposed, with uniform widths, as in Luo et al. 2021 (structure/depthwise.py).
 
-See structure.depthwise. What the paper leaves open is which channels a cut keeps: every single criterion of the pool
-and the equal blend are judged, and the best by validation is the method's network.
+The paper leaves open which channels a cut keeps. Every single criterion of the pool and the equal blend are evaluated,
+and the best by validation is the method's network.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from blendsearch.structure.groups import Cut
 
 
 class AllDepthwise(OneShot):
-    """The optimiser: asks for its seeds once (`baselines.all_depthwise`), and learns nothing."""
+    """The optimizer: proposes its seeds once."""
 
     def __init__(self, space: Space, decode: Callable[[Genome], Cut]) -> None:
         self.space, self.decode = space, decode
@@ -37,7 +37,7 @@ class AllDepthwise(OneShot):
 
 
 def make_depthwise_baselines(decoder: Decoder) -> list[tuple[str, Genome]]:
-    """Every single criterion and the equal blend, all layers decomposed, in the uniform allocation or the given one."""
+    """Make every single criterion and the equal blend, all layers decomposed, in the decoder's allocation."""
     space = decoder.space
     allocation = "uniform" if decoder.allocation_rule is None else decoder.allocation_rule.name
     genomes = [(name, space.make_single_criterion(row)) for row, name in enumerate(space.criteria)]

@@ -1,4 +1,4 @@
-"""How large a network's filters are and how little the loss hears of them: per channel, per group, batch by batch."""
+"""Magnitudes and inverse gradients of a network's filters: per channel, per group, batch by batch."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from blendsearch.structure.groups import ALWAYS, Cut, IndexMaps
 from blendsearch.task import Task
 
 FLOOR = 1e-3
-"""Gradients below this part of their group's mean magnitude count as that much: few would decide the mean of 1/|g|."""
+"""Lower bound of gradients, relative to their group's mean magnitude: else a few would dominate the mean of 1/|g|."""
 
 Vector = NDArray[np.float64]
 
 
 class GradientStats(NamedTuple):
-    """What the loss says of a network's weights: per batch its value, (n,), and per group the mean of 1/|gradient| over
+    """Losses of batches, (n,), and the means of 1/|gradient| over the weights of each group's filters, (n, groups).
 
-    the weights of its filters, (n, groups); infinite where the loss does not hear a group at all.
+    A mean is infinite where the loss does not depend on the group.
     """
 
     losses: Vector
@@ -28,9 +28,9 @@ class GradientStats(NamedTuple):
 
 
 class Filters:
-    """Where in the weights of `module`, a network that was cut to `cut`, the filters of each channel stand.
+    """The positions of each channel's filters in the weights of `module`, a network that was cut to `cut`.
 
-    Buffers that channels index too (the links of a padded shortcut) hold no filters: nobody trains them.
+    Buffers that channels index too (the links of a padded shortcut) hold no filters: they are not trained.
     """
 
     def __init__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
@@ -50,19 +50,19 @@ class Filters:
             self.rows.append((name, dim, maps.sources[number][kept[number]]))
 
     def compute_l1_norms(self, module: nn.Module) -> Vector:
-        """Summed absolute values of each channel's filters, (channels,); 0 where it is cut."""
+        """Sum the absolute values of each channel's filters, (channels,); 0 where it is cut."""
         weights = dict(module.named_parameters())
         return self._sum_by_channel({name: weights[name].detach().abs() for name, _, _ in self.rows})
 
     def count_weights(self, module: nn.Module) -> Vector:
-        """How many weights the filters of each group have, (groups,)."""
+        """Count the weights of each group's filters, (groups,)."""
         weights = dict(module.named_parameters())
         return self._sum_by_group(
             self._sum_by_channel({name: torch.ones_like(weights[name]) for name, _, _ in self.rows})
         )
 
     def compute_inverse_gradients(self, module: nn.Module) -> Vector:
-        """Per group the mean of 1/|gradient| over the weights of its filters, (groups,)."""
+        """Compute the mean of 1/|gradient| over the weights of each group's filters, (groups,)."""
         weights = dict(module.named_parameters())
         slopes = {name: _get_gradient(weights[name]).abs().double() for name, _, _ in self.rows}
         count = self.count_weights(module)
@@ -79,7 +79,7 @@ class Filters:
         return np.where(mean > 0, found, np.inf)
 
     def _sum_by_channel(self, tensors: dict[str, Tensor]) -> Vector:
-        """Sums over what belongs to each channel, (channels,)."""
+        """Sum the values of each channel, (channels,)."""
         total = np.zeros(self.maps.channels)
         for name, dim, channels in self.rows:
             values = tensors[name].movedim(dim, 0).flatten(1).double().sum(dim=1).cpu().numpy()
@@ -94,7 +94,7 @@ class Filters:
 def measure_gradients(
     module: nn.Module, filters: Filters, task: Task, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> GradientStats:
-    """The loss and the groups' inverse gradients on each of `batches`, in evaluation mode; `module` is not changed."""
+    """Measure loss and inverse gradients on each of `batches`, in evaluation mode; `module` is not changed."""
     losses, inverses = [], []
     module.eval()
     with torch.enable_grad():

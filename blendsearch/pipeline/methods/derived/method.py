@@ -1,30 +1,29 @@
 """Allocation and method ``derived``: rates that follow from how far the loss may grow, step by step, with retraining.
 
 Sakai, Iwakawa and Tabaru 2022, "Automatic pruning rate derivation" (doi 10.1145/3533050.3533066). In every step each
-layer gets a threshold on its pruning error, (loss before x (1 + margin) - loss now) x the mean of 1/|dL/dw| over its
-weights, averaged over about 100 batches; thresholds stay inside a trust region, whose bound grows when the retrained
-network's accuracy is within the tolerance and shrinks when not; each layer takes the largest rate of a ladder whose
-error (L1 of what goes / weights of the layer) is under its threshold. It ends when all rates are 0, or at the search
-limit.
+layer gets a threshold on its pruning error, (initial loss x (1 + margin) - loss) x the mean of 1/|dL/dw| over its
+weights, averaged over about 100 batches. Thresholds stay inside a trust region, whose bound grows when the retrained
+network's accuracy is within the tolerance and shrinks otherwise. Each layer takes the largest rate of a ladder whose
+error (L1 norm of the removed weights / weights of the layer) is under its threshold. It ends when all rates are 0, or
+at the search limit.
 
-Filled in here, where only the abstract is public:
+Only the abstract is public. Choices beyond it:
 
-- Layers are our groups: coupled layers share a threshold and a rate, over the weights of all of them. What goes first
-  is what has the least summed absolute weights.
-- Gradients are taken in evaluation mode. Those below a thousandth of their group's mean count as that
-  (fitness.weighing); a group that the loss does not hear at all has no threshold and takes the largest rate.
+- Layers are groups: coupled layers share a threshold and a rate, over the weights of all of them. The channels with the
+  least summed absolute weights are removed first.
+- Gradients are taken in evaluation mode. Those below a thousandth of their group's mean count as that much
+  (gradients.py); a group that the loss does not depend on has no threshold and takes the largest rate.
 - The trust region is a ball: thresholds are scaled down until their Euclidean norm is its bound. Its first bound is
-  `derived.trust` of the norm of the errors that the largest rates would make everywhere.
-- A step whose network is not within the tolerance of the dense one's validation accuracy is taken back.
-- The budget. The method decides by itself how much goes; here it has to meet a budget. Where all rates are 0 before
-  that, the margin is doubled if the thresholds are too low for the ladder; else the trust region is too small, after
-  steps that did not stand, and the tolerance is doubled and the bound grows. The step that passes the budget goes only
-  as far as the budget allows, all groups by the same part of their rates. At the search limit all groups go on by one
-  ratio, down to the budget. As an allocation at several budgets, widths between and beyond the steps are read the same
-  way.
-- Retraining starts from recalibrated batch-norms and follows `derived.tuning`, the last one `derived.final` too.
+  `derived.trust` times the norm of the errors that the largest rates would cause everywhere.
+- A step is undone if the network's validation accuracy is not within the tolerance of the dense network's.
+- The budget. The published method decides how much to remove; here it has to meet a budget. Where all rates are 0 above
+  the budget, the margin is doubled if the thresholds are too low for the ladder; otherwise the trust region is too
+  small, after steps that were undone: the tolerance is doubled and the bound grows. The step that passes the budget is
+  shortened to the budget, all groups by the same factor. At the search limit all groups are narrowed to the budget by
+  one ratio. As an allocation at several budgets, widths between and beyond the steps are interpolated the same way.
+- Retraining starts from recalibrated batch-norms and follows `derived.tuning`; the last one adds `derived.final`.
 
-It works in the searching process, and goes on from its last step when it is resumed.
+It runs in the searching process. A resumed run continues after its last step.
 """
 
 import time
@@ -41,11 +40,10 @@ from torch import nn
 from blendsearch.blend.allocation import Counts, allocate_along
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
-from blendsearch.data.splits import iter_batches
 from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import convert_to_channels_last
 from blendsearch.fitness.recovery import recalibrate
-from blendsearch.fitness.training import train
+from blendsearch.fitness.training import TrainingOptions, train
 from blendsearch.pipeline.methods.derived.gradients import Filters, GradientStats, measure_gradients
 from blendsearch.pipeline.methods.derived.rates import (
     clip_to_trust_region,
@@ -66,14 +64,14 @@ from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 
 PATH_EXTENSION = 500.0
-"""How many steps of a tenth a path goes on after the last: far enough for any budget."""
+"""Steps of a tenth that a path continues after the last step: enough for any budget."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the derivation stands, as JSON values.
+    """The state of the derivation, as JSON values.
 
-    counts: kept channels per group before the first step and after each that was not taken back; cut: the channels now.
+    counts: kept channels per group before the first step and after each that was not undone; cut: the channels now.
     loss: the dense network's on training images, error: its on validation images.
     """
 
@@ -128,16 +126,16 @@ def _describe_step(state: State, steps: int) -> MethodProgress:
 
 
 class Derivation:
-    """The steps, on one setting. Each is decided by the state before it and the run's seed alone."""
+    """The steps of one problem. Each follows from the state before it and the run's seed alone."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.config = problem, problem.config.get_options(DerivedConfig)
         self.maps = problem.structure.maps
-        # over a span of budgets the derivation goes on to the least
+        # over a range of budgets the derivation continues to the least
         self.budget = problem.decoder.compute_budget(0.0)
 
     def start(self) -> tuple[State, nn.Module]:
-        """The dense network before the first step."""
+        """Return the state before the first step, and the dense network."""
         config, maps, whole = self.config, self.maps, self.maps.make_unpruned_cut()
         module = convert_to_channels_last(narrow(self.problem.model, maps, whole))
         filters = Filters(maps, whole, module)
@@ -151,14 +149,14 @@ class Derivation:
         return State(first, whole.tolist(), bound, config.margin, config.tolerance, loss, error), module
 
     def restore_network(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
-        """The network of a stored state."""
+        """Restore the network of a stored state."""
         cut = np.array(state.cut)
         module = convert_to_channels_last(narrow(self.problem.model, self.maps, cut))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return module
 
     def step(self, state: State, module: nn.Module) -> tuple[State, nn.Module]:
-        """One step: rates, the cut, retraining, and whether it stands."""
+        """Run one step: rates, the cut, retraining, and the decision whether it is kept."""
         config, cut = self.config, np.array(state.cut)
         filters = Filters(self.maps, cut, module)
         values, weights = self._split(filters.compute_l1_norms(module), cut), filters.count_weights(module)
@@ -198,9 +196,9 @@ class Derivation:
     def _derive_counts(
         self, state: State, gradients: GradientStats, values: list[NDArray[np.float64]], weights: NDArray[np.float64]
     ) -> tuple[State, Counts, float]:
-        """What the rates leave of each group, with the norm of the thresholds before they were scaled into the ball.
+        """Derive the channels that each group keeps, and the norm of the thresholds before they are scaled.
 
-        The state is one with more room where all rates would be 0.
+        Where all rates would be 0, the returned state has a larger margin, tolerance or bound.
         """
         allowed, ladder = self.problem.decoder.allowed, self.config.ladder
         before = np.array([len(item) for item in values])
@@ -214,11 +212,11 @@ class Derivation:
                 return state, wanted, float(np.linalg.norm(free[np.isfinite(free)]))
             tolerance = min(1.0, 2 * state.tolerance)
             state = replace(state, tolerance=tolerance, bound=self.config.grow * state.bound)
-        # the ladder's least rate is less than one channel of any group: there is nothing to derive
+        # the ladder's least rate is less than one channel of any group
         return state, self._narrow_to_budget(state, before), state.bound
 
     def _narrow_to_budget(self, state: State, counts: Counts) -> Counts:
-        """`counts` narrowed to the budget, all groups by one ratio."""
+        """Narrow `counts` to the budget, all groups by one ratio."""
         steps = [np.array(item) for item in state.counts]
         last = len(steps) - 1
         return self._allocate_along(
@@ -226,7 +224,7 @@ class Derivation:
         )
 
     def _allocate_along(self, path: Any, levels: tuple[float, float], counts: Counts) -> Counts:
-        """The allocation along `path` in what `counts` have left."""
+        """Allocate along `path` within the channels that `counts` still have."""
         decoder = self.problem.decoder
         left = replace(decoder.allowed, sizes=counts)
         return allocate_along(decoder.oracle, left, self.budget, path, levels)
@@ -236,13 +234,13 @@ class Derivation:
         return all(float(oracle.compute_ratio(name, counts)) <= ratio for name, ratio in self.budget.items())
 
     def _select_channels(self, cut: Cut, values: list[NDArray[np.float64]], counts: Counts) -> Cut:
-        """The channels of `cut` that stay when each group keeps its `counts` largest."""
+        """Select the channels of `cut` that remain when each group keeps its `counts` largest."""
         kept = np.zeros(len(cut), dtype=np.bool_)
         kept[np.flatnonzero(cut)] = keep_best(values, counts)
         return kept
 
     def _split(self, values: NDArray[np.float64], cut: Cut) -> list[NDArray[np.float64]]:
-        """`values` of all channels as those of each group's kept ones."""
+        """Split `values` of all channels by group, without those that `cut` removes."""
         starts = self.maps.offsets
         return [values[a:b][cut[a:b]] for a, b in pairwise(starts)]
 
@@ -252,11 +250,9 @@ class Derivation:
             module,
             filters,
             self.problem.evaluator.recipe.task,
-            iter_batches(
+            splits.iter_batches(
                 splits.train,
                 batch_size=min(config.batch_size, len(splits.train)),
-                mean=splits.mean,
-                std=splits.std,
                 device=self.problem.evaluator.device,
                 rng=np.random.default_rng([self.problem.config.seed, 11, step]),
                 augment=splits.augment,
@@ -265,14 +261,13 @@ class Derivation:
         )
 
     def _retrain(self, module: nn.Module, tuning: ScheduleConfig, step: int) -> None:
-        """In place, from recalibrated batch-norms."""
+        """Retrain `module` in place, from recalibrated batch-norms."""
         held = self.problem.evaluator
         rng = np.random.default_rng([self.problem.config.seed, 12, step])
         recalibrate(module, held.model, held.splits, held.recipe, held.device, rng)
         recipe = held.recipe
-        train(
-            module, held.splits, make_schedule(tuning), held.device, rng, precision=recipe.precision, task=recipe.task
-        )
+        options = TrainingOptions(recipe.precision, recipe.task)
+        train(module, held.splits, make_schedule(tuning), held.device, rng, options)
 
     def _summarize_step(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
         oracle = self.problem.structure.oracle

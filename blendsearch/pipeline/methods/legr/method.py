@@ -1,11 +1,11 @@
-"""LeGR, as a control: a learned global ranking of filters by an affine map of their L2 norms, layer by layer.
+"""Method ``legr``: a learned global ranking of filters by an affine map of their L2 norms, layer by layer.
 
 Chin et al. 2020, "Towards Efficient Model Compression via Learned Global Ranking", CVPR 2020. A channel's score is
-alpha_g * (squared L2 norm) + beta_g; one threshold over the whole network meets the budget; regularised evolution
-(the oldest dies) with a pool of 64 and tournaments of 16 finds alpha and beta. Where it is silent or ours differs:
-beta is counted in standard deviations of the group's norms; a mutation changes each group with probability 0.1 (at
-least one), alpha by exp(N(0, 1)) and beta by N(0, 1); the pool fills with mutants of the plain ranking
-(alpha 1, beta 0); children are asked for `BATCH` at a time, from the same pool.
+alpha_g * (squared L2 norm) + beta_g; one threshold over the whole network meets the budget; regularized evolution
+(the oldest dies) with a pool of 64 and tournaments of 16 finds alpha and beta. Where the paper is silent or this
+implementation differs: beta is in standard deviations of the group's norms; a mutation changes each group with
+probability 0.1 (at least one), alpha by exp(N(0, 1)) and beta by N(0, 1); the pool fills with mutants of the plain
+ranking (alpha 1, beta 0); `BATCH` children at a time come from the same pool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ BATCH = 8
 
 
 class Legr:
-    """The optimiser. The genome's blend is log alpha, then beta, each (groups,); `decoder`'s table must hold ``l2``."""
+    """The optimizer. The genome's blend is log alpha, then beta, each (groups,); `decoder`'s table must hold ``l2``."""
 
     def __init__(self, decoder: Decoder, rng: np.random.Generator) -> None:
         self.decoder, self.rng = decoder, rng
@@ -38,7 +38,7 @@ class Legr:
         self.pool: list[tuple[float, list[float]]] = []
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
-        """The plain ranking, the seeds (which a fork alone has), and mutants of the plain one up to the pool's size."""
+        """Return the plain ranking, the seeds of a fork, and mutants of the plain one up to the pool's size."""
         plain = self._make_candidate(self._make_plain_genes())._replace(origin="l2 global ranking")
         found = {plain.digest: plain}
         for _, genome in seeds:
@@ -78,7 +78,7 @@ class Legr:
         self.pool = [(loss, genes) for loss, genes in state["pool"]]
 
     def cut(self, genes: NDArray[np.float64]) -> Cut:
-        """The channels that the ranking keeps at the budget."""
+        """Return the channels that the ranking keeps at the budget."""
         groups = len(self.norms)
         alpha, beta = np.exp(genes[:groups]), genes[groups:]
         scores = [a * norms + b * norms.std() for norms, a, b in zip(self.norms, alpha, beta, strict=True)]

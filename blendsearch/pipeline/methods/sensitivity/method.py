@@ -1,16 +1,16 @@
-"""Allocation and method ``sensitivity``: what each group's absence costs, measured, decides what it gives.
+"""Allocation and method ``sensitivity``: widths from the measured cost of narrowing each group.
 
 Liu et al. 2019, "Automatic compression ratio allocation" (doi 10.1145/3387168.3387184): every layer is pruned at
-several ratios with the others whole, the network's accuracy measured each time, and the ratios of all layers are read
-from these curves by binary search on the largest drop that is allowed, until the budget is met.
+several ratios with the others unpruned, the network's accuracy measured each time, and the ratios of all layers are
+read from these curves by binary search on the largest allowed drop, until the budget is met.
 
 Only the abstract is public. Filled in here:
 
 - layers are our groups: coupled ones are measured together;
 - between two measured widths the curve is a straight line; a wider group never counts as worse than a narrower one, and
-  noise above the whole network's accuracy as no drop;
-- below the narrowest measured width the curve goes on to where nothing is kept and the network guesses;
-- where the budget is met before any drop is allowed, groups go from whole to their widest free width, all by one part;
+  accuracy above the unpruned network's counts as no drop;
+- below the narrowest measured width the curve continues to no channels and the accuracy of guessing;
+- where the budget is met without any drop, all groups are narrowed towards their free widths by one factor;
 - nothing is fine-tuned while measuring (`allocating.fidelity`), and rounding is filled up as in every allocation.
 """
 
@@ -38,13 +38,13 @@ Vector = NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """Of one group: widths as parts of its channels, from 1 down to 0, and the drop at each, from 0 upwards; (n,)."""
+    """The curve of one group: shares of its channels, from 1 down to 0, and the drop at each, from 0 upwards; (n,)."""
 
     ratios: Vector
     drop: Vector
 
     def find_narrowest(self, drop: float) -> float:
-        """The smallest part of its channels at which the group costs no more than `drop`."""
+        """Return the smallest share of channels at which the drop is at most `drop`."""
         last = int(np.searchsorted(self.drop, drop, side="right")) - 1
         if last == len(self.drop) - 1:
             return float(self.ratios[-1])
@@ -54,9 +54,9 @@ class Curve(NamedTuple):
 
 
 def make_curve(measurements: Sequence[tuple[float, float]], unpruned: float, chance_level: float) -> Curve:
-    """The curve through `measured` pairs of the part kept and the value there (higher is worse), in any order.
+    """Make the curve through pairs of the share kept and the value there (higher is worse), in any order.
 
-    `whole` is the value of the whole network, `nothing` that of one which guesses.
+    `unpruned` is the value of the unpruned network, `chance_level` that of one which guesses.
     """
     points = np.array([(1.0, unpruned), *sorted(measurements, reverse=True), (0.0, chance_level)])
     return Curve(points[:, 0], np.maximum.accumulate(points[:, 1] - unpruned))
@@ -84,7 +84,7 @@ def measure_sensitivity(session: SearchSession) -> AllocationRule:
 
 
 def read_curves(problem: Problem, store: Store) -> list[Curve]:
-    """The measured curves, one per group. A probe that failed counts as a network that guesses."""
+    """Read the measured curves, one per group. A failed probe counts as a network that guesses."""
     chosen = problem.config.allocating
     classes = max(2, problem.splits.classes)
     nothing = 1 - 1 / classes if chosen.measure == "error" else float(np.log(classes))
@@ -99,12 +99,12 @@ def read_curves(problem: Problem, store: Store) -> list[Curve]:
 
 
 def find_widths(group_curves: Sequence[Curve], decoder: Decoder) -> AllocationRule:
-    """The widths at the least common drop that meets a budget."""
+    """Make the rule that takes the widths at the least common drop that meets a budget."""
     sizes = decoder.allowed.sizes.astype(np.float64)
     free = np.array([item.find_narrowest(0.0) for item in group_curves])
 
     def path(level: float) -> Vector:
-        """Above 0 from the free widths to whole ones; below, minus the drop that is allowed."""
+        """Map a level to widths: above 0 from the free widths to the unpruned ones; below, -level is the drop."""
         if level >= 0:
             return np.asarray(sizes * (free + min(1.0, level) * (1 - free)))
         return np.asarray(sizes * [item.find_narrowest(-level) for item in group_curves])
@@ -114,9 +114,9 @@ def find_widths(group_curves: Sequence[Curve], decoder: Decoder) -> AllocationRu
 
 
 def _plan_probes(problem: Problem) -> list[tuple[str, float, Cut]]:
-    """The networks to judge: a group's name, the part of its channels that it keeps, and the cut; first the whole one.
+    """Plan the networks to evaluate: group, share of its channels kept, and cut; the unpruned network comes first.
 
-    Widths that round to the same, or to all channels, are measured once or not at all.
+    Widths that round to the same value are measured once, those that round to all channels not at all.
     """
     maps, decoder = problem.structure.maps, problem.decoder
     chosen, space = problem.config.allocating, problem.decoder.space

@@ -1,4 +1,4 @@
-"""The numbers that a channel can be silenced by, and pressing them towards zero."""
+"""The parameters that can silence a channel, and their norms."""
 
 import numpy as np
 import torch
@@ -17,16 +17,16 @@ ChannelAxis = tuple[str, int, NDArray[np.int64]]
 
 
 class ChannelScaler:
-    """For every group the tensors whose slices, all zero, silence a channel exactly as a cut does.
+    """The tensors of every group whose slices, all zero, silence a channel exactly as a cut does.
 
     These are the scales and shifts of all batch-norms that the coupled channels pass; where there are none, the weights
-    that read the channel. Where neither silences a channel (a shortcut without numbers to train leads in, and another
-    one out), the group is one of `whole`, (groups,), and nothing presses it.
+    that read the channel. Where neither silences a channel (with parameter-free shortcuts at both ends), the group is
+    one of `unscalable_groups`, (groups,), and is not regularized.
 
-    Norms are told as parts of their group's mean: the layers behind a batch-norm make up for a scale that all its
-    channels share, so only what a channel has beside its neighbours says anything.
+    Norms are relative to their group's mean: the layers behind a batch-norm compensate a scale that all its channels
+    share, so only differences between channels matter.
 
-    `images`, (n, ...), are what the two networks are compared on.
+    `images`, (n, ...), are used to compare a silenced network with a cut one.
     """
 
     def __init__(self, model: nn.Module, maps: IndexMaps, images: Tensor) -> None:
@@ -53,7 +53,7 @@ class ChannelScaler:
         ]
 
     def compute_norms(self, module: nn.Module) -> Vector:
-        """The norm of each channel over its group's mean, (channels,); 0 where it is silent, 1 in whole groups."""
+        """Compute each channel's norm over its group's mean, (channels,); 0 if silent, 1 in unscalable groups."""
         tensors = dict(module.named_parameters())
         squares = np.zeros(self.channels)
         for name, dim, channels in self.axes:
@@ -67,7 +67,7 @@ class ChannelScaler:
         return np.asarray(norms / np.maximum(mean, 1e-12)[self.group_index])
 
     def scale(self, module: nn.Module, factors: Vector) -> None:
-        """Multiply the numbers of each channel by its factor, (channels,), in place; exactly 0 and 1 are exact."""
+        """Multiply the parameters of each channel by its factor, (channels,), in place; 0 and 1 are exact."""
         tensors = dict(module.named_parameters())
         with torch.no_grad():
             for name, dim, channels in self.axes:
@@ -78,7 +78,7 @@ class ChannelScaler:
                 tensor.mul_(torch.from_numpy(by_index).to(tensor).view(shape))
 
     def _index_channels(self, name_dim: tuple[str, int], number: int) -> ChannelAxis:
-        """Where in a tensor the channels of one group stand; those of others are left to their own places."""
+        """Index the channels of one group in a tensor; -1 at the places of other groups."""
         name, dim = name_dim
         start = self.maps.offsets[number]
         channels = np.full(self.maps.shapes[name][dim], -1, dtype=np.int64)
@@ -90,7 +90,7 @@ class ChannelScaler:
     def _is_silencing_exact(
         self, model: nn.Module, groups: list[int], norm_axes: list[list[tuple[str, int]]], images: Tensor
     ) -> bool:
-        """Whether zeros in the batch-norms of half the channels of `groups` are the same as cutting these."""
+        """Return whether zeros in the batch-norms of half the channels of `groups` equal a cut of these."""
         cut = self.maps.make_unpruned_cut()
         rng = np.random.default_rng(0)
         zeroed: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
@@ -116,7 +116,7 @@ class ChannelScaler:
 
 
 def _list_batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
-    """The scales and shifts of the group's batch-norms."""
+    """List the scales and shifts of the group's batch-norms."""
     names = {name for name, _ in model.named_parameters()}
     return [
         (member.tensor, member.dim)
@@ -126,5 +126,5 @@ def _list_batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
 
 
 def _list_readers(group: Group) -> list[tuple[str, int]]:
-    """The weights that read the group's channels."""
+    """List the weights that read the group's channels."""
     return list(dict.fromkeys((member.tensor, member.dim) for member in group.select_members("in")))

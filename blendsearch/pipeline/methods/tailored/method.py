@@ -1,31 +1,30 @@
-"""Method ``tailored``: one training run in which a network loses channels until it is at its budget.
+"""Method ``tailored``: one training run in which a network loses channels until it meets its budget.
 
-Lee et al. 2025, "Tailored channel pruning" (doi 10.1109/ACCESS.2025.3529465): training and pruning are one; a sparsity
-regularisation on channels has a strength that the distance between the expected cost and the target controls all along,
-so that the network arrives exactly at its budget and nothing has to be truncated in the end.
+Lee et al. 2025, "Tailored channel pruning" (doi 10.1109/ACCESS.2025.3529465): training and pruning are one process. The
+distance between the expected cost and the target controls the strength of a sparsity regularization on channels
+throughout, so that the network ends exactly at its budget without a final truncation.
 
-Filled in here, where only the abstract is public:
+Only the abstract is public. Choices beyond it:
 
-- What is regularised are the scales and shifts of the batch-norms that a group's coupled channels pass, together: a
-  group lasso, whose step is taken exactly (after every step of SGD each channel's vector is shortened by the same
-  length, down to zero). A channel at zero is silent, so cutting it changes nothing. Where batch-norms do not silence a
-  channel, the weights that read it take their place; a group that neither silences stays whole: the middle stage's
-  stream of a CIFAR ResNet, with a shortcut without weights at both ends (fitness.scales).
-- Norms are told as parts of their group's mean, since what all channels of a group share the next layer makes up for: a
-  pressure on plain norms shrinks the group of the dearest channels as one, down to its least width.
-- A channel is pressed the more, the more it costs: by its cost in MACs (or parameters, where only they are budgeted)
-  over the mean of all, to the power `tailored.by_cost`.
-- The pressure is concave, as that of re-weighted norms is: on a channel above the level that meets the budget it falls
-  with the square of the distance, so that what stays is free of it when the network arrives.
-- The control. The strength is set anew before every step: to that at which the cost expected on arrival, if nothing but
-  the pressure changed the norms until then, is the target. Channels that the loss pulls back are pressed harder as
-  arrival comes nearer; those that it lets go make the strength fall. Channels at zero may come back until arrival.
+- The scales and shifts of the batch-norms that a group's coupled channels pass are regularized together, by a group
+  lasso with an exact step: after every step of SGD each channel's vector is shortened by the same length, down to zero.
+  A channel at zero has no output, so cutting it changes nothing. Where batch-norms do not silence a channel, the
+  weights that read it replace them. A group that neither silences stays unpruned: the middle stage's stream of a CIFAR
+  ResNet, with parameter-free shortcuts at both ends (channel_norms.py).
+- Norms are relative to their group's mean, since the next layer compensates what all channels of a group share: a
+  pressure on plain norms would shrink the group of the most expensive channels to its least width.
+- The pressure on a channel grows with its cost: the cost in MACs (or parameters, where only they are budgeted) over the
+  mean of all, to the power `tailored.by_cost`.
+- The pressure is concave, as in re-weighted norms: on a channel above the level that meets the budget it falls with the
+  square of the distance, so that the remaining channels are free of it at arrival.
+- Control. The strength is set before every step to the value at which the cost expected at arrival is the target, if
+  only the pressure changed the norms until then. The pressure grows where the loss restores channels, and falls where
+  it does not.
 - Arrival is after the part `tailored.arrival` of the steps. In that step the strength is the least that meets the
-  budget, and channels that there is still room for are not shortened. From then on the silent ones stay so, the
-  pressure is off, and training goes on; from the next epoch on in the narrow network, with its momentum at rest.
-- It starts from the dense network's weights, in the searching process, and goes on from its last epoch when it is
-  resumed. While the pressure is on, batch-norm statistics lag behind the falling scales, and validation accuracy with
-  them.
+  budget, and channels that still fit are not shortened. Channels at zero may recover until arrival and not after it.
+  Training then continues without the pressure; from the next epoch on in the narrow network, with its momentum reset.
+- It starts from the dense network's weights, in the searching process; a resumed run continues after its last epoch.
+  Under pressure, batch-norm statistics lag behind the falling scales, and validation accuracy with them.
 """
 
 import time
@@ -40,7 +39,6 @@ from torch import Tensor, nn
 
 from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
-from blendsearch.data.splits import iter_batches
 from blendsearch.events import MethodProgress
 from blendsearch.fitness.device import autocast, convert_to_channels_last
 from blendsearch.fitness.training import make_optimizer
@@ -56,19 +54,19 @@ from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_
 from blendsearch.structure.surgery import narrow
 
 CONCAVITY = 2.0
-"""A channel above the level is pressed by the level's part in its norm, to this power, of what those below are."""
+"""The pressure on a channel above the level is multiplied by (level / norm) to this power."""
 
 MOMENTUM_PREFIX = "momentum/"
-"""Before a parameter's name: its momentum, among the arrays of a checkpoint."""
+"""The prefix of a parameter's name under which a checkpoint holds its momentum."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the training stands after an epoch, as JSON values.
+    """The state of the training after an epoch, as JSON values.
 
-    cut: the channels kept, once it has arrived; narrowed: whether the network is that narrow already.
+    cut: the channels kept, from arrival on; narrowed: whether the network is cut already.
     last: the norm, over its group's mean, of the largest channel that the step of arrival silenced, and the median of
-        those that stayed.
+        those that remained.
     """
 
     epoch: int = 0
@@ -114,7 +112,7 @@ def _describe_epoch(state: State, epochs: int) -> MethodProgress:
 
 
 class TailoredTraining:
-    """The training, on one setting. Each epoch is decided by the state before it and the run's seed alone."""
+    """The training of one problem. Each epoch follows from the state before it and the run's seed alone."""
 
     module: nn.Module
     optimizer: torch.optim.SGD
@@ -142,7 +140,7 @@ class TailoredTraining:
         self.shrinkage = Shrinkage(problem.structure.oracle, allowed, budget, weights[owner])
 
     def begin(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """The network and its optimiser as they were after `state`."""
+        """Restore the network and its optimizer as they were after `state`."""
         cut = np.array(state.cut) if state.narrowed else self.maps.make_unpruned_cut()
         self._set_module(narrow(self.problem.model, self.maps, cut))
         if not arrays:
@@ -156,7 +154,7 @@ class TailoredTraining:
                 self.optimizer.state[parameter]["momentum_buffer"] = stored[MOMENTUM_PREFIX + name].to(parameter.device)
 
     def get_arrays(self) -> dict[str, NDArray[Any]]:
-        """The network's state and its momentum."""
+        """Return the network's state and its momentum."""
         found = get_state_arrays(self.module)
         for name, parameter in self.module.named_parameters():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
@@ -165,7 +163,7 @@ class TailoredTraining:
         return found
 
     def train(self, state: State) -> State:
-        """One epoch, in place; at its end, where the network has arrived, the narrow one."""
+        """Train one epoch in place; after arrival, continue with the narrow network."""
         held, splits, schedule = self.problem.evaluator, self.problem.splits, self.schedule
         device, cut, last = held.device, state.cut, state.last
         rng = np.random.default_rng([self.problem.config.seed, 13, state.epoch])
@@ -174,11 +172,9 @@ class TailoredTraining:
         with torch.random.fork_rng(devices=forked), torch.enable_grad():
             torch.manual_seed(int(rng.integers(2**63)))
             self.module.train()
-            for images, labels in iter_batches(
+            for images, labels in splits.iter_batches(
                 splits.train,
                 batch_size=schedule.batch_size,
-                mean=splits.mean,
-                std=splits.std,
                 device=device,
                 rng=rng,
                 augment=splits.augment,
@@ -198,7 +194,7 @@ class TailoredTraining:
         return replace(state, epoch=state.epoch + 1, cut=cut, narrowed=cut is not None, last=last, said=said)
 
     def _step_sgd(self, images: Tensor, labels: Tensor, step: int) -> float:
-        """One step of SGD; the loss before it."""
+        """Run one step of SGD and return the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.rates[step])
         self.optimizer.zero_grad(set_to_none=True)
@@ -211,7 +207,7 @@ class TailoredTraining:
         return float(loss.detach())
 
     def _shrink_channels(self, step: int) -> tuple[list[bool] | None, list[float]]:
-        """Shorten every channel; in the step of arrival, the cut, and how long what it silenced was."""
+        """Shorten every channel; in the step of arrival, return the cut and the norms at its border."""
         norms = self.scales.compute_norms(self.module)
         level = self.shrinkage.compute_level(norms)
         ahead = float(self.rates[step : self.arrival].sum())
@@ -230,7 +226,7 @@ class TailoredTraining:
         return kept.tolist(), [float(norms[~kept].max(initial=0.0)), float(np.median(norms[kept]))]
 
     def _set_module(self, module: nn.Module) -> None:
-        """Train `module` from now on, its momentum at rest."""
+        """Continue with `module` and a new optimizer."""
         self.module = convert_to_channels_last(module)
         self.optimizer = make_optimizer(self.module, self.schedule)
 
@@ -240,7 +236,7 @@ class TailoredTraining:
         return drawn.to(self.problem.evaluator.device)
 
     def _summarize_epoch(self, cut: list[bool] | None, loss: float) -> dict[str, Any]:
-        """Costs of the channels that are not at zero, the loss, and the validation accuracy."""
+        """Return the costs of the channels that are not at zero, the loss, and the validation accuracy."""
         _, error = self.problem.evaluator.measure(self.module, "val")
         oracle = self.problem.structure.oracle
         if cut is None:

@@ -1,4 +1,4 @@
-"""Which channels a pressed network can do without: from the norms of its channels to a level, and to the cut."""
+"""From the norms of channels to the level that meets the budget, and to the cut."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,9 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Shrinkage:
-    """The way from norms of channels, (channels,), to the budget; `weights`, (channels,), say how hard each is pressed.
+    """The selection of channels by their norms, (channels,); `weights`, (channels,), scale the pressure on each.
 
-    The largest channels of each group, as many as its least width, never go.
+    The largest channels of each group, as many as its least width, are protected.
     """
 
     oracle: CostOracle
@@ -31,17 +31,17 @@ class Shrinkage:
         return np.repeat(np.arange(len(self.allowed.sizes)), self.allowed.sizes)
 
     def compute_level(self, norms: Vector) -> float:
-        """The least level at which the network without the channels of norm <= level x weight meets the budget."""
+        """Compute the least level at which the budget is met without the channels of norm <= level x weight."""
         order, needed = self._find_removals(norms)
         return float((norms / self.weights)[order[needed - 1]]) if needed else 0.0
 
     def compute_ratio(self, name: str, norms: Vector) -> float:
-        """What the channels that are not at zero cost, as a share of the dense cost."""
+        """Compute the cost of the channels that are not at zero, as a share of the dense cost."""
         alive = np.bincount(self.group_index[norms > 0], minlength=len(self.allowed.sizes))
         return float(self.oracle.compute_ratio(name, self._round_up(alive)))
 
     def select_protected(self, norms: Vector) -> Cut:
-        """The channels that never go as things stand, (channels,)."""
+        """Select the channels that are protected at these norms, (channels,)."""
         spared = np.zeros(len(norms), dtype=np.bool_)
         for group, least in enumerate(self.allowed.low):
             mine = np.flatnonzero(self.group_index == group)
@@ -49,7 +49,7 @@ class Shrinkage:
         return spared
 
     def make_cut(self, norms: Vector) -> Cut:
-        """The cut at the budget, (channels,): without the least channels, but with every one there is room left for."""
+        """Make the cut at the budget, (channels,): without the least channels, but with every one that still fits."""
         order, needed = self._find_removals(norms)
         gone = order[:needed]
         kept = np.ones(len(norms), dtype=np.bool_)
@@ -63,14 +63,14 @@ class Shrinkage:
                 kept[channel] = True
             else:
                 counts[self.group_index[channel]] -= 1
-        # a width that has to be a multiple is filled up with channels that say nothing, or least
+        # widths are rounded up to a multiple with the largest of the removed channels
         for group, wanted in enumerate(self._round_up(counts)):
             out = gone[(self.group_index[gone] == group) & ~kept[gone]]
             kept[out[::-1][: wanted - counts[group]]] = True
         return kept
 
     def _find_removals(self, norms: Vector) -> tuple[NDArray[np.int64], int]:
-        """All channels that may go, the least first, and how many of them have to."""
+        """Order the channels that may be removed, the least first, and count those that must be."""
         order = np.argsort(norms / self.weights, kind="stable")
         order = order[~self.select_protected(norms)[order]]
         low, high = 0, len(order)
@@ -85,7 +85,7 @@ class Shrinkage:
         return self.allowed.sizes - np.bincount(self.group_index[removed], minlength=len(self.allowed.sizes))
 
     def _round_up(self, counts: Counts) -> Counts:
-        """The least allowed widths that hold `counts` channels."""
+        """Return the least allowed widths that hold `counts` channels."""
         held = self.allowed
         return np.asarray(np.clip(-(-counts // held.step) * held.step, held.low, held.sizes))
 

@@ -1,7 +1,8 @@
-"""What Torch-Pruning's own pruners would remove, as a cut of ours: a control, and nothing that anything else stands on.
+"""Method ``torch-pruning``: the channels that Torch-Pruning's own pruners would remove, as cuts of this package.
 
-Torch-Pruning is an optional dependency (``blendsearch[peers]``). Its pruner is asked group by group which channels it
-takes; it is not let to prune, so that the network is cut by our surgery and both sides are judged on equal terms.
+Torch-Pruning is an optional dependency (``blendsearch[peers]``), used by this control only. Its pruner lists the
+channels group by group and does not prune: the network is cut by this package's surgery, so that both sides are
+evaluated on equal terms.
 """
 
 import copy
@@ -33,9 +34,9 @@ def compute_torch_pruning_cut(
     budget: Mapping[str, float],
     global_pruning: bool,
 ) -> Cut:
-    """The cut of Torch-Pruning's group-magnitude pruner at the smallest pruning ratio that meets every `budget`.
+    """Compute the cut of Torch-Pruning's group-magnitude pruner at the smallest pruning ratio that meets `budget`.
 
-    `everywhere`: one threshold over the whole network (its global pruning) instead of one ratio for every layer. Raises
+    With `global_pruning`, one threshold holds for the whole network instead of one ratio for every layer. Raises
     ConfigError where Torch-Pruning is not installed, ModelError where it cannot prune this network.
     """
     try:
@@ -63,7 +64,7 @@ def compute_torch_pruning_cut(
 
 
 def _replace_shortcuts(model: nn.Module) -> nn.Module:
-    """A copy of `model` with padded shortcuts as the 1 x 1 convolutions they equal: index copies it cannot follow."""
+    """Copy `model` with padded shortcuts as equal 1 x 1 convolutions: Torch-Pruning cannot trace index copies."""
     with use_eval_mode(model):
         twin = copy.deepcopy(model)
     for name, module in list(twin.named_modules()):
@@ -87,7 +88,7 @@ def _make_cut(model: nn.Module, structure: Structure, example: torch.Tensor, rat
         for module, name in names.items()
         if isinstance(module, nn.Conv2d | nn.Linear)
         and f"{name}.weight" not in cuttable
-        # a stand-in for a shortcut makes no channels of its own to choose among, but must be free to follow
+        # the convolution that replaces a shortcut has no channels of its own to prune, but must follow the others
         and not (isinstance(module, nn.Conv2d) and not _is_known(f"{name}.weight", maps.shapes))
     ]
     model.eval()
@@ -119,7 +120,7 @@ def _is_known(tensor: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def make_torch_pruning_cuts(problem: Problem) -> list[tuple[str, Cut]]:
-    """The global pruner's cut and the local one's. The budget must be one, not a span."""
+    """Make the cuts of the global and the local pruner at the budget."""
     height, width, channels = problem.splits.train.shape
     shape, budget = (channels, height, width), problem.decoder.compute_budget(0.0)
     return [

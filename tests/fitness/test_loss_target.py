@@ -1,19 +1,19 @@
-"""The loss against the dense network's outputs, beside its definition written out."""
+"""Loss against the dense network's outputs, compared with its definition."""
 
 import copy
 from dataclasses import replace
 
 import numpy as np
 import torch
-from evaluations import evaluator
+from evaluations import make_evaluator
 
 from blendsearch.fitness.evaluator import TEMPERATURE, Evaluator, LossTarget, make_request
 from blendsearch.structure.surgery import narrow
 
 
 def decided(against: LossTarget) -> Evaluator:
-    """An evaluator whose untrained network is given opinions."""
-    held = evaluator()
+    """Make an evaluator whose untrained network has distinct outputs."""
+    held = make_evaluator()
     last = [module for module in held.model.modules() if isinstance(module, torch.nn.Linear)][-1]
     with torch.no_grad():
         last.weight *= 50
@@ -21,7 +21,7 @@ def decided(against: LossTarget) -> Evaluator:
 
 
 def plain_divergence(held: Evaluator, module: torch.nn.Module) -> float:
-    """The mean over validation images of the sum over classes of p (log p - log q), in double precision."""
+    """Compute the mean over validation images of the sum over classes of p (log p - log q), in float64."""
     splits = held.splits
     pixels = splits.val.load_images(np.arange(len(splits.val))).transpose(0, 3, 1, 2) / 255
     images = torch.from_numpy((pixels - splits.mean[:, None, None]) / splits.std[:, None, None]).float()
@@ -40,7 +40,7 @@ def test_the_loss_is_the_divergence_from_the_dense_outputs() -> None:
     assert error == decided("labels").measure(module, "val")[1]  # the error still asks for the labels
 
 
-def test_the_dense_network_has_no_loss_against_itself_and_whoever_is_nearer_has_less() -> None:
+def test_the_dense_network_has_zero_loss_and_nearer_networks_less() -> None:
     held = decided("dense")
     whole = np.ones(held.maps.channels, dtype=bool)
     nearly, half = whole.copy(), whole.copy()
@@ -50,7 +50,7 @@ def test_the_dense_network_has_no_loss_against_itself_and_whoever_is_nearer_has_
     assert losses[0] < losses[1] < losses[2]
 
 
-def test_labels_do_not_count_for_the_loss() -> None:
+def test_the_loss_does_not_depend_on_labels() -> None:
     held = decided("dense")
     module = narrow(held.model, held.maps, np.arange(held.maps.channels) % 2 > 0).eval()
     mislabelled = copy.copy(held.splits.val)
