@@ -187,16 +187,16 @@ def test_a_fork_searches_within_another_budget(found: bs.SearchRun) -> None:
         ({"criteria": ["l1", "tailor_gate"]}, "did you mean"),
         ({"evolution": {"populaton": 8}}, "did you mean population"),
         ({"name": "Upper"}, "cannot be called"),
-        ({"splits": {"mean": [0.1], "std": [0.2]}}, "float32, which the network is given as they are"),
+        ({"splits": {"mean": [0.1], "std": [0.2]}}, "float32, which reach the network unchanged"),
         ({"data": (torch.zeros(40, 8, 8), torch.zeros(40))}, "channels, height, width"),
         ({"data": (torch.zeros(40, 1, 8, 8), torch.zeros(39))}, "40 images but 39 targets"),
         ({"data": (torch.full((40, 1, 8, 8), torch.nan), torch.zeros(40).long())}, "NaN"),
         ({"data": (torch.zeros(40, 1, 8, 8).long(), torch.zeros(40).long())}, "int64: expected float32"),
-        ({"data": (torch.zeros(40, 1, 8, 8), torch.zeros(40, 2))}, "give loss="),
+        ({"data": (torch.zeros(40, 1, 8, 8), torch.zeros(40, 2))}, "pass loss="),
         ({"data": (torch.zeros(40, 3, 8, 8), torch.arange(40) % 2)}, "does not accept one image"),
         ({"data": (torch.zeros(240, 1, 8, 8), torch.arange(240) % 12)}, "the network's outputs"),
-        ({"data": [(torch.zeros(1, 8, 8), "one")]}, "the given targets cannot be stacked"),
-        ({"data": (torch.zeros(40, 1, 8, 8), np.array(["cat", "dog"] * 20))}, "the given targets are text or objects"),
+        ({"data": [(torch.zeros(1, 8, 8), "one")]}, "the full targets cannot be stacked"),
+        ({"data": (torch.zeros(40, 1, 8, 8), np.array(["cat", "dog"] * 20))}, "the full targets are text or objects"),
         ({"data": (torch.zeros(40, 1, 8, 8), torch.arange(40) * 10**8)}, "numbered 0, 1, 2 and so on"),
         ({"data": [(torch.zeros(1, 8, 8), 0), (torch.zeros(1, 9, 8), 0)]}, "expected the same of all"),
         ({"data": []}, "hold no image"),
@@ -204,7 +204,7 @@ def test_a_fork_searches_within_another_budget(found: bs.SearchRun) -> None:
         ({"evaluate": lambda module: {"loss": float("nan")}}, "a loss of nan for the dense network"),
         ({"loss": lambda output, target: 3.0}, "returned float: expected a tensor"),
         ({"evaluate": lambda module: 0.5}, "expected a dict of numbers"),
-        ({"evaluate": lambda module: {"accuracy": 0.5}}, "expected a dict of numbers in which 'loss' is"),
+        ({"evaluate": lambda module: {"accuracy": 0.5}}, "expected a dict of numbers with 'loss'"),
         ({"evaluate": lambda module: {"loss": 1, "error": 1.5}}, "expected a share"),
         ({"evaluate": lambda module: {"loss": 1}, "finals": {"picks": 1}}, "evaluate_test="),
         ({"loss": F.mse_loss, "fitness": {"against": "dense"}}, "against dense"),
@@ -368,7 +368,7 @@ def test_no_loss_excludes_gradient_criteria_and_no_error_means_no_accuracies(tmp
         **(QUICK | {"progress": lambda event: events.setdefault(event.kind, event)}),
     )
     left_out = events["scored"].left_out
-    assert {item["criterion"] for item in left_out} == {"taylor_gate"} and "give one" in left_out[0]["reason"]
+    assert {item["criterion"] for item in left_out} == {"taylor_gate"} and "pass one" in left_out[0]["reason"]
     assert run.best().val_accuracy is None and run.best().test_accuracy is None and run.best().val_loss > 0
     place = ["--runs", str(tmp_path)]
     for words in (["front", "plain"], ["show", "plain", "knee"], ["status", "plain"], ["runs"]):
@@ -460,7 +460,7 @@ def test_a_user_defined_loss_is_used_in_evaluation_and_fine_tuning(tmp_path: Pat
     )
     best = run.best()
     assert best.val_accuracy is None and 0 < best.val_loss < run.dense().val_loss  # fine-tuned; the dense is untrained
-    assert "Test images are 30 of the 300 images of the one data set given" in run.run.structure["splits"]
+    assert "Test images are 30 of the 300 images of the data set." in run.run.structure["splits"]
     again = bs.open(str(run.path), model=network(), data=TensorDataset(images[:300], targets[:300]))
     with pytest.raises(RunError, match="loss="):
         again.best().module()
