@@ -1,4 +1,4 @@
-"""A run followed while it is searched: what is new since it was last looked at, small enough to be drawn at once."""
+"""News of a run while it is searched: what has changed since the last poll, in a compact form."""
 
 import math
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.run_facts import GenerationRow
 
 REORDER_WINDOW = 1000
-"""An id counts the order of asking, and workers answer in another: this many ids back are looked at again."""
+"""Ids below the largest one that are read again: workers finish evaluations in another order than that of ids."""
 
 
 class Follower:
-    """Looks into a run directory again and again, cheaply; never writes there."""
+    """Reads a run directory repeatedly at low cost; never writes there."""
 
     def __init__(self, run: Run, after: int = 0) -> None:
-        """The first `news` leaves out evaluations that a reader who knows ids up to `after` has for certain."""
+        """The first poll leaves out evaluations that a reader with the ids up to `after` certainly has."""
         self._lock, self._closed = Lock(), False
         self._run = run
         self._cost, self._cost_share = choose_cost_axis(run)
@@ -53,20 +53,20 @@ class Follower:
         self._store = run.open_store(read_only=True)
 
     def close(self) -> None:
-        """Waits for a look that another thread is taking: SQLite does not survive being closed under it."""
+        """Close the store, after a poll by another thread: SQLite must not be closed under it."""
         with self._lock:
             self._closed = True
             self._store.close()
 
     def poll(self) -> dict[str, Any]:
-        """What has changed, part by part; empty when nothing has. Ratios, errors and accuracies are in [0, 1].
+        """Return the changes by part; empty when nothing has changed. Ratios, errors and accuracies are in [0, 1].
 
-        ``head``: what the run is; where it tells no `errors`, those in the other parts are stand-ins. ``rows``: new
+        ``head``: facts of the run; where its `errors` is false, errors elsewhere are stand-ins. ``rows``: new
         evaluations as columns `id`, `cost`, `params`, `error`, `loss`, `generation` (numbers None for a failed one),
         and by id `origins` of baselines and `failures`. ``dense``: the dense network. ``front``: its ids, `best` and
         `knee` among them. ``baselines``: the best of every kind. ``generations``: hypervolume and best loss after so
         many `evaluations`. ``tests``: test accuracy by id.
-        ``state``: counts and pace, see `inspect.status`. Nothing is new once it is closed.
+        ``state``: counts and pace, see `results.status`. A closed follower has no news.
         """
         with self._lock:
             return {} if self._closed else self._poll()
@@ -84,38 +84,38 @@ class Follower:
         return news
 
     def _reload_run(self) -> None:
-        """Open the run again where its config was changed on resuming."""
+        """Open the run again where resuming changed its config."""
         changed = (self._run.path / "run.json").stat().st_mtime
         if changed != self._config_mtime:
             self._run, self._config_mtime = open_run(self._run.path.parent, self._run.name), changed
 
     def _read_evaluations(self) -> dict[str, Any]:
         floor = max(self._digests, default=0) - REORDER_WINDOW
-        new = [
-            row
-            for row in self._store.read_bare_evaluations(floor, cuts=self._needs_cuts)
-            if row.id not in self._digests
-        ]
+        rows = self._store.read_bare_evaluations(floor, cuts=self._needs_cuts)
+        new = [row for row in rows if row.id not in self._digests]
         if not new:
             return {}
+        self._count(new)
+        self._update_front(new)
+        found: dict[str, Any] = {}
+        if (dense := next((row for row in new if row.origin == DENSE), None)) is not None:
+            found["dense"] = {"id": dense.id, "error": dense.error, "loss": dense.loss}
+        pruned = [row for row in new if row.origin != DENSE and row.id > self._after - REORDER_WINDOW]
+        return found | self._describe_front() | ({"rows": self._make_columns(pruned)} if pruned else {})
+
+    def _count(self, new: list[Evaluation]) -> None:
         self._digests |= {row.id: row.digest for row in new}
         self._seconds |= {row.id: row.seconds for row in new if row.origin != DENSE}
         self._failed += sum(bool(row.failure) for row in new)
-        found: dict[str, Any] = {}
-        for row in new:
-            if row.origin == DENSE:
-                found["dense"] = {"id": row.id, "error": row.error, "loss": row.loss}
-        judged = [row for row in select_evaluated(new) if row.loss is not None and row.error is not None]
-        self._front = select_front([*self._front, *judged], self._ranged_costs)
-        self._baselines = select_best_baselines(
-            [*self._baselines, *(row for row in judged if Origin.parse(row.origin).is_baseline)]
-        )
-        found |= self._describe_front()
-        pruned = [row for row in new if row.origin != DENSE and row.id > self._after - REORDER_WINDOW]
-        return found | ({"rows": self._make_columns(pruned)} if pruned else {})
+
+    def _update_front(self, new: list[Evaluation]) -> None:
+        evaluated = [row for row in select_evaluated(new) if row.loss is not None and row.error is not None]
+        self._front = select_front([*self._front, *evaluated], self._ranged_costs)
+        baselines = [row for row in evaluated if Origin.parse(row.origin).is_baseline]
+        self._baselines = select_best_baselines([*self._baselines, *baselines])
 
     def _describe_front(self) -> dict[str, Any]:
-        """The front and the baselines, as far as there are any."""
+        """Describe the front and the baselines; empty while there are none."""
         if not self._front:
             return {}
         self._best = min(self._front, key=lambda row: (row.loss, row.macs, row.id))
@@ -124,20 +124,22 @@ class Follower:
         return {"front": on_front, "baselines": self._list_baselines()}
 
     def _make_columns(self, rows: list[Evaluation]) -> dict[str, Any]:
+        """Put evaluations into columns, with no numbers for those that failed."""
         dense = self._run.structure["dense"]
+        numbers = [(None, None) if row.failure else (row.error, row.loss) for row in rows]
         return {
             "id": [row.id for row in rows],
             "cost": [round(self._cost_share(row), 5) for row in rows],
             "params": [round(row.params / dense["params"], 5) for row in rows],
-            "error": [_round_significant(None if row.failure else row.error) for row in rows],
-            "loss": [_round_significant(None if row.failure else row.loss) for row in rows],
+            "error": [_round_significant(error) for error, _ in numbers],
+            "loss": [_round_significant(loss) for _, loss in numbers],
             "generation": [row.generation for row in rows],
             "origins": {row.id: row.origin for row in rows if row.origin != EVOLVED},
             "failures": {row.id: row.failure for row in rows if row.failure},
         }
 
     def _list_baselines(self) -> list[dict[str, Any]]:
-        """The best baselines; `shape` numbers their kinds as a reader meets them."""
+        """List the best baselines; `shape` is the number of their kind."""
         found = []
         for row in self._baselines:
             for kind in Origin.parse(row.origin).families:
@@ -146,31 +148,38 @@ class Follower:
         return found
 
     def _read_milestones(self) -> dict[str, Any]:
-        """What changes once a generation, or when the search is over."""
-        found: dict[str, Any] = {}
+        """Read what changes once a generation, or when the search has finished."""
         self._completions = self._store.read_completions(3 * PACE_WINDOW)
+        return self._read_generations() | self._read_promotions() | self._read_tests()
+
+    def _read_generations(self) -> dict[str, Any]:
         known = self._store.read_generations()
-        if len(known) != len(self._generations):
-            self._generations, done = known, 0
-            found["generations"] = []
-            for item in known:
-                done += item["evaluations"]
-                facts = {name: item["summary"].get(name) for name in ("hypervolume", "best_loss")}
-                found["generations"].append({"generation": item["generation"], "evaluations": done, **facts})
+        if len(known) == len(self._generations):
+            return {}
+        self._generations, done, found = known, 0, []
+        for item in known:
+            done += item["evaluations"]
+            facts = {name: item["summary"].get(name) for name in ("hypervolume", "best_loss")}
+            found.append({"generation": item["generation"], "evaluations": done, **facts})
+        return {"generations": found}
+
+    def _read_promotions(self) -> dict[str, Any]:
         again = self._store.read_promotions()
-        if len(again) != self._reevaluated_count:
-            self._reevaluated_count = len(again)
-            valid = select_highest_fidelity(self._store.read_bare_evaluations(0, cuts=self._needs_cuts), again)
-            self._front, self._baselines = select_front(valid, self._ranged_costs), select_best_baselines(valid)
-            found |= self._describe_front()
-        tested = {subject: 1 - result.error for subject, result in self._store.read_tests().items()}
-        if tested != self._test_accuracies:
-            self._test_accuracies = tested
-            digests = {digest: id for id, digest in self._digests.items()}
-            found["tests"] = {digests[item]: value for item, value in tested.items() if item in digests}
-            if "dense" in tested:
-                found["tests"][0] = tested["dense"]
-        return found
+        if len(again) == self._reevaluated_count:
+            return {}
+        self._reevaluated_count = len(again)
+        valid = select_highest_fidelity(self._store.read_bare_evaluations(0, cuts=self._needs_cuts), again)
+        self._front, self._baselines = select_front(valid, self._ranged_costs), select_best_baselines(valid)
+        return self._describe_front()
+
+    def _read_tests(self) -> dict[str, Any]:
+        tested = {digest: 1 - result.error for digest, result in self._store.read_tests().items()}
+        if tested == self._test_accuracies:
+            return {}
+        self._test_accuracies = tested
+        ids = {digest: id for id, digest in self._digests.items()}
+        found = {ids[digest]: value for digest, value in tested.items() if digest in ids}
+        return {"tests": found | ({0: tested["dense"]} if "dense" in tested else {})}
 
     def _describe_run(self) -> dict[str, Any]:
         config = self._run.config
@@ -209,5 +218,5 @@ class Follower:
 
 
 def _round_significant(value: float | None) -> float | None:
-    """Six digits of a finite number; JSON has no others, and no picture shows more."""
+    """Round a finite number to six digits; None for others, which JSON does not have."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

@@ -51,10 +51,11 @@ class SearchHistory:
     failures: int
 
 
-def read_history(run: Run) -> SearchHistory:
-    """Read the history of `run`, in any state."""
+def read_history(run: Run, *, genomes: bool = True) -> SearchHistory:
+    """Read the search of `run` so far; a tenth of the work without `genomes`."""
+    cuts = not run.config.budget.get_spans().keys() <= {"macs", "params"}
     with run.open_store(read_only=True) as store:
-        rows = store.read_evaluations()
+        rows = store.read_evaluations() if genomes else store.read_bare_evaluations(-1, cuts=cuts)
         promotions = store.read_promotions()
     valid = select_highest_fidelity(rows, promotions)
     evaluated = [row for row in select_evaluated(rows) if row.loss is not None and row.error is not None]
@@ -89,29 +90,10 @@ def group_baselines(history: SearchHistory) -> dict[str, list[Evaluation]]:
     )
 
 
-def choose_error_limit(history: SearchHistory) -> float:
-    """Choose the largest error that a figure shows; networks far above most others are drawn at its edge."""
-    errors = sorted(_get_error(row) for row in history.evaluated)
-    if not history.has_budget_range:
-        # the first candidates of a search would leave no room for the later ones
-        usual = errors[(len(errors) - 1) * 3 // 4]
-        first = min(_get_error(row) for row in [history.best_so_far[-1], *history.baselines])
-        return min(errors[-1], errors[0] + max(2.5 * (usual - errors[0]), 1.2 * (first - errors[0]))) + 0.002
-    # the cheapest networks of a front are often close to chance, and would leave no room for the rest
-    shown = [
-        _get_error(row) for row in [*(history.baselines or history.front), *([history.dense] if history.dense else [])]
-    ]
-    return min(1.0, errors[-1], 1.3 * max(shown)) + 0.002
-
-
 def format_network_name(row: Evaluation) -> str:
     """Format the name of a network: ``fisher global``, or ``network 57``."""
     origin = Origin.parse(row.origin)
     return f"network {row.id}" if origin.is_evolved else origin.label
-
-
-def _get_error(row: Evaluation) -> float:
-    return 1.0 if row.error is None else row.error
 
 
 def _get_loss(row: Evaluation) -> float:

@@ -15,7 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from blendsearch.errors import BlendsearchError, ConfigError
+from blendsearch.results.report.chart import ChartOptions, XAxisName, YAxisName
 from blendsearch.runs.config.loading import DIGITS, dump_config
+from blendsearch.service.charts import ChartCache, ChartKind
 from blendsearch.service.config_policy import MAX_CONFIG_SIZE
 from blendsearch.service.events import RunWatcher, format_compact_json, stream_list_events, stream_run_events
 from blendsearch.service.security import App, Authenticator, SecurityMiddleware, parse_session
@@ -37,13 +39,13 @@ class RequestBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Why a request was refused, in one line."""
+    """The reason for a refusal, in one line."""
 
     error: str
 
 
 class RunRow(BaseModel):
-    """A run at a glance. `state` is running, starting, stopped or finished, or says why it failed or is unreadable."""
+    """A run at a glance. `state` is running, starting, stopped or finished, or the reason why it failed."""
 
     run: str
     model: str
@@ -62,14 +64,14 @@ class StartedRun(BaseModel):
 
 
 class StoppedRun(BaseModel):
-    """`stopped` is false while the process still ends an evaluation that it cannot leave."""
+    """`stopped` is false while the process finishes an evaluation."""
 
     run: str
     stopped: bool
 
 
 class ExportStatus(BaseModel):
-    """How an export stands, and what its process said last."""
+    """The state of an export, and the last lines of its process."""
 
     network: int
     state: Literal["missing", "going", "done", "failed"]
@@ -81,7 +83,7 @@ class SessionRequest(RequestBody):
 
 
 class SearchRequest(RequestBody):
-    """A search to start. Names of this server only: see the README on what configs from a network may have."""
+    """A search to start. A config from a network names only what is registered on this server."""
 
     config: str = Field(max_length=MAX_CONFIG_SIZE, description="YAML, as for `blendsearch search`")
     name: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the run's id")
@@ -100,6 +102,16 @@ class ExportRequest(RequestBody):
     pick: str = Field("best", pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
 
 
+class ChartQuery(RequestBody):
+    """The axes of a chart. `auto` is the cost whose budget is a range, and accuracy where the run has it."""
+
+    kind: ChartKind = "front"
+    x: XAxisName = "auto"
+    y: YAxisName = "auto"
+    log: bool = Field(False, description="a logarithmic x axis")
+    beside: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="a second run in the same chart")
+
+
 def _document_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse} for status in statuses}
 
@@ -111,14 +123,14 @@ def _document_content(kind: str) -> dict[int | str, dict[str, Any]]:
 def make_app(
     workspace: Workspace, authenticator: Authenticator, hosts: frozenset[str], cookie: str = "blendsearch"
 ) -> App:
-    """The application. `hosts` are the names it answers to, `cookie` the name of the one that holds a session."""
+    """Make the application. `hosts` are the names it answers to, `cookie` the name of the session cookie."""
     app = FastAPI(
         title="blendsearch",
         version="1",
-        description="Searches for really smaller CNNs: their runs, found networks and files. "
-        "Every answer to a refused request is a Problem.",
+        description="Searches for smaller CNNs: their runs, networks and files. "
+        "The answer to every refused request is an ErrorResponse.",
         openapi_url="/api/openapi.json",
-        docs_url=None,  # its page would load its scripts from elsewhere
+        docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
         responses=_document_errors(400, 401, 403, 413, 421, 422),
@@ -182,7 +194,7 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
 
     @router.get("/api/events", response_class=StreamingResponse, responses=stream)
     async def stream_runs() -> StreamingResponse:
-        """Server-sent events: the whole list, at once and whenever it has changed."""
+        """Server-sent events: the list, at once and after every change."""
         return StreamingResponse(stream_list_events(workspace), media_type="text/event-stream")
 
     @router.get("/api/example", response_class=Response, responses=text)
@@ -208,7 +220,7 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
 
     @router.get("/api/runs/{run}/course", response_model=dict[str, Any], responses=missing)
     def get_run_history(run: RunName) -> Response:
-        """All that `events` tells first: evaluations as columns, the front, baselines, generations, state."""
+        """The first event of `events`: evaluations as columns, the front, baselines, generations, state."""
         watch = RunWatcher(workspace, run)
         try:
             return Response(format_compact_json(watch.poll()), media_type="application/json")
@@ -218,18 +230,29 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
     @router.get("/api/runs/{run}/events", response_class=StreamingResponse, responses=missing | stream)
     async def stream_run(
         run: RunName,
-        after: Annotated[int, Query(ge=0, le=10**9, description="the largest id that is known already")] = 0,
+        after: Annotated[int, Query(ge=0, le=10**9, description="the largest known id")] = 0,
         last_event_id: Annotated[str | None, Header(pattern="^[0-9]{1,9}$")] = None,
     ) -> StreamingResponse:
-        """Server-sent events: JSON objects with the parts of `course` that are new. Evaluations may come again."""
+        """Server-sent events: JSON objects with the new parts of `course`. Evaluations may be repeated."""
         if not workspace.has_run(run) and run not in workspace.processes.list_names():
             raise NotFoundError(f"no run is called {run!r}")
         begin = after if last_event_id is None else int(last_event_id)
         return StreamingResponse(stream_run_events(workspace, run, begin), media_type="text/event-stream")
 
+    charts = ChartCache()
+
+    @router.get(
+        "/api/runs/{run}/chart", response_class=Response, responses=missing | _document_content("image/svg+xml")
+    )
+    def get_run_chart(run: RunName, query: Annotated[ChartQuery, Query()]) -> Response:
+        """A chart as SVG: the front, or at one budget the best network so far. Points have their id as `data-id`."""
+        runs = [workspace.open(name) for name in (run, query.beside) if name is not None]
+        text = charts.render(runs, query.kind, ChartOptions(query.x, query.y, query.log))
+        return Response(text, media_type="image/svg+xml")
+
     @router.get("/api/runs/{run}/config", response_class=Response, responses=missing | text)
     def get_run_config(run: RunName) -> Response:
-        """The config as YAML, with every default spelt out."""
+        """The config as YAML, with every default written out."""
         text = workspace.processes.read_config(run) if not workspace.has_run(run) else None
         return Response(text or dump_config(workspace.open(run).config), media_type="text/plain")
 
@@ -272,12 +295,12 @@ def _make_write_router(workspace: Workspace) -> APIRouter:
 
     @router.post("/api/runs", status_code=201, response_model=StartedRun)
     def start_search(body: SearchRequest) -> Any:
-        """The process is started, and then says itself what does not fit: see the run's `events`."""
+        """Start a process. It reports in the run's `events` what does not fit."""
         return {"run": workspace.start(body.config, body.name, body.set)}
 
     @router.post("/api/runs/{run}/stop", response_model=StoppedRun)
     def stop_search(run: RunName) -> Any:
-        """As an interrupt would: what was evaluated stands, and the run can be resumed."""
+        """Stop like an interrupt: evaluations are kept, and the run can be resumed."""
         return {"run": run, "stopped": workspace.stop(run)}
 
     @router.post("/api/runs/{run}/resume", status_code=202, response_model=StartedRun)
@@ -287,12 +310,12 @@ def _make_write_router(workspace: Workspace) -> APIRouter:
 
     @router.post("/api/runs/{run}/fork", status_code=201, response_model=StartedRun)
     def fork_run(run: RunName, body: ForkRequest) -> Any:
-        """As `blendsearch fork`: a new search that begins with what this one found."""
+        """As `blendsearch fork`: a new search that starts from the results of this one."""
         return {"run": workspace.fork(run, body.name, body.set)}
 
     @router.post("/api/runs/{run}/exports", status_code=202, response_model=ExportStatus)
     def start_export(run: RunName, body: ExportRequest) -> Any:
-        """Begins; ask at `exports/NETWORK` how it stands."""
+        """Start an export; `exports/NETWORK` has its state."""
         return workspace.get_export_status(run, workspace.export(run, body.pick))
 
     return router

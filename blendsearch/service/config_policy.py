@@ -1,7 +1,7 @@
-"""Which configs are taken from a network: names of what is registered here, and paths below one folder.
+"""Configs that are accepted from a network: names that are registered here, and paths below one folder.
 
-Nothing is imported, looked up or opened to find out. Whether a name is known is found out by the search itself, which
-looks it up in its registries and ends with one line where it is not there.
+The check imports, looks up and opens nothing. The search itself looks names up in its registries, and ends with one
+line where a name is unknown.
 """
 
 import re
@@ -17,7 +17,7 @@ from blendsearch.runs.config.schema import Config
 
 MAX_CONFIG_SIZE = 64_000
 MAX_DEPTH = 12
-"""Sections within sections; a config has three."""
+"""Nested sections; a config has three."""
 
 FACTORY_PATTERN = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
@@ -25,20 +25,20 @@ RESUME_PATTERN = re.compile(
     r"(search\.evaluations|promote\.(share|fidelity|images)|finals\.(picks|seeds|distillation|tuning\.[a-z_]+)|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*"
 )
-"""What `resume` may change, without where evaluations run."""
+"""Overrides for `resume`; none selects another machine."""
 
 FORK_PATTERN = re.compile(
     r"((seed|allocation|(search|budget|fitness|promote|finals)\.[a-z_.]+|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*)|engine\.ray *= *(off|local)"
 )
-"""What `fork` may change, without which machine evaluations run on."""
+"""Overrides for `fork`; none selects another machine."""
 
 
 def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) -> Config:
-    """The config in YAML `text` with `section.field=value` overrides, its paths made absolute, below `data`.
+    """Parse the config in YAML `text` with `section.field=value` overrides, its paths made absolute, below `data`.
 
-    Raises ConfigError for what a config may not be, and for what a config from a network may not have: functions and
-    modules of one's own, another machine to evaluate on, downloads, and paths that are not below `data` (None: any).
+    Raises ConfigError for an invalid config, and for what a config from a network may not have: user-defined functions
+    and modules, other machines, downloads, and paths that are not below `data` (None: any).
     """
     tree = parse_yaml(text)
     for override in overrides:
@@ -53,7 +53,7 @@ def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) 
 
 
 def parse_yaml(text: str) -> Any:
-    """What is in YAML `text` that is neither large, deep, nor refers to itself."""
+    """Parse YAML `text` that is neither large nor deep, and has no aliases."""
     if len(text) > MAX_CONFIG_SIZE:
         raise ConfigError(f"the config is too large: at most {MAX_CONFIG_SIZE:,} characters are taken")
     deep = 0
@@ -65,7 +65,7 @@ def parse_yaml(text: str) -> Any:
             if deep > MAX_DEPTH:
                 raise ConfigError(f"the config is nested more than {MAX_DEPTH} deep")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # YAML's dates and numbers may be impossible ones
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # invalid dates and numbers
         raise ConfigError(f"the config is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -85,14 +85,14 @@ def _check_overrides(overrides: Sequence[str], allowed: re.Pattern[str], expecte
     for override in overrides:
         if not allowed.fullmatch(override):
             raise ConfigError(
-                f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that does "
-                "not say where"
+                f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that "
+                "selects no machine"
             )
         parse_yaml(override.partition("=")[2])
 
 
 def _check_spelling(tree: dict[Any, Any]) -> None:
-    """Before parsing expands ``~`` and ``$VARIABLES`` of this machine into paths, and messages into answers."""
+    """Refuse ``~`` and ``$VARIABLES`` before parsing expands them, as messages would disclose them."""
     model, data = tree.get("model"), tree.get("data")
     for place, section, fields in (("model", model, ("weights",)), ("data", data, ("root", "train", "test", "val"))):
         for field in fields:
@@ -105,7 +105,7 @@ def _check_names(config: Config) -> None:
     if not FACTORY_PATTERN.fullmatch(config.model.factory):
         raise ConfigError(
             f"model.factory {config.model.factory[:80]!r} is not taken from a network: expected a network of the zoo, "
-            "or torchvision:NAME; a function of one's own can be searched from the command line"
+            "or torchvision:NAME; user-defined functions work from the command line"
         )
     if config.criteria.modules:
         raise ConfigError(
@@ -123,11 +123,11 @@ def _check_names(config: Config) -> None:
 
 
 def _resolve_paths(config: Config, data: Path | None) -> Config:
-    asked = {"weights": config.model.weights} | {
+    paths = {"weights": config.model.weights} | {
         name: getattr(config.data, name) for name in ("root", "train", "test", "val")
     }
     if data is None:
-        for name, text in asked.items():
+        for name, text in paths.items():
             if text is not None:
                 raise ConfigError(f"{name}: {text!r} is a path, and this server has no --data folder for them")
         if config.data.dataset != "digits":
@@ -147,7 +147,7 @@ def _resolve_paths(config: Config, data: Path | None) -> Config:
     root = resolve_path(data, config.data.root or ".", "data.root")
     changes: dict[str, Any] = {"root": None if config.data.dataset == "digits" else str(root)}
     for name in ("train", "test", "val"):
-        if (text := asked[name]) is not None:
+        if (text := paths[name]) is not None:
             changes[name] = str(resolve_path(root, text, f"data.{name}"))
     weights = None
     if config.model.weights is not None:

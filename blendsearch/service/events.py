@@ -1,4 +1,4 @@
-"""What a page hears of one run: from before its directory is there until after its search has ended."""
+"""Server-sent events of a run, from before its directory exists until after its search has ended."""
 
 import asyncio
 import json
@@ -11,14 +11,14 @@ from blendsearch.runs.run import open_run
 from blendsearch.service.workspace import NotFoundError, Workspace
 
 POLL_SECONDS = 0.2
-"""Seconds between two looks at a run; a look that finds nothing costs under a millisecond."""
+"""Seconds between two polls of a run; a poll without news takes under a millisecond."""
 
 KEEPALIVE_SECONDS = 15.0
-"""Seconds of silence after which the other side is shown that there is still somebody."""
+"""Seconds without an event after which a comment keeps the connection alive."""
 
 
 class RunWatcher:
-    """`inspect.Follower` of a run, as soon as there is one to follow, and beside it what its process says."""
+    """Follows a run as soon as it exists, and the output of its process."""
 
     def __init__(self, workspace: Workspace, name: str, after: int = 0) -> None:
         self._workspace, self._name, self._after = workspace, name, after
@@ -30,9 +30,9 @@ class RunWatcher:
             self._follower.close()
 
     def poll(self) -> dict[str, Any]:
-        """What `Follower.news` tells, with ``child``: whether a process of this server works on it, and its last lines.
+        """Return the news of `Follower.poll`, and ``child``: whether a process of this server runs, and its last lines.
 
-        Raises RunError when there is neither a run nor a process that was to make one.
+        Raises NotFoundError when there is neither a run nor a process that was started for one.
         """
         if self._follower is None and self._workspace.has_run(self._name):
             self._follower = Follower(open_run(self._workspace.runs, self._name), self._after)
@@ -54,7 +54,7 @@ class RunWatcher:
 
 
 async def stream_run_events(workspace: Workspace, name: str, after: int) -> AsyncIterator[str]:
-    """The news of a run as server-sent events, the first at once; ends with ``gone`` when it cannot be read."""
+    """Stream the news of a run, the first at once; ends with ``gone`` when the run cannot be read."""
     watch = RunWatcher(workspace, name, after)
     silent = 0.0
     try:
@@ -69,7 +69,7 @@ async def stream_run_events(workspace: Workspace, name: str, after: int) -> Asyn
                 yield f"id: {after}\ndata: {format_compact_json(news)}\n\n"
                 silent = 0.0
             elif silent > KEEPALIVE_SECONDS:
-                yield ": still here\n\n"
+                yield ": keepalive\n\n"
                 silent = 0.0
             await asyncio.sleep(POLL_SECONDS)
             silent += POLL_SECONDS
@@ -78,21 +78,21 @@ async def stream_run_events(workspace: Workspace, name: str, after: int) -> Asyn
 
 
 async def stream_list_events(workspace: Workspace) -> AsyncIterator[str]:
-    """The list of runs as server-sent events, whenever it has changed."""
-    told: list[dict[str, Any]] | None = None
+    """Stream the list of runs, at once and after every change."""
+    sent: list[dict[str, Any]] | None = None
     silent = 0.0
     while True:
         rows = await asyncio.to_thread(workspace.summarize_runs)
-        if rows != told:
-            told, silent = rows, 0.0
+        if rows != sent:
+            sent, silent = rows, 0.0
             yield f"data: {format_compact_json(rows)}\n\n"
         elif silent > KEEPALIVE_SECONDS:
             silent = 0.0
-            yield ": still here\n\n"
+            yield ": keepalive\n\n"
         await asyncio.sleep(5 * POLL_SECONDS)
         silent += 5 * POLL_SECONDS
 
 
 def format_compact_json(facts: Any) -> str:
-    """JSON in one line."""
+    """Format as JSON in one line."""
     return json.dumps(facts, separators=(",", ":"), allow_nan=False)

@@ -1,7 +1,7 @@
-"""Searches as processes of their own: they outlive the page, and are found again by the page after it.
+"""Searches as separate processes, which outlive the server and are found again by the next one.
 
-What is known of a process lies in a folder: the command it was given, what it said, its number, and a lock that it
-holds as long as it lives. The lock, not the number, says that it lives: numbers are given again to others.
+A folder holds the facts of a process: its command, its output, its id, and a lock that it holds while it runs. The lock
+shows that it runs; ids are reused.
 """
 
 import fcntl
@@ -20,17 +20,17 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 
 FOLDER = ".service"
-"""Beside the runs; no run can have this name."""
+"""The folder beside the runs; no run can have this name."""
 
 MAX_OUTPUT_BYTES, MAX_OUTPUT_LINES = 16_000, 40
-"""How much of a process's last words is shown, in bytes and in lines."""
+"""Bytes and lines of the output that are shown."""
 
 MAX_PROCESSES = 4
-"""Searches at once: each takes at least a core, and several gigabytes with a large network."""
+"""Searches at a time: each uses at least a core, and gigabytes of memory with a large network."""
 
 
 class ProcessManager:
-    """The processes of the runs in one folder, those of earlier servers too."""
+    """The processes of the runs in one folder, also of earlier servers."""
 
     def __init__(self, runs: Path) -> None:
         self._folder = runs / FOLDER
@@ -38,37 +38,37 @@ class ProcessManager:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, arguments: Sequence[str], config: str | None = None) -> None:
-        """Run ``blendsearch WORDS`` under `name`; ``CONFIG`` among the words stands for a file that holds `config`.
+        """Run ``blendsearch ARGUMENTS`` under `name`; the argument ``CONFIG`` becomes a file that holds `config`.
 
-        Raises RunError while the last process of that name lives, or as many as there may be.
+        Raises RunError while a process of that name runs, or `MAX_PROCESSES` others.
         """
         with self._lock:
             self._processes = [process for process in self._processes if process.poll() is None]
             if self.is_running(name):
-                raise RunError(f"{name} is being worked on already: wait for it, or stop it")
+                raise RunError(f"a process of {name} is running already: wait for it, or stop it")
             if sum(self.is_running(other) for other in self.list_names()) >= MAX_PROCESSES:
-                raise RunError(f"{MAX_PROCESSES} processes are at work already: wait for one, or stop one")
+                raise RunError(f"{MAX_PROCESSES} processes are running already: wait for one, or stop one")
             place = self.get_folder(name)
             place.mkdir(parents=True, exist_ok=True)
             if config is not None:
                 write_atomically(place / "config.yaml", config)
-            given = [str(place / "config.yaml") if word == "CONFIG" else word for word in arguments]
-            with open(place / "lock", "w") as lock, open(place / "said.txt", "wb") as said:
+            words = [str(place / "config.yaml") if word == "CONFIG" else word for word in arguments]
+            with open(place / "lock", "w") as lock, open(place / "said.txt", "wb") as output:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "blendsearch", *given],
+                    [sys.executable, "-m", "blendsearch", *words],
                     stdin=subprocess.DEVNULL,
-                    stdout=said,
+                    stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, "PYTHONUNBUFFERED": "1"},
                     pass_fds=[lock.fileno()],  # it holds the lock by having the file open
-                    start_new_session=True,  # an interrupt on the server's terminal is not meant for it
+                    start_new_session=True,  # an interrupt on the server's terminal must not reach it
                 )
             self._processes.append(process)
-            write_atomically(place / "process.json", json.dumps({"pid": process.pid, "words": given}))
+            write_atomically(place / "process.json", json.dumps({"pid": process.pid, "words": words}))
 
     def is_running(self, name: str) -> bool:
-        """Whether the last process of that name has not ended."""
+        """Return whether a process of that name runs."""
         try:
             with open(self.get_folder(name) / "lock") as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -79,14 +79,14 @@ class ProcessManager:
         return False
 
     def stop(self, name: str, timeout: float = 10.0) -> bool:
-        """Ask the process to stop as an interrupt would, and wait; whether it has. What it did is kept.
+        """Interrupt the process and wait; returns whether it has stopped. Its results are kept.
 
         Raises RunError when there is none.
         """
         if not self.is_running(name):
-            raise RunError(f"no process that was started here works on {name}: stop it where it was started")
+            raise RunError(f"no process of this server runs {name}: stop it where it was started")
         facts = json.loads((self.get_folder(name) / "process.json").read_text(encoding="utf-8"))
-        with suppress(ProcessLookupError):  # it has ended just now
+        with suppress(ProcessLookupError):  # it has just ended
             os.kill(int(facts["pid"]), signal.SIGTERM)
         until = time.monotonic() + timeout
         while self.is_running(name):
@@ -97,12 +97,12 @@ class ProcessManager:
         return True
 
     def reap(self) -> None:
-        """Let go of own processes that have ended."""
+        """Collect the processes of this server that have ended."""
         with self._lock:
             self._processes = [process for process in self._processes if process.poll() is None]
 
     def read_output(self, name: str) -> list[str]:
-        """The last lines that the process printed, without what moves a cursor."""
+        """Return the last lines of output, without control characters."""
         try:
             with open(self.get_folder(name) / "said.txt", "rb") as file:
                 file.seek(0, os.SEEK_END)
@@ -114,18 +114,18 @@ class ProcessManager:
         return [line for line in lines if line.strip()][-MAX_OUTPUT_LINES:]
 
     def read_config(self, name: str) -> str | None:
-        """The config that a process of that name was started with."""
+        """Return the config that a process of that name was started with."""
         try:
             return (self.get_folder(name) / "config.yaml").read_text(encoding="utf-8")
         except OSError:
             return None
 
     def list_names(self) -> list[str]:
-        """All names that ever had a process, in alphabetical order."""
+        """Return all names that ever had a process, in alphabetical order."""
         if not self._folder.is_dir():
             return []
         return sorted(path.name for path in self._folder.iterdir() if (path / "process.json").exists())
 
     def get_folder(self, name: str) -> Path:
-        """The folder of that name, for what its process writes too."""
+        """Return the folder of that name, where its process may write."""
         return self._folder / name

@@ -1,4 +1,4 @@
-"""Who may ask for what: names of this host, one origin, a token or the cookie it was exchanged for, small bodies."""
+"""Checks of every request: host name, origin, token or session cookie, size of the body."""
 
 import hmac
 import json
@@ -17,7 +17,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 MAX_BODY_SIZE = 256_000
 BODY_TOO_LARGE = f"the body is too large: at most {MAX_BODY_SIZE:,} bytes are taken"
 SESSION_PATH = "/api/session"
-"""The one address of the API that is asked without a token: it takes one."""
+"""The only address of the API without a token: it receives one."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -25,7 +25,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Nothing from elsewhere, no script or style in a page itself, and no text that becomes markup."""
+"""Nothing from other hosts, no inline script or style, and no text that becomes markup."""
 
 SECURITY_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -39,7 +39,7 @@ SECURITY_HEADERS = {
 
 
 class Authenticator:
-    """The token of this server, and the sessions of browsers that have shown it."""
+    """The token of this server, and the sessions of browsers that have sent it."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
@@ -49,14 +49,14 @@ class Authenticator:
         return hmac.compare_digest(token.encode(errors="replace"), self._token)
 
     def create_session(self) -> str:
-        """A secret for a cookie. It lives as long as this server, and ends with the 64th after it."""
+        """Create a secret for a cookie, valid until the server ends or 64 more sessions are created."""
         session = secrets.token_urlsafe(32)
         self._sessions.append(session.encode())
         return session
 
     def has_session(self, session: str) -> bool:
-        given = session.encode(errors="replace")
-        return any(hmac.compare_digest(given, known) for known in self._sessions)
+        secret = session.encode(errors="replace")
+        return any(hmac.compare_digest(secret, known) for known in self._sessions)
 
     def end_session(self, session: str) -> None:
         if self.has_session(session):
@@ -64,7 +64,7 @@ class Authenticator:
 
 
 class Refusal(Exception):
-    """A status, and one line that says why."""
+    """A status, and the reason in one line."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -72,7 +72,7 @@ class Refusal(Exception):
 
 
 class SecurityMiddleware:
-    """Stands before the whole application, so that no route can be forgotten."""
+    """Checks requests before they reach the application, so that no route is missed."""
 
     def __init__(self, app: App, authenticator: Authenticator, hosts: frozenset[str], cookie: str) -> None:
         self._app, self._authenticator, self._hosts, self._cookie = app, authenticator, hosts, cookie
@@ -82,7 +82,7 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # there are no web sockets here
+            return  # web sockets are not served
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -113,7 +113,7 @@ class SecurityMiddleware:
             "cross-site",
             "same-site",
         ):
-            raise Refusal(403, "a page from elsewhere asked for this, and is not answered")
+            raise Refusal(403, "this request comes from a page of another origin, which is not allowed")
         if scope["path"] == SESSION_PATH and scope["method"] == "POST":
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -122,11 +122,11 @@ class SecurityMiddleware:
         if not self._authenticator.has_session(parse_session(headers.get("cookie", ""), self._cookie)):
             raise Refusal(401, "the token is missing or wrong: send it as `Authorization: Bearer TOKEN`")
         if scope["method"] not in SAFE_METHODS and origin is None and site != "same-origin":
-            raise Refusal(403, "with a cookie alone nothing is changed: the browser names no origin")
+            raise Refusal(403, "a cookie alone cannot change anything: the browser sent no origin")
 
 
 async def _read_body(receive: Receive) -> Receive:
-    """The body whole, before anything works on it, and then from memory."""
+    """Read the whole body before it is processed."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -145,7 +145,7 @@ async def _read_body(receive: Receive) -> Receive:
 
 
 def parse_session(cookies: str, name: str) -> str:
-    """The session in a header of cookies; empty without one."""
+    """Return the session in a cookie header; empty without one."""
     try:
         found = SimpleCookie(cookies).get(name)
     except CookieError:
@@ -158,13 +158,13 @@ def _parse_headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
     for key, value in scope["headers"]:
         name = key.decode("latin-1").lower()
         if name in found and name in ("host", "origin", "authorization", "content-length"):
-            raise Refusal(400, f"the header {name} is there twice")
+            raise Refusal(400, f"the header {name} is repeated")
         found[name] = value.decode("latin-1")
     return found
 
 
 def _parse_hostname(host: str) -> str:
-    """The host's name without its port; empty where it cannot be read."""
+    """Return the host name without its port; empty where it cannot be parsed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -174,7 +174,7 @@ def _parse_hostname(host: str) -> str:
 def _add_headers(message: Message, path: str) -> None:
     present = {key.lower() for key, _ in message["headers"]}
     further = dict(SECURITY_HEADERS)
-    # what is asked for again is asked whether it is still the same
+    # pages are cached, and revalidated at every use
     further["cache-control"] = "no-store" if path.startswith("/api/") else "no-cache"
     message["headers"] = [
         *message["headers"],

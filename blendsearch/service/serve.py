@@ -18,9 +18,9 @@ MIN_TOKEN_LENGTH = 20
 def serve(
     runs: Path, host: str, port: int, data: Path | None, host_names: tuple[str, ...] = (), as_json: bool = False
 ) -> None:
-    """Serve the folder `runs` at `host` and `port` (0: any that is free) until interrupted.
+    """Serve the folder `runs` at `host` and `port` (0: any free one) until interrupted.
 
-    `names` are further names that the server answers to. Raises ConfigError when it cannot be served there.
+    `host_names` are further names that the server answers to. Raises ConfigError when it cannot be served there.
     """
     try:
         import uvicorn
@@ -33,7 +33,7 @@ def serve(
     token = os.environ.pop(TOKEN_VARIABLE, "") or secrets.token_urlsafe(32)
     if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
-            f"{TOKEN_VARIABLE} is no good token: expected at least {MIN_TOKEN_LENGTH} letters without spaces, by chance"
+            f"{TOKEN_VARIABLE} is not a valid token: expected at least {MIN_TOKEN_LENGTH} random letters without spaces"
         )
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -46,7 +46,7 @@ def serve(
     shown = f"[{host}]" if ":" in host else {"0.0.0.0": "localhost"}.get(host, host)
     _announce(runs, f"http://{shown}:{port}", token, as_json)
     if host not in LOOPBACK_HOSTS:
-        print("warning: over plain HTTP the token can be read on the way: use a tunnel", file=sys.stderr)
+        print("warning: over plain HTTP the token can be read in transit: use a tunnel", file=sys.stderr)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off"
     )
@@ -57,6 +57,6 @@ def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"url": url, "token": token}), flush=True)
         return
-    # behind the # the token is not sent, and so stands in no log
+    # the part behind # is not sent, so that no log has the token
     print(f"runs in {runs}, live at {url}/#token={token}", flush=True)
-    print("the token is shown only once; HTTP clients send it as: Authorization: Bearer TOKEN", flush=True)
+    print("the token is printed only once; HTTP clients send it as: Authorization: Bearer TOKEN", flush=True)

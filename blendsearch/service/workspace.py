@@ -1,4 +1,4 @@
-"""What one server serves: a folder of runs, the processes that search there, and a folder of data for new ones."""
+"""The contents of a server: a folder of runs, the processes that search there, and a folder of data for new runs."""
 
 import shutil
 import textwrap
@@ -17,7 +17,7 @@ from blendsearch.service.processes import ProcessManager
 
 
 class NotFoundError(RunError):
-    """A run, or a network in one, that is not there."""
+    """There is no such run, or no such network in it."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Workspace:
         return NAME.fullmatch(name) is not None and (self.runs / name / "run.json").exists()
 
     def open(self, name: str) -> Run:
-        """The run of that name. Raises Missing when there is none, RunError for one not begun or unreadable."""
+        """Open a run. Raises NotFoundError when there is none, RunError for one not begun or unreadable."""
         if not self.has_run(name):
             if NAME.fullmatch(name) and (said := self.processes.read_output(name)):
-                how = "has not begun yet" if self.processes.is_running(name) else "never began"
+                how = "has not started yet" if self.processes.is_running(name) else "did not start"
                 raise RunError(f"run {name!r} {how}: {said[-1]}")
             raise NotFoundError(f"no run is called {name!r}")
         return open_run(self.runs, name)
 
     def get_network(self, name: str, selector: str) -> dict[str, Any]:
-        """One network of a run, as `inspect.candidate`. Raises Missing when there is none."""
+        """Describe a network of a run. Raises NotFoundError when there is none."""
         run = self.open(name)
         try:
             return describe_network(run, selector).to_dict()
@@ -52,9 +52,9 @@ class Workspace:
             raise NotFoundError(str(error)) from error
 
     def summarize_runs(self) -> list[dict[str, Any]]:
-        """`inspect.listing`, and those whose directory is not there yet, or never came to be: ``starting``, ``failed``.
+        """List the runs, also those without a directory yet (``starting``) and those that failed to create one.
 
-        The last lines of what a failed one's process said are its reason.
+        The reason of a failure is the last line of its process.
         """
         self.processes.reap()
         rows = [row.to_dict() for row in summarize_runs(self.runs)]
@@ -67,15 +67,15 @@ class Workspace:
                 continue
             lives, said = self.processes.is_running(name), self.processes.read_output(name)
             row = {"run": name, "model": "", "data": "", "budget": "", "evaluations": 0, "asked": 0}
-            reason = textwrap.shorten(said[-1] if said else "no reason was given", 160, placeholder=" …")
+            reason = textwrap.shorten(said[-1] if said else "without a reason", 160, placeholder=" …")
             state = "starting" if lives else f"failed: {reason}"
             rows.append({**row, "best_val_accuracy": None, "state": state})
         return sorted(rows, key=lambda row: str(row["run"]))
 
     def start(self, text: str, name: str | None, overrides: list[str]) -> str:
-        """Start a search from a config that came over the network, and return its name.
+        """Start a search from a config that was received over the network, and return its name.
 
-        Raises ConfigError for what is not admitted, RunError for a name that is taken.
+        Raises ConfigError for a config that is not allowed, RunError for a name that is taken.
         """
         config = parse_remote_config(text, overrides, self.data)
         if name is None:
@@ -86,20 +86,20 @@ class Workspace:
         return name
 
     def resume(self, name: str, overrides: list[str]) -> None:
-        """Continue the search of `name`. Raises RunError when it is going on or over, ConfigError for an override."""
+        """Resume the search of `name`. Raises RunError when it is running or finished, ConfigError for an override."""
         check_resume_overrides(overrides)
         run = self.open(name)
         if run.running:
             raise RunError(f"run {name!r} is being searched already: wait for it, or stop it")
         if run.finished and not overrides:
-            raise RunError(f"run {name!r} has finished: give it more search.evaluations to go on")
+            raise RunError(f"run {name!r} has finished: set more search.evaluations to resume it")
         changes = [word for override in overrides for word in ("--set", override)]
         self.processes.start(name, ["resume", name, "--runs", str(self.runs), *changes])
 
     def fork(self, name: str, new_name: str | None, overrides: list[str]) -> str:
-        """Start a search from what run `name` found, as run `new`, and return its name.
+        """Start a search from the results of run `name`, as run `new_name`, and return its name.
 
-        What its process finds wrong with the overrides is told as the reason why the new run failed. Raises Missing,
+        Errors that its process finds in the overrides are the reason why the new run fails. Raises NotFoundError,
         ConfigError for an override, RunError for a name that is taken.
         """
         check_fork_overrides(overrides)
@@ -111,11 +111,11 @@ class Workspace:
         return new_name
 
     def stop(self, name: str) -> bool:
-        """Stop the search of `name` so that it can be resumed; whether it has stopped by now."""
+        """Stop the search of `name` so that it can be resumed; returns whether it has stopped."""
         return self.processes.stop(name)
 
     def export(self, name: str, selector: str) -> int:
-        """Begin to export the network that `what` names; returns its id. Raises RunError when there is none."""
+        """Start to export the network `selector`; returns its id. Raises NotFoundError when there is none."""
         run = self.open(name)
         try:
             network = select_network(run, selector).id
@@ -123,17 +123,17 @@ class Workspace:
             raise NotFoundError(str(error)) from error
         if self.get_export_status(name, network)["state"] in ("missing", "failed"):
             to = self.get_export_folder(name, network)
-            shutil.rmtree(to, ignore_errors=True)  # what a process that was killed left
+            shutil.rmtree(to, ignore_errors=True)  # left by a process that was killed
             words = ["export", name, "--runs", str(self.runs), "--pick", str(network), "--to", str(to), "--json"]
             self.processes.start(_get_export_name(name, network), words)
         return network
 
     def get_export_folder(self, name: str, network: int) -> Path:
-        """Where the files of an export are, once it is done."""
+        """Return the folder with the files of an export, once it is done."""
         return self.processes.get_folder(_get_export_name(name, network)) / "network"
 
     def get_export_status(self, name: str, network: int) -> dict[str, Any]:
-        """How an export stands: `state` is missing, going, done or failed; `said`, the process's last lines."""
+        """Describe an export: `state` is missing, going, done or failed; `said` has the last lines of its process."""
         child = _get_export_name(name, network)
         said = self.processes.read_output(child)
         if self.processes.is_running(child):
@@ -141,7 +141,7 @@ class Workspace:
         elif not said:
             state = "missing"
         else:
-            # its last line is a JSON object when all was written, loaded back and judged again
+            # its last line is a JSON object when all was written, loaded back and evaluated again
             state = "done" if said[-1].startswith("{") else "failed"
         return {"network": network, "state": state, "said": said}
 

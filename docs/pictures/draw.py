@@ -9,74 +9,67 @@ from pathlib import Path
 from blendsearch.blend.correlation_map import build_correlation_map
 from blendsearch.blend.genome import blend_ranks
 from blendsearch.blend.network_space import make_network_space
-from blendsearch.results.history import format_network_name, read_history
-from blendsearch.results.network import describe_network, make_group_reader
-from blendsearch.results.report.figures import draw_correlation_figure, draw_front_figure, make_legend
+from blendsearch.results.history import format_network_name
+from blendsearch.results.network import make_group_reader
+from blendsearch.results.report.chart import build_front_chart
+from blendsearch.results.report.drawing import BLUE, FAINT, Drawing, styled
+from blendsearch.results.report.figures import Cell, Grid, draw_chart, draw_correlation_figure, draw_grid
+from blendsearch.results.report.front_plot import draw_front
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure
-from blendsearch.results.report.svg import Drawing
 from blendsearch.results.summary import select_network
 from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.score_files import read_scores
 from blendsearch.structure.groups import unpack_cut
 
 HERE = Path(__file__).parent
-CELL = 24.0
+CELL, LEFT, TOP = 24.0, 112.0, 26.0
 
 
 def draw(run: Run, group: str | None) -> None:
-    best, knee = select_network(run, "best"), select_network(run, "knee")
-    found = read_history(run)
+    best = select_network(run, "best")
     groups = [group.to_dict() for group in make_group_reader(run)(best)]
-    asked = run.config.criteria
+    options = run.config.criteria
     table, clusters = read_scores(run)
-    alike = build_correlation_map(table, clusters, asked.clustering, asked.clusters, run.config.seed)
-    order = [alike.criteria[row] for row in alike.order]
+    criteria_map = build_correlation_map(table, clusters, options.clustering, options.clusters, run.config.seed)
+    order = [criteria_map.criteria[row] for row in criteria_map.order]
     figures = {
-        "front": draw_front_figure(found, {best.id: "best", knee.id: "knee"}),
-        "criteria": draw_correlation_figure(alike),
+        "front": draw_chart(build_front_chart(run)),
+        "criteria": draw_correlation_figure(criteria_map),
         "kept": draw_kept_figure(groups, "kept", format_network_name(best)),
         "blend": draw_blend_figure(groups, order, "blend", format_network_name(best)),
-        "scores": scores_figure(run, group or table.groups[0], order),
+        "scores": draw_scores(run, group or table.groups[0], order),
     }
     for name, figure in figures.items():
-        (HERE / f"{name}.svg").write_text(figure.__html__() + "\n", encoding="utf-8")
-        print(f"{name}.svg")
-    print("legend of the front:", "; ".join(f"{key.style}: {key.text}" for key in make_legend(found)))
+        if figure is not None:
+            (HERE / f"{name}.svg").write_text(figure.to_svg() + "\n", encoding="utf-8")
+            print(f"{name}.svg")
+    draw_front(run, HERE / "front.png")
+    print("front.png")
 
 
-def scores_figure(run: Run, name: str, order: list[str]) -> Drawing:
-    """One group of the best network: its channels as the criteria rank them, as the blend does, and which are kept."""
+@styled
+def draw_scores(run: Run, name: str, order: list[str]) -> Drawing:
+    """Draw one group of the best network: the ranks by each criterion and by the blend, and the channels kept."""
     table, clusters = read_scores(run)
     number = table.groups.index(name)
-    space = make_network_space(table, clusters)
-    ranks = space.ranks[number]
+    ranks = make_network_space(table, clusters).ranks[number]
     row = select_network(run, "best")
-    facts = describe_network(run, str(row.id)).groups[number]
-    heard = {item.criterion: item.part for item in facts.blend or ()}
-    weights = [heard.get(criterion, 0.0) for criterion in table.criteria]
-    (blend,) = blend_ranks([ranks], [weights])
+    weights = {item.criterion: item.part for item in make_group_reader(run)(row)[number].blend or ()}
+    (blend,) = blend_ranks([ranks], [[weights.get(criterion, 0.0) for criterion in table.criteria]])
     start = sum(len(scores[0]) for scores in table.scores[:number])
     channels = ranks.shape[1]
     kept = unpack_cut(row.cut, sum(scores.shape[1] for scores in table.scores))[start : start + channels]
-    left, top = 120.0, 26.0
-    rows = len(order)
-    height = top + (rows + 2.6) * CELL + 24
-    words = f"{rows} criteria rank {channels} channels; the blend ranks them anew, and {int(kept.sum())} are kept."
-    drawing = Drawing(left + channels * CELL + 8, height, "scores", f"The scores of group {name}", words)
-    drawing.draw_text(left, 14, f"the {channels} channels of group {name}; dark: keep", "small")
-    lines = [(criterion, ranks[table.criteria.index(criterion)]) for criterion in order]
-    for place, (criterion, values) in enumerate([*lines, ("blend", blend)]):
-        y = top + place * CELL + (6 if place == rows else 0)
-        drawing.draw_text(left - 8, y + 16, criterion, "tick strong" if place == rows else "tick", "end")
-        for channel, value in enumerate(values):
-            tip = f"{criterion}: {value:.2f}"
-            drawing.draw_box(left + channel * CELL, y, CELL - 2, CELL - 2, "alike", tip, float(value))
-    y = top + (rows + 1) * CELL + 12
-    drawing.draw_text(left - 8, y + 16, "cut", "tick strong", "end")
-    for channel, stays in enumerate(kept):
-        style = "kept-bar" if stays else "dense-bar"
-        drawing.draw_box(left + channel * CELL, y, CELL - 2, CELL - 2, style, "kept" if stays else "cut")
-    return drawing
+    lines = [*((criterion, ranks[table.criteria.index(criterion)]) for criterion in order), ("blend", blend)]
+    cells = [[Cell(BLUE, float(value), f"{line}: {value:.2f}") for value in values] for line, values in lines]
+    cells.append([Cell(BLUE if stays else FAINT, 1.0, "kept" if stays else "cut") for stays in kept])
+    rows = [*order, "blend", "cut"]
+    width, height = LEFT + channels * CELL + 4, TOP + len(rows) * CELL + 4
+    figure, axes, marks = draw_grid(Grid(rows, (), cells, width, height, LEFT, TOP, 4.0, 4.0))
+    for label in axes.get_yticklabels()[-2:]:
+        label.set_fontweight("bold")
+    axes.set_title(f"the {channels} channels of group {name}; dark: keep", loc="left", fontsize=11)
+    words = f"{len(order)} criteria and their blend rank {channels} channels, of which {int(kept.sum())} are kept."
+    return Drawing(figure, "scores", f"The scores of group {name}", words, marks)
 
 
 if __name__ == "__main__":

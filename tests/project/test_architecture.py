@@ -30,7 +30,7 @@ SHARED_CLASS_NAMES = {
 }
 """Class names that several modules share, with the reason."""
 
-LONG_FILES: dict[str, str] = {}
+LONG_FILES = {"blendsearch/results/report/chart.py": "is to be split"}
 """Files above `MAX_LINES`, with the reason."""
 
 LONG_PARAMETER_LISTS = {

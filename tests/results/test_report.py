@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from PIL import Image
 
 import blendsearch
 from blendsearch.cli.main import main
+from blendsearch.errors import RunError
+from blendsearch.results.report.chart import Axis, ChartOptions, ChartPoint, ChartSeries, FrontChart, build_front_chart
+from blendsearch.results.report.figures import STYLES, draw_chart
 from blendsearch.results.report.report import TEMPLATE, write_report
-from blendsearch.results.report.svg import MARKS, Drawing, Scale, make_number_formatter
 from blendsearch.runs.run import open_run
 from blendsearch.structure.groups import unpack_cut
 
@@ -71,11 +74,18 @@ def check(text: str) -> Page:
     assert len(names) == len(set(names))
     for figure in page.all("svg"):
         if figure.get("aria-hidden") != "true":
-            assert figure["role"] == "img" and set((figure["aria-labelledby"] or "").split()) <= set(names)
+            # links inside an image would be hidden from assistive technology
+            assert figure["role"] == ("group" if "<a " in _get_drawing(text, figure) else "img")
+            assert {figure["aria-labelledby"], figure["aria-describedby"]} <= set(names)
     assert all(item.get("scope") in ("col", "row", "rowgroup") for item in page.all("th"))
     assert all(item["href"][1:] in names for item in page.all("a") if item["href"])
     assert len(text) < 1_000_000
     return page
+
+
+def _get_drawing(text: str, attributes: dict[str, str | None]) -> str:
+    start = text.index(f'aria-labelledby="{attributes["aria-labelledby"]}"')
+    return text[start : text.index("</svg>", start)]
 
 
 def searched(config_file: Path, runs: Path, *words: str) -> None:
@@ -149,7 +159,7 @@ def test_finals_and_controls_stand_in_the_report(config_file: Path, tmp_path: Pa
     searched(config_file, tmp_path / "runs", "--set", tuned, "--set", "search.evaluations=20")
     main(["compare", "one", "--runs", str(tmp_path / "runs"), "--controls", "random", "--seeds", "2"])
     page, found = reported(tmp_path / "runs", capsys)
-    assert "After the long fine-tune" in page.words and "Was the search worth it?" in page.words
+    assert "After the long fine-tune" in page.words and "Comparison with controls" in page.words
     for row in found["finals"]:
         assert f"{row['test_accuracy'] * 100:.2f} % ± {row['test_spread'] * 100:.2f}" in page.words
     main(["compare", "one", "--runs", str(tmp_path / "runs"), "--controls", "none", "--json"])
@@ -191,9 +201,9 @@ def test_other_methods_have_reports(method: str, quick: dict[str, Any], tmp_path
     path.write_text(yaml.safe_dump(quick | {"method": method, "search": short, "fitness": cheap, "finals": finals}))
     searched(path, tmp_path / "runs")
     page, said = reported(tmp_path / "runs", capsys)
-    assert ("Which criteria say the same" in page.words) == (method == "cfbs")
+    assert ("Criteria that rank channels alike" in page.words) == (method == "cfbs")
     assert ("does not blend" in page.words) == (method != "cfbs")
-    assert ("How the search came to its best" in page.words) == (method in ("cfbs", "legr"))
+    assert ("The best network so far" in page.words) == (method in ("cfbs", "legr"))
     assert ("As derived trained it" in page.words) == (method == "derived")
     assert ("which takes" in page.words) == (said["front"][0]["macs_ratio"] < quick["budget"]["macs"] - 0.005)
     main(["show", "one", "best", "--runs", str(tmp_path / "runs")])
@@ -245,17 +255,62 @@ def test_the_template_lies_in_the_package() -> None:
     assert TEMPLATE.is_file() and TEMPLATE.parent.name == "report"
 
 
-def test_drawings_escape_and_scales_tick() -> None:
-    drawing = Drawing(10, 10, "n", HOSTILE, HOSTILE)
-    for number, shape in enumerate(MARKS):
-        drawing.draw_mark(shape, number, 1, 2, "kind", HOSTILE)
-    drawing.draw_text(0, 0, HOSTILE)
-    drawing.draw_box(0, 0, 1, 1, "kind", HOSTILE)
-    page = Page(drawing.__html__())
-    assert {name for name, _ in page.elements} <= {"svg", "title", "desc", "path", "circle", "text", "rect"}
-    assert Scale(0.113, 0.171, 0, 1).compute_ticks() == pytest.approx([0.12, 0.14, 0.16])
-    assert Scale(0.5, 0.5, 0, 1)(0.5) == pytest.approx(0.5)
-    assert Scale(0, 1, 0, 1, integer=True).compute_ticks() == [0, 1]
-    losses = Scale(2.2893, 2.3077, 0, 1).compute_ticks()
-    assert [make_number_formatter(losses)(value) for value in losses] == ["2.290", "2.295", "2.300", "2.305"]
-    assert make_number_formatter([0.0, 50.0, 100.0])(50.0) == "50"
+MARKED = [name for name, style in STYLES.items() if style.marker]
+
+
+def make_chart(**changes: Any) -> FrontChart:
+    points = tuple(ChartPoint(number, number / 10, number / 20, f"{number}: {HOSTILE}", HOSTILE) for number in range(4))
+    series = tuple(ChartSeries(f"{HOSTILE} {style}", style, points, ((0.0, 0.1), (0.3, 0.2))) for style in MARKED)
+    axes = Axis(HOSTILE, 0.0, 0.25, "share"), Axis(HOSTILE, 0.0, 0.2, "number")
+    facts = {"name": "n", "title": HOSTILE, "description": HOSTILE, "x": axes[0], "y": axes[1], "series": series}
+    return FrontChart(**(facts | changes))
+
+
+def test_a_chart_escapes_names_and_carries_ids_and_values() -> None:
+    drawing = draw_chart(make_chart())
+    text = drawing.to_svg()
+    page = Page(text)
+    assert {name for name, _ in page.elements} <= {"svg", "title", "desc", "g", "defs", "path", "use", "text"}
+    assert "style=" not in text.partition("<title")[2] and "var(--blue)" in text
+    assert text.count("<title>") == text.count("data-id=") == 4 * len(MARKED)
+    linked = Page(replace(drawing, links=frozenset({2})).to_svg())
+    assert [item["href"] for item in linked.all("a")] == ["#network-2"] * len(MARKED)
+    assert linked.all("svg")[0]["role"] == "group"
+    alone = drawing.to_svg(standalone=True)
+    assert 'xmlns="http://www.w3.org/2000/svg"' in alone and "var(--blue, #0072b2)" in alone
+    assert alone == draw_chart(make_chart()).to_svg(standalone=True)
+    assert "<title>" not in replace(drawing, tips=False).to_svg() and "data-id" in replace(drawing, tips=False).to_svg()
+
+
+def test_a_logarithmic_axis_has_few_round_ticks() -> None:
+    axis = Axis("MACs", 0.02, 0.6, "share", log=True)
+    texts = Page(draw_chart(make_chart(x=axis, series=())).to_svg()).text
+    assert [text for text in texts if text.endswith("%")] == [f"{n}\N{NO-BREAK SPACE}%" for n in (2, 5, 10, 20, 50)]
+
+
+def test_a_chart_describes_the_front(config_file: Path, tmp_path: Path, capsys: Any) -> None:
+    searched(config_file, tmp_path / "runs", *SPANS, "--set", "search.evaluations=20")
+    capsys.readouterr()
+    main(["front", "one", "--runs", str(tmp_path / "runs"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    run = open_run(tmp_path / "runs", "one")
+    for options in (ChartOptions(), ChartOptions("params", "error", True), ChartOptions("evaluations", "loss")):
+        chart = build_front_chart(run, options)
+        evaluated, front = chart.series[0], next(item for item in chart.series if item.style == "front")
+        assert len(evaluated.points) == 20
+        assert len({point.id for point in evaluated.points}) == 20
+        if options.x == "evaluations":
+            continue
+        assert {point.id for point in front.points} == {row["id"] for row in found["front"]}
+        assert {point.label for point in front.points} - {""} <= {"best", "knee"}
+        assert [x for x, _ in front.line] == sorted(x for x, _ in front.line)
+        values = [y for _, y in front.line]
+        assert values == sorted(values, reverse=options.y == "error")
+    chart = build_front_chart(run)
+    assert chart.x.low <= 0.3 and chart.x.high >= 0.6
+    rows = {row["id"]: row for row in found["front"]}
+    front = next(item for item in chart.series if item.style == "front")
+    assert all(point.x == pytest.approx(rows[point.id]["macs_ratio"]) for point in front.points if point.id in rows)
+    assert all(point.y == pytest.approx(rows[point.id]["val_accuracy"]) for point in front.points if point.id in rows)
+    with pytest.raises(RunError, match="no budget of memory"):
+        build_front_chart(run, ChartOptions("memory"))

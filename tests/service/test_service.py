@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -169,12 +170,67 @@ def test_the_course_is_what_is_stored(client: TestClient, searched: Path) -> Non
     assert [item["evaluations"] for item in course["generations"]][-1] == len(pruned)
 
 
-@pytest.fixture(scope="session")
-def stored(searched: Path) -> list[Any]:
+def test_a_chart_is_drawn_once_for_every_state_of_a_run(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(searched, tmp_path / "runs")
+    (tmp_path / "runs" / "one" / "finished.json").unlink()
+    app = make_app(Workspace(tmp_path / "runs"), Authenticator(TOKEN), frozenset({"127.0.0.1"}))
+    drawn: list[str] = []
+    monkeypatch.setattr("blendsearch.service.charts._draw", lambda runs, request: drawn.append("one") or "<svg/>")
+    with TestClient(app, base_url=HOST) as client:
+        for query in ("", "", "?y=loss", "?y=loss"):
+            assert client.get(f"/api/runs/one/chart{query}", headers=BEARER).text == "<svg/>"
+        assert len(drawn) == 2
+        store = Store(tmp_path / "runs" / "one" / "run.sqlite")
+        store.add(store.read_evaluations()[-1]._replace(id=999, digest="f" * 64))
+        store.close()
+        for _ in range(2):
+            client.get("/api/runs/one/chart", headers=BEARER)
+        assert len(drawn) == 3
+
+
+def test_a_chart_has_the_networks_and_no_styles(client: TestClient, searched: Path) -> None:
+    known = {row.id for row in select_evaluated(stored_rows(searched))}
+    answer = client.get("/api/runs/one/chart", headers=BEARER)
+    assert answer.headers["content-type"] == "image/svg+xml"
+    root = ElementTree.fromstring(answer.text)
+    assert {int(item.attrib["data-id"]) for item in root.iter() if "data-id" in item.attrib} == known
+    assert not any("style" in item.attrib or item.tag.endswith(("style", "script")) for item in root.iter())
+    by_cost = client.get("/api/runs/one/chart?x=params&y=error&log=true", headers=BEARER).text
+    assert "parameters, share of the dense network" in by_cost and "error on validation images" in by_cost
+    assert "hypervolume" in client.get("/api/runs/one/chart?kind=hypervolume", headers=BEARER).text
+    assert "one: lowest loss so far" in client.get("/api/runs/one/chart?beside=one", headers=BEARER).text
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("x=latency", 409),
+        ("x=seconds", 422),
+        ("y=x", 422),
+        ("kind=all", 422),
+        ("log=maybe", 422),
+        ("beside=../one", 422),
+        ("beside=absent", 404),
+        ("color=red", 422),
+    ],
+)
+def test_other_charts_are_refused_in_one_line(client: TestClient, query: str, status: int) -> None:
+    answer = client.get(f"/api/runs/one/chart?{query}", headers=BEARER)
+    assert answer.status_code == status and "\n" not in answer.json()["error"]
+
+
+def stored_rows(searched: Path) -> list[Any]:
     store = open_run(searched, "one").open_store(read_only=True)
     rows = store.read_evaluations()
     store.close()
     return rows
+
+
+@pytest.fixture(scope="session")
+def stored(searched: Path) -> list[Any]:
+    return stored_rows(searched)
 
 
 @given(data=st.data())

@@ -71,7 +71,7 @@ def test_a_search_from_start_to_export(quick: dict[str, Any], tmp_path: Path, mo
         assert read_events(server, f"runs/one/events?after={max(news['rows']['id'])}")["state"]["state"] == "running"
         rows = server.until("runs", lambda rows: rows[1]["state"].startswith("failed"))
         assert "did you mean 'taylor_gate'" in rows[1]["state"]
-        assert "never began: blendsearch: no criterion" in read_refusal(server, "runs/wrong/front")
+        assert "did not start: blendsearch: no criterion" in read_refusal(server, "runs/wrong/front")
         course = server.ask("runs/wrong/course")
         assert course["state"]["state"] == "failed" and "tailor_gate" in course["child"]["said"][-1]
     # the page's server has gone; the search goes on
@@ -140,6 +140,6 @@ def test_a_server_without_a_good_token_or_data_folder_is_refused(
         return capsys.readouterr().err
 
     monkeypatch.setenv("BLENDSEARCH_TOKEN", "short")
-    assert "no good token" in refused("serve", "--runs", str(tmp_path), "--port", "0")
+    assert "is not a valid token" in refused("serve", "--runs", str(tmp_path), "--port", "0")
     monkeypatch.setenv("BLENDSEARCH_TOKEN", TOKEN)
     assert "is not a folder" in refused("serve", "--runs", str(tmp_path), "--data", str(tmp_path / "absent"))

@@ -1,4 +1,4 @@
-"""A found network on its way out: safetensors, a JSON that says how to hang them, and back again without pickle."""
+"""Export of a network: its weights as safetensors, its description as JSON; loading needs no pickle."""
 
 import copy
 import json
@@ -40,14 +40,14 @@ WEIGHTS, DESCRIPTION, CARD = "weights.safetensors", "network.json", "README.md"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Where a network was written, and what was measured on the module read back from there.
+    """The folder of an exported network, and measurements of the module that was loaded back from it.
 
     Attributes
     ----------
-    val_loss, val_accuracy: judged again after reading back; the search's own where the network was not there to judge.
+    val_loss, val_accuracy: evaluated again after loading back; those of the search where the network was not there.
     latency: `dense_ms` and `pruned_ms` of one pass on this device, and `where` and how; None where not measured.
-    files: all that was written; of formats beside the weights also how far their outputs are from the module's.
-    dense_bytes: what the dense network's weights take as safetensors.
+    files: the files written; of further formats also the difference of their outputs from the module's.
+    dense_bytes: the size of the dense network's weights as safetensors.
     """
 
     folder: Path
@@ -65,17 +65,17 @@ class ExportResult:
     dense_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values."""
         return {**asdict(self), "folder": str(self.folder), "files": [asdict(item) for item in self.files]}
 
 
 def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Sequence[str] = ()) -> ExportResult:
-    """Write the network that `what` names (``best``, ``knee`` or an id) to `folder`, which must be new or empty.
+    """Write the network `selector` (``best``, ``knee`` or an id) to `folder`, which must be new or empty.
 
-    The network is cut and recovered as it was for its evaluation, written, loaded back and judged again: what the front
-    reports is what is in the files. One that was fine-tuned for long leaves so. `formats` beside the weights are
-    ``pt2`` and ``onnx``. The folder is there whole or not at all. Raises RunError when the loss differs, or a format
-    cannot be written or gives other outputs.
+    The network is cut and recovered as for its evaluation, written, loaded back and evaluated again, so that the files
+    match the front. A network that had a long fine-tune is exported after it. `formats` are further ones: ``pt2``,
+    ``onnx``. The folder is written completely or not at all. Raises RunError when the loss differs, or a format cannot
+    be written or gives other outputs.
     """
     row = select_network(run, selector)
     check_folder(folder)
@@ -91,21 +91,21 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
         else:
             loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
         found += [write_format(loaded, facts["input"]["shape"], draft / f"network.{name}") for name in formats]
-        judged = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
-        if not abs(judged.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(judged.loss)):
+        evaluated = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
+        if not abs(evaluated.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(evaluated.loss)):
             raise RunError(
-                f"network {row.id} gives validation loss {judged.loss:.4f} after export, {row.loss:.4f} in the search: "
-                "export on the device and with the versions it was searched with"
+                f"network {row.id} gives validation loss {evaluated.loss:.4f} after export, {row.loss:.4f} in the "
+                "search: export on the device and with the versions it was searched with"
             )
         found.append(_write_card(run, row, facts, found, draft))
-    accuracy = 1 - judged.error if has_accuracy(run) else None
-    return _make_result(run, row, folder, facts, found, judged.loss, accuracy, True)
+    accuracy = 1 - evaluated.error if has_accuracy(run) else None
+    return _make_result(run, row, folder, facts, found, evaluated.loss, accuracy, True)
 
 
 def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult:
-    """Write a network of a run that lives in Python from the weights that the run keeps of it, without the network.
+    """Write a network of a run from Python objects from the weights that the run keeps, without the dense network.
 
-    Nothing is judged or measured. Raises RunError where the run keeps no weights of this one.
+    Nothing is evaluated or measured. Raises RunError where the run keeps no weights of it.
     """
     row = select_network(run, selector)
     check_folder(folder)
@@ -177,7 +177,7 @@ def _make_result(
 
 @contextmanager
 def _open_draft_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `folder` at the end; on any failure nothing is left of it."""
+    """Open a folder that becomes `folder` at the end; after a failure nothing is left of it."""
     from safetensors import SafetensorError
 
     draft = folder.parent / f".{folder.name}.draft-{os.getpid()}"
@@ -193,7 +193,7 @@ def _open_draft_folder(folder: Path) -> Iterator[Path]:
 
 
 def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> dict[str, Any]:
-    """What one pass takes on this device, the dense network's and the cut one's in turns."""
+    """Measure one pass of the dense and of the pruned network in turns on this device."""
     how = problem.config.budget.measured
     channels, height, width = shape
     conditions = BenchmarkSettings((channels, height, width), how.batch_size, how.precision, how.repeats)
@@ -203,15 +203,15 @@ def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> dict[str, 
 
 
 def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Module, Evaluation]:
-    """The network of `row`, cut and recovered as it was judged, on the CPU; and the row.
+    """Rebuild the network of `row` as it was evaluated, on the CPU, and return it with its row.
 
-    After a long fine-tune it is the fine-tuned network, and so is what the row says.
+    After a long fine-tune both are those of the fine-tuned network.
     """
     cut = unpack_cut(row.cut, problem.structure.maps.channels)
     final = select_final(run, row)
     if final is None:
         module = problem.evaluator.build_network(make_request(cut, row.fidelity, run.config.seed)).cpu()
-        # in the layout that a person expects, not the one that was fastest to judge
+        # in the usual memory format, not in the one that was fastest to evaluate
         return module.to(memory_format=torch.contiguous_format), row
     module = narrow(problem.model, problem.structure.maps, cut).cpu()
     weights = run.read_weights(final.digest, final.repeat)
@@ -225,12 +225,12 @@ def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Mod
 def load(
     folder: str | Path, factory: Callable[..., nn.Module] | None = None, *, model: nn.Module | None = None
 ) -> nn.Module:
-    """The narrow module that `export` wrote to `folder`, in evaluation mode on the CPU.
+    """Load the pruned module that `export` wrote to `folder`, in evaluation mode on the CPU.
 
-    Reads safetensors and JSON only. A network of the zoo or of torchvision is built by its name; one made by a person's
-    own ``module:function`` needs that function as `factory`, since a name in a file is never imported; one that was
-    searched in Python needs the dense network as `model`, with any weights, or what makes it as `factory`. Raises
-    ModelError when the files are missing, damaged, from a newer blendsearch, or do not fit the factory's network.
+    Reads safetensors and JSON only. A network of the zoo or of torchvision is built by its name. One of a user-defined
+    ``module:function`` needs that function as `factory`, since a name in a file is never imported. One searched in
+    Python needs the dense network as `model`, with any weights, or its `factory`. Raises ModelError when the files
+    are missing, damaged, from a newer blendsearch, or do not fit the factory's network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -252,7 +252,7 @@ def load(
             f"the network in {folder} was written by a newer blendsearch (format {facts['format']}): update"
         )
     arguments = dict(facts["arguments"])
-    arguments.pop("weights", None)  # pretrained weights would be fetched only to be replaced
+    arguments.pop("weights", None)  # pretrained weights would be downloaded and then replaced
     if model is not None:
         dense = copy.deepcopy(model) if facts.get("decomposed") else model
     else:
@@ -262,8 +262,8 @@ def load(
             dense.set_submodule(name, make_depthwise_pair(dense.get_submodule(name)))
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"the network in {folder} does not fit {facts['factory']!r}: a layer that is said to be decomposed is no "
-            f"convolution of it ({error})"
+            f"the network in {folder} does not fit {facts['factory']!r}: a decomposed layer is no convolution "
+            f"of it ({error})"
         ) from error
     names = {id(tensor): name for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]}
 
@@ -291,7 +291,7 @@ def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> dict
     parts = np.split(cut[: ends[-1]], ends[:-1])
     kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
     taken = run.structure.get("input") or _require_splits(problem).describe_input()
-    told = row.error is not None and has_accuracy(run)
+    has_numbers = row.error is not None and has_accuracy(run)
     return {
         "format": FORMAT if layers else 1,
         "factory": run.config.model.factory,
@@ -304,7 +304,7 @@ def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> dict
         "dense": dict(run.structure["dense"]),
         "fidelity": row.fidelity,
         "val_loss": row.loss,
-        "val_accuracy": 1 - (row.error or 0.0) if told else None,
+        "val_accuracy": 1 - (row.error or 0.0) if has_numbers else None,
         "run": run.name,
         "id": row.id,
         "cut": row.digest,
@@ -312,11 +312,11 @@ def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> dict
 
 
 def _require_splits(problem: Problem | None) -> Splits:
-    assert problem is not None  # a run that lives in Python states its input
+    assert problem is not None  # a run from Python objects stores its input
     return problem.splits
 
 
 def _collect_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, those not in the state dict too: the narrow network needs its own."""
+    """Collect all parameters and buffers by name, also those outside the state dict."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: tensor.detach().contiguous() for name, tensor in named}

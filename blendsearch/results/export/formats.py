@@ -1,7 +1,7 @@
-"""A network in other people's formats: PyTorch's exported program and ONNX, each read back and compared on the spot.
+"""Further formats: PyTorch's exported program and ONNX, each loaded back and compared with the module.
 
-Written, never read: `blendsearch.load` knows neither, since reading a ``.pt2`` of unknown origin can run code. What is
-read back here is what this process has just written.
+`blendsearch.load` reads neither, since a ``.pt2`` of unknown origin can run code. This module only loads files that it
+has just written.
 """
 
 import contextlib
@@ -46,10 +46,10 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> WrittenFile:
-    """Write `module`, in evaluation mode on the CPU, to `path`, whose suffix says how: ``.pt2`` or ``.onnx``.
+    """Write `module`, in evaluation mode on the CPU, to `path`, whose suffix is the format: ``.pt2`` or ``.onnx``.
 
-    `shape` is that of one image; the number of images is left open where the network lets it. Raises RunError when the
-    network cannot be written so, or what was written gives other outputs.
+    `shape` is that of one image; the number of images is dynamic where the network allows it. Raises RunError when the
+    network cannot be written, or the file gives other outputs.
     """
     images = torch.randn(IMAGE_COUNT, *shape, generator=torch.Generator().manual_seed(0))
     write = {".pt2": _export_pt2, ".onnx": _export_onnx}[path.suffix]
@@ -60,7 +60,7 @@ def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> Written
             found = write(module, images, path)(images)
     except OSError:
         raise
-    except Exception as error:  # exporters raise dozens of types for what they do not know
+    except Exception as error:  # exporters raise many types for unsupported operations
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RunError(
             f"the network cannot be written as {path.suffix[1:]}: {type(error).__name__}: {reason.strip()[:200]}"
@@ -122,7 +122,7 @@ def _compute_difference(expected: Tensor, actual: Tensor) -> float:
 
 @contextlib.contextmanager
 def _silence_exporters() -> Iterator[None]:
-    """Inside, exporters keep their progress and their advice to themselves."""
+    """Suppress the progress output and warnings of exporters."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -21,7 +21,7 @@ from blendsearch.blend.correlation_map import CorrelationMap
 from blendsearch.results.report.output_file import open_draft
 
 MAX_GROUP_MAPS = 30
-"""Most groups that a picture has small maps of: more would be too small to read or too many to compare."""
+"""Most groups with a small map: more would be too small to read."""
 MAX_NUMBERED_CRITERIA = 14
 """Most criteria for which cells hold their numbers."""
 
@@ -33,7 +33,7 @@ MAP_GAP, LINE_HEIGHT = 0.16, 0.14
 """Inches between small maps, and that a line of the names above them takes."""
 MISSING_COLOR, INK_COLOR = "0.72", "0.1"
 LOOSE_CLUSTER = 0.3
-"""Mean correlation below which a cluster is what is left over rather than criteria that agree."""
+"""Mean correlation below which the members of a cluster do not agree."""
 
 SCALE_LABEL = "Spearman rank correlation of the channel scores: 1 = same order, 0 = unrelated, -1 = reversed"
 
@@ -86,13 +86,13 @@ def format_correlation(value: float | None) -> str:
 
 
 def draw_criteria_map(criteria_map: CorrelationMap, model_name: str, path: Path) -> None:
-    """Write the picture to `path`, whose suffix decides the format. `model` names the network in the title.
+    """Write the picture to `path`, whose suffix decides the format. `model_name` is in the title.
 
     Left: the average over groups, criteria in the order of clusters, a box round each. Right: every group in the same
-    order; of more than `SHOWN` groups those that differ most from the average. Raises RunError when it cannot be
-    written.
+    order; of more than `MAX_GROUP_MAPS` groups those that differ most from the average. Raises RunError when it cannot
+    be written.
     """
-    # a person's own matplotlibrc must not change what is a fixed layout
+    # a user's matplotlibrc must not change the layout
     with matplotlib.style.context("default"), matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "map"}):
         figure = _CriteriaMapFigure(criteria_map, model_name).figure
         with open_draft(path) as draft:
@@ -163,7 +163,7 @@ class _CriteriaMapFigure:
         found = self.criteria_map
         notes = [
             "Each cell compares two criteria by how they order the channels of a group. A box is a cluster, formed on "
-            "the average; a bold name is the criterion nearest its cluster's centre, which speaks best for the others."
+            "the average; a bold name is the criterion nearest to the centre of its cluster, its best representative."
         ]
         if np.isfinite(found.mean_inside) and np.isfinite(found.mean_between):
             notes[0] += (
@@ -210,7 +210,7 @@ class _CriteriaMapFigure:
         self._draw_boxes(axes, 2.2)
 
     def _format_label(self, number: int) -> str:
-        """What is written beside a cluster's rows."""
+        """Format the label beside the rows of a cluster."""
         item = self.criteria_map.clusters[number]
         if len(item.members) == 1:
             return f"{format_cluster_name(number)}: on its own"
@@ -283,7 +283,7 @@ class _CriteriaMapFigure:
 
 
 def _make_colormap() -> Colormap:
-    """Red for alike, blue for reversed, white between: told apart by those who see no red or green as well."""
+    """Red for alike, blue for reversed, white between: readable without red-green vision."""
     return matplotlib.colormaps["RdBu_r"].with_extremes(bad=MISSING_COLOR)
 
 
@@ -316,7 +316,7 @@ def _wrap_name(name: str, width: float) -> list[str]:
         if lines[-1] and len(lines[-1] + part) > longest:
             lines.append("")
         lines[-1] += part
-    # the end says where a layer is
+    # the end of a name identifies the layer
     return [line if len(line) <= longest else f"…{line[1 - longest :]}" for line in lines[-3:]]
 
 

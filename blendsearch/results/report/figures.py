@@ -1,272 +1,345 @@
-"""The figures of the report about the whole search: the front, the way to it, the controls, the criteria."""
+"""The figures of the report about the whole search: charts, controls, criteria."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from blendsearch.blend.correlation_map import CorrelationMap
-from blendsearch.results.formatting import format_share
-from blendsearch.results.history import (
-    BASELINE_KINDS,
-    SearchHistory,
-    choose_error_limit,
-    format_network_name,
-    group_baselines,
-)
+from blendsearch.results.report.chart import Axis, ChartPoint, ChartSeries, FrontChart
 from blendsearch.results.report.criteria_map import format_cluster_name, format_correlation
-from blendsearch.results.report.svg import Drawing, Scale, draw_axes, make_number_formatter, make_percent_formatter
-from blendsearch.runs.origin import IN_BEST
-from blendsearch.runs.records import Evaluation
-
-WIDTH, HEIGHT = 780.0, 380.0
-LEFT, RIGHT, TOP, BOTTOM = 62.0, 14.0, 34.0, 52.0
-
-BASELINE_SHAPES = dict(
-    zip(
-        BASELINE_KINDS,
-        (("diamond", "single"), ("square", "equal"), ("triangle", "third"), ("cross", "fourth")),
-        strict=True,
-    )
+from blendsearch.results.report.drawing import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GROUND,
+    HALO,
+    INK,
+    ON_BLUE,
+    ORANGE,
+    PURPLE,
+    SEEN,
+    SOFT,
+    VERMILLION,
+    WALK,
+    Drawing,
+    Mark,
+    make_figure,
+    styled,
 )
-OTHER_SHAPE = "cross", "fourth"
+
+WIDTH = 780.0
+LEFT, RIGHT, BOTTOM = 62.0, 16.0, 48.0
+LEGEND_ROW, LEGEND_COLUMNS = 16.0, 3
+MAX_CURVE_MARKS = 200
+"""Most points of a curve that are marked; more would hide the line."""
 
 
-class LegendEntry(NamedTuple):
-    """A line of a legend: the class that decides mark and colour, and what they stand for."""
+@dataclass(frozen=True)
+class SeriesStyle:
+    """How a series looks. Markers and dashes differ too, so that no colour has to be seen."""
 
-    style: str
-    text: str
-
-
-def make_legend(history: SearchHistory) -> list[LegendEntry]:
-    """The baselines of the first figure; at one budget with their names and errors, those above the picture too."""
-    keys = []
-    for kind, rows in group_baselines(history).items():
-        style = BASELINE_SHAPES.get(kind, OTHER_SHAPE)[1]
-        words = f"best {kind}"
-        if not history.has_budget_range:
-            above = ", above the picture" if _get_error(rows[0]) > choose_error_limit(history) else ""
-            name = (
-                ""
-                if format_network_name(rows[0]).startswith(kind)
-                else f": {format_network_name(rows[0]).removesuffix(IN_BEST)}"
-            )
-            words += f"{name}, {format_share(_get_error(rows[0]))}{above}"
-        keys.append(LegendEntry(style, words))
-    return keys
+    color: str
+    marker: str = "o"
+    size: float = 7.0
+    filled: bool = True
+    alpha: float = 1.0
+    width: float = 1.6
+    dashes: tuple[float, ...] = ()
 
 
-def draw_front_figure(history: SearchHistory, picks: Mapping[int, str]) -> Drawing:
-    """Error on validation images against cost; `picks` are names by the id of what is pointed at."""
-    top = choose_error_limit(history)
-    description = (
-        f"{len(history.evaluated)} pruned networks, {len(history.front)} of them on the front, from "
-        f"{min(map(history.share, history.front)):.0%} to {max(map(history.share, history.front)):.0%} of "
-        f"{history.cost}. "
-        "The numbers of the front are in the table below."
+STYLES = {
+    "evaluated": SeriesStyle(SEEN, size=5.0, alpha=0.45),
+    "newest": SeriesStyle(SEEN, size=5.5, alpha=0.95),
+    "front": SeriesStyle(BLUE, width=2.0),
+    "single": SeriesStyle(VERMILLION, "D", 8.0, False, dashes=(5, 2.5)),
+    "equal": SeriesStyle(ORANGE, "s", 9.0, False, dashes=(1.2, 2)),
+    "third": SeriesStyle(GREEN, "^", 10.0, False, dashes=(5, 2, 1.2, 2)),
+    "fourth": SeriesStyle(PURPLE, "x", 9.0, False, dashes=(1.2, 1.2, 5, 1.2)),
+    "dense": SeriesStyle(INK, ""),
+    "final": SeriesStyle(GREEN, "P", 9.0),
+    "first": SeriesStyle(BLUE, width=2.0),
+    "first-evaluated": SeriesStyle(BLUE, size=4.5, alpha=0.22),
+    "second": SeriesStyle(VERMILLION, "D", width=2.0, dashes=(4.5, 2.5)),
+    "second-evaluated": SeriesStyle(VERMILLION, "D", size=4.5, alpha=0.22),
+}
+OUTSIDE_LABEL = "beyond the edge"
+WALKED = ("front", "first", "second")
+"""Styles of the points that the arrow keys walk along."""
+
+
+@styled
+def draw_chart(chart: FrontChart, *, titled: bool = False) -> Drawing:
+    """Draw a chart: the one picture of a front for pages, reports, files and notebooks; `titled` for a file."""
+    handles = _make_handles(chart)
+    rows = math.ceil(len(handles) / LEGEND_COLUMNS)
+    top = (28.0 if titled else 0.0) + LEGEND_ROW * rows + 30.0
+    height = chart.height + top
+    figure = make_figure(WIDTH, height)
+    axes = figure.add_axes(
+        (LEFT / WIDTH, BOTTOM / height, (WIDTH - LEFT - RIGHT) / WIDTH, (chart.height - BOTTOM) / height)
     )
-    drawing = Drawing(WIDTH, HEIGHT, "front", f"Validation error against {history.cost}", description)
-    shares = [history.share(row) for row in history.evaluated]
-    x = Scale(max(0.0, min(shares) - 0.03), 1.03, LEFT, WIDTH - RIGHT)
-    y = Scale(
-        0.0 if _find_least_error(history) < 0.4 * top else _find_least_error(history) * 0.9, top, HEIGHT - BOTTOM, TOP
-    )
-    names = f"{history.cost}, share of the dense network's", "Error on validation images"
-    draw_axes(
-        drawing, x, y, names, (make_percent_formatter(x.compute_ticks(6)), make_percent_formatter(y.compute_ticks()))
-    )
-    for row, cost in zip(history.evaluated, shares, strict=True):
-        _draw_dot(drawing, row, x(cost), y, top)
-    drawing.draw_line([(x(history.share(row)), y(min(top, _get_error(row)))) for row in history.front], "front-line")
-    for kind, rows in group_baselines(history).items():
-        shape, style = BASELINE_SHAPES.get(kind, OTHER_SHAPE)
-        for row in rows:
-            drawing.draw_mark(
-                shape,
-                x(history.share(row)),
-                y(_get_error(row)),
-                6,
-                f"mark {style}",
-                f"best {kind}: {_format_tooltip(row)}",
-            )
-    for row in history.front:
-        inside = _get_error(row) <= top
-        shape, height = ("circle", _get_error(row)) if inside else ("triangle", top)
-        tip = f"{'' if inside else 'above the picture: '}{_format_tooltip(row)}"
-        drawing.draw_mark(shape, x(history.share(row)), y(height), 3.6 if inside else 4.6, "on-front", tip)
-    if history.dense is not None:
-        place = x(1.0), y(_get_error(history.dense))
-        drawing.draw_mark("star", *place, 8, "dense", f"dense network: {_get_error(history.dense):.2%} error")
-    for row in history.front:
-        if row.id in picks:
-            height = y(min(top, _get_error(row)))
-            drawing.draw_mark("circle", x(history.share(row)), height, 8, "ring")
-            drawing.draw_text(x(history.share(row)) + 11, height - 9, picks[row.id], "note")
-    return drawing
+    _set_axes(axes, chart.x, chart.y)
+    marks: dict[str, Sequence[Mark]] = {}
+    for number, series in enumerate(chart.series):
+        marks |= _draw_series(axes, series, f"{WALK if series.style in WALKED else 'series'}-{number}", chart)
+    _label_points(axes, chart)
+    if handles:
+        place = (LEFT / WIDTH - 0.008, 1 - (28.0 if titled else 0.0) / height)
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=place, ncols=LEGEND_COLUMNS, frameon=False, fontsize=11,
+            borderpad=0.2, borderaxespad=0, columnspacing=1.2, handletextpad=0.5, labelspacing=0.35,
+        )  # fmt: skip
+    if titled:
+        figure.text(LEFT / WIDTH, 1 - 6 / height, chart.title, fontsize=14, fontweight="bold", va="top")
+    return Drawing(figure, chart.name, chart.title, chart.description, marks)
 
 
-def draw_convergence_figure(history: SearchHistory, metric: str) -> Drawing:
-    """How the search came to its best at one budget; `measure` is ``error`` or ``loss``, on validation images."""
-    values = [_get_value(row, metric) for row in history.evaluated]
-    top = choose_error_limit(history) if metric == "error" else _choose_upper_limit(values)
-    best = history.best_so_far[-1]
-    description = (
-        f"{len(history.evaluated)} networks in the order in which they were judged. The one with the lowest validation "
-        f"loss is network {best.id}: loss {best.loss:.4f}, error {best.error:.2%}."
-    )
-    drawing = Drawing(WIDTH, HEIGHT, metric, f"Validation {metric} by evaluation", description)
-    dense = None if history.dense is None else _get_value(history.dense, metric)
-    low = min([*values, *([] if dense is None else [dense])])
-    x = Scale(0, max(1, len(values)), LEFT, WIDTH - RIGHT, integer=True)
-    y = Scale(max(0.0, low - 0.08 * (top - low)), top, HEIGHT - BOTTOM, TOP)
-    form = make_percent_formatter(y.compute_ticks()) if metric == "error" else make_number_formatter(y.compute_ticks())
-    draw_axes(
-        drawing, x, y, ("Evaluation", f"{metric.capitalize()} on validation images"), (lambda n: f"{n:.0f}", form)
-    )
-    for place, row in enumerate(history.evaluated):
-        _draw_dot(drawing, row, x(place + 1), y, top, metric)
-    for kind, rows in group_baselines(history).items():
-        for row in rows:
-            if _get_value(row, metric) <= top:
-                height = y(_get_value(row, metric))
-                drawing.draw_line(
-                    [(LEFT, height), (WIDTH - RIGHT, height)], f"level {BASELINE_SHAPES.get(kind, OTHER_SHAPE)[1]}"
-                )
-    if dense is not None and dense <= top:
-        drawing.draw_line([(LEFT, y(dense)), (WIDTH - RIGHT, y(dense))], "level dense")
-    steps: list[tuple[float, float]] = []
-    for place, row in enumerate(history.best_so_far):
-        if not steps and _get_value(row, metric) > top and history.best_so_far[-1] is not row:
-            continue  # still above the picture
-        height = y(min(top, _get_value(row, metric)))
-        if not steps or height != steps[-1][1]:
-            steps += [(x(place + 1), steps[-1][1])] if steps else []
-            steps.append((x(place + 1), height))
-    drawing.draw_line([*steps, (x(len(values)), steps[-1][1])], "front-line")
-    return drawing
+def _make_handles(chart: FrontChart) -> list[Line2D]:
+    handles = [_make_handle(STYLES[series.style], series) for series in chart.series if series.name]
+    if any(not _is_inside(chart, point) for series in chart.series for point in series.points):
+        style = SeriesStyle(SEEN, "^" if chart.y.label.startswith(("error", "loss")) else "v", 5.0, alpha=0.6)
+        handles.append(_make_handle(style, ChartSeries(OUTSIDE_LABEL, "", (ChartPoint(None, 0, 0, ""),))))
+    return handles
 
 
-def draw_hypervolume_figure(generations: Sequence[Mapping[str, Any]]) -> Drawing:
-    """The hypervolume after every generation, against the evaluations until then."""
-    done, points = 0, []
-    for row in generations:
-        done += row["evaluations"]
-        points.append((done, float(row["summary"]["hypervolume"])))
-    values = [value for _, value in points]
-    description = f"From {values[0]:.4f} after {points[0][0]} evaluations to {values[-1]:.4f} after {done}."
-    drawing = Drawing(WIDTH, 260, "hypervolume", "Hypervolume by evaluations", description)
-    x = Scale(0, max(1, done), LEFT, WIDTH - RIGHT, integer=True)
-    margin = max(0.002, 0.1 * (max(values) - min(values)))
-    y = Scale(min(values) - margin, max(values) + margin, 260 - BOTTOM, TOP)
-    draw_axes(drawing, x, y, ("Evaluations", "Hypervolume"), (lambda n: f"{n:.0f}", lambda value: f"{value:.3f}"))
-    drawing.draw_line([(x(n), y(value)) for n, value in points], "front-line")
-    for n, value in points:
-        drawing.draw_mark("circle", x(n), y(value), 3.6, "on-front", f"after {n} evaluations: {value:.4f}")
-    return drawing
+def _make_handle(style: SeriesStyle, series: ChartSeries) -> Line2D:
+    line = bool(series.line) or not series.points
+    handle = Line2D([], [], label=series.name, **_choose_marker(style, style.marker if series.points else ""))
+    handle.set_linestyle(_choose_dashes(style) if line else "none")
+    handle.set_linewidth(style.width)
+    return handle
 
 
-def draw_difference_figure(rows: Sequence[Mapping[str, Any]]) -> Drawing:
-    """How much more the run found than each control, on test images, with confidence intervals where there are any."""
-    shown = [row for row in rows if row["difference"]["mean"] is not None]
-    ends = [
-        row["difference"]["mean"] + sign * (row["difference"]["half_width"] or 0) for row in shown for sign in (-1, 1)
-    ]
-    names = 9.0 + max(6.6 * len(row["name"]) for row in shown)
-    height = 58.0 + 28 * len(shown) + 14
-    drawing = Drawing(
-        WIDTH, height, "differences", "Difference on test images", "The same numbers stand in the table below."
-    )
-    reach = 1.1 * max(0.001, *(abs(end) for end in ends))
-    x = Scale(-reach, reach, names + 10, WIDTH - 24)
-    for value in x.compute_ticks(6):
-        drawing.draw_line([(x(value), 8), (x(value), height - 50)], "axis" if abs(value) < 1e-9 else "grid")
-        drawing.draw_text(
-            x(value),
-            height - 33,
-            f"{value * 100:+.3g}".replace("+0", "0") if abs(value) < 1e-9 else f"{value * 100:+.3g}",
-            "tick",
-            "middle",
+def _choose_marker(style: SeriesStyle, marker: str) -> dict[str, Any]:
+    """Keyword arguments of a matplotlib line for its markers."""
+    rim = GROUND if style.filled and style.alpha == 1 else style.color
+    return {
+        "color": style.color,
+        "alpha": None if style.alpha == 1 else style.alpha,
+        "marker": marker,
+        "markersize": style.size,
+        "markerfacecolor": style.color if style.filled else "none",
+        "markeredgecolor": rim,
+        "markeredgewidth": 0 if style.alpha < 1 else 1 if style.filled else 2,
+    }
+
+
+def _choose_dashes(style: SeriesStyle) -> Any:
+    return (0, style.dashes) if style.dashes else "-"
+
+
+def _is_inside(chart: FrontChart, point: ChartPoint) -> bool:
+    return chart.x.contains(point.x) and chart.y.contains(point.y)
+
+
+def _draw_series(axes: Axes, series: ChartSeries, gid: str, chart: FrontChart) -> dict[str, Sequence[Mark]]:
+    """Draw a line and its points, those beyond the edge as triangles at it; returns the points by the artist's gid."""
+    style = STYLES[series.style]
+    if series.line:
+        vertices = [(chart.x.clamp(x), chart.y.clamp(y)) for x, y in series.line]
+        axes.plot(
+            *zip(*vertices, strict=True), color=style.color, lw=style.width, ls=_choose_dashes(style), clip_on=False
         )
-    drawing.draw_text(
-        (x.start + x.end) / 2, height - 12, "points of test accuracy; right: the run found more", "axis-name", "middle"
-    )
+    found: dict[str, Sequence[Mark]] = {}
+    hidden = not style.marker or (series.line and len(series.points) > MAX_CURVE_MARKS)
+    points = () if hidden else series.points
+    above = replace(style, marker="^", filled=True)
+    below = replace(style, marker="v", filled=True)
+    inside = [point for point in points if _is_inside(chart, point)]
+    high = [point for point in points if not _is_inside(chart, point) and point.y > chart.y.high]
+    low = [point for point in points if not _is_inside(chart, point) and point.y <= chart.y.high]
+    for part, look, shown in (("in", style, inside), ("high", above, high), ("low", below, low)):
+        if shown:
+            name = f"{gid}-{part}"
+            prefix = "" if part == "in" else f"{OUTSIDE_LABEL}: "
+            found[name] = [Mark(f"{prefix}{point.tip}", point.id) for point in shown]
+            xs = [chart.x.clamp(point.x) for point in shown]
+            ys = [chart.y.clamp(point.y) for point in shown]
+            axes.plot(xs, ys, ls="none", gid=name, clip_on=False, **_choose_marker(look, look.marker))
+    return found
+
+
+def _label_points(axes: Axes, chart: FrontChart) -> None:
+    labelled = [point for series in chart.series for point in series.points if point.label]
+    for number, point in enumerate(labelled):
+        place = chart.x.clamp(point.x), chart.y.clamp(point.y)
+        left = _compute_share(chart.x, place[0]) > 0.08
+        axes.annotate(
+            point.label, place, (-8 if left else 8, 7), textcoords="offset points", ha="right" if left else "left",
+            fontweight="bold", gid=f"{HALO}-{number}", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _compute_share(axis: Axis, value: float) -> float:
+    """The place of a value between the ends of its axis, from 0 to 1."""
+    low, high, place = (math.log(item) if axis.log else item for item in (axis.low, axis.high, value))
+    return (place - low) / (high - low)
+
+
+def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
+    if x.log:
+        axes.set_xscale("log")
+    axes.set_xlim(x.low, x.high)
+    axes.set_ylim(y.low, y.high)
+    axes.set_xlabel(x.label, fontsize=12)
+    axes.set_title(y.label, loc="left", fontsize=12, color=SOFT, pad=8, x=-LEFT / (WIDTH - LEFT - RIGHT) + 0.02)
+    if x.log:
+        ticks = [value for value in (m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)) if x.low <= value <= x.high]
+        axes.set_xticks(ticks)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.minorticks_off()
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=x.unit == "count"))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    for axis, unit in ((axes.xaxis, x.unit), (axes.yaxis, y.unit)):
+        if unit == "share":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}\N{NO-BREAK SPACE}%"))
+        elif unit == "count":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=FAINT, lw=1)
+    axes.tick_params(axis="y", length=0, pad=6)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+
+
+@styled
+def draw_difference_figure(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """How many points more the run has than each control, on test images, with confidence intervals where known."""
+    shown = [row for row in rows if row["difference"]["mean"] is not None]
+    names = 14.0 + max(6.8 * len(row["name"]) for row in shown)
+    height = 70.0 + 28 * len(shown)
+    figure = make_figure(WIDTH, height)
+    axes = figure.add_axes((names / WIDTH, 50 / height, (WIDTH - names - 24) / WIDTH, (height - 58) / height))
+    marks: dict[str, Sequence[Mark]] = {}
     for number, row in enumerate(shown):
-        mean, half = row["difference"]["mean"], row["difference"]["half_width"]
-        level = 24 + 28 * number
-        drawing.draw_text(names, level + 4, row["name"], "tick strong", "end")
-        if half is not None:
-            drawing.draw_line([(x(mean - half), level), (x(mean + half), level)], "whisker")
-            for end in (mean - half, mean + half):
-                drawing.draw_line([(x(end), level - 5), (x(end), level + 5)], "whisker")
-        drawing.draw_mark("circle", x(mean), level, 5, "on-front", f"{row['name']}: {mean * 100:+.2f} points")
-    return drawing
+        mean, half = 100 * row["difference"]["mean"], 100 * (row["difference"]["half_width"] or 0.0)
+        if half:
+            axes.errorbar(mean, number, xerr=half, color=INK, capsize=5, lw=1.5, capthick=1.5)
+        axes.plot(mean, number, "o", ms=10, color=BLUE, markeredgecolor=GROUND, gid=f"difference-{number}")
+        marks[f"difference-{number}"] = [Mark(f"{row['name']}: {mean:+.2f} points")]
+    reach = 1.1 * max(0.1, *(abs(end) for end in axes.get_xlim()))
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(range(len(shown)), [row["name"] for row in shown], color=INK)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 else f"{value:+.3g}"))
+    axes.set_xlabel("points of test accuracy; right: this run is better")
+    axes.axvline(0, color=SOFT, lw=1, zorder=0)
+    axes.grid(axis="x", color=FAINT)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)
+    return Drawing(figure, "differences", "Difference on test images", "The table below has the numbers.", marks)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a grid: how much of its colour it has, from 0 to 1, a text inside, and its tooltip."""
+
+    color: str
+    strength: float = 1.0
+    tip: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells in rows and columns, laid out in user units: `left` and `top` are the room for the names."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[Cell]]
+    width: float
+    height: float
+    left: float
+    top: float
+    right: float = 2.0
+    bottom: float = 2.0
+    text_size: float = 12.0
+
+
+def draw_grid(grid: Grid) -> tuple[Figure, Axes, dict[str, Sequence[Mark]]]:
+    """Draw the cells, with the names of rows on the left and of columns above; cell (0, 0) is centred at (0, 0)."""
+    figure = make_figure(grid.width, grid.height)
+    inner = grid.width - grid.left - grid.right, grid.height - grid.top - grid.bottom
+    axes = figure.add_axes(
+        (grid.left / grid.width, grid.bottom / grid.height, inner[0] / grid.width, inner[1] / grid.height)
+    )
+    gap = len(grid.cells[0]) / inner[0], len(grid.cells) / inner[1]
+    marks: dict[str, Sequence[Mark]] = {}
+    for row, cells in enumerate(grid.cells):
+        for column, cell in enumerate(cells):
+            box = Rectangle((column - 0.5, row - 0.5), 1 - gap[0], 1 - gap[1], color=cell.color, lw=0)
+            box.set_alpha(None if cell.strength >= 1 else max(0.01, round(cell.strength, 2)))
+            axes.add_artist(box)
+            if cell.tip:
+                box.set_gid(f"cell-{row}-{column}")
+                marks[f"cell-{row}-{column}"] = [Mark(cell.tip)]
+            if cell.text:
+                color = ON_BLUE if cell.strength > 0.55 else INK
+                axes.text(column, row, cell.text, ha="center", va="center", fontsize=10.5, color=color)
+    axes.set_xlim(-0.5, len(grid.cells[0]) - 0.5)
+    axes.set_ylim(len(grid.cells) - 0.5, -0.5)
+    axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=grid.text_size)
+    axes.set_xticks([])
+    for column, name in enumerate(grid.columns):
+        axes.annotate(
+            name, (column, -0.5), (0, 6), textcoords="offset points", rotation=90, rotation_mode="anchor", ha="left",
+            va="center", fontsize=grid.text_size, color=SOFT, annotation_clip=False,
+        )  # fmt: skip
+    axes.tick_params(length=0, pad=6)
+    axes.spines[:].set_visible(False)
+    axes.patch.set_visible(False)
+    return figure, axes, marks
+
+
+@styled
 def draw_correlation_figure(criteria_map: CorrelationMap) -> Drawing:
     """The correlations of criteria averaged over groups, in the order of clusters, a box round each."""
     names = [criteria_map.criteria[row] for row in criteria_map.order]
-    n = len(names)
-    cell = max(16.0, min(34.0, 520 / n))
+    cell = max(16.0, min(34.0, 520 / len(names)))
     margin = 14 + 6.7 * max(len(name) for name in names)
-    side = n * cell
+    side = len(names) * cell
+    cells = [
+        [_make_correlation_cell(criteria_map, i, j, cell >= 28) for j in criteria_map.order] for i in criteria_map.order
+    ]
+    figure, axes, marks = draw_grid(
+        Grid(names, names, cells, margin + side + 24, margin + side + 4, margin, margin, 24.0, 4.0)
+    )
+    start = 0
+    for number, item in enumerate(criteria_map.clusters):
+        size = len(item.members)
+        axes.add_artist(
+            Rectangle((start - 0.52, start - 0.52), size, size, fill=False, ec=INK, lw=2, zorder=3, clip_on=False)
+        )
+        name = format_cluster_name(number)
+        axes.text(len(names) - 0.5 + 6 / cell, start + size / 2 - 0.5, name, va="center", fontweight="bold")
+        start += size
     description = (
-        f"{n} criteria in {len(criteria_map.clusters)} clusters. Mean correlation "
+        f"{len(names)} criteria in {len(criteria_map.clusters)} clusters. Mean correlation "
         f"{format_correlation(criteria_map.mean_inside)} inside clusters, "
         f"{format_correlation(criteria_map.mean_between)} between them. The clusters are in the table below."
     )
-    drawing = Drawing(margin + side + 22, margin + side + 6, "criteria", "Which criteria say the same", description)
-    for i, row in enumerate(criteria_map.order):
-        drawing.draw_text(margin - 6, margin + (i + 0.5) * cell + 4, names[i], "tick", "end")
-        drawing.draw_text(margin + (i + 0.5) * cell + 4, margin - 6, names[i], "tick", "start", -90)
-        for j, column in enumerate(criteria_map.order):
-            value = float(criteria_map.average[row, column])
-            place = margin + j * cell, margin + i * cell
-            if value != value:
-                drawing.draw_box(*place, cell - 1, cell - 1, "absent", f"{names[i]}, {names[j]}: no group ranks both")
-                continue
-            kind = "alike" if value >= 0 else "reversed"
-            tip = f"{names[i]}, {names[j]}: {format_correlation(value)}" if i < j else ""
-            drawing.draw_box(*place, cell - 1, cell - 1, kind, tip, min(1.0, abs(value)))
-            if cell >= 28:
-                style = "cell strong-cell" if abs(value) > 0.55 else "cell"
-                drawing.draw_text(
-                    place[0] + cell / 2, place[1] + cell / 2 + 4, format_correlation(value), style, "middle"
-                )
-    start = 0
-    for number, item in enumerate(criteria_map.clusters):
-        corner, size = margin + start * cell, len(item.members) * cell
-        drawing.draw_box(corner - 0.5, corner - 0.5, size, size, "cluster")
-        drawing.draw_text(margin + side + 6, corner + size / 2 + 4, format_cluster_name(number), "tick strong")
-        start += len(item.members)
-    return drawing
+    return Drawing(figure, "criteria", "Criteria that rank channels alike", description, marks)
 
 
-def _draw_dot(drawing: Drawing, row: Evaluation, x: float, y: Scale, top: float, metric: str = "error") -> None:
-    value = _get_value(row, metric)
-    if value <= top:
-        drawing.draw_mark("circle", x, y(value), 2.4, "seen", _format_tooltip(row))
-    else:
-        drawing.draw_mark("triangle", x, y(top) + 3, 3, "seen", f"above the picture: {_format_tooltip(row)}")
+def _make_correlation_cell(criteria_map: CorrelationMap, i: int, j: int, numbered: bool) -> Cell:
+    value = float(criteria_map.average[i, j])
+    names = f"{criteria_map.criteria[i]}, {criteria_map.criteria[j]}"
+    if math.isnan(value):
+        return Cell(FAINT, 1.0, f"{names}: no group ranks both")
+    text = format_correlation(value)
+    return Cell(BLUE if value >= 0 else VERMILLION, min(1.0, abs(value)), f"{names}: {text}", text if numbered else "")
 
 
-def _format_tooltip(row: Evaluation) -> str:
-    return f"{row.id}: {format_network_name(row)}, {_get_error(row):.2%} error, loss {row.loss:.3f}"
-
-
-def _choose_upper_limit(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    usual = ordered[(len(ordered) - 1) * 3 // 4]
-    return min(ordered[-1], ordered[0] + max(2.5 * (usual - ordered[0]), 0.01 * ordered[0])) * 1.01 + 1e-6
-
-
-def _find_least_error(history: SearchHistory) -> float:
-    rows = [*history.evaluated, *([history.dense] if history.dense else [])]
-    return min(_get_error(row) for row in rows)
-
-
-def _get_error(row: Evaluation) -> float:
-    return 1.0 if row.error is None else row.error
-
-
-def _get_value(row: Evaluation, metric: str) -> float:
-    value = row.error if metric == "error" else row.loss
-    return float("inf") if value is None else value
+def shorten_names(names: Iterable[str]) -> list[str]:
+    """Names of at most 24 letters; the end identifies the layer."""
+    return [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]

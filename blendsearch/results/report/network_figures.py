@@ -1,117 +1,140 @@
-"""The figures of the report about one network: what its groups keep, and whose say that was."""
+"""The figures of the report about one network: the channels that its groups keep, and the weights of its blend."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blendsearch.results.report.svg import Drawing
+from blendsearch.results.report.drawing import BLUE, FAINT, GREEN, INK, Drawing, Mark, make_figure, styled
+from blendsearch.results.report.figures import Cell, Grid, draw_grid, shorten_names
 
 WIDTH = 370.0
-ROW_HEIGHT = 15.0
+ROW_HEIGHT = 16.0
+LEAST_WEIGHT = 0.005
+"""Weights below this are shown as none."""
+
+Groups = Sequence[Mapping[str, Any]]
+"""The groups of a network as `describe_network` gives them, which is JSON."""
 
 
-def draw_kept_figure(groups: Sequence[Mapping[str, Any]], name: str, network_name: str) -> Drawing:
-    """A bar per group as long as its channels: in the dense network, and those of them that are kept."""
+@styled
+def draw_kept_figure(groups: Groups, name: str, network_name: str) -> Drawing:
+    """A bar per group as long as its channels in the dense network, filled as far as they are kept."""
     kept, channels = sum(group["kept"] for group in groups), sum(group["channels"] for group in groups)
+    tips = [f"{group['group']}: {group['kept']} of {group['channels']}, {group['kept_ratio']:.0%}" for group in groups]
+    bars = _Bars(
+        shorten_names(group["group"] for group in groups),
+        [group["kept"] for group in groups],
+        [group["channels"] for group in groups],
+        [f"{group['kept']}/{group['channels']}" for group in groups],
+        tips,
+        BLUE,
+    )
     description = (
-        f"{network_name} keeps {kept} of {channels} channels that can be cut; the numbers are in the table below."
+        f"{network_name} keeps {kept} of {channels} channels that can be cut. The table below has the numbers."
     )
-    drawing = Drawing(
-        WIDTH, ROW_HEIGHT * len(groups) + 22, name, f"Channels that {network_name} keeps, group by group", description
-    )
-    label = min(150.0, 8 + 5.7 * max(len(group["group"]) for group in groups))
-    room = WIDTH - label - 62
-    widest = max(group["channels"] for group in groups)
-    for number, group in enumerate(groups):
-        top = 4 + ROW_HEIGHT * number
-        drawing.draw_text(label - 5, top + 10, _shorten_name(group["group"]), "small", "end")
-        whole = room * group["channels"] / widest
-        tip = f"{group['group']}: {group['kept']} of {group['channels']}, {group['kept_ratio']:.0%}"
-        drawing.draw_box(label, top + 1, whole, ROW_HEIGHT - 4, "dense-bar", tip)
-        drawing.draw_box(label, top + 1, whole * group["kept_ratio"], ROW_HEIGHT - 4, "kept-bar", tip)
-        drawing.draw_text(label + whole + 5, top + 10, f"{group['kept']}/{group['channels']}", "small")
-    drawing.draw_text(label, ROW_HEIGHT * len(groups) + 17, "kept, of the dense network's channels", "small")
-    return drawing
+    return bars.draw(name, f"Channels that {network_name} keeps, group by group", description)
 
 
-def draw_blend_figure(
-    groups: Sequence[Mapping[str, Any]], order: Sequence[str], name: str, network_name: str
-) -> Drawing | None:
-    """Each criterion's part of the say: in every group a row of cells, or one bar chart where all groups are alike.
+@styled
+def draw_blend_figure(groups: Groups, order: Sequence[str], name: str, network_name: str) -> Drawing | None:
+    """The weight of each criterion: a row of cells per group, or one bar chart where all groups have the same blend.
 
-    `order` is that of the criteria, alike ones beside each other. None where the network comes from no blend.
+    `order` is that of the criteria, similar ones beside each other. None where the network comes from no blend.
     """
-    parts = [get_blend_shares(group) for group in groups]
-    if not any(parts):
+    weights = [get_blend_weights(group) for group in groups]
+    if not any(weights):
         return None
-    heard = [criterion for criterion in order if any(part.get(criterion, 0) >= 0.005 for part in parts)]
+    used = [item for item in order if any(row.get(item, 0) >= LEAST_WEIGHT for row in weights)]
     if has_uniform_blend(groups):
-        return _draw_bars(parts[0], heard, name, network_name)
-    return _draw_cells(groups, parts, heard, name, network_name)
+        return _draw_blend_bars(weights[0], used, name, network_name)
+    return _draw_blend_cells(groups, used, name, network_name)
 
 
-def get_blend_shares(group: Mapping[str, Any]) -> dict[str, float]:
-    """Each heard criterion's part of the say in one group."""
+def get_blend_weights(group: Mapping[str, Any]) -> dict[str, float]:
+    """The weight of each criterion in the blend of one group."""
     return {item["criterion"]: item["part"] for item in group["blend"] or []}
 
 
-def has_uniform_blend(groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every group has the same blend, up to what a reader could see."""
-    parts = [get_blend_shares(group) for group in groups]
+def has_uniform_blend(groups: Groups) -> bool:
+    """Return whether every group has the same blend, up to invisible differences."""
+    weights = [get_blend_weights(group) for group in groups]
+    first = weights[0]
     return all(
-        part.keys() == parts[0].keys() and all(abs(part[key] - parts[0][key]) < 0.005 for key in part) for part in parts
+        row.keys() == first.keys() and all(abs(row[key] - first[key]) < LEAST_WEIGHT for key in row) for row in weights
     )
 
 
-def _draw_bars(part: Mapping[str, float], criteria: Sequence[str], name: str, network_name: str) -> Drawing:
-    ranked = sorted(criteria, key=lambda criterion: -part.get(criterion, 0.0))
-    words = ", ".join(f"{criterion} {part.get(criterion, 0.0):.0%}" for criterion in ranked[:5])
-    drawing = Drawing(
-        WIDTH, 18.0 * len(ranked) + 8, name, f"The blend of {network_name}, the same in every group", words
+class _Bars:
+    """Horizontal bars over the fainter bars of what they are a part of, with a text behind each."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        parts: Sequence[float],
+        wholes: Sequence[float],
+        texts: Sequence[str],
+        tips: Sequence[str],
+        color: str,
+    ) -> None:
+        self.names, self.parts, self.wholes = names, parts, wholes
+        self.texts, self.tips, self.color = texts, tips, color
+
+    def draw(self, name: str, title: str, description: str) -> Drawing:
+        height = ROW_HEIGHT * len(self.names) + 4
+        figure = make_figure(WIDTH, height)
+        left = min(170.0, 14 + 6.7 * max(map(len, self.names)))
+        axes = figure.add_axes((left / WIDTH, 0, (WIDTH - left - 60) / WIDTH, 1))
+        rows = range(len(self.names))
+        whole = axes.barh(rows, self.wholes, height=0.72, color=FAINT)
+        part = axes.barh(rows, self.parts, height=0.72, color=self.color)
+        axes.bar_label(whole, self.texts, padding=5, fontsize=10.5, color=INK)
+        axes.set_xlim(0, max(self.wholes))
+        axes.set_ylim(len(self.names) - 0.5, -0.5)
+        axes.set_yticks(rows, self.names, fontsize=10.5)
+        axes.set_xticks([])
+        axes.tick_params(length=0, pad=5)
+        axes.spines[:].set_visible(False)
+        axes.patch.set_visible(False)
+        marks: dict[str, Sequence[Mark]] = {}
+        for layer, bars in (("whole", whole), ("part", part)):
+            for row, bar in enumerate(bars):
+                bar.set_gid(f"{layer}-{row}")
+                marks[f"{layer}-{row}"] = [Mark(self.tips[row])]
+        return Drawing(figure, name, title, description, marks)
+
+
+def _draw_blend_bars(weights: Mapping[str, float], criteria: Sequence[str], name: str, network_name: str) -> Drawing:
+    ranked = sorted(criteria, key=lambda criterion: -weights.get(criterion, 0.0))
+    values = [weights.get(criterion, 0.0) for criterion in ranked]
+    texts = [f"{value:.0%}" for value in values]
+    tips = [f"{criterion}: {value:.1%}" for criterion, value in zip(ranked, values, strict=True)]
+    description = ", ".join(f"{criterion} {text}" for criterion, text in zip(ranked[:5], texts[:5], strict=True))
+    bars = _Bars(ranked, values, [1.0] * len(values), texts, tips, GREEN)
+    return bars.draw(name, f"The blend of {network_name}, the same in every group", description)
+
+
+def _draw_blend_cells(groups: Groups, criteria: Sequence[str], name: str, network_name: str) -> Drawing:
+    weights = [get_blend_weights(group) for group in groups]
+    means = {item: sum(row.get(item, 0.0) for row in weights) / len(weights) for item in criteria}
+    largest = max(criteria, key=lambda criterion: means[criterion])
+    description = (
+        f"{len(criteria)} criteria in {len(groups)} groups. {largest} has the largest weight, "
+        f"{means[largest]:.0%} on average."
     )
-    label = min(150.0, 8 + 6.3 * max(len(criterion) for criterion in ranked))
-    room = WIDTH - label - 44
-    for number, criterion in enumerate(ranked):
-        value, top = part.get(criterion, 0.0), 4 + 18.0 * number
-        drawing.draw_text(label - 5, top + 11, criterion, "small", "end")
-        drawing.draw_box(label, top + 1, room, 13, "dense-bar")
-        drawing.draw_box(label, top + 1, max(1.0, room * value), 13, "say-bar", f"{criterion}: {value:.1%}")
-        drawing.draw_text(label + room + 5, top + 11, f"{value:.0%}", "small")
-    return drawing
+    cells = [
+        [_make_blend_cell(group["group"], criterion, row.get(criterion, 0.0)) for criterion in criteria]
+        for group, row in zip(groups, weights, strict=True)
+    ]
+    rows = shorten_names(group["group"] for group in groups)
+    left = min(170.0, 14 + 6.7 * max(map(len, rows)))
+    top = 14 + 6.7 * max(map(len, criteria))
+    cell = min(26.0, max(11.0, (WIDTH - left - 6) / len(criteria)))
+    width, height = max(WIDTH, left + cell * len(criteria) + 6), top + ROW_HEIGHT * len(groups) + 2
+    right = width - left - cell * len(criteria)
+    figure, _, marks = draw_grid(Grid(rows, criteria, cells, width, height, left, top, right, text_size=10.5))
+    return Drawing(figure, name, f"The blend of {network_name}, group by group", description, marks)
 
 
-def _draw_cells(
-    groups: Sequence[Mapping[str, Any]],
-    parts: Sequence[Mapping[str, float]],
-    criteria: Sequence[str],
-    name: str,
-    network_name: str,
-) -> Drawing:
-    loudest = max(criteria, key=lambda criterion: sum(part.get(criterion, 0.0) for part in parts))
-    words = (
-        f"{len(criteria)} criteria in {len(groups)} groups; heard most over all is {loudest}, with "
-        f"{sum(part.get(loudest, 0.0) for part in parts) / len(parts):.0%} of the say on average."
-    )
-    label = min(150.0, 8 + 5.7 * max(len(group["group"]) for group in groups))
-    head = 10 + 5.9 * max(len(criterion) for criterion in criteria)
-    cell = min(26.0, max(11.0, (WIDTH - label - 6) / len(criteria)))
-    width = max(WIDTH, label + cell * len(criteria) + 6)
-    drawing = Drawing(
-        width, head + ROW_HEIGHT * len(groups) + 6, name, f"The blend of {network_name}, group by group", words
-    )
-    for column, criterion in enumerate(criteria):
-        drawing.draw_text(label + (column + 0.5) * cell + 3.5, head - 5, criterion, "small", "start", -90)
-    for number, (group, part) in enumerate(zip(groups, parts, strict=True)):
-        top = head + ROW_HEIGHT * number
-        drawing.draw_text(label - 5, top + 10, _shorten_name(group["group"]), "small", "end")
-        for column, criterion in enumerate(criteria):
-            value = part.get(criterion, 0.0)
-            tip = f"{group['group']}, {criterion}: {value:.0%}" if value >= 0.005 else ""
-            # a frame of the ground's colour keeps empty cells visible
-            drawing.draw_box(label + column * cell, top, cell - 1, ROW_HEIGHT - 1, "empty")
-            if tip:
-                drawing.draw_box(label + column * cell, top, cell - 1, ROW_HEIGHT - 1, "say", tip, 0.08 + 0.92 * value)
-    return drawing
-
-
-def _shorten_name(name: str) -> str:
-    return name if len(name) <= 24 else f"…{name[-23:]}"
+def _make_blend_cell(group: str, criterion: str, weight: float) -> Cell:
+    if weight < LEAST_WEIGHT:
+        return Cell(FAINT)
+    return Cell(GREEN, 0.08 + 0.92 * weight, f"{group}, {criterion}: {weight:.0%}")

@@ -1,4 +1,4 @@
-"""Where a picture or a page may be written, asked before the work that it shows; written whole or not at all."""
+"""Files for pictures and pages: checked before the work, and written completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_output_path(path: Path, kind: str = "picture", formats: tuple[str, ...] = FORMATS) -> None:
-    """Raise RunError unless a picture (or `what` else) can be written to `path`, in the format of its suffix."""
+    """Raise RunError unless a picture (or another `kind`) can be written to `path`, in the format of its suffix."""
     if path.suffix.lower() not in formats:
         raise RunError(f"a {kind} cannot be written as {path}: expected a file that ends in {', '.join(formats)}")
     folder = path.parent
@@ -25,7 +25,7 @@ def check_output_path(path: Path, kind: str = "picture", formats: tuple[str, ...
 
 @contextmanager
 def open_draft(path: Path, kind: str = "picture") -> Iterator[Path]:
-    """A file to draw to, which becomes `path` at the end; on any failure `path` is as it was. Raises RunError."""
+    """Open a file that becomes `path` at the end; after a failure `path` is unchanged. Raises RunError."""
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
         yield draft

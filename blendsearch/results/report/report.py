@@ -1,7 +1,8 @@
-"""A run as one page: a single HTML file with its figures inside, which asks nothing of any network."""
+"""A run as one page: a single HTML file that contains its figures and loads nothing."""
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,13 @@ from blendsearch.results.network import (
     list_decomposed_layers,
     make_group_reader,
 )
-from blendsearch.results.report.figures import (
-    draw_convergence_figure,
-    draw_correlation_figure,
-    draw_difference_figure,
-    draw_front_figure,
-    draw_hypervolume_figure,
-    make_legend,
-)
+from blendsearch.results.report.chart import ChartOptions, build_front_chart, build_hypervolume_chart
+from blendsearch.results.report.drawing import Drawing
+from blendsearch.results.report.figures import draw_chart, draw_correlation_figure, draw_difference_figure
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
 from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
-from blendsearch.results.summary import has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import has_accuracy, has_budget_range, select_network, summarize_run
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
@@ -37,133 +33,202 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 MIN_NETWORKS = 3
-"""Fewer networks at one budget are no course that a figure could show: methods that bring one or two."""
+"""Fewer networks at one budget have no figure: some methods evaluate one or two."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A network that the page shows in detail, and the reason."""
+
+    title: str
+    name: str
+    row: Evaluation
+    reason: str
+    groups: list[dict[str, Any]]
+    decomposed: list[str]
+    layers: int
+    kept: Drawing
+    blend: Drawing | None
+    uniform: bool
+    macs_ratio: float
+    params_ratio: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: of the generations by the clock, of their evaluations, of one evaluation, of the long fine-tunes."""
+
+    wall: float
+    evaluating: float
+    each: float
+    finals: float
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """The contents of the page; the fields are the variables of the template.
+
+    Attributes
+    ----------
+    names: the name of each network that is shown in detail, by its id.
+    anchors: the part of the table of networks that a link to a network leads to, by its id.
+    """
+
+    run: Run
+    title: str
+    budget: str
+    sentences: list[str]
+    history: SearchHistory
+    numbers: Mapping[str, Any]
+    trained: str
+    costs: Mapping[str, str]
+    names: Mapping[int, str]
+    anchors: Mapping[int, str]
+    main: Drawing | None
+    second: Drawing | None
+    picks: list[Pick]
+    controls: Mapping[str, Any] | None
+    differences: Drawing | None
+    criteria: Mapping[str, Any] | None
+    generations: list[GenerationRow]
+    timing: Timing
+    command: str
+    config: str
 
 
 def write_report(run: Run, path: Path) -> list[str]:
-    """Write the page to `path`, whole or not at all; returns its first paragraph, sentence by sentence.
+    """Write the page to `path`, completely or not at all, and return its first paragraph as sentences.
 
     Works for a run in any state. Raises RunError when the run is damaged or the file cannot be written.
     """
     facts = collect_report_facts(run)
     with open_draft(path, "report") as draft:
         draft.write_text(_render(facts), encoding="utf-8")
-    found: list[str] = facts["sentences"]
-    return found
+    return facts.sentences
 
 
-def collect_report_facts(run: Run) -> dict[str, Any]:
-    """All that the page shows: what `summary` gives, and figures, which are escaped already."""
-    found, numbers, controls = read_history(run), summarize_run(run).to_dict(), _summarize_controls(run)
-    picks = _select_picks(run, found)
-    named = {name: row for name, (row, _) in picks.items()}
-    with run.open_store(read_only=True) as store:
-        generations, finals = store.read_generations(), store.read_finals()
+def collect_report_facts(run: Run) -> ReportFacts:
+    """Collect the contents of the page."""
+    history, numbers, controls = read_history(run), summarize_run(run).to_dict(), _summarize_controls(run)
+    reasons = _select_picks(run, history)
+    picked = {name: row for name, (row, _) in reasons.items()}
+    generations, finals = _read_times(run)
     criteria, order = _describe_criteria(run)
-    return {
-        "run": run,
-        "title": run.config.model.title,
-        "budget": format_budget(run),
-        "sentences": format_sentences(run, found, numbers, named, controls["verdict"] if controls else None),
-        "course": found,
-        "numbers": numbers,
-        "trained": describe_training(run),
-        "costs": _select_cost_columns(numbers["dense"]),
-        "names": {row.id: f"{name} ({row.id})" for name, row in named.items()},
-        "main": _draw_main_figure(found, named),
-        "second": _draw_second_figure(found, generations),
-        "legend": make_legend(found) if found.evaluated else [],
-        "picks": [_describe_pick(run, name, row, words, order) for name, (row, words) in picks.items()],
-        "controls": controls,
-        "differences": draw_difference_figure(controls["methods"][1:])
-        if controls and controls["methods"][1:]
-        else None,
-        "criteria": criteria,
-        "generations": generations,
-        "timing": _summarize_timing(generations, [item.seconds for item in finals]),
-        "command": shlex.join(run.provenance["command"]),
-        "config": dump_config(run.config),
-    }
+    anchors = _list_anchors(numbers)
+    return ReportFacts(
+        run=run,
+        title=run.config.model.title,
+        budget=format_budget(run),
+        sentences=format_sentences(run, history, numbers, picked, controls["verdict"] if controls else None),
+        history=history,
+        numbers=numbers,
+        trained=describe_training(run),
+        costs=_select_cost_columns(numbers["dense"]),
+        names={row.id: f"{name} ({row.id})" for name, row in picked.items()},
+        anchors=anchors,
+        main=_draw_main_figure(run, history, frozenset(anchors)),
+        second=_draw_second_figure(run, history, generations),
+        picks=[_describe_pick(run, name, row, reason, order) for name, (row, reason) in reasons.items()],
+        controls=controls,
+        differences=_draw_differences(controls),
+        criteria=criteria,
+        generations=generations,
+        timing=_summarize_timing(generations, finals),
+        command=shlex.join(run.provenance["command"]),
+        config=dump_config(run.config),
+    )
 
 
-def _render(facts: Mapping[str, Any]) -> str:
+def _render(facts: ReportFacts) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["share"] = format_share
     environment.filters["duration"] = _format_duration
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(facts)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(facts))
+
+
+def _read_times(run: Run) -> tuple[list[GenerationRow], list[float]]:
+    """The generations, and the seconds of each long fine-tune."""
+    with run.open_store(read_only=True) as store:
+        return store.read_generations(), [item.seconds for item in store.read_finals()]
+
+
+def _list_anchors(numbers: Mapping[str, Any]) -> dict[int, str]:
+    """The first part of the table of networks that has each network, by its id."""
+    found: dict[int, str] = {}
+    for part in ("dense", "baselines", "front"):
+        for row in numbers[part]:
+            found.setdefault(row["id"], part)
+    return found
 
 
 def _select_picks(run: Run, history: SearchHistory) -> dict[str, tuple[Evaluation, str]]:
-    """The networks that are taken apart, by name, each with why it is there: what was found, and what to hold it to."""
+    """The networks that are shown in detail, by name, each with the reason: the results, and a baseline beside them."""
     if not history.evaluated:
         return {}
-    tuned = describe_training(run) if _has_finals(run) else "of the search"
-    picks = {
-        "best": (
-            select_network(run, "best"),
-            f"The lowest validation {'error' if _has_finals(run) else 'loss'} {tuned}.",
-        )
-    }
+    tuned = bool(_read_times(run)[1])
+    reason = f"The highest validation accuracy {describe_training(run)}." if tuned else "The lowest validation loss."
+    picks = {"best": (select_network(run, "best"), reason)}
     if has_budget_range(run):
-        picks["knee"] = (select_network(run, "knee"), "Where the front bends: less cost begins to cost much accuracy.")
+        picks["knee"] = (select_network(run, "knee"), "The bend of the front: below it, accuracy falls fast with cost.")
     singles = group_baselines(history).get("single criterion", [])
     if singles:
         least = min(singles, key=lambda row: (row.loss or 0.0, row.id))
-        picks["single"] = (least, "The best single criterion by validation loss: what needs no search.")
+        picks["single"] = (least, "The best single criterion by validation loss, which needs no search.")
     return picks
 
 
-def _has_finals(run: Run) -> bool:
-    with run.open_store(read_only=True) as store:
-        return bool(store.read_finals())
-
-
-def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: list[str]) -> dict[str, Any]:
+def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: list[str]) -> Pick:
     groups = [group.to_dict() for group in make_group_reader(run)(row)]
-    title = {"best": "Best", "knee": "Knee", "single": "Best single criterion"}[name]
-    return {
-        "title": title,
-        "name": format_network_name(row),
-        "row": row,
-        "words": reason,
-        "groups": groups,
-        "decomposed": list_decomposed_layers(run, row),
-        "layers": len(list_decomposable_layers(run)),
-        "kept": draw_kept_figure(groups, f"kept-{name}", format_network_name(row)),
-        "blend": draw_blend_figure(groups, order, f"blend-{name}", format_network_name(row)),
-        "alike": has_uniform_blend(groups),
-        "macs_ratio": row.macs / run.structure["dense"]["macs"],
-        "params_ratio": row.params / run.structure["dense"]["params"],
-    }
+    network = format_network_name(row)
+    return Pick(
+        title={"best": "Best", "knee": "Knee", "single": "Best single criterion"}[name],
+        name=network,
+        row=row,
+        reason=reason,
+        groups=groups,
+        decomposed=list_decomposed_layers(run, row),
+        layers=len(list_decomposable_layers(run)),
+        kept=draw_kept_figure(groups, f"kept-{name}", network),
+        blend=draw_blend_figure(groups, order, f"blend-{name}", network),
+        uniform=has_uniform_blend(groups),
+        macs_ratio=row.macs / run.structure["dense"]["macs"],
+        params_ratio=row.params / run.structure["dense"]["params"],
+    )
 
 
-def _draw_main_figure(history: SearchHistory, picks: Mapping[str, Evaluation]) -> Any:
-    if not history.evaluated:
+def _draw_main_figure(run: Run, history: SearchHistory, listed: frozenset[int]) -> Drawing | None:
+    """The front, or the best network so far; points link to the table of networks where they are `listed` in it."""
+    return replace(draw_chart(build_front_chart(run)), links=listed) if _has_figure(history) else None
+
+
+def _draw_second_figure(run: Run, history: SearchHistory, generations: list[GenerationRow]) -> Drawing | None:
+    if not _has_figure(history):
         return None
     if not history.has_budget_range:
-        return draw_convergence_figure(history, "error") if len(history.evaluated) >= MIN_NETWORKS else None
-    return draw_front_figure(history, {row.id: name for name, row in picks.items() if name != "single"})
+        return draw_chart(build_front_chart(run, ChartOptions(y="loss"))) if has_accuracy(run) else None
+    return draw_chart(build_hypervolume_chart(run)) if len(generations) > 1 else None
 
 
-def _draw_second_figure(history: SearchHistory, generations: list[GenerationRow]) -> Any:
-    if not history.evaluated:
-        return None
-    if not history.has_budget_range:
-        return draw_convergence_figure(history, "loss") if len(history.evaluated) >= MIN_NETWORKS else None
-    return draw_hypervolume_figure(generations) if len(generations) > 1 else None
+def _has_figure(history: SearchHistory) -> bool:
+    return len(history.evaluated) >= (1 if history.has_budget_range else MIN_NETWORKS)
+
+
+def _draw_differences(controls: Mapping[str, Any] | None) -> Drawing | None:
+    rows = controls["methods"][1:] if controls else []
+    return draw_difference_figure(rows) if rows else None
 
 
 def _select_cost_columns(dense: list[dict[str, Any]]) -> dict[str, str]:
-    """Columns of the networks' table: MACs and parameters, and what else has a budget."""
+    """The columns of the table of networks: MACs and parameters, and further costs that have a budget."""
     further = {"memory": "memory_ratio", "latency": "latency_ratio", "measured": "latency_measured"}
     known = {name: field for name, field in further.items() if dense and field in dense[0]}
     return {"MACs": "macs_ratio", "parameters": "params_ratio", **known}
 
 
 def _summarize_controls(run: Run) -> dict[str, Any] | None:
-    """The comparison with controls, where there are any and the run has finished."""
+    """The comparison with controls, where there are some and the run has finished."""
     if has_budget_range(run) or not run.finished or not list_runs(run.path / "controls"):
         return None
     return summarize_comparison(run).to_dict()
@@ -188,19 +253,14 @@ def _describe_criteria(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
     return facts, [*facts["order"], *(name for name in names if name not in facts["order"])]
 
 
-def _summarize_timing(generations: list[GenerationRow], finals: list[float]) -> dict[str, float]:
+def _summarize_timing(generations: list[GenerationRow], finals: list[float]) -> Timing:
     wall = sum(row["wall"] for row in generations)
     seconds = sum(row["seconds"] for row in generations)
-    return {
-        "wall": wall,
-        "evaluating": seconds,
-        "each": seconds / max(1, sum(row["evaluations"] for row in generations)),
-        "finals": sum(finals),
-    }
+    return Timing(wall, seconds, seconds / max(1, sum(row["evaluations"] for row in generations)), sum(finals))
 
 
 def _format_duration(seconds: float) -> str:
-    """``3 h 12 min``, ``4 min 10 s``, ``8.1 s``."""
+    """Format seconds as ``3 h 12 min``, ``4 min 10 s`` or ``8.1 s``."""
     if seconds >= 3600:
         return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
     return f"{int(seconds // 60)} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""What a run found, said in a few sentences: chosen by validation, told in test accuracy where there is any."""
+"""The results of a run in a few sentences: networks chosen by validation, with test accuracies where there are any."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
 
 BUDGET_TOLERANCE = 0.005
-"""A network that stays farther below its budget does not use it, as one of depthwise layers may: that is said."""
+"""A sentence reports a best network that stays farther below its budget than this."""
 
 
 def format_sentences(
@@ -22,38 +22,37 @@ def format_sentences(
     picks: Mapping[str, Evaluation],
     verdict: str | None,
 ) -> list[str]:
-    """What was found, how it compares, and how far that can be trusted. `picks` has `best`, and over a span `knee`."""
+    """Describe the results and their limits. `picks` has `best`, and over a range of budgets `knee`."""
     if not history.evaluated:
         return ["Nothing has been evaluated yet: there is no network to show."]
-    told = _Accuracies(run, summary)
-    said = (
-        _describe_front(run, history, picks, told)
+    accuracies = _Accuracies(run, summary)
+    sentences = (
+        _describe_front(run, history, picks, accuracies)
         if history.has_budget_range
-        else _describe_best(run, history, picks["best"], told)
+        else _describe_best(run, history, picks["best"], accuracies)
     )
     if not has_accuracy(run):
-        said.append(
-            f"Networks were judged by losses alone ({', '.join(run.structure['task'].values())}): the best has "
-            f"{picks['best'].loss:.4f} on validation. Errors shown only stand in, and rise with the loss."
+        sentences.append(
+            f"Networks were evaluated by loss alone ({', '.join(run.structure['task'].values())}): the best has "
+            f"{picks['best'].loss:.4f} on validation."
         )
     if not run.finished:
-        said.append(
-            f"The search is not finished, {len(history.evaluated)} of {run.config.search.evaluations} networks "
-            "are judged: "
-            "all numbers are from validation images, by which the networks were chosen, and flatter them."
+        sentences.append(
+            f"The search is not finished: {len(history.evaluated)} of {run.config.search.evaluations} networks are "
+            "evaluated. All numbers are on validation images, which also choose the networks, so they are optimistic."
         )
-        return said
-    if told.dense is None or told.dense["test_accuracy"] is not None:
-        said.append("All networks were chosen by validation images; the test images were looked at once, afterwards.")
+        return sentences
+    if accuracies.dense is None or accuracies.dense["test_accuracy"] is not None:
+        sentences.append("All networks were chosen by validation images. The test images were used once, afterwards.")
     if verdict is not None:
-        said.append(f"Beside its controls: {verdict}.")
+        sentences.append(f"Compared with controls: {verdict}.")
     else:
-        said.append("This is one seed: differences of this kind can be chance, until controls on more seeds are there.")
-    return said
+        sentences.append("This is one seed: such differences can be chance. Controls on more seeds would show it.")
+    return sentences
 
 
 class _Accuracies:
-    """Accuracies as they are told: after the long fine-tune where there was one, on test images where there are any."""
+    """Accuracies to report: after the long fine-tune where there was one, on test images where there are any."""
 
     def __init__(self, run: Run, summary: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         rows = [row for part in ("dense", "baselines", "front") for row in summary[part]]
@@ -66,7 +65,7 @@ class _Accuracies:
         self.images = "unseen test images" if run.finished else "validation images"
 
     def select_best_of_kind(self, history: SearchHistory, kind: str) -> Evaluation | None:
-        """The best baseline of a kind, chosen as the best network is: after the long fine-tune where there was one."""
+        """Select the best baseline of a kind as the best network is: after the long fine-tune where there was one."""
         places = {number: place for place, number in enumerate(self.finals)}
         rows = [
             row for row in history.evaluated if row.id in places and kind in Origin.parse(row.origin).baseline_kinds
@@ -93,14 +92,14 @@ def _describe_best(run: Run, history: SearchHistory, best: Evaluation, accuracie
         else f"the given widths, {format_share(history.share(best))} of MACs"
     )
     if own is None:
-        return [f"At {budget} the best network by validation is {format_network_name(best)}; it has no test accuracy."]
+        return [f"At {budget} the best network by validation is {format_network_name(best)}; it has no accuracy."]
     after = f" {describe_training(run)}" if accuracies.fine_tuned else ""
     beside = []
     itself = ""
     for kind in ("single criterion", "equal blend"):
         row = accuracies.select_best_of_kind(history, kind)
         if row is not None and row.id == best.id:
-            itself = f" It is the best {kind} itself: the search found nothing better by validation."
+            itself = f" It is the best {kind}: the search found no better network by validation."
         elif row is not None:
             name = "" if format_network_name(row).startswith(kind) else f", {format_network_name(row)}"
             beside.append(accuracies.format_difference(own, row.id, f"the best {kind}{name}"))
@@ -119,7 +118,7 @@ def _describe_best(run: Run, history: SearchHistory, best: Evaluation, accuracie
 def _describe_front(
     run: Run, history: SearchHistory, picks: Mapping[str, Evaluation], accuracies: _Accuracies
 ) -> list[str]:
-    said = [f"Within {format_budget(run)} the search found a front of {len(history.front)} networks."]
+    sentences = [f"Within {format_budget(run)} the search found a front of {len(history.front)} networks."]
     for what, words in (("best", "most accurate by validation"), ("knee", "knee of the front")):
         row = picks[what]
         own = accuracies.get_accuracy(row.id)
@@ -130,7 +129,7 @@ def _describe_front(
             if accuracies.dense is None
             else accuracies.format_difference(own, accuracies.dense["id"], "the dense network")
         )
-        said.append(
+        sentences.append(
             f"The {words}, {format_network_name(row)}, takes {format_share(history.share(row))} of "
             f"{history.cost} and has {format_share(own, 2)} "
             f"accuracy on {accuracies.images}{', ' + dense if dense else ''}."
@@ -146,13 +145,12 @@ def _describe_front(
             differences.append(round((own - other) * 100, 2))
     if budgets:
         signed = _join_texts([f"{difference:+.2f}" for difference in differences])
-        differs = f"differs by {signed} points" if any(differences) else "does as well, and no better"
-        said.append(
-            f"Beside the best single criterion at {_join_texts(budgets)} of {history.cost}, the front's "
-            "network that costs no "
-            f"more {differs}."
+        differs = f"differs by {signed} points" if any(differences) else "has the same accuracy"
+        sentences.append(
+            f"Compared with the best single criterion at {_join_texts(budgets)} of {history.cost}, the front's "
+            f"network of at most that cost {differs}."
         )
-    return said
+    return sentences
 
 
 def _join_texts(texts: Sequence[str]) -> str:

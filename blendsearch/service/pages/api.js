@@ -1,4 +1,4 @@
-// The server's JSON API, and what every page needs: the way in, elements from plain text, numbers for a reader.
+// The server's JSON API, and what every page needs: the sign-in, elements from plain text, formatted numbers.
 
 export class Refused extends Error {
   constructor(status, message) { super(message); this.status = status; }
@@ -11,14 +11,26 @@ export async function ask(path, body, method) {
     options.body = JSON.stringify(body);
   }
   let answer;
-  try { answer = await fetch(`/api/${path}`, options); } catch { throw new Refused(0, "The server does not answer: is it running?"); }
+  try { answer = await fetch(`/api/${path}`, options); } catch { throw new Refused(0, "The server does not answer. Is it running?"); }
   const kind = answer.headers.get("content-type") ?? "";
-  const said = kind.includes("json") ? await answer.json() : await answer.text();
-  if (!answer.ok) throw new Refused(answer.status, said.error ?? String(said));
-  return said;
+  const content = kind.includes("json") ? await answer.json() : await answer.text();
+  if (!answer.ok) throw new Refused(answer.status, content.error ?? String(content));
+  return content;
 }
 
-// Strings become text and never markup: names come from whoever wrote a config.
+// An SVG of the server, as a document. Trusted types forbid to parse text, so that the browser parses the answer.
+export function askDrawing(path) {
+  return new Promise((done, failed) => {
+    const asked = new XMLHttpRequest();
+    asked.open("GET", `/api/${path}`);
+    asked.responseType = "document";
+    asked.onload = () => asked.status === 200 && asked.responseXML ? done(asked.responseXML) : failed(new Refused(asked.status, "There is no chart yet."));
+    asked.onerror = () => failed(new Refused(0, "The server does not answer. Is it running?"));
+    asked.send();
+  });
+}
+
+// Strings become text and never markup: names come from configs.
 export function el(kind, facts = {}, ...inside) {
   const made = document.createElement(kind);
   for (const [name, value] of Object.entries(facts)) {
@@ -47,7 +59,7 @@ export function showState(place, state) {
   if (place.textContent !== state) place.textContent = state;
 }
 
-// Runs the page when the server lets it: by the cookie, by the token behind the #, or by one that is typed in.
+// Runs the page when the server accepts the session: by the cookie, by the token behind the #, or by one that is typed in.
 export async function enter(page) {
   find("out").addEventListener("click", async () => {
     try { await ask("session", undefined, "DELETE"); } finally { location.assign("/"); }
@@ -62,16 +74,16 @@ export async function enter(page) {
 
 async function opened(page) {
   try { await page(); } catch (error) {
-    if (error.status === 401) wayIn(page); else complain(error);
+    if (error.status === 401) signIn(page); else showError(error);
   }
 }
 
-export function complain(error) {
+export function showError(error) {
   const place = find("alert");
   place.textContent = error ? error.message : "";
 }
 
-function wayIn(page) {
+function signIn(page) {
   const main = find("main");
   const held = [...main.childNodes];
   const token = el("input", { id: "token", type: "password", autocomplete: "off", required: true, size: 40 });
@@ -83,27 +95,27 @@ function wayIn(page) {
       main.replaceChildren(...held);
       await opened(page);
     } catch (error) { wrong.textContent = error.message; token.select(); }
-  } }, el("div", {}, el("label", { for: "token" }, "Token"), token), el("button", { class: "main" }, "Enter"));
-  main.replaceChildren(el("h1", {}, "Who is there?"), el("p", {}, "The server printed a token when it started."), form, wrong);
+  } }, el("div", {}, el("label", { for: "token" }, "Token"), token), el("button", { class: "main" }, "Sign in"));
+  main.replaceChildren(el("h1", {}, "Sign in"), el("p", {}, "The server printed a token when it started."), form, wrong);
   token.focus();
 }
 
-// Server-sent events, with the connection made again when it breaks; `path()` says from where. Returns what ends it.
-export function listen(path, heard) {
+// Server-sent events, reconnected when they break; `path()` is where they continue. Returns the function that ends them.
+export function listen(path, receive) {
   let source = null, over = false;
   const close = () => { over = true; source.close(); };
   const open = () => {
     if (over) return;
     source = new EventSource(`/api/${path()}`);
-    source.onmessage = (event) => { complain(null); heard(JSON.parse(event.data)); };
-    source.addEventListener("gone", (event) => { close(); complain(new Error(JSON.parse(event.data))); });
+    source.onmessage = (event) => { showError(null); receive(JSON.parse(event.data)); };
+    source.addEventListener("gone", (event) => { close(); showError(new Error(JSON.parse(event.data))); });
     source.onerror = async () => {
-      complain(new Error("The connection to the server is broken; trying again."));
+      showError(new Error("The connection to the server broke. Reconnecting."));
       if (source.readyState !== EventSource.CLOSED) return; // the browser tries again
       try { await ask("runs"); } catch (error) {
         if (error.status === 401) {
           close();
-          complain(new Error("The server was started again: open the address that it printed then."));
+          showError(new Error("The server was restarted. Open the address that it printed."));
         }
       }
       setTimeout(open, 1000);

@@ -23,7 +23,7 @@ from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import BudgetError, RunError
 from blendsearch.events import Reporter, ignore_event
 from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
-from blendsearch.pipeline.methods.tailored.method import State, TailoredTraining, train_tailored
+from blendsearch.pipeline.methods.tailored.method import TailoredTraining, TrainingState, train_tailored
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
@@ -150,8 +150,8 @@ def test_at_the_end_of_the_epoch_of_arrival_cutting_changes_nothing(quick: dict[
             super()._set_module(module)
 
     held = Watched(problem)
-    held.begin(State(), {})
-    state = held.train(held.train(State()))
+    held.begin(TrainingState(), {})
+    state = held.train(held.train(TrainingState()))
     assert state.narrowed and len(taken) == 2
     images = torch.randn(8, 1, 8, 8)
     with torch.inference_mode():

@@ -68,7 +68,7 @@ PATH_EXTENSION = 500.0
 
 
 @dataclass(frozen=True)
-class State:
+class DerivationState:
     """The state of the derivation, as JSON values.
 
     counts: kept channels per group before the first step and after each that was not undone; cut: the channels now.
@@ -97,7 +97,7 @@ def derive_widths(session: SearchSession) -> PreparedAllocation:
     if found is None:
         state, module = derivation.start()
     else:
-        state, module = State(**found[0]), derivation.restore_network(State(**found[0]), found[1])
+        state, module = DerivationState(**found[0]), derivation.restore_network(DerivationState(**found[0]), found[1])
     while not state.over:
         start = time.perf_counter()
         state, module = derivation.step(state, module)
@@ -111,7 +111,7 @@ def derive_widths(session: SearchSession) -> PreparedAllocation:
     return PreparedAllocation(fixed, np.array(state.cut), get_state_arrays(module), state.seconds)
 
 
-def _describe_step(state: State, steps: int) -> MethodProgress:
+def _describe_step(state: DerivationState, steps: int) -> MethodProgress:
     said = state.said
     kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
     end = "" if said["stands"] else "  taken back"
@@ -134,7 +134,7 @@ class Derivation:
         # over a range of budgets the derivation continues to the least
         self.budget = problem.decoder.compute_budget(0.0)
 
-    def start(self) -> tuple[State, nn.Module]:
+    def start(self) -> tuple[DerivationState, nn.Module]:
         """Return the state before the first step, and the dense network."""
         config, maps, whole = self.config, self.maps, self.maps.make_unpruned_cut()
         module = convert_to_channels_last(narrow(self.problem.model, maps, whole))
@@ -146,16 +146,16 @@ class Derivation:
         bound = config.trust * float(np.linalg.norm(errors))
         loss = float(gradients.losses.mean())
         first = [maps.sizes.tolist()]
-        return State(first, whole.tolist(), bound, config.margin, config.tolerance, loss, error), module
+        return DerivationState(first, whole.tolist(), bound, config.margin, config.tolerance, loss, error), module
 
-    def restore_network(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
+    def restore_network(self, state: DerivationState, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
         """Restore the network of a stored state."""
         cut = np.array(state.cut)
         module = convert_to_channels_last(narrow(self.problem.model, self.maps, cut))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return module
 
-    def step(self, state: State, module: nn.Module) -> tuple[State, nn.Module]:
+    def step(self, state: DerivationState, module: nn.Module) -> tuple[DerivationState, nn.Module]:
         """Run one step: rates, the cut, retraining, and the decision whether it is kept."""
         config, cut = self.config, np.array(state.cut)
         filters = Filters(self.maps, cut, module)
@@ -194,8 +194,12 @@ class Derivation:
         return state, candidate
 
     def _derive_counts(
-        self, state: State, gradients: GradientStats, values: list[NDArray[np.float64]], weights: NDArray[np.float64]
-    ) -> tuple[State, Counts, float]:
+        self,
+        state: DerivationState,
+        gradients: GradientStats,
+        values: list[NDArray[np.float64]],
+        weights: NDArray[np.float64],
+    ) -> tuple[DerivationState, Counts, float]:
         """Derive the channels that each group keeps, and the norm of the thresholds before they are scaled.
 
         Where all rates would be 0, the returned state has a larger margin, tolerance or bound.
@@ -215,7 +219,7 @@ class Derivation:
         # the ladder's least rate is less than one channel of any group
         return state, self._narrow_to_budget(state, before), state.bound
 
-    def _narrow_to_budget(self, state: State, counts: Counts) -> Counts:
+    def _narrow_to_budget(self, state: DerivationState, counts: Counts) -> Counts:
         """Narrow `counts` to the budget, all groups by one ratio."""
         steps = [np.array(item) for item in state.counts]
         last = len(steps) - 1

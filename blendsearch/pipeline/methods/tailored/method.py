@@ -61,7 +61,7 @@ MOMENTUM_PREFIX = "momentum/"
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """The state of the training after an epoch, as JSON values.
 
     cut: the channels kept, from arrival on; narrowed: whether the network is cut already.
@@ -83,7 +83,7 @@ def train_tailored(session: SearchSession) -> PreparedAllocation:
     tailoring = TailoredTraining(problem)
     folder = session.run.path / "tailored"
     found = load_array_checkpoint(folder, session.warn)
-    state = State() if found is None else State(**found[0])
+    state = TrainingState() if found is None else TrainingState(**found[0])
     tailoring.begin(state, {} if found is None else found[1])
     while state.epoch < tailoring.epochs:
         start = time.perf_counter()
@@ -97,7 +97,7 @@ def train_tailored(session: SearchSession) -> PreparedAllocation:
     return PreparedAllocation(fixed, cut, get_state_arrays(tailoring.module), state.seconds)
 
 
-def _describe_epoch(state: State, epochs: int) -> MethodProgress:
+def _describe_epoch(state: TrainingState, epochs: int) -> MethodProgress:
     said = state.said
     kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
     end = f"loss {said['loss']:.4f}  validation accuracy {said['val_accuracy']:.2%}"
@@ -139,7 +139,7 @@ class TailoredTraining:
         owner = np.repeat(np.arange(len(self.maps.groups)), self.maps.sizes)
         self.shrinkage = Shrinkage(problem.structure.oracle, allowed, budget, weights[owner])
 
-    def begin(self, state: State, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def begin(self, state: TrainingState, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Restore the network and its optimizer as they were after `state`."""
         cut = np.array(state.cut) if state.narrowed else self.maps.make_unpruned_cut()
         self._set_module(narrow(self.problem.model, self.maps, cut))
@@ -162,7 +162,7 @@ class TailoredTraining:
                 found[MOMENTUM_PREFIX + name] = momentum.detach().cpu().numpy()
         return found
 
-    def train(self, state: State) -> State:
+    def train(self, state: TrainingState) -> TrainingState:
         """Train one epoch in place; after arrival, continue with the narrow network."""
         held, splits, schedule = self.problem.evaluator, self.problem.splits, self.schedule
         device, cut, last = held.device, state.cut, state.last

@@ -1,0 +1,447 @@
+"""The description of a chart: typed points, lines and axes of one run or two, before anything is drawn."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Literal
+
+from blendsearch.errors import RunError
+from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
+from blendsearch.results.formatting import COST_NAMES, format_share
+from blendsearch.results.history import (
+    BASELINE_KINDS,
+    SearchHistory,
+    format_network_name,
+    group_baselines,
+    read_history,
+)
+from blendsearch.results.summary import has_accuracy
+from blendsearch.runs.origin import DENSE
+from blendsearch.runs.pareto import find_knee
+from blendsearch.runs.records import Evaluation, FinalResult
+from blendsearch.runs.run import Run
+
+XAxisName = Literal["auto", "evaluations", "macs", "params", "memory", "latency"]
+YAxisName = Literal["auto", "accuracy", "error", "loss"]
+Unit = Literal["share", "count", "number"]
+Vertex = tuple[float, float]
+
+BASELINE_STYLES = dict(zip(BASELINE_KINDS, ("single", "equal", "third", "fourth"), strict=True))
+
+
+@dataclass(frozen=True)
+class ChartOptions:
+    """The choices of a reader.
+
+    Attributes
+    ----------
+    x: a cost or the number of evaluations; ``auto`` is the cost whose budget is a range, else the evaluations.
+    y: ``auto`` is the accuracy on validation images, or the loss where the run has no accuracies.
+    log: whether the x axis is logarithmic.
+    """
+
+    x: XAxisName = "auto"
+    y: YAxisName = "auto"
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`; points beyond its ends are drawn at its ends."""
+
+    label: str
+    low: float
+    high: float
+    unit: Unit
+    log: bool = False
+
+    def clamp(self, value: float) -> float:
+        return min(self.high, max(self.low, value))
+
+    def contains(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class ChartPoint:
+    """A network (`id` None: something else) with the text of its tooltip; `label` is best, knee or empty."""
+
+    id: int | None
+    x: float
+    y: float
+    tip: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class ChartSeries:
+    """Points and a line that share a style and a line of the legend; `style` is a key of `figure.STYLES`."""
+
+    name: str
+    style: str
+    points: tuple[ChartPoint, ...] = ()
+    line: tuple[Vertex, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrontChart:
+    """A chart, from the back to the front; `name` is unique on a page, `description` is its text alternative."""
+
+    name: str
+    title: str
+    description: str
+    x: Axis
+    y: Axis
+    series: tuple[ChartSeries, ...]
+    height: float = 400.0
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """The value on the y axis. `read` gives None for a network without it."""
+
+    name: str
+    label: str
+    unit: Unit
+    read: Callable[[Evaluation], float | None]
+    sign: int = 1
+
+    def require(self, row: Evaluation) -> float:
+        value = self.read(row)
+        return self.get_worst() if value is None else value
+
+    def get_worst(self) -> float:
+        return 0.0 if self.sign < 0 else 1.0 if self.unit == "share" else float("inf")
+
+    def get_badness(self, row: Evaluation) -> float:
+        """The value on a scale where less is better."""
+        value = self.require(row)
+        return 1 - value if self.sign < 0 else value
+
+    def format(self, value: float) -> str:
+        return format_share(value) if self.unit == "share" else f"{value:.4f}"
+
+
+_MEASURES = {
+    "accuracy": _Measure(
+        "accuracy",
+        "accuracy on validation images",
+        "share",
+        lambda row: None if row.error is None else 1 - row.error,
+        -1,
+    ),
+    "error": _Measure("error", "error on validation images", "share", lambda row: row.error),
+    "loss": _Measure("loss", "loss on validation data", "number", lambda row: row.loss),
+}
+
+
+class _ChartSource:
+    """The networks of a run at their places on both axes."""
+
+    def __init__(self, run: Run, history: SearchHistory, options: ChartOptions) -> None:
+        self.run, self.history = run, history
+        self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
+        self.cost, self._share = _choose_cost(run, history, options.x)
+        self.measure = _MEASURES[_choose_measure(run, options.y)]
+        self._finals = _read_finals(run)
+        self._places = {row.id: place for place, row in enumerate(history.evaluated, 1)}
+
+    @property
+    def has_finals(self) -> bool:
+        return bool(self._finals)
+
+    def get_x(self, row: Evaluation) -> float:
+        return self._share(row) if self.by_cost else float(self._places.get(row.id, 0))
+
+    def make_point(self, row: Evaluation, label: str = "") -> ChartPoint:
+        return ChartPoint(row.id, self.get_x(row), self.measure.require(row), self.format_tip(row), label)
+
+    def format_tip(self, row: Evaluation) -> str:
+        accuracy = f"{format_share(1 - (row.error or 0.0), 2)} accuracy, " if has_accuracy(self.run) else ""
+        name = "dense network" if row.origin == DENSE else format_network_name(row)
+        loss = "no loss" if row.loss is None else f"loss {row.loss:.3f}"
+        return f"{row.id}: {name}, {accuracy}{loss}, {format_share(self._share(row))} of {self.cost}"
+
+    def choose_limit(self) -> float:
+        """The worst value that the chart has room for; networks far worse than most are drawn at its edge."""
+        history, measure = self.history, self.measure
+        values = sorted(measure.get_badness(row) for row in history.evaluated)
+        known = [measure.get_badness(row) for row in history.baselines]
+        if not self.by_cost:
+            # the first networks are often near chance, and would leave no room for the later ones
+            usual = values[(len(values) - 1) * 3 // 4]
+            first = min([measure.get_badness(history.best_so_far[-1]), *known])
+            room = max(2.5 * (usual - values[0]), 1.2 * (first - values[0]))
+            return min(values[-1], values[0] + room) + 0.002
+        shown = known or [measure.get_badness(row) for row in history.front]
+        dense = [] if history.dense is None else [measure.get_badness(history.dense)]
+        return min(values[-1], 1.3 * max([*shown, *dense])) + 0.002
+
+    def list_shown(self) -> list[Evaluation]:
+        dense = [] if self.history.dense is None else [self.history.dense]
+        return [*self.history.evaluated, *self.list_tuned(), *dense]
+
+    def list_tuned(self) -> list[Evaluation]:
+        """The networks after the long fine-tune, with the means over its seeds."""
+        return [
+            row._replace(
+                loss=fmean(item.loss for item in self._finals[row.digest]),
+                error=fmean(item.error for item in self._finals[row.digest]),
+            )
+            for row in self.history.evaluated
+            if row.digest in self._finals
+        ]
+
+
+def build_front_chart(run: Run, options: ChartOptions | None = None) -> FrontChart:
+    """Describe the front of `run`, or at one budget the best network after every evaluation.
+
+    Raises RunError when no network has been evaluated, or the run has no such cost.
+    """
+    options = options or ChartOptions()
+    history = _read_evaluated(run)
+    source = _ChartSource(run, history, options)
+    x, y = _make_axes([source], options)
+    return FrontChart(
+        "front" if source.by_cost else f"search-{source.measure.name}",
+        _format_title(run, history),
+        _describe_source(source),
+        x,
+        y,
+        tuple(_list_series(source, x, y)),
+    )
+
+
+def build_comparison_chart(runs: Sequence[Run], options: ChartOptions | None = None) -> FrontChart:
+    """Describe two runs in one chart: their fronts where both have the same cost axis, else their best so far.
+
+    Raises RunError when one has no evaluated network, or the runs have no measure in common.
+    """
+    options = options or ChartOptions()
+    histories = [_read_evaluated(run) for run in runs]
+    costs = {history.cost if history.has_budget_range else None for history in histories}
+    x = options.x if options.x != "auto" else "auto" if len(costs) == 1 else "evaluations"
+    y = options.y if options.y != "auto" else "accuracy" if all(map(has_accuracy, runs)) else "loss"
+    chosen = ChartOptions(x, y, options.log)
+    sources = [_ChartSource(run, history, chosen) for run, history in zip(runs, histories, strict=True)]
+    axes = _make_axes(sources, chosen)
+    series = [
+        item
+        for source, style in zip(sources, ("first", "second"), strict=False)
+        for item in _list_pair(source, style, axes)
+    ]
+    names = " and ".join(run.name for run in runs)
+    description = f"All networks of {names}, and the {_name_line(sources[0])} of each. The table has the numbers."
+    return FrontChart("comparison", names, description, *axes, tuple(series))
+
+
+def build_hypervolume_chart(run: Run) -> FrontChart:
+    """Describe the hypervolume after every generation. Raises RunError before the first."""
+    with run.open_store(read_only=True) as store:
+        generations = store.read_generations()
+    done, points = 0, []
+    for row in generations:
+        done += row["evaluations"]
+        value = row["summary"].get("hypervolume")
+        if value is not None:
+            points.append(ChartPoint(None, done, float(value), f"after {done} evaluations: {value:.4f}"))
+    if not points:
+        raise RunError(f"run {run.name!r} has no finished generation yet: let it search first")
+    values = [point.y for point in points]
+    margin = max(0.002, 0.1 * (max(values) - min(values)))
+    return FrontChart(
+        "hypervolume",
+        "Hypervolume after every generation",
+        f"From {values[0]:.4f} after {points[0].x:.0f} evaluations to {values[-1]:.4f} after {done}.",
+        Axis("evaluations", 0, max(1, done), "count"),
+        Axis("hypervolume", min(values) - margin, max(values) + margin, "number"),
+        (ChartSeries("", "front", tuple(points), tuple((point.x, point.y) for point in points)),),
+        240.0,
+    )
+
+
+def _read_evaluated(run: Run) -> SearchHistory:
+    history = read_history(run, genomes=False)
+    if not history.evaluated:
+        raise RunError(f"run {run.name!r} has no evaluated network yet: let it search first")
+    return history
+
+
+def _choose_measure(run: Run, name: YAxisName) -> str:
+    if name == "auto":
+        return "accuracy" if has_accuracy(run) else "loss"
+    if name != "loss" and not has_accuracy(run):
+        raise RunError(f"run {run.name!r} has losses alone: ask for y=loss")
+    return name
+
+
+def _choose_cost(run: Run, history: SearchHistory, name: XAxisName) -> tuple[str, Callable[[Evaluation], float]]:
+    """The name of a cost, and from a network to its share of the dense network's."""
+    if name in ("auto", "evaluations"):
+        return history.cost, history.share
+    dense = run.structure["dense"]
+    if name == "macs":
+        return COST_NAMES[name], lambda row: float(row.macs / dense["macs"])
+    if name == "params":
+        return COST_NAMES[name], lambda row: float(row.params / dense["params"])
+    if name not in run.config.budget.get_spans():
+        raise RunError(f"run {run.name!r} has no budget of {name}: its networks were not measured by it")
+    read = make_cost_reader(run)
+    return COST_NAMES[name], lambda row: 1.0 if row.origin == DENSE else float(getattr(read(row, {}), f"{name}_ratio"))
+
+
+def _make_axes(sources: Sequence[_ChartSource], options: ChartOptions) -> tuple[Axis, Axis]:
+    first = sources[0]
+    if first.by_cost:
+        x = _make_cost_axis(sources, options)
+    else:
+        most = max(len(source.history.evaluated) for source in sources)
+        x = Axis("evaluations", 1.0 if options.log else 0.0, max(2, most), "count", options.log)
+    worst = max(source.choose_limit() for source in sources)
+    best = min(source.measure.get_badness(row) for source in sources for row in source.list_shown())
+    low, high = max(0.0, best - 0.08 * (worst - best)), worst
+    if first.measure.sign < 0:
+        low, high = 1 - high, 1 - low
+    return x, Axis(first.measure.label, low, high, first.measure.unit)
+
+
+def _make_cost_axis(sources: Sequence[_ChartSource], options: ChartOptions) -> Axis:
+    """The axis over the budgets and all networks."""
+    shares = [source.get_x(row) for source in sources for row in source.history.evaluated]
+    for source in sources:
+        spans = source.run.config.budget.get_spans()
+        shares += next((list(span) for name, span in spans.items() if COST_NAMES[name] == source.cost), [])
+    low, high = min(shares), max(shares)
+    if options.log:
+        low, high = low / 1.08, high * 1.08
+    else:
+        margin = 0.03 * (high - low) or 0.01
+        low, high = max(0.0, low - margin), high + margin
+    return Axis(f"{sources[0].cost}, share of the dense network's", low, high, "share", options.log)
+
+
+def _format_title(run: Run, history: SearchHistory) -> str:
+    state = "" if run.finished else ", not finished"
+    return f"{run.config.model.title} on {run.config.data.dataset}: {len(history.evaluated)} networks{state}"
+
+
+def _describe_source(source: _ChartSource) -> str:
+    history, measure = source.history, source.measure
+    best = min(history.front, key=lambda row: (row.loss or 0.0, row.id)) if history.front else history.best_so_far[-1]
+    found = f"The lowest loss is that of network {best.id}: {measure.name} {measure.format(measure.require(best))}."
+    if not source.by_cost:
+        return f"{len(history.evaluated)} networks in the order of their ids. {found}"
+    shares = [source.get_x(row) for row in history.front]
+    span = f"from {min(shares):.0%} to {max(shares):.0%} of {source.cost}"
+    return f"{len(history.evaluated)} pruned networks, {len(history.front)} of them on the front, {span}. {found}"
+
+
+def _list_series(source: _ChartSource, x: Axis, y: Axis) -> Iterator[ChartSeries]:
+    rows = source.history.evaluated
+    newest = None if source.run.finished else max(row.generation for row in rows)
+    old = [source.make_point(row) for row in rows if row.generation != newest]
+    yield ChartSeries("evaluated", "evaluated", tuple(old))
+    if newest is not None:
+        new = [source.make_point(row) for row in rows if row.generation == newest]
+        yield ChartSeries("last generation", "newest", tuple(new))
+    if source.history.dense is not None:
+        yield _make_dense_series(source, source.history.dense, x, y)
+    for kind, rows in group_baselines(source.history).items():
+        yield _make_baseline_series(source, kind, rows, x, y)
+    yield _make_front_series(source, "front", x)
+    yield from _list_finals(source)
+
+
+def _make_dense_series(source: _ChartSource, dense: Evaluation, x: Axis, y: Axis) -> ChartSeries:
+    value = source.measure.require(dense)
+    line = ((x.low, value), (x.high, value)) if y.contains(value) else ()
+    return ChartSeries(f"dense network, {source.measure.format(value)}", "dense", (), line)
+
+
+def _make_baseline_series(source: _ChartSource, kind: str, rows: Sequence[Evaluation], x: Axis, y: Axis) -> ChartSeries:
+    """The best baselines of a kind; at one budget also a line across, and the name and value in the legend."""
+    style, name = BASELINE_STYLES.get(kind, "fourth"), f"best {kind}"
+    line: tuple[Vertex, ...] = ()
+    if not source.by_cost:
+        first, value = format_network_name(rows[0]), source.measure.require(rows[0])
+        named = "" if first.startswith(kind) else f": {first}"
+        name += f"{named}, {source.measure.format(value)}"
+        line = ((x.low, value), (x.high, value)) if y.contains(value) else ()
+    return ChartSeries(name, style, tuple(map(source.make_point, rows)), line)
+
+
+def _name_line(source: _ChartSource) -> str:
+    return "front" if source.by_cost else "lowest loss so far"
+
+
+def _make_front_series(source: _ChartSource, style: str, x: Axis) -> ChartSeries:
+    """The front and the best value at every cost; at one budget the network of the lowest loss until then."""
+    if source.by_cost:
+        rows = sorted(source.history.front, key=lambda row: (source.get_x(row), row.loss or 0.0))
+        vertices = list(_trace_monotone(source, rows))
+        end = source.get_x(rows[-1]), vertices[-1][1]
+        return ChartSeries(_name_line(source), style, tuple(_label_front(source, rows)), (*vertices, end))
+    rows = list(dict.fromkeys(source.history.best_so_far))
+    vertices = list(_trace_steps((source.get_x(row), source.measure.require(row)) for row in rows))
+    points = [source.make_point(row, "best" if row is rows[-1] and not source.has_finals else "") for row in rows]
+    return ChartSeries(_name_line(source), style, tuple(points), (*vertices, (x.high, vertices[-1][1])))
+
+
+def _label_front(source: _ChartSource, rows: Sequence[Evaluation]) -> Iterator[ChartPoint]:
+    labels: dict[int, str] = {}
+    if source.history.has_budget_range and rows:
+        labels[find_knee(source.history.front, make_ranged_cost_reader(source.run)).id] = "knee"
+    if rows and not source.has_finals:
+        labels[min(rows, key=lambda row: (row.loss or 0.0, row.macs, row.id)).id] = "best"
+    for row in rows:
+        yield source.make_point(row, labels.get(row.id, ""))
+
+
+def _trace_monotone(source: _ChartSource, rows: Sequence[Evaluation]) -> Iterator[Vertex]:
+    """A staircase: at every cost the best value that a network of the front has at no more cost."""
+    best: list[Vertex] = []
+    for row in rows:
+        if not best or source.measure.get_badness(row) < best[-1][1]:
+            best.append((source.get_x(row), source.measure.get_badness(row)))
+    turned = ((x, 1 - bad if source.measure.sign < 0 else bad) for x, bad in best)
+    return _trace_steps(turned)
+
+
+def _trace_steps(vertices: Iterable[Vertex]) -> Iterator[Vertex]:
+    last: Vertex | None = None
+    for x, y in vertices:
+        if last is not None:
+            yield x, last[1]
+        yield x, y
+        last = x, y
+
+
+def _read_finals(run: Run) -> dict[str, list[FinalResult]]:
+    """The long fine-tunes by the digest of their network."""
+    with run.open_store(read_only=True) as store:
+        finals = store.read_finals()
+    by_digest: dict[str, list[FinalResult]] = {}
+    for item in finals:
+        by_digest.setdefault(item.digest, []).append(item)
+    return by_digest
+
+
+def _list_finals(source: _ChartSource) -> Iterator[ChartSeries]:
+    """The networks after the long fine-tune, where there was one."""
+    if tuned := source.list_tuned():
+        best = min(tuned, key=lambda row: (row.error or 0.0, row.loss or 0.0))
+        points = (source.make_point(row, "best" if row is best else "") for row in tuned)
+        marked = (replace(point, tip=f"after the long fine-tune: {point.tip}") for point in points)
+        yield ChartSeries("after the long fine-tune", "final", tuple(marked))
+
+
+def _list_pair(source: _ChartSource, style: str, axes: tuple[Axis, Axis]) -> Iterator[ChartSeries]:
+    dots = (_name_run(source, source.make_point(row)) for row in source.history.evaluated)
+    yield ChartSeries("", f"{style}-evaluated", tuple(dots))
+    front = _make_front_series(source, style, axes[0])
+    points = tuple(_name_run(source, point) for point in front.points)
+    yield ChartSeries(f"{source.run.name}: {front.name}", style, points, front.line)
+
+
+def _name_run(source: _ChartSource, point: ChartPoint) -> ChartPoint:
+    return replace(point, tip=f"{source.run.name}, {point.tip}", label="")

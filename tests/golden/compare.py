@@ -1,0 +1,157 @@
+"""Compare JSON values: exactly, to a tolerance, or by their keys and types alone."""
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOLERANCE = float(os.environ.get("GOLDEN_TOLERANCE", "0.005"))
+"""Largest difference of computed losses and accuracies; GOLDEN_TOLERANCE=0 asks for equal numbers."""
+
+READ = frozenset(
+    {"quiet", "provenance", "text", "verdict", "how", "reason", "sentences", "formula", "source", "messages", "said"}
+)
+"""Keys that are masked in output read from a run: its age, its provenance, and sentences for a reader."""
+COMPUTED = READ | {
+    *("seconds", "wall", "at", "started", "host", "node", "process"),
+    *("splits", "where", "again", "latency", "dense_ms", "pruned_ms", "bytes"),
+}
+"""Keys that are masked in output computed by the test: times, hosts, and texts of the run that it makes."""
+
+
+def masked(value: Any, keys: Collection[str]) -> Any:
+    """Replace what stands below `keys` by its keys and types."""
+    if isinstance(value, dict):
+        return {key: shape(item) if key in keys else masked(item, keys) for key, item in value.items()}
+    return [masked(item, keys) for item in value] if isinstance(value, list) else value
+
+
+def differences(found: Any, expected: Any, tolerance: float = 0.0, place: str = "") -> Iterator[str]:
+    """Yield one line per place where two values differ."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in [*expected, *(key for key in found if key not in expected)]:
+            if key not in found or key not in expected:
+                yield f"{place}.{key} is {'missing' if key in expected else 'new'}"
+            else:
+                yield from differences(found[key], expected[key], tolerance, f"{place}.{key}")
+    elif isinstance(found, list) and isinstance(expected, list):
+        if len(found) != len(expected):
+            yield f"{place} has {len(found)} items, expected {len(expected)}"
+        for number, (one, other) in enumerate(zip(found, expected, strict=False)):
+            yield from differences(one, other, tolerance, f"{place}[{number}]")
+    elif type(found) is not type(expected) or not _close(found, expected, tolerance):
+        yield f"{place} is {found!r:.200}, expected {expected!r:.200}"
+
+
+def _close(found: Any, expected: Any, tolerance: float) -> bool:
+    if isinstance(found, float):
+        return bool(abs(found - expected) <= tolerance * max(1.0, abs(expected)))
+    return bool(found == expected)
+
+
+def shape(value: Any) -> Any:
+    """Keys and types of a JSON value; of a list the different shapes of its items."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        known = {json.dumps(shape(item), sort_keys=True) for item in value}
+        return [json.loads(item) for item in sorted(known)]
+    if isinstance(value, bool) or value is None:
+        return type(value).__name__
+    return "text" if isinstance(value, str) else "number"
+
+
+def stream_shape(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The order of events without repetitions, and the shapes of each kind; warnings are left out."""
+    named = [(line.get("event", "result"), line) for line in lines if line.get("event") != "warning"]
+    kinds = [kind for kind, _ in named]
+    order = [kind for before, kind in zip(["", *kinds], kinds, strict=False) if kind != before]
+    shapes = {kind: shape([line for other, line in named if other == kind]) for kind in sorted(set(kinds))}
+    return {"order": order, "shapes": shapes}
+
+
+def folder_shape(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes of a described folder's files, those together whose names differ in a number or a digest."""
+    grouped: dict[str, list[Any]] = {}
+    for name, content in described.items():
+        grouped.setdefault(re.sub(r"\d{5}|[0-9a-f]{16}", "*", name), []).append(content)
+    return {name: shape(contents) for name, contents in grouped.items()}
+
+
+def describe_folder(folder: Path) -> dict[str, Any]:
+    """Every file below `folder` by its name: its content as JSON, or the names, types and shapes of its tensors.
+
+    The list of changes in ``run.json`` is left out, since only some resumed runs have one.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    kept = [path for path in paths if path.name != "lock" and not path.name.endswith(("-wal", "-shm"))]
+    return {path.relative_to(folder).as_posix(): _describe_file(path) for path in kept}
+
+
+def _describe_file(path: Path) -> Any:
+    if path.suffix == ".sqlite":
+        return describe_database(path)
+    if path.suffix == ".safetensors":
+        return _describe_tensors(path)
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.suffix in (".json", ".yaml"):
+        return _plain_content(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return "text"
+
+
+def _plain_content(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file: of a checkpoint its state, which stands there as text beside its digest."""
+    if content.keys() == {"sha256", "state"} and isinstance(content["state"], str):
+        return {"sha256": "text", "state": json.loads(content["state"])}
+    return {key: item for key, item in content.items() if key != "changes"}
+
+
+def _describe_tensors(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {
+        name: {"dtype": item["dtype"], "shape": item["shape"]} if "dtype" in item else item
+        for name, item in sorted(header.items())
+    }
+
+
+def describe_database(path: Path) -> dict[str, Any]:
+    """By table, its columns (name, type, whether it is required, place in the key) and its rows."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+        return {name: _describe_table(connection, name) for (name,) in tables}
+    finally:
+        connection.close()
+
+
+def _describe_table(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
+    columns = [[row[1], row[2], row[3], row[5]] for row in connection.execute(f"PRAGMA table_info({name})")]
+    names = [column[0] for column in columns]
+    rows = connection.execute(f"SELECT * FROM {name} ORDER BY rowid").fetchall()
+    return {"columns": columns, "rows": [dict(zip(names, map(_plain, row), strict=True)) for row in rows]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+
+
+def api_shape(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an OpenAPI document the paths, parameters, statuses and bodies, without titles and descriptions."""
+    prose = {"title", "description", "summary", "operationId"}
+
+    def bare(value: Any, *, names: bool = False) -> Any:
+        if isinstance(value, dict):
+            kept = value if names else {key: item for key, item in value.items() if key not in prose}
+            return {key: bare(item, names=key == "properties") for key, item in kept.items()}
+        return [bare(item) for item in value] if isinstance(value, list) else value
+
+    return {"paths": bare(schema["paths"]), "schemas": bare(schema["components"]["schemas"])}
