@@ -1,4 +1,4 @@
-"""How the site is built: ``uv run --group docs sphinx-build -W --keep-going -b html docs docs/_build``."""
+"""Configuration of Sphinx: ``uv run --group docs sphinx-build -W --keep-going -b html docs docs/_build``."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist
 myst_heading_anchors = 3
 
 smartquotes = False  # --name is two dashes
-default_role = "code"  # our docstrings name things in single backticks
+default_role = "code"  # docstrings name things in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 add_module_names = False

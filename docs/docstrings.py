@@ -1,4 +1,4 @@
-"""Our docstrings, as Sphinx reads them: sections whose entries are ``name: what it means``, with no types in them."""
+"""Conversion of docstrings for Sphinx: sections with entries ``name: description`` become definition lists."""
 
 import re
 from itertools import takewhile
@@ -8,8 +8,8 @@ SECTION = re.compile(r"(Attributes|Parameters|Raises)$")
 ENTRY = re.compile(r"(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*): (?P<words>.+)")
 
 
-def listed(lines: list[str]) -> list[str]:
-    """`lines` of a docstring, their sections as definition lists."""
+def format_sections(lines: list[str]) -> list[str]:
+    """Convert the sections in `lines` of a docstring to definition lists."""
     found: list[str] = []
     rest = list(lines)
     while rest:
@@ -20,11 +20,11 @@ def listed(lines: list[str]) -> list[str]:
         rest.pop(0)
         body = list(takewhile(str.strip, rest))
         del rest[: len(body)]
-        found += [f"**{line}**", "", *(_entries(body) if ENTRY.match(body[0]) else body), ""]
+        found += [f"**{line}**", "", *(_format_entries(body) if ENTRY.match(body[0]) else body), ""]
     return found
 
 
-def _entries(body: list[str]) -> list[str]:
+def _format_entries(body: list[str]) -> list[str]:
     found: list[str] = []
     for line in body:
         entry = None if line.startswith(" ") else ENTRY.match(line)
@@ -38,7 +38,7 @@ def _entries(body: list[str]) -> list[str]:
 
 def setup(app: Any) -> dict[str, bool]:
     def read(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-        lines[:] = listed(lines)
+        lines[:] = format_sections(lines)
 
     app.connect("autodoc-process-docstring", read)
     return {"parallel_read_safe": True}

@@ -1,4 +1,4 @@
-"""The directive ``drawn``: a picture of ``pictures/`` inside the page, so that its colours follow light and dark."""
+"""The directive ``drawn``: an inline SVG of ``pictures/``, so that its colours follow light and dark mode."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 class Drawn(SphinxDirective):
-    """A drawing, and below it the words that belong to it. On a phone it scrolls, but where it is `small` enough."""
+    """A drawing with a caption. It scrolls on narrow screens, unless it is `small`."""
 
     required_arguments = 1
     has_content = True

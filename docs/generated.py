@@ -1,7 +1,7 @@
-"""Pages that are made from the program itself: the config, the criteria, the command line.
+"""Reference pages generated from the program: the config, the methods, the criteria, the command line.
 
-A page asks for one by a line of its own, such as ``% generated: config``. What is new in the program and described
-nowhere, or described and gone, ends the build (and a test) with its name.
+A page includes one with a line such as ``% generated: config``. A field without a description, and a description
+without a field, end the build (and a test) with the name.
 """
 
 import argparse
@@ -13,121 +13,132 @@ from typing import Any
 import yaml
 
 FIELDS = Path(__file__).parent / "reference" / "fields.yaml"
-"""What each field of the config is for, by section."""
+"""Descriptions of the fields of the config, by section."""
 
-ASKED = re.compile(r"^% generated: (\w+)$", re.MULTILINE)
-
-
-PLAIN = {"RUN": "a run, by its id", "ID": "a job, by its id"}
-"""Arguments that say what they are."""
+PLACEHOLDER = re.compile(r"^% generated: (\w+)$", re.MULTILINE)
 
 
-class Undescribed(Exception):
-    """The program and its description have parted."""
+ARGUMENTS = {"RUN": "a run, by its id", "ID": "a job, by its id"}
+"""Arguments without help texts."""
+
+
+class DescriptionError(Exception):
+    """The program and its description differ."""
 
 
 # --- the config -------------------------------------------------------------------------------------------------------
 
 
-def config() -> str:
-    """Every section of the config: its fields, what they take, their defaults, what they are for."""
+def describe_config() -> str:
+    """Describe every section of the config: its fields, their types, defaults and purposes."""
     from blendsearch.runs.config.schema import load_config_class
 
     schema = load_config_class().model_json_schema()
     described = yaml.safe_load(FIELDS.read_text(encoding="utf-8"))
-    pages = [_section("At the top", "", schema, described.pop("top", {}))]
+    pages = [_format_section("At the top", "", schema, described.pop("top", {}))]
     shared: dict[str, dict[str, Any]] = {}
-    for path, name, given in _sections(schema):
+    for path, name, given in _iter_sections(schema):
         shared.setdefault(name, {})[path] = given
     for name, places in shared.items():
         title, first = ", ".join(f"`{path}`" for path in places), next(iter(places))
-        pages.append(_section(title, first, schema["$defs"][name], described.pop(first, {})))
-        pages.append(_apart(schema["$defs"][name], places))
+        pages.append(_format_section(title, first, schema["$defs"][name], described.pop(first, {})))
+        pages.append(_format_other_defaults(schema["$defs"][name], places))
     if described:
-        raise Undescribed(f"{FIELDS.name} describes {next(iter(described))}, which the config does not have")
+        raise DescriptionError(f"{FIELDS.name} describes {next(iter(described))}, which the config does not have")
     return "\n".join(pages)
 
 
-def _sections(schema: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Each section below the top: its path, the name of its definition, its own defaults there; outer ones first."""
+def _iter_sections(schema: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield each section below the top: its path, the name of its definition, its defaults there; outer ones first."""
     waiting = [("", schema)]
     while waiting:
         path, section = waiting.pop(0)
         for field, facts in section["properties"].items():
-            if (name := _definition(facts)) is not None:
+            if (name := _get_definition(facts)) is not None:
                 inner = f"{path}.{field}".lstrip(".")
                 yield inner, name, facts.get("default")
                 waiting.append((inner, schema["$defs"][name]))
 
 
-def _section(title: str, path: str, section: dict[str, Any], described: dict[str, str]) -> str:
+def _format_section(title: str, path: str, section: dict[str, Any], described: dict[str, str]) -> str:
     lines = [f"## {title}", ""]
     for field, facts in section["properties"].items():
         place = f"{path}.{field}".lstrip(".")
-        if _definition(facts) is not None:
+        if _get_definition(facts) is not None:
             if field in described:
-                raise Undescribed(f"{FIELDS.name} describes {place}, which is a section: its fields are described")
+                raise DescriptionError(f"{FIELDS.name} describes {place}, which is a section: its fields are described")
             continue
         words = described.pop(field, None)
         if not words:
-            raise Undescribed(f"{FIELDS.name} does not say what {place} is for")
+            raise DescriptionError(f"{FIELDS.name} does not describe {place}")
         default = "" if field in section.get("required", []) or facts.get("default") is None else facts["default"]
         given = "; needed" if field in section.get("required", []) else ""
         if default != "":
-            given = f"; default {_literal(default)}"
-        lines += [f"`{field}`{{#{place.replace('.', '-')}}}", f": {words.strip()}", f"  *{_takes(facts)}{given}*", ""]
+            given = f"; default {_quote(default)}"
+        lines += [
+            f"`{field}`{{#{place.replace('.', '-')}}}",
+            f": {words.strip()}",
+            f"  *{_describe_type(facts)}{given}*",
+            "",
+        ]
     if described:
-        raise Undescribed(f"{FIELDS.name} describes {path}.{next(iter(described))}, which the config does not have")
+        raise DescriptionError(
+            f"{FIELDS.name} describes {path}.{next(iter(described))}, which the config does not have"
+        )
     return "\n".join(lines) + "\n"
 
 
-def _apart(section: dict[str, Any], places: dict[str, Any]) -> str:
-    """Where a section that stands in several places has other defaults in one of them."""
+def _format_other_defaults(section: dict[str, Any], places: dict[str, Any]) -> str:
+    """Format the defaults of a section that differ between the places where it is used."""
     lines = []
     for path, given in places.items():
         usual = {field: facts.get("default") for field, facts in section["properties"].items()}
         other = {field: value for field, value in (given or {}).items() if value != usual[field]}
         if given is None and len(places) > 1:
-            lines.append(f"- `{path}` is not there unless it is given.")
+            lines.append(f"- `{path}` is absent by default.")
         elif other:
-            lines.append(f"- `{path}` has other defaults: {_literal(other)}")
+            lines.append(f"- `{path}` has other defaults: {_quote(other)}")
     return "\n".join(lines) + "\n"
 
 
-def _definition(facts: dict[str, Any]) -> str | None:
-    """The section that a field holds, if it holds one."""
+def _get_definition(facts: dict[str, Any]) -> str | None:
+    """Get the name of the section that a field holds; None for other fields."""
     for item in (facts, *facts.get("anyOf", ()), *facts.get("allOf", ())):
         if "$ref" in item:
             return str(item["$ref"]).rpartition("/")[2]
     return None
 
 
-def _takes(facts: dict[str, Any]) -> str:
-    """What a field takes, in words."""
+def _describe_type(facts: dict[str, Any]) -> str:
+    """Describe the type of a field."""
     if "anyOf" in facts:
-        return " or ".join(dict.fromkeys(_takes(item) for item in facts["anyOf"] if item.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_describe_type(item) for item in facts["anyOf"] if item.get("type") != "null"))
     if "const" in facts:
-        return _literal(facts["const"])
+        return _quote(facts["const"])
     if "enum" in facts:
-        return ", ".join(map(_literal, facts["enum"]))
+        return ", ".join(map(_quote, facts["enum"]))
     kind = facts.get("type")
     if kind == "array":
         if "prefixItems" in facts:
             return "[" + ", ".join(["number"] * len(facts["prefixItems"])) + "]"
-        return f"list of {_plural(_takes(facts['items']))}"
+        return f"list of {_pluralize(_describe_type(facts['items']))}"
     if kind == "object":
         inner = facts.get("additionalProperties")
-        return f"mapping of names to {_plural(_takes(inner))}" if isinstance(inner, dict) and inner else "mapping"
+        return (
+            f"mapping of names to {_pluralize(_describe_type(inner))}"
+            if isinstance(inner, dict) and inner
+            else "mapping"
+        )
     if kind in ("integer", "number"):
-        return " ".join(filter(None, ("whole number" if kind == "integer" else "number", _range(facts))))
+        return " ".join(filter(None, ("whole number" if kind == "integer" else "number", _format_range(facts))))
     return {"string": "text", "boolean": "`true` or `false`"}.get(str(kind), "anything")
 
 
-def _plural(words: str) -> str:
+def _pluralize(words: str) -> str:
     return {"text": "names", "number": "numbers"}.get(words, words.replace("number ", "numbers ", 1))
 
 
-def _range(facts: dict[str, Any]) -> str:
+def _format_range(facts: dict[str, Any]) -> str:
     low, above = facts.get("minimum"), facts.get("exclusiveMinimum")
     high, below = facts.get("maximum"), facts.get("exclusiveMaximum")
     top = f"{high:g}]" if high is not None else f"{below:g})" if below is not None else ""
@@ -138,39 +149,39 @@ def _range(facts: dict[str, Any]) -> str:
     return f"up to {top}" if top else ""
 
 
-def _literal(value: Any) -> str:
+def _quote(value: Any) -> str:
     if isinstance(value, str):
         return f"`{value}`"
-    return f"`{_flow(value, 1000)}`"
+    return f"`{_format_flow(value, 1000)}`"
 
 
-def _flow(value: Any, width: int) -> str:
-    """`value` as YAML in braces and brackets."""
+def _format_flow(value: Any, width: int) -> str:
+    """Format `value` as YAML in braces and brackets."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=width)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def methods() -> str:
-    """What each method sets."""
+def describe_methods() -> str:
+    """Describe the fields that each method sets."""
     from blendsearch.runs.config.method_registry import list_methods
 
     return "\n".join(
-        f"### `method: {spec.name}`\n\n```yaml\n{_plain_yaml(dict(spec.defaults))}```\n"
+        f"### `method: {spec.name}`\n\n```yaml\n{_format_yaml(dict(spec.defaults))}```\n"
         for spec in list_methods()
         if spec.defaults
     )
 
 
-def _plain_yaml(tree: dict[str, Any]) -> str:
-    """Sections line by line, what is in them in braces."""
-    return "".join(f"{name}: {_flow(value, 90)}\n" for name, value in tree.items())
+def _format_yaml(tree: dict[str, Any]) -> str:
+    """Format one section per line, with its fields in braces."""
+    return "".join(f"{name}: {_format_flow(value, 90)}\n" for name, value in tree.items())
 
 
 # --- the criteria -----------------------------------------------------------------------------------------------------
 
 
-def criteria() -> str:
-    """Every criterion that comes with blendsearch, family by family."""
+def describe_criteria() -> str:
+    """Describe every criterion of blendsearch, by family."""
     from blendsearch.criteria.registry import CRITERIA, POOL_MODULES, load_pool
 
     load_pool()
@@ -178,7 +189,7 @@ def criteria() -> str:
     for item in CRITERIA.values():
         if (
             item.score.__module__.removeprefix("blendsearch.criteria.") in POOL_MODULES
-        ):  # not what others have installed
+        ):  # without those of installed packages
             families.setdefault(item.family, []).append(item)
     lines = []
     for family, items in families.items():
@@ -192,15 +203,15 @@ def criteria() -> str:
         for item in items:
             reads = ", ".join(f"`{need}`" for need in sorted(item.needs)) or "weights"
             if not item.formula:
-                raise Undescribed(f"criterion {item.name} has no docstring")
+                raise DescriptionError(f"criterion {item.name} has no docstring")
             name = f"`{item.name}`{{#criterion-{item.name.replace('_', '-')}}}"
-            lines.append(f"| {name} | {_cell(item.formula)} | {reads} | {item.cost} | {_cell(item.source)} |")
+            lines.append(f"| {name} | {_escape(item.formula)} | {reads} | {item.cost} | {_escape(item.source)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(words: str) -> str:
-    """Plain words of a docstring as a cell of a Markdown table."""
+def _escape(words: str) -> str:
+    """Format plain text of a docstring as a cell of a Markdown table."""
     parts = words.replace("``", "`").split("`")
     for place, part in enumerate(parts):
         quoted = part if place % 2 else re.sub(r"([\\*_<>\[\]$])", r"\\\1", part)
@@ -211,17 +222,17 @@ def _cell(words: str) -> str:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def cli() -> str:
-    """Every verb with its arguments, as ``--help`` has them."""
-    from blendsearch.cli.main import make_parser
+def describe_cli() -> str:
+    """Describe every verb with its arguments, as ``--help`` prints them."""
+    from blendsearch.cli.parser import make_parser
 
     (verbs,) = (item for item in make_parser()._actions if isinstance(item, argparse._SubParsersAction))
-    return "\n".join(_verb(name, made) for name, made in verbs.choices.items())
+    return "\n".join(_format_verb(name, made) for name, made in verbs.choices.items())
 
 
-def _verb(name: str, made: argparse.ArgumentParser) -> str:
+def _format_verb(name: str, made: argparse.ArgumentParser) -> str:
     if not made.description:
-        raise Undescribed(f"verb {name} has no description")
+        raise DescriptionError(f"verb {name} has no description")
     made.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
     usage = "\n".join(line[len("usage: ") :] for line in made.format_usage().rstrip().splitlines())
     first, rest = made.description[0].upper(), made.description[1:]
@@ -232,31 +243,33 @@ def _verb(name: str, made: argparse.ArgumentParser) -> str:
         called = ", ".join(action.option_strings) or str(action.metavar or action.dest)
         if action.option_strings and action.nargs != 0:
             called += f" {action.metavar or action.dest.upper()}"
-        words = action.help or PLAIN.get(str(action.metavar))
+        words = action.help or ARGUMENTS.get(str(action.metavar))
         if not words and action.choices:
             words = f"one of {', '.join(map(str, action.choices))}"
         if not words:
-            raise Undescribed(f"verb {name}: {called} has no help")
+            raise DescriptionError(f"verb {name}: {called} has no help")
         needed = "; needed" if action.required and action.option_strings else ""
-        lines += [f"`{called}`", f": {_cell(words)}{needed}", ""]
+        lines += [f"`{called}`", f": {_escape(words)}{needed}", ""]
     return "\n".join(lines)
 
 
-PAGES = {"config": config, "methods": methods, "criteria": criteria, "cli": cli}
+PAGES = {"config": describe_config, "methods": describe_methods, "criteria": describe_criteria, "cli": describe_cli}
 
 
-def filled(text: str) -> str:
-    """`text` with what it asks for in place."""
-    return ASKED.sub(lambda asked: PAGES[asked[1]](), text)
+def fill_page(text: str) -> str:
+    """Replace the placeholders in `text` by generated pages."""
+    return PLACEHOLDER.sub(lambda match: PAGES[match[1]](), text)
 
 
 def setup(app: Any) -> dict[str, bool]:
     def read(app: Any, page: str, source: list[str]) -> None:
-        source[0] = filled(source[0])
+        source[0] = fill_page(source[0])
 
     def outdated(app: Any, env: Any, *changes: set[str]) -> list[str]:
-        """The program may have changed where the page has not."""
-        return [page for page in env.found_docs if ASKED.search(Path(env.doc2path(page)).read_text(encoding="utf-8"))]
+        """List the pages with placeholders: the program may have changed although the page has not."""
+        return [
+            page for page in env.found_docs if PLACEHOLDER.search(Path(env.doc2path(page)).read_text(encoding="utf-8"))
+        ]
 
     app.connect("source-read", read)
     app.connect("env-get-outdated", outdated)

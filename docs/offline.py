@@ -1,4 +1,4 @@
-"""The built site asks nothing of any other host: what a page loads lies beside it. Plain links may lead anywhere."""
+"""Check that the built site loads nothing from other hosts. Plain links may lead anywhere."""
 
 import re
 from pathlib import Path
@@ -12,8 +12,8 @@ LOADED = re.compile(
 STYLED = re.compile(r"(?:url\(|@import\s)\s*[\"']?((?:https?:)?//[^\"')\s]+)")
 
 
-def loaded_from_elsewhere(folder: Path) -> list[str]:
-    """What pages and styles in `folder` would load from other hosts: ``file: address``."""
+def list_external_resources(folder: Path) -> list[str]:
+    """List the resources that pages and styles in `folder` load from other hosts: ``file: address``."""
     found = []
     for path in sorted(folder.rglob("*")):
         rule = {".html": LOADED, ".css": STYLED}.get(path.suffix)
@@ -25,7 +25,7 @@ def loaded_from_elsewhere(folder: Path) -> list[str]:
 
 def setup(app: Any) -> dict[str, bool]:
     def finished(app: Any, problem: Exception | None) -> None:
-        if problem is None and (found := loaded_from_elsewhere(Path(app.outdir))):
+        if problem is None and (found := list_external_resources(Path(app.outdir))):
             raise ExtensionError(f"the site would load {found[0]}: keep it beside the pages")
 
     app.connect("build-finished", finished)

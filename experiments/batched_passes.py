@@ -1,11 +1,11 @@
-"""Whether candidates that differ only in their cut are judged faster by one batched pass than one after another.
+"""Compare one batched forward pass over candidates with one pass per candidate.
 
     python experiments/batched_passes.py CONFIG [--candidates 8] [--images 500] [--repeats 3] [--set F=V ...]
 
-One after another, as the product does it: really narrow networks. Batched: the dense network with what is cut set to
-zero, all candidates' tensors stacked, and one pass mapped over them (torch.func.vmap; convolutions become grouped
-ones), at the cost of multiplying zeros. Prints the largest difference of their outputs, the shortest time of each, in
-turns, and the ratio: on a CPU processor seconds, on a GPU wall seconds until it has finished. Writes a JSON beside it.
+One pass per candidate, as a search does it, runs physically smaller networks. The batched pass runs the dense network
+with removed channels set to zero, all candidates' tensors stacked, mapped by torch.func.vmap; convolutions become
+grouped ones, and zeros are multiplied. Prints the largest difference of their outputs, the shortest time of each, in
+alternation, and the ratio: processor seconds on a CPU, wall seconds on a GPU. Writes a JSON file beside this script.
 """
 
 import argparse
@@ -41,10 +41,11 @@ def main() -> None:
     few = ["criteria.pool=[l1]", "criteria.images=64"]
     problem = build_problem(load_config(arguments.config, [*few, *arguments.overrides]), ignore_event)
     device, maps = problem.evaluator.device, problem.structure.maps
-    cuts = drawn(problem, arguments.candidates)
+    cuts = draw_cuts(problem, arguments.candidates)
     layout = torch.channels_last
     networks = [narrow(problem.model, maps, cut).eval().to(memory_format=layout) for cut in cuts]
-    batched = together([masked(problem.model, maps, cut).eval().to(memory_format=layout) for cut in cuts])
+    masked = [mask_network(problem.model, maps, cut).eval().to(memory_format=layout) for cut in cuts]
+    batched = make_batched_pass(masked)
     splits, size = problem.splits, problem.config.fitness.batch_size
     given = [
         x.to(memory_format=layout)
@@ -61,11 +62,11 @@ def main() -> None:
         seconds = dict.fromkeys(ways, float("inf"))
         for _ in range(arguments.repeats):
             for name, way in ways.items():
-                start = clock(device)
+                start = read_clock(device)
                 for x in given:
                     with autocast(device, precision):
                         way(x)
-                seconds[name] = min(seconds[name], clock(device) - start)
+                seconds[name] = min(seconds[name], read_clock(device) - start)
     ratio = seconds["batched"] / seconds["one after another"]
     of = torch.cuda.get_device_name(device) if device.type == "cuda" else "one processor"
     print(f"{len(cuts)} candidates, {arguments.images} images, {precision}, {of}; outputs differ by {difference:.1e}")
@@ -78,8 +79,8 @@ def main() -> None:
     arguments.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def drawn(problem: Problem, count: int) -> list[Cut]:
-    """As many cuts at the budget, each other than the rest."""
+def draw_cuts(problem: Problem, count: int) -> list[Cut]:
+    """Draw `count` different cuts at the budget."""
     rng, space = np.random.default_rng(0), problem.decoder.space
     found: dict[bytes, Cut] = {}
     while len(found) < count:
@@ -88,8 +89,8 @@ def drawn(problem: Problem, count: int) -> list[Cut]:
     return list(found.values())
 
 
-def masked(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
-    """The dense network with every slice of a tensor that `cut` removes set to zero."""
+def mask_network(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
+    """Copy the dense network with every slice of a tensor that `cut` removes set to zero."""
     network, kept = copy.deepcopy(model), maps.find_kept_positions(cut)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         for dim, source in maps.slices.get(name, ()):
@@ -98,8 +99,8 @@ def masked(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
     return network
 
 
-def together(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
-    """From images to the outputs of all `networks`, (networks, n, classes), in one pass."""
+def make_batched_pass(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """Make the function from images to the outputs of all `networks`, (networks, n, classes), in one pass."""
     parameters, buffers = stack_module_state(list(networks))  # type: ignore[arg-type]
     skeleton = copy.deepcopy(networks[0])
 
@@ -110,7 +111,7 @@ def together(networks: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     return lambda x: mapped(parameters, buffers, x)
 
 
-def clock(device: torch.device) -> float:
+def read_clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()

@@ -1,11 +1,11 @@
-"""What the criteria cost: seconds per criterion, and the whole pool against one plain forward and backward pass.
+"""Measure the cost of criteria: seconds per criterion, and the pool relative to one forward and backward pass.
 
     python experiments/criteria_cost.py torchvision:resnet50 --images 64 --size 224
 
-Prints, for every criterion, the seconds it adds: its scoring over all groups, and its probe alone on a few images less
-a plain forward pass over them, scaled to all images. Then the seconds of the plain pass, of the one probe that serves
-the whole pool, and of everything, as a ratio. The images are noise and the weights random: no step's time depends on
-either. Both passes use the same batches. The result goes to a JSON file beside this script.
+Prints for every criterion the seconds it adds: its scoring of all groups, and its probe alone on a few images minus a
+plain forward pass over them, scaled to all images. Then the seconds of the plain pass, of the one probe for the whole
+pool, and of everything, as a ratio. Images are noise and weights random: no step's time depends on either. Both passes
+use the same batches. Writes a JSON file beside this script.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from blendsearch.zoo.factory import build_model
 
 BATCH = 16
 FEW = 16
-"""Images on which the probe is run for one criterion alone; a multiple of the sub-sample's spacing."""
+"""Number of images of the probe for one criterion alone; a multiple of the sub-sample's spacing."""
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -53,19 +53,20 @@ def main() -> None:
     structure = trace_structure(model, (3, asked.size, asked.size))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    batches = noise(asked.images, asked.size, device)
+    batches = make_noise(asked.images, asked.size, device)
     criteria = select_criteria()
 
-    plain(model, batches[:1])  # the first pass pays for memory and kernels
-    passes, wholes = [plain(model, batches)], []
+    time_plain_pass(model, batches[:1])  # the first pass pays for memory and kernels
+    passes, wholes = [time_plain_pass(model, batches)], []
     for _ in range(asked.repeats):  # taken in turns, as other users of the machine come and go
         start = time.perf_counter()
         table = compute_score_table(model, structure, criteria, lambda: iter(batches), np.random.default_rng(0))
-        wholes.append(seconds(start))
-        passes.append(plain(model, batches))
+        wholes.append(measure_seconds(start))
+        passes.append(time_plain_pass(model, batches))
     pass_time, whole = min(passes), min(wholes)
 
-    rows = list(each(model, structure, criteria, batches, noise(min(FEW, asked.images), asked.size, device)))
+    few = make_noise(min(FEW, asked.images), asked.size, device)
+    rows = list(time_criteria(model, structure, criteria, batches, few))
     result = {
         "model": asked.model,
         "images": asked.images,
@@ -83,31 +84,31 @@ def main() -> None:
         "per_criterion": rows,
     }
     asked.out.write_text(json.dumps(result, indent=1) + "\n")
-    show(result)
+    print_result(result)
 
 
-def noise(images: int, size: int, device: torch.device) -> Batches:
+def make_noise(images: int, size: int, device: torch.device) -> Batches:
     drawn = torch.Generator().manual_seed(0)
     x = torch.randn(images, 3, size, size, generator=drawn).to(device)
     y = torch.randint(0, 10, (images,), generator=drawn).to(device)
     return list(zip(x.split(BATCH), y.split(BATCH), strict=True))
 
 
-def plain(model: nn.Module, batches: Batches, backward: bool = True) -> float:
-    """Seconds of one forward and backward pass, with gradients by all weights."""
+def time_plain_pass(model: nn.Module, batches: Batches, backward: bool = True) -> float:
+    """Measure seconds of one forward and backward pass, with gradients of all weights."""
     start = time.perf_counter()
     for images, labels in batches:
         with torch.set_grad_enabled(backward):
             loss = F.cross_entropy(model(images), labels)
         if backward:
             torch.autograd.grad(loss, list(model.parameters()))
-    return seconds(start)
+    return measure_seconds(start)
 
 
-def each(
+def time_criteria(
     model: nn.Module, structure: Structure, criteria: tuple[Criterion, ...], batches: Batches, few: Batches
 ) -> Iterator[dict[str, object]]:
-    """For every criterion its seconds of scoring and the seconds that its probe alone would add."""
+    """Measure for every criterion the seconds of scoring and of its probe alone."""
     images = sum(len(labels) for _, labels in batches)
     scale = images / sum(len(labels) for _, labels in few)
     full = probe(model, structure.maps, few)
@@ -116,11 +117,11 @@ def each(
         if criterion.needs not in known and criterion.needs:
             start = time.perf_counter()
             probe(model, structure.maps, few, criterion.needs)
-            spent = seconds(start)
+            spent = measure_seconds(start)
             if criterion.needs == {"flow"}:  # not per image
                 known[criterion.needs] = spent
             else:
-                bare = plain(model, few, backward=bool(criterion.needs & BACKWARD_NEEDS))
+                bare = time_plain_pass(model, few, backward=bool(criterion.needs & BACKWARD_NEEDS))
                 known[criterion.needs] = max(0.0, spent - bare) * scale
         start = time.perf_counter()
         with torch.no_grad():
@@ -129,19 +130,19 @@ def each(
         yield {
             "criterion": criterion.name,
             "cost": criterion.cost,
-            "scoring_seconds": round(seconds(start), 3),
+            "scoring_seconds": round(measure_seconds(start), 3),
             "probe_seconds": round(known.get(criterion.needs, 0.0), 2),
             "shares_with": sorted(criterion.needs),
         }
 
 
-def seconds(start: float) -> float:
+def measure_seconds(start: float) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def show(result: dict[str, object]) -> None:
+def print_result(result: dict[str, object]) -> None:
     console = Console()
     table = Table("criterion", "cost", "scoring s", "its probe alone adds s", "needs")
     for row in result["per_criterion"]:  # type: ignore[attr-defined]

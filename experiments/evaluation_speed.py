@@ -1,9 +1,9 @@
-"""What an evaluation's forward passes gain from channels-last memory and from folded batch-norms.
+"""Measure the gain of channels-last memory and of folded batch-norms in forward passes of an evaluation.
 
     python experiments/evaluation_speed.py CONFIG [--images 500] [--repeats 5] [--out FILE] [--set F=V ...]
 
-Judges the equal blend's network of CONFIG on some of its validation images in four ways, in turns, and prints the
-shortest processor time of each and its ratio to the plain way.
+Evaluates the network of CONFIG's equal blend on some of its validation images in four ways, in alternation, and prints
+the shortest processor time of each and its ratio to the plain way.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     seconds = {way: float("inf") for way in ways}
     for _ in range(arguments.repeats):
         for way in ways:
-            spent = timed(problem, networks[way[0]], way[1] == "batch-norms folded", arguments.images)
+            spent = time_evaluation(problem, networks[way[0]], way[1] == "batch-norms folded", arguments.images)
             seconds[way] = min(seconds[way], spent)
     plain = seconds[ways[0]]
     rows = [{"layout": way[0], "norms": way[1], "seconds": seconds[way], "ratio": seconds[way] / plain} for way in ways]
@@ -56,8 +56,8 @@ def main() -> None:
     arguments.out.write_text(json.dumps({**facts, "ways": rows}, indent=1) + "\n")
 
 
-def timed(problem: Problem, network: nn.Module, fold: bool, images: int) -> float:
-    """Processor seconds of one look at the images."""
+def time_evaluation(problem: Problem, network: nn.Module, fold: bool, images: int) -> float:
+    """Measure processor seconds of one pass over the images."""
     splits, device = problem.splits, problem.evaluator.device
     size = problem.config.fitness.batch_size
     given = list(splits.iter_batches(splits.val, batch_size=size, device=device, limit=images))

@@ -1,12 +1,12 @@
-"""How well a fitness on few validation images tells networks apart: labels, or the dense network's outputs, asked for.
+"""Measure how well a fitness on few validation images ranks networks, by labels or by the dense network's outputs.
 
     python experiments/fitness_noise.py CONFIG [--networks 60] [--images 2000] [--out FILE] [--set F=V ...]
 
-Draws networks around the best global baseline of CONFIG (whose `data.val_limit` is lifted), recovers each, and takes
-its outputs on all validation images. Then, many times: `--images` of them are the fitness, the others say which
-network is better. Printed per fitness: the signal (standard deviation, over networks, of its mean) as a multiple of
-the noise that so few images leave in a difference of two; and Spearman's correlation of its order with the orders by
-cross-entropy and by error on the other images. Test images are not looked at.
+Draws networks around the best global baseline of CONFIG (without its `data.val_limit`), recovers each, and computes its
+outputs on all validation images. Then, many times, `--images` of them are the fitness, and the others rank the
+networks. Prints per fitness the signal (standard deviation of its mean over networks) as a multiple of the noise in a
+difference of two networks; and Spearman's correlation of its order with the orders by cross-entropy and by error on the
+other images. Test images are not used.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from blendsearch.runs.config.loading import load_config
 TEMPERATURES = (1, 2, 4)
 REPEATS = 20
 WORST = 1.5
-"""Networks with a cross-entropy above this multiple of the best are left out: a search tells the good ones apart."""
+"""Networks with a cross-entropy above this multiple of the best are excluded: a search ranks the good ones."""
 
 Array = NDArray[np.float64]
 
 
-def outputs(problem: Problem, module: torch.nn.Module) -> Array:
-    """Logits on all validation images, (n, classes)."""
+def compute_outputs(problem: Problem, module: torch.nn.Module) -> Array:
+    """Compute logits on all validation images, (n, classes)."""
     splits, held = problem.splits, problem.evaluator
     found = []
     with torch.inference_mode(), autocast(held.device, held.recipe.precision):
@@ -44,25 +44,25 @@ def outputs(problem: Problem, module: torch.nn.Module) -> Array:
     return np.concatenate(found)
 
 
-def softened(logits: Array, temperature: float) -> Array:
+def compute_softmax(logits: Array, temperature: float) -> Array:
     scaled = logits / temperature
     return np.asarray(scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True))
 
 
-def fitnesses(logits: Array, dense: Array, labels: NDArray[np.int64]) -> dict[str, Array]:
-    """Per name, what each network has on each image, (networks, images)."""
+def compute_fitnesses(logits: Array, dense: Array, labels: NDArray[np.int64]) -> dict[str, Array]:
+    """Compute the fitness of each network on each image by name, (networks, images)."""
     found = {
-        "labels, cross-entropy": -softened(logits, 1)[:, np.arange(len(labels)), labels],
+        "labels, cross-entropy": -compute_softmax(logits, 1)[:, np.arange(len(labels)), labels],
         "labels, error": (logits.argmax(axis=-1) != labels).astype(np.float64),
     }
     for temperature in TEMPERATURES:
-        wanted = softened(dense, temperature)
-        divergence = (np.exp(wanted) * (wanted - softened(logits, temperature))).sum(axis=-1)
+        wanted = compute_softmax(dense, temperature)
+        divergence = (np.exp(wanted) * (wanted - compute_softmax(logits, temperature))).sum(axis=-1)
         found[f"dense, temperature {temperature}"] = divergence
     return found
 
 
-def told(found: Mapping[str, Array], images: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
+def compare_fitnesses(found: Mapping[str, Array], images: int, rng: np.random.Generator) -> dict[str, dict[str, float]]:
     entropy, error = found["labels, cross-entropy"], found["labels, error"]
     good = entropy.mean(axis=1) < WORST * entropy.mean(axis=1).min()
     result: dict[str, dict[str, float]] = {}
@@ -95,21 +95,21 @@ def main() -> None:
     problem = build_problem(config, lambda event: print(event.kind, flush=True))
     decoder, rng = problem.decoder, np.random.default_rng(config.seed)
 
-    def judged(cut: NDArray[np.bool_]) -> Array:
-        return outputs(problem, problem.evaluator.build_network(make_request(cut, "recalibrated", config.seed)))
+    def compute_recovered_outputs(cut: NDArray[np.bool_]) -> Array:
+        return compute_outputs(problem, problem.evaluator.build_network(make_request(cut, "recalibrated", config.seed)))
 
     labels = problem.splits.val.labels
     everywhere = [genome for name, genome in make_baselines(decoder, 1) if " global" in name]
-    logits = [judged(decoder.decode(genome)) for genome in everywhere]
-    entropies = [float(-softened(item, 1)[np.arange(len(labels)), labels].mean()) for item in logits]
+    logits = [compute_recovered_outputs(decoder.decode(genome)) for genome in everywhere]
+    entropies = [float(-compute_softmax(item, 1)[np.arange(len(labels)), labels].mean()) for item in logits]
     centre = everywhere[int(np.argmin(entropies))]
     while len(logits) < arguments.networks:
         blend = np.clip(rng.normal(0, 0.5, len(centre.blend)), -1, 1)
         share = np.clip(centre.share + rng.normal(0, 0.05, len(centre.share)), -1, 1)
-        logits.append(judged(decoder.decode(centre._replace(blend=blend, share=share))))
+        logits.append(compute_recovered_outputs(decoder.decode(centre._replace(blend=blend, share=share))))
         print(f"{len(logits)} of {arguments.networks} networks", flush=True)
-    found = fitnesses(np.array(logits), outputs(problem, problem.model.eval()), labels)
-    result = told(found, arguments.images, rng)
+    found = compute_fitnesses(np.array(logits), compute_outputs(problem, problem.model.eval()), labels)
+    result = compare_fitnesses(found, arguments.images, rng)
     print(f"{'fitness':<26}{'signal / noise':>15}{'rho entropy':>13}{'rho error':>11}")
     for name, row in result.items():
         print(f"{name:<26}{row['signal_to_noise']:>15.2f}{row['rho_entropy']:>13.3f}{row['rho_error']:>11.3f}")

@@ -1,15 +1,14 @@
-"""How well a latency budget of 0.6 is kept, on resnet18 on this machine's CPU, one thread.
+"""Measure how closely networks keep a latency budget of 0.6, for ResNet-18 on one CPU thread of this machine.
 
     python experiments/latency_budget.py [--cpu-clock] [SIDE ...]          # image sides; default 64 128
 
-With --cpu-clock a pass is timed by the processor time of its one thread instead of the wall clock: what other processes
-on the machine take is then left out, and what remains is the error of the model itself.
+With --cpu-clock a pass is timed by the processor time of its thread instead of the wall clock. This excludes other
+processes of the machine; the error of the model itself remains.
 
-The latency model is fitted on 60 measured cuts, as a search does it. Then it allots a budget of 60 % of the dense
-latency: to all layers uniformly, and to 19 random genomes with strong and weak shares. These 20 networks, none of which
-the model has seen, are cut and measured three times. Prints what the model predicted, what it charged, and what was
-measured, and writes all of it to latency_budget.json beside this file. For comparison: the same when MACs stand in for
-latency, as budgets of 60 % of MACs.
+The latency model is fitted to 60 measured cuts, as in a search. It then allocates a budget of 60 % of the dense latency
+to all layers uniformly, and to 19 random genomes with strong and weak shares. These 20 networks, none of which the
+model was fitted to, are cut and measured three times. Prints the predicted, the charged and the measured latencies, and
+writes them to latency_budget.json beside this file. For comparison, the same with budgets of 60 % of MACs.
 """
 
 import json
@@ -40,14 +39,14 @@ def main() -> None:
         words.remove("--cpu-clock")
         clock = "processor time"
         latency.time = types.SimpleNamespace(perf_counter=time.thread_time)
-    results = {f"resnet18 at {side} px": kept(int(side)) for side in words or (64, 128)}
+    results = {f"resnet18 at {side} px": measure_side(int(side)) for side in words or (64, 128)}
     print(json.dumps(results, indent=1))
     path = Path(__file__).with_suffix(".json")
     known = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(known | {clock: results}, indent=1) + "\n")
 
 
-def kept(side: int) -> dict[str, Any]:
+def measure_side(side: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = build_model("torchvision:resnet18").eval()
     structure = trace_structure(model, (3, side, side))
@@ -77,35 +76,35 @@ def kept(side: int) -> dict[str, Any]:
         ratio = np.median(rounds, axis=0)
         found[f"budget of {BUDGET:.0%} {budget}"] = {
             "uniform": {
-                "macs": share_of(oracle.compute_ratio("macs", counts[0])),
-                "predicted": share_of(fit.predict(counts[0])),
-                "charged": share_of(oracle.compute_ratio("latency", counts[0])),
-                "measured": share_of(ratio[0]),
+                "macs": compute_share(oracle.compute_ratio("macs", counts[0])),
+                "predicted": compute_share(fit.predict(counts[0])),
+                "charged": compute_share(oracle.compute_ratio("latency", counts[0])),
+                "measured": compute_share(ratio[0]),
             },
             "held-out cuts": {
-                "error, median": share_of(np.median(np.abs(ratio / fit.predict(counts) - 1))),
-                "error, 90 %": share_of(np.quantile(np.abs(ratio / fit.predict(counts) - 1), 0.9)),
+                "error, median": compute_share(np.median(np.abs(ratio / fit.predict(counts) - 1))),
+                "error, 90 %": compute_share(np.quantile(np.abs(ratio / fit.predict(counts) - 1), 0.9)),
                 "charged, least and most": [
-                    share_of(end(oracle.compute_ratio("latency", counts))) for end in (np.min, np.max)
+                    compute_share(end(oracle.compute_ratio("latency", counts))) for end in (np.min, np.max)
                 ],
-                "measured, least, median and most": [share_of(np.quantile(ratio, at)) for at in (0, 0.5, 1)],
+                "measured, least, median and most": [compute_share(np.quantile(ratio, at)) for at in (0, 0.5, 1)],
                 "slower than the budget": int((ratio > BUDGET).sum()),
                 "of": HELD_OUT,
             },
-            "spread of a ratio between rounds, median": share_of(np.median(np.ptp(rounds, axis=0) / ratio)),
+            "spread of a ratio between rounds, median": compute_share(np.median(np.ptp(rounds, axis=0) / ratio)),
         }
     return {
         "dense_ms": round(fit.dense / 1e6, 2),
-        "margin": share_of(fit.margin),
-        "error when held out of the fit, median": share_of(statistics.median(abs(float(e)) for e in fit.errors)),
-        "reachable from": share_of(compute_min_ratios(oracle, allowed)["latency"]),
+        "margin": compute_share(fit.margin),
+        "error when held out of the fit, median": compute_share(statistics.median(abs(float(e)) for e in fit.errors)),
+        "reachable from": compute_share(compute_min_ratios(oracle, allowed)["latency"]),
         **found,
         "measuring and fitting took_s": round(took, 1),
         "load average and cores": [round(load, 1), os.cpu_count()],
     }
 
 
-def share_of(value: Any) -> float:
+def compute_share(value: Any) -> float:
     return round(float(value), 4)
 
 

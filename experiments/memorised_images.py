@@ -1,13 +1,13 @@
-"""Do gradient criteria work on images that the network has memorised, and what restores them?
+"""Measure gradient criteria on images that the network has memorised, and corrections for it.
 
     python experiments/memorised_images.py --data DIR [--weights FILE] [--images 512]
 
-ResNet-56 on CIFAR-10 was trained on all 50,000 training images. Gradient criteria are fed training images as they are,
-with the logits divided by a temperature, augmented (flip, and crop after padding by four), and both; for comparison
-images that it has never seen, from the second half of the test set. Each criterion then keeps half of every block's
-inner channels; batch-norm statistics are estimated anew on 1,024 training images, and the accuracy is that on 2,000
-images from the first half of the test set. `DIR` holds cifar10-train.npz and cifar10-test.npz, each with x (N, 32, 32,
-3) in uint8 and y. The table goes to a JSON file beside this script.
+ResNet-56 on CIFAR-10 was trained on all 50,000 training images. Gradient criteria read training images unchanged, with
+the logits divided by a temperature, augmented (flip, and crop after padding by four), and both; for comparison unseen
+images from the second half of the test set. Each criterion then keeps half of every block's inner channels. Batch-norm
+statistics are estimated again on 1,024 training images, and accuracy is measured on 2,000 images from the first half of
+the test set. `DIR` holds cifar10-train.npz and cifar10-test.npz, each with x (N, 32, 32, 3) in uint8 and y. Writes a
+JSON file beside this script.
 """
 
 import argparse
@@ -52,12 +52,12 @@ def main() -> None:
     model.load_state_dict(load_file(asked.weights))
     model.eval()
     structure = trace_structure(model, (3, 32, 32))
-    train, test = halves(asked.data, "train")[0], halves(asked.data, "test")
-    judged = Judge(model, structure, train, test[0])
+    train, test = load_halves(asked.data, "train")[0], load_halves(asked.data, "test")
+    meter = AccuracyMeter(model, structure, train, test[0])
 
     rows: list[dict[str, object]] = []
     table = compute_score_table(model, structure, select_criteria(["l1"]), lambda: [], np.random.default_rng(0))
-    rows.append({"images": "none", "temperature": 1.0, "l1": round(judged.accuracy(table, 0), 2)})
+    rows.append({"images": "none", "temperature": 1.0, "l1": round(meter.accuracy(table, 0), 2)})
     print(rows[-1], flush=True)
     for source, augmented, temperatures in (
         ("training", False, TEMPERATURES),
@@ -69,7 +69,7 @@ def main() -> None:
             for seed in SEEDS:
                 rng = np.random.default_rng(seed)
                 images, labels = (train if source == "training" else test[1]).some(asked.images, rng)
-                images = flipped_and_cropped(images, rng) if augmented else images
+                images = augment(images, rng) if augmented else images
                 batches = list(zip(images.split(128), labels.split(128), strict=True))
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -77,14 +77,14 @@ def main() -> None:
                         model, structure, select_criteria(CRITERIA), lambda b=batches: b, rng, temperature
                     )
                 for number, name in enumerate(CRITERIA):
-                    found[name].append(judged.accuracy(table, number))
+                    found[name].append(meter.accuracy(table, number))
             means = {name: round(float(np.mean(values)), 2) for name, values in found.items()}
             rows.append({"images": source + (", augmented" if augmented else ""), "temperature": temperature, **means})
             print(rows[-1], flush=True)
     asked.out.write_text(
         json.dumps({"calibration_images": asked.images, "seeds": len(SEEDS), "rows": rows}, indent=1) + "\n"
     )
-    show(rows)
+    print_rows(rows)
 
 
 class Images:
@@ -100,8 +100,8 @@ class Images:
         return normal.contiguous(), torch.from_numpy(self.y[chosen])
 
 
-def halves(folder: Path, split: str) -> tuple[Images, Images]:
-    """First and second half of a split, shuffled once because the files are sorted by class."""
+def load_halves(folder: Path, split: str) -> tuple[Images, Images]:
+    """Load first and second half of a split, shuffled once because the files are sorted by class."""
     with np.load(folder / f"cifar10-{split}.npz") as file:
         x, y = file["x"], file["y"].astype(np.int64)
     order = np.random.default_rng(56).permutation(len(x))
@@ -109,8 +109,8 @@ def halves(folder: Path, split: str) -> tuple[Images, Images]:
     return Images(x[first], y[first]), Images(x[second], y[second])
 
 
-def flipped_and_cropped(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each image mirrored with probability one half, padded by four normalised zeros and cropped at random."""
+def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror each image with probability one half, pad it by four normalised zeros and crop it at random."""
     padded = nn.functional.pad(images, (4, 4, 4, 4))
     out = []
     for image, flip, (row, column) in zip(
@@ -121,8 +121,8 @@ def flipped_and_cropped(images: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.stack(out)
 
 
-class Judge:
-    """The recalibrated accuracy of keeping the better half of every block's inner channels."""
+class AccuracyMeter:
+    """Accuracy after recalibration of the network with the better half of every block's inner channels."""
 
     def __init__(self, model: nn.Module, structure: Structure, train: Images, test: Images) -> None:
         self.model, self.structure = model, structure
@@ -131,7 +131,7 @@ class Judge:
         self.images, self.labels = test.some(2000, rng)
 
     def accuracy(self, table: ScoreTable, criterion: int) -> float:
-        """Per cent."""
+        """Measure accuracy in per cent."""
         maps = self.structure.maps
         cut = maps.make_unpruned_cut()
         for group, start, scores in zip(maps.groups, maps.offsets, table.scores, strict=False):
@@ -141,8 +141,8 @@ class Judge:
         small = narrow(self.model, maps, cut)
         recalibrate(small, self.recalibration)
         with torch.inference_mode():
-            said = torch.cat([small(batch).argmax(1) for batch in self.images.split(500)])
-        return 100 * float((said == self.labels).float().mean())
+            predicted = torch.cat([small(batch).argmax(1) for batch in self.images.split(500)])
+        return 100 * float((predicted == self.labels).float().mean())
 
 
 def recalibrate(model: nn.Module, batches: tuple[Tensor, ...]) -> None:
@@ -157,7 +157,7 @@ def recalibrate(model: nn.Module, batches: tuple[Tensor, ...]) -> None:
     model.eval()
 
 
-def show(rows: list[dict[str, object]]) -> None:
+def print_rows(rows: list[dict[str, object]]) -> None:
     table = Table("images", "temperature", "l1", *CRITERIA)
     for row in rows:
         table.add_row(*(str(row.get(name, "")) for name in ("images", "temperature", "l1", *CRITERIA)))

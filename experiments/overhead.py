@@ -1,10 +1,10 @@
-"""What the search costs outside its evaluations: per candidate, and as a share of 400 evaluations of one second.
+"""Measure the cost of a search outside its evaluations: per candidate, and relative to 400 evaluations of one second.
 
     python experiments/overhead.py [--out overhead.json]
 
-Runs whole searches of a ResNet-56 (random weights; the scores and losses do not matter here) with an engine that
-answers at once, so that all the time measured is ours: decoding, the optimizer, the store, checkpoints, progress.
-Processor seconds of this process, so that other work on the machine does not count; wall seconds beside them.
+Runs whole searches of a ResNet-56 (random weights; scores and losses do not matter here) with an engine that answers at
+once. All measured time is spent in decoding, the optimizer, the store, checkpoints and progress. Reports processor
+seconds of this process, which exclude other work on the machine, and wall seconds.
 """
 
 import argparse
@@ -34,8 +34,8 @@ CASES = [
 ]
 
 
-class Instant:
-    """An engine whose evaluations take no time: the loss is what a cut lacks of a fixed wish for channels."""
+class InstantEngine:
+    """An engine whose evaluations take no time: the loss counts missing channels of a fixed preference."""
 
     workers = 1
     busy_workers = 0
@@ -58,7 +58,7 @@ class Instant:
             yield Outcome(asked.digest, loss, loss / 2, 0.0, seed=asked.seed)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Release nothing."""
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
             problem = build_problem(config, ignore_event)
             run = record(problem, Path(folder), f"case-{len(results)}", ["overhead"])
             wall, own = time.perf_counter(), time.process_time()
-            search(run, problem, Instant(), ignore_event)
+            search(run, problem, InstantEngine(), ignore_event)
             own, wall = time.process_time() - own, time.perf_counter() - wall
             each = own / settings["evaluations"]
             results.append(

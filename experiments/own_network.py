@@ -1,4 +1,4 @@
-"""A network and data of one's own, in Python: train a small one on digits, halve its MACs, and keep the best."""
+"""Prune a user-defined network in Python: train a small one on digits, halve its MACs, and take the best network."""
 
 import torch
 from sklearn.datasets import load_digits

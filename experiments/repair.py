@@ -1,16 +1,17 @@
-"""Does a repair between cutting and recalibration help, and does its advantage outlive a fine-tune?
+"""Measure the gain of a repair between cutting and recalibration, also after a fine-tune.
 
     python experiments/repair.py --work DIR [--shared ../shared/data]
 
 ResNet-56 on CIFAR-10, settings of `experiments/main_job/resnet56.yaml` with products in bfloat16: the cuts of four
-baselines and of random genomes, at 50 % and 30 % of the multiply-accumulates, judged on the same 2,000 validation
-images after recalibration on 500 training images, as they are and refitted; the four at 50 % with other ridges too, and
-after a fine-tune on 5,000 training images. The test half is not looked at. `DIR` holds or gets cifar10-train.npz and
-cifar10-test.npz; rows go to a JSON file beside this script as they come, and those that stand there are not measured
-again.
+baselines and of random genomes, at 50 % and 30 % of the multiply-accumulates, evaluated on the same 2,000 validation
+images after recalibration on 500 training images, unchanged and refitted; the four at 50 % with other ridges too, and
+after a fine-tune on 5,000 training images. The test half is not used. `DIR` holds or receives cifar10-train.npz and
+cifar10-test.npz. Rows are written to a JSON file beside this script as they are measured, and stored rows are not
+measured again.
 
-Rows named "one-shot" and "merge" are of two ways that were measured with these settings and then dropped: least squares
-from the dense network's inputs alone, and merging each removed channel into the kept one that explains most of it.
+Rows named "one-shot" and "merge" are of two repairs that were measured with these settings and then removed: least
+squares from the dense network's inputs alone, and merging each removed channel into the kept one that explains most of
+it.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from blendsearch.structure.surgery import narrow
 HERE = Path(__file__).parent
 BASELINES = ("l1 uniform", "fisher global", "equal blend uniform", "taylor_gate global")
 BUDGETS = {0.5: 10, 0.3: 4}
-"""Share of the multiply-accumulates, and random genomes judged there."""
+"""Share of the multiply-accumulates, and number of random genomes evaluated there."""
 RIDGES = (1e-3, 1e-1)
 TUNING = Schedule(epochs=1, rate=0.01, images=5000)
 SETTINGS = ["data.val_limit=2000", "fitness.precision=bfloat16", "fitness.device=cpu", "engine.threads=1"]
@@ -77,40 +78,40 @@ def main() -> None:
         for ridge in RIDGES
     }
 
-    def judge(cuts: dict[str, Cut], budget: float, methods: list[str], fidelity: str = "recalibrated") -> None:
+    def evaluate_all(cuts: dict[str, Cut], budget: float, methods: list[str], fidelity: str = "recalibrated") -> None:
         for name, cut in cuts.items():
             for method in methods:
                 key = {"cut": name, "macs": budget, "repair": method, "fidelity": fidelity}
                 if not any(key.items() <= row.items() for row in rows):
-                    rows.append(key | judged(evaluator, repairs[method], cut, fidelity))
+                    rows.append(key | evaluate_cut(evaluator, repairs[method], cut, fidelity))
                     print(rows[-1], flush=True)
-                    write(asked.out, rows, seconds)
+                    write_rows(asked.out, rows, seconds)
 
     for budget in BUDGETS:
-        judge(named(at(problem.decoder, budget)), budget, ["none", "refit"])
-    judge(named(problem.decoder), 0.5, ["none", "refit"], "tuned")
+        evaluate_all(make_named_cuts(set_budget(problem.decoder, budget)), budget, ["none", "refit"])
+    evaluate_all(make_named_cuts(problem.decoder), 0.5, ["none", "refit"], "tuned")
     for budget, random in BUDGETS.items():
-        judge(randoms(at(problem.decoder, budget), random), budget, ["none", "refit"])
-    judge(named(problem.decoder), 0.5, [name for name in repairs if "ridge" in name])
-    write(asked.out, rows, seconds)
-    print(json.dumps(summary(rows), indent=1))
+        evaluate_all(draw_random_cuts(set_budget(problem.decoder, budget), random), budget, ["none", "refit"])
+    evaluate_all(make_named_cuts(problem.decoder), 0.5, [name for name in repairs if "ridge" in name])
+    write_rows(asked.out, rows, seconds)
+    print(json.dumps(summarize(rows), indent=1))
 
 
-def at(decoder: Decoder, budget: float) -> Decoder:
+def set_budget(decoder: Decoder, budget: float) -> Decoder:
     return dataclasses.replace(decoder, budget={"macs": (budget, budget)})
 
 
-def named(decoder: Decoder) -> dict[str, Cut]:
+def make_named_cuts(decoder: Decoder) -> dict[str, Cut]:
     found = dict(make_baselines(decoder, 1))
     return {name: decoder.decode(found[name]) for name in BASELINES}
 
 
-def randoms(decoder: Decoder, count: int) -> dict[str, Cut]:
+def draw_random_cuts(decoder: Decoder, count: int) -> dict[str, Cut]:
     rng = np.random.default_rng(7)
     return {f"random {number}": decoder.decode(decoder.space.sample(rng)) for number in range(count)}
 
 
-def judged(evaluator: Evaluator, repair: Refitter | None, cut: Cut, fidelity: str) -> dict[str, float]:
+def evaluate_cut(evaluator: Evaluator, repair: Refitter | None, cut: Cut, fidelity: str) -> dict[str, float]:
     outcome = dataclasses.replace(evaluator, refitter=repair).evaluate(make_request(cut, fidelity, 0))
     row = {
         "val_loss": round(outcome.loss, 4),
@@ -125,14 +126,14 @@ def judged(evaluator: Evaluator, repair: Refitter | None, cut: Cut, fidelity: st
     return row | {"repair_seconds": round(time.perf_counter() - start, 3)}
 
 
-def write(path: Path, rows: list[dict], seconds: float) -> None:
-    told = {"ridge": RIDGE, "tuning": dataclasses.asdict(TUNING), "preparing_seconds": seconds}
-    path.write_text(json.dumps(told | {"summary": summary(rows), "rows": rows}, indent=1) + "\n")
+def write_rows(path: Path, rows: list[dict], seconds: float) -> None:
+    facts = {"ridge": RIDGE, "tuning": dataclasses.asdict(TUNING), "preparing_seconds": seconds}
+    path.write_text(json.dumps(facts | {"summary": summarize(rows), "rows": rows}, indent=1) + "\n")
 
 
-def summary(rows: list[dict]) -> list[dict]:
-    """Per budget, fidelity and repair, over the cuts that were judged with and without: gains, orders and time."""
-    told = []
+def summarize(rows: list[dict]) -> list[dict]:
+    """Compute gains, orders and time per budget, fidelity and repair, over the cuts evaluated with and without."""
+    found = []
     for budget, fidelity, method in dict.fromkeys((row["macs"], row["fidelity"], row["repair"]) for row in rows):
         of = {
             name: {
@@ -148,7 +149,7 @@ def summary(rows: list[dict]) -> list[dict]:
         before, after = ([of[name][cut] for cut in both] for name in ("none", method))
         gains = [b["val_accuracy"] - a["val_accuracy"] for a, b in zip(before, after, strict=True)]
         losses = [[row["val_loss"] for row in some] for some in (before, after)]
-        told.append(
+        found.append(
             {
                 "macs": budget,
                 "fidelity": fidelity,
@@ -169,7 +170,7 @@ def summary(rows: list[dict]) -> list[dict]:
                 ),
             }
         )
-    return told
+    return found
 
 
 if __name__ == "__main__":

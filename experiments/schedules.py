@@ -1,17 +1,16 @@
-"""What each schedule makes of uneven evaluations: busy workers, time, and what is found, on 2 to 64 simulated workers.
+"""Simulate both schedules with uneven evaluations on 2 to 64 workers: busy time, duration and loss.
 
     python experiments/schedules.py [--out schedules.json]
 
-The search itself is real: its loop, its optimizers, its store. Only time is not: an engine with a virtual clock gives
-each evaluation a duration between 2 and 20 s (log-uniform, drawn from the cut's own seed, so that a cut takes as long
-under either schedule), starts it when a worker is free, and brings back the earliest. The controller's own work
-(optimizer, decoding, store) is charged to the same clock in the processor seconds that it really takes here, beside
-other work: nobody is given new work meanwhile.
-Losses stand in for accuracy: each group has channels that it would like to keep and a weight of its own, and what it
-misses counts by its square. They say how much is learnt under a schedule, not what a network would lose.
+The search is real: its loop, its optimizers, its store. Time is simulated: an engine with a virtual clock assigns each
+evaluation a duration between 2 and 20 s (log-uniform, drawn from the cut's seed, so that a cut takes as long under
+either schedule), starts it when a worker is free, and returns the earliest. The controller's processor seconds
+(optimizer, decoding, store) are added to the same clock; no worker receives a request meanwhile.
+Losses replace accuracy: each group has preferred channels and a weight, and the loss is the weighted square of missing
+ones. They show how much a schedule learns, not the loss of a real network.
 
-Busy: of the workers' time, between the first evaluation's beginning and the last one's end (`busy`), or until there was
-nothing left to ask for (`busy_while_asking`; the rest is the tail that every search of finite length has).
+Busy: the workers' time between the start of the first evaluation and the end of the last one (`busy`), or until the
+last request (`busy_while_asking`; the rest is the tail that every finite search has).
 """
 
 import argparse
@@ -37,13 +36,13 @@ from blendsearch.runs.config.loading import parse_config
 SHORTEST, LONGEST = 2.0, 20.0
 PER_WORKER, FEWEST = 50, 400  # evaluations: so many per worker, and never fewer
 CASES = [("cma", workers, 3 if workers < 32 else 1) for workers in (2, 4, 8, 16, 32, 64)]
-"""Optimiser, workers, and how many seeds."""
+"""Optimizer, workers, and number of seeds."""
 
 
-class Simulated:
-    """An engine of `workers` whose clock is a number; `began` and `ended` are those of every evaluation."""
+class SimulatedEngine:
+    """An engine with simulated `workers` and clock; `began` and `ended` hold the times of every evaluation."""
 
-    def __init__(self, workers: int, wish: "Wish") -> None:
+    def __init__(self, workers: int, wish: "ChannelPreferences") -> None:
         self.workers, self.wish = workers, wish
         self.now, self.controller, self._left = 0.0, 0.0, time.process_time()
         self._queue: list[Request] = []
@@ -71,25 +70,25 @@ class Simulated:
             ends, _, asked = heapq.heappop(self._out)
             self.now = max(self.now, ends)
             loss = self.wish.loss(asked.unpack_cut())
-            if asked.fidelity != "raw" and asked.split == "val":  # not the dense network, nor the look at test images
-                self.began.append(ends - duration(asked))
+            if asked.fidelity != "raw" and asked.split == "val":  # not the dense network, nor test images
+                self.began.append(ends - compute_duration(asked))
                 self.ended.append(ends)
                 self.losses.append(loss)
             self._left = time.process_time()
-            yield Outcome(asked.digest, loss, loss / 2, duration(asked), seed=asked.seed)
+            yield Outcome(asked.digest, loss, loss / 2, compute_duration(asked), seed=asked.seed)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Release nothing."""
 
     def _start(self) -> None:
         while self._queue and len(self._out) < self.workers:
             asked = self._queue.pop(0)
             self._submitted += 1
-            heapq.heappush(self._out, (self.now + duration(asked), self._submitted, asked))
+            heapq.heappush(self._out, (self.now + compute_duration(asked), self._submitted, asked))
 
 
-class Wish:
-    """What a network would like to keep of channels in groups that begin at `offsets`."""
+class ChannelPreferences:
+    """Preferred channels of a simulated network, in groups that begin at `offsets`."""
 
     def __init__(self, channels: int, offsets: np.ndarray) -> None:
         rng = np.random.default_rng(0)
@@ -102,13 +101,13 @@ class Wish:
         return float((self.weight * missing**2).sum() / self.weight.sum())
 
 
-def duration(asked: Request) -> float:
-    """Seconds that a cut takes: log-uniform between the shortest and the longest."""
+def compute_duration(asked: Request) -> float:
+    """Compute the seconds of an evaluation: log-uniform between the shortest and the longest."""
     drawn = np.random.default_rng(asked.seed).random()
     return float(SHORTEST * (LONGEST / SHORTEST) ** drawn)
 
 
-def measured(engine: Simulated) -> dict[str, float]:
+def measure_engine(engine: SimulatedEngine) -> dict[str, float]:
     began, ended = np.array(engine.began), np.array(engine.ended)
     first, last_begun, last = began.min(), began.max(), ended.max()
     within = np.minimum(ended, last_begun) - began
@@ -121,8 +120,8 @@ def measured(engine: Simulated) -> dict[str, float]:
     }
 
 
-def prepared(folder: str) -> Problem:
-    """A ResNet-56 with random weights: what it scores does not matter here."""
+def prepare_problem(folder: str) -> Problem:
+    """Prepare a ResNet-56 with random weights: its scores do not matter here."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         images = rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)
@@ -146,12 +145,12 @@ def main() -> None:
     torch.set_num_threads(1)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        problem = prepared(folder)
+        problem = prepare_problem(folder)
         maps = problem.structure.maps
-        wish = Wish(maps.channels, maps.offsets[:-1])
+        wish = ChannelPreferences(maps.channels, maps.offsets[:-1])
         for optimizer, workers, seeds in CASES:
             evaluations = max(FEWEST, PER_WORKER * workers)
-            # generations of 24, the default; and such as are at least as large as the cluster
+            # generations of 24, the default, and generations at least as large as the cluster
             cases = [("steady", 24), *(("generational", size) for size in sorted({24, max(24, workers)}))]
             for schedule, population in cases:
                 found = []
@@ -167,10 +166,10 @@ def main() -> None:
                     run = record(
                         own, Path(folder), f"{optimizer}-{schedule}-{workers}-{population}-{seed}", ["schedules"]
                     )
-                    engine = Simulated(workers, wish)
+                    engine = SimulatedEngine(workers, wish)
                     search(run, own, engine, ignore_event)
                     assert len(engine.ended) == evaluations
-                    found.append(measured(engine))
+                    found.append(measure_engine(engine))
                 means = {name: round(float(np.mean([item[name] for item in found])), 4) for name in found[0]}
                 facts = {"optimizer": optimizer, "schedule": schedule, "workers": workers, "population": population}
                 results.append({**facts, "evaluations": evaluations, "seeds": seeds, **means})

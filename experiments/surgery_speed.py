@@ -1,11 +1,11 @@
-"""How much faster a candidate's module is made by slicing than by Torch-Pruning's copy and step.
+"""Compare the time to make a candidate's module by slicing with that of Torch-Pruning's copy and step.
 
     python experiments/surgery_speed.py [MODEL ...]          # torchvision names; default resnet50 densenet121
 
-Both make a narrower copy of the same dense network in the same process, taking turns: ours slices a random half of
-every group into a fresh module; Torch-Pruning's deep-copies the network, builds its graph and steps its magnitude
-pruner at ratio 0.5 (a copy is needed because its graph can be neither copied nor reused). Prints medians and their
-ratio, and writes them to surgery_speed.json beside this file.
+Both make a narrower copy of the same dense network in the same process, in alternation. blendsearch slices a random
+half of every group into a new module. Torch-Pruning copies the network, builds its graph and steps its magnitude pruner
+at ratio 0.5 (a copy is needed because its graph can be neither copied nor reused). Prints medians and their ratio, and
+writes them to surgery_speed.json beside this file.
 """
 
 import copy
@@ -29,12 +29,12 @@ SHAPE = (3, 224, 224)
 
 
 def main() -> None:
-    results = {name: compared(name) for name in sys.argv[1:] or ["resnet50", "densenet121"]}
+    results = {name: compare_times(name) for name in sys.argv[1:] or ["resnet50", "densenet121"]}
     print(json.dumps(results, indent=1))
     Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
 
 
-def compared(name: str) -> dict[str, float]:
+def compare_times(name: str) -> dict[str, float]:
     model = build_model(f"torchvision:{name}").eval()
     start = time.perf_counter()
     structure = trace_structure(model, SHAPE)
@@ -47,7 +47,7 @@ def compared(name: str) -> dict[str, float]:
         small = narrow(model, structure.maps, cut)
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
-        other = by_torch_pruning(model)
+        other = prune_with_torch_pruning(model)
         theirs.append(time.perf_counter() - start)
     with torch.inference_mode():
         assert small(torch.zeros(1, *SHAPE)).shape == other(torch.zeros(1, *SHAPE)).shape
@@ -60,7 +60,7 @@ def compared(name: str) -> dict[str, float]:
     }
 
 
-def by_torch_pruning(model: nn.Module) -> nn.Module:
+def prune_with_torch_pruning(model: nn.Module) -> nn.Module:
     twin = copy.deepcopy(model)
     output = [module for module in twin.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.MetaPruner(

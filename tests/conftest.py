@@ -1,4 +1,4 @@
-"""What several test files need: the data kept beside the project, small networks, and a search that takes seconds."""
+"""Fixtures of several test files: shared data, small networks, and a search that takes seconds."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # two threads that share two cores with anything else 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with CIFAR and the trained ResNet-56."""
+    """Return the folder with CIFAR and the trained ResNet-56."""
     if not SHARED.is_dir():
         pytest.skip("the data folder beside the project is absent")
     return SHARED
@@ -26,13 +26,13 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def small_config() -> dict[str, Any]:
-    """`quick`, for what is made once for many tests; not to be changed."""
+    """Return the tree of `quick` for session fixtures; do not change it."""
     return _quick()
 
 
 @pytest.fixture
 def quick() -> dict[str, Any]:
-    """A whole search on digits in a few seconds, as a config's tree."""
+    """Return the config tree of a search on digits that takes a few seconds."""
     return _quick()
 
 
@@ -51,7 +51,7 @@ def _quick() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
-    """A folder with one finished run, ``one``; to be copied before it is changed."""
+    """Make a folder with one finished run, ``one``; copy it before changing it."""
     from blendsearch.cli.main import main
 
     folder = tmp_path_factory.mktemp("searched")
@@ -69,7 +69,7 @@ def config_file(tmp_path: Path, quick: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="session")
 def useless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a trained network one group of which is provably useless; see known_nets."""
+    """Write weights of a trained network with one provably useless group; see known_nets."""
     path = tmp_path_factory.mktemp("useless") / "net.safetensors"
     silent_branch(path)
     return path

@@ -3,11 +3,9 @@
 import argparse
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from blendsearch.cli.remote import make_api_client
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
-from blendsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,21 +20,18 @@ if TYPE_CHECKING:
         Spread,
     )
     from blendsearch.runs.run import Run
+    from blendsearch.runs.run_facts import StructureFacts
 
 
 def show_runs(arguments: argparse.Namespace) -> None:
     from blendsearch.results.listing import summarize_runs
-    from blendsearch.results.records import RunListing
 
-    if (server := make_api_client(arguments)) is not None:
-        rows = [RunListing.from_dict(facts) for facts in server.get("runs")]
-    else:
-        rows = summarize_runs(arguments.runs)
+    rows = summarize_runs(arguments.runs)
     if arguments.json:
         print(json.dumps([row.to_dict() for row in rows], indent=1))
         return
     if not rows:
-        print(f"no runs in {arguments.server or arguments.runs}")
+        print(f"no runs in {arguments.runs}")
         return
     table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
     for row in rows:
@@ -46,19 +41,8 @@ def show_runs(arguments: argparse.Namespace) -> None:
 
 
 def show_front(arguments: argparse.Namespace) -> None:
-    from blendsearch.results.records import RunSummary
     from blendsearch.runs.run import open_run
 
-    if (server := make_api_client(arguments)) is not None:
-        if arguments.plot is not None:
-            raise ConfigError("--plot is not for --server: the page draws it")
-        found = server.get("runs", arguments.run, "front")
-        notes = found.pop("notes")
-        if arguments.json:
-            print(json.dumps(found, indent=1))
-        else:
-            _print_front(RunSummary.from_dict(found), notes)
-        return
     run = open_run(arguments.runs, arguments.run)
     if arguments.plot is not None:
         from blendsearch.results.report.front_plot import draw_front
@@ -83,8 +67,8 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
     _print_front(found, run.structure)
 
 
-def _print_front(summary: "RunSummary", notes: Mapping[str, Any]) -> None:
-    """Print the results of a run; `notes` describe its splits and how latency was measured."""
+def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
+    """Print the results of a run; `structure` describes its splits and latency measurements."""
     costs = _select_cost_columns(summary.dense)
     _print_networks(summary, costs)
     if summary.finals:
@@ -95,9 +79,9 @@ def _print_front(summary: "RunSummary", notes: Mapping[str, Any]) -> None:
                 f"Kendall's tau between {item.cheaper} and {item.dearer} losses: {item.tau:.2f} over the "
                 f"{item.networks} networks that had both"
             )
-    print(f"splits: {notes['splits']}")
-    if "latency" in notes:
-        facts = notes["latency"]
+    print(f"splits: {structure['splits']}")
+    if "latency" in structure:
+        facts = structure["latency"]
         print(
             f"latency on {facts['where']}: charged {facts['margin']:.1%} above the model's prediction; measured in "
             f"turns with the dense network ({facts['dense_ms']:.2f} ms when the search began), median"

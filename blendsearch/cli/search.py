@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blendsearch.cli import remote
 from blendsearch.cli.results import print_comparison, print_summary
 from blendsearch.cli.terminal import make_reporter
 from blendsearch.errors import ConfigError
@@ -26,22 +25,19 @@ def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config.loading import load_config
     from blendsearch.runs.run import check_name, find_free_name
 
-    if (server := remote.make_api_client(arguments)) is not None:
-        remote.search(server, arguments)
-        return
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
     config = load_config(arguments.config, overrides)
     if arguments.or_resume:
         if arguments.name is None:
-            raise ConfigError("--or-resume needs --name: a run is found again by its id")
+            raise ConfigError("--or-resume needs --name, the id of the run")
         if (arguments.runs / arguments.name / "run.json").exists():
-            arguments.run, arguments.set = arguments.name, []  # as it was begun, whatever CONFIG says by now
+            arguments.run, arguments.set = arguments.name, []  # with the config it started with, not CONFIG
             resume(arguments)
             return
     name = arguments.name or find_free_name(arguments.runs, config.model.factory.rpartition(":")[2])
-    check_name(arguments.runs, name)  # before anything that takes time
+    check_name(arguments.runs, name)  # before slow work
     report = make_reporter(arguments, config)
     try:
         from blendsearch.pipeline.launch import run_search, set_up_run
@@ -61,9 +57,6 @@ def search(arguments: argparse.Namespace) -> None:
 def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
-    if (server := remote.make_api_client(arguments)) is not None:
-        remote.resume(server, arguments)
-        return
     run = open_run(arguments.runs, arguments.run)
     if arguments.set or not run.finished:
         from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, check_user_inputs
@@ -99,7 +92,7 @@ def resume(arguments: argparse.Namespace) -> None:
 
 
 def _check_compatibility(run: "Run", arguments: argparse.Namespace) -> None:
-    """Refuse what would make the run end otherwise, but for what is accepted, which is said and written down."""
+    """Refuse differences that would change the result. Those listed in --accept are printed and recorded."""
     from blendsearch.fitness.device import resolve_device
     from blendsearch.runs.compatibility import check_compatible
     from blendsearch.runs.config_changes import note_accepted
@@ -117,14 +110,11 @@ def fork(arguments: argparse.Namespace) -> None:
     from blendsearch.pipeline.fork import fork, make_fork_config
     from blendsearch.runs.run import open_run
 
-    if (server := remote.make_api_client(arguments)) is not None:
-        remote.fork(server, arguments)
-        return
     parent = open_run(arguments.runs, arguments.run)
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
-    config, _ = make_fork_config(parent, overrides)  # before anything that takes time
+    config, _ = make_fork_config(parent, overrides)  # before slow work
     report = make_reporter(arguments, config)
     try:
         from blendsearch.engine.factory import check_engine, start_engine
@@ -158,7 +148,7 @@ def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: 
     from blendsearch.pipeline.control_runs import compare, plan_comparison
     from blendsearch.results.comparison import summarize_comparison
 
-    plan_comparison(run, controls, seeds)  # before anything that takes time
+    plan_comparison(run, controls, seeds)  # before slow work
     summarize_comparison(run)
     report = make_reporter(arguments, run.config)
     engine = run.config.engine
@@ -174,7 +164,7 @@ def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: 
 
 @contextmanager
 def _handle_interrupts(command: str, report: "JsonLines | TextProgress") -> Iterator[None]:
-    """Inside, an interruption or SIGTERM ends the process with 130 and the `command` that goes on."""
+    """Exit with code 130 and print the `command` to continue, on an interruption or SIGTERM inside."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -191,5 +181,5 @@ def _handle_interrupts(command: str, report: "JsonLines | TextProgress") -> Iter
 
 
 def _format_runs_option(run: "Run") -> str:
-    """The option that finds the folder of `run`, with a space before it; empty for the default folder."""
+    """Format the option --runs for the folder of `run`, with a leading space; empty for the default folder."""
     return "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"

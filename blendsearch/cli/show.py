@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.remote import make_api_client
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
 
 if TYPE_CHECKING:
@@ -24,17 +23,11 @@ MIN_SHARE = 0.005
 
 def show_network(arguments: argparse.Namespace) -> None:
     from blendsearch.results.network import describe_network
-    from blendsearch.results.records import NetworkDetails
     from blendsearch.runs.run import open_run
 
-    if (server := make_api_client(arguments)) is not None:
-        facts = server.get("runs", arguments.run, "networks", arguments.what)
-        network = NetworkDetails.from_dict(facts)
-    else:
-        network = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
-        facts = network.to_dict()
+    network = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
     if arguments.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(network.to_dict(), indent=1))
         return
     print(f"network {network.id} of {network.run}: {_format_origin(network)}")
     print(f"costs: {_format_costs(network)}")

@@ -17,7 +17,7 @@ COST_COLUMNS = {
     "latency": "latency_ratio",
     "measured": "latency_measured",
 }
-"""Columns of costs, and the fields they show; those that a run has no budget for are left out."""
+"""Columns of costs and their fields. Columns of costs without a budget are omitted."""
 
 
 def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress":
@@ -52,5 +52,5 @@ def print_table(table: "Table") -> None:
     from rich.console import Console
 
     console = Console()
-    # in a pipe there is no width to fit: let every row be one line
+    # a pipe has no width: print every row on one line
     Console(width=None if console.is_terminal else 200).print(table)

@@ -69,11 +69,8 @@ def fork(
     config, changed = make_fork_config(parent, overrides)
     name = name or find_free_name(folder, f"{parent.name}-fork")
     check_name(folder, name)
-    store = parent.open_store(read_only=True)
-    try:
+    with parent.open_store(read_only=True) as store:
         rows, before = store.read_evaluations(), store.read_inherited()
-    finally:
-        store.close()
     if not select_evaluated(rows):
         raise RunError(f"run {parent.name!r} has no evaluated network yet: there is nothing to fork")
     problem = restore(parent, config, report, inputs)

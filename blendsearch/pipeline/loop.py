@@ -26,20 +26,19 @@ SCHEDULES = {"generational": run_generational, "steady": run_steady}
 def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None:
     """Run every stage of a search; a stage that is already complete in `run` adds nothing."""
     check_searchable(problem.config)
-    store = run.open_store()
-    session = SearchSession(run, problem, engine, store, report)
-    evaluate_dense(session)
-    session = replace(session, problem=prepare_allocations(session))
-    SCHEDULES[problem.config.search.schedule](session)
-    store_trained_network(session)
-    promote(session)
-    run_finals(session)
-    evaluate_on_test_set(session)
-    save_front_weights(session)
-    measure_reported_latencies(session)
-    evaluations = max((row.id for row in store.read_evaluations()), default=0)
-    run.finish({"evaluations": evaluations, "generations": len(store.read_generations())})
-    store.close()
+    with run.open_store() as store:
+        session = SearchSession(run, problem, engine, store, report)
+        evaluate_dense(session)
+        session = replace(session, problem=prepare_allocations(session))
+        SCHEDULES[problem.config.search.schedule](session)
+        store_trained_network(session)
+        promote(session)
+        run_finals(session)
+        evaluate_on_test_set(session)
+        save_front_weights(session)
+        measure_reported_latencies(session)
+        evaluations = max((row.id for row in store.read_evaluations()), default=0)
+        run.finish({"evaluations": evaluations, "generations": len(store.read_generations())})
 
 
 def attach_engine(engine: Engine, run: Run, report: Reporter) -> Reporter:

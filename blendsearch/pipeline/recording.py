@@ -15,6 +15,7 @@ from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import compute_hypervolume, select_evaluated, select_front
 from blendsearch.runs.records import Evaluation
+from blendsearch.runs.run_facts import GenerationSummary
 from blendsearch.runs.store import Store
 
 NOISE = 1e-3
@@ -154,12 +155,15 @@ def record_generation(generation: int, wall: float, session: SearchSession) -> N
             f"none of the first {len(mine)} networks could be evaluated, the last because: {mine[-1].failure}; fix "
             "that and start a new search"
         )
-    summary: dict[str, Any] = {
+    summary: GenerationSummary = {
         "front": len(select_front(valid, problem.compute_costs)),
         "hypervolume": compute_hypervolume(valid, problem.compute_costs),
         "best_loss": min((row.loss for row in valid if row.loss is not None), default=None),
     }
-    store.add_generation(generation, len(mine), sum(row.seconds for row in mine), wall, summary)
+    spent = sum(row.seconds for row in mine)
+    store.add_generation(
+        {"generation": generation, "evaluations": len(mine), "seconds": spent, "wall": wall, "summary": summary}
+    )
     done = sum(row.origin != DENSE for row in rows)
     session.report(GenerationDone(generation=generation, evaluations=done, seconds=wall, **summary))
 

@@ -1,15 +1,15 @@
 """Stop rules: end a search early when its time is over, or when it no longer improves."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from blendsearch.runs.config.schema import SearchConfig
+from blendsearch.runs.run_facts import GenerationRow
 
 LEAST_GAIN = 1e-6
 """Least growth of the hypervolume, or fall of the best loss, that counts as an improvement."""
 
 
-def find_stop_reason(config: SearchConfig, generations: Sequence[Mapping[str, Any]]) -> str | None:
+def find_stop_reason(config: SearchConfig, generations: Sequence[GenerationRow]) -> str | None:
     """Return the reason to stop after these `generations` (rows of the store), or None.
 
     Time is the wall time of all generations, before and after an interruption. A generation is always finished.

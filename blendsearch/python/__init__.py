@@ -1,1 +1,1 @@
-"""The same as functions: search with a network and data that live in Python, and hold what was found in hand."""
+"""The Python API: search with a network and data that are Python objects, and read the results."""

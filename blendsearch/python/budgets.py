@@ -9,24 +9,25 @@ from blendsearch.errors import ConfigError
 
 @dataclass(frozen=True)
 class Budget:
-    """A share of the dense network's cost, or several that must all be met: the `budget` section of a config.
+    """Shares of the dense network's costs, all of which must be met: the `budget` section of a config.
 
-    Made by `macs`, `params`, `memory` and `latency`, and joined by ``&``; `given` adds further fields of the section.
+    `macs`, `params`, `memory`, `latency` and `keep` make one, and ``&`` joins two. `with_options` adds further fields
+    of the section.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __and__(self, other: "Budget") -> "Budget":
-        """Both. Raises ConfigError where both say something of the same."""
+        """Join two budgets. Raises ConfigError if both set the same field."""
         if not isinstance(other, Budget):
             return NotImplemented
         twice = self.fields.keys() & other.fields.keys()
         if twice:
-            raise ConfigError(f"budget.{min(twice)} is given twice: join budgets of different costs")
+            raise ConfigError(f"budget.{min(twice)} is set twice: join budgets of different costs")
         return Budget({**self.fields, **other.fields})
 
     def with_options(self, **fields: Any) -> "Budget":
-        """The same budget with further fields, such as ``min_keep=0.1`` or ``round_to=8``."""
+        """Add further fields, such as ``min_keep=0.1`` or ``round_to=8``."""
         return self & Budget(fields)
 
     def __str__(self) -> str:
@@ -34,35 +35,38 @@ class Budget:
 
 
 def macs(share: float, upper: float | None = None) -> Budget:
-    """At most this share, in (0, 1], of the dense network's multiply-accumulates.
+    """Limit multiply-accumulates to a share, in (0, 1], of the dense network's.
 
-    With two numbers, networks all over that range are searched for: a front.
+    With two numbers, the search covers that range and yields a front.
     """
     return Budget({"macs": _make_range(share, upper)})
 
 
 def params(share: float, upper: float | None = None) -> Budget:
-    """At most this share, in (0, 1], of the dense network's parameters; or a range of shares."""
+    """Limit parameters to a share, in (0, 1], of the dense network's, or search a range of shares."""
     return Budget({"params": _make_range(share, upper)})
 
 
 def memory(share: float, upper: float | None = None) -> Budget:
-    """At most this share, in (0, 1], of the bytes that are alive at once in a forward pass of one image; or a range."""
+    """Limit peak activation memory to a share, in (0, 1], of the dense network's, or search a range of shares.
+
+    Peak activation memory is the largest number of bytes alive at once in the forward pass of one image.
+    """
     return Budget({"memory": _make_range(share, upper)})
 
 
 def latency(share: float, upper: float | None = None, **conditions: Any) -> Budget:
-    """At most this share, in (0, 1], of the dense network's time for a forward pass on this device; or a range.
+    """Limit the time of a forward pass on this device to a share, in (0, 1], of the dense network's, or search a range.
 
-    `measured` says how: ``batch_size``, ``precision``, ``repeats``, ``cuts``.
+    `conditions` are fields of the section `budget.measured`: ``batch_size``, ``precision``, ``repeats``, ``cuts``.
     """
     return Budget({"latency": _make_range(share, upper), **({"measured": conditions} if conditions else {})})
 
 
 def keep(share: float | Mapping[str, float]) -> Budget:
-    """Widths given beforehand: the share of channels that every group keeps, or one share per pattern of names."""
+    """Fix the widths: the share of channels that every group keeps, or one share per pattern of group names."""
     return Budget({"keep": share if isinstance(share, int | float) else dict(share)})
 
 
-def _make_range(share: float, upper: float | None) -> Any:
+def _make_range(share: float, upper: float | None) -> float | list[float]:
     return share if upper is None else [share, upper]

@@ -41,11 +41,8 @@ COLUMNS = (
 
 def format_headline(run: Run) -> str:
     """Format a run in one line."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         count = max((row.id for row in store.read_evaluations()), default=0)
-    finally:
-        store.close()
     state = "finished" if run.finished else "not finished"
     return f"run {run.name} in {run.path}: {run.config.model.title}, {count} evaluations, {state}"
 

@@ -52,13 +52,10 @@ def _collect_results(run: Run) -> dict[str, Found]:
 
 def _collect_run(run: Run, *, baselines: bool) -> dict[str, FoundNetwork]:
     """Collect the networks that one run found, by method."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         rows, tests, finals = select_evaluated(store.read_evaluations()), store.read_tests(), store.read_finals()
         promoted = select_highest_fidelity(rows, store.read_promotions())
         probes = len(store.read_probes())
-    finally:
-        store.close()
     method, best = run.config.method, _select_best(run, rows, promoted, tests)
     found: dict[str, FoundNetwork] = {method: replace(best, evaluations=best.evaluations + probes)}
     if get_method(method).traits.trains_itself and finals:

@@ -20,6 +20,7 @@ from blendsearch.runs.pareto import (
 )
 from blendsearch.runs.records import Completion, Evaluation
 from blendsearch.runs.run import Run, open_run
+from blendsearch.runs.run_facts import GenerationRow
 
 REORDER_WINDOW = 1000
 """Ids below the largest one that are read again: workers finish evaluations in another order than that of ids."""
@@ -32,7 +33,6 @@ class Follower:
         """The first poll leaves out evaluations that a reader with the ids up to `after` certainly has."""
         self._lock, self._closed = Lock(), False
         self._run = run
-        self._store = run.open_store(read_only=True)
         self._cost, self._cost_share = choose_cost_axis(run)
         self._ranged_costs = make_ranged_cost_reader(run)
         self._needs_cuts = any(name not in ("macs", "params") for name in run.config.budget.get_spans())
@@ -46,10 +46,11 @@ class Follower:
         self._front: list[Evaluation] = []
         self._baselines: list[Evaluation] = []
         self._failed = 0
-        self._generations: list[dict[str, Any]] = []
+        self._generations: list[GenerationRow] = []
         self._test_accuracies: dict[str, float] = {}
         self._reevaluated_count = 0
         self._reported: dict[str, Any] = {}
+        self._store = run.open_store(read_only=True)
 
     def close(self) -> None:
         """Close the store, after a poll by another thread: SQLite must not be closed under it."""

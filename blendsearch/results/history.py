@@ -54,12 +54,9 @@ class SearchHistory:
 def read_history(run: Run, *, genomes: bool = True) -> SearchHistory:
     """Read the search of `run` so far; a tenth of the work without `genomes`."""
     cuts = not run.config.budget.get_spans().keys() <= {"macs", "params"}
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         rows = store.read_evaluations() if genomes else store.read_bare_evaluations(-1, cuts=cuts)
         promotions = store.read_promotions()
-    finally:
-        store.close()
     valid = select_highest_fidelity(rows, promotions)
     evaluated = [row for row in select_evaluated(rows) if row.loss is not None and row.error is not None]
     best: list[Evaluation] = []

@@ -18,11 +18,8 @@ def summarize_runs(folder: Path) -> list[RunListing]:
 def _describe_run(folder: Path, name: str) -> RunListing:
     try:
         run = open_run(folder, name)
-        store = run.open_store(read_only=True)
-        try:
+        with run.open_store(read_only=True) as store:
             found = store.tally(DENSE)
-        finally:
-            store.close()
     except BlendsearchError as error:
         return RunListing(run=name, state=f"unreadable: {error}")
     return RunListing(

@@ -34,12 +34,9 @@ WeightsReader = Callable[[JsonObject], NDArray[np.float64] | None]
 def describe_network(run: Run, selector: str) -> NetworkDetails:
     """Describe a network: ``best``, ``knee`` or an id. Raises RunError as `select_network` does."""
     row = select_network(run, selector)
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         tests, finals, latencies = store.read_tests(), store.read_finals(), store.read_latencies()
         candidates = select_highest_fidelity(store.read_evaluations(), store.read_promotions())
-    finally:
-        store.close()
     network = make_network_record(
         describe_evaluation(run, row, tests), make_cost_reader(run)(row, latencies), make_extra_metrics_reader(run)(row)
     )

@@ -18,13 +18,10 @@ PACE_WINDOW = 60
 
 def read_status(run: Run) -> RunStatus:
     """Read state, counts, pace and the best network so far."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         rows = [row for row in store.read_evaluations() if row.origin != DENSE]
         generations, finals, tests = store.read_generations(), len(store.read_finals()), len(store.read_tests())
         completions = store.read_completions()
-    finally:
-        store.close()
     wall = sum(item["wall"] for item in generations)
     return RunStatus(
         run=run.name,

@@ -81,11 +81,8 @@ def make_network_record(
 
 def make_extra_metrics_reader(run: Run) -> Callable[[Evaluation], Mapping[str, float] | None]:
     """Make the function from a network to the other numbers of its user-defined evaluation; None for no others."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         known = store.read_extra_metrics()
-    finally:
-        store.close()
     return lambda row: known.get(row.digest)
 
 
@@ -206,8 +203,7 @@ class _StoredResults(NamedTuple):
 
 
 def _read_store(run: Run) -> _StoredResults:
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         return _StoredResults(
             store.read_evaluations(),
             store.read_tests(),
@@ -215,5 +211,3 @@ def _read_store(run: Run) -> _StoredResults:
             store.read_latencies(),
             store.read_promotions(),
         )
-    finally:
-        store.close()

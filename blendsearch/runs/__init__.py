@@ -1,1 +1,1 @@
-"""What must survive a crash: the resolved config, provenance, every evaluation, one checkpoint per generation."""
+"""A run directory: config, provenance, evaluations, checkpoints, and the checks that decide if a run may resume."""

@@ -1,4 +1,4 @@
-"""The checkpoints of work that trains a network before a search: the state as JSON beside the arrays it belongs to."""
+"""Checkpoints with arrays, for methods that train a network before the search: JSON state and a safetensors file."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ from blendsearch.runs.run import read_arrays, save_arrays
 def save_array_checkpoint(
     folder: Path, number: int, state: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write checkpoint `number` so that after a crash it is whole or not there; the last few stay.
+    """Write checkpoint `number` atomically, and remove all but the last few.
 
-    Raises RunError when it cannot be written; the checkpoints before it stand.
+    Raises RunError when it cannot be written; earlier checkpoints stay intact.
     """
     path = folder / f"arrays-{number:05d}.safetensors"
     draft = path.with_suffix(".draft")
@@ -42,7 +42,7 @@ def save_array_checkpoint(
 def load_array_checkpoint(
     folder: Path, report: Callable[[str], None]
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-    """State and arrays of the newest checkpoint, None where there is none. Raises RunError where they are damaged."""
+    """Load state and arrays of the newest checkpoint, None if there is none. Raises RunError if they are damaged."""
     found = load_checkpoint(folder, report)
     if found is None:
         return None
@@ -53,5 +53,5 @@ def load_array_checkpoint(
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a backup") from error
     if not whole:
-        raise RunError(f"{path} is damaged: restore it from a backup, or remove {folder} to begin this part again")
+        raise RunError(f"{path} is damaged: restore it from a backup, or remove {folder} to repeat this part")
     return found["state"], read_arrays(path)

@@ -1,7 +1,7 @@
-"""The state of evolution after each generation, in one JSON file that is either whole or not there.
+"""Checkpoints: the optimizer's state after each generation, one JSON file each, written atomically.
 
-A checkpoint holds what exact resumption needs and cannot be worked out again: the genomes in their order, their
-objectives and crowding distances as they were, both random streams, and which generation comes next.
+A checkpoint holds the state that resumption needs and that the store does not hold: the genomes in order, their
+objectives and crowding distances, both random streams, and the number of the next generation.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from typing import Any
 from blendsearch.errors import RunError
 
 MAX_CHECKPOINTS = 3
-"""Checkpoints that stay: the last, and what to fall back on should it be damaged."""
+"""Number of checkpoints kept: the last one, and earlier ones in case it is damaged."""
 
 
 def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> None:
     """Write the checkpoint of `generation` atomically, then remove those older than the last few.
 
-    Raises RunError when it cannot be written (a full disk); the checkpoints before it stand.
+    Raises RunError when it cannot be written (a full disk); earlier checkpoints stay intact.
     """
     body = json.dumps(state, separators=(",", ":"), allow_nan=False)
     text = json.dumps({"sha256": _compute_digest(body), "state": body})
@@ -31,9 +31,9 @@ def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> Non
 
 
 def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, None where there is none; `report` hears of every damaged one passed over.
+    """Load the newest intact checkpoint, None if there is none; `report` receives a line for every damaged one.
 
-    Raises RunError when checkpoints are there but all are damaged.
+    Raises RunError when all checkpoints are damaged.
     """
     found = sorted(folder.glob("generation-*.json"), reverse=True)
     for path in found:
@@ -44,7 +44,7 @@ def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, An
                 raise ValueError("its checksum does not match")
             state: dict[str, Any] = json.loads(body)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            report(f"checkpoint {path.name} is damaged ({error}) and is passed over")
+            report(f"checkpoint {path.name} is damaged ({error}) and is skipped")
             continue
         return state
     if found:
@@ -53,7 +53,7 @@ def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, An
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`: after a crash it holds the old text or the new, never a part.
+    """Replace the file at `path` by `text`: after a crash it holds the old text or the new one, never a part.
 
     Raises RunError when it cannot be written.
     """
@@ -67,7 +67,7 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise RunError(
-            f"{path} could not be written ({error.strerror or error}): what was there before stands; free some space "
+            f"{path} could not be written ({error.strerror or error}): the previous file is intact; free some space "
             "and resume the run"
         ) from error
 

@@ -1,7 +1,7 @@
-"""Whether a run goes on under what it was begun under: the code that decides results, versions, and device.
+"""Compatibility of a run with the current code, package versions and device.
 
-Not whether everything is the same: comments and pages may change, and scores are kept, so criteria may too. What is
-compared is what would make the rest of a search other than it would have been.
+Only differences that can change the results of a resumed search count. Comments and pages may change. Scores are
+stored, so criteria may change too.
 """
 
 import ast
@@ -19,23 +19,23 @@ from blendsearch.runs.provenance import get_installed_version
 from blendsearch.runs.run import Run
 
 HASHED_PACKAGES = ("structure", "blend", "data", "fitness", "zoo", "pipeline")
-"""The floors whose code decides what a cut, a judgement and the next candidate are."""
+"""Layers whose code determines cuts, evaluations and candidates."""
 
 COMPARED_PACKAGES = ("torch", "numpy", "deap")
-"""Packages whose arithmetic and random streams do; torchvision joins them where a network is its own."""
+"""Packages whose versions change results; torchvision is added for networks of torchvision."""
 
 KINDS = ("code", "factory", "versions", "device")
 
 
 class Difference(NamedTuple):
-    """One thing that is not as it was: its kind, one of `KINDS`, and the words for it."""
+    """A difference between start and now: its kind, one of `KINDS`, and a description."""
 
     kind: str
     text: str
 
 
 def hash_code(factory: str) -> dict[str, str]:
-    """SHA-256 of the code that decides results, and of a model factory's own file; without comments and docstrings."""
+    """Compute SHA-256 of the code that determines results and of the model factory's file, comments stripped."""
     found = {"code": _hash_own_code()}
     module = factory.rpartition(":")[0]
     if module and module != "torchvision":
@@ -46,12 +46,12 @@ def hash_code(factory: str) -> dict[str, str]:
     return found
 
 
-@cache  # what runs here is what was imported, whatever happens to the files meanwhile
+@cache  # the imported code runs, even if the files change later
 def _hash_own_code() -> str:
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for floor in HASHED_PACKAGES:
-        for path in sorted((package / floor).rglob("*.py")):
+    for layer in HASHED_PACKAGES:
+        for path in sorted((package / layer).rglob("*.py")):
             digest.update(
                 f"{path.relative_to(package).as_posix()}\n{strip_comments(path.read_text(encoding='utf-8'))}".encode()
             )
@@ -59,7 +59,7 @@ def _hash_own_code() -> str:
 
 
 def check_compatible(run: Run, device: str, accepted: Collection[str] = ()) -> list[Difference]:
-    """The differences that are `accepted` (kinds). Raises RunError for any other, ConfigError for an unknown kind."""
+    """Find differences. Raises RunError for a kind that is not `accepted`, ConfigError for an unknown kind."""
     for kind in accepted:
         if kind not in KINDS:
             raise ConfigError(f"--accept {kind!r} is not known: expected some of {', '.join(KINDS)}")
@@ -68,37 +68,37 @@ def check_compatible(run: Run, device: str, accepted: Collection[str] = ()) -> l
     if refused:
         kinds = ",".join(dict.fromkeys(item.kind for item in refused))
         raise RunError(
-            f"run {run.name!r} would not go on as it was begun: {'; '.join(item.text for item in refused)}; restore "
-            f"that, fork the run, or go on all the same with --accept {kinds}"
+            f"run {run.name!r} cannot be resumed with the same result: {'; '.join(item.text for item in refused)}; "
+            f"restore that, fork the run, or resume anyway with --accept {kinds}"
         )
     return found
 
 
 def find_differences(run: Run, device: str) -> list[Difference]:
-    """What of code, versions and `device` is not as when `run` was begun; what it did not write down counts as same."""
+    """Find differences in code, versions and `device` since `run` started; facts it did not store count as equal."""
     origin = run.provenance
     found = []
     factory = run.config.model.factory
     then, now = origin.get("code", {}), hash_code(factory)
     if then.get("code", now["code"]) != now["code"]:
         commit = f" (commit {origin['git'][:12]})" if origin.get("git") else ""
-        found.append(Difference("code", f"the code that decides results is not blendsearch's of then{commit}"))
+        found.append(Difference("code", f"blendsearch's code has changed since the run started{commit}"))
     if "factory" in then and then["factory"] != now.get("factory"):
         found.append(Difference("factory", f"the file of the model factory {factory!r} has changed"))
     names = (*COMPARED_PACKAGES, "torchvision") if factory.startswith("torchvision:") else COMPARED_PACKAGES
     for name in names:
         old, new = origin["packages"].get(name), get_installed_version(name)
-        # patches mend, and builds for another card differ in a suffix: that is what `device` is for
+        # patch releases and build suffixes are ignored
         if old is not None and old.split(".")[:2] != new.split(".")[:2]:
             found.append(Difference("versions", f"{name} is {new} and was {old}"))
     before = origin["device"].partition(":")[0]
     if before != device.partition(":")[0]:
-        found.append(Difference("device", f"it judges on {device} and did on {origin['device']}"))
+        found.append(Difference("device", f"evaluations run on {device} and ran on {origin['device']}"))
     return found
 
 
 def strip_comments(text: str) -> str:
-    """Python source without its comments, docstrings and blank lines: the same under every version of Python."""
+    """Strip comments, docstrings and blank lines from Python source, equally under every version of Python."""
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -110,7 +110,7 @@ def strip_comments(text: str) -> str:
 
 
 def _find_docstrings(tree: ast.Module) -> Iterator[tuple[int, int]]:
-    """First and last line of every string that stands alone: of docstrings, and of those under a constant."""
+    """Yield first and last line of every string statement: docstrings, and those below a constant."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.end_lineno or node.lineno

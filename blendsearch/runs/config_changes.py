@@ -1,9 +1,9 @@
-"""Changing the config of a run that has begun: only what cannot change anything that was already judged."""
+"""Changes to the config of an existing run, restricted to fields that affect no stored evaluation."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.checkpoint import write_atomically
@@ -12,17 +12,29 @@ from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run, open_run
 
 CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
-"""Fields, or the sections they are in, that say how long, where, and what comes after the search."""
+"""Fields, or their sections, that set the length of the search, its engine, and the work after it."""
 
 FINE_TUNE_FIELDS = ("finals.tuning", "finals.distillation", "finals.workers")
-"""Fields that the results of long fine-tunes depend on; the number of workers by what each of them draws at random."""
+"""Fields that determine the results of long fine-tunes. The number of workers decides their random streams."""
+
+
+class FieldChanges(TypedDict):
+    """An entry of `changes` in ``run.json``: fields with their old and new values."""
+
+    fields: dict[str, list[Any]]
+
+
+class AcceptedDifferences(TypedDict):
+    """An entry of `changes` in ``run.json``: differences that the user accepted."""
+
+    accepted: list[str]
 
 
 def change_config(run: Run, overrides: Sequence[str]) -> Run:
-    """`run` with `section.field=value` overrides written into it, no longer finished; the caller holds its lock.
+    """Write `section.field=value` overrides into `run`, and mark it as unfinished. The caller holds its lock.
 
-    Raises ConfigError, and changes nothing, for a field that decides what was already judged, and for fewer evaluations
-    than have been asked for.
+    Raises ConfigError, and changes nothing, for a field that affects stored evaluations, and for fewer evaluations than
+    have been requested.
     """
     tree = run.config.model_dump(mode="json")
     config = parse_config(apply_overrides(tree, overrides), f"run {run.name}")
@@ -30,7 +42,7 @@ def change_config(run: Run, overrides: Sequence[str]) -> Run:
     _check(run, config, fields)
     if not fields:
         return run
-    # in this order: a crash in between leaves an unfinished run, which resuming finishes as it was
+    # in this order: a crash in between leaves an unfinished run, which `resume` finishes
     (run.path / "finished.json").unlink(missing_ok=True)
     _note(run, {"fields": fields}, config)
     write_atomically(run.path / "config.yaml", dump_config(config))
@@ -38,11 +50,11 @@ def change_config(run: Run, overrides: Sequence[str]) -> Run:
 
 
 def note_accepted(run: Run, differences: Sequence[str]) -> None:
-    """Write down in ``run.json`` that the run goes on in spite of these."""
+    """Record in ``run.json`` that the run is resumed despite these differences."""
     _note(run, {"accepted": list(differences)}, run.config)
 
 
-def _note(run: Run, change: dict[str, Any], config: Config) -> None:
+def _note(run: Run, change: FieldChanges | AcceptedDifferences, config: Config) -> None:
     facts = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
     facts["config"] = config.model_dump(mode="json")
     past = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **change}
@@ -50,29 +62,25 @@ def _note(run: Run, change: dict[str, Any], config: Config) -> None:
     write_atomically(run.path / "run.json", json.dumps(facts, indent=1))
 
 
-def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
-    store = run.open_store(read_only=True)
-    try:
+def _check(run: Run, config: Config, fields: Collection[str]) -> None:
+    with run.open_store(read_only=True) as store:
         finals, promotions, tests = store.read_finals(), store.read_promotions(), store.read_tests()
         asked = max((row.id for row in store.read_evaluations()), default=0)
-    finally:
-        store.close()
     for field in fields:
         if not field.startswith(CHANGEABLE):
             raise ConfigError(
-                f"{field} cannot be changed in run {run.name!r}: what it has judged was judged by the old value; start "
-                "another run, or change only search.evaluations, engine, promote and finals"
+                f"{field} cannot be changed in run {run.name!r}: its evaluations used the old value; start another "
+                "run, or change only search.evaluations, engine, promote and finals"
             )
         if field.startswith("promote.") and field != "promote.share" and promotions:
             raise ConfigError(
-                f"{field} cannot be changed in run {run.name!r}: {len(promotions)} networks were judged again "
-                "by the old "
-                "value; start another run"
+                f"{field} cannot be changed in run {run.name!r}: {len(promotions)} networks were promoted with the "
+                "old value; start another run"
             )
         if field.startswith(FINE_TUNE_FIELDS) and finals:
             raise ConfigError(
-                f"{field} cannot be changed in run {run.name!r}: {len(finals)} networks were fine-tuned by the old "
-                "value; start another run"
+                f"{field} cannot be changed in run {run.name!r}: {len(finals)} networks were fine-tuned with the "
+                "old value; start another run"
             )
     promote = config.promote
     if promote != run.config.promote and promote.share and promote.fidelity != config.fitness.fidelity and tests:
@@ -82,13 +90,13 @@ def _check(run: Run, config: Config, fields: dict[str, Any]) -> None:
         )
     if "search.evaluations" in fields and config.search.evaluations < asked:
         raise ConfigError(
-            f"search.evaluations={config.search.evaluations} is less than run {run.name!r} has asked for already, "
-            f"{asked}: give a larger number"
+            f"search.evaluations={config.search.evaluations} is less than run {run.name!r} has already "
+            f"requested, {asked}: set a larger number"
         )
 
 
 def diff_configs(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Fields that differ, with the old value and the new one."""
+    """Yield fields that differ, with the old and the new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
             yield from diff_configs(old.get(name), new.get(name), f"{place}.{name}" if place else name)

@@ -1,4 +1,4 @@
-"""Cost models stored in a run directory."""
+"""Storage of cost models in a run directory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +17,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 COSTS_FILE = "costs"
-"""Stem of the file of a run directory that holds these oracles; a run without such budgets has none."""
+"""Stem of the file with the cost models; a run without such budgets has none."""
 
 
 def collect_cost_arrays(oracle: CostOracle) -> dict[str, NDArray[Any]]:
-    """The further costs of `oracle`, as arrays by name; none where no budget asks for them."""
+    """Collect the extra costs of `oracle` as arrays by name; empty if no budget uses them."""
     found: dict[str, NDArray[Any]] = {}
     for name, cost in oracle.extra_costs.items():
         arrays: Arrays = cost.to_arrays() if isinstance(cost, LatencyModel) else vars(cost)
@@ -30,7 +30,7 @@ def collect_cost_arrays(oracle: CostOracle) -> dict[str, NDArray[Any]]:
 
 
 def restore_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory | LatencyModel]:
-    """The costs that `cost_arrays` gave these arrays, by name: those that `budget` asks for."""
+    """Restore from the arrays of `collect_cost_arrays` the costs that `budget` uses, by name."""
     found: dict[str, PeakMemory | LatencyModel] = {}
     for name in budget.get_spans():
         own = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
@@ -42,9 +42,10 @@ def restore_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory 
 
 
 def load_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = None) -> CostOracle:
-    """The oracle that `run` was searched with: nothing is measured anew.
+    """Load the cost oracle of `run` without new measurements.
 
-    With another `budget`, what that one asks for and `run` knows; a latency measured in another way is not known.
+    With another `budget`, the oracle has the stored costs that this budget uses, except a latency measured under other
+    conditions.
     """
     oracle, known = structure.oracle, run.config.budget
     if {"memory", "latency"} & known.get_spans().keys():
@@ -52,9 +53,10 @@ def load_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = No
             other = budget is not None and (
                 name not in budget.get_spans() or (name == "latency" and budget.measured != known.measured)
             )
-            oracle = oracle if other else _add_cost(oracle, name, cost, structure.maps)
+            oracle = oracle if other else add_cost(oracle, name, cost, structure.maps)
     return oracle
 
 
-def _add_cost(oracle: CostOracle, name: str, cost: PeakMemory | LatencyModel, maps: IndexMaps) -> CostOracle:
+def add_cost(oracle: CostOracle, name: str, cost: PeakMemory | LatencyModel, maps: IndexMaps) -> CostOracle:
+    """Add cost `name` to `oracle`, with the cost of the dense network."""
     return oracle.add_cost(name, cost, cost.dense if isinstance(cost, LatencyModel) else int(cost(maps.sizes)))

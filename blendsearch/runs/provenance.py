@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: code, versions, devices, and the hashes of weights and data."""
+"""Provenance of a run: code, versions, device, and hashes of weights and data."""
 
 import hashlib
 import platform
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.runs.run_facts import Provenance
+
 PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
 
 
 def collect_provenance(
     command: list[str], device: str, weights: str, data: str, scores: str, code: Mapping[str, str]
-) -> dict[str, Any]:
-    """What to record of the surroundings; `weights`, `data` and `scores` are digests, as are those in `code`."""
+) -> Provenance:
+    """Collect the provenance of a new run; `weights`, `data`, `scores` and `code` are SHA-256 digests."""
     return {
         "command": command,
         "python": platform.python_version(),
@@ -33,7 +35,7 @@ def collect_provenance(
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over names, types, shapes and contents, in the order of names."""
+    """Compute SHA-256 over names, types, shapes and contents, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -43,7 +45,7 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def get_installed_version(package: str) -> str:
-    """The version of `package`, or that it is not installed."""
+    """Get the version of `package`, or ``not installed``."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -51,7 +53,7 @@ def get_installed_version(package: str) -> str:
 
 
 def _get_git_commit() -> str:
-    """The commit of the code that runs, marked when it was changed; empty outside a checkout."""
+    """Get the commit of the running code, with ``-dirty`` if it was changed; empty outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -61,7 +63,7 @@ def _get_git_commit() -> str:
         return done.stdout.strip()
 
     try:
-        # an installed package may lie inside somebody else's checkout
+        # an installed package may be inside another project's checkout
         if not git("ls-files", "--error-unmatch", "provenance.py"):
             return ""
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

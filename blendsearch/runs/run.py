@@ -1,4 +1,4 @@
-"""A run directory: made whole or not at all, opened only when it can be understood, and worked on by one process."""
+"""A run directory. It is created completely or not at all, and one process works on it at a time."""
 
 import fcntl
 import json
@@ -20,11 +20,12 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.records import InheritedEvaluation
+from blendsearch.runs.run_facts import EngineFacts, FinishFacts, Provenance, StructureFacts
 from blendsearch.runs.store import Store
 from blendsearch.runs.worker_logs import WorkerLogs
 
 FORMAT = 1
-"""Version of the directory's layout. A directory with a larger number was written by a newer blendsearch."""
+"""Version of the directory layout. A larger number means that a newer blendsearch wrote the directory."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -34,42 +35,47 @@ class Run:
     """One run directory.
 
     ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
-    the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of evolution; ``finals/`` the weights of
-    networks that were fine-tuned in the end; ``logs/`` what every worker did.
+    the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of the optimizer; ``finals/`` the
+    weights of fine-tuned networks; ``logs/`` the log of every worker.
     """
 
     path: Path
     config: Config
-    provenance: dict[str, Any]
-    structure: dict[str, Any]
+    provenance: Provenance
+    structure: StructureFacts
 
     @property
     def name(self) -> str:
+        """The run's id, the name of its directory."""
         return self.path.name
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the optimizer's checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def finished(self) -> bool:
+        """True once `finish` was called."""
         return (self.path / "finished.json").exists()
 
     @property
     def logs(self) -> WorkerLogs:
+        """Writer of the workers' logs."""
         return WorkerLogs(self.path / "logs")
 
     def open_store(self, *, read_only: bool = False) -> Store:
+        """Open ``run.sqlite``: ``with run.open_store() as store``."""
         return Store(self.path / "run.sqlite", read_only=read_only)
 
     def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
+        """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
 
     def save_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write the weights of a fine-tuned network, or, without `repeat`, of one as it was judged.
+        """Write the weights of a fine-tuned network, or, if `repeat` is None, of a network as evaluated.
 
-        Raises RunError when the disk is full.
+        `repeat` is the index of the seed. Raises RunError when the file cannot be written.
         """
         path = self.path / "finals" / _make_weights_name(digest, repeat)
         draft = path.with_suffix(".draft")
@@ -82,25 +88,25 @@ class Run:
             raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
 
     def has_weights(self, digest: str, repeat: int | None) -> bool:
-        """Whether `keep_weights` wrote these."""
+        """Check if `save_weights` wrote these weights."""
         return (self.path / "finals" / _make_weights_name(digest, repeat)).exists()
 
     def read_weights(self, digest: str, repeat: int | None) -> dict[str, NDArray[Any]]:
-        """The weights that `keep_weights` wrote. Raises RunError when they are missing or damaged."""
+        """Read the weights that `save_weights` wrote. Raises RunError when they are missing or damaged."""
         return read_arrays(self.path / "finals" / _make_weights_name(digest, repeat))
 
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Mark the run as finished, with facts such as the time it took."""
-        write_atomically(self.path / "finished.json", json.dumps(dict(facts), indent=1))
+    def finish(self, facts: FinishFacts) -> None:
+        """Mark the run as finished."""
+        write_atomically(self.path / "finished.json", json.dumps(facts, indent=1))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Inside, no other process works on this run. Raises RunError when one does, or it is read-only."""
+        """Lock the run for this process. Raises RunError when another process holds the lock, or it is read-only."""
         try:
             file = (self.path / "lock").open("w", encoding="ascii")
         except OSError as error:
             raise RunError(
-                f"run {self.name!r} cannot be written to ({error.strerror}): it can be looked at, and exported"
+                f"run {self.name!r} cannot be written to ({error.strerror}): it can only be read and exported"
             ) from error
         with file:
             for patience in range(5, -1, -1):
@@ -112,12 +118,12 @@ class Run:
                         raise RunError(
                             f"run {self.name!r} is being searched by another process: wait for it, or stop it"
                         ) from error
-                    time.sleep(0.1)  # somebody may only be looking whether it is locked
+                    time.sleep(0.1)  # another process may only be checking the lock
             yield
 
     @property
     def running(self) -> bool:
-        """Whether a process works on this run now; on a network file system, as far as its locks reach."""
+        """True while a process holds the lock; on a network file system, as far as its locks reach."""
         try:
             with open(self.path / "lock", encoding="ascii") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -127,14 +133,14 @@ class Run:
             return True
         return False
 
-    def write_engine_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write down where evaluations run from now on, for whoever asks how the search is going."""
-        write_atomically(self.path / "engine.json", json.dumps(dict(facts), indent=1))
+    def write_engine_facts(self, facts: EngineFacts) -> None:
+        """Write the facts of the process that now searches, for `blendsearch status`."""
+        write_atomically(self.path / "engine.json", json.dumps(facts, indent=1))
 
-    def read_engine_facts(self) -> dict[str, Any]:
-        """What `note_engine` wrote last; empty where it never did."""
+    def read_engine_facts(self) -> EngineFacts:
+        """Read the facts that `write_engine_facts` wrote last; empty if it never did."""
         try:
-            facts: dict[str, Any] = json.loads((self.path / "engine.json").read_text(encoding="utf-8"))
+            facts: EngineFacts = json.loads((self.path / "engine.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return facts
@@ -152,7 +158,7 @@ def check_name(folder: Path, name: str) -> None:
 
 
 def find_free_name(folder: Path, stem: str, reserved: Collection[str] = ()) -> str:
-    """The first of stem-1, stem-2, ... that no run in `folder` has, and that is not `promised` to one."""
+    """Find the first of stem-1, stem-2, ... that is neither a run in `folder` nor `reserved`."""
     stem = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:50] or "run"
     taken = {*reserved, *((path.name for path in folder.iterdir()) if folder.is_dir() else ())}
     return next(name for number in range(1, 10**9) if (name := f"{stem}-{number}") not in taken)
@@ -162,15 +168,15 @@ def create_run(
     folder: Path,
     name: str,
     config: Config,
-    provenance: dict[str, Any],
-    structure: dict[str, Any],
+    provenance: Provenance,
+    structure: StructureFacts,
     arrays: Mapping[str, Mapping[str, NDArray[Any]]],
     inherited: Sequence[InheritedEvaluation] = (),
 ) -> Run:
-    """A new run directory with these files; on any failure nothing is left of it.
+    """Create a run directory with these files; on any failure nothing is left of it.
 
-    `arrays` maps a file's stem to its arrays; `inherited` is what a fork takes over. Raises RunError when the name is
-    not allowed or taken, or the disk full.
+    `arrays` maps a file's stem to its arrays; `inherited` are the evaluations that a fork inherits. Raises RunError
+    when the name is not allowed or taken, or the disk is full.
     """
     check_name(folder, name)
     draft = folder / f".{name}.draft-{os.getpid()}"
@@ -186,19 +192,18 @@ def create_run(
         }
         write_atomically(draft / "config.yaml", dump_config(config))
         write_atomically(draft / "run.json", json.dumps(facts, indent=1))
-        store = Store(draft / "run.sqlite")
-        store.add_inherited(inherited)
-        store.close()
+        with Store(draft / "run.sqlite") as store:
+            store.add_inherited(inherited)
         os.rename(draft, folder / name)
     except OSError as error:
-        raise RunError(f"run {name!r} could not be made in {folder}: {error.strerror or error}") from error
+        raise RunError(f"run {name!r} could not be created in {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Run(folder / name, config, provenance, structure)
 
 
 def open_run(folder: Path, name: str) -> Run:
-    """An existing run. Raises RunError when it is not there, not a run, damaged, or from a newer blendsearch."""
+    """Open an existing run. Raises RunError when it is missing, no run, damaged, or from a newer blendsearch."""
     if not NAME.fullmatch(name):
         raise RunError(
             f"no run is called {name!r}: expected the id of a run in {folder}, as `blendsearch runs` shows them"
@@ -213,7 +218,7 @@ def open_run(folder: Path, name: str) -> Run:
         raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
     written = facts.get("format") if isinstance(facts, dict) else None
     if not isinstance(written, int):
-        raise RunError(f"{path / 'run.json'} is not that of a run: it states no format")
+        raise RunError(f"{path / 'run.json'} has no format number: it is no run")
     if written > FORMAT:
         raise RunError(
             f"run {name!r} was written by a newer blendsearch (format {written}, this one reads up to {FORMAT}): "
@@ -223,7 +228,7 @@ def open_run(folder: Path, name: str) -> Run:
 
 
 def list_runs(folder: Path) -> list[str]:
-    """The ids of the runs in `folder`, in alphabetical order. Raises RunError when that is a file."""
+    """List the ids of the runs in `folder`, in alphabetical order. Raises RunError when it is a file."""
     _check_folder(folder)
     if not folder.is_dir():
         return []
@@ -232,7 +237,7 @@ def list_runs(folder: Path) -> list[str]:
 
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file: runs are in a folder, which --runs names")
+        raise RunError(f"{folder} is a file: --runs expects a folder")
 
 
 def _make_weights_name(digest: str, repeat: int | None) -> str:
@@ -243,12 +248,12 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write a safetensors file."""
     from safetensors.numpy import save_file
 
-    # not ascontiguousarray, which gives a scalar a dimension
+    # np.ascontiguousarray would add a dimension to scalars
     save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a safetensors file. Raises RunError when it is missing or damaged."""
+    """Read the arrays of a safetensors file. Raises RunError when it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

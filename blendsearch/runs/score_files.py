@@ -1,4 +1,4 @@
-"""The score table and its clusters inside a run directory: how they are written, and read without data or model."""
+"""Storage of the score table and its clusters in a run directory. Reading needs neither data nor model."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from blendsearch.blend.clustering import Clusters
 from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
 from blendsearch.runs.run import Run
+from blendsearch.runs.run_facts import ScoreFacts
 
 
-def describe_scores(table: ScoreTable, clusters: Clusters) -> dict[str, Any]:
-    """What ``run.json`` says of them under `structure`; group names and widths stand there already."""
+def describe_scores(table: ScoreTable, clusters: Clusters) -> ScoreFacts:
+    """Describe criteria and clusters for `structure` in ``run.json``, which holds group names and widths already."""
     return {
         "criteria": list(table.criteria),
         "left_out": [asdict(item) for item in table.left_out],
@@ -20,12 +21,12 @@ def describe_scores(table: ScoreTable, clusters: Clusters) -> dict[str, Any]:
 
 
 def collect_score_arrays(table: ScoreTable) -> dict[str, NDArray[Any]]:
-    """What ``scores.safetensors`` holds."""
+    """Collect the arrays of ``scores.safetensors``."""
     return {f"group.{number}": values for number, values in enumerate(table.scores)}
 
 
 def read_scores(run: Run) -> tuple[ScoreTable, Clusters]:
-    """The score table of `run`, and per group its clusters as the search used them.
+    """Read the score table of `run`, and the clusters of each group.
 
     Raises RunError when ``scores.safetensors`` is missing or damaged.
     """

@@ -1,4 +1,4 @@
-"""Every evaluation of a run, in one SQLite file: written as each one finishes, readable while the search goes on."""
+"""The SQLite file of a run. Each evaluation is written when it finishes; other processes read during a search."""
 
 import json
 import sqlite3
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from blendsearch.errors import RunError
 from blendsearch.runs.records import (
@@ -20,32 +20,33 @@ from blendsearch.runs.records import (
     Tally,
     TestResult,
 )
+from blendsearch.runs.run_facts import GenerationRow
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
-    id          INTEGER PRIMARY KEY,       -- in the order of asking, from 1
+    id          INTEGER PRIMARY KEY,       -- in the order of requests, from 1
     digest      TEXT NOT NULL,
     cut         BLOB NOT NULL,             -- kept channels, then whole layers, packed bits
     fidelity    TEXT NOT NULL,
     seed        INTEGER NOT NULL,
     generation  INTEGER NOT NULL,
-    origin      TEXT NOT NULL,             -- 'evolved', or the name of the baseline it is
+    origin      TEXT NOT NULL,             -- 'evolved', or the name of a baseline
     genome      TEXT NOT NULL,             -- JSON
     macs        INTEGER NOT NULL,
     params      INTEGER NOT NULL,
     loss        REAL,
     error       REAL,
     seconds     REAL NOT NULL,
-    failure     TEXT NOT NULL,             -- empty: the numbers stand
+    failure     TEXT NOT NULL,             -- empty: evaluated without failure
     UNIQUE (digest, fidelity)
 );
 CREATE TABLE IF NOT EXISTS completions (
-    place       INTEGER PRIMARY KEY,       -- in the order of coming back, from 1
+    place       INTEGER PRIMARY KEY,       -- in the order of completion, from 1
     id          INTEGER NOT NULL UNIQUE,   -- of the evaluation
-    asked       INTEGER NOT NULL,          -- how many had been asked for when it came back
+    asked       INTEGER NOT NULL,          -- number of evaluations requested by then
     at          REAL NOT NULL              -- seconds since 1970
 );
-CREATE TABLE IF NOT EXISTS inherited (     -- by a fork, from the run it was forked from
+CREATE TABLE IF NOT EXISTS inherited (     -- by a fork, from its parent run
     place       INTEGER PRIMARY KEY,
     digest      TEXT NOT NULL,
     fidelity    TEXT NOT NULL,
@@ -55,8 +56,8 @@ CREATE TABLE IF NOT EXISTS inherited (     -- by a fork, from the run it was for
     loss        REAL,
     error       REAL,
     failure     TEXT NOT NULL,
-    judged      INTEGER NOT NULL,          -- whether the judgement is taken over too
-    begins      INTEGER NOT NULL           -- whether the search begins with it
+    judged      INTEGER NOT NULL,          -- 1: loss and error are inherited too
+    begins      INTEGER NOT NULL           -- 1: part of the first population
 );
 CREATE TABLE IF NOT EXISTS tests (
     subject     TEXT PRIMARY KEY,          -- 'dense', or a cut's digest
@@ -65,7 +66,7 @@ CREATE TABLE IF NOT EXISTS tests (
 );
 CREATE TABLE IF NOT EXISTS rejudged (
     digest      TEXT NOT NULL,
-    fidelity    TEXT NOT NULL,             -- dearer than that of its evaluation
+    fidelity    TEXT NOT NULL,             -- higher than that of its evaluation
     loss        REAL NOT NULL,
     error       REAL NOT NULL,
     seconds     REAL NOT NULL,
@@ -73,7 +74,7 @@ CREATE TABLE IF NOT EXISTS rejudged (
 );
 CREATE TABLE IF NOT EXISTS finals (
     digest      TEXT NOT NULL,
-    repeat      INTEGER NOT NULL,          -- which seed, from 0
+    repeat      INTEGER NOT NULL,          -- index of the seed, from 0
     loss        REAL NOT NULL,
     error       REAL NOT NULL,
     test_loss   REAL NOT NULL,
@@ -83,23 +84,23 @@ CREATE TABLE IF NOT EXISTS finals (
 );
 CREATE TABLE IF NOT EXISTS latencies (
     digest      TEXT PRIMARY KEY,
-    ratio       REAL NOT NULL,             -- to the dense network, measured beside it
+    ratio       REAL NOT NULL,             -- to the dense network, measured alternately
     seconds     REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS probes (
     digest      TEXT NOT NULL,
     fidelity    TEXT NOT NULL,
-    subject     TEXT NOT NULL,             -- the group that was narrowed, 'dense' for none
+    subject     TEXT NOT NULL,             -- the narrowed group, or 'dense'
     loss        REAL,
     error       REAL,
     seconds     REAL NOT NULL,
-    failure     TEXT NOT NULL,             -- empty: the numbers stand
+    failure     TEXT NOT NULL,             -- empty: evaluated without failure
     UNIQUE (digest, fidelity)
 );
 CREATE TABLE IF NOT EXISTS further (
     digest      TEXT NOT NULL,
     fidelity    TEXT NOT NULL,
-    numbers     TEXT NOT NULL,             -- JSON: what else a person's own judgement said
+    numbers     TEXT NOT NULL,             -- JSON: further metrics of a user-defined evaluate function
     PRIMARY KEY (digest, fidelity)
 );
 CREATE TABLE IF NOT EXISTS generations (
@@ -113,13 +114,16 @@ CREATE TABLE IF NOT EXISTS generations (
 
 
 class Store:
-    """The evaluations of one run. One process writes; any number read, also during a write."""
+    """The evaluations of one run. One process writes; any number read, also during a write.
+
+    A context manager: ``with run.open_store() as store`` closes the connection.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         try:
             target = f"file:{path}?mode=ro" if read_only else f"file:{path}"
-            # a reader may be handed from thread to thread, as long as one at a time uses it
+            # a reader may move between threads, as long as one at a time uses it
             self._connection = sqlite3.connect(
                 target, uri=True, isolation_level=None, timeout=30, check_same_thread=not read_only
             )
@@ -130,10 +134,17 @@ class Store:
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
 
-    def add(self, evaluation: Evaluation, asked: int = 0) -> None:
-        """Record one evaluation for good; one with the same cut and fidelity stays as it was (the first one wins).
+    def __enter__(self) -> Self:
+        return self
 
-        `asked`: how many had been asked for by now; with it, the order of coming back makes a steady search again.
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def add(self, evaluation: Evaluation, asked: int = 0) -> None:
+        """Store one evaluation. One with the same cut and fidelity that is already stored stays unchanged.
+
+        `asked`: the number of evaluations requested so far. Together with the order of completion, it makes a steady
+        search reproducible.
         """
         marks = ", ".join("?" * len(evaluation))
         with self._convert_write_errors(), self._open_transaction():
@@ -143,14 +154,14 @@ class Store:
                 self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
 
     def read_evaluations(self) -> list[Evaluation]:
-        """All evaluations, by id."""
+        """Read all evaluations, ordered by id."""
         rows = self._read("SELECT * FROM evaluations ORDER BY id")
         return [Evaluation(*row) for row in rows]
 
     def read_bare_evaluations(self, after: int = 0, *, cuts: bool = False) -> list[Evaluation]:
-        """Evaluations with an id of more than `after`, by id, with an empty genome and, without `cuts`, an empty cut.
+        """Read evaluations with an id above `after`, by id, with an empty genome and, without `cuts`, an empty cut.
 
-        A tenth of the work of `evaluations`, for whoever looks often.
+        Takes a tenth of the time of `read_evaluations`, for readers that poll.
         """
         cut = "cut" if cuts else "x''"
         rows = self._read(
@@ -160,7 +171,7 @@ class Store:
         return [Evaluation(*row) for row in rows]
 
     def tally(self, dense: str) -> Tally:
-        """The count of all evaluations but those of origin `dense`."""
+        """Count all evaluations except those of origin `dense`."""
         query = (
             "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END) "
             "FROM evaluations WHERE origin != ?"
@@ -168,13 +179,13 @@ class Store:
         return Tally(*self._read(query, (dense,))[0])
 
     def read_version(self) -> int:
-        """A number that changes when another process has written something since it was last asked for."""
+        """Read a number that changes whenever another process has written to the file."""
         return int(self._read("PRAGMA data_version")[0][0])
 
     def read_completions(self, last: int = -1) -> list[Completion]:
-        """Which evaluations came back when, in that order; none in a run from before this was written down.
+        """Read when each evaluation was completed, in that order; empty for a run of an older version.
 
-        With `last`, only so many of them.
+        With `last`, only that many of the latest.
         """
         if not self._has("completions"):
             return []
@@ -182,99 +193,108 @@ class Store:
         return [Completion(*row) for row in reversed(rows)]
 
     def add_inherited(self, items: Sequence[InheritedEvaluation]) -> None:
-        """Record what a fork takes over, all of it or nothing; the order stays."""
+        """Store the evaluations that a fork inherits, in order, all or none."""
         marks = ", ".join("?" * (1 + len(InheritedEvaluation._fields)))
         with self._convert_write_errors(), self._open_transaction():
             self._connection.executemany(f"INSERT INTO inherited VALUES ({marks})", [(None, *item) for item in items])
 
     def read_inherited(self) -> list[InheritedEvaluation]:
-        """What was taken over, in order; nothing in a run that is no fork."""
+        """Read the inherited evaluations, in order; empty for a run that is no fork."""
         if not self._has("inherited"):
             return []
         rows = self._read("SELECT * FROM inherited ORDER BY place")
         return [InheritedEvaluation(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
 
-    def add_generation(self, generation: int, evaluations: int, seconds: float, wall: float, summary: Any) -> None:
-        """Record what one generation cost and found; a repeated one replaces what stood there."""
-        row = (generation, evaluations, seconds, wall, json.dumps(summary))
+    def add_generation(self, row: GenerationRow) -> None:
+        """Store cost and summary of one generation; a repeated one replaces the stored one."""
+        values = (row["generation"], row["evaluations"], row["seconds"], row["wall"], json.dumps(row["summary"]))
         with self._convert_write_errors():
-            self._connection.execute("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.execute("INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?, ?)", values)
 
-    def read_generations(self) -> list[dict[str, Any]]:
-        """Per generation: evaluations, seconds of evaluation, wall seconds, and its summary."""
-        rows = self._read("SELECT * FROM generations ORDER BY generation")
-        names = ("generation", "evaluations", "seconds", "wall")
-        return [dict(zip(names, row[:4], strict=True)) | {"summary": json.loads(row[4])} for row in rows]
+    def read_generations(self) -> list[GenerationRow]:
+        """Read all generations, in order."""
+        rows = self._read("SELECT generation, evaluations, seconds, wall, summary FROM generations ORDER BY generation")
+        return [
+            {
+                "generation": generation,
+                "evaluations": evaluations,
+                "seconds": seconds,
+                "wall": wall,
+                "summary": json.loads(summary),
+            }
+            for generation, evaluations, seconds, wall, summary in rows
+        ]
 
     def add_test(self, subject: str, result: TestResult) -> None:
-        """Record the one test of a network: ``dense``, or a cut's digest."""
+        """Store the single test result of a network: ``dense``, or a cut's digest."""
         with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO tests VALUES (?, ?, ?)", (subject, *result))
 
     def read_tests(self) -> dict[str, TestResult]:
-        """Test results by subject."""
+        """Read test results by subject."""
         rows = self._read("SELECT subject, loss, error FROM tests")
         return {subject: TestResult(loss, error) for subject, loss, error in rows}
 
     def add_promotion(self, item: Promotion) -> None:
-        """Record one network judged again; a repeated one changes nothing."""
+        """Store one promotion, an evaluation at higher fidelity; a repeated one changes nothing."""
         with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO rejudged VALUES (?, ?, ?, ?, ?)", item)
 
     def read_promotions(self) -> list[Promotion]:
-        """All networks judged again, by digest; none in a run from before there were any."""
+        """Read all promotions, ordered by digest; empty for a run of an older version."""
         if not self._has("rejudged"):
             return []
         return [Promotion(*row) for row in self._read("SELECT * FROM rejudged ORDER BY digest")]
 
     def add_final(self, final: FinalResult) -> None:
-        """Record one long fine-tune; a repeated one changes nothing."""
+        """Store one long fine-tune; a repeated one changes nothing."""
         with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO finals VALUES (?, ?, ?, ?, ?, ?, ?)", final)
 
     def read_finals(self) -> list[FinalResult]:
-        """All long fine-tunes, in the order of their digests and seeds; none in a run from before there were any."""
+        """Read all long fine-tunes, ordered by digest and seed; empty for a run of an older version."""
         if not self._has("finals"):
             return []
         return [FinalResult(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
 
     def add_probe(self, probe: Probe) -> None:
-        """Record one probe; a repeated one changes nothing."""
+        """Store one probe; a repeated one changes nothing."""
         with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?, ?, ?, ?)", probe)
 
     def read_probes(self) -> list[Probe]:
-        """All probes, as they came; none in a run from before there were any."""
+        """Read all probes, in order of completion; empty for a run of an older version."""
         if not self._has("probes"):
             return []
         return [Probe(*row) for row in self._read("SELECT * FROM probes ORDER BY rowid")]
 
     def add_latency(self, digest: str, latency: Latency) -> None:
-        """Record the measured latency of a network; a repeated one changes nothing."""
+        """Store the measured latency of a network; a repeated one changes nothing."""
         with self._convert_write_errors():
             self._connection.execute("INSERT OR IGNORE INTO latencies VALUES (?, ?, ?)", (digest, *latency))
 
     def read_latencies(self) -> dict[str, Latency]:
-        """Measured latencies by digest; none in a run from before there were any."""
+        """Read measured latencies by digest; empty for a run of an older version."""
         if not self._has("latencies"):
             return {}
         rows = self._read("SELECT digest, ratio, seconds FROM latencies")
         return {digest: Latency(ratio, seconds) for digest, ratio, seconds in rows}
 
     def add_extra_metrics(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
-        """Record what else a person's own judgement said of a network; a repeated one changes nothing."""
+        """Store further metrics of a user-defined `evaluate` function for a network; repeated ones change nothing."""
         with self._convert_write_errors():
             self._connection.execute(
                 "INSERT OR IGNORE INTO further VALUES (?, ?, ?)", (digest, fidelity, json.dumps(dict(numbers)))
             )
 
     def read_extra_metrics(self) -> dict[str, dict[str, float]]:
-        """Further numbers by digest; none in a run without a judgement of one's own."""
+        """Read further metrics by digest; empty for a run without a user-defined `evaluate` function."""
         if not self._has("further"):
             return {}
         return {digest: json.loads(numbers) for digest, numbers in self._read("SELECT digest, numbers FROM further")}
 
     def close(self) -> None:
+        """Close the connection to the file."""
         self._connection.close()
 
     def _has(self, table: str) -> bool:
@@ -288,7 +308,7 @@ class Store:
 
     @contextmanager
     def _open_transaction(self) -> Iterator[None]:
-        """Inside, all is written or nothing."""
+        """Write all statements inside, or none."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -304,5 +324,5 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise RunError(
-                f"{self.path} cannot be written ({error}): what was stored before stands; free some space and resume"
+                f"{self.path} cannot be written ({error}): earlier results are intact; free some space and resume"
             ) from error

@@ -1,24 +1,27 @@
-"""What every worker did, as JSON lines in the run directory: ``logs/worker-N.jsonl``, one file for each worker."""
+"""Logs of the workers, as JSON lines in the run directory: ``logs/worker-N.jsonl``, one file per worker."""
 
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+from blendsearch.runs.run_facts import LogLine
+
 
 class WorkerLogs:
-    """Appends lines to the files in `folder`. A log that cannot be written ends no search.
+    """Writer of log lines to the files in `folder`. A log that cannot be written does not end the search.
 
-    A line says `at` (seconds since 1970), `worker`, `event`, and the event's facts:
-    ``started`` (node, process); ``evaluated`` (digest, fidelity, split, seed, seconds, loss, error, failure, and as
-    `messages` what was warned of meanwhile); ``failed`` (reason, trace, whether it is tried `again`), ``killed`` (out
-    of time) and ``lost`` (with its worker or node).
+    A line holds `at` (seconds since 1970), `worker`, `event`, and the facts of the event:
+    ``started`` (node, process); ``evaluated`` (digest, fidelity, split, seed, seconds, loss, error, failure, and
+    warnings as `messages`); ``failed`` (reason, trace, and `again` if it is retried), ``killed`` (time limit exceeded)
+    and ``lost`` (with its worker or node).
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def write(self, worker: int, event: str, **facts: Any) -> None:
+        """Append one line to the log of `worker`."""
         line = json.dumps({"at": round(time.time(), 3), "worker": worker, "event": event, **facts})
         try:
             self._folder.mkdir(exist_ok=True)
@@ -28,13 +31,13 @@ class WorkerLogs:
             return
 
 
-def read_logs(folder: Path) -> list[dict[str, Any]]:
-    """All lines of all workers in the order of time; a line that a crash cut short is left out."""
-    found = []
+def read_logs(folder: Path) -> list[LogLine]:
+    """Read the lines of all workers in the order of time, without lines truncated by a crash."""
+    found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:
                 continue
-    return sorted(found, key=lambda item: float(item["at"]))
+    return sorted(found, key=lambda line: float(line["at"]))

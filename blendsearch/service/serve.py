@@ -59,4 +59,4 @@ def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:
         return
     # the part behind # is not sent, so that no log has the token
     print(f"runs in {runs}, live at {url}/#token={token}", flush=True)
-    print(f"the token is printed only once; programs read it from {TOKEN_VARIABLE}: see --server", flush=True)
+    print("the token is printed only once; HTTP clients send it as: Authorization: Bearer TOKEN", flush=True)

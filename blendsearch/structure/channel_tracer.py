@@ -3,8 +3,7 @@
 A layer that makes channels labels its output. Operations that move elements move their labels in the same way.
 Elementwise operations unite the labels that meet in them. A layer that reads channels records the label of each
 position. The effect of an operation on channels is thus found by executing it: reshapes, shuffles and concatenations
-need no rules of their own. An unknown operation freezes its inputs, which is never wrong and only makes fewer channels
-prunable.
+need no special rules. An unknown operation freezes its inputs: this is safe, but fewer channels can be pruned.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence

@@ -78,11 +78,8 @@ def check_networks(rows: list[Evaluation], config: Config) -> None:
 
 def read_candidates(run: Run) -> list[Evaluation]:
     """Read the evaluations of `run` without that of the dense network."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         return [row for row in store.read_evaluations() if row.origin != DENSE]
-    finally:
-        store.close()
 
 
 class Stopped(Exception):

@@ -2,9 +2,9 @@
 
     python experiments/base/train.py CONFIG --out weights.safetensors [--set FIELD=VALUE ...]
 
-Writes the weights and, beside the config, a JSON with the schedule, the splits and the validation accuracy. Test images
-are not touched. Searches that load the weights must keep the config's `data.split_seed`: their validation images are
-then the ones that were set aside here.
+Writes the weights and, beside the config, a JSON file with the schedule, the splits and the validation accuracy. Test
+images are not used. Searches that load the weights must keep the config's `data.split_seed`, so that their validation
+images are those that were excluded from training here.
 """
 
 import argparse
@@ -40,19 +40,19 @@ def main() -> None:
     precision = config.fitness.precision
     assert config.model.train is not None, "the config has no model.train"
 
-    def said(event: Event) -> None:
+    def print_progress(event: Event) -> None:
         assert isinstance(event, BaseTrained)
         print(f"{event.done:.0%} done, loss {event.loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
-    train_base(model.to(device), splits, config.model.train, precision, device, config.seed, said)
+    train_base(model.to(device), splits, config.model.train, precision, device, config.seed, print_progress)
     recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)
-    told = config.model_dump(mode="json", include={"model", "data", "seed"})
-    for key in ("root", "train", "test", "val"):  # where things lie on this machine is nobody's business
-        told["data"][key] = told["data"][key] and f"$DATA/{Path(told['data'][key]).name}"
+    facts = config.model_dump(mode="json", include={"model", "data", "seed"})
+    for key in ("root", "train", "test", "val"):  # no paths of this machine
+        facts["data"][key] = facts["data"][key] and f"$DATA/{Path(facts['data'][key]).name}"
     facts = {
-        "config": told,
+        "config": facts,
         "changes": arguments.set,
         "splits": splits.note,
         "val_loss": loss,

@@ -1,10 +1,10 @@
-"""A blended search beside its controls at equal evaluations, on several seeds: the table and a picture.
+"""Compare a blended search with its controls at equal evaluations, on several seeds: a table and a picture.
 
     python experiments/controls/run.py CONFIG --work DIR [--seeds 3] [--lanes 1] [--name ID] [--set FIELD=VALUE ...]
 
-DIR holds the decoded data and the runs; whatever was searched there already is not searched again, so that a stopped
-comparison goes on. `--lanes` searches are run side by side. Writes ID.json and ID.png beside the config when all are
-done, and with `--seeds 0` as far as they have come.
+DIR holds the decoded data and the runs. Finished searches are not repeated, so a stopped comparison resumes. `--lanes`
+searches run in parallel. Writes ID.json and ID.png beside the config when all are finished; with `--seeds 0`, of the
+runs so far.
 """
 
 import argparse
@@ -50,23 +50,23 @@ def main() -> None:
         again = [sys.executable, __file__, *sys.argv[1:], "--lane"]
         others = [subprocess.Popen([*again, str(lane)]) for lane in range(1, arguments.lanes)]
         if (runs / name).exists():
-            blendsearch("resume", name, "--runs", runs)
+            run_verb("resume", name, "--runs", runs)
         else:
             changes = [f"--set={change}" for change in arguments.set]
-            blendsearch("search", arguments.config, *changes, "--runs", runs, "--name", name)
-        searched(runs, name, arguments)
+            run_verb("search", arguments.config, *changes, "--runs", runs, "--name", name)
+        run_lane(runs, name, arguments)
         if max((other.wait() for other in others), default=0):
             raise SystemExit("a lane failed")
     elif arguments.lane:
         while not (runs / name / "run.sqlite").exists():  # its network is every control's
             time.sleep(5)
-        searched(runs, name, arguments)
+        run_lane(runs, name, arguments)
     if arguments.lane == 0:
-        written(name, runs, arguments.config.parent)
+        write_comparison(name, runs, arguments.config.parent)
 
 
-def searched(runs: Path, name: str, arguments: argparse.Namespace) -> None:
-    """One lane's way through the plan: whatever no other lane is at, in the plan's order."""
+def run_lane(runs: Path, name: str, arguments: argparse.Namespace) -> None:
+    """Run the searches of the plan, in order, that no other lane runs."""
     run = open_run(runs, name)
     for control_name, config in plan_comparison(run, arguments.controls.split(","), arguments.seeds):
         try:
@@ -77,9 +77,9 @@ def searched(runs: Path, name: str, arguments: argparse.Namespace) -> None:
         print(f"lane {arguments.lane} has done {control_name}", flush=True)
 
 
-def written(name: str, runs: Path, folder: Path) -> None:
-    """The comparison as far as it has come, as JSON and as a picture."""
-    shown = blendsearch("compare", name, "--runs", runs, "--controls", "none", "--json", capture=True)
+def write_comparison(name: str, runs: Path, folder: Path) -> None:
+    """Write the comparison so far, as JSON and as a picture."""
+    shown = run_verb("compare", name, "--runs", runs, "--controls", "none", "--json", capture=True)
     found = json.loads(shown)
     (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     rows = sorted(found["methods"], key=lambda row: row["test_accuracy"]["mean"])
@@ -97,8 +97,8 @@ def written(name: str, runs: Path, folder: Path) -> None:
     figure.savefig(folder / f"{name}.png", dpi=110)
 
 
-def blendsearch(*words: object, capture: bool = False) -> str:
-    """Run one verb of the command line; its output when captured."""
+def run_verb(*words: object, capture: bool = False) -> str:
+    """Run one verb of the command line, and return its output if captured."""
     command = [sys.executable, "-m", "blendsearch", *map(str, words)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE if capture else None, text=True)
     return done.stdout or ""

@@ -1,9 +1,9 @@
-"""Comparisons side by side, as Markdown: what each method found on unseen test images, and how far the search leads.
+"""Print comparisons side by side, as Markdown: test accuracy of each method, and the lead of the search.
 
     python experiments/controls/table.py JSON [JSON ...]
 
-JSON are files that run.py or tuned.py wrote. Beside each accuracy, over the seeds, stands the search's lead with its
-95 % interval.
+JSON are files that run.py or tuned.py wrote. Each accuracy is a mean over the seeds, followed by the lead of the search
+with its 95 % interval.
 """
 
 import json
@@ -25,22 +25,22 @@ NAMES = {
 def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
-    columns = [column(Path(name)) for name in sys.argv[1:]]
+    columns = [read_column(Path(name)) for name in sys.argv[1:]]
     print("| | " + " | ".join(Path(name).stem for name in sys.argv[1:]) + " |")
     print("| --- |" + " --- |" * len(columns))
     for name in dict.fromkeys(name for found in columns for name in found):
         print(f"| {NAMES.get(name, name)} | " + " | ".join(found.get(name, "") for found in columns) + " |")
 
 
-def column(path: Path) -> dict[str, str]:
-    """By method, what stands in its row."""
+def read_column(path: Path) -> dict[str, str]:
+    """Read the cells of a column, by method."""
     found = json.loads(path.read_text(encoding="utf-8"))
     # tuned.py keeps every network by its method, and a table beside them
     rows = found["table"] if "table" in found else found["methods"]
-    return {row["name"]: cell(row) for row in rows}
+    return {row["name"]: format_cell(row) for row in rows}
 
 
-def cell(row: dict[str, Any]) -> str:
+def format_cell(row: dict[str, Any]) -> str:
     accuracy = row.get("test_accuracy", row)
     spread = f" ± {100 * accuracy['deviation']:.2f}" if accuracy["deviation"] is not None else ""
     text = f"{100 * accuracy['mean']:.2f}{spread} %"

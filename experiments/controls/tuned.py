@@ -1,10 +1,10 @@
-"""What of a comparison is left after fine-tuning: every method's network of every seed, trained alike and tested.
+"""Fine-tune and test the network of every method and seed of a comparison.
 
     python experiments/controls/tuned.py RUN --runs DIR [--images 50000] [--rate 0.01] [--methods A,B] [--out FILE]
 
-RUN is a compared run (experiments/controls/run.py). Its methods' networks, each chosen by validation before, are
-fine-tuned for one pass over so many training images; the table is of their accuracy on the test images, with the
-difference paired by seed. Nothing is chosen here. Writes the table after every network, and goes on where it stopped.
+RUN is a compared run (experiments/controls/run.py). Its methods' networks, chosen by validation before, are fine-tuned
+for one pass over the given number of training images. The table holds their test accuracy, with the difference paired
+by seed. Nothing is chosen here. Writes the table after every network, and resumes after a stop.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
         kept = json.loads(out.read_text())
     config = run.config.model_copy(update={"finals": run.config.finals.model_copy(update={"tuning": schedule})})
     problem = restore(run, fork=config)
-    cuts = cuts_of(run)
+    cuts = collect_cuts(run)
     asked = arguments.methods.split(",") if arguments.methods else None
     for row in summarize_comparison(run)["methods"]:
         if asked is not None and row["name"] not in asked:
@@ -50,34 +50,33 @@ def main() -> None:
                 continue
             cut = unpack_cut(cuts[item["cut"]], problem.structure.maps.channels)
             start = time.perf_counter()
-            judged = problem.evaluator.evaluate(make_request(cut, "final", item["seed"], "both"))
-            if judged.failure or judged.test is None:
-                raise SystemExit(f"{row['name']}, seed {item['seed']}: {judged.failure}")
+            outcome = problem.evaluator.evaluate(make_request(cut, "final", item["seed"], "both"))
+            if outcome.failure or outcome.test is None:
+                raise SystemExit(f"{row['name']}, seed {item['seed']}: {outcome.failure}")
             done[str(item["seed"])] = {
                 "cut": item["cut"],
                 "before": item["test_accuracy"],
-                "val_accuracy": 1 - judged.error,
-                "test_accuracy": 1 - judged.test[1],
+                "val_accuracy": 1 - outcome.error,
+                "test_accuracy": 1 - outcome.test[1],
                 "seconds": time.perf_counter() - start,
             }
-            kept["table"] = table(kept["methods"], run.config.method)
+            kept["table"] = make_table(kept["methods"], run.config.method)
             out.write_text(json.dumps(kept, indent=1) + "\n")
-            print(row["name"], item["seed"], f"{1 - judged.test[1]:.2%}", flush=True)
+            print(row["name"], item["seed"], f"{1 - outcome.test[1]:.2%}", flush=True)
 
 
-def cuts_of(run: Run) -> dict[str, bytes]:
-    """The packed cut of every network that the run or one of its controls has judged, by digest."""
+def collect_cuts(run: Run) -> dict[str, bytes]:
+    """Collect the packed cut of every network that the run or one of its controls evaluated, by digest."""
     folder = run.path / "controls"
     found = {}
     for held in [run, *(open_run(folder, name) for name in list_runs(folder))]:
-        store = held.open_store(read_only=True)
-        found |= {row.digest: row.cut for row in store.read_evaluations()}
-        store.close()
+        with held.open_store(read_only=True) as store:
+            found |= {row.digest: row.cut for row in store.read_evaluations()}
     return found
 
 
-def table(methods: dict[str, Any], own: str) -> list[dict[str, Any]]:
-    """Per method the mean and standard deviation over seeds, and by how much the run's own method is above it."""
+def make_table(methods: dict[str, Any], own: str) -> list[dict[str, Any]]:
+    """Compute per method the mean and standard deviation over seeds, and the lead of the run's method."""
     rows = []
     for name, done in methods.items():
         values = [item["test_accuracy"] for item in done.values()]

@@ -1,9 +1,9 @@
-"""The main job on real images: search ResNet-56 at 50 % of MACs; export, load, count and judge every network found.
+"""Search ResNet-56 at 50 % of MACs on CIFAR-10; export, load, count and evaluate every reported network.
 
     python experiments/main_job/run.py --work DIR [--shared ../shared/data] [--seed 0] [--set FIELD=VALUE ...]
 
-Prints and writes beside itself what each reported network costs by torch's own operation counter, and whether its
-accuracy after loading is the one the front reports.
+Prints the cost of each reported network by torch's operation counter, and compares its accuracy after loading with the
+reported one. Writes both beside this file.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def main() -> None:
     runs = work / "runs"
     changes = [f"--set={change}" for change in [f"seed={arguments.seed}", *arguments.set]]
     if (runs / name).exists():
-        blend("resume", name, "--runs", runs)
+        run_verb("resume", name, "--runs", runs)
     else:
-        blend("search", HERE / "resnet56.yaml", *changes, "--runs", runs, "--name", name)
-    found = json.loads(blend("front", name, "--runs", runs, "--json", capture=True))
+        run_verb("search", HERE / "resnet56.yaml", *changes, "--runs", runs, "--name", name)
+    found = json.loads(run_verb("front", name, "--runs", runs, "--json", capture=True))
     single = min(row["val_loss"] for row in found["baselines"] if not row["origin"].startswith("equal"))
-    networks = [checked(row, name, runs, work) for row in found["front"]]
+    networks = [check_export(row, name, runs, work) for row in found["front"]]
     result = {
         "seed": arguments.seed,
         "changes": arguments.set,
@@ -61,28 +61,28 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def blend(*words: object, capture: bool = False) -> str:
+def run_verb(*words: object, capture: bool = False) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "blendsearch", *map(str, words)], check=True, text=True, capture_output=capture
     )
     return done.stdout or ""
 
 
-def checked(row: dict, name: str, runs: Path, work: Path) -> dict:
-    """`row` with what an exported and loaded copy of that network costs and answers, counted without the product."""
+def check_export(row: dict, name: str, runs: Path, work: Path) -> dict:
+    """Add to `row` cost and accuracy of the exported and loaded network, counted without blendsearch."""
     folder = work / "exports" / f"{name}-{row['id']}"
     if not folder.exists():
-        blend("export", name, "--runs", runs, "--pick", row["id"], "--to", folder)
+        run_verb("export", name, "--runs", runs, "--pick", row["id"], "--to", folder)
     module = blendsearch.load(folder)
     dense = blendsearch.zoo.factory.build_model("cifar_resnet", {"depth": 56}).eval()
     image = torch.zeros(1, 3, 32, 32)
     ratio = count_macs(module, image) / count_macs(dense, image)
-    accuracy = validation_accuracy(module, work / "cifar10-test.npz", runs / name)
+    accuracy = measure_validation_accuracy(module, work / "cifar10-test.npz", runs / name)
     return row | {"counted_macs_ratio": ratio, "in_budget": 0.495 <= ratio <= 0.5, "loaded_val_accuracy": accuracy}
 
 
-def validation_accuracy(module: torch.nn.Module, path: Path, run: Path) -> float:
-    """Accuracy on the run's validation images, read and normalised here by hand."""
+def measure_validation_accuracy(module: torch.nn.Module, path: Path, run: Path) -> float:
+    """Measure accuracy on the run's validation images, read and normalised here."""
     from blendsearch.data.splits import DataSpec, load_splits
     from blendsearch.runs.run import open_run
 

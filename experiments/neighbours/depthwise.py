@@ -1,13 +1,13 @@
-"""What does decomposing layers cost in accuracy, how much of it does the fit bring back, and is it worth a search?
+"""Measure the accuracy lost by decomposing layers, and the part that the fit recovers.
 
     python experiments/neighbours/depthwise.py --work DIR [--shared ../shared/data]
 
 ResNet-56 on CIFAR-10, settings of `depthwise-resnet56.yaml`: the equal blend's networks at three budgets, with no layer
-decomposed (uniform and global allocation), with all, and with as few as meet the budget without a cut; each judged on
-the same 2,000 validation images after recalibration, as cut and decomposed, with all layers fitted but only the
-pointwise halves of decomposed ones, and with pairs fitted in 2 and 8 sweeps; then a few after a fine-tune on 5,000
-training images. The test half is not looked at. `DIR` holds or gets cifar10-train.npz and cifar10-test.npz; rows go to
-a JSON file beside this script as they come, and those that stand there are not measured again.
+decomposed (uniform and global allocation), with all, and with as few as meet the budget without a cut. Each is
+evaluated on the same 2,000 validation images after recalibration, as cut and decomposed, with all layers fitted but
+only the pointwise halves of decomposed ones, and with pairs fitted in 2 and 8 sweeps; a few also after a fine-tune on
+5,000 training images. The test half is not used. `DIR` holds or receives cifar10-train.npz and cifar10-test.npz. Rows
+are written to a JSON file beside this script as they are measured, and stored rows are not measured again.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
     problem = build_problem(load_config(HERE / "depthwise-resnet56.yaml", SETTINGS), ignore_event)
     rows: list[dict] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
 
-    def judge(budget: float, name: str, genome: object, fit: str, evaluator: Evaluator, fidelity: str) -> None:
+    def evaluate(budget: float, name: str, genome: object, fit: str, evaluator: Evaluator, fidelity: str) -> None:
         key = {"macs": budget, "network": name, "fit": fit, "fidelity": fidelity}
         if any(key.items() <= row.items() for row in rows):
             return
@@ -70,7 +70,7 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-        asked.out.write_text(json.dumps({"misfit": misfits(problem), "rows": rows}, indent=1) + "\n")
+        asked.out.write_text(json.dumps({"misfit": compute_misfits(problem), "rows": rows}, indent=1) + "\n")
 
     bare = problem.evaluator
     options = bare.refitter.options
@@ -85,19 +85,19 @@ def main() -> None:
             if not name.startswith("equal blend"):
                 continue
             usual = dataclasses.replace(bare, refitter=fits["2 sweeps"])
-            judge(budget, name, genome, "none", dataclasses.replace(bare, refitter=None), "recalibrated")
-            judge(budget, name, genome, "2 sweeps", usual, "recalibrated")
+            evaluate(budget, name, genome, "none", dataclasses.replace(bare, refitter=None), "recalibrated")
+            evaluate(budget, name, genome, "2 sweeps", usual, "recalibrated")
             for fit in ("0 sweeps", "8 sweeps") if "depthwise" in name else ():
-                judge(budget, name, genome, fit, dataclasses.replace(bare, refitter=fits[fit]), "recalibrated")
+                evaluate(budget, name, genome, fit, dataclasses.replace(bare, refitter=fits[fit]), "recalibrated")
     for budget, name in sorted(TUNED):
         held = dataclasses.replace(problem.decoder, budget={"macs": (budget, budget)})
         genome = dict(make_baselines(held, 1))[name]
         for fit in ("none", "2 sweeps"):
-            judge(budget, name, genome, fit, dataclasses.replace(tuned, refitter=fits.get(fit)), "tuned")
+            evaluate(budget, name, genome, fit, dataclasses.replace(tuned, refitter=fits.get(fit)), "tuned")
 
 
-def misfits(problem: Problem) -> dict[str, float]:
-    """What part of its kernels each layer loses, by name."""
+def compute_misfits(problem: Problem) -> dict[str, float]:
+    """Compute the share of its kernels that each layer loses, by name."""
     return {
         name: round(float(value), 4)
         for name, value in zip(problem.structure.maps.layers, problem.decoder.misfit, strict=True)

@@ -1,9 +1,9 @@
-"""The neighbours by name on one config: each finds its network at the budget, and their table is written as JSON.
+"""Run the methods of neighbouring papers on one config, and write a table of their networks as JSON.
 
     python experiments/neighbours/run.py CONFIG --work DIR [--methods sensitivity,derived,tailored] [--seeds 1]
 
-DIR holds the runs, and the decoded data where the config needs any; what is finished there is not run again, and what
-was stopped goes on. Writes the config's name with .json beside it.
+DIR holds the runs, and the decoded data where the config needs any. Finished runs are not repeated, and stopped ones
+are resumed. Writes a file with the config's name and .json beside it.
 """
 
 import argparse
@@ -33,15 +33,15 @@ def main() -> None:
             name = f"{arguments.config.stem}-{method}-{seed}"
             changes = ("--set", f"method={method}", "--set", f"seed={seed}")
             words = ("--runs", work / "runs", "--name", name, "--or-resume")
-            blendsearch("search", arguments.config, *changes, *words)
-            found.append({"method": method, "seed": seed, **shown(name, work / "runs")})
+            run_verb("search", arguments.config, *changes, *words)
+            found.append({"method": method, "seed": seed, **describe_result(name, work / "runs")})
             path = arguments.config.with_suffix(".json")
             path.write_text(json.dumps({"config": arguments.config.name, "networks": found}, indent=1) + "\n")
 
 
-def shown(name: str, runs: Path) -> dict[str, Any]:
-    """What a run found: its cut recovered like any other's, and the network that it trained, where it did."""
-    facts = json.loads(blendsearch("front", name, "--runs", runs, "--json", capture=True))
+def describe_result(name: str, runs: Path) -> dict[str, Any]:
+    """Describe the result of a run: its cut recovered as in a search, and the network that it trained, if any."""
+    facts = json.loads(run_verb("front", name, "--runs", runs, "--json", capture=True))
     keys = ("macs_ratio", "params_ratio", "val_loss", "val_accuracy", "test_accuracy")
 
     def row(network: dict[str, Any]) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def shown(name: str, runs: Path) -> dict[str, Any]:
     }
 
 
-def blendsearch(*words: object, capture: bool = False) -> str:
-    """Run one verb of the command line; its output when captured."""
+def run_verb(*words: object, capture: bool = False) -> str:
+    """Run one verb of the command line, and return its output if captured."""
     command = [sys.executable, "-m", "blendsearch", *map(str, words)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE if capture else None, text=True)
     return done.stdout or ""

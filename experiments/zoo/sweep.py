@@ -1,18 +1,18 @@
-"""Every classification network of torchvision: traced, cut to half, verified; and what Torch-Pruning alone makes of it.
+"""Trace, cut and verify every classification network of torchvision, and prune it with Torch-Pruning.
 
     python experiments/zoo/sweep.py                                  # all of them, about an hour on one core
     python experiments/zoo/sweep.py --models resnet18,vit_b_16 --out some.json
     python experiments/zoo/sweep.py --table                          # sweep.json as the table of docs/zoo.md
 
-Ours: `trace`, then half of the channels of every group (a random half, one at least), cut by `narrow`. The narrow
-network must equal the dense one that no longer listens to the same channels (largest difference below 1e-3 of the
-outputs' spread), and torch's own counting of it must give the oracle's multiply-accumulates and parameters. Theirs: a
+blendsearch: `trace_structure`, then half of the channels of every group (random, at least one), cut by `narrow`. The
+narrow network must equal the dense one with the same channels masked (largest difference below 1e-3 of the outputs'
+spread), and torch's counts of it must equal the oracle's multiply-accumulates and parameters. Torch-Pruning: a
 `BasePruner` with magnitude importance at a ratio of 0.5, the output layers ignored, one step; the forward pass after it
-must work and give 1000 classes. Nothing else is asked of it: whether it cut the right channels is not checked.
+must work and return 1000 classes. Its choice of channels is not checked.
 
-Weights are random, with batch-norms as after training: nothing is zero or one by accident. Each network runs in two
-processes of its own, one thread each, with a time limit. Images are 96 px a side, but 299 for Inception (its auxiliary
-classifier needs them) and 224 where the architecture fixes it (ViT, MaxViT).
+Weights are random, with batch-norms as after training, so that nothing is zero or one by accident. Each network runs in
+two separate processes, one thread each, with a time limit. Images have 96 px a side, but 299 for Inception (its
+auxiliary classifier needs them) and 224 where the architecture fixes it (ViT, MaxViT).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 
 RESULT = Path(__file__).with_suffix(".json")
 HARMLESS = ("its channels are the network's output", "it runs in training only")
-"""Reasons why a network that can be cut everywhere still has frozen groups."""
+"""Reasons for frozen groups in a network that can be cut everywhere."""
 
 
 def main() -> None:
@@ -40,14 +40,14 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep what --out has and run the rest")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.out.read_text())))
+        print(format_table(json.loads(arguments.out.read_text())))
     else:
-        names = arguments.models.split(",") if arguments.models else all_models()
+        names = arguments.models.split(",") if arguments.models else list_models()
         done = json.loads(arguments.out.read_text())["models"] if arguments.resume else {}
         sweep(names, arguments.limit, arguments.out, done)
 
 
-def all_models() -> list[str]:
+def list_models() -> list[str]:
     import torchvision
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
@@ -58,16 +58,17 @@ def sweep(names: list[str], limit: float, out: Path, results: dict[str, dict[str
     for name in names:
         if name in results:
             continue
-        results[name] = {"side": image_side(name)}
+        results[name] = {"side": get_image_side(name)}
         for side in ("ours", "torch_pruning"):
-            results[name][side] = in_a_process(side, name, limit)
+            results[name][side] = run_in_process(side, name, limit)
         row = results[name]
-        print(f"{name}: ours {said(row['ours'])}; Torch-Pruning {said(row['torch_pruning'])}", flush=True)
+        ours, theirs = format_result(row["ours"]), format_result(row["torch_pruning"])
+        print(f"{name}: blendsearch {ours}; Torch-Pruning {theirs}", flush=True)
         results = dict(sorted(results.items()))
-        out.write_text(json.dumps({"limit_s": limit, "packages": versions(), "models": results}, indent=1) + "\n")
+        out.write_text(json.dumps({"limit_s": limit, "packages": list_versions(), "models": results}, indent=1) + "\n")
 
 
-def in_a_process(side: str, name: str, limit: float) -> dict[str, Any]:
+def run_in_process(side: str, name: str, limit: float) -> dict[str, Any]:
     server = multiprocessing.get_context("forkserver")  # imports torch once, then forks
     server.set_forkserver_preload(["torch_pruning", "torchvision", "blendsearch.structure.trace"])
     here, there = server.Pipe(duplex=False)
@@ -89,12 +90,12 @@ def in_a_process(side: str, name: str, limit: float) -> dict[str, Any]:
 
 def send(side: str, name: str, there: Any) -> None:
     try:
-        there.send({"ours": ours, "torch_pruning": theirs}[side](name))
-    except Exception as error:  # reported, whatever it is: a crash is what the sweep looks for
+        there.send({"ours": check_own, "torch_pruning": check_torch_pruning}[side](name))
+    except Exception as error:  # every crash is a result of the sweep
         there.send({"status": "error", "message": f"crash: {type(error).__name__}: {error}"})
 
 
-def ours(name: str) -> dict[str, Any]:
+def check_own(name: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
@@ -104,13 +105,13 @@ def ours(name: str) -> dict[str, Any]:
     from blendsearch.structure.trace import trace_structure
     from blendsearch.structure.verify import TOLERANCE, mask_channels
 
-    model, side = dense(name), image_side(name)
+    model, side = make_network(name), get_image_side(name)
     start = time.perf_counter()
     try:
         structure = trace_structure(model, (3, side, side))
     except TraceError as error:
-        return {"status": "error", "message": str(error), "seconds": since(start)}
-    traced = since(start)
+        return {"status": "error", "message": str(error), "seconds": measure_since(start)}
+    traced = measure_since(start)
     maps, oracle = structure.maps, structure.oracle
     rng = np.random.default_rng(1)
     cut = np.concatenate([rng.permutation(size) < max(1, size // 2) for size in maps.sizes])
@@ -139,17 +140,17 @@ def ours(name: str) -> dict[str, Any]:
         "frozen_channels": sum(item.channels for item in frozen),
         "frozen_by": dict(reasons.most_common()),
         "frozen_first": [f"{item.name}: {item.reason}" for item in frozen[:2]],
-        "reach": round(reach(model, maps), 3),
+        "reach": round(compute_reach(model, maps), 3),
         "macs_ratio": round(macs / oracle.dense["macs"], 4),
         "params_ratio": round(params / oracle.dense["params"], 4),
         "difference": float(f"{apart:.1e}"),
         "trace_s": traced,
-        "seconds": since(start),
+        "seconds": measure_since(start),
     }
 
 
-def reach(model: Any, maps: Any) -> float:
-    """The share of all parameters that some cut removes."""
+def compute_reach(model: Any, maps: Any) -> float:
+    """Compute the share of all parameters that some cut removes."""
     always = 0
     for name, parameter in model.named_parameters():
         kept = 1.0
@@ -159,16 +160,18 @@ def reach(model: Any, maps: Any) -> float:
     return 1 - always / sum(parameter.numel() for parameter in model.parameters())
 
 
-def theirs(name: str) -> dict[str, Any]:
+def check_torch_pruning(name: str) -> dict[str, Any]:
     import torch
     import torch_pruning
 
     from blendsearch.structure.cost import count_macs
 
-    model, side = dense(name), image_side(name)
+    model, side = make_network(name), get_image_side(name)
     example = torch.randn(1, 3, side, side)
     whole = count_macs(model, example)
-    outputs = [module for module in model.modules() if 1000 in (width(module, "features"), width(module, "channels"))]
+    outputs = [
+        module for module in model.modules() if 1000 in (get_width(module, "features"), get_width(module, "channels"))
+    ]
     start = time.perf_counter()
     step = "building its graph"
     try:
@@ -184,19 +187,21 @@ def theirs(name: str) -> dict[str, Any]:
         step = "the forward pass after pruning"
         with torch.inference_mode():
             shape = tuple(model(example).shape)
-    except Exception as error:  # whatever it raises is its result
+    except Exception as error:  # an exception is its result
         line = (str(error) or "no message").splitlines()[0]
-        return {"status": "error", "message": f"{step}: {type(error).__name__}: {line}", "seconds": since(start)}
+        message = f"{step}: {type(error).__name__}: {line}"
+        return {"status": "error", "message": message, "seconds": measure_since(start)}
     ratio = round(count_macs(model, example) / whole, 4)
     wrong = f"the output has shape {shape}" if shape != (1, 1000) else "nothing was cut" if ratio == 1 else ""
-    return {"status": "error" if wrong else "ok", "message": wrong, "macs_ratio": ratio, "seconds": since(start)}
+    status = "error" if wrong else "ok"
+    return {"status": status, "message": wrong, "macs_ratio": ratio, "seconds": measure_since(start)}
 
 
-def width(module: Any, of: str) -> int:
+def get_width(module: Any, of: str) -> int:
     return int(getattr(module, f"out_{of}", 0) or 0)
 
 
-def dense(name: str) -> Any:
+def make_network(name: str) -> Any:
     import torch
 
     from blendsearch.zoo.factory import build_model
@@ -217,29 +222,29 @@ def dense(name: str) -> Any:
     return model
 
 
-def image_side(name: str) -> int:
+def get_image_side(name: str) -> int:
     return 299 if name == "inception_v3" else 224 if name.startswith(("vit", "maxvit")) else 96
 
 
-def since(start: float) -> float:
+def measure_since(start: float) -> float:
     return round(time.perf_counter() - start, 1)
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "torchvision", "torch-pruning")}
 
 
-def said(result: dict[str, Any]) -> str:
+def format_result(result: dict[str, Any]) -> str:
     if result["status"] == "error":
         return f"error: {result['message']}"
     frozen = f", {result['frozen_groups']} groups frozen" if result.get("frozen_groups") else ""
     return f"ok{frozen}, {result['macs_ratio']:.0%} of MACs, {result['seconds']} s"
 
 
-def table(data: dict[str, Any]) -> str:
-    """The counts and one row per network, as Markdown."""
+def format_table(data: dict[str, Any]) -> str:
+    """Format the counts and one row per network, as Markdown."""
     models = data["models"]
     counts = {side: Counter(row[side]["status"] for row in models.values()) for side in ("ours", "torch_pruning")}
     lines = [

@@ -1,4 +1,4 @@
-"""The door: what is wrong is said in one line with exit code 2, and leaves no half run."""
+"""The command line: wrong input prints one line, exits with code 2, and leaves no partial run."""
 
 import io
 import json
@@ -23,14 +23,14 @@ from blendsearch.zoo.weights import load_weights
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     with pytest.raises(SystemExit) as caught:
         main([str(word) for word in words])
-    said = capsys.readouterr().err.strip()
+    message = capsys.readouterr().err.strip()
     assert caught.value.code == 2
-    assert "\n" not in said and said.startswith("blendsearch: ")
-    return said
+    assert "\n" not in message and message.startswith("blendsearch: ")
+    return message
 
 
 def arrays(folder: Path, **changes: Any) -> dict[str, Any]:
-    """A npz data set on disk, with some of its arrays changed, and the data section that reads it."""
+    """Write a npz data set with some arrays changed, and return the data section that reads it."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
     good = {"x": x, "y": np.arange(80) % 10}
@@ -72,11 +72,11 @@ GOOD = digits_net(width=8).state_dict()
 )
 def test_wrong_settings(change: str, message: str, config_file: Path, tmp_path: Path, capsys: Any) -> None:
     if change.startswith("model.arguments.height"):
-        said = refused(capsys, "search", config_file, "--runs", tmp_path / "runs", "--set", change)
+        message = refused(capsys, "search", config_file, "--runs", tmp_path / "runs", "--set", change)
     else:
         extra = ["--set", "model.arguments={}"] if "factory" in change else []
-        said = refused(capsys, "search", config_file, "--runs", tmp_path / "runs", *extra, "--set", change)
-    assert message in said
+        message = refused(capsys, "search", config_file, "--runs", tmp_path / "runs", *extra, "--set", change)
+    assert message in message
     assert not (tmp_path / "runs").exists()
 
 
@@ -117,8 +117,8 @@ def test_wrong_weights(
     state: dict[str, torch.Tensor], message: str, config_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     change = f"model.weights={weights(tmp_path, {name: tensor.clone() for name, tensor in state.items()})}"
-    said = refused(capsys, "search", config_file, "--runs", tmp_path / "runs", "--set", change)
-    assert message in said
+    message = refused(capsys, "search", config_file, "--runs", tmp_path / "runs", "--set", change)
+    assert message in message
     assert not (tmp_path / "runs").exists()
 
 
@@ -138,7 +138,7 @@ def test_damaged_weights_and_pickles_are_refused(name: str, config_file: Path, t
     assert not (tmp_path / "runs").exists()
 
 
-def test_weights_of_the_right_network_are_taken(config_file: Path, tmp_path: Path, capsys: Any) -> None:
+def test_weights_with_a_module_prefix_are_loaded(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     path = weights(tmp_path, {f"module.{name}": tensor.clone() for name, tensor in GOOD.items()})
     changes = ["--set", f"model.weights={path}", "--set", "search.evaluations=4"]
     main(["search", str(config_file), "--runs", str(tmp_path / "runs"), "--name", "mine", *changes])
@@ -147,7 +147,7 @@ def test_weights_of_the_right_network_are_taken(config_file: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
 @pytest.mark.parametrize("front", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_weights_are_taken_as_training_scripts_save_them(key: str, front: str, tmp_path: Path) -> None:
+def test_weights_are_loaded_from_checkpoints_of_training_scripts(key: str, front: str, tmp_path: Path) -> None:
     model = digits_net(width=8)
     state = {f"{front}{name}": tensor for name, tensor in GOOD.items()}
     torch.save({key: state, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "checkpoint.pth")
@@ -155,13 +155,13 @@ def test_weights_are_taken_as_training_scripts_save_them(key: str, front: str, t
     assert all(torch.equal(tensor, GOOD[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_checkpoint_without_a_state_dict_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_state_dict_is_refused_with_its_keys(tmp_path: Path) -> None:
     torch.save({"weights": GOOD, "epoch": 3}, tmp_path / "checkpoint.pth")
     with pytest.raises(ModelError, match=r"hold a dict with weights, epoch, expected a state dict"):
         load_weights(digits_net(width=8), tmp_path / "checkpoint.pth")
 
 
-def test_names_of_runs(config_file: Path, tmp_path: Path, capsys: Any) -> None:
+def test_wrong_and_taken_names_of_runs_are_refused(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     runs = tmp_path / "runs"
     for name in ("../up", "UPPER", "/etc"):
         assert "cannot be called" in refused(capsys, "search", config_file, "--runs", runs, "--name", name)
@@ -181,7 +181,7 @@ def test_names_of_runs(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     assert [(row["run"], row["state"]) for row in json.loads(capsys.readouterr().out)] == [("taken", "finished")]
 
 
-def test_a_locale_that_cannot_write_it_all_ends_nothing(
+def test_an_ascii_locale_does_not_end_a_search(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     folder = tmp_path / "Größe"
@@ -195,7 +195,7 @@ def test_a_locale_that_cannot_write_it_all_ends_nothing(
     assert (folder / "out" / "weights.safetensors").exists()
 
 
-def test_json_lines_while_searching(config_file: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_search_prints_json_lines(config_file: Path, tmp_path: Path, capsys: Any) -> None:
     changes = ["--set", "search.evaluations=4", "--json"]
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "one", *changes])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -203,7 +203,7 @@ def test_json_lines_while_searching(config_file: Path, tmp_path: Path, capsys: A
     assert set(lines[-1]) >= {"dense", "baselines", "front"}
 
 
-def test_an_exported_network_of_ones_own_needs_its_factory(tmp_path: Path) -> None:
+def test_an_exported_user_defined_network_needs_its_factory(tmp_path: Path) -> None:
     facts = {"format": 1, "factory": "os:getcwd", "arguments": {}}
     (tmp_path / "network.json").write_text(json.dumps(facts))
     save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")

@@ -123,7 +123,7 @@ def test_a_submitted_search_is_stopped_submitted_again_and_finished(
         if store.exists() and json.loads(told(capsys, "status", "one", "--runs", str(runs), "--json"))["evaluations"]:
             break
         time.sleep(0.2)
-    assert "told to stop" in told(capsys, "job", "stop", first, "--address", head)
+    assert "stopping" in told(capsys, "job", "stop", first, "--address", head)
     until(first, "STOPPED", "FAILED")
     assert not (runs / "one" / "finished.json").exists(), "the search was over before it could be stopped"
     again = submitted()

@@ -77,7 +77,7 @@ def test_workers_of_finals_cannot_be_changed_afterwards(
         with pytest.raises(SystemExit) as ended:
             main(["resume", "one", "--runs", str(tmp_path), "--set", change])
         assert ended.value.code == 2
-        assert "were fine-tuned by the old value" in capsys.readouterr().err
+        assert "were fine-tuned with the old value" in capsys.readouterr().err
 
 
 def test_the_cause_of_a_failed_training_is_found() -> None:

@@ -21,7 +21,7 @@ def front(runs: Path, name: str, capsys: pytest.CaptureFixture[str]) -> dict[str
 
 
 def rows(runs: Path, name: str) -> set[tuple[Any, ...]]:
-    """Every evaluation as it stands in the store, fine-tunes and tests too."""
+    """Read every evaluation, fine-tune and test from the store."""
     path = runs / name / "run.sqlite"
     if not path.exists():
         return set()
@@ -40,9 +40,8 @@ def longer(config: Path, quick: dict[str, Any], evaluations: int) -> None:
 
 
 def journal(run: Run) -> list[tuple[Any, ...]]:
-    store = run.open_store(read_only=True)
-    found = [(row.id, row.digest, row.loss, row.failure) for row in store.read_evaluations() if row.id]
-    store.close()
+    with run.open_store(read_only=True) as store:
+        found = [(row.id, row.digest, row.loss, row.failure) for row in store.read_evaluations() if row.id]
     return found
 
 

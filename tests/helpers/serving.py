@@ -1,4 +1,4 @@
-"""A real `blendsearch serve` as a process of its own, for the tests that ask one."""
+"""A real `blendsearch serve` in a separate process."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TOKEN = "a-token-that-only-tests-know"
 
 
 class Served:
-    """Its address, and its API."""
+    """Address and API of a server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -30,7 +30,7 @@ class Served:
             return json.loads(answer.read())
 
     def until(self, path: str, holds: Callable[[Any], bool], seconds: float = 300.0) -> Any:
-        """The first answer at `path` that `holds`."""
+        """Poll `path` until the answer `holds`, and return it."""
         end = time.monotonic() + seconds
         while True:
             found = self.ask(path)
@@ -42,7 +42,7 @@ class Served:
 
 @contextmanager
 def served(runs: Path, *words: str, leave: bool = False) -> Iterator[Served]:
-    """Serves `runs`; in the end what was started there is stopped, unless asked to `leave` it."""
+    """Serve `runs`; in the end stop all started processes, unless asked to `leave` them."""
     command = [sys.executable, "-m", "blendsearch", "serve", "--runs", str(runs), "--port", "0", "--json", *words]
     environment = {**os.environ, "BLENDSEARCH_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)

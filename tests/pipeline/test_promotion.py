@@ -122,7 +122,7 @@ def test_a_finished_run_may_judge_its_best_again_later(
     whole = next(row.digest for row in run.open_store(read_only=True).read_evaluations() if row.id == 0)
     again = [item for item in run.open_store(read_only=True).read_promotions() if item.digest != whole]
     assert again and select_network(run, "best").digest == min(again, key=lambda item: item.loss).digest
-    with pytest.raises(ConfigError, match="judged again by the old value"):
+    with pytest.raises(ConfigError, match="promoted with the old value"):
         change_config(run, ["promote.images=same", "promote.fidelity=tuned"])
 
 

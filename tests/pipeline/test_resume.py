@@ -27,12 +27,12 @@ def test_a_finished_run_goes_on_with_more_evaluations_and_judges_none_again(
     facts = json.loads((tmp_path / "one" / "run.json").read_text())
     assert facts["changes"][0]["fields"]["search.evaluations"] == [20, 36]
     for change, why in [
-        ("seed=4", "was judged by the old value"),
-        ("budget.macs=0.4", "was judged by the old value"),
-        ("search.population=12", "was judged by the old value"),
-        ("fitness.fidelity=raw", "was judged by the old value"),
+        ("seed=4", "its evaluations used the old value"),
+        ("budget.macs=0.4", "its evaluations used the old value"),
+        ("search.population=12", "its evaluations used the old value"),
+        ("fitness.fidelity=raw", "its evaluations used the old value"),
         ("search.evaluations=24", "larger number"),
-        ("finals.tuning.epochs=3", "fine-tuned by the old"),
+        ("finals.tuning.epochs=3", "fine-tuned with the old"),
         ("search.evalutions=99", "did you mean evaluations"),
     ]:
         assert why in refused(capsys, "resume", tmp_path, "one", "--set", change)

@@ -1,4 +1,4 @@
-"""The files for containers are what their tools take, and say what the program does. No image is built here."""
+"""Files for containers: their tools accept them, and their commands parse. No image is built here."""
 
 import shlex
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blendsearch.cli.main import make_parser
+from blendsearch.cli.parser import make_parser
 from blendsearch.engine.ray_connection import HEALTH_CHECK_ENVIRONMENT
 from blendsearch.runs.config.loading import DIGITS, load_config
 
@@ -29,7 +29,7 @@ def test_the_image_is_linted() -> None:
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.cpu.yaml"]])
-def test_the_compose_files_are_understood(files: list[str]) -> None:
+def test_the_compose_files_are_valid(files: list[str]) -> None:
     chosen = [word for file in files for word in ("-f", str(DOCKER / file))]
     done = subprocess.run([tool("docker-compose"), *chosen, "config"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -51,8 +51,8 @@ def test_the_job_on_kubernetes_has_an_entry_point_that_resumes() -> None:
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        told = {item["name"]: item["value"] for item in group["template"]["spec"]["containers"][0]["env"]}
-        assert told == HEALTH_CHECK_ENVIRONMENT
+        environment = {item["name"]: item["value"] for item in group["template"]["spec"]["containers"][0]["env"]}
+        assert environment == HEALTH_CHECK_ENVIRONMENT
     head = cluster["headGroupSpec"]["template"]["spec"]
     claims = [item["persistentVolumeClaim"]["claimName"] for item in head["volumes"] if "persistentVolumeClaim" in item]
     assert claims == [volume["metadata"]["name"]]

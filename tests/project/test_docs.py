@@ -1,5 +1,6 @@
-"""The site: its reference lacks nothing, and what its pages show is understood by the program as it stands there."""
+"""The documentation: the reference is complete, and commands, configs and code on its pages are valid."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 from torch import nn
 
 import blendsearch
-from blendsearch.cli.main import main, make_parser
+from blendsearch.cli.main import main
+from blendsearch.cli.parser import make_parser
 from blendsearch.criteria.registry import CRITERIA, load_pool
 from blendsearch.runs.config.loading import load_config, parse_config
 from blendsearch.runs.config.method_registry import list_methods
@@ -29,7 +31,7 @@ import generated  # noqa: E402
 
 
 def blocks(kind: str, page: Path | None = None) -> list[tuple[Path, str]]:
-    """All code blocks of a kind, in one page or in all."""
+    """List the code blocks of a kind, of one page or of all."""
     found = re.compile(rf"^```{kind}\n(.*?)^```", re.DOTALL | re.MULTILINE)
     return [(path, code) for path in PAGES if page in (None, path) for code in found.findall(path.read_text("utf-8"))]
 
@@ -45,7 +47,7 @@ def fields(section: type[BaseModel], path: str = "") -> Iterator[str]:
 
 
 def test_every_field_of_the_config_is_in_the_reference() -> None:
-    page = generated.filled((DOCS / "reference" / "config.md").read_text("utf-8"))
+    page = generated.fill_page((DOCS / "reference" / "config.md").read_text("utf-8"))
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     for field in fields(load_config_class()):
         section, _, name = field.rpartition(".")
@@ -55,19 +57,28 @@ def test_every_field_of_the_config_is_in_the_reference() -> None:
 
 def test_every_criterion_and_verb_is_in_the_reference() -> None:
     load_pool()
-    page = generated.filled((DOCS / "reference" / "criteria.md").read_text("utf-8"))
+    page = generated.fill_page((DOCS / "reference" / "criteria.md").read_text("utf-8"))
     own = [item for item in CRITERIA.values() if item.score.__module__.startswith("blendsearch.")]
     assert len(own) > 30
     assert not [item.name for item in own if f"| `{item.name}`{{#" not in page]
-    page = generated.filled((DOCS / "reference" / "cli.md").read_text("utf-8"))
+    page = generated.fill_page((DOCS / "reference" / "cli.md").read_text("utf-8"))
     verbs = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
     assert "search" in verbs and not [verb for verb in verbs if f"## `{verb}`" not in page]
 
 
-def test_the_python_reference_has_all_that_is_public() -> None:
+def test_every_public_name_is_in_the_python_reference() -> None:
     page = (DOCS / "reference" / "python.md").read_text("utf-8")
     named = set(re.findall(r"\w+", page))
     assert not set(blendsearch.__all__) - named
+
+
+def test_every_documented_object_exists() -> None:
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    documented = re.findall(r"\.\. auto(function|class|module):: ([\w.]+)", pages)
+    assert len(documented) > 15
+    for kind, path in documented:
+        module, _, name = (path, "", "__doc__") if kind == "module" else path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
 
 
 def test_every_guarantee_names_test_files_that_exist() -> None:
@@ -85,43 +96,43 @@ def test_every_term_of_the_glossary_is_defined_once() -> None:
     assert terms == sorted(set(terms), key=str.lower)
 
 
-def test_what_a_page_would_load_from_elsewhere_is_found(tmp_path: Path) -> None:
+def test_external_resources_of_a_page_are_found(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="the group docs is not installed")
-    from offline import loaded_from_elsewhere
+    from offline import list_external_resources
 
     (tmp_path / "page.html").write_text('<a href="https://a.example/">a</a><img src="here.png"><link href="style.css">')
     (tmp_path / "style.css").write_text(
         "a { background: url('data:image/svg+xml,<svg xmlns=\"http://www.w3.org/2000/svg\">') }"
     )
-    assert loaded_from_elsewhere(tmp_path) == []
+    assert list_external_resources(tmp_path) == []
     (tmp_path / "other.html").write_text('<script async src="https://b.example/x.js"></script>')
     (tmp_path / "other.css").write_text("@import 'https://c.example/font.css'; a { b: url(//d.example/e.woff) }")
-    assert [line.split("://")[-1].removeprefix("other.css: //") for line in loaded_from_elsewhere(tmp_path)] == [
+    assert [line.split("://")[-1].removeprefix("other.css: //") for line in list_external_resources(tmp_path)] == [
         "c.example/font.css",
         "d.example/e.woff",
         "b.example/x.js",
     ]
 
 
-def test_every_method_is_told_of() -> None:
+def test_every_method_is_documented() -> None:
     page = (DOCS / "howto" / "neighbours.md").read_text("utf-8")
     assert not [spec.name for spec in list_methods() if f"| `{spec.name}` |" not in page]
-    set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.methods(), re.DOTALL))
+    set_by = dict(re.findall(r"### `method: (.*?)`\n\n```yaml\n(.*?)```", generated.describe_methods(), re.DOTALL))
     assert {name: yaml.safe_load(text) for name, text in set_by.items()} == {
         spec.name: yaml.safe_load(yaml.safe_dump(dict(spec.defaults))) for spec in list_methods() if spec.defaults
     }
 
 
-def test_what_is_not_described_ends_the_build() -> None:
+def test_an_undescribed_field_ends_the_build() -> None:
     section = {"properties": {"novel": {"type": "integer", "default": 1}}}
-    assert "whole number; default `1`" in generated._section("`here`", "here", section, {"novel": "New."})
-    with pytest.raises(generated.Undescribed, match=r"here\.novel"):
-        generated._section("`here`", "here", section, {})
-    with pytest.raises(generated.Undescribed, match=r"here\.gone"):
-        generated._section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
+    assert "whole number; default `1`" in generated._format_section("`here`", "here", section, {"novel": "New."})
+    with pytest.raises(generated.DescriptionError, match=r"here\.novel"):
+        generated._format_section("`here`", "here", section, {})
+    with pytest.raises(generated.DescriptionError, match=r"here\.gone"):
+        generated._format_section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
 
 
-def test_every_command_shown_is_one() -> None:
+def test_every_command_parses() -> None:
     shown = 0
     for page, code in blocks("sh"):
         for line in code.splitlines():
@@ -139,18 +150,18 @@ def test_every_command_shown_is_one() -> None:
 
 
 @pytest.mark.parametrize(("page", "code"), [pytest.param(page, code, id=page.stem) for page, code in blocks("yaml")])
-def test_every_config_shown_is_understood(page: Path, code: str) -> None:
+def test_every_config_is_valid(page: Path, code: str) -> None:
     parse_config(load_config(None).model_dump() | yaml.safe_load(code), page.name)
 
 
-def test_every_line_of_python_shown_is_python() -> None:
+def test_every_python_block_compiles() -> None:
     found = blocks("python")
     assert len(found) > 8
     for page, code in found:
         compile(code, page.name, "exec")
 
 
-def test_the_criteria_of_ones_own_are_scored(
+def test_the_user_defined_criteria_are_scored(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = DOCS / "howto" / "own-criterion.md"
@@ -166,11 +177,11 @@ def test_the_criteria_of_ones_own_are_scored(
     pool = {name: item for name, item in CRITERIA.items() if item.score.__module__.startswith("blendsearch.")}
     monkeypatch.setattr("blendsearch.criteria.registry.CRITERIA", pool)  # test_readme registers one of the same name
     main(["criteria", str(config_file), "--map"])
-    said = capsys.readouterr().out
-    assert "6 criteria, clustered" in said and "largest_weight" in said and (tmp_path / "criteria-map.png").exists()
+    output = capsys.readouterr().out
+    assert "6 criteria, clustered" in output and "largest_weight" in output and (tmp_path / "criteria-map.png").exists()
 
 
-def test_another_task_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_another_task_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     ((_, code),) = blocks("python", DOCS / "howto" / "own-task.md")
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))

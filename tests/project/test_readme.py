@@ -1,4 +1,4 @@
-"""The examples of the README and of the how-to pages run as they stand there."""
+"""The examples of the README and of the how-to pages run unchanged."""
 
 import re
 import runpy
@@ -25,7 +25,7 @@ def test_the_readme_is_at_most_8_kilobytes() -> None:
     assert len(README.encode()) <= 8000
 
 
-def test_the_links_of_the_readme_lead_to_files() -> None:
+def test_the_links_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)", README)
     assert len(links) > 20 and not [link for link in links if not (ROOT / link).exists()]
 
@@ -48,7 +48,7 @@ def test_the_quickstart_in_python_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert names["best"].macs_ratio <= 0.5 and names["small"][0].out_channels < 8
 
 
-def test_the_criterion_of_ones_own_is_searched_with(
+def test_the_user_defined_criterion_is_used_in_a_search(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section = how_to("own-criterion")
@@ -73,7 +73,7 @@ def test_the_criterion_of_ones_own_is_searched_with(
     assert "5 criteria scored" in capsys.readouterr().out
 
 
-def test_the_budgets_are_understood(tmp_path: Path) -> None:
+def test_the_budgets_are_valid(tmp_path: Path) -> None:
     from blendsearch.runs.config.loading import DIGITS, load_config
     from blendsearch.runs.config.schema import BudgetConfig
 
@@ -86,14 +86,14 @@ def test_the_budgets_are_understood(tmp_path: Path) -> None:
     assert load_config(DIGITS, [command]).budget.get_spans() == {"memory": (0.6, 0.6), "latency": (0.8, 0.8)}
 
 
-def test_the_example_config_is_one() -> None:
+def test_the_example_config_is_valid() -> None:
     from blendsearch.runs.config.loading import parse_config
 
     example = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", how_to("own-model"), re.DOTALL)[0])
     assert parse_config(example, "own-model").budget.macs == 0.5
 
 
-def test_the_higher_fidelity_evaluation_is_understood() -> None:
+def test_the_higher_fidelity_evaluation_is_valid() -> None:
     from blendsearch.runs.config.loading import load_config
     from blendsearch.runs.config.schema import Config
 

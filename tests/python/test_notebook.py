@@ -1,4 +1,4 @@
-"""In a notebook: a bar while it searches, and what was found as tables and pictures."""
+"""Notebooks: a progress bar during the search, and results as tables and pictures."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""blendsearch as functions: a person's own network, data, loss and judgement, as objects of their program."""
+"""The Python API: user-defined networks, data, losses and evaluate functions."""
 
 import json
 import random
@@ -19,7 +19,7 @@ import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.engine.ray_connection import authenticate
 from blendsearch.errors import BlendsearchError, ConfigError, DataError, EvaluateError, ModelError, RunError
-from blendsearch.events import Evaluated, Event, Warned
+from blendsearch.events import Evaluated, Event, GenerationAsked, GenerationDone, Warned
 
 FEW = ["l1", "bn_gamma", "apoz", "taylor_gate"]
 QUICK: dict[str, Any] = {
@@ -42,7 +42,7 @@ def network(classes: int = 10) -> nn.Module:
 
 
 def holed() -> nn.Module:
-    """A network whose training has gone astray."""
+    """Make a network with NaN in its weights."""
     found = network()
     nn.init.constant_(found[0].weight, float("nan"))
     return found
@@ -68,7 +68,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> bs.SearchRun:
     return bs.search(network(), three(), budget=budget, evaluations=24, runs=runs, name="own", **QUICK)
 
 
-def test_a_network_of_ones_own_is_searched_and_left_as_it_was(tmp_path: Path) -> None:
+def test_search_does_not_change_a_user_defined_network(tmp_path: Path) -> None:
     model = network()
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -79,7 +79,9 @@ def test_a_network_of_ones_own_is_searched_and_left_as_it_was(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_how_a_network_was_made_fast_does_not_matter(compiled: bool, found: bs.SearchRun, tmp_path: Path) -> None:
+def test_compiled_and_channels_last_networks_get_the_same_results(
+    compiled: bool, found: bs.SearchRun, tmp_path: Path
+) -> None:
     fast: Any = network().to(memory_format=torch.channels_last)
     fast = torch.compile(fast, backend="eager") if compiled else fast
     run = bs.search(fast, three(), budget=bs.macs(0.5), evaluations=4, runs=tmp_path, **QUICK)
@@ -88,7 +90,7 @@ def test_how_a_network_was_made_fast_does_not_matter(compiled: bool, found: bs.S
     assert run.best().module()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
-def test_kernels_of_volumes_are_cut_too(tmp_path: Path) -> None:
+def test_three_dimensional_convolutions_are_cut(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 8, (1, 3, 3)), nn.BatchNorm3d(8), nn.ReLU()),
@@ -98,7 +100,7 @@ def test_kernels_of_volumes_are_cut_too(tmp_path: Path) -> None:
     assert found.best().module()[1].out_channels < 8 or found.best().module()[4].out_channels < 8
 
 
-def test_the_best_is_a_module_that_does_what_was_said_of_it(found: bs.SearchRun) -> None:
+def test_the_module_of_the_best_network_has_its_reported_loss_and_costs(found: bs.SearchRun) -> None:
     best, val = found.best(), three()["val"]
     module = best.module()
     images, labels = (torch.stack([torch.as_tensor(item) for item in part]) for part in zip(*val, strict=True))
@@ -113,7 +115,7 @@ def test_the_best_is_a_module_that_does_what_was_said_of_it(found: bs.SearchRun)
         _ = best.val_los
 
 
-def test_the_command_line_reads_the_run(found: bs.SearchRun, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_line_reads_a_run_of_the_python_api(found: bs.SearchRun, tmp_path: Path, capsys: Any) -> None:
     place = ["--runs", str(found.path.parent)]
     main(["front", "own", *place, "--json"])
     assert json.loads(capsys.readouterr().out)["front"] == found.summary()["front"]
@@ -123,13 +125,13 @@ def test_the_command_line_reads_the_run(found: bs.SearchRun, tmp_path: Path, cap
     assert "Sequential" in (tmp_path / "own.html").read_text()
     capsys.readouterr()
     main(["report", "own", *place, "--to", str(tmp_path / "own.html"), "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["bytes"] == (tmp_path / "own.html").stat().st_size and told["sentences"]
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["bytes"] == (tmp_path / "own.html").stat().st_size and summary["sentences"]
     main(["runs", *place])
     assert "python:Sequential" in capsys.readouterr().out
 
 
-def test_a_stopped_search_goes_on_in_python_to_the_same_front(found: bs.SearchRun, tmp_path: Path, capsys: Any) -> None:
+def test_a_stopped_search_resumes_in_python_to_the_same_front(found: bs.SearchRun, tmp_path: Path, capsys: Any) -> None:
     def stopping(event: Event) -> None:
         if isinstance(event, Evaluated) and event.id == 13:
             raise KeyboardInterrupt
@@ -139,8 +141,8 @@ def test_a_stopped_search_goes_on_in_python_to_the_same_front(found: bs.SearchRu
         bs.search(network(), three(), name="own", **settings, **(QUICK | {"progress": stopping}))
     with pytest.raises(SystemExit):
         main(["resume", "own", "--runs", str(tmp_path)])
-    said = capsys.readouterr().err
-    assert "\n" not in said.strip() and "blendsearch.resume('own', model=, data=)" in said
+    message = capsys.readouterr().err
+    assert "\n" not in message.strip() and "blendsearch.resume('own', model=, data=)" in message
     other = three()
     other["val"] = Subset(other["val"], range(100))
     with pytest.raises(RunError, match="other data"):
@@ -148,19 +150,19 @@ def test_a_stopped_search_goes_on_in_python_to_the_same_front(found: bs.SearchRu
     with pytest.raises(ModelError, match="not the network of the run"):
         bs.resume("own", model=network(7), data=three(), runs=tmp_path, progress=False)
     torch.manual_seed(5)
-    anew = network()
-    for parameter in anew.parameters():
+    other_weights = network()
+    for parameter in other_weights.parameters():
         nn.init.normal_(parameter)  # the run has its weights
-    resumed = bs.resume("own", model=anew, data=three(), runs=tmp_path, progress=False)
+    resumed = bs.resume("own", model=other_weights, data=three(), runs=tmp_path, progress=False)
     assert resumed.summary() == found.summary()
     assert bs.open(str(tmp_path / "own")).front()[0].facts == found.front()[0].facts
 
 
-def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
-    heard: dict[str, Any] = {}
+def test_a_fork_searches_within_another_budget(found: bs.SearchRun) -> None:
+    events: dict[str, Any] = {}
     changes = {"budget.macs": 0.3, "search.evaluations": 16}
-    forked = bs.fork(found, changes, progress=lambda event: heard.setdefault(event.kind, event))
-    assert heard["forked"].judgements > 0 and heard["forked"].parent == "own"
+    forked = bs.fork(found, changes, progress=lambda event: events.setdefault(event.kind, event))
+    assert events["forked"].judgements > 0 and events["forked"].parent == "own"
     assert forked.name == "own-fork-1" and forked.best().macs_ratio <= 0.3
     assert sum(tensor.numel() for tensor in forked.best().module().parameters()) == forked.best().details()["params"]
 
@@ -168,9 +170,9 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": None}, "no data are given"),
+        ({"data": None}, "no data: pass"),
         ({"data": {"train": 1, "validation": 2}}, "expected train, val and test"),
-        ({"model": 3}, "is no network"),
+        ({"model": 3}, "model is a int: expected a torch.nn.Module"),
         ({"budget": bs.macs(1.5)}, "budget.macs"),
         ({"budget": {}}, "no budget"),
         ({"budget": 0.5}, "budget is 0.5: expected"),
@@ -209,7 +211,9 @@ def test_a_fork_goes_on_under_another_budget(found: bs.SearchRun) -> None:
         ({"loss": F.mse_loss, "finals": {"picks": 1, "distillation": 0.5}}, "distillation"),
     ],
 )
-def test_what_does_not_fit_is_said_before_a_run_is_made(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_arguments_are_refused_before_a_run_is_created(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     settings = {"model": network(), "data": three(), "budget": bs.macs(0.5), "runs": tmp_path / "runs", **QUICK}
     with pytest.raises(BlendsearchError) as caught:
         bs.search(**(settings | change))
@@ -217,7 +221,17 @@ def test_what_does_not_fit_is_said_before_a_run_is_made(change: dict[str, Any], 
     assert not (tmp_path / "runs").exists()
 
 
-def test_budgets_join() -> None:
+def test_unknown_options_raise_type_errors(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"search\(\) got an unexpected keyword argument 'evalutions'; did you mean"):
+        bs.search(network(), three(), budget=bs.macs(0.5), runs=tmp_path, evalutions=3)  # type: ignore[call-arg]
+    for function in (bs.resume, bs.open):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'seed'"):
+            function("own", seed=3)
+    with pytest.raises(ConfigError, match="val is passed twice"):
+        bs.search(network(), three(), val=three()["val"], budget=bs.macs(0.5), runs=tmp_path)
+
+
+def test_budgets_are_joined() -> None:
     budget = bs.macs(0.2, 0.7) & bs.latency(0.8, batch_size=4)
     assert budget.with_options(round_to=8).fields == {
         "macs": [0.2, 0.7],
@@ -225,11 +239,11 @@ def test_budgets_join() -> None:
         "measured": {"batch_size": 4},
         "round_to": 8,
     }
-    with pytest.raises(ConfigError, match="given twice"):
+    with pytest.raises(ConfigError, match="set twice"):
         bs.macs(0.5) & bs.macs(0.4)
 
 
-def test_all_show_themselves(found: bs.SearchRun) -> None:
+def test_results_have_text_html_and_pictures(found: bs.SearchRun) -> None:
     png = b"\x89PNG\r\n"
     best = found.best()
     assert f"{best.val_loss:.4f}" in repr(found.front()) and "own" in repr(found)
@@ -243,15 +257,15 @@ def test_all_show_themselves(found: bs.SearchRun) -> None:
     from blendsearch.progress.state import ProgressState
 
     state = ProgressState(10)
-    state.update("asked", {"generation": 0, "before": 0, "candidates": 4, "cached": 1, "workers": 2})
-    state.update("generation", {"generation": 1, "hypervolume": 0.5})
+    state.update(GenerationAsked(generation=0, before=0, candidates=4, cached=1, workers=2))
+    state.update(GenerationDone(generation=1, evaluations=4, seconds=1.0, front=1, hypervolume=0.5, best_loss=0.5))
     assert "1 done, 1 from the store, 0 failed" in render_html(state, ["<b>"]) and "&lt;b&gt;" in render_html(
         state, ["<b>"]
     )
 
 
 class Squares(Dataset[tuple[Tensor, Tensor]]):
-    """Noise on which bright squares are to be found, pixel by pixel."""
+    """Noise with bright squares, which are segmented."""
 
     def __init__(self, count: int, seed: int) -> None:
         drawn = torch.Generator().manual_seed(seed)
@@ -305,7 +319,7 @@ def overlap(module: nn.Module, data: Squares) -> dict[str, float]:
     return {"loss": pixelwise(output, data.masks).item(), "error": 1 - iou, "pixels": float((found != wanted).sum())}
 
 
-def test_segmentation_by_a_judgement_of_ones_own(tmp_path: Path, capsys: Any) -> None:
+def test_segmentation_with_a_user_defined_evaluate_function(tmp_path: Path, capsys: Any) -> None:
     train, val, test = Squares(64, 0), Squares(32, 1), Squares(32, 2)
     model = segmenter(train)
     seen: list[tuple[int, float]] = []
@@ -315,7 +329,7 @@ def test_segmentation_by_a_judgement_of_ones_own(tmp_path: Path, capsys: Any) ->
         assert not module.training
         return overlap(module, val)
 
-    said: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     run = bs.search(
         model,
         train,
@@ -326,25 +340,23 @@ def test_segmentation_by_a_judgement_of_ones_own(tmp_path: Path, capsys: Any) ->
         evaluations=12,
         runs=tmp_path,
         name="squares",
-        **(QUICK | {"progress": lambda event: said.setdefault(event.kind, event)}),
+        **(QUICK | {"progress": lambda event: events.setdefault(event.kind, event)}),
     )
     best, dense = run.best(), run.dense()
-    assert said["scored"].left_out == []  # the loss serves the criteria that look at gradients
+    assert events["scored"].left_out == []  # criteria that read gradients use the loss
     assert dense.facts["further"]["pixels"] == overlap(model.eval(), val)["pixels"]
     assert best.val_loss == pytest.approx(overlap(best.module(), val)["loss"], rel=1e-5)
     assert best.test_accuracy == pytest.approx(1 - overlap(best.module(), test)["error"])
-    assert {width for width, _ in seen} > {8}  # narrow networks were judged too
+    assert {width for width, _ in seen} > {8}  # narrow networks were evaluated too
     assert "pixels" in repr(run.front())
     main(["show", "squares", str(best.id), "--runs", str(tmp_path)])
     assert "pixels" in capsys.readouterr().out
 
 
-def test_without_a_loss_gradient_criteria_are_left_out_and_without_an_error_nobody_has_accuracies(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_no_loss_excludes_gradient_criteria_and_no_error_means_no_accuracies(tmp_path: Path, capsys: Any) -> None:
     train = Squares(64, 0)
     model = segmenter(train)
-    said: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     run = bs.search(
         model,
         DataLoader(train, batch_size=16, shuffle=True),
@@ -353,9 +365,9 @@ def test_without_a_loss_gradient_criteria_are_left_out_and_without_an_error_nobo
         evaluations=12,
         runs=tmp_path,
         name="plain",
-        **(QUICK | {"progress": lambda event: said.setdefault(event.kind, event)}),
+        **(QUICK | {"progress": lambda event: events.setdefault(event.kind, event)}),
     )
-    left_out = said["scored"].left_out
+    left_out = events["scored"].left_out
     assert {item["criterion"] for item in left_out} == {"taylor_gate"} and "pass one" in left_out[0]["reason"]
     assert run.best().val_accuracy is None and run.best().test_accuracy is None and run.best().val_loss > 0
     place = ["--runs", str(tmp_path)]
@@ -375,7 +387,9 @@ def test_without_a_loss_gradient_criteria_are_left_out_and_without_an_error_nobo
         )
 
 
-def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure(tmp_path: Path) -> None:
+def test_exceptions_of_evaluate_end_the_search_on_the_dense_network_only(
+    tmp_path: Path,
+) -> None:
     def broken(module: nn.Module) -> dict[str, float]:
         raise ZeroDivisionError
 
@@ -389,36 +403,36 @@ def test_what_a_judgement_raises_passes_through_and_a_bad_candidate_is_a_failure
         return {"loss": float(module[0].out_channels)}
 
     run = bs.search(network(), three(), budget=bs.macs(0.6), evaluate=picky, evaluations=16, runs=tmp_path, **QUICK)
-    store = run.run.open_store(read_only=True)
-    failures = [row.failure for row in store.read_evaluations()]
+    with run.run.open_store(read_only=True) as store:
+        failures = [row.failure for row in store.read_evaluations()]
     assert any("too wide for me" in failure for failure in failures)
     assert run.best().val_loss <= 4
 
 
-def test_a_search_in_which_nothing_can_be_judged_ends_with_one_line(tmp_path: Path) -> None:
+def test_a_search_without_any_successful_evaluation_ends_with_one_line(tmp_path: Path) -> None:
     def only_the_dense(module: nn.Module) -> dict[str, float]:
         return {"loss": 1.0 if module[0].out_channels == 8 and module[3].out_channels == 12 else float("nan")}
 
     for schedule in ("generational", "steady"):
         settings = QUICK | {"evolution": {"population": 8, "schedule": schedule}, "name": schedule, "runs": tmp_path}
-        with pytest.raises(EvaluateError, match="networks could be judged, the last because: the loss is nan"):
+        with pytest.raises(EvaluateError, match="networks could be evaluated, the last because: the loss is nan"):
             bs.search(network(), three(), budget=bs.macs(0.5), evaluate=only_the_dense, **settings)
         again = {"model": network(), "data": three(), "evaluate": only_the_dense, "runs": tmp_path}
         with pytest.raises(EvaluateError, match="networks could be evaluated"):
             bs.resume(schedule, progress=False, **again)
 
 
-def test_a_noisy_judgement_is_noticed(tmp_path: Path) -> None:
-    heard: list[str] = []
+def test_a_noisy_evaluate_function_is_reported(tmp_path: Path) -> None:
+    warnings: list[str] = []
 
     def report(event: Event) -> None:
-        heard.extend([event.text] if isinstance(event, Warned) else [])
+        warnings.extend([event.text] if isinstance(event, Warned) else [])
 
     for name, evaluate in (
         ("steady", lambda module: {"loss": 1.5}),
         ("noisy", lambda module: {"loss": random.random()}),
     ):
-        heard.clear()
+        warnings.clear()
         bs.search(
             network(),
             three(),
@@ -429,10 +443,10 @@ def test_a_noisy_judgement_is_noticed(tmp_path: Path) -> None:
             name=name,
             **(QUICK | {"progress": report}),
         )
-        assert any("evaluate= is noisy" in text for text in heard) == (name == "noisy")
+        assert any("evaluate= is noisy" in text for text in warnings) == (name == "noisy")
 
 
-def test_the_loss_of_ones_own_judges_and_fine_tunes(tmp_path: Path) -> None:
+def test_a_user_defined_loss_is_used_in_evaluation_and_fine_tuning(tmp_path: Path) -> None:
     images, labels = digits()
     targets = F.one_hot(labels, 10).float()
     run = bs.search(
@@ -446,17 +460,17 @@ def test_the_loss_of_ones_own_judges_and_fine_tunes(tmp_path: Path) -> None:
     )
     best = run.best()
     assert best.val_accuracy is None and 0 < best.val_loss < run.dense().val_loss  # fine-tuned; the dense is untrained
-    assert "Test images are 30 of the 300 images of the data set" in run.run.structure["splits"]
+    assert "Test images are 30 of the 300 images of the data set." in run.run.structure["splits"]
     again = bs.open(str(run.path), model=network(), data=TensorDataset(images[:300], targets[:300]))
     with pytest.raises(RunError, match="loss="):
         again.best().module()
 
 
-def test_errors_of_judgements_have_a_type_of_their_own() -> None:
+def test_evaluate_errors_are_blendsearch_errors() -> None:
     assert issubclass(EvaluateError, BlendsearchError)
 
 
-def test_data_as_they_come() -> None:
+def test_all_kinds_of_data_are_read_alike() -> None:
     from blendsearch.data.user_data import read_split
 
     images, labels = digits()
@@ -543,7 +557,7 @@ def test_the_three_splits_share_no_image(given: str) -> None:
 
 
 class Stated(Dataset[tuple[Tensor, int]]):
-    """Random crops of digits, of which it states the classes where asked to, as torchvision's data sets do."""
+    """Digits with random brightness; if `states`, with a `targets` attribute, like the data sets of torchvision."""
 
     def __init__(self, states: bool) -> None:
         images, labels = digits()
@@ -560,32 +574,34 @@ class Stated(Dataset[tuple[Tensor, int]]):
 
 
 @pytest.mark.parametrize("states", [True, False])
-def test_data_that_are_too_large_are_read_when_needed_or_refused(states: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blendsearch.data import user_data as handed
+def test_large_data_are_streamed_or_refused(states: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from blendsearch.data import user_data
     from blendsearch.data.splits import DataSpec
     from blendsearch.data.streaming import StreamedSplit
     from blendsearch.task import Task
 
-    monkeypatch.setattr(handed, "MAX_BYTES", 5000)
+    monkeypatch.setattr(user_data, "MAX_BYTES", 5000)
     data = Stated(states)
-    split = handed.read_split(data, "train", 0)
+    split = user_data.read_split(data, "train", 0)
     assert isinstance(split, StreamedSplit) and split.labels.tolist() == data.labels
     assert data.read == (2 if states else 41)  # the labels were stated, or all was read once to learn them
     places = np.array([3, 9])
     seen = split.load_images(places)
     assert seen.shape == (2, 8, 8, 1) and np.array_equal(seen, split.load_images(places))
     assert 0 < np.abs(seen[..., 0] - data.images[[3, 9], 0].numpy()).max() <= 0.1
-    subset = handed.read_split(DataLoader(Subset(data, range(5, 40)), batch_size=4, shuffle=True), "train", 0)
+    subset = user_data.read_split(DataLoader(Subset(data, range(5, 40)), batch_size=4, shuffle=True), "train", 0)
     assert isinstance(subset, StreamedSplit) and subset.labels.tolist() == data.labels[5:]
-    splits = handed.load_user_splits(handed.UserData(data), Task(), DataSpec("python:it", val_size=10), 0)
-    again = handed.load_user_splits(handed.UserData(Stated(states)), Task(), DataSpec("python:it", val_size=10), 0)
+    splits = user_data.load_user_splits(user_data.UserData(data), Task(), DataSpec("python:it", val_size=10), 0)
+    again = user_data.load_user_splits(
+        user_data.UserData(Stated(states)), Task(), DataSpec("python:it", val_size=10), 0
+    )
     assert splits.compute_digest() == again.compute_digest()
     with pytest.raises(DataError, match="image-folder"):
-        handed.read_split(((torch.zeros(1, 8, 8), 0) for _ in range(40)), "train", 0)
+        user_data.read_split(((torch.zeros(1, 8, 8), 0) for _ in range(40)), "train", 0)
 
 
 @pytest.mark.slow
-def test_own_network_and_judgement_travel_to_ray(tmp_path: Path) -> None:
+def test_user_defined_networks_and_evaluate_functions_run_on_ray(tmp_path: Path) -> None:
     authenticate("local")
     import ray
 

@@ -1,4 +1,4 @@
-"""A run goes on under what it was begun under, or says what differs; comments do not."""
+"""Compatibility of runs with code, versions and devices. Comments do not count."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from run_files import front
 from verbs import refused, run
 
-from blendsearch.runs import compatibility as sameness
+from blendsearch.runs import compatibility
 from blendsearch.runs.compatibility import find_differences, hash_code, strip_comments
 from blendsearch.runs.run import open_run
 
@@ -32,7 +32,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def stopped(folder: Path, name: str, **origin: Any) -> None:
-    """The run `name`, made unfinished, and begun under another `origin`."""
+    """Make the run `name` unfinished, with another provenance."""
     path = folder / name
     (path / "finished.json").unlink()
     held = facts(path)
@@ -43,12 +43,12 @@ def stopped(folder: Path, name: str, **origin: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("code", "the code that decides results is not blendsearch's of then"),
+        ("code", "blendsearch's code has changed since the run started"),
         ("versions", "torch is"),
-        ("device", "it judges on cpu and did on cuda:0"),
+        ("device", "evaluations run on cpu and ran on cuda:0"),
     ],
 )
-def test_what_would_end_otherwise_is_refused_unless_it_is_accepted(
+def test_differences_that_change_results_are_refused_unless_accepted(
     kind: str, why: str, config_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     run("search", tmp_path, config_file, "--name", "one", "--set", "search.evaluations=12")
@@ -63,8 +63,8 @@ def test_what_would_end_otherwise_is_refused_unless_it_is_accepted(
     stopped(tmp_path, "one", **other)
     before = facts(tmp_path / "one")
     for words in ([], ["--set", "search.evaluations=20"]):
-        said = refused(capsys, "resume", tmp_path, "one", *words)
-        assert why in said and f"--accept {kind}" in said and "fork" in said
+        message = refused(capsys, "resume", tmp_path, "one", *words)
+        assert why in message and f"--accept {kind}" in message and "fork" in message
     assert facts(tmp_path / "one") == before
     assert "not known" in refused(capsys, "resume", tmp_path, "one", "--accept", "everything")
     run("resume", tmp_path, "one", "--accept", kind)
@@ -74,7 +74,7 @@ def test_what_would_end_otherwise_is_refused_unless_it_is_accepted(
     assert why in change["accepted"][0]
     capsys.readouterr()
     run("fork", tmp_path, "one", "--name", "two", "--set", "search.evaluations=20")
-    assert f"no judgement is taken over, since {why}" in capsys.readouterr().out
+    assert f"no evaluation is inherited, since {why}" in capsys.readouterr().out
 
 
 def test_patches_of_versions_and_other_packages_may_differ(config_file: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_patches_of_versions_and_other_packages_may_differ(config_file: Path, tm
     assert open_run(tmp_path, "one").finished
 
 
-def test_scores_weights_and_a_factory_that_were_changed_are_refused(
+def test_changed_scores_weights_and_factories_are_refused(
     quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from safetensors.numpy import load_file, save_file
@@ -119,4 +119,4 @@ def test_scores_weights_and_a_factory_that_were_changed_are_refused(
     assert not find_differences(open_run(tmp_path, "one"), "cpu")
     source.write_text("from blendsearch.zoo.digits_net import digits_net as net\nEXTRA = 1\n")
     assert "own_net:net' has changed" in refused(capsys, "resume", tmp_path, "one")
-    assert sameness.KINDS == ("code", "factory", "versions", "device")
+    assert compatibility.KINDS == ("code", "factory", "versions", "device")

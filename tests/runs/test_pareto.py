@@ -1,4 +1,4 @@
-"""Fronts and picks, against brute force."""
+"""Fronts, knees and baselines, compared with brute force."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from blendsearch.runs.records import Evaluation
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=30))
-def test_non_dominated_is_what_comparing_all_pairs_finds(points: list[tuple[int, int]]) -> None:
+def test_fronts_equal_those_of_comparing_all_pairs(points: list[tuple[int, int]]) -> None:
     table = np.array(points, dtype=float).reshape(-1, 2)
     expected = []
     for place, point in enumerate(points):
@@ -39,7 +39,7 @@ def test_failed_evaluations_are_on_no_front() -> None:
     assert select_front([], by_macs) == []
 
 
-def test_the_knee_is_where_giving_more_gains_least() -> None:
+def test_the_knee_is_the_point_of_diminishing_returns() -> None:
     rows = [
         row(number, loss)._replace(macs=macs) for number, (loss, macs) in enumerate([(1, 10), (0.2, 20), (0.1, 90)])
     ]
@@ -52,7 +52,7 @@ def test_the_hypervolume_of_one_point_is_its_rectangle() -> None:
     assert compute_hypervolume([], by_macs) == 0
 
 
-def test_the_best_baselines_are_found_at_each_budget_also_under_a_shared_name() -> None:
+def test_the_best_baselines_are_selected_per_budget_even_with_a_shared_name() -> None:
     rows = [
         row(1, 0.9)._replace(origin="l1 uniform at 30% macs = l2 uniform at 30% macs", macs=30),
         row(2, 0.8)._replace(origin="fpgm global at 30% macs", macs=30),

@@ -1,4 +1,4 @@
-"""What must survive a crash, and what is refused at the door."""
+"""Run directories, stores and checkpoints: crashes, and refusals of wrong input."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def made(folder: Path, name: str = "one") -> None:
     create_run(folder, name, load_config(DIGITS), {}, {}, {"dense": {"w": np.ones(3)}})
 
 
-def test_a_run_is_read_as_it_was_made(tmp_path: Path) -> None:
+def test_a_run_is_read_as_it_was_created(tmp_path: Path) -> None:
     made(tmp_path)
     run = open_run(tmp_path, "one")
     assert run.config == load_config(DIGITS)
@@ -38,7 +38,7 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
         open_run(tmp_path, name)
 
 
-def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path: Path) -> None:
+def test_a_read_only_run_is_read_and_not_resumed(tmp_path: Path) -> None:
     made(tmp_path)
     (
         tmp_path / "one" / "lock"
@@ -49,7 +49,7 @@ def test_a_run_that_cannot_be_written_to_is_looked_at_and_not_worked_on(tmp_path
     assert run.read_arrays("dense")["w"].tolist() == [1, 1, 1]
 
 
-def test_a_taken_name_is_refused_and_nothing_is_left_of_a_run_that_could_not_be_made(tmp_path: Path) -> None:
+def test_a_taken_name_is_refused_and_a_failed_creation_leaves_nothing(tmp_path: Path) -> None:
     made(tmp_path)
     with pytest.raises(RunError, match="already"):
         made(tmp_path)
@@ -62,7 +62,7 @@ def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for reading in (lambda: check_name(file, "one"), lambda: list_runs(file)):
-        with pytest.raises(RunError, match="is a file: runs are in a folder"):
+        with pytest.raises(RunError, match="is a file: --runs expects a folder"):
             reading()
     with pytest.raises(RunError, match="no run 'file' in"):
         open_run(tmp_path, "file")
@@ -76,7 +76,7 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path, "one")
 
 
-def test_a_run_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
+def test_a_run_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
     made(tmp_path)
     run = open_run(tmp_path, "one")
     with run.lock(), pytest.raises(RunError, match="another process"), open_run(tmp_path, "one").lock():
@@ -85,22 +85,22 @@ def test_a_run_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_the_newest_whole_checkpoint_is_used_and_damage_is_reported(tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_is_used_and_damage_is_reported(tmp_path: Path) -> None:
     for generation in range(1, 6):
         save_checkpoint(tmp_path, generation, {"generation": generation})
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == [f"generation-{number:05d}.json" for number in (3, 4, 5)]
     (tmp_path / kept[2]).write_text((tmp_path / kept[2]).read_text()[:30])
     (tmp_path / kept[1]).write_text((tmp_path / kept[1]).read_text().replace("4", "7"))
-    heard: list[str] = []
-    assert load_checkpoint(tmp_path, heard.append) == {"generation": 3}
-    assert len(heard) == 2 and all("damaged" in text for text in heard)
+    messages: list[str] = []
+    assert load_checkpoint(tmp_path, messages.append) == {"generation": 3}
+    assert len(messages) == 2 and all("damaged" in text for text in messages)
     (tmp_path / kept[0]).write_text("{}")
     with pytest.raises(RunError, match="every checkpoint"):
-        load_checkpoint(tmp_path, heard.append)
+        load_checkpoint(tmp_path, messages.append)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {"generation": 1})
     (tmp_path / ".generation-00002.json.draft").mkdir()  # stands for a disk that takes no more
     with pytest.raises((RunError, OSError)):
@@ -109,13 +109,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
 
 
 def test_the_first_evaluation_of_a_cut_wins_and_readers_work_during_writes(tmp_path: Path) -> None:
+    with Store(tmp_path / "run.sqlite") as store:
+        store.add(row(1, 0.5))
+        store.add(row(1, 0.9)._replace(id=2))
+        with Store(tmp_path / "run.sqlite", read_only=True) as reader:
+            assert [(item.id, item.loss) for item in reader.read_evaluations()] == [(1, 0.5)]
+            store.add(row(3, None))
+            assert [item.loss for item in reader.read_evaluations()] == [0.5, None]
+
+
+def test_a_store_is_closed_when_its_block_fails(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
-    store.add(row(1, 0.5))
-    store.add(row(1, 0.9)._replace(id=2))
-    reader = Store(tmp_path / "run.sqlite", read_only=True)
-    assert [(item.id, item.loss) for item in reader.read_evaluations()] == [(1, 0.5)]
-    store.add(row(3, None))
-    assert [item.loss for item in reader.read_evaluations()] == [0.5, None]
+    with pytest.raises(RunError, match="no such table"), store:
+        store._read("SELECT * FROM absent")
+    with pytest.raises(RunError, match="closed database"):
+        store.read_evaluations()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +177,7 @@ def test_overrides_reach_nested_fields_and_paths_are_expanded(monkeypatch: pytes
         ({"method": "torch-pruning", "budget": {"keep": 0.5}}, "needs a budget"),
     ],
 )
-def test_what_does_not_go_together_is_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+def test_conflicting_fields_are_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_config(quick | changes, "test")
 

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import re
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -22,9 +24,11 @@ from blendsearch.errors import RunError
 from blendsearch.runs.run import open_run
 from blendsearch.service.processes import ProcessManager
 
+EXAMPLE = (Path(__file__).parents[2] / "docs" / "howto" / "live-page.md").read_text(encoding="utf-8")
 
-def heard(server: Served, path: str, seconds: float = 120.0) -> Any:
-    """The events at `path` until one tells of evaluations, put together."""
+
+def read_events(server: Served, path: str, seconds: float = 120.0) -> Any:
+    """The events at `path` until one has evaluations, merged."""
     request = Request(f"{server.url}/api/{path}", headers={"authorization": f"Bearer {TOKEN}"})
     end = time.monotonic() + seconds
     news: dict[str, Any] = {}
@@ -38,51 +42,47 @@ def heard(server: Served, path: str, seconds: float = 120.0) -> Any:
     raise AssertionError("the stream ended")
 
 
-def test_a_search_from_start_to_export(
-    quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def read_refusal(server: Served, path: str, body: Any = None) -> str:
+    with pytest.raises(HTTPError) as caught:
+        server.ask(path, body)
+    return str(json.loads(caught.value.read())["error"])
+
+
+def test_a_search_from_start_to_export(quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick["search"] = {"evaluations": 100_000, "population": 8}
     quick["fitness"] |= {"fidelity": "tuned", "tuning": {"epochs": 1}}
-    runs, config = tmp_path / "runs", tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(quick))
+    runs, search = tmp_path / "runs", {"config": yaml.safe_dump(quick), "name": "one"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(quick))
     monkeypatch.setenv("BLENDSEARCH_TOKEN", TOKEN)
-
-    def said(*words: str) -> Any:
-        capsys.readouterr()
-        main([*words, "--json"])
-        return json.loads(capsys.readouterr().out)
-
+    monkeypatch.chdir(tmp_path)
     with served(runs, leave=True) as server:
-        there = ("--server", server.url)
-        assert said("search", str(config), "--name", "one", *there)["run"] == "one"
-        assert server.ask("runs")[0]["state"] == "starting"
-        with pytest.raises(SystemExit):
-            main(["search", str(config), "--name", "one", *there])
-        assert "already" in capsys.readouterr().err
+        ((example),) = re.findall(r"```python\n(.*?)```", EXAMPLE, re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(example.replace("http://127.0.0.1:8484", server.url), names)
+        assert names["started"] == {"run": "one"}
+        assert names["request"]("runs")[0]["state"] == "starting"
+        assert "already" in read_refusal(server, "runs", search)
         # a name that is spelt as names are but not known is found out by the process, and told by the list
         wrong = quick | {"criteria": {"pool": ["l1", "tailor_gate"]}}
         server.ask("runs", {"config": yaml.safe_dump(wrong), "name": "wrong"})
         server.until("runs", lambda rows: rows[0]["state"] == "running")
-        news = heard(server, "runs/one/events")
+        news = read_events(server, "runs/one/events")
         assert news["head"]["run"] == "one" and news["child"]["lives"]
-        assert heard(server, f"runs/one/events?after={max(news['rows']['id'])}")["state"]["state"] == "running"
+        assert read_events(server, f"runs/one/events?after={max(news['rows']['id'])}")["state"]["state"] == "running"
         rows = server.until("runs", lambda rows: rows[1]["state"].startswith("failed"))
-        assert said("runs", *there)[1] == rows[1] and "did you mean 'taylor_gate'" in rows[1]["state"]
-        with pytest.raises(SystemExit):
-            main(["front", "wrong", *there])
-        assert "did not start: blendsearch: no criterion" in capsys.readouterr().err
+        assert "did you mean 'taylor_gate'" in rows[1]["state"]
+        assert "did not start: blendsearch: no criterion" in read_refusal(server, "runs/wrong/front")
         course = server.ask("runs/wrong/course")
         assert course["state"]["state"] == "failed" and "tailor_gate" in course["child"]["said"][-1]
     # the page's server has gone; the search goes on
     run = open_run(runs, "one")
     assert run.running
     with served(runs) as server:
-        there = ("--server", server.url)
-        assert said("status", "one", *there)["state"] == "running"
+        assert server.ask("runs/one")["state"] == "running"
         found = server.ask("runs/one/stop", {})
         server.until("runs/one/course", lambda facts: not facts["child"]["lives"])  # a loaded machine takes long
         assert found["run"] == "one" and not run.running
-        stopped = said("status", "one", *there)
+        stopped = server.ask("runs/one")
         assert stopped["state"] == "stopped" and stopped["evaluations"] > 0
         assert "continue with: blendsearch resume one" in server.ask("runs/one/course")["child"]["said"][-1]
         # a config is changed only where that changes nothing that was judged: end it soon
@@ -90,13 +90,13 @@ def test_a_search_from_start_to_export(
         facts["config"]["search"]["evaluations"] = stopped["evaluations"]
         (runs / "one" / "run.json").write_text(json.dumps(facts))
         more = f"search.evaluations={stopped['evaluations'] + 8}"
-        assert said("resume", "one", "--set", more, *there)["run"] == "one"
+        assert server.ask("runs/one/resume", {"set": [more]})["run"] == "one"
         server.until("runs/one", lambda facts: facts["state"] == "finished")
-        front = said("front", "one", *there)
+        front = server.ask("runs/one/front")
         assert front["front"] and front["finished"]
-        assert said("fork", "one", "--name", "two", "--set", "search.evaluations=12", *there)["run"] == "two"
+        assert server.ask("runs/one/fork", {"name": "two", "set": ["search.evaluations=12"]})["run"] == "two"
         network = server.ask("runs/one/exports", {"pick": "best"})["network"]
-        assert network == said("show", "one", "best", *there)["id"]
+        assert network == server.ask("runs/one/networks/best")["id"]
         server.until(f"runs/one/exports/{network}", lambda facts: facts["state"] == "done")
         request = Request(
             f"{server.url}/api/runs/one/exports/{network}/files", headers={"authorization": f"Bearer {TOKEN}"}
@@ -105,7 +105,7 @@ def test_a_search_from_start_to_export(
             zipfile.ZipFile(io.BytesIO(answer.read())).extractall(tmp_path / "out")
         module = blendsearch.load(tmp_path / "out" / f"one-{network}")
         server.until("runs", lambda rows: [row["state"] for row in rows if row["run"] == "two"] == ["finished"])
-        kept = said("show", "one", str(network), *there)["params"]
+        kept = server.ask(f"runs/one/networks/{network}")["params"]
         assert sum(parameter.numel() for parameter in module.parameters()) == kept
 
 
@@ -130,7 +130,7 @@ def test_a_process_is_known_by_the_lock_it_holds(tmp_path: Path) -> None:
         children.stop("one")
 
 
-def test_the_command_line_refuses_what_no_server_answers(
+def test_a_server_without_a_good_token_or_data_folder_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def refused(*words: str) -> str:
@@ -139,13 +139,6 @@ def test_the_command_line_refuses_what_no_server_answers(
         assert caught.value.code == 2
         return capsys.readouterr().err
 
-    monkeypatch.delenv("BLENDSEARCH_TOKEN", raising=False)
-    assert "BLENDSEARCH_TOKEN" in refused("runs", "--server", "http://127.0.0.1:9")
-    monkeypatch.setenv("BLENDSEARCH_TOKEN", TOKEN)
-    assert "does not answer" in refused("runs", "--server", "http://127.0.0.1:9")
-    for url in ("127.0.0.1:8484", "ftp://127.0.0.1", "http://127.0.0.1/?x=1"):
-        assert "is no server's address" in refused("runs", "--server", url)
-    assert "--plot is not for --server" in refused("front", "one", "--plot", "--server", "http://127.0.0.1:9")
     monkeypatch.setenv("BLENDSEARCH_TOKEN", "short")
     assert "is not a valid token" in refused("serve", "--runs", str(tmp_path), "--port", "0")
     monkeypatch.setenv("BLENDSEARCH_TOKEN", TOKEN)

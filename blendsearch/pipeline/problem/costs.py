@@ -1,7 +1,6 @@
 """The costs of a run besides MACs and parameters: found before its search, kept in its directory."""
 
 import os
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ra
 from blendsearch.events import LatencyFitted, LatencyMeasuring, Reporter, Warned
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, build_latency_model
 from blendsearch.runs.config.schema import BudgetConfig, Config
-from blendsearch.runs.cost_files import _add_cost
+from blendsearch.runs.cost_files import add_cost
+from blendsearch.runs.run_facts import LatencyModelFacts
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import IndexMaps
 from blendsearch.structure.latency_model import LatencyModel
@@ -24,7 +24,7 @@ NOISY_MARGIN = 0.15
 
 def add_memory_cost(model: nn.Module, structure: Structure, input_shape: tuple[int, int, int]) -> CostOracle:
     """Return the oracle of `structure` with peak activation memory added; `model` is on the CPU."""
-    return _add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
+    return add_cost(structure.oracle, "memory", trace_peak_memory(model, structure.maps, input_shape), structure.maps)
 
 
 def add_latency_cost(
@@ -55,7 +55,7 @@ def add_latency_cost(
         asked.measured.cuts,
         np.random.default_rng([config.seed, 2]),
     )
-    whole = _add_cost(oracle, "latency", found, maps)
+    whole = add_cost(oracle, "latency", found, maps)
     least = compute_min_ratios(whole, allowed)["latency"]
     report(LatencyFitted(**describe_latency_model(found), where=where, reachable=least))
     if found.margin > NOISY_MARGIN:
@@ -68,7 +68,7 @@ def add_latency_cost(
     return whole
 
 
-def describe_latency_model(model: LatencyModel) -> dict[str, Any]:
+def describe_latency_model(model: LatencyModel) -> LatencyModelFacts:
     """Describe a latency model: dense latency in milliseconds, held-out errors and margin as shares."""
     off = np.abs(model.errors)
     return {

@@ -34,6 +34,7 @@ from blendsearch.runs.cost_files import COSTS_FILE, collect_cost_arrays, load_or
 from blendsearch.runs.provenance import collect_provenance, hash_arrays
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run import Run, create_run
+from blendsearch.runs.run_facts import GroupFacts, StructureFacts
 from blendsearch.runs.score_files import collect_score_arrays, describe_scores, read_scores
 from blendsearch.structure.latency_model import LatencyModel
 from blendsearch.structure.trace import Structure
@@ -59,15 +60,19 @@ def record(
     )
     if parent is not None:
         origin["parent"] = dict(parent)
-    structure = {
+    described = describe_scores(problem.table, problem.clusters)
+    structure: StructureFacts = {
         "groups": _list_groups(problem.structure),
         "frozen": [asdict(item) for item in problem.structure.frozen],
-        **({"layers": list(problem.structure.maps.layers)} if problem.structure.maps.layers else {}),
         "dense": dict(problem.structure.oracle.dense),
-        **describe_scores(problem.table, problem.clusters),
+        "criteria": described["criteria"],
+        "left_out": described["left_out"],
+        "clusters": described["clusters"],
         "splits": problem.splits.note,
         "input": problem.splits.describe_input(),
     }
+    if problem.structure.maps.layers:
+        structure["layers"] = list(problem.structure.maps.layers)
     task = problem.evaluator.recipe.task
     if task.get_function_names():
         structure |= {
@@ -80,9 +85,8 @@ def record(
         arrays[COSTS_FILE] = costs
     latency = problem.structure.oracle.extra_costs.get("latency")
     if isinstance(latency, LatencyModel):
-        structure["latency"] = describe_latency_model(latency) | {
-            "where": describe_conditions(problem.model, problem.config.budget)
-        }
+        where = describe_conditions(problem.model, problem.config.budget)
+        structure["latency"] = {**describe_latency_model(latency), "where": where}
     return create_run(folder, name, problem.config, origin, structure, arrays, inherited)
 
 
@@ -140,5 +144,5 @@ def get_state_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
-def _list_groups(structure: Structure) -> list[dict[str, Any]]:
+def _list_groups(structure: Structure) -> list[GroupFacts]:
     return [{"name": group.name, "channels": group.channels} for group in structure.maps.groups]

@@ -27,6 +27,7 @@ from blendsearch.results.summary import has_accuracy, has_budget_range, select_n
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
+from blendsearch.runs.run_facts import GenerationRow
 from blendsearch.runs.score_files import read_scores
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -90,7 +91,7 @@ class ReportFacts:
     controls: Mapping[str, Any] | None
     differences: Drawing | None
     criteria: Mapping[str, Any] | None
-    generations: list[dict[str, Any]]
+    generations: list[GenerationRow]
     timing: Timing
     command: str
     config: str
@@ -148,13 +149,10 @@ def _render(facts: ReportFacts) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(facts))
 
 
-def _read_times(run: Run) -> tuple[list[dict[str, Any]], list[float]]:
+def _read_times(run: Run) -> tuple[list[GenerationRow], list[float]]:
     """The generations, and the seconds of each long fine-tune."""
-    store = run.open_store(read_only=True)
-    try:
+    with run.open_store(read_only=True) as store:
         return store.read_generations(), [item.seconds for item in store.read_finals()]
-    finally:
-        store.close()
 
 
 def _list_anchors(numbers: Mapping[str, Any]) -> dict[int, str]:
@@ -206,7 +204,7 @@ def _draw_main_figure(run: Run, history: SearchHistory, listed: frozenset[int]) 
     return replace(draw_chart(build_front_chart(run)), links=listed) if _has_figure(history) else None
 
 
-def _draw_second_figure(run: Run, history: SearchHistory, generations: list[dict[str, Any]]) -> Drawing | None:
+def _draw_second_figure(run: Run, history: SearchHistory, generations: list[GenerationRow]) -> Drawing | None:
     if not _has_figure(history):
         return None
     if not history.has_budget_range:
@@ -256,7 +254,7 @@ def _describe_criteria(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
     return facts, [*facts["order"], *(name for name in names if name not in facts["order"])]
 
 
-def _summarize_timing(generations: list[dict[str, Any]], finals: list[float]) -> Timing:
+def _summarize_timing(generations: list[GenerationRow], finals: list[float]) -> Timing:
     wall = sum(row["wall"] for row in generations)
     seconds = sum(row["seconds"] for row in generations)
     return Timing(wall, seconds, seconds / max(1, sum(row["evaluations"] for row in generations)), sum(finals))

@@ -1,0 +1,236 @@
+"""The argument parser: one function per verb. The command-line reference of the documentation is made from it."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blendsearch.cli.cluster import manage_job, show_status, submit
+from blendsearch.cli.criteria import show_criteria
+from blendsearch.cli.results import export, show_front, show_runs
+from blendsearch.cli.search import compare, fork, resume, search
+from blendsearch.cli.server import DEFAULT_PORT, serve
+from blendsearch.cli.show import report, show_network
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EVENT_LINES = "one JSON object per event instead of text"
+ONE_OBJECT = "one JSON object instead of text"
+RAY_CHOICES = "off, local, auto, or a cluster's address"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all verbs; `verb` of the parsed arguments is the function to call with them."""
+    parser = argparse.ArgumentParser(
+        prog="blendsearch",
+        description="Search for smaller CNNs: blended pruning criteria and layer widths within an exact budget.",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_search(verbs)
+    _add_resume(verbs)
+    _add_fork(verbs)
+    _add_compare(verbs)
+    _add_runs(verbs)
+    _add_front(verbs)
+    _add_show(verbs)
+    _add_report(verbs)
+    _add_export(verbs)
+    _add_serve(verbs)
+    _add_status(verbs)
+    _add_submit(verbs)
+    _add_job(verbs)
+    _add_criteria(verbs)
+    return parser
+
+
+def _add_verb(
+    verbs: "Verbs", name: str, function: Callable[[argparse.Namespace], None], help: str
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=help, description=help)
+    parser.set_defaults(verb=function)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    return parser
+
+
+def _add_search(verbs: "Verbs") -> None:
+    help = "search for smaller networks; without CONFIG, run the built-in digits example"
+    parser = _add_verb(verbs, "search", search, help)
+    _add_config(parser, "a YAML file")
+    parser.add_argument("--ray", metavar="WHERE", help=f"{RAY_CHOICES} (default: engine.ray)")
+    parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    parser.add_argument("--or-resume", action="store_true", help="resume the run --name if it exists")
+    parser.add_argument("--controls", action="store_true", help="compare with controls afterwards")
+    _add_json(parser, EVENT_LINES)
+
+
+def _add_resume(verbs: "Verbs") -> None:
+    help = "resume a search that stopped; its result is that of an uninterrupted search"
+    parser = _add_verb(verbs, "resume", resume, help)
+    _add_run(parser)
+    _add_set(parser, "more search.evaluations, engine, promote or finals")
+    parser.add_argument(
+        "--accept",
+        metavar="KIND,...",
+        help="resume although code, factory, versions or device have changed since the run started",
+    )
+    parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
+    _add_json(parser, EVENT_LINES)
+
+
+def _add_fork(verbs: "Verbs") -> None:
+    help = "start a new search from the results of a run, with another budget or other settings"
+    parser = _add_verb(verbs, "fork", fork, help)
+    _add_run(parser)
+    parser.add_argument("--name", metavar="ID", help="the new run's id (default: after RUN)")
+    _add_set(parser, "change seed, allocation, or a field of search, budget, fitness, promote, finals or engine")
+    parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
+    _add_json(parser, EVENT_LINES)
+
+
+def _add_compare(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "compare", compare, "search with control methods at equal cost, and compare the results")
+    _add_run(parser)
+    parser.add_argument("--seeds", type=_parse_count, default=3, metavar="N", help="number of seeds (default: 3)")
+    parser.add_argument(
+        "--controls", metavar="A,B", help="which controls (default: all; none prints the stored comparison)"
+    )
+    parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_runs(verbs: "Verbs") -> None:
+    _add_json(_add_verb(verbs, "runs", show_runs, "list the runs"), "a JSON list instead of a table")
+
+
+def _add_front(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "front", show_front, "show the results of a run: dense network, baselines and front")
+    _add_run(parser)
+    parser.add_argument(
+        "--plot",
+        nargs="?",
+        type=Path,
+        const=Path("front.png"),
+        metavar="FILE",
+        help="also draw the front; with a single budget, the best network over the search (default: front.png)",
+    )
+    _add_json(parser, "one JSON object instead of a table")
+
+
+def _add_show(verbs: "Verbs") -> None:
+    help = "show one network: its channels, its blend, its costs, and its origin"
+    parser = _add_verb(verbs, "show", show_network, help)
+    _add_run(parser)
+    parser.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_report(verbs: "Verbs") -> None:
+    help = "write the results of a run as one HTML file that loads nothing from elsewhere"
+    parser = _add_verb(verbs, "report", report, help)
+    _add_run(parser)
+    parser.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_export(verbs: "Verbs") -> None:
+    help = "write a network of a run as safetensors and JSON, with a model card"
+    parser = _add_verb(verbs, "export", export, help)
+    _add_run(parser)
+    parser.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
+    parser.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_serve(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "serve", serve, "show runs live in a browser, and serve their HTTP API")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_parse_port, default=DEFAULT_PORT, metavar="N", help=f"0: any free (default: {DEFAULT_PORT})"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder that configs sent to the server may read (default: none)"
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further host name that requests may use"
+    )
+    _add_json(parser, "one JSON object with url and token instead of text")
+
+
+def _add_status(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "status", show_status, "show the progress of a search")
+    _add_run(parser)
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_submit(verbs: "Verbs") -> None:
+    help = "submit a search to a Ray cluster; with the --name of an existing run, resume it"
+    parser = _add_verb(verbs, "submit", submit, help)
+    _add_config(parser, "a YAML file")
+    parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    parser.add_argument(
+        "--cluster-runs", default="/runs", metavar="DIR", help="where runs are on the cluster's head (default: /runs)"
+    )
+    _add_json(parser, ONE_OBJECT)
+    _add_address(parser)
+
+
+def _add_job(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "job", manage_job, "show the status or the logs of a submitted job, or stop it")
+    parser.add_argument("action", choices=("status", "logs", "stop"))
+    parser.add_argument("job", metavar="ID")
+    _add_json(parser, ONE_OBJECT)
+    _add_address(parser)
+
+
+def _add_criteria(verbs: "Verbs") -> None:
+    help = "list the criteria, or map their rank correlations"
+    parser = _add_verb(verbs, "criteria", show_criteria, help)
+    _add_config(parser, "a YAML file: the criteria it uses")
+    parser.add_argument("--run", metavar="RUN", help="the criteria of this run, with its stored scores")
+    parser.add_argument(
+        "--map",
+        nargs="?",
+        type=Path,
+        const=Path("criteria-map.png"),
+        metavar="FILE",
+        help="score the channels, print the clusters, and draw the correlations (default: criteria-map.png)",
+    )
+    _add_json(parser, "JSON instead of tables")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+
+
+def _add_config(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help=help)
+    _add_set(parser, "change a field of the config")
+
+
+def _add_set(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help)
+
+
+def _add_json(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", required=True, metavar="URL", help="the head's dashboard, http://HEAD:8265")
+
+
+def _parse_count(text: str) -> int:
+    """Parse a whole number above zero, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def _parse_port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise ValueError(text)
+    return number
