@@ -366,3 +366,21 @@ def _describe_splits(spec: DataSpec, raw: RawData, parts: dict[str, Split], limi
         f"{rest['test']}{format_limit('test')}, training is"
         f" {rest['train']}{format_limit('train')}.{raw.note and ' ' + raw.note}"
     )
+
+
+def list_gaps(splits: Splits, *, has_validation: bool) -> list[str]:
+    """List, in words, classes without an image in training or validation, and a validation split of a single image.
+
+    Without `has_validation`, a user-defined ``evaluate=`` replaces the validation images.
+    """
+    gaps = []
+    if has_validation and len(splits.val) == 1:
+        gaps.append("validation has a single image, so that accuracies are 0 % or 100 %: raise data.val_size")
+    named = {"training": splits.train} | ({"validation": splits.val} if has_validation else {})
+    for name, split in named.items() if splits.classes else ():
+        present = np.isin(np.arange(splits.classes), split.labels)
+        if not present.all():
+            missing = np.flatnonzero(~present)
+            listed = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+            gaps.append(f"{name} has no image of {len(missing)} of {splits.classes} classes ({listed})")
+    return gaps

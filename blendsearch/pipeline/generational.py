@@ -13,6 +13,7 @@ from blendsearch.pipeline.methods.method import make_search_optimizer, make_seed
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
+    check_stored,
     describe_progress,
     evaluate_dense,
     load_inherited_outcomes,
@@ -36,6 +37,7 @@ def run_generational(session: SearchSession) -> None:
     generation, asked = 0, 0
     if state is not None:
         generation, asked = state["generation"], state["asked"]
+        check_stored(asked, session)
         optimizer.load_state_dict(state["evolution"])
         session.report(describe_progress(asked, generation, session))
     evaluate_dense(session)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from blendsearch.errors import EvaluateError
+from blendsearch.errors import EvaluateError, RunError
 from blendsearch.events import DenseEvaluated, Evaluated, EvaluationReport, GenerationDone, Resumed
 from blendsearch.fitness.evaluator import Outcome, Request, make_request
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
@@ -166,6 +166,21 @@ def record_generation(generation: int, wall: float, session: SearchSession) -> N
     )
     done = sum(row.origin != DENSE for row in rows)
     session.report(GenerationDone(generation=generation, evaluations=done, seconds=wall, **summary))
+
+
+def check_stored(asked: int, session: SearchSession) -> None:
+    """Raise RunError where the store lacks evaluations that a checkpoint after `asked` of them counts.
+
+    A raw evaluation of the unpruned cut is the dense network's, and has no number of its own.
+    """
+    raw = session.problem.config.fitness.fidelity == "raw"
+    stored = {row.id for row in session.store.read_bare_evaluations(-1)}
+    missing = asked - sum(1 <= number <= asked for number in stored) - (raw and 0 in stored)
+    if missing > 0:
+        raise RunError(
+            f"run.sqlite of run {session.run.name!r} lacks {missing} of the {asked} evaluations that its last "
+            "checkpoint counts: restore the file from a copy, or fork the run to start from what is left"
+        )
 
 
 def warn_of_baselines(count: int, session: SearchSession) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
-from blendsearch.errors import ConfigError
+import yaml
+
+from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import apply_overrides, dump_config, parse_config
 from blendsearch.runs.config.schema import Config
@@ -92,6 +94,25 @@ def _check(run: Run, config: Config, fields: Collection[str]) -> None:
         raise ConfigError(
             f"search.evaluations={config.search.evaluations} is less than run {run.name!r} has already "
             f"requested, {asked}: set a larger number"
+        )
+
+
+def check_config_copy(run: Run) -> None:
+    """Raise RunError where the ``config.yaml`` of `run` was edited: it is a copy, and the run keeps its settings."""
+    try:
+        written = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # missing or unreadable: nothing that could be mistaken for other settings
+    recorded = run.config.model_dump(mode="json")
+    try:
+        edited = parse_config(written, "config.yaml").model_dump(mode="json")
+    except ConfigError:
+        edited = written
+    changed = [f"{field} is {new}, recorded as {old}" for field, (old, new) in diff_configs(recorded, edited)]
+    if changed:
+        raise RunError(
+            f"config.yaml of run {run.name!r} was edited ({'; '.join(changed[:3])}): it is a copy that is not read; "
+            "use resume --set or fork to change settings, and delete the edited file"
         )
 
 

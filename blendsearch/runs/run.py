@@ -224,6 +224,9 @@ def open_run(folder: Path, name: str) -> Run:
             f"run {name!r} was written by a newer blendsearch (format {written}, this one reads up to {FORMAT}): "
             "update blendsearch"
         )
+    missing = [name for name in ("config", "provenance", "structure") if not isinstance(facts.get(name), dict)]
+    if missing:
+        raise RunError(f"{path / 'run.json'} has no {' and no '.join(missing)}: it is damaged; restore it from a copy")
     return Run(path, parse_config(facts["config"], str(path)), facts["provenance"], facts["structure"])
 
 

@@ -12,9 +12,9 @@ from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, select_criteria
 from blendsearch.criteria.score import compute_score_table
 from blendsearch.criteria.table import ScoreTable
-from blendsearch.data.splits import check_labels
+from blendsearch.data.splits import check_labels, list_gaps
 from blendsearch.errors import EvaluateError
-from blendsearch.events import MetricChecked, Reporter, Scored, Traced
+from blendsearch.events import MetricChecked, Reporter, Scored, Traced, Warned
 from blendsearch.fitness.device import resolve_device
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
 from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
@@ -84,6 +84,8 @@ def _trace_dense(
     device = resolve_device(config.fitness.device)
     set_threads(config)
     splits = build_splits(config, inputs)
+    for gap in list_gaps(splits, has_validation=inputs.task.evaluate is None):
+        report(Warned(text=gap))
     model = build_dense_network(config, None if base_run is None else base_run.read_arrays("dense"), inputs)
     structure = trace_network(config, model, splits)
     task = replace(inputs.task, has_class_labels=splits.classes > 0)

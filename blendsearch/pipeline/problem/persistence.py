@@ -30,6 +30,7 @@ from blendsearch.pipeline.problem.inputs import (
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.compatibility import hash_code
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.config_changes import check_config_copy
 from blendsearch.runs.cost_files import COSTS_FILE, collect_cost_arrays, load_oracle
 from blendsearch.runs.provenance import collect_provenance, hash_arrays
 from blendsearch.runs.records import InheritedEvaluation
@@ -103,6 +104,8 @@ def restore(
     searched with are missing in `inputs`.
     """
     check_user_inputs(run, inputs)
+    if fork is None:
+        check_config_copy(run)
     config = fork or run.config
     device = resolve_device(config.fitness.device)
     set_threads(config)
