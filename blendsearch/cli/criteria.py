@@ -26,7 +26,10 @@ def show_criteria(arguments: argparse.Namespace) -> None:
     if arguments.run is not None:
         if arguments.config is not None or arguments.set:
             raise ConfigError("--run has its own config: give neither CONFIG nor --set with it")
+        from blendsearch.runs.trust import check_trusted
+
         run = open_run(arguments.runs, arguments.run)
+        check_trusted(run, arguments.trust)
         config = run.config
     elif arguments.config is not None or arguments.set or arguments.map is not None:
         config = load_config(arguments.config, arguments.set)

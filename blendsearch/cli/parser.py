@@ -61,6 +61,7 @@ def _add_search(verbs: "Verbs") -> None:
     parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
     parser.add_argument("--or-resume", action="store_true", help="resume the run --name if it exists")
     parser.add_argument("--controls", action="store_true", help="compare with controls afterwards")
+    parser.set_defaults(trust=True)  # a config is the user's own
     _add_json(parser, EVENT_LINES)
 
 
@@ -75,6 +76,7 @@ def _add_resume(verbs: "Verbs") -> None:
         help="resume although code, factory, versions or device have changed since the run started",
     )
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
+    _add_trust(parser)
     _add_json(parser, EVENT_LINES)
 
 
@@ -85,6 +87,7 @@ def _add_fork(verbs: "Verbs") -> None:
     parser.add_argument("--name", metavar="ID", help="the new run's id (default: after RUN)")
     _add_set(parser, "change seed, allocation, or a field of search, budget, fitness, promote, finals or engine")
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
+    _add_trust(parser)
     _add_json(parser, EVENT_LINES)
 
 
@@ -96,6 +99,7 @@ def _add_compare(verbs: "Verbs") -> None:
         "--controls", metavar="A,B", help="which controls (default: all; none prints the stored comparison)"
     )
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
+    _add_trust(parser)
     _add_json(parser, ONE_OBJECT)
 
 
@@ -141,6 +145,7 @@ def _add_export(verbs: "Verbs") -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
     parser.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
+    _add_trust(parser)
     _add_json(parser, ONE_OBJECT)
 
 
@@ -198,6 +203,7 @@ def _add_criteria(verbs: "Verbs") -> None:
         metavar="FILE",
         help="score the channels, print the clusters, and draw the correlations (default: criteria-map.png)",
     )
+    _add_trust(parser)
     _add_json(parser, "JSON instead of tables")
 
 
@@ -212,6 +218,11 @@ def _add_config(parser: argparse.ArgumentParser, help: str) -> None:
 
 def _add_set(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=help)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    help = "import user-defined code that the run names, although it was not made by you at this place on this machine"
+    parser.add_argument("--trust", action="store_true", help=help)
 
 
 def _add_json(parser: argparse.ArgumentParser, help: str) -> None:

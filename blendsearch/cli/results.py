@@ -189,7 +189,7 @@ def _format_difference(difference: "PairedDifference | None") -> str:
 
 def export(arguments: argparse.Namespace) -> None:
     from blendsearch.errors import RunError
-    from blendsearch.pipeline.problem.inputs import is_in_python
+    from blendsearch.pipeline.problem.inputs import UserInputs, is_in_python
     from blendsearch.pipeline.problem.persistence import restore
     from blendsearch.results.export.export import check_folder, export, export_stored_weights
     from blendsearch.results.export.formats import check_formats
@@ -210,7 +210,8 @@ def export(arguments: argparse.Namespace) -> None:
     if own:
         done = export_stored_weights(run, arguments.pick, arguments.to)
     else:
-        done = export(run, restore(run), arguments.pick, arguments.to, formats)
+        problem = restore(run, inputs=UserInputs(trust=arguments.trust))
+        done = export(run, problem, arguments.pick, arguments.to, formats)
     if arguments.json:
         print(json.dumps(done.to_dict()))
         return

@@ -16,6 +16,7 @@ from blendsearch.events import RunCreated
 
 if TYPE_CHECKING:
     from blendsearch.progress import JsonLines, TextProgress
+    from blendsearch.runs.config.schema import Config
     from blendsearch.runs.run import Run
 
 INTERRUPTED = 130
@@ -23,7 +24,7 @@ INTERRUPTED = 130
 
 def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config.loading import load_config
-    from blendsearch.runs.run import check_name, find_free_name
+    from blendsearch.runs.run import check_name, find_free_name, open_run
 
     overrides = list(arguments.set)
     if arguments.ray is not None:
@@ -34,6 +35,7 @@ def search(arguments: argparse.Namespace) -> None:
             raise ConfigError("--or-resume needs --name, the id of the run")
         if (arguments.runs / arguments.name / "run.json").exists():
             arguments.run, arguments.set = arguments.name, []  # with the config it started with, not CONFIG
+            arguments.trust = _names_same_code(config, open_run(arguments.runs, arguments.name).config)
             resume(arguments)
             return
     name = arguments.name or find_free_name(arguments.runs, config.model.factory.rpartition(":")[2])
@@ -59,9 +61,9 @@ def resume(arguments: argparse.Namespace) -> None:
 
     run = open_run(arguments.runs, arguments.run)
     if arguments.set or not run.finished:
-        from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, check_user_inputs
+        from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs
 
-        check_user_inputs(run, NO_USER_INPUTS)  # before anything is changed
+        check_user_inputs(run, UserInputs(trust=arguments.trust))  # before anything is imported or changed
         _check_compatibility(run, arguments)
     if arguments.set:
         from blendsearch.runs.config_changes import change_config
@@ -76,13 +78,14 @@ def resume(arguments: argparse.Namespace) -> None:
     try:
         from blendsearch.engine.factory import check_engine, start_engine
         from blendsearch.pipeline.launch import run_search
+        from blendsearch.pipeline.problem.inputs import UserInputs
         from blendsearch.pipeline.problem.persistence import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
         check_engine(chosen, run.config.finals.workers)
-        problem = restore(run)
+        problem = restore(run, inputs=UserInputs(trust=arguments.trust))
         engine = start_engine(chosen, problem.evaluator, run.config.finals.workers)
         with _handle_interrupts(f"blendsearch resume {run.name}{_format_runs_option(run)}", report):
             run_search(run, problem, engine, report)
@@ -119,9 +122,12 @@ def fork(arguments: argparse.Namespace) -> None:
     try:
         from blendsearch.engine.factory import check_engine, start_engine
         from blendsearch.pipeline.launch import run_search
+        from blendsearch.pipeline.problem.inputs import UserInputs
 
         check_engine(config.engine, config.finals.workers)
-        made = fork(parent, arguments.runs, arguments.name, overrides, ["blendsearch", *sys.argv[1:]], report)
+        command = ["blendsearch", *sys.argv[1:]]
+        inputs = UserInputs(trust=arguments.trust)
+        made = fork(parent, arguments.runs, arguments.name, overrides, command, report, inputs)
         report(RunCreated(run=made.run.name, path=str(made.run.path)))
         engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
         with _handle_interrupts(f"blendsearch resume {made.run.name}{_format_runs_option(made.run)}", report):
@@ -146,6 +152,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
     from blendsearch.pipeline.control_runs import compare, plan_comparison
+    from blendsearch.pipeline.problem.inputs import UserInputs
     from blendsearch.results.comparison import summarize_comparison
 
     plan_comparison(run, controls, seeds)  # before slow work
@@ -156,10 +163,17 @@ def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: 
         engine = engine.model_copy(update={"ray": arguments.ray})
     try:
         with _handle_interrupts(f"blendsearch compare {run.name}{_format_runs_option(run)}", report):
-            compare(run, controls, seeds, engine, report)
+            compare(run, controls, seeds, engine, report, UserInputs(trust=arguments.trust))
     finally:
         report.close()
     print_comparison(run, arguments)
+
+
+def _names_same_code(config: "Config", recorded: "Config") -> bool:
+    """Return True where the user's config names the code that a run records: naming it is trust in it."""
+    from blendsearch.runs.trust import list_code
+
+    return list_code(config) == list_code(recorded)
 
 
 @contextmanager

@@ -114,9 +114,10 @@ def collect_user_data(data: Data | None, options: InputOptions) -> UserData | No
 def collect_user_inputs(options: ReopenOptions) -> UserInputs | None:
     """Collect the objects that a run needs again; None where there are none."""
     data, task, model = collect_user_data(options.get("data"), options), make_task(options), options.get("model")
-    if model is None and data is None and not task.get_function_names():
+    trust = options.get("trust", False)
+    if model is None and data is None and not task.get_function_names() and not trust:
         return None
-    return UserInputs(model, data, task)
+    return UserInputs(model, data, task, trust)
 
 
 def make_task(options: InputOptions) -> Task:

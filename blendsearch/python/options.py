@@ -38,6 +38,7 @@ class ReopenOptions(InputOptions, total=False):
 
     model: nn.Module | None
     data: Data | None
+    trust: bool
 
 
 class FieldOptions(TypedDict, total=False):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import yaml
 from run_files import row
 
+import blendsearch as bs
 from blendsearch.cli.main import main
+from blendsearch.errors import RunError
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
 
@@ -111,3 +114,102 @@ def test_classes_without_images_and_a_single_validation_image_are_reported(
     main(["search", str(tmp_path / "config.yaml"), "--runs", str(tmp_path / "runs")])
     said = capsys.readouterr().out
     assert "validation has a single image" in said and "validation has no image of 2 of 3 classes (1, 2)" in said
+
+
+MODULE = """
+from pathlib import Path
+
+Path({marker!r}).touch()
+
+
+def make(width: int):
+    from blendsearch.zoo.digits_net import digits_net
+
+    return digits_net(width=width)
+"""
+
+
+@pytest.fixture
+def own_run(quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a finished run `own` of a user-defined factory, and the file that importing it makes."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_factory.py").write_text(MODULE.format(marker=str(tmp_path / "imported")))
+    quick["model"] |= {"factory": "own_factory:make", "arguments": {"width": 8}}
+    quick |= {"search": {"evaluations": 6, "population": 4}, "criteria": {"pool": ["l1"], "images": 32}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(quick))
+    main(["search", str(tmp_path / "config.yaml"), "--runs", str(tmp_path / "runs"), "--name", "own"])
+    _forget(tmp_path)
+    return tmp_path / "runs"
+
+
+def _forget(folder: Path) -> None:
+    (folder / "imported").unlink(missing_ok=True)
+    sys.modules.pop("own_factory", None)
+
+
+VERBS = {
+    "resume": ["resume", "own", "--set", "search.evaluations=8"],
+    "fork": ["fork", "own", "--set", "search.evaluations=6"],
+    "compare": ["compare", "own", "--controls", "random", "--seeds", "1"],
+    "export": ["export", "own", "--to", "exported"],
+    "criteria": ["criteria", "--run", "own"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_copied_run_imports_nothing_without_trust(verb: str, own_run: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(own_run, tmp_path / "copied")
+    error = fail(capsys, *VERBS[verb], "--runs", tmp_path / "copied")
+    assert "names user-defined code (own_factory)" in error and "--trust" in error
+    assert not (tmp_path / "imported").exists() and "own_factory" not in sys.modules
+
+
+def test_the_own_run_is_trusted_until_it_is_edited_or_its_key_is_gone(
+    own_run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    main([*VERBS["export"], "--runs", str(own_run)])
+    assert (tmp_path / "imported").exists()
+    _forget(tmp_path)
+    facts = json.loads((own_run / "own" / "run.json").read_text())
+    facts["config"]["model"]["arguments"]["width"] = 4
+    (own_run / "own" / "run.json").write_text(json.dumps(facts))
+    assert "names user-defined code" in fail(capsys, "export", "own", "--to", "other", "--runs", own_run)
+    facts["config"]["model"]["arguments"]["width"] = 8
+    (own_run / "own" / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "state" / "blendsearch" / "key").chmod(0o644)  # anyone could have read it
+    assert "names user-defined code" in fail(capsys, "export", "own", "--to", "other", "--runs", own_run)
+    assert not (tmp_path / "imported").exists()
+    main(["export", "own", "--to", "other", "--trust", "--runs", str(own_run)])
+    assert (tmp_path / "imported").exists()
+
+
+def test_the_python_api_asks_for_trust_too(own_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(own_run, tmp_path / "copied")
+    with pytest.raises(RunError, match="trust=True"):
+        bs.open("own", runs=tmp_path / "copied").best().module()
+    assert not (tmp_path / "imported").exists()
+    assert bs.open("own", runs=tmp_path / "copied", trust=True).best().module() is not None
+
+
+def test_a_run_that_names_a_system_call_does_not_make_it(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    path = tmp_path / "one" / "run.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["model"] |= {"factory": "os:system", "arguments": {"command": f"touch {tmp_path / 'made'}"}}
+    path.write_text(json.dumps(facts))
+    for verb in ("resume", "fork", "compare", "export"):
+        words = VERBS[verb] if verb != "export" else ["export", "own", "--to", str(tmp_path / "out")]
+        fail(capsys, *(word.replace("own", "one") for word in words), "--runs", tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_criteria_modules_of_a_run_are_not_imported(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    path = tmp_path / "one" / "run.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["criteria"]["modules"] = ["this"]
+    path.write_text(json.dumps(facts))
+    assert "names user-defined code (this)" in fail(capsys, "criteria", "--run", "one", "--runs", tmp_path)
+    assert "this" not in sys.modules

@@ -17,6 +17,7 @@ from blendsearch.errors import ConfigError, ModelError, RunError
 from blendsearch.runs.config.method_registry import list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
+from blendsearch.runs.trust import check_trusted
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.zoo.factory import build_model
 from blendsearch.zoo.weights import load_weights
@@ -24,11 +25,15 @@ from blendsearch.zoo.weights import load_weights
 
 @dataclass(frozen=True, eq=False)
 class UserInputs:
-    """Python objects of the user that replace names in the config. The network is copied, never changed."""
+    """Python objects of the user that replace names in the config. The network is copied, never changed.
+
+    `trust`: import user-defined code that a run directory names, whoever made it.
+    """
 
     model: nn.Module | None = None
     data: UserData | None = None
     task: Task = CLASSIFICATION
+    trust: bool = False
 
 
 NO_USER_INPUTS = UserInputs()
@@ -78,7 +83,8 @@ def build_dense_network(
 
 
 def check_user_inputs(run: Run, inputs: UserInputs) -> None:
-    """Raise RunError where `run` was searched with Python objects that `inputs` does not contain."""
+    """Raise RunError where `run` needs Python objects that `inputs` does not contain, or trust that nobody gave."""
+    check_trusted(run, inputs.trust)
     missing = []
     if is_in_python(run.config) and inputs.model is None:
         missing.append("model=")

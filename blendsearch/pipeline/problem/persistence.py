@@ -37,6 +37,7 @@ from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run import Run, create_run
 from blendsearch.runs.run_facts import GroupFacts, StructureFacts
 from blendsearch.runs.score_files import collect_score_arrays, describe_scores, read_scores
+from blendsearch.runs.trust import sign_run
 from blendsearch.structure.latency_model import LatencyModel
 from blendsearch.structure.trace import Structure
 
@@ -88,7 +89,9 @@ def record(
     if isinstance(latency, LatencyModel):
         where = describe_conditions(problem.model, problem.config.budget)
         structure["latency"] = {**describe_latency_model(latency), "where": where}
-    return create_run(folder, name, problem.config, origin, structure, arrays, inherited)
+    run = create_run(folder, name, problem.config, origin, structure, arrays, inherited)
+    sign_run(run.path, run.config)
+    return run
 
 
 def restore(
