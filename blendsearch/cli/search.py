@@ -57,6 +57,7 @@ def search(arguments: argparse.Namespace) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> None:
+    from blendsearch.runs.config.checks import check_searchable
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
@@ -64,6 +65,7 @@ def resume(arguments: argparse.Namespace) -> None:
         from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs
 
         check_user_inputs(run, UserInputs(trust=arguments.trust))  # before anything is imported or changed
+        check_searchable(run.config)
         _check_compatibility(run, arguments)
     if arguments.set:
         from blendsearch.runs.config_changes import change_config

@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"
-"""Run directories as blendsearch wrote them, scrubbed of host names and process ids; see make.py."""
+"""Run directories as blendsearch wrote them, without host names and process ids; see make.py."""
 EXPORTED = HERE / "exported"
 """The best network of run ``single``, as ``blendsearch export`` wrote it."""
 EXPECTED = HERE / "expected"
@@ -61,7 +61,7 @@ CFBS = (
     *("finals.picks=1", "finals.tuning.epochs=0.5"),
 )
 LEGR = (*ONE, "method=legr", "model.arguments.width=8", "criteria.pool=[l2]", "search.evaluations=76")
-"""Its first generation has 64 networks, all different."""
+"""LeGR, whose first generation has 64 distinct networks."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Kill:
 
 @dataclass(frozen=True)
 class GoldenRun:
-    """A run directory: how it is made, which networks of it are shown, and whether it is interrupted.
+    """A run directory: the command that makes it, the networks that are shown, and where it is killed.
 
-    `portable`: another machine, which rounds otherwise, asks for the same networks when the run is resumed.
+    `portable`: a machine with other rounding evaluates the same networks when it resumes the run.
     """
 
     name: str
@@ -87,55 +87,58 @@ class GoldenRun:
     portable: bool = True
 
 
-def sets(*settings: str) -> tuple[str, ...]:
-    """The settings as words of a command line."""
+def make_settings(*settings: str) -> tuple[str, ...]:
+    """Return the settings as words of a command line."""
     return tuple(word for setting in settings for word in ("--set", setting))
 
 
-def search_of(name: str, settings: tuple[str, ...], *further: str) -> tuple[str, ...]:
-    """The command that searches run `name`."""
-    return ("search", "--name", name, *sets(*settings, *further))
+def make_search(name: str, settings: tuple[str, ...], *further: str) -> tuple[str, ...]:
+    """Return the command that searches run `name`."""
+    return ("search", "--name", name, *make_settings(*settings, *further))
 
 
 NEXT = Kill("generation", 2)
-"""In the third generation, two evaluations after a checkpoint."""
+"""The third generation, two evaluations after a checkpoint."""
 
 GOLDEN_RUNS = (
-    GoldenRun("digits", search_of("digits", DIGITS), ("best", "knee", "0", "1", "17")),
-    GoldenRun("single", search_of("single", ONE, *STEPS), ("best", "knee", "0", "2", "20")),
-    GoldenRun("cfbs", search_of("cfbs", CFBS)),
-    GoldenRun("latency", search_of("latency", LATENCY), ("best", "0")),
-    GoldenRun("fork", ("fork", "single", "--name", "fork", *sets("budget.macs=0.4")), kill=Kill("generation", 1)),
-    GoldenRun("killed-cma", search_of("killed-cma", ONE, "search.deviations=true"), kill=NEXT),
-    GoldenRun("killed-nsga2", search_of("killed-nsga2", SPAN, "search.evaluations=24"), ("best", "knee"), NEXT),
+    GoldenRun("digits", make_search("digits", DIGITS), ("best", "knee", "0", "1", "17")),
+    GoldenRun("single", make_search("single", ONE, *STEPS), ("best", "knee", "0", "2", "20")),
+    GoldenRun("cfbs", make_search("cfbs", CFBS)),
+    GoldenRun("latency", make_search("latency", LATENCY), ("best", "0")),
+    GoldenRun("fork", ("fork", "single", "--name", "fork", "--set", "budget.macs=0.4"), kill=Kill("generation", 1)),
+    GoldenRun("killed-cma", make_search("killed-cma", ONE, "search.deviations=true"), kill=NEXT),
+    GoldenRun("killed-nsga2", make_search("killed-nsga2", SPAN, "search.evaluations=24"), ("best", "knee"), NEXT),
     GoldenRun(
         "killed-nsga3",
-        search_of("killed-nsga3", SPAN, "budget.params=[0.25, 0.7]", "search.evaluations=24"),
+        make_search("killed-nsga3", SPAN, "budget.params=[0.25, 0.7]", "search.evaluations=24"),
         ("best", "knee"),
         NEXT,
     ),
-    GoldenRun("killed-groups", search_of("killed-groups", ONE, "search.blend=group"), kill=NEXT),
-    GoldenRun("killed-legr", search_of("killed-legr", LEGR), kill=Kill("generation", 1)),
-    GoldenRun("killed-steady", search_of("killed-steady", ONE, "search.schedule=steady"), kill=NEXT),
+    GoldenRun("killed-groups", make_search("killed-groups", ONE, "search.blend=group"), kill=NEXT),
+    GoldenRun("killed-legr", make_search("killed-legr", LEGR), kill=Kill("generation", 1)),
+    GoldenRun("killed-steady", make_search("killed-steady", ONE, "search.schedule=steady"), kill=NEXT),
     GoldenRun(
-        "killed-surrogate", search_of("killed-surrogate", ONE, "search.optimiser=surrogate"), kill=NEXT, portable=False
+        "killed-surrogate",
+        make_search("killed-surrogate", ONE, "search.optimiser=surrogate"),
+        kill=NEXT,
+        portable=False,
     ),
     GoldenRun(
         "killed-derived",
-        search_of("killed-derived", ONE, *STEPS, "search.evaluations=10", "search.seeds=[derived]"),
+        make_search("killed-derived", ONE, *STEPS, "search.evaluations=10", "search.seeds=[derived]"),
         ("0",),
         kill=Kill("derived", 1, further=0),
         portable=False,
     ),
     GoldenRun(
         "killed-tailored",
-        search_of("killed-tailored", ONE, *STEPS, "search.evaluations=10", "search.seeds=[tailored]"),
+        make_search("killed-tailored", ONE, *STEPS, "search.evaluations=10", "search.seeds=[tailored]"),
         ("0",),
         kill=Kill("tailored", 1, further=0),
         portable=False,
     ),
 )
-"""In the order in which they are made; ``python`` is made beside them, by the Python API."""
+"""Runs in the order in which they are made; make.py adds ``python``, by the Python API."""
 
 COMPARISONS = (
     ("compare", "single", "--seeds", "2", "--controls", "random"),
@@ -144,11 +147,11 @@ COMPARISONS = (
         "random,legr,torch-pruning,depthwise,sensitivity,derived,tailored",
     ),
 )
-"""What fills ``single/controls``: finished runs of the other methods."""
+"""Commands that fill ``single/controls`` with finished runs of the other methods."""
 
 
-def reading_commands() -> dict[str, list[tuple[str, ...]]]:
-    """By the name of a file of recorded output, the commands that only read runs."""
+def list_reading_commands() -> dict[str, list[tuple[str, ...]]]:
+    """Map each file of recorded output to the commands, which only read runs."""
     found: dict[str, list[tuple[str, ...]]] = {
         item.name: [("front", item.name), ("status", item.name), *(("show", item.name, pick) for pick in item.shown)]
         for item in GOLDEN_RUNS
@@ -180,17 +183,17 @@ class FreshCommand:
 
 
 FRESH_COMMANDS = (
-    FreshCommand("search", search_of("new", ONE, f"model.weights={WEIGHTS}"), wrote="runs/new"),
-    FreshCommand("search-digits", search_of("new", DIGITS), portable=False, wrote="runs/new"),
+    FreshCommand("search", make_search("new", ONE, f"model.weights={WEIGHTS}"), wrote="runs/new"),
+    FreshCommand("search-digits", make_search("new", DIGITS), portable=False, wrote="runs/new"),
     FreshCommand(
         "search-latency",
-        search_of("new", LATENCY, f"model.weights={WEIGHTS}", "search.evaluations=8"),
+        make_search("new", LATENCY, f"model.weights={WEIGHTS}", "search.evaluations=8"),
         portable=False,
         wrote="runs/new",
     ),
     FreshCommand(
         "fork",
-        ("fork", "single", "--name", "new", *sets("fitness.recalibration_images=96", "search.stalled=1")),
+        ("fork", "single", "--name", "new", *make_settings("fitness.recalibration_images=96", "search.stalled=1")),
         wrote="runs/new",
     ),
     FreshCommand(
@@ -214,4 +217,4 @@ REQUESTS = (
     "runs/latency/front",
     "runs/python/course",
 )
-"""Below ``/api/`` of ``blendsearch serve``."""
+"""Paths below ``/api/`` of ``blendsearch serve``."""

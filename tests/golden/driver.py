@@ -1,6 +1,6 @@
 """Run the command line as ``python -m blendsearch`` does, in this process or as one of its own.
 
-Nothing here knows a module of blendsearch, so that the golden tests outlast any move inside it.
+No module of blendsearch is imported by name, so that the golden tests survive moves inside the package.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
 from golden.cases import RUNS, WEIGHTS, FreshCommand, GoldenRun
-from golden.compare import COMPUTED, READ, api_shape, describe_folder, folder_shape, masked, stream_shape
+from golden.compare import COMPUTED, READ, describe_api, describe_files, describe_folder, describe_stream, mask
 
 TOKEN = "a-token-that-only-tests-know"
 UNCHANGED = ("config.yaml", "run.json", "dense.safetensors", "scores.safetensors")
@@ -32,12 +32,12 @@ class Ended(NamedTuple):
     err: str
 
     def json(self) -> Any:
-        """The one JSON value that was printed."""
+        """Parse the one JSON value that was printed."""
         assert self.code == 0, self.err
         return json.loads(self.out)
 
     def lines(self) -> list[Any]:
-        """The events that were printed and the result after them; without events, the result alone."""
+        """Parse the printed events and the result after them; without events, the result alone."""
         if not self.out.startswith('{"event"'):
             return [self.json()]
         assert self.code == 0, self.err
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
 
 
 def run_here(*words: str) -> Ended:
-    """Run ``python -m blendsearch WORDS`` in this process, whose imports are made only once."""
+    """Run ``python -m blendsearch WORDS`` in this process, which imports torch only once."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     before, path = sys.argv, [*sys.path]
     sys.argv = ["blendsearch", *words]
@@ -79,7 +79,7 @@ def run_apart(*words: str) -> Ended:
 
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """Serve the runs in `folder`; gives the server's address."""
+    """Serve the runs in `folder`, and yield the server's address."""
     process = start("serve", "--runs", str(folder), "--port", "0", "--json", BLENDSEARCH_TOKEN=TOKEN)
     try:
         assert process.stdout is not None
@@ -90,7 +90,7 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 def ask(url: str, path: str) -> Any:
-    """The answer to a GET request below ``/api/``."""
+    """Return the answer to a GET request below ``/api/``."""
     headers = {"authorization": f"Bearer {TOKEN}"}
     with urlopen(Request(f"{url}/api/{path}", headers=headers), timeout=60) as answer:
         return json.loads(answer.read())
@@ -103,31 +103,31 @@ def copy_runs(folder: Path) -> None:
 
 
 def read(*words: str) -> Any:
-    """The JSON that a command which only reads runs prints here, without its age and its sentences."""
-    return masked(run_here(*words, "--json").json(), READ)
+    """Return the masked JSON that a command prints which only reads runs."""
+    return mask(run_here(*words, "--json").json(), READ)
 
 
 def read_api(url: str, path: str) -> Any:
-    """The same of the API of a server."""
+    """Return the masked answer of a server's API."""
     found = ask(url, path)
-    return api_shape(found) if path == "openapi.json" else masked(found, READ)
+    return describe_api(found) if path == "openapi.json" else mask(found, READ)
 
 
 def compute(command: FreshCommand) -> dict[str, Any]:
-    """What a command prints and writes here, as far as it is compared."""
+    """Run a command that computes; return what it prints and writes, as far as that is compared."""
     if command.without is not None:
         shutil.rmtree(command.without)
     lines = run_here(*command.words, "--json").lines()
-    found: dict[str, Any] = {"printed": masked(lines, COMPUTED) if command.portable else stream_shape(lines)}
+    found: dict[str, Any] = {"printed": mask(lines, COMPUTED) if command.portable else describe_stream(lines)}
     if command.wrote is not None:
         described = describe_folder(Path(command.wrote))
-        found["wrote"] = masked(described, COMPUTED) if command.portable else folder_shape(described)
+        found["wrote"] = mask(described, COMPUTED) if command.portable else describe_files(described)
     return found
 
 
 def resume(item: GoldenRun) -> dict[str, Any]:
-    """What resuming an interrupted run prints and leaves here, whatever of code and versions has changed since."""
+    """Resume an interrupted run in spite of changed code and versions; return what that prints and writes."""
     lines = run_here("resume", item.name, "--accept", "code,versions,device", "--json").lines()
-    printed = masked(lines, COMPUTED) if item.portable else stream_shape(lines)
-    wrote = folder_shape(describe_folder(Path("runs") / item.name))
+    printed = mask(lines, COMPUTED) if item.portable else describe_stream(lines)
+    wrote = describe_files(describe_folder(Path("runs") / item.name))
     return {"printed": printed, "wrote": {name: files for name, files in wrote.items() if name not in UNCHANGED}}

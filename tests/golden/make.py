@@ -1,18 +1,20 @@
-"""Make the golden runs and their expected output anew, with the blendsearch that is imported.
+"""Make the golden runs and their expected output, with the blendsearch that is imported.
 
-They stand for runs and programs that exist: a change that makes them differ breaks these. So run this deliberately,
-only where what is stored or printed is meant to change, or to add a case, and look at the difference:
+They represent existing runs, and programs that read the output. A change that makes them differ breaks these. Run this
+only on purpose: where stored data or printed JSON is meant to change, or to add a case. Then review the difference.
 
-    python tests/golden/make.py            # all: runs, export and expected output
-    python tests/golden/make.py expected   # only the expected output, from the runs that are there
+    python tests/golden/make.py            # runs, export and expected output
+    python tests/golden/make.py expected   # the expected output only, from the existing runs
 
-To make them with the code of another commit, put its checkout first on PYTHONPATH. It takes a few minutes. Nothing
-stays of the machine but numbers: host names and process ids are replaced, and paths are refused. To save space, worker
-logs are cut after a few lines, and databases are packed into small pages, which changes no row.
+The run directories are those of commit f9a8434, and the surrogate optimizer exists only there: to make all runs again,
+put a checkout of that commit first on PYTHONPATH. It takes five minutes on a quiet machine. Host names, process ids and
+platforms are replaced; an absolute path in any file is an error. To save space, worker logs are cut after a few lines,
+and databases are packed into small pages, which changes no row.
 """
 
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -28,7 +30,7 @@ from golden import cases, compare, driver
 from golden.cases import EXPECTED, EXPORTED, FRESH_COMMANDS, GOLDEN_RUNS, RUNS, GoldenRun, Kill
 
 ATTEMPTS = 20
-"""How often a process is killed until that happened in the middle of a generation."""
+"""Attempts to kill a process in the middle of a generation."""
 LOGGED = 8
 """Lines of a worker's log that are kept."""
 
@@ -43,22 +45,22 @@ def main() -> None:
             make_runs()
         shutil.rmtree(EXPECTED, ignore_errors=True)
         EXPECTED.mkdir()
-        for name, content in expected_output():
+        for name, content in record_output():
             save(EXPECTED / f"{name}.json", content)
             print(name, flush=True)
         os.chdir("/")
-    check_clean(cases.HERE)
+    check_clean()
 
 
 def make_runs() -> None:
-    """Search all golden runs here, clean them, and put them into their place."""
+    """Search all golden runs in the working directory, clean them, and move them to their place."""
     for item in GOLDEN_RUNS:
-        make_killed(item, item.kill) if item.kill else checked(*item.words)
+        make_killed(item, item.kill) if item.kill else run_or_exit(*item.words)
         print(item.name, flush=True)
     for words in cases.COMPARISONS:
-        checked(*words)
+        run_or_exit(*words)
     search_in_python()
-    checked("export", "single", "--to", "exported")
+    run_or_exit("export", "single", "--to", "exported")
     for path in sorted(Path("runs").rglob("run.json")):
         clean(path.parent)
     for made, place in ((Path("runs"), RUNS), (Path("exported"), EXPORTED)):
@@ -67,8 +69,8 @@ def make_runs() -> None:
         shutil.rmtree(made)
 
 
-def checked(*words: str) -> str:
-    """The output of a command, which must not fail."""
+def run_or_exit(*words: str) -> str:
+    """Run a command, and exit with its error if it fails."""
     ended = driver.run_here(*words, "--json")
     if ended.code:
         sys.exit(f"{' '.join(words)}: {ended.err}")
@@ -76,7 +78,7 @@ def checked(*words: str) -> str:
 
 
 def make_killed(item: GoldenRun, kill: Kill) -> None:
-    """Search run `item` in a process of its own, until one was killed in the middle."""
+    """Search run `item` in a process, and kill it; repeat until that happened in the middle of a generation."""
     path = Path("runs") / item.name
     for _ in range(ATTEMPTS):
         shutil.rmtree(path, ignore_errors=True)
@@ -85,7 +87,7 @@ def make_killed(item: GoldenRun, kill: Kill) -> None:
         wait_for(process.stdout, kill)
         process.kill()
         process.communicate()
-        if killed_in_the_middle(path, kill):
+        if is_mid_generation(path, kill):
             return
     sys.exit(f"{item.name} was not killed in the middle in {ATTEMPTS} attempts")
 
@@ -102,8 +104,8 @@ def wait_for(lines: Iterator[str], kill: Kill) -> None:
             return
 
 
-def killed_in_the_middle(path: Path, kill: Kill) -> bool:
-    """True where rows were stored after the newest checkpoint and more are to come, or a stage before has begun."""
+def is_mid_generation(path: Path, kill: Kill) -> bool:
+    """Check that rows follow the newest checkpoint and more are to come, or that the stage before has begun."""
     if (path / "finished.json").exists():
         return False
     if kill.kind != "generation":
@@ -116,7 +118,7 @@ def killed_in_the_middle(path: Path, kill: Kill) -> bool:
 
 
 def search_in_python() -> None:
-    """Search run ``python``: a network and data in Python, judged by a function that fails for some networks."""
+    """Search run ``python``: a network and data in Python, and an evaluation that fails for some networks."""
     import torch
     from sklearn.datasets import load_digits
     from torch import nn
@@ -132,19 +134,19 @@ def search_in_python() -> None:
         *(nn.Flatten(), nn.Linear(12, 10)),
     )
 
-    def judge(module: nn.Module) -> dict[str, float]:
+    def evaluate(module: nn.Module) -> dict[str, float]:
         weights = torch.cat([item.detach().flatten() for item in module.parameters()])
         if len(weights) % 4 == 0:
             raise RuntimeError("this network has no loss")
         return {"loss": float(weights.abs().mean()), "largest": float(weights.abs().max())}
 
-    arguments, sys.argv = sys.argv, ["-c"]  # the run states what it was called by
+    arguments, sys.argv = sys.argv, ["-c"]  # stored as the command of the run
     blendsearch.search(
         model,
         (images, digits.target[:400]),
         budget={"macs": 0.6},
-        evaluate=judge,
-        evaluate_test=judge,
+        evaluate=evaluate,
+        evaluate_test=evaluate,
         evaluations=16,
         criteria={"pool": ["l1", "fpgm"], "images": 64},
         splits={"val_size": 0.3},
@@ -158,7 +160,7 @@ def search_in_python() -> None:
 
 
 def clean(path: Path) -> None:
-    """Take what belongs to this machine out of a run directory, and pack its database."""
+    """Remove the traces of this machine from a run directory, and pack its database."""
     (path / "lock").unlink(missing_ok=True)
     facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
     facts["provenance"]["platform"] = "Linux"
@@ -176,7 +178,7 @@ def clean(path: Path) -> None:
 
 
 def pack(path: Path) -> None:
-    """Fold the journal into the database, and write it with the smallest pages."""
+    """Write the journal into the database, and rewrite that with the smallest pages."""
     connection = sqlite3.connect(path, isolation_level=None)
     for command in ("journal_mode = DELETE", "page_size = 512"):
         connection.execute(f"PRAGMA {command}")
@@ -187,10 +189,10 @@ def pack(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def expected_output() -> Iterator[tuple[str, Any]]:
-    """By the name of its file, the output of every command on the golden runs."""
+def record_output() -> Iterator[tuple[str, Any]]:
+    """Yield the name of each file and the output of its commands on the golden runs."""
     fill()
-    for name, commands in cases.reading_commands().items():
+    for name, commands in cases.list_reading_commands().items():
         yield name, {" ".join(words): driver.read(*words) for words in commands}
     with driver.serve(Path("runs")) as url:
         yield "api", {path: driver.read_api(url, path) for path in cases.REQUESTS}
@@ -204,7 +206,7 @@ def expected_output() -> Iterator[tuple[str, Any]]:
 
 
 def fill() -> None:
-    """Make the working directory hold the golden runs and the trained network, and nothing else."""
+    """Empty the working directory, then copy the golden runs and the trained network into it."""
     for path in Path().iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     driver.copy_runs(Path())
@@ -216,15 +218,14 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def check_clean(folder: Path) -> None:
-    """Exit with the names of files in `folder` that name a path, a host or a user of this machine."""
-    places = [tempfile.gettempdir(), str(Path.home()), str(Path.cwd().resolve()), str(folder.parents[1])]
-    words = [place for place in places if len(place) > 1] + ["/tmp/", "/root/", "/home/", "/work/"]
-    known = {word.encode() for word in words} | {f'"{socket.gethostname()}"'.encode()}
+def check_clean() -> None:
+    """Exit with the golden files that contain an absolute path or the name of this machine."""
+    host = re.escape(f'"{socket.gethostname()}"'.encode())
+    machine = re.compile(rb"""["' =(](?!/api/)/[\w.-]+/|""" + host)
     files = (path for top in (RUNS, EXPORTED, EXPECTED) for path in top.rglob("*") if path.is_file())
-    found = [str(path.relative_to(folder)) for path in files if any(word in path.read_bytes() for word in known)]
+    found = [str(path.relative_to(cases.HERE)) for path in files if machine.search(path.read_bytes())]
     if found:
-        sys.exit(f"these name the machine: {', '.join(found)}")
+        sys.exit(f"these files name this machine: {', '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Runs, networks and output that exist: what an older blendsearch wrote is read, resumed and printed as before.
+"""Compatibility: runs written by an older blendsearch are read and resumed, and the JSON output keeps its form.
 
-The golden files are in ``tests/golden``; its make.py says how they are made. A failure here means that existing runs
-break, or programs that read the output.
+make.py documents how the golden files are made. A failure means that existing runs break, or programs that read the
+output.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from golden import cases, driver
-from golden.compare import TOLERANCE, describe_database, describe_folder, differences
+from golden.compare import TOLERANCE, describe_database, describe_folder, find_differences
 
 NEW_ROUTES = ("/api/runs/{run}/chart",)
 """Routes that were added since."""
@@ -20,20 +20,20 @@ REMOVED = {"killed-surrogate"}
 KILLED = [item for item in cases.GOLDEN_RUNS if item.kill and item.name not in REMOVED]
 
 
-def expected(name: str) -> Any:
-    """The recorded output of one file."""
+def load_expected(name: str) -> Any:
+    """Read the recorded output of one file."""
     return json.loads((cases.EXPECTED / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def check(found: Any, name: str, tolerance: float = 0.0) -> None:
-    """`found`, as JSON holds it, is what the file records."""
-    wrong = list(differences(json.loads(json.dumps(found)), expected(name), tolerance))
+    """Assert that `found`, after a round trip through JSON, is the recorded output."""
+    wrong = list(find_differences(json.loads(json.dumps(found)), load_expected(name), tolerance))
     assert not wrong, "\n".join(wrong[:20])
 
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the golden runs, for commands that only read them."""
+    """Provide a folder with the golden runs, for commands that only read them."""
     folder = tmp_path_factory.mktemp("golden")
     driver.copy_runs(folder)
     return folder
@@ -41,20 +41,20 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with the golden runs and the trained network in it."""
+    """Provide a working directory with the golden runs and the trained network in it."""
     driver.copy_runs(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", cases.reading_commands())
+@pytest.mark.parametrize("name", cases.list_reading_commands())
 def test_stored_runs_are_shown_as_before(name: str, unchanged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(unchanged)
-    commands = cases.reading_commands()[name]
+    commands = cases.list_reading_commands()[name]
     check({" ".join(words): driver.read(*words) for words in commands}, name)
 
 
-def test_a_process_prints_what_is_printed_here(unchanged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_separate_process_prints_the_same(unchanged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(unchanged)
     assert driver.run_apart("front", "single", "--json") == driver.run_here("front", "single", "--json")
 
@@ -70,15 +70,15 @@ def test_the_api_answers_as_before(unchanged: Path) -> None:
 
 
 @pytest.mark.parametrize("command", cases.FRESH_COMMANDS, ids=lambda item: item.name)
-def test_new_results_have_the_form_and_numbers_of_before(command: cases.FreshCommand, here: Path) -> None:
+def test_new_results_keep_their_form_and_numbers(command: cases.FreshCommand, here: Path) -> None:
     check(driver.compute(command), f"new-{command.name}", TOLERANCE)
 
 
 @pytest.mark.parametrize("item", KILLED, ids=lambda item: item.name)
 def test_an_interrupted_run_resumes_to_the_same_end(item: cases.GoldenRun, here: Path) -> None:
-    before = evaluations(here, item.name)
+    before = read_evaluations(here, item.name)
     check(driver.resume(item), f"resume-{item.name}", TOLERANCE)
-    after = evaluations(here, item.name)
+    after = read_evaluations(here, item.name)
     assert all(row in after for row in before) and len(after) > len(before)
 
 
@@ -97,13 +97,13 @@ def test_an_interrupted_run_is_resumed_or_refused_in_one_line(other: bool, here:
     if other:
         pretend_other_code(path)
     before = describe_folder(path)
-    ended = (driver.run_here if other else driver.run_apart)("resume", name, "--json")
+    ended = driver.run_here("resume", name, "--json")
     if other or ended.code:
         assert ended.code == 2 and len(ended.err.splitlines()) == 1 and "--accept code" in ended.err
         assert describe_folder(path) == before
         ended = driver.run_here("resume", name, "--accept", "code,versions,device", "--json")
-    known = expected(f"resume-{name}")["printed"][-1]
-    assert not list(differences(ended.lines()[-1], known, TOLERANCE))
+    known = load_expected(f"resume-{name}")["printed"][-1]
+    assert not list(find_differences(ended.lines()[-1], known, TOLERANCE))
 
 
 def test_an_exported_network_is_loaded() -> None:
@@ -114,14 +114,14 @@ def test_an_exported_network_is_loaded() -> None:
     assert sum(item.numel() for item in module.parameters()) == described["params"]
 
 
-def evaluations(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The stored evaluations of a run."""
+def read_evaluations(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read the stored evaluations of a run."""
     rows: list[dict[str, Any]] = describe_database(folder / "runs" / name / "run.sqlite")["evaluations"]["rows"]
     return rows
 
 
 def pretend_other_code(path: Path) -> None:
-    """Make a run state that it was begun by other code than there ever was."""
+    """Change the stored code digest of a run, as if other code had begun it."""
     facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
     facts["provenance"]["code"] = {"code": "0" * 64}
     (path / "run.json").write_text(json.dumps(facts), encoding="utf-8")
