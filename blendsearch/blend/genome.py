@@ -3,7 +3,7 @@
 Two genomes may decode to the same cut; the identity of a candidate is its cut.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -108,7 +108,7 @@ class Space(Protocol):
         """Describe the genome as JSON values with names."""
         ...
 
-    def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def parse_genome(self, facts: GenomeFields) -> Genome:
         """Parse the genome from the values of `describe`."""
         ...
 
@@ -152,7 +152,7 @@ class ClusteredSpace:
         """Describe the genome's transform as a JSON value; empty without a transform."""
         return {"transform": genome.transform.tolist()} if self.layers else {}
 
-    def parse_transform(self, facts: Mapping[str, Any]) -> NDArray[np.float64]:
+    def parse_transform(self, facts: GenomeFields) -> NDArray[np.float64]:
         """Parse the transform of `describe_transform`; without one, no layer is decomposed."""
         return np.asarray(facts.get("transform", [-BASELINE_GENE] * self.layers), dtype=np.float64)
 

@@ -3,10 +3,8 @@
 He et al. 2021, "Blending Pruning Criteria for CNNs", section 3.3.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +117,7 @@ class GroupSpace(ClusteredSpace):
             **self.describe_transform(genome),
         }
 
-    def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def parse_genome(self, facts: GenomeFields) -> Genome:
         found = self.make_genome(np.asarray(facts["choice"]), np.asarray(facts["factor"], dtype=np.float64))
         share = np.asarray(facts["share"], dtype=np.float64)
         transform = self.parse_transform(facts)

@@ -4,10 +4,8 @@ A criterion that suits one layer of a network mostly suits the others too, so on
 deviations allow exceptions.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +97,7 @@ class NetworkSpace(ClusteredSpace):
             **self.describe_transform(genome),
         }
 
-    def parse_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def parse_genome(self, facts: GenomeFields) -> Genome:
         deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
         blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
         share = np.asarray(facts["share"], dtype=np.float64)

@@ -71,7 +71,7 @@ def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Names
     found = build_correlation_map(table, clusters, config.criteria.clustering, config.criteria.clusters, config.seed)
     draw_criteria_map(found, config.model.title, arguments.map)
     if arguments.json:
-        print(json.dumps({"model": config.model.title, "picture": str(arguments.map), **describe_map(found)}))
+        print(json.dumps({"model": config.model.title, "picture": str(arguments.map), **describe_map(found).to_dict()}))
         return
     _print_clusters(found, config.model.title)
     _print_groups(found)

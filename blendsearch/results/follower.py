@@ -1,13 +1,23 @@
 """News of a run while it is searched: what has changed since the last poll, in a compact form."""
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 from threading import Lock
-from typing import Any
 
 from blendsearch.results.costs import make_ranged_cost_reader
 from blendsearch.results.formatting import format_budget
 from blendsearch.results.history import BASELINE_KINDS, choose_cost_axis
+from blendsearch.results.live_messages import (
+    BaselinePoint,
+    BestPoint,
+    DensePoint,
+    FrontPoints,
+    GenerationPoint,
+    RowColumns,
+    RunHeader,
+    RunNews,
+    RunState,
+)
 from blendsearch.results.status import PACE_WINDOW, estimate_pace, get_state
 from blendsearch.results.summary import has_accuracy, has_budget_range
 from blendsearch.runs.origin import DENSE, EVOLVED, Origin
@@ -49,7 +59,8 @@ class Follower:
         self._generations: list[GenerationRow] = []
         self._test_accuracies: dict[str, float] = {}
         self._reevaluated_count = 0
-        self._reported: dict[str, Any] = {}
+        self._reported_head: RunHeader | None = None
+        self._reported_state: RunState | None = None
         self._store = run.open_store(read_only=True)
 
     def close(self) -> None:
@@ -58,29 +69,23 @@ class Follower:
             self._closed = True
             self._store.close()
 
-    def poll(self) -> dict[str, Any]:
-        """Return the changes by part; empty when nothing has changed. Ratios, errors and accuracies are in [0, 1].
-
-        ``head``: facts of the run; where its `errors` is false, errors elsewhere are stand-ins. ``rows``: new
-        evaluations as columns `id`, `cost`, `params`, `error`, `loss`, `generation` (numbers None for a failed one),
-        and by id `origins` of baselines and `failures`. ``dense``: the dense network. ``front``: its ids, `best` and
-        `knee` among them. ``baselines``: the best of every kind. ``generations``: hypervolume and best loss after so
-        many `evaluations`. ``tests``: test accuracy by id.
-        ``state``: counts and pace, see `results.status`. A closed follower has no news.
-        """
+    def poll(self) -> RunNews:
+        """Return what has changed; false when nothing has. A closed follower has no news."""
         with self._lock:
-            return {} if self._closed else self._poll()
+            return RunNews() if self._closed else self._poll()
 
-    def _poll(self) -> dict[str, Any]:
-        news: dict[str, Any] = {}
+    def _poll(self) -> RunNews:
+        news = RunNews()
         self._reload_run()
         version = self._store.read_version()
         if version != self._version:
             self._version = version
-            news |= self._read_evaluations() | self._read_milestones()
-        for part, facts in (("head", self._describe_run()), ("state", self._describe_state())):
-            if self._reported.get(part) != facts:
-                self._reported[part] = news[part] = facts
+            news = self._read_milestones(self._read_evaluations())
+        head, state = self._describe_run(), self._describe_state()
+        if head != self._reported_head:
+            self._reported_head, news = head, replace(news, head=head)
+        if state != self._reported_state:
+            self._reported_state, news = state, replace(news, state=state)
         return news
 
     def _reload_run(self) -> None:
@@ -89,19 +94,22 @@ class Follower:
         if changed != self._config_mtime:
             self._run, self._config_mtime = open_run(self._run.path.parent, self._run.name), changed
 
-    def _read_evaluations(self) -> dict[str, Any]:
+    def _read_evaluations(self) -> RunNews:
         floor = max(self._digests, default=0) - REORDER_WINDOW
         rows = self._store.read_bare_evaluations(floor, cuts=self._needs_cuts)
         new = [row for row in rows if row.id not in self._digests]
         if not new:
-            return {}
+            return RunNews()
         self._count(new)
         self._update_front(new)
-        found: dict[str, Any] = {}
-        if (dense := next((row for row in new if row.origin == DENSE), None)) is not None:
-            found["dense"] = {"id": dense.id, "error": dense.error, "loss": dense.loss}
+        dense = next((row for row in new if row.origin == DENSE), None)
         pruned = [row for row in new if row.origin != DENSE and row.id > self._after - REORDER_WINDOW]
-        return found | self._describe_front() | ({"rows": self._make_columns(pruned)} if pruned else {})
+        return self._report_front(
+            RunNews(
+                dense=None if dense is None else DensePoint(id=dense.id, error=dense.error, loss=dense.loss),
+                rows=self._make_columns(pruned) if pruned else None,
+            )
+        )
 
     def _count(self, new: list[Evaluation]) -> None:
         self._digests |= {row.id: row.digest for row in new}
@@ -114,107 +122,120 @@ class Follower:
         baselines = [row for row in evaluated if Origin.parse(row.origin).is_baseline]
         self._baselines = select_best_baselines([*self._baselines, *baselines])
 
-    def _describe_front(self) -> dict[str, Any]:
-        """Describe the front and the baselines; empty while there are none."""
+    def _report_front(self, news: RunNews) -> RunNews:
+        """Add the front and the baselines to `news`, where there are some."""
         if not self._front:
-            return {}
+            return news
         self._best = min(self._front, key=lambda row: (row.loss, row.macs, row.id))
-        on_front = {"ids": [row.id for row in self._front], "best": self._best.id}
-        on_front["knee"] = find_knee(self._front, self._ranged_costs).id if has_budget_range(self._run) else None
-        return {"front": on_front, "baselines": self._list_baselines()}
+        front = FrontPoints(
+            ids=tuple(row.id for row in self._front),
+            best=self._best.id,
+            knee=find_knee(self._front, self._ranged_costs).id if has_budget_range(self._run) else None,
+        )
+        return replace(news, front=front, baselines=self._list_baselines())
 
-    def _make_columns(self, rows: list[Evaluation]) -> dict[str, Any]:
+    def _make_columns(self, rows: list[Evaluation]) -> RowColumns:
         """Put evaluations into columns, with no numbers for those that failed."""
         dense = self._run.structure["dense"]
         numbers = [(None, None) if row.failure else (row.error, row.loss) for row in rows]
-        return {
-            "id": [row.id for row in rows],
-            "cost": [round(self._cost_share(row), 5) for row in rows],
-            "params": [round(row.params / dense["params"], 5) for row in rows],
-            "error": [_round_significant(error) for error, _ in numbers],
-            "loss": [_round_significant(loss) for _, loss in numbers],
-            "generation": [row.generation for row in rows],
-            "origins": {row.id: row.origin for row in rows if row.origin != EVOLVED},
-            "failures": {row.id: row.failure for row in rows if row.failure},
-        }
+        return RowColumns(
+            id=tuple(row.id for row in rows),
+            cost=tuple(round(self._cost_share(row), 5) for row in rows),
+            params=tuple(round(row.params / dense["params"], 5) for row in rows),
+            error=tuple(_round_significant(error) for error, _ in numbers),
+            loss=tuple(_round_significant(loss) for _, loss in numbers),
+            generation=tuple(row.generation for row in rows),
+            origins={row.id: row.origin for row in rows if row.origin != EVOLVED},
+            failures={row.id: row.failure for row in rows if row.failure},
+        )
 
-    def _list_baselines(self) -> list[dict[str, Any]]:
-        """List the best baselines; `shape` is the number of their kind."""
+    def _list_baselines(self) -> tuple[BaselinePoint, ...]:
         found = []
         for row in self._baselines:
             for kind in Origin.parse(row.origin).families:
                 shape = BASELINE_KINDS.index(kind) if kind in BASELINE_KINDS else len(BASELINE_KINDS) - 1
-                found.append({"id": row.id, "kind": kind, "shape": shape})
-        return found
+                found.append(BaselinePoint(id=row.id, kind=kind, shape=shape))
+        return tuple(found)
 
-    def _read_milestones(self) -> dict[str, Any]:
-        """Read what changes once a generation, or when the search has finished."""
+    def _read_milestones(self, news: RunNews) -> RunNews:
+        """Add to `news` what changes once a generation, or when the search has finished."""
         self._completions = self._store.read_completions(3 * PACE_WINDOW)
-        return self._read_generations() | self._read_promotions() | self._read_tests()
+        news = replace(news, generations=self._read_generations())
+        return replace(self._report_promotions(news), tests=self._read_tests())
 
-    def _read_generations(self) -> dict[str, Any]:
+    def _read_generations(self) -> tuple[GenerationPoint, ...] | None:
         known = self._store.read_generations()
         if len(known) == len(self._generations):
-            return {}
+            return None
         self._generations, done, found = known, 0, []
         for item in known:
             done += item["evaluations"]
-            facts = {name: item["summary"].get(name) for name in ("hypervolume", "best_loss")}
-            found.append({"generation": item["generation"], "evaluations": done, **facts})
-        return {"generations": found}
+            summary = item["summary"]
+            found.append(
+                GenerationPoint(
+                    generation=item["generation"],
+                    evaluations=done,
+                    hypervolume=summary.get("hypervolume"),
+                    best_loss=summary.get("best_loss"),
+                )
+            )
+        return tuple(found)
 
-    def _read_promotions(self) -> dict[str, Any]:
+    def _report_promotions(self, news: RunNews) -> RunNews:
         again = self._store.read_promotions()
         if len(again) == self._reevaluated_count:
-            return {}
+            return news
         self._reevaluated_count = len(again)
         valid = select_highest_fidelity(self._store.read_bare_evaluations(0, cuts=self._needs_cuts), again)
         self._front, self._baselines = select_front(valid, self._ranged_costs), select_best_baselines(valid)
-        return self._describe_front()
+        return self._report_front(news)
 
-    def _read_tests(self) -> dict[str, Any]:
+    def _read_tests(self) -> dict[int, float] | None:
         tested = {digest: 1 - result.error for digest, result in self._store.read_tests().items()}
         if tested == self._test_accuracies:
-            return {}
+            return None
         self._test_accuracies = tested
         ids = {digest: id for id, digest in self._digests.items()}
         found = {ids[digest]: value for digest, value in tested.items() if digest in ids}
-        return {"tests": found | ({0: tested["dense"]} if "dense" in tested else {})}
+        return found | ({0: tested["dense"]} if "dense" in tested else {})
 
-    def _describe_run(self) -> dict[str, Any]:
+    def _describe_run(self) -> RunHeader:
         config = self._run.config
-        return {
-            "run": self._run.name,
-            "title": config.model.title,
-            "data": config.data.dataset,
-            "budget": format_budget(self._run),
-            "spans": has_budget_range(self._run),
-            "errors": has_accuracy(self._run),
-            "cost": self._cost,
-            "method": config.method,
-            "fidelity": config.fitness.fidelity,
-            "seed": config.seed,
-            "dense": self._run.structure["dense"],
-            "splits": self._run.structure["splits"],
-        }
+        return RunHeader(
+            run=self._run.name,
+            title=config.model.title,
+            data=config.data.dataset,
+            budget=format_budget(self._run),
+            spans=has_budget_range(self._run),
+            errors=has_accuracy(self._run),
+            cost=self._cost,
+            method=config.method,
+            fidelity=config.fitness.fidelity,
+            seed=config.seed,
+            dense=self._run.structure["dense"],
+            splits=self._run.structure["splits"],
+        )
 
-    def _describe_state(self) -> dict[str, Any]:
+    def _describe_state(self) -> RunState:
         wall = sum(item["wall"] for item in self._generations)
-        best: Mapping[str, Any] | None = None
-        if self._best is not None:
-            best = {
-                "id": self._best.id,
-                "loss": _round_significant(self._best.loss),
-                "error": _round_significant(self._best.error),
-            }
-        return {
-            "state": get_state(self._run),
-            "evaluations": len(self._seconds),
-            "asked": self._run.config.search.evaluations,
-            "failed": self._failed,
-            **estimate_pace(self._run, self._seconds, self._completions, wall).to_dict(),
-            "best": best,
-        }
+        pace = estimate_pace(self._run, self._seconds, self._completions, wall)
+        return RunState(
+            state=get_state(self._run),
+            evaluations=len(self._seconds),
+            asked=self._run.config.search.evaluations,
+            failed=self._failed,
+            **vars(pace),
+            best=self._describe_best(),
+        )
+
+    def _describe_best(self) -> BestPoint | None:
+        if self._best is None:
+            return None
+        return BestPoint(
+            id=self._best.id,
+            loss=_round_significant(self._best.loss),
+            error=_round_significant(self._best.error),
+        )
 
 
 def _round_significant(value: float | None) -> float | None:

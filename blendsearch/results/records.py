@@ -1,10 +1,10 @@
-"""Results of runs as typed records. `to_dict` gives the JSON of the command line and the API, `from_dict` reads it."""
+"""Results of runs as typed records. `to_dict` gives the JSON of the command line and the API."""
 
-# ruff: noqa: RUF009 (`omit` and `nest` return dataclass fields)
+# ruff: noqa: RUF009 (`omit` returns a dataclass field)
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any
 
 JsonObject = Mapping[str, Any]
 """A JSON object of a run directory that is passed on as it is."""
@@ -15,17 +15,12 @@ def omit(unless: str = "") -> Any:
     return field(default=None, metadata={"unless": unless})
 
 
-def nest(record: "type[Record]") -> Any:
-    """A field that holds one record of this type, a tuple of them, or None."""
-    return field(metadata={"record": record})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A frozen dataclass whose fields are the keys of its JSON object, in order."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         found = {}
         for item in fields(self):
             unless = item.metadata.get("unless")
@@ -33,15 +28,6 @@ class Record:
                 continue
             found[item.name] = _to_json(getattr(self, item.name))
         return found
-
-    @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> Self:
-        """The record that `to_dict` gave these values; further keys are ignored."""
-        found = {}
-        for item in fields(cls):
-            if item.name in facts:
-                found[item.name] = _from_json(facts[item.name], item.metadata.get("record"))
-        return cls(**found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +126,11 @@ class RunSummary(Record):
     finals: the fine-tuned networks, the best by validation first.
     """
 
-    dense: tuple[NetworkRecord, ...] = nest(NetworkRecord)
-    baselines: tuple[NetworkRecord, ...] = nest(NetworkRecord)
-    front: tuple[NetworkRecord, ...] = nest(NetworkRecord)
-    fidelities: tuple[FidelityAgreement, ...] = nest(FidelityAgreement)
-    finals: tuple[FinalRecord, ...] = nest(FinalRecord)
+    dense: tuple[NetworkRecord, ...]
+    baselines: tuple[NetworkRecord, ...]
+    front: tuple[NetworkRecord, ...]
+    fidelities: tuple[FidelityAgreement, ...]
+    finals: tuple[FinalRecord, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +169,7 @@ class GroupRecord(Record):
     channels: int
     kept: int
     kept_ratio: float
-    blend: tuple[BlendWeight, ...] | None = nest(BlendWeight)
+    blend: tuple[BlendWeight, ...] | None
     log_alpha: float | None = omit()
     beta: float | None = omit()
 
@@ -217,8 +203,8 @@ class NetworkDetails(NetworkRecord, _RunMember):
     seconds: float
     kinds: tuple[str, ...]
     on_front: bool
-    finals: tuple[FineTuneRecord, ...] = nest(FineTuneRecord)
-    groups: tuple[GroupRecord, ...] = nest(GroupRecord)
+    finals: tuple[FineTuneRecord, ...]
+    groups: tuple[GroupRecord, ...]
     decomposed: tuple[str, ...] | None = omit()
     genome: JsonObject
     provenance: JsonObject
@@ -271,11 +257,11 @@ class MethodSummary(Record):
 
     name: str
     seeds: tuple[int, ...]
-    found: tuple[FoundNetwork, ...] = nest(FoundNetwork)
-    val_loss: Spread = nest(Spread)
-    val_accuracy: Spread = nest(Spread)
-    test_accuracy: Spread = nest(Spread)
-    difference: PairedDifference | None = field(default=None, metadata={"unless": "", "record": PairedDifference})
+    found: tuple[FoundNetwork, ...]
+    val_loss: Spread
+    val_accuracy: Spread
+    test_accuracy: Spread
+    difference: PairedDifference | None = omit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +269,7 @@ class ComparisonTable(_RunMember):
     """A run and its controls at the same budget: its own method first, and the `verdict` in a sentence."""
 
     budget: str
-    methods: tuple[MethodSummary, ...] = nest(MethodSummary)
+    methods: tuple[MethodSummary, ...]
     verdict: str
 
 
@@ -352,7 +338,7 @@ class RunStatus(Pace, _Progress):
     """
 
     quiet: float | None
-    best: BestNetwork | None = nest(BestNetwork)
+    best: BestNetwork | None
 
 
 def _to_json(value: Any) -> Any:
@@ -361,9 +347,3 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_to_json(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _from_json(value: Any, record: type[Record] | None) -> Any:
-    if isinstance(value, list):
-        return tuple(value if record is None else (record.from_dict(item) for item in value))
-    return value if record is None or value is None else record.from_dict(value)

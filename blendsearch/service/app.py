@@ -223,7 +223,7 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         """The first event of `events`: evaluations as columns, the front, baselines, generations, state."""
         watch = RunWatcher(workspace, run)
         try:
-            return Response(format_compact_json(watch.poll()), media_type="application/json")
+            return Response(format_compact_json(watch.poll().to_dict()), media_type="application/json")
         finally:
             watch.close()
 

@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from blendsearch.errors import BlendsearchError
 from blendsearch.results.follower import Follower
+from blendsearch.results.live_messages import EmptyRunState, ProcessOutput, RunNews
 from blendsearch.runs.run import open_run
 from blendsearch.service.workspace import NotFoundError, Workspace
 
@@ -23,34 +25,37 @@ class RunWatcher:
     def __init__(self, workspace: Workspace, name: str, after: int = 0) -> None:
         self._workspace, self._name, self._after = workspace, name, after
         self._follower: Follower | None = None
-        self._reported: dict[str, Any] = {}
+        self._reported_state: EmptyRunState | None = None
+        self._reported_child: ProcessOutput | None = None
 
     def close(self) -> None:
         if self._follower is not None:
             self._follower.close()
 
-    def poll(self) -> dict[str, Any]:
-        """Return the news of `Follower.poll`, and ``child``: whether a process of this server runs, and its last lines.
+    def poll(self) -> RunNews:
+        """Return the news of the run and of the process that searches it.
 
         Raises NotFoundError when there is neither a run nor a process that was started for one.
         """
         if self._follower is None and self._workspace.has_run(self._name):
             self._follower = Follower(open_run(self._workspace.runs, self._name), self._after)
-        news = {} if self._follower is None else self._follower.poll()
+        news = RunNews() if self._follower is None else self._follower.poll()
         children = self._workspace.processes
-        lives = children.is_running(self._name)
-        child = {"lives": lives, "said": children.read_output(self._name)}
+        child = ProcessOutput(lives=children.is_running(self._name), said=tuple(children.read_output(self._name)))
         if self._follower is None:
-            if not lives and not child["said"]:
-                raise NotFoundError(f"no run is called {self._name!r}")
-            news["state"] = {"state": "starting" if lives else "failed", "evaluations": 0}
-            if self._reported.get("state") == news["state"]:
-                del news["state"]
-            else:
-                self._reported["state"] = news["state"]
-        if self._reported.get("child") != child:
-            self._reported["child"] = news["child"] = child
+            news = self._report_empty_state(child)
+        if child != self._reported_child:
+            self._reported_child, news = child, replace(news, child=child)
         return news
+
+    def _report_empty_state(self, child: ProcessOutput) -> RunNews:
+        if not child.lives and not child.said:
+            raise NotFoundError(f"no run is called {self._name!r}")
+        state = EmptyRunState(state="starting" if child.lives else "failed")
+        if state == self._reported_state:
+            return RunNews()
+        self._reported_state = state
+        return RunNews(state=state)
 
 
 async def stream_run_events(workspace: Workspace, name: str, after: int) -> AsyncIterator[str]:
@@ -65,8 +70,8 @@ async def stream_run_events(workspace: Workspace, name: str, after: int) -> Asyn
                 yield f"event: gone\ndata: {json.dumps(' '.join(str(error).split()))}\n\n"
                 return
             if news:
-                after = max([after, *news.get("rows", {}).get("id", ())])
-                yield f"id: {after}\ndata: {format_compact_json(news)}\n\n"
+                after = max([after, *(() if news.rows is None else news.rows.id)])
+                yield f"id: {after}\ndata: {format_compact_json(news.to_dict())}\n\n"
                 silent = 0.0
             elif silent > KEEPALIVE_SECONDS:
                 yield ": keepalive\n\n"

@@ -27,7 +27,7 @@ CELL, LEFT, TOP = 24.0, 112.0, 26.0
 
 def draw(run: Run, group: str | None) -> None:
     best = select_network(run, "best")
-    groups = [group.to_dict() for group in make_group_reader(run)(best)]
+    groups = make_group_reader(run)(best)
     options = run.config.criteria
     table, clusters = read_scores(run)
     criteria_map = build_correlation_map(table, clusters, options.clustering, options.clusters, run.config.seed)

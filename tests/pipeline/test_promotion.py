@@ -65,7 +65,8 @@ def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest
     picked = select_network(run, "best")
     assert picked.digest == best.digest and select_network(run, str(picked.id)) == picked
     assert best.digest in store.read_tests()
-    assert Follower(run).poll()["front"]["best"] == picked.id
+    front = Follower(run).poll().front
+    assert front is not None and front.best == picked.id
     assert picked in read_history(run).front
     main(["front", "one", "--runs", str(runs), "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -32,7 +32,12 @@ def nothing_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any) -> None:
         raise AssertionError("scored, or loaded what scoring needs")
 
-    for place in ("problem.score", "inputs.load_splits", "inputs.build_model", "problem.trace_structure"):
+    for place in (
+        "builder.compute_score_table",
+        "inputs.load_splits",
+        "inputs.build_model",
+        "assembly.trace_structure",
+    ):
         monkeypatch.setattr(f"blendsearch.pipeline.problem.{place}", never)
 
 

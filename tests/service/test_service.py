@@ -250,10 +250,10 @@ def test_whatever_order_evaluations_come_in_none_is_missed(
     for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
         for row in order[start:end]:
             writing.add(row)
-        heard = follower.poll()
+        heard = follower.poll().to_dict()
         told += heard.get("rows", {}).get("id", [])
         news |= heard
-    assert follower.poll() == {}
+    assert not follower.poll()
     follower.close()
     writing.close()
     assert sorted(told) == [row.id for row in stored if row.origin != DENSE]

@@ -1,11 +1,10 @@
 """The optimizer of methods with a fixed set of networks, and the base of methods that end with one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from blendsearch.blend.genome import Genome
+from blendsearch.blend.genome import Genome, GenomeFields
 from blendsearch.pipeline.methods.method import Method
 from blendsearch.pipeline.optimizers.base import Candidate, Optimizer
 from blendsearch.pipeline.optimizers.one_shot import OneShot
@@ -27,13 +26,13 @@ class FixedCandidates(OneShot):
             found.setdefault(compute_cut_digest(cut), Candidate(nothing, cut, compute_cut_digest(cut), name))
         return list(found.values())[:limit]
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         return self._make_empty_genome()
 
     def _make_empty_genome(self) -> Genome:
         return Genome(np.zeros(0), np.zeros(self.groups), 0.0)
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         return {}
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from blendsearch.blend.genome import Genome
+from blendsearch.blend.genome import Genome, GenomeFields
 from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut
+
+RandomState = Mapping[str, Any]
+"""The state of a numpy generator, as its bit generator returns it."""
 
 
 class Candidate(NamedTuple):
@@ -49,16 +52,17 @@ class Optimizer(Protocol):
     def tell_one(self, digest: str, result: CandidateResult | None) -> None:
         """Receive the result of one candidate, in the order of completion; None where it failed."""
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         """Return a genome as JSON values, for the store and its readers."""
         ...
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         """Return the genome that `serialize_genome` gave these values."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that exact resumption needs, as JSON values."""
+    def state_dict(self) -> Mapping[str, object]:
+        """Return everything that exact resumption needs, as JSON values; each optimizer defines its own keys."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from what `state_dict` returned, read back from JSON."""

@@ -19,15 +19,15 @@ CMA-ES".
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, compute_bounds, compute_flip_step, unflatten_genome
+from blendsearch.blend.genome import Genome, GenomeFields, compute_bounds, compute_flip_step, unflatten_genome
 from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED, Origin
@@ -39,6 +39,27 @@ LOG_LOSS_SCALE = 0.15
 """Difference in log loss to the best criterion at which a criterion begins with 1/e of its weight."""
 
 Vector = NDArray[np.float64]
+
+
+class StrategyState(TypedDict):
+    """The state of a `Strategy` in a checkpoint; lists are (n,)."""
+
+    mean: list[float]
+    spread: list[float]
+    variance: list[float]
+    path_sigma: list[float]
+    path: list[float]
+    size: int
+    sigma: float
+    generation: int
+
+
+class CmaState(TypedDict):
+    """The state of `Cma` in a checkpoint. `best` is a loss and the genes of its genome."""
+
+    numpy: RandomState
+    best: tuple[float, list[float]] | None
+    strategy: StrategyState | None
 
 
 class Cma:
@@ -132,18 +153,18 @@ class Cma:
                 self.strategy.learn([vector for _, vector in ranked], bounded=True)
                 self._samples.clear()
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         return self.space.describe(genome)
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         return self.space.parse_genome(facts)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> CmaState:
         """Return everything that exact resumption needs, as JSON values."""
         strategy = None if self.strategy is None else self.strategy.state_dict()
         return {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: CmaState) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.strategy = None if state["strategy"] is None else Strategy.from_state_dict(state["strategy"])
@@ -281,19 +302,25 @@ class Strategy:
         self.variance = np.where(self.spread > 0, np.maximum(self.variance, 1e-12), 1.0)
         self.sigma *= float(np.exp(min(1.0, (self.c_sigma / self.damping) * (length / self.expected_norm - 1))))
 
-    def state_dict(self) -> dict[str, Any]:
-        arrays = ("mean", "spread", "variance", "path_sigma", "path")
+    def state_dict(self) -> StrategyState:
+        """Return everything that `from_state_dict` needs, as JSON values."""
         return {
-            **{name: getattr(self, name).tolist() for name in arrays},
-            **{name: getattr(self, name) for name in ("size", "sigma", "generation")},
+            "mean": self.mean.tolist(),
+            "spread": self.spread.tolist(),
+            "variance": self.variance.tolist(),
+            "path_sigma": self.path_sigma.tolist(),
+            "path": self.path.tolist(),
+            "size": self.size,
+            "sigma": self.sigma,
+            "generation": self.generation,
         }
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> "Strategy":
+    def from_state_dict(cls, state: StrategyState) -> "Strategy":
         """Return the strategy that gave `state`."""
         found = cls(np.array(state["mean"]), np.array(state["spread"]), state["size"])
-        for name in ("variance", "path_sigma", "path"):
-            setattr(found, name, np.array(state[name]))
+        found.variance = np.array(state["variance"])
+        found.path_sigma, found.path = np.array(state["path_sigma"]), np.array(state["path"])
         found.sigma, found.generation = state["sigma"], state["generation"]
         return found
 

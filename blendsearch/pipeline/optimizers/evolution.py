@@ -7,16 +7,16 @@ Algorithms"). `Operators` define crossover, mutation and selection.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from deap import base, tools
 
-from blendsearch.blend.genome import Genome, Space, unflatten_genome
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.blend.genome import Genome, GenomeFields, Space, unflatten_genome
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
 from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
@@ -65,6 +65,23 @@ class Operators(Protocol):
 
     def select_survivors(self, pool: list[Individual], size: int) -> list[Individual]:
         """Select the next population from the present one and its children."""
+
+
+class IndividualState(TypedDict):
+    """An individual in a checkpoint. `crowding` is its crowding distance; None if infinite."""
+
+    genes: list[float]
+    digest: str
+    objectives: list[float]
+    crowding: float | None
+
+
+class EvolutionState(TypedDict):
+    """The state of `Evolution` in a checkpoint. `random` is the version, words and next normal of Python's stream."""
+
+    random: tuple[int, list[int], float | None]
+    numpy: RandomState
+    population: list[IndividualState]
 
 
 class Evolution:
@@ -148,17 +165,17 @@ class Evolution:
         if result is not None:
             self.tell([result])
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         return self.space.describe(genome)
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         return self.space.parse_genome(facts)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that exact resumption needs, as JSON values."""
+    def state_dict(self) -> EvolutionState:
+        """Return everything that exact resumption needs, as JSON values."""
         version, words, gauss = self._stream
         return {
-            "random": [version, list(words), gauss],
+            "random": (version, list(words), gauss),
             "numpy": self.rng.bit_generator.state,
             "population": [
                 {
@@ -172,8 +189,8 @@ class Evolution:
             ],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+    def load_state_dict(self, state: EvolutionState) -> None:
+        """Continue from what `state_dict` returned."""
         version, words, gauss = state["random"]
         self._stream = (version, tuple(words), gauss)
         self.rng.bit_generator.state = state["numpy"]

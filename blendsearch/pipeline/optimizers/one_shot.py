@@ -1,9 +1,13 @@
 """Optimizers that ask once and learn nothing."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+
+
+class EmptyState(TypedDict):
+    """The state of an optimizer that has none."""
 
 
 class OneShot:
@@ -21,8 +25,8 @@ class OneShot:
     def tell_one(self, digest: str, result: CandidateResult | None) -> None:
         """Ignore the results."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EmptyState:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EmptyState) -> None:
         """Do nothing: there is no state."""

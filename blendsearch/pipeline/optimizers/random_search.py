@@ -4,19 +4,26 @@ It evaluates the same baselines, so it ends no worse than any of them. Half of i
 the best baseline, the others anywhere in the space. It learns nothing from its draws.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import numpy as np
 
-from blendsearch.blend.genome import Genome, Space, compute_flip_step, unflatten_genome
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.blend.genome import Genome, GenomeFields, Space, compute_flip_step, unflatten_genome
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
 WIDEST_STEP = 0.15
 """Largest standard deviation of shares drawn around the best baseline's."""
+
+
+class RandomSearchState(TypedDict):
+    """The state of `RandomSearch` in a checkpoint. `best` is the loss and the genes of the best baseline."""
+
+    numpy: RandomState
+    best: tuple[float, list[float]] | None
 
 
 class RandomSearch:
@@ -53,16 +60,16 @@ class RandomSearch:
     def tell_one(self, digest: str, result: CandidateResult | None) -> None:
         self.tell([] if result is None else [result])
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         return self.space.describe(genome)
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         return self.space.parse_genome(facts)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> RandomSearchState:
         return {"numpy": self.rng.bit_generator.state, "best": self.best}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: RandomSearchState) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
 

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_lat
 from blendsearch.pipeline.problem.costs import describe_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.results.export.description import ExportDescription, MeasuredLatency
 from blendsearch.results.export.formats import WrittenFile, check_formats, write_format
 from blendsearch.results.export.model_card import render_model_card
 from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
@@ -45,7 +46,7 @@ class ExportResult:
     Attributes
     ----------
     val_loss, val_accuracy: evaluated again after loading back; those of the search where the network was not there.
-    latency: `dense_ms` and `pruned_ms` of one pass on this device, and `where` and how; None where not measured.
+    latency: of one pass on this device; None where not measured.
     files: the files written; of further formats also the difference of their outputs from the module's.
     dense_bytes: the size of the dense network's weights as safetensors.
     """
@@ -60,7 +61,7 @@ class ExportResult:
     val_loss: float
     val_accuracy: float | None
     checked: bool
-    latency: dict[str, Any] | None
+    latency: MeasuredLatency | None
     files: tuple[WrittenFile, ...]
     dense_bytes: int
 
@@ -83,23 +84,24 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
     module, row = rebuild_network(run, problem, row)
     cut = unpack_cut(row.cut, problem.structure.maps.channels)
     facts = _describe_export(run, row, problem)
-    facts["latency"] = _measure_latency(problem, cut, facts["input"]["shape"])
+    shape = facts.input["shape"]
+    facts = replace(facts, latency=_measure_latency(problem, cut, shape))
     with _open_draft_folder(folder) as draft:
         found = _write(draft, _collect_tensors(module), facts)
         if is_in_python(run.config):
             loaded = load(draft, model=problem.model)
         else:
             loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
-        found += [write_format(loaded, facts["input"]["shape"], draft / f"network.{name}") for name in formats]
+        found += [write_format(loaded, shape, draft / f"network.{name}") for name in formats]
         evaluated = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
         if not abs(evaluated.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(evaluated.loss)):
             raise RunError(
                 f"network {row.id} gives validation loss {evaluated.loss:.4f} after export, {row.loss:.4f} in the "
                 "search: export on the device and with the versions it was searched with"
             )
-        found.append(_write_card(run, row, facts, found, draft))
+        found.append(_write_card(run, facts, found, draft))
     accuracy = 1 - evaluated.error if has_accuracy(run) else None
-    return _make_result(run, row, folder, facts, found, evaluated.loss, accuracy, True)
+    return _make_result(run, row, folder, facts.latency, found, evaluated.loss, accuracy, True)
 
 
 def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult:
@@ -122,9 +124,9 @@ def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult
     facts = _describe_export(run, row, None)
     with _open_draft_folder(folder) as draft:
         found = _write(draft, tensors, facts)
-        found.append(_write_card(run, row, facts, found, draft))
+        found.append(_write_card(run, facts, found, draft))
     accuracy = 1 - (row.error or 0.0) if has_accuracy(run) else None
-    return _make_result(run, row, folder, facts, found, row.loss or 0.0, accuracy, False)
+    return _make_result(run, row, folder, None, found, row.loss or 0.0, accuracy, False)
 
 
 def check_folder(folder: Path) -> None:
@@ -133,16 +135,16 @@ def check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is not empty: export to a new folder")
 
 
-def _write(draft: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> list[WrittenFile]:
+def _write(draft: Path, tensors: dict[str, Tensor], facts: ExportDescription) -> list[WrittenFile]:
     from safetensors.torch import save_file
 
     save_file(tensors, draft / WEIGHTS)
-    write_atomically(draft / DESCRIPTION, json.dumps(facts, indent=1))
+    write_atomically(draft / DESCRIPTION, json.dumps(facts.to_dict(), indent=1))
     return [WrittenFile(name, (draft / name).stat().st_size) for name in (WEIGHTS, DESCRIPTION)]
 
 
-def _write_card(run: Run, row: Evaluation, facts: dict[str, Any], files: list[WrittenFile], draft: Path) -> WrittenFile:
-    text = render_model_card(run, str(row.id), facts, files)
+def _write_card(run: Run, facts: ExportDescription, files: list[WrittenFile], draft: Path) -> WrittenFile:
+    text = render_model_card(run, str(facts.id), facts, files)
     write_atomically(draft / CARD, text)
     return WrittenFile(CARD, len(text.encode("utf-8")))
 
@@ -151,7 +153,7 @@ def _make_result(
     run: Run,
     row: Evaluation,
     folder: Path,
-    facts: dict[str, Any],
+    latency: MeasuredLatency | None,
     files: list[WrittenFile],
     loss: float,
     accuracy: float | None,
@@ -169,7 +171,7 @@ def _make_result(
         loss,
         accuracy,
         checked,
-        facts.get("latency"),
+        latency,
         tuple(files),
         (run.path / "dense.safetensors").stat().st_size,
     )
@@ -192,7 +194,7 @@ def _open_draft_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> dict[str, Any]:
+def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> MeasuredLatency:
     """Measure one pass of the dense and of the pruned network in turns on this device."""
     how = problem.config.budget.measured
     channels, height, width = shape
@@ -281,7 +283,7 @@ def load(
     return copy_with_tensors(dense, get_stored_tensor).eval()
 
 
-def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> dict[str, Any]:
+def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> ExportDescription:
     groups = run.structure["groups"]
     ends = np.cumsum([group["channels"] for group in groups])
     cut, layers = (
@@ -292,23 +294,23 @@ def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> dict
     kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
     taken = run.structure.get("input") or _require_splits(problem).describe_input()
     has_numbers = row.error is not None and has_accuracy(run)
-    return {
-        "format": FORMAT if layers else 1,
-        "factory": run.config.model.factory,
-        "arguments": run.config.model.arguments,
-        "kept": kept,
-        **({"decomposed": layers} if layers else {}),
-        "input": taken,
-        "macs": row.macs,
-        "params": row.params,
-        "dense": dict(run.structure["dense"]),
-        "fidelity": row.fidelity,
-        "val_loss": row.loss,
-        "val_accuracy": 1 - (row.error or 0.0) if has_numbers else None,
-        "run": run.name,
-        "id": row.id,
-        "cut": row.digest,
-    }
+    return ExportDescription(
+        format=FORMAT if layers else 1,
+        factory=run.config.model.factory,
+        arguments=run.config.model.arguments,
+        kept=kept,
+        decomposed=tuple(layers) if layers else None,
+        input=taken,
+        macs=row.macs,
+        params=row.params,
+        dense=run.structure["dense"],
+        fidelity=row.fidelity,
+        val_loss=row.loss,
+        val_accuracy=1 - (row.error or 0.0) if has_numbers else None,
+        run=run.name,
+        id=row.id,
+        cut=row.digest,
+    )
 
 
 def _require_splits(problem: Problem | None) -> Splits:

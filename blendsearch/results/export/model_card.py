@@ -1,10 +1,11 @@
 """Model cards of exported networks, in Markdown: accuracy, costs, loading, data and provenance."""
 
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from blendsearch.data.splits import InputDescription
 from blendsearch.pipeline.problem.inputs import is_in_python
+from blendsearch.results.export.description import ExportDescription, MeasuredLatency
 from blendsearch.results.export.formats import WrittenFile
 from blendsearch.results.formatting import format_budget
 from blendsearch.results.network import describe_network, describe_training
@@ -19,7 +20,7 @@ MIN_SHARE = 0.005
 """A smaller share of a blend rounds to 0 % and is left out."""
 
 
-def render_model_card(run: Run, selector: str, facts: Mapping[str, Any], files: Sequence[WrittenFile]) -> str:
+def render_model_card(run: Run, selector: str, facts: ExportDescription, files: Sequence[WrittenFile]) -> str:
     """Render the card of a network; `facts` is its ``network.json``."""
     network = describe_network(run, selector)
     numbers = summarize_run(run)
@@ -37,11 +38,11 @@ def render_model_card(run: Run, selector: str, facts: Mapping[str, Any], files: 
         "## How good it is",
         _format_metrics(run, network, dense, final),
         "## What it costs",
-        _format_costs(network, facts.get("latency")),
+        _format_costs(network, facts.latency),
         "## How to load it",
         _format_loading(run),
         _format_files(files),
-        _format_input(facts["input"]),
+        _format_input(facts.input),
         "## Data",
         f"{run.structure['splits']} Validation images chose this network; test images, where there are figures of "
         "them, were looked at once, afterwards.",
@@ -84,7 +85,7 @@ def _format_row(row: NetworkRecord | FinalRecord | None, accuracies: bool, furth
     ]
 
 
-def _format_costs(network: NetworkDetails, latency: Mapping[str, Any] | None) -> str:
+def _format_costs(network: NetworkDetails, latency: MeasuredLatency | None) -> str:
     dense = network.dense
     cells = [
         [
@@ -130,11 +131,11 @@ def _format_files(files: Sequence[WrittenFile]) -> str:
     return "\n".join(lines)
 
 
-def _format_input(spec: Mapping[str, Any]) -> str:
+def _format_input(spec: InputDescription) -> str:
     shape = " x ".join(map(str, spec["shape"]))
-    if spec["mean"] is None:
+    if spec["mean"] is None or spec["std"] is None:
         return f"It takes float32 images of shape {shape}, as the searcher's own transform makes them."
-    mean, std = (", ".join(f"{value:.4f}" for value in spec[name]) for name in ("mean", "std"))
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (spec["mean"], spec["std"]))
     return (
         f"It takes float32 images of shape {shape}: pixels scaled to [0, 1], less the mean ({mean}), divided by the "
         f"standard deviation ({std})."

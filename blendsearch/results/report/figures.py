@@ -1,9 +1,9 @@
 """The figures of the report about the whole search: charts, controls, criteria."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from blendsearch.blend.correlation_map import CorrelationMap
+from blendsearch.results.records import MethodSummary
 from blendsearch.results.report.chart import Axis, ChartPoint, ChartSeries, FrontChart
 from blendsearch.results.report.criteria_map import format_cluster_name, format_correlation
 from blendsearch.results.report.drawing import (
@@ -117,8 +118,19 @@ def _make_handle(style: SeriesStyle, series: ChartSeries) -> Line2D:
     return handle
 
 
-def _choose_marker(style: SeriesStyle, marker: str) -> dict[str, Any]:
+class MarkerOptions(TypedDict):
     """Keyword arguments of a matplotlib line for its markers."""
+
+    color: str
+    alpha: float | None
+    marker: str
+    markersize: float
+    markerfacecolor: str
+    markeredgecolor: str
+    markeredgewidth: float
+
+
+def _choose_marker(style: SeriesStyle, marker: str) -> MarkerOptions:
     rim = GROUND if style.filled and style.alpha == 1 else style.color
     return {
         "color": style.color,
@@ -143,19 +155,24 @@ def _draw_series(axes: Axes, series: ChartSeries, gid: str, chart: FrontChart) -
     """Draw a line and its points, those beyond the edge as triangles at it; returns the points by the artist's gid."""
     style = STYLES[series.style]
     if series.line:
-        vertices = [(chart.x.clamp(x), chart.y.clamp(y)) for x, y in series.line]
-        axes.plot(
-            *zip(*vertices, strict=True), color=style.color, lw=style.width, ls=_choose_dashes(style), clip_on=False
-        )
-    found: dict[str, Sequence[Mark]] = {}
+        _draw_line(axes, series.line, style, chart)
     hidden = not style.marker or (series.line and len(series.points) > MAX_CURVE_MARKS)
-    points = () if hidden else series.points
-    above = replace(style, marker="^", filled=True)
-    below = replace(style, marker="v", filled=True)
-    inside = [point for point in points if _is_inside(chart, point)]
-    high = [point for point in points if not _is_inside(chart, point) and point.y > chart.y.high]
-    low = [point for point in points if not _is_inside(chart, point) and point.y <= chart.y.high]
-    for part, look, shown in (("in", style, inside), ("high", above, high), ("low", below, low)):
+    return {} if hidden else _draw_points(axes, series.points, style, gid, chart)
+
+
+def _draw_line(axes: Axes, line: Sequence[tuple[float, float]], style: SeriesStyle, chart: FrontChart) -> None:
+    vertices = [(chart.x.clamp(x), chart.y.clamp(y)) for x, y in line]
+    axes.plot(*zip(*vertices, strict=True), color=style.color, lw=style.width, ls=_choose_dashes(style), clip_on=False)
+
+
+def _draw_points(
+    axes: Axes, points: Sequence[ChartPoint], style: SeriesStyle, gid: str, chart: FrontChart
+) -> dict[str, Sequence[Mark]]:
+    """Draw the points inside, and triangles at the edge for the others."""
+    above, below = replace(style, marker="^", filled=True), replace(style, marker="v", filled=True)
+    found: dict[str, Sequence[Mark]] = {}
+    for part, look in (("in", style), ("high", above), ("low", below)):
+        shown = [point for point in points if _locate_point(chart, point) == part]
         if shown:
             name = f"{gid}-{part}"
             prefix = "" if part == "in" else f"{OUTSIDE_LABEL}: "
@@ -164,6 +181,13 @@ def _draw_series(axes: Axes, series: ChartSeries, gid: str, chart: FrontChart) -
             ys = [chart.y.clamp(point.y) for point in shown]
             axes.plot(xs, ys, ls="none", gid=name, clip_on=False, **_choose_marker(look, look.marker))
     return found
+
+
+def _locate_point(chart: FrontChart, point: ChartPoint) -> str:
+    """Return ``in`` for a point inside the axes, else the edge it is drawn at: ``high`` or ``low``."""
+    if _is_inside(chart, point):
+        return "in"
+    return "high" if point.y > chart.y.high else "low"
 
 
 def _label_points(axes: Axes, chart: FrontChart) -> None:
@@ -211,24 +235,27 @@ def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
 
 
 @styled
-def draw_difference_figure(rows: Sequence[Mapping[str, Any]]) -> Drawing:
-    """How many points more the run has than each control, on test images, with confidence intervals where known."""
-    shown = [row for row in rows if row["difference"]["mean"] is not None]
-    names = 14.0 + max(6.8 * len(row["name"]) for row in shown)
+def draw_difference_figure(rows: Sequence[MethodSummary]) -> Drawing:
+    """Draw how many points more the run has than each control, on test images, with confidence intervals if known."""
+    shown = [
+        (row.name, 100 * row.difference.mean, 100 * (row.difference.half_width or 0.0))
+        for row in rows
+        if row.difference is not None and row.difference.mean is not None
+    ]
+    names = 14.0 + max(6.8 * len(name) for name, _, _ in shown)
     height = 70.0 + 28 * len(shown)
     figure = make_figure(WIDTH, height)
     axes = figure.add_axes((names / WIDTH, 50 / height, (WIDTH - names - 24) / WIDTH, (height - 58) / height))
     marks: dict[str, Sequence[Mark]] = {}
-    for number, row in enumerate(shown):
-        mean, half = 100 * row["difference"]["mean"], 100 * (row["difference"]["half_width"] or 0.0)
+    for number, (name, mean, half) in enumerate(shown):
         if half:
             axes.errorbar(mean, number, xerr=half, color=INK, capsize=5, lw=1.5, capthick=1.5)
         axes.plot(mean, number, "o", ms=10, color=BLUE, markeredgecolor=GROUND, gid=f"difference-{number}")
-        marks[f"difference-{number}"] = [Mark(f"{row['name']}: {mean:+.2f} points")]
+        marks[f"difference-{number}"] = [Mark(f"{name}: {mean:+.2f} points")]
     reach = 1.1 * max(0.1, *(abs(end) for end in axes.get_xlim()))
     axes.set_xlim(-reach, reach)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(range(len(shown)), [row["name"] for row in shown], color=INK)
+    axes.set_yticks(range(len(shown)), [name for name, _, _ in shown], color=INK)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 else f"{value:+.3g}"))
     axes.set_xlabel("points of test accuracy; right: this run is better")
     axes.axvline(0, color=SOFT, lw=1, zorder=0)

@@ -1,8 +1,8 @@
 """The figures of the report about one network: the channels that its groups keep, and the weights of its blend."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from blendsearch.results.records import GroupRecord
 from blendsearch.results.report.drawing import BLUE, FAINT, GREEN, INK, Drawing, Mark, make_figure, styled
 from blendsearch.results.report.figures import Cell, Grid, draw_grid, shorten_names
 
@@ -11,20 +11,20 @@ ROW_HEIGHT = 16.0
 LEAST_WEIGHT = 0.005
 """Weights below this are shown as none."""
 
-Groups = Sequence[Mapping[str, Any]]
-"""The groups of a network as `describe_network` gives them, which is JSON."""
+Groups = Sequence[GroupRecord]
+"""The groups of a network, in order."""
 
 
 @styled
 def draw_kept_figure(groups: Groups, name: str, network_name: str) -> Drawing:
     """A bar per group as long as its channels in the dense network, filled as far as they are kept."""
-    kept, channels = sum(group["kept"] for group in groups), sum(group["channels"] for group in groups)
-    tips = [f"{group['group']}: {group['kept']} of {group['channels']}, {group['kept_ratio']:.0%}" for group in groups]
+    kept, channels = sum(group.kept for group in groups), sum(group.channels for group in groups)
+    tips = [f"{group.group}: {group.kept} of {group.channels}, {group.kept_ratio:.0%}" for group in groups]
     bars = _Bars(
-        shorten_names(group["group"] for group in groups),
-        [group["kept"] for group in groups],
-        [group["channels"] for group in groups],
-        [f"{group['kept']}/{group['channels']}" for group in groups],
+        shorten_names(group.group for group in groups),
+        [group.kept for group in groups],
+        [group.channels for group in groups],
+        [f"{group.kept}/{group.channels}" for group in groups],
         tips,
         BLUE,
     )
@@ -49,9 +49,9 @@ def draw_blend_figure(groups: Groups, order: Sequence[str], name: str, network_n
     return _draw_blend_cells(groups, used, name, network_name)
 
 
-def get_blend_weights(group: Mapping[str, Any]) -> dict[str, float]:
-    """The weight of each criterion in the blend of one group."""
-    return {item["criterion"]: item["part"] for item in group["blend"] or []}
+def get_blend_weights(group: GroupRecord) -> dict[str, float]:
+    """Return the weight of each criterion in the blend of one group."""
+    return {item.criterion: item.part for item in group.blend or ()}
 
 
 def has_uniform_blend(groups: Groups) -> bool:
@@ -121,10 +121,10 @@ def _draw_blend_cells(groups: Groups, criteria: Sequence[str], name: str, networ
         f"{means[largest]:.0%} on average."
     )
     cells = [
-        [_make_blend_cell(group["group"], criterion, row.get(criterion, 0.0)) for criterion in criteria]
+        [_make_blend_cell(group.group, criterion, row.get(criterion, 0.0)) for criterion in criteria]
         for group, row in zip(groups, weights, strict=True)
     ]
-    rows = shorten_names(group["group"] for group in groups)
+    rows = shorten_names(group.group for group in groups)
     left = min(170.0, 14 + 6.7 * max(map(len, rows)))
     top = 14 + 6.7 * max(map(len, criteria))
     cell = min(26.0, max(11.0, (WIDTH - left - 6) / len(criteria)))

@@ -1,11 +1,11 @@
 """A run as one page: a single HTML file that contains its figures and loads nothing."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from blendsearch.blend.correlation_map import build_correlation_map
 from blendsearch.errors import BlendsearchError
 from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.formatting import format_budget, format_share
@@ -16,8 +16,10 @@ from blendsearch.results.network import (
     list_decomposed_layers,
     make_group_reader,
 )
+from blendsearch.results.records import ComparisonTable, GroupRecord, NetworkRecord, RunSummary
 from blendsearch.results.report.chart import ChartOptions
 from blendsearch.results.report.chart_builder import build_front_chart, build_hypervolume_chart
+from blendsearch.results.report.criteria_map import CriteriaMapRecord, describe_map, format_correlation
 from blendsearch.results.report.drawing import Drawing
 from blendsearch.results.report.figures import draw_chart, draw_correlation_figure, draw_difference_figure
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
@@ -45,7 +47,7 @@ class Pick:
     name: str
     row: Evaluation
     reason: str
-    groups: list[dict[str, Any]]
+    groups: list[GroupRecord]
     decomposed: list[str]
     layers: int
     kept: Drawing
@@ -53,6 +55,14 @@ class Pick:
     uniform: bool
     macs_ratio: float
     params_ratio: float
+
+
+@dataclass(frozen=True)
+class CriteriaSection:
+    """The map of criteria and its figure."""
+
+    map: CriteriaMapRecord
+    figure: Drawing
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ class ReportFacts:
     budget: str
     sentences: list[str]
     history: SearchHistory
-    numbers: Mapping[str, Any]
+    numbers: RunSummary
     trained: str
     costs: Mapping[str, str]
     names: Mapping[int, str]
@@ -88,9 +98,9 @@ class ReportFacts:
     main: Drawing | None
     second: Drawing | None
     picks: list[Pick]
-    controls: Mapping[str, Any] | None
+    controls: ComparisonTable | None
     differences: Drawing | None
-    criteria: Mapping[str, Any] | None
+    criteria: CriteriaSection | None
     generations: list[GenerationRow]
     timing: Timing
     command: str
@@ -110,7 +120,7 @@ def write_report(run: Run, path: Path) -> list[str]:
 
 def collect_report_facts(run: Run) -> ReportFacts:
     """Collect the contents of the page."""
-    history, numbers, controls = read_history(run), summarize_run(run).to_dict(), _summarize_controls(run)
+    history, numbers, controls = read_history(run), summarize_run(run), _summarize_controls(run)
     reasons = _select_picks(run, history)
     picked = {name: row for name, (row, _) in reasons.items()}
     generations, finals = _read_times(run)
@@ -120,11 +130,11 @@ def collect_report_facts(run: Run) -> ReportFacts:
         run=run,
         title=run.config.model.title,
         budget=format_budget(run),
-        sentences=format_sentences(run, history, numbers, picked, controls["verdict"] if controls else None),
+        sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
         history=history,
         numbers=numbers,
         trained=describe_training(run),
-        costs=_select_cost_columns(numbers["dense"]),
+        costs=_select_cost_columns(numbers.dense),
         names={row.id: f"{name} ({row.id})" for name, row in picked.items()},
         anchors=anchors,
         main=_draw_main_figure(run, history, frozenset(anchors)),
@@ -145,6 +155,7 @@ def _render(facts: ReportFacts) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["share"] = format_share
+    environment.filters["signed"] = format_correlation
     environment.filters["duration"] = _format_duration
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(facts))
 
@@ -155,12 +166,12 @@ def _read_times(run: Run) -> tuple[list[GenerationRow], list[float]]:
         return store.read_generations(), [item.seconds for item in store.read_finals()]
 
 
-def _list_anchors(numbers: Mapping[str, Any]) -> dict[int, str]:
-    """The first part of the table of networks that has each network, by its id."""
+def _list_anchors(numbers: RunSummary) -> dict[int, str]:
+    """List the first part of the table of networks that has each network, by its id."""
     found: dict[int, str] = {}
-    for part in ("dense", "baselines", "front"):
-        for row in numbers[part]:
-            found.setdefault(row["id"], part)
+    for part, rows in (("dense", numbers.dense), ("baselines", numbers.baselines), ("front", numbers.front)):
+        for row in rows:
+            found.setdefault(row.id, part)
     return found
 
 
@@ -181,7 +192,7 @@ def _select_picks(run: Run, history: SearchHistory) -> dict[str, tuple[Evaluatio
 
 
 def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: list[str]) -> Pick:
-    groups = [group.to_dict() for group in make_group_reader(run)(row)]
+    groups = make_group_reader(run)(row)
     network = format_network_name(row)
     return Pick(
         title={"best": "Best", "knee": "Knee", "single": "Best single criterion"}[name],
@@ -216,30 +227,35 @@ def _has_figure(history: SearchHistory) -> bool:
     return len(history.evaluated) >= (1 if history.has_budget_range else MIN_NETWORKS)
 
 
-def _draw_differences(controls: Mapping[str, Any] | None) -> Drawing | None:
-    rows = controls["methods"][1:] if controls else []
+def _draw_differences(controls: ComparisonTable | None) -> Drawing | None:
+    rows = () if controls is None else controls.methods[1:]
     return draw_difference_figure(rows) if rows else None
 
 
-def _select_cost_columns(dense: list[dict[str, Any]]) -> dict[str, str]:
-    """The columns of the table of networks: MACs and parameters, and further costs that have a budget."""
-    further = {"memory": "memory_ratio", "latency": "latency_ratio", "measured": "latency_measured"}
-    known = {name: field for name, field in further.items() if dense and field in dense[0]}
-    return {"MACs": "macs_ratio", "parameters": "params_ratio", **known}
+def _select_cost_columns(dense: Sequence[NetworkRecord]) -> dict[str, str]:
+    """Select the columns of the table of networks: MACs and parameters, and further costs that have a budget."""
+    columns = {"MACs": "macs_ratio", "parameters": "params_ratio"}
+    if dense and dense[0].memory_ratio is not None:
+        columns["memory"] = "memory_ratio"
+    if dense and dense[0].latency_ratio is not None:
+        columns["latency"] = "latency_ratio"
+    if dense and dense[0].latency_predicted is not None:
+        columns["measured"] = "latency_measured"
+    return columns
 
 
-def _summarize_controls(run: Run) -> dict[str, Any] | None:
-    """The comparison with controls, where there are some and the run has finished."""
+def _summarize_controls(run: Run) -> ComparisonTable | None:
+    """Return the comparison with controls, where there are some and the run has finished."""
     if has_budget_range(run) or not run.finished or not list_runs(run.path / "controls"):
         return None
-    return summarize_comparison(run).to_dict()
+    return summarize_comparison(run)
 
 
-def _describe_criteria(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
-    """The map of criteria, and their order in it; None where there is nothing to compare, as with LeGR's one norm."""
-    from blendsearch.blend.correlation_map import build_correlation_map
-    from blendsearch.results.report.criteria_map import describe_map, format_correlation
+def _describe_criteria(run: Run) -> tuple[CriteriaSection | None, list[str]]:
+    """Describe the criteria, and return their order in the map.
 
+    The section is None where there is nothing to compare, as with LeGR's one norm.
+    """
     names = list(run.structure["criteria"])
     if len(names) < 2:
         return None, names
@@ -248,10 +264,9 @@ def _describe_criteria(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
         found = build_correlation_map(*read_scores(run), asked.clustering, asked.clusters, run.config.seed)
     except BlendsearchError:
         return None, names
-    facts = describe_map(found)
-    facts["figure"] = draw_correlation_figure(found)
-    facts["signed"] = format_correlation
-    return facts, [*facts["order"], *(name for name in names if name not in facts["order"])]
+    record = describe_map(found)
+    section = CriteriaSection(record, draw_correlation_figure(found))
+    return section, [*record.order, *(name for name in names if name not in record.order)]
 
 
 def _summarize_timing(generations: list[GenerationRow], finals: list[float]) -> Timing:

@@ -1,11 +1,11 @@
 """The results of a run in a few sentences: networks chosen by validation, with test accuracies where there are any."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from blendsearch.results.formatting import format_budget, format_points, format_share
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
 from blendsearch.results.network import describe_training
+from blendsearch.results.records import EvaluationRecord, RunSummary
 from blendsearch.results.summary import has_accuracy
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.records import Evaluation
@@ -18,7 +18,7 @@ BUDGET_TOLERANCE = 0.005
 def format_sentences(
     run: Run,
     history: SearchHistory,
-    summary: Mapping[str, Sequence[Mapping[str, Any]]],
+    summary: RunSummary,
     picks: Mapping[str, Evaluation],
     verdict: str | None,
 ) -> list[str]:
@@ -42,7 +42,7 @@ def format_sentences(
             "evaluated. All numbers are on validation images, which also choose the networks, so they are optimistic."
         )
         return sentences
-    if accuracies.dense is None or accuracies.dense["test_accuracy"] is not None:
+    if accuracies.dense is None or accuracies.dense.test_accuracy is not None:
         sentences.append("All networks were chosen by validation images. The test images were used once, afterwards.")
     if verdict is not None:
         sentences.append(f"Compared with controls: {verdict}.")
@@ -54,14 +54,13 @@ def format_sentences(
 class _Accuracies:
     """Accuracies to report: after the long fine-tune where there was one, on test images where there are any."""
 
-    def __init__(self, run: Run, summary: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        rows = [row for part in ("dense", "baselines", "front") for row in summary[part]]
-        self.rows_by_id = {row["id"]: row for row in rows}
-        self.dense = summary["dense"][0] if summary["dense"] else None
-        self.finals = [row["id"] for row in summary["finals"]]
+    def __init__(self, run: Run, summary: RunSummary) -> None:
+        rows: list[EvaluationRecord] = [*summary.dense, *summary.baselines, *summary.front, *summary.finals]
+        self.rows_by_id = {row.id: row for row in rows}
+        self.dense = summary.dense[0] if summary.dense else None
+        self.finals = [row.id for row in summary.finals]
         self.fine_tuned = bool(self.finals)
-        self.rows_by_id |= {row["id"]: row for row in summary["finals"]}
-        self.key = "test_accuracy" if run.finished else "val_accuracy"
+        self.tested = run.finished
         self.images = "unseen test images" if run.finished else "validation images"
 
     def select_best_of_kind(self, history: SearchHistory, kind: str) -> Evaluation | None:
@@ -76,8 +75,10 @@ class _Accuracies:
         return rows[0] if rows else None
 
     def get_accuracy(self, number: int) -> float | None:
-        value = self.rows_by_id.get(number, {}).get(self.key)
-        return None if value is None else float(value)
+        row = self.rows_by_id.get(number)
+        if row is None:
+            return None
+        return row.test_accuracy if self.tested else row.val_accuracy
 
     def format_difference(self, own: float, number: int, name: str) -> str | None:
         other = self.get_accuracy(number)
@@ -104,7 +105,7 @@ def _describe_best(run: Run, history: SearchHistory, best: Evaluation, accuracie
             name = "" if format_network_name(row).startswith(kind) else f", {format_network_name(row)}"
             beside.append(accuracies.format_difference(own, row.id, f"the best {kind}{name}"))
     if accuracies.dense is not None:
-        beside.append(accuracies.format_difference(own, accuracies.dense["id"], "the dense network"))
+        beside.append(accuracies.format_difference(own, accuracies.dense.id, "the dense network"))
     texts = [text for text in beside if text is not None]
     spends = history.share(best)
     high = run.config.budget.get_spans().get("macs", (0.0, 0.0))[1]
@@ -127,7 +128,7 @@ def _describe_front(
         dense = (
             None
             if accuracies.dense is None
-            else accuracies.format_difference(own, accuracies.dense["id"], "the dense network")
+            else accuracies.format_difference(own, accuracies.dense.id, "the dense network")
         )
         sentences.append(
             f"The {words}, {format_network_name(row)}, takes {format_share(history.share(row))} of "

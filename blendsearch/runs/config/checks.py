@@ -82,20 +82,38 @@ def check_searchable(config: Config) -> None:
 
 
 def _check_traits(config: Config, spec: MethodSpec) -> None:
-    traits, spans = spec.traits, config.budget.get_spans()
-    is_own = spec.name == config.method
-    called = f"method {spec.name}" if is_own else spec.name
-    if traits.transform == "never" and config.transform != "none":
-        raise ValueError(f"{called} decomposes no layers: leave transform out")
-    if is_own and traits.transform == "required" and config.transform == "none":
-        raise ValueError(f"{called} decomposes layers: leave transform as it is there")
-    if not traits.fixed_widths and not spans:
+    called = f"method {spec.name}" if spec.name == config.method else spec.name
+    _check_transform_trait(config, spec, called)
+    if not spec.traits.fixed_widths and not config.budget.get_spans():
         raise ValueError(f"{called} needs a budget: give one instead of budget.keep")
-    if config.budget.get_spanned_costs() and traits.one_network and (is_own or not traits.spans):
+    if config.budget.get_spanned_costs():
+        _check_range_traits(config, spec, called)
+    _check_costs_trait(config, spec, called)
+
+
+def _check_transform_trait(config: Config, spec: MethodSpec, called: str) -> None:
+    """Compare the config's transform with the method's; only the run's own method can require one."""
+    trait, decomposes = spec.traits.transform, config.transform != "none"
+    if trait == "never" and decomposes:
+        raise ValueError(f"{called} decomposes no layers: leave transform out")
+    if spec.name == config.method and trait == "required" and not decomposes:
+        raise ValueError(f"{called} decomposes layers: leave transform as it is there")
+
+
+def _check_range_traits(config: Config, spec: MethodSpec, called: str) -> None:
+    """Refuse a range of budgets to a method that needs one budget."""
+    traits = spec.traits
+    if traits.one_network and (spec.name == config.method or not traits.spans):
         raise ValueError("one network is trained towards one budget: give one number, not [least, most]")
-    if config.budget.get_spanned_costs() and not traits.spans:
+    if not traits.spans:
         raise ValueError(f"{called} searches at one budget: give one number, not [least, most]")
-    unknown = [name for name in spans if traits.costs is not None and name not in traits.costs]
-    if unknown and traits.costs is not None:
-        known = " and ".join(sorted(traits.costs))
-        raise ValueError(f"{called} can budget {known} alone: leave budget.{unknown[0]} out")
+
+
+def _check_costs_trait(config: Config, spec: MethodSpec, called: str) -> None:
+    """Refuse budgets of costs that the method does not know."""
+    costs = spec.traits.costs
+    if costs is None:
+        return
+    unknown = [name for name in config.budget.get_spans() if name not in costs]
+    if unknown:
+        raise ValueError(f"{called} can budget {' and '.join(sorted(costs))} alone: leave budget.{unknown[0]} out")

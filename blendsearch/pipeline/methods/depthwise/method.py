@@ -4,13 +4,12 @@ The paper leaves open which channels a cut keeps. Every single criterion of the 
 and the best by validation is the method's network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from blendsearch.blend.decoder import Decoder
-from blendsearch.blend.genome import BASELINE_GENE, Genome, Space
+from blendsearch.blend.genome import BASELINE_GENE, Genome, GenomeFields, Space
 from blendsearch.pipeline.methods.method import Method
 from blendsearch.pipeline.optimizers.base import Candidate, Optimizer
 from blendsearch.pipeline.optimizers.baselines import ALL_DEPTHWISE
@@ -29,10 +28,10 @@ class AllDepthwise(OneShot):
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         return list(merge_duplicate_seeds(seeds, self.decode, limit).values())
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         return self.space.parse_genome(facts)
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         return self.space.describe(genome)
 
 

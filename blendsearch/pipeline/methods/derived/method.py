@@ -28,9 +28,9 @@ It runs in the searching process. A resumed run continues after its last step.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -67,6 +67,15 @@ PATH_EXTENSION = 500.0
 """Steps of a tenth that a path continues after the last step: enough for any budget."""
 
 
+class StepSummary(TypedDict):
+    """A step in numbers: costs as shares of the dense network's; `stands` unless the step was undone."""
+
+    macs_ratio: float
+    params_ratio: float
+    val_accuracy: float
+    stands: bool
+
+
 @dataclass(frozen=True)
 class DerivationState:
     """The state of the derivation, as JSON values.
@@ -85,7 +94,7 @@ class DerivationState:
     step: int = 0
     seconds: float = 0.0
     over: bool = False
-    said: dict[str, Any] = field(default_factory=dict)
+    said: StepSummary | None = None
 
 
 def derive_widths(session: SearchSession) -> PreparedAllocation:
@@ -113,6 +122,7 @@ def derive_widths(session: SearchSession) -> PreparedAllocation:
 
 def _describe_step(state: DerivationState, steps: int) -> MethodProgress:
     said = state.said
+    assert said is not None, "no step was made"
     kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
     end = "" if said["stands"] else "  taken back"
     return MethodProgress(
@@ -273,10 +283,14 @@ class Derivation:
         options = TrainingOptions(recipe.precision, recipe.task)
         train(module, held.splits, make_schedule(tuning), held.device, rng, options)
 
-    def _summarize_step(self, counts: Counts, error: float, stands: bool) -> dict[str, Any]:
+    def _summarize_step(self, counts: Counts, error: float, stands: bool) -> StepSummary:
         oracle = self.problem.structure.oracle
-        ratios = {f"{name}_ratio": float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
-        return {**ratios, "val_accuracy": 1 - error, "stands": stands}
+        return {
+            "macs_ratio": float(oracle.compute_ratio("macs", counts)),
+            "params_ratio": float(oracle.compute_ratio("params", counts)),
+            "val_accuracy": 1 - error,
+            "stands": stands,
+        }
 
 
 class Derived(OneNetworkMethod):

@@ -8,17 +8,17 @@ probability 0.1 (at least one), alpha by exp(N(0, 1)) and beta by N(0, 1); the p
 ranking (alpha 1, beta 0); `BATCH` children at a time come from the same pool.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import allocate_globally
 from blendsearch.blend.decoder import Decoder, keep_best
-from blendsearch.blend.genome import Genome
+from blendsearch.blend.genome import Genome, GenomeFields
 from blendsearch.pipeline.methods.method import Method
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer, RandomState
 from blendsearch.pipeline.optimizers.evolution import TRIES
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.origin import EVOLVED
@@ -26,6 +26,13 @@ from blendsearch.structure.groups import Cut, compute_cut_digest
 
 POOL, TOURNAMENT, MUTATION_RATE = 64, 16, 0.1
 BATCH = 8
+
+
+class LegrState(TypedDict):
+    """The state of `Legr` in a checkpoint. `pool`: losses and genes, the oldest first."""
+
+    numpy: RandomState
+    pool: list[tuple[float, list[float]]]
 
 
 class Legr:
@@ -63,17 +70,17 @@ class Legr:
     def tell_one(self, digest: str, result: CandidateResult | None) -> None:
         self.tell([] if result is None else [result])
 
-    def serialize_genome(self, genome: Genome) -> dict[str, Any]:
+    def serialize_genome(self, genome: Genome) -> GenomeFields:
         groups = len(self.norms)
         return {"log_alpha": genome.blend[:groups].tolist(), "beta": genome.blend[groups:].tolist()}
 
-    def deserialize_genome(self, facts: Mapping[str, Any]) -> Genome:
+    def deserialize_genome(self, facts: GenomeFields) -> Genome:
         return Genome(np.array([*facts["log_alpha"], *facts["beta"]]), np.zeros(len(self.norms)), 0.0)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> LegrState:
         return {"numpy": self.rng.bit_generator.state, "pool": self.pool}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LegrState) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.pool = [(loss, genes) for loss, genes in state["pool"]]
 
@@ -94,7 +101,7 @@ class Legr:
         chosen = self.rng.choice(len(self.pool), min(TOURNAMENT, len(self.pool)), replace=False)
         return np.array(min(self.pool[number] for number in chosen)[1])
 
-    def _make_mutants(self, count: int, known: set[str], parent: Any) -> list[Candidate]:
+    def _make_mutants(self, count: int, known: set[str], parent: Callable[[], NDArray[np.float64]]) -> list[Candidate]:
         found: list[Candidate] = []
         taken, groups = set(known), len(self.norms)
         for _ in range(TRIES * max(0, count)):

@@ -1,5 +1,7 @@
 """The parameters that can silence a channel, and their norms."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ TOLERANCE = 1e-3
 """Largest difference between the outputs of a silenced and a cut network, in units of their spread."""
 
 Vector = NDArray[np.float64]
+TensorAxis = tuple[str, int]
+"""A tensor and one of its dimensions."""
 ChannelAxis = tuple[str, int, NDArray[np.int64]]
 """A tensor, one of its dimensions, and for each index there the channel of the line, or -1."""
 
@@ -33,19 +37,10 @@ class ChannelScaler:
         self.maps, self.channels = maps, maps.channels
         self.group_index = np.repeat(np.arange(len(maps.groups)), maps.sizes)
         normed = [_list_batch_norms(model, group) for group in maps.groups]
-        groups = range(len(maps.groups))
-        by_norm = {number for number in groups if normed[number]}
-        if not self._is_silencing_exact(model, sorted(by_norm), normed, images):
-            by_norm = {number for number in by_norm if self._is_silencing_exact(model, [number], normed, images)}
-            if not self._is_silencing_exact(
-                model, sorted(by_norm), normed, images
-            ):  # each does alone, but not all together
-                by_norm = set()
-        parameters = {name for name, _ in model.named_parameters()}
         reading = [_list_readers(group) for group in maps.groups]
-        by_reader = {
-            number for number in groups if number not in by_norm and {name for name, _ in reading[number]} <= parameters
-        }
+        by_norm = self._select_by_norm(model, normed, images)
+        by_reader = _select_by_reader(model, reading) - by_norm
+        groups = range(len(maps.groups))
         self.unscalable_groups = np.array([number not in by_norm | by_reader for number in groups])
         chosen = [normed[number] if number in by_norm else reading[number] for number in groups]
         self.axes = [
@@ -77,7 +72,15 @@ class ChannelScaler:
                 shape[dim] = -1
                 tensor.mul_(torch.from_numpy(by_index).to(tensor).view(shape))
 
-    def _index_channels(self, name_dim: tuple[str, int], number: int) -> ChannelAxis:
+    def _select_by_norm(self, model: nn.Module, normed: Sequence[list[TensorAxis]], images: Tensor) -> set[int]:
+        """Select the groups whose batch-norms silence their channels exactly, all of them together."""
+        found = {number for number, axes in enumerate(normed) if axes}
+        if self._is_silencing_exact(model, sorted(found), normed, images):
+            return found
+        alone = {number for number in found if self._is_silencing_exact(model, [number], normed, images)}
+        return alone if self._is_silencing_exact(model, sorted(alone), normed, images) else set()
+
+    def _index_channels(self, name_dim: TensorAxis, number: int) -> ChannelAxis:
         """Index the channels of one group in a tensor; -1 at the places of other groups."""
         name, dim = name_dim
         start = self.maps.offsets[number]
@@ -88,7 +91,7 @@ class ChannelScaler:
         return name, dim, channels
 
     def _is_silencing_exact(
-        self, model: nn.Module, groups: list[int], norm_axes: list[list[tuple[str, int]]], images: Tensor
+        self, model: nn.Module, groups: list[int], norm_axes: Sequence[list[TensorAxis]], images: Tensor
     ) -> bool:
         """Return whether zeros in the batch-norms of half the channels of `groups` equal a cut of these."""
         cut = self.maps.make_unpruned_cut()
@@ -115,7 +118,13 @@ class ChannelScaler:
         return float((expected - found).abs().max()) <= TOLERANCE * (float(expected.std()) or 1.0)
 
 
-def _list_batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
+def _select_by_reader(model: nn.Module, reading: Sequence[list[TensorAxis]]) -> set[int]:
+    """Select the groups that are read by parameters of the model alone."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return {number for number, axes in enumerate(reading) if {name for name, _ in axes} <= parameters}
+
+
+def _list_batch_norms(model: nn.Module, group: Group) -> list[TensorAxis]:
     """List the scales and shifts of the group's batch-norms."""
     names = {name for name, _ in model.named_parameters()}
     return [
@@ -125,6 +134,6 @@ def _list_batch_norms(model: nn.Module, group: Group) -> list[tuple[str, int]]:
     ]
 
 
-def _list_readers(group: Group) -> list[tuple[str, int]]:
+def _list_readers(group: Group) -> list[TensorAxis]:
     """List the weights that read the group's channels."""
     return list(dict.fromkeys((member.tensor, member.dim) for member in group.select_members("in")))

@@ -30,7 +30,7 @@ Only the abstract is public. Choices beyond it:
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -60,6 +60,16 @@ MOMENTUM_PREFIX = "momentum/"
 """The prefix of a parameter's name under which a checkpoint holds its momentum."""
 
 
+class EpochSummary(TypedDict):
+    """An epoch in numbers: costs as shares of the dense network's; `arrived` once the network is cut."""
+
+    macs_ratio: float
+    params_ratio: float
+    loss: float
+    val_accuracy: float
+    arrived: bool
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """The state of the training after an epoch, as JSON values.
@@ -74,7 +84,7 @@ class TrainingState:
     narrowed: bool = False
     last: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    said: dict[str, Any] = field(default_factory=dict)
+    said: EpochSummary | None = None
 
 
 def train_tailored(session: SearchSession) -> PreparedAllocation:
@@ -99,6 +109,7 @@ def train_tailored(session: SearchSession) -> PreparedAllocation:
 
 def _describe_epoch(state: TrainingState, epochs: int) -> MethodProgress:
     said = state.said
+    assert said is not None, "no epoch was trained"
     kept = f"{said['macs_ratio']:.1%} of macs  {said['params_ratio']:.1%} of params"
     end = f"loss {said['loss']:.4f}  validation accuracy {said['val_accuracy']:.2%}"
     return MethodProgress(
@@ -235,7 +246,7 @@ class TailoredTraining:
         drawn = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
         return drawn.to(self.problem.evaluator.device)
 
-    def _summarize_epoch(self, cut: list[bool] | None, loss: float) -> dict[str, Any]:
+    def _summarize_epoch(self, cut: list[bool] | None, loss: float) -> EpochSummary:
         """Return the costs of the channels that are not at zero, the loss, and the validation accuracy."""
         _, error = self.problem.evaluator.measure(self.module, "val")
         oracle = self.problem.structure.oracle
@@ -246,7 +257,8 @@ class TailoredTraining:
             counts = self.maps.count_kept(np.array(cut))
             ratios = {name: float(oracle.compute_ratio(name, counts)) for name in ("macs", "params")}
         return {
-            **{f"{name}_ratio": value for name, value in ratios.items()},
+            "macs_ratio": ratios["macs"],
+            "params_ratio": ratios["params"],
             "loss": loss,
             "val_accuracy": 1 - error,
             "arrived": cut is not None,
