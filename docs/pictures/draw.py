@@ -67,7 +67,7 @@ def draw_scores(run: Run, name: str, order: list[str]) -> Drawing:
     figure, axes, marks = draw_grid(Grid(rows, (), cells, width, height, LEFT, TOP, 4.0, 4.0))
     for label in axes.get_yticklabels()[-2:]:
         label.set_fontweight("bold")
-    axes.set_title(f"the {channels} channels of group {name}; dark: keep", loc="left", fontsize=11)
+    axes.set_title(f"the {channels} channels of group {name}; strong colour: keep", loc="left", fontsize=11)
     words = f"{len(order)} criteria and their blend rank {channels} channels, of which {int(kept.sum())} are kept."
     return Drawing(figure, "scores", f"The scores of group {name}", words, marks)
 

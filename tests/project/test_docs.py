@@ -91,6 +91,49 @@ def test_every_guarantee_names_test_files_that_exist() -> None:
         assert named and named <= files, promise
 
 
+PATH = re.compile(r"(?:[\w.*-]+/)+[\w.*-]*|[\w*-]+\.(?:py|md|yaml|toml)|\.?[\w-]+/")
+"""Text in backticks that names a file or a folder."""
+
+
+def find_missing_paths(page: str) -> list[str]:
+    """List the paths in backticks that exist neither here, nor in the package, nor in a folder of their paragraph.
+
+    A paragraph such as ``**`runs/`** holds `store.py` `` names its folder once.
+    """
+    missing = []
+    for paragraph in page.split("\n\n"):
+        paths = [path for path in re.findall(r"`([^`\n]+)`", paragraph) if PATH.fullmatch(path)]
+        folders = [place / path for path in paths if path.endswith("/") for place in (ROOT, ROOT / "blendsearch")]
+        for path in paths:
+            found = [*ROOT.glob(path), *(ROOT / "blendsearch").glob(path)]
+            missing += [] if found or any([*folder.rglob(path)] for folder in folders) else [path]
+    return missing
+
+
+def test_every_path_in_the_pages_for_contributors_exists() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    run_directory = re.search(r"^## A run directory\n.*?(?=^## )", page, re.DOTALL | re.MULTILINE)
+    assert run_directory
+    page = page.replace(run_directory.group(), "")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert find_missing_paths(page) == []
+    assert find_missing_paths(contributing) == []
+    assert find_missing_paths("**`runs/`** holds `store.py` and `runs/gone.py`") == ["runs/gone.py"]
+
+
+def test_the_picture_of_the_architecture_is_complete() -> None:
+    (picture,) = (code for _, code in blocks("text", ROOT / "ARCHITECTURE.md"))
+    drawn, folder = set(), Path()
+    for line in picture.splitlines()[1:]:
+        indent, name = re.match(r"( +)(\S+)", line).groups()  # type: ignore[union-attr]
+        folder = Path() if len(indent) == 2 else Path(folder.parts[0])
+        folder /= name
+        drawn.add(folder.as_posix())
+        assert (ROOT / "blendsearch" / folder).exists(), folder
+    layers = {path.parent.name for path in (ROOT / "blendsearch").glob("*/__init__.py")}
+    assert layers <= drawn
+
+
 def test_every_term_of_the_glossary_is_defined_once() -> None:
     terms = re.findall(r"^## (.*)$", (DOCS / "glossary.md").read_text("utf-8"), re.MULTILINE)
     assert terms == sorted(set(terms), key=str.lower)
