@@ -45,7 +45,7 @@ build() {
     [ -z "${PIP_CONF:-}" ] || secrets+=(--secret "id=pip.conf,src=$PIP_CONF")
     [ -z "${CERTIFICATES:-}" ] || secrets+=(--secret "id=certificates,src=$CERTIFICATES")
     buildah bud --layers --network=host --isolation=chroot --build-arg BASE=localhost/rehearsal-base:1 "${secrets[@]}" \
-        -t blendsearch:0.1.0 -f docker/Dockerfile . >"$place/build.log" 2>&1 || { tail -20 "$place/build.log"; return 1; }
+        -t blendsearch:0.2.0 -f docker/Dockerfile . >"$place/build.log" 2>&1 || { tail -20 "$place/build.log"; return 1; }
     podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}'
 }
 

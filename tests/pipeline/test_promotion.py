@@ -130,7 +130,7 @@ def test_a_finished_run_may_judge_its_best_again_later(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"promote": {"share": 0.1, "fidelity": "recalibrated"}}, "would judge the same again"),
+        ({"promote": {"share": 0.1, "fidelity": "recalibrated"}}, "would repeat the same evaluations"),
         ({"promote": UNUSED}, "set data.val_limit"),
     ],
 )

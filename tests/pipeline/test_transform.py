@@ -31,6 +31,7 @@ from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.cost import count_macs
 from blendsearch.structure.groups import unpack_cut
+from blendsearch.zoo.factory import build_model
 
 LAYERS = ["stem.0", "inner.0", "outer.0", "down.0", "top.0"]
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -238,7 +239,7 @@ def test_a_description_that_names_no_convolution_is_refused(
     folder.mkdir()
     from safetensors.torch import save_file
 
-    dense = blendsearch.results.export.export.build_model("digits_net", {"width": 8})
+    dense = build_model("digits_net", {"width": 8})
     save_file(dict(dense.state_dict()), folder / "weights.safetensors")
     facts = {"format": 2, "factory": "digits_net", "arguments": {"width": 8}, "decomposed": decomposed}
     (folder / "network.json").write_text(json.dumps(facts))

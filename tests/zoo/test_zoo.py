@@ -136,8 +136,8 @@ def test_the_published_table_is_that_of_the_last_sweep() -> None:
     sweep = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sweep)
     data = json.loads((here / "experiments/zoo/sweep.json").read_text())
-    assert set(data["models"]) == set(sweep.all_models())
-    assert sweep.table(data) in (here / "docs/zoo.md").read_text()
+    assert set(data["models"]) == set(sweep.list_models())
+    assert sweep.format_table(data) in (here / "docs/zoo.md").read_text()
 
 
 @pytest.mark.slow
