@@ -27,13 +27,17 @@ class ChartOptions:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from `low` to `high`; points beyond its ends are drawn at its ends."""
+    """An axis from `low` to `high`; points beyond its ends are drawn at its ends.
+
+    `falls`: lower values are better, so that points beyond the upper end are the worse ones.
+    """
 
     label: str
     low: float
     high: float
     unit: Unit
     log: bool = False
+    falls: bool = False
 
     def clamp(self, value: float) -> float:
         return min(self.high, max(self.low, value))

@@ -243,7 +243,7 @@ def _make_axes(sources: Sequence[_ChartSource], options: ChartOptions) -> tuple[
     low, high = max(0.0, best - 0.08 * (worst - best)), worst
     if first.measure.sign < 0:
         low, high = 1 - high, 1 - low
-    return x, Axis(first.measure.label, low, high, first.measure.unit)
+    return x, Axis(first.measure.label, low, high, first.measure.unit, falls=first.measure.sign > 0)
 
 
 def _make_cost_axis(sources: Sequence[_ChartSource], options: ChartOptions) -> Axis:

@@ -105,7 +105,7 @@ def draw_chart(chart: FrontChart, *, titled: bool = False) -> Drawing:
 def _make_handles(chart: FrontChart) -> list[Line2D]:
     handles = [_make_handle(STYLES[series.style], series) for series in chart.series if series.name]
     if any(not _is_inside(chart, point) for series in chart.series for point in series.points):
-        style = SeriesStyle(SEEN, "^" if chart.y.label.startswith(("error", "loss")) else "v", 5.0, alpha=0.6)
+        style = SeriesStyle(SEEN, "^" if chart.y.falls else "v", 5.0, alpha=0.6)
         handles.append(_make_handle(style, ChartSeries(OUTSIDE_LABEL, "", (ChartPoint(None, 0, 0, ""),))))
     return handles
 

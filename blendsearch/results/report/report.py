@@ -154,6 +154,7 @@ def _render(facts: ReportFacts) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["network_name"] = format_network_name
     environment.filters["share"] = format_share
     environment.filters["signed"] = format_correlation
     environment.filters["duration"] = _format_duration
