@@ -19,6 +19,7 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.files import apply_umask, refuse_links
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run_facts import EngineFacts, FinishFacts, Provenance, StructureFacts
 from blendsearch.runs.store import Store
@@ -101,7 +102,11 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the run for this process. Raises RunError when another process holds the lock, or it is read-only."""
+        """Lock the run for this process.
+
+        Raises RunError when another process holds the lock, when the run is read-only, and when it contains links.
+        """
+        refuse_links(self.path, self.name)
         try:
             file = (self.path / "lock").open("w", encoding="ascii")
         except OSError as error:
@@ -253,6 +258,7 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
 
     # np.ascontiguousarray would add a dimension to scalars
     save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
+    apply_umask(path)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

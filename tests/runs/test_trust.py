@@ -1,6 +1,7 @@
 """Paths are paths, and what lies in a run directory is checked before it is used."""
 
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -213,3 +214,34 @@ def test_criteria_modules_of_a_run_are_not_imported(searched: Path, tmp_path: Pa
     path.write_text(json.dumps(facts))
     assert "names user-defined code (this)" in fail(capsys, "criteria", "--run", "one", "--runs", tmp_path)
     assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["lock", "logs/worker-0.jsonl", ".engine.json.draft", "checkpoints"])
+def test_links_inside_a_run_are_not_followed_for_writing(
+    name: str, searched: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    (tmp_path / "one" / "finished.json").unlink()
+    outside = tmp_path / "outside"
+    path = tmp_path / "one" / name
+    if path.is_dir():
+        shutil.move(path, outside)
+    else:
+        outside.write_text("keep")
+        path.unlink(missing_ok=True)
+    path.symlink_to(outside)
+    error = fail(capsys, "resume", "one", "--runs", tmp_path)
+    assert f"{name} in run 'one' is a symbolic link" in error
+    assert outside.is_dir() or outside.read_text() == "keep"
+    main(["front", "one", "--runs", str(tmp_path)])  # reading follows them
+
+
+def test_files_have_the_permissions_of_the_umask(searched: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        main(["export", "one", "--to", str(tmp_path / "out"), "--runs", str(searched)])
+    finally:
+        os.umask(before)
+    assert {item.stat().st_mode & 0o777 for item in (tmp_path / "out").iterdir()} == {0o640}
+    stored = {item.stat().st_mode & 0o777 for item in (searched / "one").rglob("*.safetensors")}
+    assert stored == {0o666 & ~before}

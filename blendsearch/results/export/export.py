@@ -27,6 +27,7 @@ from blendsearch.results.export.model_card import render_model_card
 from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
 from blendsearch.results.summary import has_accuracy, select_final, select_network
 from blendsearch.runs.checkpoint import write_atomically
+from blendsearch.runs.files import apply_umask
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
 from blendsearch.structure.depthwise import make_depthwise_pair
@@ -139,6 +140,7 @@ def _write(draft: Path, tensors: dict[str, Tensor], facts: ExportDescription) ->
     from safetensors.torch import save_file
 
     save_file(tensors, draft / WEIGHTS)
+    apply_umask(draft / WEIGHTS)
     write_atomically(draft / DESCRIPTION, json.dumps(facts.to_dict(), indent=1))
     return [WrittenFile(name, (draft / name).stat().st_size) for name in (WEIGHTS, DESCRIPTION)]
 
