@@ -1,4 +1,4 @@
-"""What a search says while it runs, to a terminal, a pipe, a program, or a notebook."""
+"""Progress views of a search: for a terminal, a pipe, a program, or a notebook."""
 
 from rich.console import Console
 
@@ -12,7 +12,7 @@ Progress = JsonLines | TextProgress | NotebookProgress
 
 
 def make_progress(config: Config) -> Progress:
-    """What suits where this process writes to: a notebook's cell, a terminal, or a pipe."""
+    """Make the view that suits the output: a notebook cell, a terminal, or a pipe."""
     if is_notebook():
         return NotebookProgress(config.search.evaluations)
     return TextProgress(Console(), config.search.evaluations)

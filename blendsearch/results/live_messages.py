@@ -134,7 +134,7 @@ class ProcessOutput(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RunNews(Record):
-    """What has changed; parts that have not are None, and left out of JSON.
+    """Changes since the last message; unchanged parts are None, and left out of JSON.
 
     Attributes
     ----------
