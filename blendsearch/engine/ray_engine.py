@@ -157,11 +157,6 @@ class RayEngine:
         self._unreachable.clear()
         self._disconnect()
 
-    def list_processes(self) -> dict[int, str]:
-        """Return the process ids of idle workers with their nodes; for tests that kill them."""
-        processes: list[tuple[str, int]] = self._ray.get([worker.actor.start.remote() for worker in self._idle])
-        return {process: node for node, process in processes}
-
     def _dispatch(self) -> None:
         while self._queue and self._idle:
             pending, worker = self._queue.popleft(), self._idle.popleft()

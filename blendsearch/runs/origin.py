@@ -16,8 +16,6 @@ EQUAL_BLEND = "equal blend"
 BEST_ALLOCATION = "in the best allocation"
 """The allocation of a baseline that is evaluated in the allocation of the best baseline."""
 
-IN_BEST = f" {BEST_ALLOCATION}"
-"""Ends the text of such a baseline."""
 
 BETWEEN_NAMES, BEFORE_BUDGET, BEFORE_TRANSFORM = " = ", " at ", ", "
 
@@ -149,11 +147,6 @@ def make_rule_name(rule: str, allocation: str, transform: str = "", budget: str 
 def list_baseline_kinds(row: Evaluation) -> list[str]:
     """The kinds of baseline that a row is, each with its budget where there are several; none for an evolved one."""
     return list(Origin.parse(row.origin).baseline_kinds)
-
-
-def format_origin_label(row: Evaluation) -> str:
-    """The first name of a row's network."""
-    return Origin.parse(row.origin).label
 
 
 @lru_cache(maxsize=4096)
