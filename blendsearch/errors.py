@@ -33,6 +33,10 @@ class EvaluateError(BlendsearchError):
     """Invalid result of a user-defined `evaluate` or `loss`, or a search without any successful evaluation."""
 
 
+class TrainingError(BlendsearchError):
+    """Training that diverged, or invalid result of a user-defined training function."""
+
+
 class RunError(BlendsearchError):
     """Invalid name, state or version of a run directory."""
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from blendsearch.events import ignore_event
-from blendsearch.fitness.device import autocast
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.device import autocast
 
 
 def main() -> None:

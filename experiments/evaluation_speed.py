@@ -18,11 +18,11 @@ from torch import nn
 
 from blendsearch.events import ignore_event
 from blendsearch.fitness.bn_folding import find_foldable_pairs, fold_batch_norms
-from blendsearch.fitness.device import autocast
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.device import autocast
 
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 

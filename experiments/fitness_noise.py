@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from blendsearch.fitness.device import autocast
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
+from blendsearch.training.device import autocast
 
 TEMPERATURES = (1, 2, 4)
 REPEATS = 20

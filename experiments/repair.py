@@ -30,13 +30,13 @@ from scipy.stats import kendalltau
 from blendsearch.blend.decoder import Decoder
 from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
-from blendsearch.fitness.refit import RIDGE, RefitOptions, Refitter, make_refitter
-from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.refit import RIDGE, RefitOptions, Refitter, make_refitter
+from blendsearch.training.schedule import Schedule
 
 HERE = Path(__file__).parent
 BASELINES = ("l1 uniform", "fisher global", "equal blend uniform", "taylor_gate global")

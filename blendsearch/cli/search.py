@@ -98,9 +98,9 @@ def resume(arguments: argparse.Namespace) -> None:
 
 def _check_compatibility(run: "Run", arguments: argparse.Namespace) -> None:
     """Refuse differences that would change the result. Those listed in --accept are printed and recorded."""
-    from blendsearch.fitness.device import resolve_device
     from blendsearch.runs.compatibility import check_compatible
     from blendsearch.runs.config_changes import note_accepted
+    from blendsearch.training.device import resolve_device
 
     accepted = [kind for kind in (getattr(arguments, "accept", None) or "").split(",") if kind]
     found = check_compatible(run, str(resolve_device(run.config.fitness.device)), accepted)

@@ -115,14 +115,15 @@ class Splits:
         limit: int | None = None,
         drop_last: bool = False,
         share: Share = SINGLE_PROCESS,
+        skip: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over normalised batches of `split` on `device`.
 
         A batch is x, float32 (n, channels, height, width), and y, int64 (n,) or other targets (n, ...). Without `rng`
         the images come in order and unchanged. With it they are shuffled and augmented, and the same generator state
         gives the same batches. All random numbers are drawn by this call, none by the iteration. `limit` takes the
-        first images of the order, and only this process's `share` of every batch is read. Raises ValueError for
-        `augment` without `rng`, and for sizes below 1.
+        first images of the order, and only this process's `share` of every batch is read. The first `skip` batches are
+        left out. Raises ValueError for `augment` without `rng`, and for sizes below 1.
         """
         if rng is None and augment:
             raise ValueError("augmentation needs a generator: pass rng, or leave out augment")
@@ -132,9 +133,6 @@ class Splits:
         order, draws = _draw_order(len(split), rng, share)
         order = order[:limit]
         stop = len(order) - len(order) % batch_size if drop_last else len(order)
-        # (pixel / 255 - mean) / std as one multiplication and one addition
-        scale = torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float().to(device)[:, None, None]
-        offset = torch.from_numpy(-self.mean.astype(np.float64) / self.std).float().to(device)[:, None, None]
 
         def generate() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(0, stop, batch_size):
@@ -144,10 +142,21 @@ class Splits:
                 for change in changes:
                     assert draws is not None
                     x = change(x, draws)
+                if start < skip * batch_size:
+                    continue  # only the augmentation draws are replayed
                 y = torch.from_numpy(split.labels[chosen]).to(device)
-                yield x if x.is_floating_point() else x.float().mul_(scale).add_(offset), y
+                yield self.normalize(x), y
 
         return generate()
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return uint8 pixels (n, channels, height, width) as network inputs; float inputs are returned unchanged."""
+        if x.is_floating_point():
+            return x
+        # (pixel / 255 - mean) / std as one multiplication and one addition
+        scale = torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float().to(x.device)[:, None, None]
+        offset = torch.from_numpy(-self.mean.astype(np.float64) / self.std).float().to(x.device)[:, None, None]
+        return x.float().mul_(scale).add_(offset)
 
     def _list_splits(self) -> tuple[tuple[str, Split], ...]:
         named = (("train", self.train), ("val", self.val), ("test", self.test))

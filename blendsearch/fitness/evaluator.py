@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from blendsearch.data.splits import Split, Splits
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
-from blendsearch.fitness.device import autocast, convert_to_channels_last
-from blendsearch.fitness.recovery import FIDELITIES, Recipe
-from blendsearch.fitness.refit import Refitter
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pack_cut, unpack_cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation
+from blendsearch.training.device import autocast, convert_to_channels_last
+from blendsearch.training.recovery import FIDELITIES, Recipe
+from blendsearch.training.refit import Refitter
 
 SplitName = Literal["train", "val", "test", "unused"]
 EvaluationSplit = Literal["val", "test", "both", "unused"]

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.blend.allocation import Budget, Widths, allocate
-from blendsearch.fitness.device import Precision, autocast
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.latency_model import LatencyModel, extract_layers, fit_latency_model
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.device import Precision, autocast
 
 MIN_TIMING_SECONDS = 0.005
 """Shortest timing in seconds: a small network runs several times for it."""

@@ -15,7 +15,7 @@ After Luo et al. 2021, "Channel Pruning with Depthwise Decomposition" (CResNet),
   layers. If that set cannot meet the budget even at the least widths, layers with the next highest genes are decomposed
   too, until it can (`blend.decoder`).
 - *Recovery*: from first to last layer, the pair is fitted by least squares to the layer's outputs in the dense network
-  (`fitness.refit_depthwise`), also without `fitness.repair`.
+  (`training.refit_depthwise`), also without `fitness.repair`.
 
 Not in the abstract: the choice of layers (``method: depthwise`` decomposes all, as the paper does), alternating fits of
 pointwise and depthwise weights, and all details above.

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save_file
 
 from blendsearch.events import BaseTrained, Event
-from blendsearch.fitness.device import resolve_device
 from blendsearch.fitness.evaluator import Evaluator
-from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.problem.base_network import train_base
 from blendsearch.pipeline.problem.inputs import build_dense_network, build_splits
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import build_index_maps
+from blendsearch.training.device import resolve_device
+from blendsearch.training.recovery import Recipe
+from blendsearch.training.schedule import Schedule
 
 
 def main() -> None:

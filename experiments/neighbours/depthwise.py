@@ -22,11 +22,11 @@ import torch
 
 from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
-from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import load_config
+from blendsearch.training.schedule import Schedule
 
 HERE = Path(__file__).parent
 BUDGETS = (0.5, 0.3, 0.12)

@@ -26,10 +26,10 @@ from blendsearch.engine.ray_train import find_cause
 from blendsearch.engine.ray_train_checks import check_batches
 from blendsearch.errors import ConfigError, EngineError
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
-from blendsearch.fitness.training import Schedule
 from blendsearch.runs.config.loading import load_config
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs, read_logs
+from blendsearch.training.schedule import Schedule
 
 
 def test_several_workers_without_ray_are_refused_in_one_line(

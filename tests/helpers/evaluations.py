@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from blendsearch.data.splits import DataSpec, load_splits
+from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.engine.base import Engine
 from blendsearch.fitness.evaluator import Evaluator, Outcome, make_request
-from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import RefitOptions, make_refitter
-from blendsearch.fitness.training import Schedule
 from blendsearch.structure.trace import trace_structure
+from blendsearch.training.recovery import Recipe
+from blendsearch.training.refit import RefitOptions, make_refitter
+from blendsearch.training.schedule import Schedule
 from blendsearch.zoo.digits_net import digits_net
 
 
@@ -43,3 +43,7 @@ def collect_outcomes(engine: Engine, requests: list) -> dict[str, Outcome]:
     outcomes = list(engine.iter_outcomes())
     assert len(outcomes) == len(requests)
     return {outcome.digest: outcome for outcome in outcomes}
+
+
+def load_digits_splits(augment: tuple[str, ...] = (), train_limit: int | None = None) -> Splits:
+    return load_splits(DataSpec("digits", augment=augment, train_limit=train_limit), 0)

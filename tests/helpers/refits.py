@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from blendsearch.data.split import ArraySplit
 from blendsearch.data.splits import Splits
-from blendsearch.fitness.refit import RefitOptions, Refitter, make_refitter
 from blendsearch.structure.groups import IndexMaps
+from blendsearch.training.refit import RefitOptions, Refitter, make_refitter
 
 CPU = torch.device("cpu")
 

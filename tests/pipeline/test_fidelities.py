@@ -4,16 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 import yaml
 from scipy.stats import kendalltau
-from torch import nn
 
 from blendsearch.cli.main import main
-from blendsearch.fitness.training import Teacher
 from blendsearch.pipeline.stopping import find_stop_reason
 from blendsearch.runs.config.schema import SearchConfig
 from blendsearch.runs.run import open_run
@@ -83,20 +78,3 @@ def test_a_stalled_search_still_finishes_its_run(
     assert "stopped early: the time is over" in capsys.readouterr().out
     run = open_run(tmp_path, "short")
     assert run.finished and 8 <= len(run.open_store(read_only=True).read_evaluations()) < 40
-
-
-def test_distillation_is_the_divergence_from_the_teacher() -> None:
-    torch.manual_seed(0)
-    teacher, images, labels = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
-    logits = torch.randn(5, 3, requires_grad=True)
-    loss = F.cross_entropy(logits, labels)
-    assert Teacher(teacher, 0.0).combine_losses(loss, logits, images, "float32") == loss
-    wanted = torch.softmax(teacher(images) / 4, dim=1)
-    said = torch.log_softmax(logits / 4, dim=1)
-    divergence = (wanted * (wanted.log() - said)).sum(dim=1).mean()
-    found = Teacher(teacher, 0.25).combine_losses(loss, logits, images, "float32")
-    np.testing.assert_allclose(found.item(), (0.75 * loss + 0.25 * 16 * divergence).item(), rtol=1e-5)
-    same = Teacher(teacher, 1.0).combine_losses(loss, teacher(images), images, "float32")
-    np.testing.assert_allclose(same.item(), 0, atol=1e-6)
-    found.backward()
-    assert teacher.weight.grad is None

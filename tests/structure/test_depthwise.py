@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from blendsearch.errors import ConfigError
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
-from blendsearch.fitness.refit import Refitter
-from blendsearch.fitness.refit_depthwise import fit_pair
 from blendsearch.structure.cost import count_macs
 from blendsearch.structure.depthwise import compute_misfit, decompose, factorize_rank_one
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import Structure, trace_structure
+from blendsearch.training.refit import Refitter
+from blendsearch.training.refit_depthwise import fit_pair
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.digits_net import digits_net
 

@@ -11,8 +11,6 @@ from blendsearch.blend.decoder import Decoder
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.data.splits import Splits
 from blendsearch.fitness.evaluator import Evaluator
-from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import RefitOptions, Refitter, make_refitter
 from blendsearch.pipeline.problem.base_network import get_input_shape
 from blendsearch.pipeline.problem.from_config import (
     compute_allowed_widths,
@@ -26,6 +24,8 @@ from blendsearch.structure.depthwise import compute_misfit
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.task import CLASSIFICATION, Task
+from blendsearch.training.recovery import Recipe
+from blendsearch.training.refit import RefitOptions, Refitter, make_refitter
 
 
 @dataclass(frozen=True, eq=False)

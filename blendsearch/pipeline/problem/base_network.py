@@ -7,10 +7,10 @@ from torch import nn
 from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import BlendsearchError, ModelError
 from blendsearch.events import BaseTrained, Reporter
-from blendsearch.fitness.device import Precision
-from blendsearch.fitness.training import TrainingOptions, train
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.sections import ScheduleConfig
+from blendsearch.training.device import Precision
+from blendsearch.training.loop import TrainingOptions, train
 
 
 def train_base(

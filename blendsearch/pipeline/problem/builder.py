@@ -15,7 +15,6 @@ from blendsearch.criteria.table import ScoreTable
 from blendsearch.data.splits import check_labels, list_gaps
 from blendsearch.errors import EvaluateError
 from blendsearch.events import MetricChecked, Reporter, Scored, Traced, Warned
-from blendsearch.fitness.device import resolve_device
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
 from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
 from blendsearch.pipeline.problem.costs import add_latency_cost, add_memory_cost
@@ -34,6 +33,7 @@ from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.run import Run
 from blendsearch.task import EvaluateFunction, Task, get_function_name, run_user_evaluation
+from blendsearch.training.device import resolve_device
 
 
 def build_problem(

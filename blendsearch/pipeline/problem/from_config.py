@@ -12,11 +12,11 @@ from blendsearch.blend.group_space import GroupSpace, make_group_space
 from blendsearch.blend.network_space import NetworkSpace, make_network_space
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.training import Schedule
 from blendsearch.runs.config.method_registry import load_implementation
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.structure.trace import Structure
+from blendsearch.training.schedule import Schedule
 
 
 def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:

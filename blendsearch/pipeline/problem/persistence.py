@@ -10,7 +10,6 @@ from torch import nn
 
 from blendsearch.errors import RunError
 from blendsearch.events import Reporter, ignore_event
-from blendsearch.fitness.device import resolve_device
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
 from blendsearch.pipeline.problem.base_network import get_input_shape
 from blendsearch.pipeline.problem.costs import (
@@ -40,6 +39,7 @@ from blendsearch.runs.score_files import collect_score_arrays, describe_scores, 
 from blendsearch.runs.trust import sign_run
 from blendsearch.structure.latency_model import LatencyModel
 from blendsearch.structure.trace import Structure
+from blendsearch.training.device import resolve_device
 
 
 def record(

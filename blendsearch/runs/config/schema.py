@@ -145,7 +145,7 @@ class BudgetConfig(Section):
 class FitnessConfig(Section):
     """Repair, recovery and evaluation of a cut, and the device.
 
-    `repair`: whether each layer is refitted to its outputs in the dense network before recovery (fitness/refit.py).
+    `repair`: whether each layer is refitted to its outputs in the dense network before recovery (training/refit.py).
     `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
     outputs, which needs fewer images to distinguish two networks.
     """

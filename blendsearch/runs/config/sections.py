@@ -27,7 +27,7 @@ class Section(BaseModel):
 
 
 class ScheduleConfig(Section):
-    """SGD with momentum; see `fitness.training.Schedule`."""
+    """SGD with momentum; see `training.loop.Schedule`."""
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
     rate: Annotated[float, Field(gt=0)] = 0.01

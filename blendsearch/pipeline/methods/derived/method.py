@@ -41,9 +41,6 @@ from blendsearch.blend.allocation import Counts, allocate_along
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.decoder import keep_best
 from blendsearch.events import MethodProgress
-from blendsearch.fitness.device import convert_to_channels_last
-from blendsearch.fitness.recovery import recalibrate
-from blendsearch.fitness.training import TrainingOptions, train
 from blendsearch.pipeline.methods.derived.gradients import Filters, GradientStats, measure_gradients
 from blendsearch.pipeline.methods.derived.rates import (
     clip_to_trust_region,
@@ -62,6 +59,9 @@ from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_
 from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.device import convert_to_channels_last
+from blendsearch.training.loop import TrainingOptions, train
+from blendsearch.training.recovery import recalibrate
 
 PATH_EXTENSION = 500.0
 """Steps of a tenth that a path continues after the last step: enough for any budget."""

@@ -40,8 +40,6 @@ from torch import Tensor, nn
 from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
 from blendsearch.events import MethodProgress
-from blendsearch.fitness.device import autocast, convert_to_channels_last
-from blendsearch.fitness.training import make_optimizer
 from blendsearch.pipeline.methods.one_network import OneNetworkMethod
 from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
@@ -52,6 +50,8 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.device import autocast, convert_to_channels_last
+from blendsearch.training.optimizers import make_optimizer
 
 CONCAVITY = 2.0
 """The pressure on a channel above the level is multiplied by (level / norm) to this power."""
@@ -126,7 +126,7 @@ class TailoredTraining:
     """The training of one problem. Each epoch follows from the state before it and the run's seed alone."""
 
     module: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, problem: Problem) -> None:
         self.problem, config = problem, problem.config.get_options(TailoredConfig)

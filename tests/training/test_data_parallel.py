@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import DataSpec, Splits, load_splits
-from blendsearch.fitness.data_parallel import wrap_data_parallel
-from blendsearch.fitness.training import Schedule, Teacher, TrainingOptions, train
 from blendsearch.task import Task
+from blendsearch.training.data_parallel import wrap_data_parallel
+from blendsearch.training.loop import TrainingOptions, train
+from blendsearch.training.schedule import Schedule
+from blendsearch.training.teacher import LiveTeacher
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")
@@ -42,7 +44,7 @@ def trained(case: str, share: Share, splits: Splits) -> dict[str, Tensor]:
     module = (
         digits_net(width=8) if case == "batch-norm" else plain(nn.Dropout() if case == "dropout" else nn.Identity())
     )
-    teacher = Teacher(digits_net(width=8).eval(), 0.5) if case == "distillation" else None
+    teacher = LiveTeacher(digits_net(width=8).eval(), 0.5) if case == "distillation" else None
     if share.rank:
         with torch.no_grad():
             for parameter in module.parameters():

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from blendsearch.errors import ConfigError
 from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
-from blendsearch.fitness.recovery import Recipe
-from blendsearch.fitness.refit import extract_patches
-from blendsearch.fitness.training import Schedule
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
+from blendsearch.training.recovery import Recipe
+from blendsearch.training.refit import extract_patches
+from blendsearch.training.schedule import Schedule
 
 
 class Linear(nn.Module):

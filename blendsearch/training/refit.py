@@ -6,8 +6,8 @@ outputs in the dense one. Its inputs are those after the refit of the layers bef
 used, and shapes do not change. After He, Zhang and Sun 2017, "Channel Pruning for Accelerating Very Deep Neural
 Networks", section 3: positions are sampled, and the target is the dense network's output.
 
-A layer that the cut decomposes (`structure.depthwise`) is fitted as a pair (`fitness.refit_depthwise`), even when other
-layers are not refitted.
+A layer that the cut decomposes (`structure.depthwise`) is fitted as a pair (`training.refit_depthwise`), even when
+other layers are not refitted.
 
 `experiments/repair.py` compares this with two cheaper ways that were dropped: the same least squares from the dense
 network's inputs alone, which ignores errors that add up, and merging a removed channel into the kept one that explains
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.data.splits import Splits
-from blendsearch.fitness.device import Precision, autocast
-from blendsearch.fitness.refit_depthwise import SWEEPS, fit_pair, solve_ridge
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.training.device import Precision, autocast
+from blendsearch.training.refit_depthwise import SWEEPS, fit_pair, solve_ridge
 
 IMAGES = 256
 """Largest number of training images on which layers are fitted, in one batch."""
@@ -82,7 +82,7 @@ class RefitOptions:
     precision: precision of the products in the forward pass.
     ridge: pull towards the weights that the cut kept, as a share of the inputs' mean variance.
     all_layers: True to fit all layers that read cut channels, False to fit only decomposed layers.
-    sweeps: number of fits of the depthwise convolution of a decomposed layer (`fitness.refit_depthwise`).
+    sweeps: number of fits of the depthwise convolution of a decomposed layer (`training.refit_depthwise`).
     """
 
     recalibration: bool

@@ -9,9 +9,11 @@ from torch import nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import Splits
-from blendsearch.fitness.device import Precision, autocast
-from blendsearch.fitness.training import Schedule, Teacher, TrainingOptions, train
 from blendsearch.task import CLASSIFICATION, Task
+from blendsearch.training.device import Precision, autocast
+from blendsearch.training.loop import TrainingOptions, train
+from blendsearch.training.schedule import Schedule
+from blendsearch.training.teacher import LiveTeacher
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def make_fine_tuning(schedule: Callable[[Recipe], Schedule], *, with_teacher: bo
         rng: np.random.Generator,
     ) -> None:
         recalibrate(module, dense, splits, recipe, device, rng)
-        teacher = Teacher(dense, recipe.distillation) if with_teacher and recipe.distillation else None
+        teacher = LiveTeacher(dense, recipe.distillation) if with_teacher and recipe.distillation else None
         options = TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share)
         train(module, splits, schedule(recipe), device, rng, options)
 

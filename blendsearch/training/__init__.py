@@ -1,0 +1,1 @@
+"""Recovery of pruned networks: refit, recalibration, fine-tuning, distillation."""

@@ -1,0 +1,118 @@
+"""Storage of a training in progress: its checkpoints, the teacher's outputs, and its progress.
+
+A run keeps both below its directory. Workers on other nodes reach it through the engine.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIGEST_BYTES = 32
+
+
+class TrainingProgress(NamedTuple):
+    """How far a training has come.
+
+    Attributes
+    ----------
+    key: key of the training's checkpoint.
+    done: part of the schedule, in [0, 1].
+    epoch, epochs: epochs done and in all.
+    loss: mean training loss since the last report.
+    images_per_second: since this process began the training.
+    seconds_left: estimated from that pace.
+    """
+
+    key: str
+    done: float
+    epoch: float
+    epochs: float
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+class TrainingStore(Protocol):
+    """Reads and writes named bytes, and receives progress."""
+
+    def load(self, key: str) -> bytes | None:
+        """Return what was stored under `key`, or None; a damaged entry counts as none."""
+
+    def map(self, key: str) -> NDArray[np.uint8] | None:
+        """Return what `load` returns as a read-only array that processes of one machine share."""
+
+    def save(self, key: str, content: bytes) -> None:
+        """Store `content` under `key`, whole or not at all."""
+
+    def delete(self, key: str) -> None:
+        """Remove an entry if there is one."""
+
+    def report(self, progress: TrainingProgress) -> None:
+        """Receive the progress of a training."""
+
+
+class NoStore:
+    """Keeps nothing: a training that is interrupted starts again."""
+
+    def load(self, key: str) -> bytes | None:
+        return None
+
+    def map(self, key: str) -> NDArray[np.uint8] | None:
+        return None
+
+    def save(self, key: str, content: bytes) -> None:
+        """Nothing is stored."""
+
+    def delete(self, key: str) -> None:
+        """Nothing is stored."""
+
+    def report(self, progress: TrainingProgress) -> None:
+        """Nothing is reported."""
+
+
+class FolderStore(NoStore):
+    """Files in one folder, made when the first entry is stored; each begins with the SHA-256 of the rest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, key: str) -> bytes | None:
+        try:
+            stored = self._get_path(key).read_bytes()
+        except OSError:
+            return None
+        digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
+        return content if hashlib.sha256(content).digest() == digest else None
+
+    def map(self, key: str) -> NDArray[np.uint8] | None:
+        path = self._get_path(key)
+        if not path.is_file() or path.stat().st_size <= DIGEST_BYTES:
+            return None
+        whole = np.memmap(path, dtype=np.uint8, mode="r")
+        content = whole[DIGEST_BYTES:]
+        return content if hashlib.sha256(content.data).digest() == whole[:DIGEST_BYTES].tobytes() else None
+
+    def save(self, key: str, content: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._get_path(key)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with draft.open("xb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        self._get_path(key).unlink(missing_ok=True)
+
+    def _get_path(self, key: str) -> Path:
+        if not key.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"{key!r} is no name of an entry: expected letters, digits, - and _")
+        return self.folder / f"{key}.bin"
