@@ -268,6 +268,29 @@ class Promoted(StepDone):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateFound(Event):
+    """The learning rate of the finals was chosen by the validation losses of short trainings."""
+
+    kind = "rate"
+    rate: float
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned(Event):
+    """A fine-tune has come this far: `done` is in [0, 1], `key` names it."""
+
+    kind = "tuning"
+    key: str
+    done: float
+    epoch: float
+    epochs: float
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinalTrained(StepDone):
     """A final network was fine-tuned."""
 

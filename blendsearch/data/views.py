@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blendsearch.data.augment import resolve_augmentations
 from blendsearch.data.share import SINGLE_PROCESS, Share
-from blendsearch.data.split import Indices
+from blendsearch.data.split import ArraySplit, Indices, Subset
 from blendsearch.data.splits import Splits
 
 FRESH = -1
@@ -85,6 +85,12 @@ def _mix(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
         keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return keys ^ (keys >> np.uint64(31))
+
+
+def can_load_views(splits: Splits) -> bool:
+    """Return True where training images have fixed views: they are kept in memory as pixels."""
+    split = splits.train.split if isinstance(splits.train, Subset) else splits.train
+    return isinstance(split, ArraySplit)
 
 
 def load_views(splits: Splits, positions: Indices, views: Indices, seed: int, device: torch.device) -> ViewBatch:

@@ -6,6 +6,7 @@ from typing import Protocol
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
+from blendsearch.training.store import TrainingStore
 
 
 def submit_nothing() -> None:
@@ -35,6 +36,9 @@ class Engine(Protocol):
         `feed` is called before every wait and may submit more requests, so that no worker is idle. A failed evaluation
         is an outcome with its `failure`, never an exception.
         """
+
+    def attach_store(self, store: TrainingStore) -> None:
+        """Keep the states of trainings in `store` from now on, from whatever machine they run on."""
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """Log the work of workers to `logs` from now on, and label published metrics with the name `run`."""

@@ -1,5 +1,6 @@
 """Engine that runs one evaluation after the other in this process; the reference for other engines."""
 
+import dataclasses
 import os
 import socket
 from collections import deque
@@ -11,6 +12,7 @@ from blendsearch.engine.telemetry import Telemetry
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request, make_failed_outcome
 from blendsearch.runs.worker_logs import WorkerLogs
+from blendsearch.training.store import TrainingStore
 
 
 class LocalEngine:
@@ -36,6 +38,9 @@ class LocalEngine:
         while self._queue:
             yield self._evaluate(self._queue.popleft())
             feed()
+
+    def attach_store(self, store: TrainingStore) -> None:
+        self._evaluator = dataclasses.replace(self._evaluator, store=store)
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         self._telemetry.logs = logs

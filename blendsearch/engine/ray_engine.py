@@ -15,6 +15,7 @@ from blendsearch.engine.ray_metrics import Metrics
 from blendsearch.engine.ray_train import RayTrainPool
 from blendsearch.engine.ray_train_actor import WorkerSetup
 from blendsearch.engine.ray_train_checks import check_batches
+from blendsearch.engine.ray_training_store import RayStore, start_store_actor
 from blendsearch.engine.ray_worker import Worker
 from blendsearch.engine.retries import UNREACHABLE_SECONDS, PendingRequest, RetryQueue
 from blendsearch.engine.telemetry import Telemetry
@@ -23,6 +24,7 @@ from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs
+from blendsearch.training.store import NO_STORE, FolderStore, TrainingStore
 
 RESIZE_SECONDS = 5.0
 """Interval at which the engine checks how many workers the cluster has room for."""
@@ -76,8 +78,11 @@ class RayEngine:
         cores = int(self._ray.cluster_resources().get("CPU", 1))
         # fixed, and equal on all nodes: the number of threads changes the last digits of sums
         self._threads = config.threads or max(1, cores // self.workers)
+        self._store_actor = start_store_actor(self._ray)
+        self._store: TrainingStore = NO_STORE
         # every worker has its own copy of the model; image arrays are read-only shared memory
-        self._payload = self._ray.put(dataclasses.replace(evaluator, model=evaluator.model.cpu()))
+        store = RayStore(self._store_actor)
+        self._payload = self._ray.put(dataclasses.replace(evaluator, model=evaluator.model.cpu(), store=store))
         evaluator.model.to(evaluator.device)
         self._queue: deque[PendingRequest] = deque()
         self._starting: dict[Any, WorkerHandle] = {}
@@ -99,7 +104,7 @@ class RayEngine:
             list_nodes=self._list_nodes,
             count_slots=lambda: self._count_final_slots() // workers_per_final,
         )
-        self._last_resize = self._last_activity = self._last_node_check = time.monotonic()
+        self._last_resize = self._last_activity = self._last_node_check = self._last_report = time.monotonic()
         self._adjust_workers()
 
     @property
@@ -133,6 +138,7 @@ class RayEngine:
                 time.sleep(0.2)
                 continue
             ready, _ = self._ray.wait(pending, num_returns=1, timeout=1.0)
+            self._report_progress()
             for reference in ready:
                 if reference in self._starting:
                     self._handle_started(reference)
@@ -140,6 +146,11 @@ class RayEngine:
                     yield outcome
             yield from self._stop_overdue()
             yield from self._drop_dead_nodes()
+
+    def attach_store(self, store: TrainingStore) -> None:
+        self._store = store
+        if isinstance(store, FolderStore):
+            self._ray.get(self._store_actor.attach.remote(str(store.folder.absolute())))
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         self._telemetry.logs, self._telemetry.metrics = logs, Metrics(run)
@@ -156,6 +167,14 @@ class RayEngine:
         self._running.clear()
         self._unreachable.clear()
         self._disconnect()
+
+    def _report_progress(self) -> None:
+        """Pass on the progress of trainings, at most every second."""
+        if time.monotonic() - self._last_report >= 1.0:
+            self._last_report = time.monotonic()
+            with contextlib.suppress(self._ray.exceptions.RayError):  # progress is shown, and nothing depends on it
+                for progress in self._ray.get(self._store_actor.take_progress.remote()):
+                    self._store.report(progress)
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:

@@ -19,8 +19,9 @@ from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pac
 from blendsearch.structure.surgery import narrow
 from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation
 from blendsearch.training.device import autocast, convert_to_channels_last
-from blendsearch.training.recovery import FIDELITIES, Recipe
+from blendsearch.training.recovery import FIDELITIES, Recipe, RecoveryContext
 from blendsearch.training.refit import Refitter
+from blendsearch.training.store import NO_STORE, TrainingStore
 
 SplitName = Literal["train", "val", "test", "unused"]
 EvaluationSplit = Literal["val", "test", "both", "unused"]
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     split: images to evaluate on. ``both`` means validation and test; ``unused`` the validation images that the search
         leaves out.
     return_weights: True if the outcome should contain the recovered network's weights.
+    rate: learning rate of the fine-tune; None for that of its schedule.
     """
 
     digest: str
@@ -47,6 +49,12 @@ class Request(NamedTuple):
     seed: int
     split: EvaluationSplit = "val"
     return_weights: bool = False
+    rate: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the name of the request's training in the training store."""
+        return f"{self.digest[:16]}-{self.fidelity}-{self.seed}"
 
     def unpack_cut(self) -> Cut:
         return unpack_cut(self.cut, self.channels)
@@ -107,6 +115,7 @@ class Evaluator:
     loss_target: target of the loss. ``labels``: cross-entropy with the labels. ``dense``: Kullback-Leibler divergence
         from the dense network's outputs, both softened by `TEMPERATURE`. It needs fewer images, since an image that is
         hard for both networks adds no noise.
+    store: checkpoints of fine-tunes and the dense network's outputs.
     """
 
     model: nn.Module
@@ -116,6 +125,7 @@ class Evaluator:
     device: torch.device
     refitter: Refitter | None = None
     loss_target: LossTarget = "labels"
+    store: TrainingStore = NO_STORE
     _dense_outputs: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def evaluate(self, request: Request) -> Outcome:
@@ -155,8 +165,17 @@ class Evaluator:
         module = convert_to_channels_last(narrow(self.model, self.maps, cut).eval())
         if self.refitter is not None:
             self.refitter(self.maps, cut, module)
-        rng = np.random.default_rng(request.seed)
-        FIDELITIES[request.fidelity](module, self.model, self.splits, self.recipe, self.device, rng)
+        context = RecoveryContext(
+            self.model,
+            self.splits,
+            self.recipe,
+            self.device,
+            request.seed,
+            self.store,
+            request.key,
+            request.rate,
+        )
+        FIDELITIES[request.fidelity](module, context)
         return module
 
     def measure(self, module: nn.Module, split: SplitName) -> tuple[float, float]:

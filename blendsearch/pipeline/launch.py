@@ -2,18 +2,27 @@
 
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import check_engine, start_engine
-from blendsearch.events import Reporter, RunCreated
+from blendsearch.events import FineTuned, Reporter, RunCreated
 from blendsearch.pipeline.loop import attach_engine, search
+from blendsearch.pipeline.problem.base_network import compute_base_key
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run
+from blendsearch.training.store import FolderStore, TrainingProgress
+
+BASE_FOLDER = ".training"
+"""Folder beside the runs with the state of base trainings that are not finished."""
+
+TRAINING_FOLDER = "training"
+"""Folder of a run with the states of its fine-tunes and the dense network's outputs."""
 
 
 def set_up_run(
@@ -21,13 +30,15 @@ def set_up_run(
 ) -> tuple[Run, Problem, Engine]:
     """Make a run directory, its problem and its engine; on an error, nothing is left behind."""
     check_engine(config.engine, config.finals.workers)
-    problem = build_problem(config, report, inputs=inputs)
+    checkpoints = FolderStore(folder / BASE_FOLDER)
+    problem = build_problem(config, report, inputs=inputs, checkpoints=checkpoints)
     engine = start_engine(config.engine, problem.evaluator, config.finals.workers)
     try:
         run = record(problem, folder, name, command)
     except BaseException:
         engine.close()
         raise
+    checkpoints.delete(compute_base_key(config))  # the run holds the trained network now
     report(RunCreated(run=run.name, path=str(run.path)))
     return run, problem, engine
 
@@ -37,6 +48,13 @@ def run_search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> 
     try:
         with run.lock():
             run.write_engine_facts({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
+            store = FolderStore(run.path / TRAINING_FOLDER, lambda progress: report(_make_event(progress)))
+            engine.attach_store(store)
+            problem = replace(problem, evaluator=replace(problem.evaluator, store=store))
             search(run, problem, engine, attach_engine(engine, run, report))
     finally:
         engine.close()
+
+
+def _make_event(progress: TrainingProgress) -> FineTuned:
+    return FineTuned(**progress._asdict())

@@ -15,6 +15,7 @@ from blendsearch.pipeline.problem.costs import describe_conditions, make_conditi
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
+from blendsearch.pipeline.rate_probe import find_rate
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import (
     find_knee,
@@ -82,7 +83,7 @@ def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], p
 
     At one budget, these are the best by their highest-fidelity evaluation; over a span, evenly along the front.
     """
-    count = problem.config.finals.picks
+    count = problem.config.finals.count_picks()
     if not count:
         return []
     valid = select_highest_fidelity(rows, promotions)
@@ -109,11 +110,16 @@ def run_finals(session: SearchSession) -> None:
     done = {(item.digest, item.repeat) for item in store.read_finals()}
     asked: dict[tuple[str, int], int] = {}
     chosen = select_finals(store.read_evaluations(), store.read_promotions(), problem)
+    missing = {(row.digest, repeat) for row in chosen for repeat in range(config.finals.seeds)} - done
+    rate = find_rate(session) if missing else None
+    keys: dict[tuple[str, int], str] = {}
     for row in chosen:
         cut = unpack_cut(row.cut, problem.structure.maps.channels)
         for repeat in range(config.finals.seeds):
-            if (row.digest, repeat) not in done:
-                request = make_request(cut, "final", config.seed, "both", repeat)._replace(return_weights=True)
+            if (row.digest, repeat) in missing:
+                request = make_request(cut, "final", config.seed, "both", repeat)
+                request = request._replace(return_weights=True, rate=rate)
+                keys[request.digest, request.seed] = request.key
                 asked[request.digest, request.seed] = repeat
                 session.engine.submit(request)
     for outcome in session.engine.iter_outcomes():
@@ -124,6 +130,7 @@ def run_finals(session: SearchSession) -> None:
         session.run.save_weights(outcome.digest, repeat, outcome.weights)
         result = FinalResult(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds)
         store.add_final(result)
+        problem.evaluator.store.delete(keys[outcome.digest, outcome.seed])
         session.report(FinalTrained(done=len(store.read_finals()), of=len(chosen) * config.finals.seeds))
 
 

@@ -22,6 +22,7 @@ from blendsearch.events import (
     LatencyMeasuring,
     MethodProgress,
     MetricChecked,
+    RateFound,
     Resumed,
     RunCreated,
     Scored,
@@ -96,6 +97,9 @@ def format_event(event: Event) -> Iterator[str]:
                 yield f"{cached} of generation {generation + 1} were evaluated before and are not repeated"
         case GenerationDone():
             yield _format_generation(event)
+        case RateFound(rate=rate, losses=losses):
+            tried = ", ".join(f"{name}: {loss:.4f}" for name, loss in losses.items())
+            yield f"learning rate {rate:g} for the final training; validation losses {tried}"
         case StoppedEarly(reason=reason):
             yield f"stopped early: {reason}"
         case Interrupted(how=how):

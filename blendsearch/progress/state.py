@@ -12,6 +12,7 @@ from blendsearch.events import (
     EvaluationReport,
     Event,
     FinalTrained,
+    FineTuned,
     GenerationAsked,
     GenerationDone,
     LatencyMeasuring,
@@ -33,6 +34,7 @@ ACTIVITIES: dict[type[Event], str] = {
     Evaluated: "searching",
     GenerationAsked: "searching",
     Promoted: "evaluating again",
+    FineTuned: "fine-tuning",
     FinalTrained: "fine-tuning",
     Tested: "testing",
 }
@@ -51,6 +53,7 @@ class ProgressState:
     hypervolumes: one per generation.
     busy, workers: of the engine; 0 where not known.
     phase_progress: done and total of the current stage before or after the search, such as testing.
+    tuning: the fine-tune that reported last.
     """
 
     total: int
@@ -67,17 +70,21 @@ class ProgressState:
     busy: int = 0
     workers: int = 0
     phase_progress: tuple[float, float] | None = None
+    tuning: FineTuned | None = None
     _here: int = 0
     _since: float | None = None
 
     def update(self, event: Event) -> None:
         """Update the state by one event."""
-        self.activity = ACTIVITIES.get(type(event), self.activity)
+        if not isinstance(event, FineTuned) or self.activity not in ("searching", "evaluating again"):
+            self.activity = ACTIVITIES.get(type(event), self.activity)
         match event:
             case StepDone() | Tested():
                 self.phase_progress = (event.done, event.of)
             case BaseTrained():
                 self.phase_progress = (event.done, 1)
+            case FineTuned():
+                self.tuning = event
         match event:
             case MethodProgress():
                 self.activity = event.activity

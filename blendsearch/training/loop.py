@@ -35,7 +35,7 @@ from blendsearch.training.device import Precision, autocast
 from blendsearch.training.hooks import NO_HOOKS, StepInfo, TrainingHooks
 from blendsearch.training.optimizers import make_optimizer
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import NoStore, TrainingProgress, TrainingStore
+from blendsearch.training.store import NO_STORE, TrainingProgress, TrainingStore
 from blendsearch.training.teacher import Teacher, combine_losses
 
 REPORT_SECONDS = 1.0
@@ -59,7 +59,7 @@ class CheckpointOptions:
     keep: bool = False
 
 
-NO_CHECKPOINTS = CheckpointOptions(NoStore())
+NO_CHECKPOINTS = CheckpointOptions(NO_STORE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Recovery of a pruned network before its evaluation: none, new batch-norm statistics, or a fine-tune."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,11 +9,19 @@ from torch import nn
 
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import Splits
+from blendsearch.data.views import can_load_views
 from blendsearch.task import CLASSIFICATION, Task
-from blendsearch.training.device import Precision, autocast
-from blendsearch.training.loop import TrainingOptions, train
+from blendsearch.training.device import Precision
+from blendsearch.training.hooks import NO_HOOKS, TrainContext, TrainingHooks, call_train_function
+from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.recalibration import recalibrate
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.teacher import LiveTeacher
+from blendsearch.training.store import NO_STORE, TrainingStore
+from blendsearch.training.stored_teacher import StoredTeacher, load_or_compute_logits
+from blendsearch.training.teacher import LiveTeacher, Teacher
+
+TEACHER_KEY = "teacher"
+"""Entry of the training store with the dense network's outputs."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,16 @@ class Recipe:
     recalibration_images: training images, without augmentation, for new batch-norm statistics.
     batch_size: images per forward pass.
     tuning: schedule of the short fine-tune.
-    final: schedule of the long fine-tune of selected networks.
+    final: schedule of the long fine-tune of selected networks. Its rate is NaN where each request names one.
     distillation: share, in [0, 1], of the dense network's outputs in the loss of the long fine-tune.
+    tuning_distillation: the same for the short fine-tune.
+    views: augmented views per image for which the dense network's outputs are stored; 0 runs it beside the network.
+    view_seed: seed of these views.
+    probe_epochs: length of a training that compares learning rates.
+    checkpoint_seconds: least time between two checkpoints of a training.
     precision: precision of the products in all forward and backward passes.
     task: the loss of fine-tunes and the metrics of evaluation.
+    hooks: user-defined training.
     share: this process's part of every batch, in fine-tunes by several processes.
     """
 
@@ -37,80 +51,120 @@ class Recipe:
     tuning: Schedule
     final: Schedule
     distillation: float = 0.0
+    tuning_distillation: float = 0.0
+    views: int = 0
+    view_seed: int = 0
+    probe_epochs: float = 1.0
+    checkpoint_seconds: float = 60.0
     precision: Precision = "float32"
     task: Task = CLASSIFICATION
+    hooks: TrainingHooks = NO_HOOKS
     share: Share = SINGLE_PROCESS
 
 
-Recovery = Callable[[nn.Module, nn.Module, Splits, Recipe, torch.device, np.random.Generator], None]
-"""Recovers the first network in place; the second one is the dense network."""
+@dataclass(frozen=True, eq=False)
+class RecoveryContext:
+    """Everything besides the pruned network that a recovery needs.
+
+    Attributes
+    ----------
+    dense: the unpruned network; not changed.
+    seed: seed of all random numbers of the recovery.
+    key: name of the training's checkpoint in `store`; empty for none.
+    rate: learning rate instead of the schedule's; None for that one.
+    """
+
+    dense: nn.Module
+    splits: Splits
+    recipe: Recipe
+    device: torch.device
+    seed: int
+    store: TrainingStore = NO_STORE
+    key: str = ""
+    rate: float | None = None
 
 
-def skip_recovery(
-    module: nn.Module,
-    dense: nn.Module,
-    splits: Splits,
-    recipe: Recipe,
-    device: torch.device,
-    rng: np.random.Generator,
-) -> None:
+Recovery = Callable[[nn.Module, RecoveryContext], None]
+"""Recovers a pruned network in place."""
+
+
+def skip_recovery(module: nn.Module, context: RecoveryContext) -> None:
     """Leave the network as it is after the cut."""
 
 
-def recalibrate(
-    module: nn.Module, dense: nn.Module, splits: Splits, recipe: Recipe, device: torch.device, rng: np.random.Generator
-) -> None:
-    """Estimate the mean and variance of every batch-norm anew, on the same training images for every cut.
-
-    The training split is in random order, so its first images are a fair sample.
-    """
-    norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    try:
-        module.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # an unweighted average over batches
-            norm.train()
-        with torch.no_grad(), autocast(device, recipe.precision):
-            for images, _ in splits.iter_batches(
-                splits.train, batch_size=recipe.batch_size, device=device, limit=recipe.recalibration_images
-            ):
-                module(images)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        module.eval()
+def recalibrate_statistics(module: nn.Module, context: RecoveryContext) -> None:
+    """Estimate the statistics of every batch-norm anew."""
+    recipe = context.recipe
+    recalibrate(
+        module, context.splits, recipe.recalibration_images, recipe.batch_size, context.device, recipe.precision
+    )
 
 
-def make_fine_tuning(schedule: Callable[[Recipe], Schedule], *, with_teacher: bool) -> Recovery:
-    """Make a recovery that recalibrates and then trains by one of the recipe's schedules.
+def recover_by_tuning(module: nn.Module, context: RecoveryContext) -> None:
+    """Recalibrate, and train by the short schedule."""
+    _fine_tune(module, context, context.recipe.tuning, context.recipe.tuning_distillation)
 
-    With `with_teacher`, the dense network is the teacher if the recipe asks for distillation.
-    """
 
-    def recover(
-        module: nn.Module,
-        dense: nn.Module,
-        splits: Splits,
-        recipe: Recipe,
-        device: torch.device,
-        rng: np.random.Generator,
-    ) -> None:
-        recalibrate(module, dense, splits, recipe, device, rng)
-        teacher = LiveTeacher(dense, recipe.distillation) if with_teacher and recipe.distillation else None
-        options = TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share)
-        train(module, splits, schedule(recipe), device, rng, options)
+def recover_by_final_training(module: nn.Module, context: RecoveryContext) -> None:
+    """Recalibrate, and train by the long schedule; the last state stays in the store until the result is stored."""
+    _fine_tune(module, context, context.recipe.final, context.recipe.distillation, keep=True)
 
-    return recover
+
+def recover_by_probe(module: nn.Module, context: RecoveryContext) -> None:
+    """Recalibrate, and train for `probe_epochs` by a schedule that is otherwise the long one."""
+    recipe = context.recipe
+    _fine_tune(module, context, replace(recipe.final, epochs=recipe.probe_epochs), recipe.distillation)
 
 
 FIDELITIES: dict[str, Recovery] = {
     "raw": skip_recovery,
-    "recalibrated": recalibrate,
-    "tuned": make_fine_tuning(lambda recipe: recipe.tuning, with_teacher=False),
-    "final": make_fine_tuning(lambda recipe: recipe.final, with_teacher=True),
+    "recalibrated": recalibrate_statistics,
+    "tuned": recover_by_tuning,
+    "probe": recover_by_probe,
+    "final": recover_by_final_training,
 }
 """Recovery of each fidelity, from the lowest to the highest."""
+
+
+def _fine_tune(
+    module: nn.Module, context: RecoveryContext, schedule: Schedule, distillation: float, *, keep: bool = False
+) -> None:
+    recalibrate_statistics(module, context)
+    if context.rate is not None:
+        schedule = replace(schedule, rate=context.rate)
+    recipe, rng = context.recipe, np.random.default_rng(context.seed)
+    if recipe.hooks.train_fn is not None:
+        _call_user_training(module, context, schedule)
+        return
+    checkpoints = CheckpointOptions(context.store, context.key, recipe.checkpoint_seconds, keep)
+    teacher = make_teacher(context, distillation) if distillation else None
+    options = TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share, recipe.hooks, checkpoints)
+    train(module, context.splits, schedule, context.device, rng, options)
+    if context.key and not keep:
+        context.store.delete(context.key)
+
+
+def make_teacher(context: RecoveryContext, weight: float) -> Teacher:
+    """Make a teacher from the dense network: its stored outputs, or, where images have no fixed views, the network."""
+    recipe = context.recipe
+    if not recipe.views or not can_load_views(context.splits):
+        return LiveTeacher(context.dense, weight)
+    logits = load_or_compute_logits(
+        context.store,
+        TEACHER_KEY,
+        context.dense,
+        context.splits,
+        recipe.views,
+        recipe.view_seed,
+        context.device,
+        recipe.precision,
+    )
+    return StoredTeacher(logits, weight, view_seed=recipe.view_seed)
+
+
+def _call_user_training(module: nn.Module, context: RecoveryContext, schedule: Schedule) -> None:
+    function = context.recipe.hooks.train_fn
+    assert function is not None
+    with context.store.open_folder(context.key or "training") as folder:
+        call = TrainContext(schedule.epochs, 0.0, 1.0, context.seed, context.device, folder, context.dense)
+        call_train_function(function, module, call)

@@ -5,6 +5,10 @@ A run keeps both below its directory. Workers on other nodes reach it through th
 
 import hashlib
 import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -51,8 +55,18 @@ class TrainingStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an entry if there is one."""
 
+    def open_folder(self, key: str) -> AbstractContextManager[Path]:
+        """Open a folder for the files of a user-defined training; it is removed when the context ends without error.
+
+        The same key gives the same folder after an interruption, where the store is on this machine.
+        """
+
     def report(self, progress: TrainingProgress) -> None:
         """Receive the progress of a training."""
+
+
+def ignore_progress(progress: TrainingProgress) -> None:
+    """Do nothing."""
 
 
 class NoStore:
@@ -70,15 +84,23 @@ class NoStore:
     def delete(self, key: str) -> None:
         """Nothing is stored."""
 
+    @contextmanager
+    def open_folder(self, key: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="blendsearch-training-") as folder:
+            yield Path(folder)
+
     def report(self, progress: TrainingProgress) -> None:
         """Nothing is reported."""
+
+
+NO_STORE = NoStore()
 
 
 class FolderStore(NoStore):
     """Files in one folder, made when the first entry is stored; each begins with the SHA-256 of the rest."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, receive: Callable[[TrainingProgress], None] = ignore_progress) -> None:
+        self.folder, self._receive = folder, receive
 
     def load(self, key: str) -> bytes | None:
         try:
@@ -111,6 +133,22 @@ class FolderStore(NoStore):
 
     def delete(self, key: str) -> None:
         self._get_path(key).unlink(missing_ok=True)
+        with suppress(OSError):  # others remain in it
+            self.folder.rmdir()
+
+    @contextmanager
+    def open_folder(self, key: str) -> Iterator[Path]:
+        folder = self.get_folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def get_folder(self, key: str) -> Path:
+        """Return the folder that `open_folder` makes."""
+        return self._get_path(key).with_suffix(".files")
+
+    def report(self, progress: TrainingProgress) -> None:
+        self._receive(progress)
 
     def _get_path(self, key: str) -> Path:
         if not key.replace("-", "").replace("_", "").isalnum():

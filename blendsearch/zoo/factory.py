@@ -1,12 +1,12 @@
 """Networks by name and arguments: bundled, torchvision's, or a user-defined function."""
 
 import difflib
-import importlib
 from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from blendsearch.errors import ModelError
+from blendsearch.errors import ConfigError, ModelError
+from blendsearch.user_code import import_function
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.cifar_vgg import cifar_vgg16_bn
 from blendsearch.zoo.digits_net import digits_net
@@ -58,13 +58,9 @@ def _find_factory(factory: str, trusted: bool) -> Callable[..., nn.Module]:
             "pass the function itself as factory="
         )
     try:
-        found = getattr(importlib.import_module(place), name)
-    except Exception as error:  # user-defined modules may raise anything
-        raise ModelError(f"model {factory!r} could not be imported: {_format_error(error)}") from error
-    if not callable(found):
-        raise ModelError(f"model {factory!r} is a {type(found).__name__}, expected a function that makes a module")
-    resolved: Callable[..., nn.Module] = found
-    return resolved
+        return import_function(factory, "model.factory")
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
 
 
 def _find_torchvision_builder(name: str) -> Callable[..., nn.Module]:

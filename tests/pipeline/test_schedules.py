@@ -27,6 +27,7 @@ from blendsearch.results.summary import summarize_run
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.worker_logs import WorkerLogs
+from blendsearch.training.store import TrainingStore
 
 SCHEDULES = ["generational", "steady"]
 EVALUATIONS = 40
@@ -68,6 +69,9 @@ class OutOfOrder:
                 yield Outcome(asked.digest, np.nan, np.nan, 0.0, "it was to fail", asked.seed)
             else:
                 yield self.evaluator.evaluate(asked)
+
+    def attach_store(self, store: TrainingStore) -> None:
+        pass
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """Nothing is written down."""

@@ -24,6 +24,7 @@ from blendsearch.structure.depthwise import compute_misfit
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.task import CLASSIFICATION, Task
+from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.refit import RefitOptions, Refitter, make_refitter
 
@@ -32,7 +33,8 @@ from blendsearch.training.refit import RefitOptions, Refitter, make_refitter
 class TracedNetwork:
     """A dense network on its device, its structure, its data and its task.
 
-    `is_trained`: the network needs no base training. `has_error` and `dense_loss`: see `Problem`.
+    `is_trained`: the network needs no base training. `has_error` and `dense_loss`: see `Problem`. `hooks`: user-defined
+    training.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class TracedNetwork:
     task: Task = CLASSIFICATION
     has_error: bool = True
     dense_loss: float | None = None
+    hooks: TrainingHooks = NO_HOOKS
 
 
 def trace_network(config: Config, model: nn.Module, splits: Splits) -> Structure:
@@ -84,13 +87,19 @@ def _make_decoder(config: Config, traced: TracedNetwork, table: ScoreTable, clus
 def _make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
     fitness, structure = config.fitness, traced.structure
     recipe = Recipe(
-        fitness.recalibration_images,
-        fitness.batch_size,
-        make_schedule(fitness.tuning),
-        make_schedule(config.finals.tuning),
-        config.finals.distillation,
-        fitness.precision,
-        traced.task,
+        recalibration_images=fitness.recalibration_images,
+        batch_size=fitness.batch_size,
+        tuning=make_schedule(fitness.tuning),
+        final=make_schedule(config.finals.tuning),
+        distillation=config.finals.distillation,
+        tuning_distillation=fitness.tuning.distillation,
+        views=config.training.views,
+        view_seed=config.seed,
+        probe_epochs=config.finals.probe.epochs,
+        checkpoint_seconds=config.training.checkpoint_seconds,
+        precision=fitness.precision,
+        task=traced.task,
+        hooks=traced.hooks,
     )
     refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
     return Evaluator(traced.model, structure.maps, traced.splits, recipe, traced.device, refitter, fitness.against)

@@ -1,5 +1,8 @@
 """The dense network before a search: its input and outputs, and its training where it has no weights."""
 
+import hashlib
+import json
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,27 +11,37 @@ from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import BlendsearchError, ModelError
 from blendsearch.events import BaseTrained, Reporter
 from blendsearch.pipeline.problem.from_config import make_schedule
-from blendsearch.runs.config.sections import ScheduleConfig
-from blendsearch.training.device import Precision
-from blendsearch.training.loop import TrainingOptions, train
+from blendsearch.runs.config.schema import Config
+from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.store import TrainingStore
 
 
 def train_base(
-    model: nn.Module,
-    splits: Splits,
-    schedule: ScheduleConfig,
-    precision: Precision,
-    device: torch.device,
-    seed: int,
-    report: Reporter,
+    model: nn.Module, splits: Splits, config: Config, device: torch.device, report: Reporter, store: TrainingStore
 ) -> None:
-    """Train the dense network in place and report progress."""
+    """Train the dense network in place by `model.train`, and report progress.
+
+    A training of the same network, data and seed that `store` holds is continued.
+    """
+    assert config.model.train is not None
+    key = compute_base_key(config)
 
     def report_progress(done: float, loss: float) -> None:
         report(BaseTrained(done=done, loss=loss))
 
-    rng = np.random.default_rng([seed, 0])
-    train(model, splits, make_schedule(schedule), device, rng, TrainingOptions(precision), report_progress)
+    options = TrainingOptions(
+        config.fitness.precision,
+        checkpoints=CheckpointOptions(store, key, config.training.checkpoint_seconds, keep=True),
+    )
+    rng = np.random.default_rng([config.seed, 0])
+    train(model, splits, make_schedule(config.model.train), device, rng, options, report_progress)
+
+
+def compute_base_key(config: Config) -> str:
+    """Return the name of the base training's checkpoint; it depends on everything that determines the training."""
+    facts = [config.model.model_dump(mode="json"), config.data.model_dump(mode="json"), config.seed]
+    digest = hashlib.sha256(json.dumps([*facts, config.fitness.precision], sort_keys=True).encode())
+    return f"base-{digest.hexdigest()[:16]}"
 
 
 def get_input_shape(splits: Splits) -> tuple[int, int, int]:

@@ -26,6 +26,8 @@ from blendsearch.pipeline.problem.inputs import (
     build_splits,
     check_task,
     check_trainable,
+    load_hooks,
+    resolve_finals,
 )
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.checks import check_searchable
@@ -34,15 +36,21 @@ from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.run import Run
 from blendsearch.task import EvaluateFunction, Task, get_function_name, run_user_evaluation
 from blendsearch.training.device import resolve_device
+from blendsearch.training.store import NO_STORE, TrainingStore
 
 
 def build_problem(
-    config: Config, report: Reporter, base_run: Run | None = None, inputs: UserInputs = NO_USER_INPUTS
+    config: Config,
+    report: Reporter,
+    base_run: Run | None = None,
+    inputs: UserInputs = NO_USER_INPUTS,
+    checkpoints: TrainingStore = NO_STORE,
 ) -> Problem:
-    """Build the problem of a new search. Writes nothing; raises a BlendsearchError for input that does not fit.
+    """Build the problem of a new search. Raises a BlendsearchError for input that does not fit.
 
     With `base_run`, the dense network and the cost models are those of that run: nothing is trained or measured.
-    Objects in `inputs` replace what the config names.
+    Objects in `inputs` replace what the config names. Only the training of the dense network writes: its state, to
+    `checkpoints`.
     """
     check_searchable(config)
     check_task(config, inputs.task)
@@ -50,7 +58,8 @@ def build_problem(
     _check_budget(config, traced)
     if "latency" in config.budget.get_spans() and base_run is None:
         traced = _add_latency(config, traced, report)
-    table, clusters = _score_criteria(config, traced, report)
+    config = resolve_finals(config, traced.task, traced.hooks)
+    table, clusters = _score_criteria(config, traced, report, checkpoints)
     return assemble_problem(config, traced, table, clusters)
 
 
@@ -99,12 +108,13 @@ def _trace_dense(
         structure = replace(structure, oracle=add_memory_cost(model, structure, get_input_shape(splits)))
     least = compute_min_ratios(structure.oracle.all_decomposed, compute_allowed_widths(config, structure))
     report(Traced(groups=len(structure.maps.groups), frozen=len(structure.frozen), reachable=least))
-    check_trainable(config, task)
+    hooks = load_hooks(config, inputs)
+    check_trainable(config, task, hooks)
     model = model.to(device)
     has_error, dense_loss = task.loss is None, None
     if task.evaluate is not None:
         has_error, dense_loss = _check_user_evaluation(task.evaluate, model, config.seed, report)
-    return TracedNetwork(model, structure, splits, device, base_run is not None, task, has_error, dense_loss)
+    return TracedNetwork(model, structure, splits, device, base_run is not None, task, has_error, dense_loss, hooks)
 
 
 def _check_user_evaluation(
@@ -121,11 +131,13 @@ def _check_user_evaluation(
     return result.has_error, result.loss
 
 
-def _score_criteria(config: Config, traced: TracedNetwork, report: Reporter) -> tuple[ScoreTable, Clusters]:
+def _score_criteria(
+    config: Config, traced: TracedNetwork, report: Reporter, checkpoints: TrainingStore = NO_STORE
+) -> tuple[ScoreTable, Clusters]:
     """Train the network where it has no weights, score the channels by every criterion, and cluster the criteria."""
     model, splits, device = traced.model, traced.splits, traced.device
     if config.model.weights is None and config.model.train is not None and not traced.is_trained:
-        train_base(model, splits, config.model.train, config.fitness.precision, device, config.seed, report)
+        train_base(model, splits, config, device, report, checkpoints)
     rng = np.random.default_rng([config.seed, 1])
     asked = config.criteria
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch.nn.parameter import is_lazy
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import UserData, load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError
-from blendsearch.runs.config.method_registry import list_methods
+from blendsearch.runs.config.method_registry import get_method, list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
 from blendsearch.runs.trust import check_trusted
 from blendsearch.task import CLASSIFICATION, Task
+from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
+from blendsearch.user_code import import_function
 from blendsearch.zoo.factory import build_model
 from blendsearch.zoo.weights import load_weights
 
@@ -27,13 +29,14 @@ from blendsearch.zoo.weights import load_weights
 class UserInputs:
     """Python objects of the user that replace names in the config. The network is copied, never changed.
 
-    `trust`: import user-defined code that a run directory names, whoever made it.
+    `trust`: import user-defined code that a run directory names, whoever made it. `hooks`: user-defined training.
     """
 
     model: nn.Module | None = None
     data: UserData | None = None
     task: Task = CLASSIFICATION
     trust: bool = False
+    hooks: TrainingHooks = NO_HOOKS
 
 
 NO_USER_INPUTS = UserInputs()
@@ -110,25 +113,50 @@ def check_task(config: Config, task: Task) -> None:
         return
     if config.fitness.against == "dense":
         raise ConfigError("fitness.against dense compares logits, and this search has a loss of its own: leave it out")
-    if config.finals.distillation:
-        raise ConfigError("finals.distillation compares logits, and this search has a loss of its own: leave it out")
+    weights = {"finals": config.finals.distillation, "fitness.tuning": config.fitness.tuning.distillation}
+    for place, weight in weights.items():
+        if weight:
+            raise ConfigError(
+                f"{place}.distillation compares logits, and this search has a loss of its own: leave it out"
+            )
     if task.evaluate is not None and config.promote.share and config.promote.images == "unused":
         raise ConfigError("promote.images unused: evaluate= sees no validation images to leave out; leave it out")
-    if config.finals.picks and not task.is_testable:
+    if config.finals.count_picks() and not task.is_testable:
         raise ConfigError("finals.picks are tested at once: give evaluate_test= beside evaluate=, or leave them out")
 
 
-def check_trainable(config: Config, task: Task) -> None:
+def check_trainable(config: Config, task: Task, hooks: TrainingHooks = NO_HOOKS) -> None:
     """Raise ConfigError where the config asks for fine-tuning and there is no loss."""
     named = {config.allocation, config.method, *config.search.seeds}
     trains = any(spec.name in named and spec.traits.trains_itself for spec in list_methods())
     promoted = config.promote.share and config.promote.fidelity == "tuned"
-    tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.picks
-    if not task.is_trainable and (tuned or trains):
+    tuned = config.fitness.fidelity == "tuned" or promoted or config.finals.count_picks()
+    if not task.is_trainable and ((tuned and hooks.train_fn is None) or trains):
         raise ConfigError(
             "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
             "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
         )
+
+
+def load_hooks(config: Config, inputs: UserInputs) -> TrainingHooks:
+    """Return the user-defined training: Python objects first, then functions that the config names.
+
+    Raises ConfigError for a name that cannot be imported.
+    """
+    names = config.training.get_function_names()
+    named = {role: import_function(name, f"training.{role}") for role, name in names.items()}
+    given = {item.name: getattr(inputs.hooks, item.name) for item in fields(TrainingHooks)}
+    return TrainingHooks(**(named | {role: function for role, function in given.items() if function is not None}))
+
+
+def resolve_finals(config: Config, task: Task, hooks: TrainingHooks) -> Config:
+    """Replace an automatic number of finals: one where networks can be trained and tested, else none."""
+    if config.finals.picks != "auto":
+        return config
+    trains_itself = get_method(config.method).traits.trains_itself
+    possible = task.is_testable and (task.is_trainable or hooks.train_fn is not None) and not trains_itself
+    finals = config.finals.model_copy(update={"picks": int(possible)})
+    return config.model_copy(update={"finals": finals})
 
 
 def is_in_python(config: Config) -> bool:

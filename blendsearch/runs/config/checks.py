@@ -51,7 +51,7 @@ def check_methods(config: Config) -> None:
         _check_traits(config, spec)
     if config.search.seeds and (not method.traits.accepts_seeds or config.allocation != "evolved"):
         raise ValueError("search.seeds begin a search that evolves its widths: leave them out")
-    if method.traits.trains_itself and config.finals.picks:
+    if method.traits.trains_itself and config.finals.count_picks():
         raise ValueError(f"method {config.method} trains its network itself: leave finals.picks at 0")
     for spec in named:
         spec.check(config)

@@ -15,12 +15,16 @@ from blendsearch.runs.config.method_registry import (
 )
 from blendsearch.runs.config.sections import (
     AllocationConfig,
+    FinalTuningConfig,
     PathText,
     Positive,
     PromoteConfig,
+    RateProbeConfig,
     Ratio,
     ScheduleConfig,
     Section,
+    TrainingConfig,
+    TuningConfig,
 )
 
 PYTHON_PREFIX = "python"
@@ -151,13 +155,13 @@ class FitnessConfig(Section):
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
-    repair: Literal["none", "refit"] = "none"
+    repair: Literal["none", "refit"] = "refit"
     against: Literal["labels", "dense"] = "labels"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
-    tuning: ScheduleConfig = ScheduleConfig()
+    tuning: TuningConfig = TuningConfig()
     device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 OPTIMIZERS = ("auto", "cma", "nsga2", "random")
@@ -194,15 +198,21 @@ class SearchConfig(Section):
 class FinalsConfig(Section):
     """The long fine-tune of the `picks` best networks by validation, and of the best controls, on `seeds` seeds.
 
-    `distillation` is the weight of the divergence from the dense network's outputs in the loss. `workers` train each
-    network together on Ray, and share its batches.
+    auto is one pick, or none where networks cannot be trained or tested. 0 picks leave the networks as the search
+    evaluated them. `distillation` is the weight of the divergence from the
+    dense network's outputs in the loss. `workers` train each network together on Ray, and share its batches.
     """
 
-    picks: Annotated[int, Field(ge=0)] = 0
+    picks: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     seeds: Positive = 1
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
     workers: Positive = 1
-    tuning: ScheduleConfig = ScheduleConfig(epochs=40)
+    tuning: FinalTuningConfig = FinalTuningConfig()
+    probe: RateProbeConfig = RateProbeConfig()
+
+    def count_picks(self) -> int:
+        """Return the number of picks; an `auto` that is not resolved yet counts as none."""
+        return 0 if self.picks == "auto" else self.picks
 
     @model_validator(mode="after")
     def _check_workers(self) -> "FinalsConfig":
@@ -254,6 +264,7 @@ class Config(Section):
     fitness: FitnessConfig = FitnessConfig()
     search: SearchConfig = SearchConfig()
     promote: PromoteConfig = PromoteConfig()
+    training: TrainingConfig = TrainingConfig()
     finals: FinalsConfig = FinalsConfig()
     engine: EngineConfig = EngineConfig()
     allocating: AllocationConfig = AllocationConfig()

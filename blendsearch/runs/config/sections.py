@@ -11,6 +11,10 @@ PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path
 """A path, relative to the working directory; ``~`` and ``$VARIABLES`` are expanded."""
 
 
+FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+"""A user-defined function, ``module:function``."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -27,7 +31,7 @@ class Section(BaseModel):
 
 
 class ScheduleConfig(Section):
-    """SGD with momentum; see `training.loop.Schedule`."""
+    """The settings of a training; see `training.schedule.Schedule`."""
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
     rate: Annotated[float, Field(gt=0)] = 0.01
@@ -37,6 +41,57 @@ class ScheduleConfig(Section):
     images: Positive | None = None
     decay: Literal["cosine", "constant"] = "cosine"
     nesterov: bool = True
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TuningConfig(ScheduleConfig):
+    """A fine-tune of a pruned network. `distillation`: weight of the divergence from the dense network's outputs."""
+
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class RateProbeConfig(Section):
+    """The search for the learning rate of the finals: each of `rates` trains the best baseline's cut for `epochs`.
+
+    The rate with the least validation loss is taken.
+    """
+
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.03, 0.1)
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+
+
+class FinalTuningConfig(ScheduleConfig):
+    """The schedule of the finals. `rate`: auto is found by `finals.probe`."""
+
+    epochs: Annotated[float, Field(gt=0)] = 40.0
+    rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+
+class TrainingConfig(Section):
+    """User-defined training, and what all fine-tunes share.
+
+    `train_fn`, `optimizer`, `scheduler`, `on_step`, `on_epoch`: functions as ``module:function``, see
+    `training.hooks.TrainingHooks`. `views`: augmented views per image for which the dense network's outputs are stored
+    for distillation; 0 runs it beside the network. `checkpoint_seconds`: time between two checkpoints of a training.
+    """
+
+    train_fn: FunctionName | None = None
+    optimizer: FunctionName | None = None
+    scheduler: FunctionName | None = None
+    on_step: FunctionName | None = None
+    on_epoch: FunctionName | None = None
+    views: Annotated[int, Field(ge=0)] = 8
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+    def get_function_names(self) -> dict[str, str]:
+        """Return the names of the functions that are set, by their role."""
+        roles = ("train_fn", "optimizer", "scheduler", "on_step", "on_epoch")
+        return {role: name for role in roles if (name := getattr(self, role)) is not None}
 
 
 class AllocationConfig(Section):

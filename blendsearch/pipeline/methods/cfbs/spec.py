@@ -28,6 +28,7 @@ SPEC = MethodSpec(
         },
         "fitness": {
             "fidelity": "tuned",
+            "repair": "none",
             "tuning": {"epochs": 3, "rate": 0.001, "weight_decay": 1e-4, "decay": "constant", "nesterov": False},
         },
         "search": {
@@ -39,7 +40,10 @@ SPEC = MethodSpec(
             "drop": 0.05,
             "drop_ratio": 0.08,
         },
-        "finals": {"picks": 5, "tuning": {"epochs": 40, "rate": 0.001, "weight_decay": 1e-4, "nesterov": False}},
+        "finals": {
+            "picks": 5,
+            "tuning": {"epochs": 40, "rate": 0.001, "weight_decay": 1e-4, "nesterov": False, "warmup": 0.0},
+        },
     },
     check=check,
 )

@@ -60,8 +60,8 @@ from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import convert_to_channels_last
-from blendsearch.training.loop import TrainingOptions, train
-from blendsearch.training.recovery import recalibrate
+from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.recalibration import recalibrate
 
 PATH_EXTENSION = 500.0
 """Steps of a tenth that a path continues after the last step: enough for any budget."""
@@ -278,10 +278,12 @@ class Derivation:
         """Retrain `module` in place, from recalibrated batch-norms."""
         held = self.problem.evaluator
         rng = np.random.default_rng([self.problem.config.seed, 12, step])
-        recalibrate(module, held.model, held.splits, held.recipe, held.device, rng)
-        recipe = held.recipe
-        options = TrainingOptions(recipe.precision, recipe.task)
+        recipe, key = held.recipe, f"derived-{step}"
+        recalibrate(module, held.splits, recipe.recalibration_images, recipe.batch_size, held.device, recipe.precision)
+        checkpoints = CheckpointOptions(held.store, key, recipe.checkpoint_seconds)
+        options = TrainingOptions(recipe.precision, recipe.task, checkpoints=checkpoints)
         train(module, held.splits, make_schedule(tuning), held.device, rng, options)
+        held.store.delete(key)
 
     def _summarize_step(self, counts: Counts, error: float, stands: bool) -> StepSummary:
         oracle = self.problem.structure.oracle
