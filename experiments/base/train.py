@@ -24,6 +24,7 @@ from blendsearch.structure.groups import build_index_maps
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
+from blendsearch.training.store import FolderStore
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
         assert isinstance(event, BaseTrained)
         print(f"{event.done:.0%} done, loss {event.loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
-    train_base(model.to(device), splits, config.model.train, precision, device, config.seed, print_progress)
+    train_base(model.to(device), splits, config, device, print_progress, FolderStore(arguments.out.parent))
     recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)
