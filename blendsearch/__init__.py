@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from blendsearch.python.results import Front, Network, SearchRun
     from blendsearch.python.search import fork, open, resume, search
     from blendsearch.results.export.export import load
+    from blendsearch.training.hooks import StepInfo, TrainContext
+    from blendsearch.training.schedule import Schedule
 
 __all__ = [
     "Budget",
     "Front",
     "Network",
+    "Schedule",
     "SearchRun",
+    "StepInfo",
+    "TrainContext",
     "fork",
     "keep",
     "latency",
@@ -35,6 +40,8 @@ __all__ = [
 
 _MODULES = {
     "load": "results.export.export",
+    "Schedule": "training.schedule",
+    **dict.fromkeys(("StepInfo", "TrainContext"), "training.hooks"),
     **dict.fromkeys(("Budget", "keep", "latency", "macs", "memory", "params"), "python.budgets"),
     **dict.fromkeys(("Front", "Network", "SearchRun"), "python.results"),
     **dict.fromkeys(("fork", "open", "resume", "search"), "python.search"),

@@ -61,6 +61,7 @@ def _add_search(verbs: "Verbs") -> None:
     parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
     parser.add_argument("--or-resume", action="store_true", help="resume the run --name if it exists")
     parser.add_argument("--controls", action="store_true", help="compare with controls afterwards")
+    parser.add_argument("--no-finals", action="store_true", help="end without training the best networks")
     parser.set_defaults(trust=True)  # a config is the user's own
     _add_json(parser, EVENT_LINES)
 

@@ -29,6 +29,8 @@ def search(arguments: argparse.Namespace) -> None:
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    if arguments.no_finals:
+        overrides.append("finals.picks=0")
     config = load_config(arguments.config, overrides)
     if arguments.or_resume:
         if arguments.name is None:

@@ -43,8 +43,19 @@ def evaluate_dense(session: SearchSession) -> None:
                 f"two evaluations of one network gave losses {known:.4g} and {outcome.loss:.4g}: evaluate= is noisy, "
                 "and smaller differences between networks mean nothing"
             )
+        if not outcome.failure and _is_near_chance(row, problem):
+            session.warn(
+                f"the dense network has a validation accuracy of {1 - outcome.error:.1%}, near chance: check its "
+                "weights, the normalisation (data.mean, data.std), and the numbering of the classes"
+            )
         facts = vars(describe_row(row, problem))
         session.report(DenseEvaluated(**facts, tells_error=problem.has_error))
+
+
+def _is_near_chance(row: Evaluation, problem: Problem) -> bool:
+    """Return True for an accuracy below 1.5 times that of guessing."""
+    classes = problem.splits.classes
+    return problem.has_error and classes > 1 and row.error is not None and 1 - row.error < 1.5 / classes
 
 
 def load_inherited_outcomes(store: Store, fidelity: str) -> dict[str, Outcome]:

@@ -1,6 +1,7 @@
 """Conversion of the arguments of the Python API to a config and to user inputs."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from torch import nn
@@ -22,6 +23,7 @@ from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.task import Task
+from blendsearch.training.hooks import TrainingHooks
 
 PARTS = ("train", "val", "test")
 
@@ -53,6 +55,7 @@ def _make_sections(options: SearchOptions) -> dict[str, Section]:
         "fitness": fitness | dict(options.get("fitness") or {}),
         "search": _drop_none(evaluations=options.get("evaluations")) | dict(options.get("evolution") or {}),
         "promote": dict(options.get("promote") or {}),
+        "training": dict(options.get("training") or {}),
         "finals": dict(options.get("finals") or {}),
         "engine": _drop_none(ray=options.get("ray")) | dict(options.get("engine") or {}),
     }
@@ -114,15 +117,25 @@ def collect_user_data(data: Data | None, options: InputOptions) -> UserData | No
 def collect_user_inputs(options: ReopenOptions) -> UserInputs | None:
     """Collect the objects that a run needs again; None where there are none."""
     data, task, model = collect_user_data(options.get("data"), options), make_task(options), options.get("model")
-    trust = options.get("trust", False)
-    if model is None and data is None and not task.get_function_names() and not trust:
+    trust, hooks = options.get("trust", False), make_hooks(options)
+    names = task.get_function_names() | hooks.get_function_names()
+    if model is None and data is None and not names and not trust:
         return None
-    return UserInputs(model, data, task, trust)
+    return UserInputs(model, data, task, trust, hooks)
 
 
 def make_task(options: InputOptions) -> Task:
     """Make the task of user-defined functions; without any, classification."""
     return Task(options.get("loss"), options.get("evaluate"), options.get("evaluate_test"))
+
+
+def make_hooks(options: InputOptions) -> TrainingHooks:
+    """Make the user-defined training. Raises ConfigError for something that cannot be called."""
+    given = {item.name: options.get(item.name) for item in fields(TrainingHooks)}
+    for name, function in given.items():
+        if function is not None and not callable(function):
+            raise ConfigError(f"{name} is a {type(function).__name__}: expected a function")
+    return TrainingHooks(**given)  # type: ignore[arg-type]
 
 
 def format_overrides(changes: Section) -> list[str]:

@@ -1,13 +1,16 @@
 """Groups of keyword arguments of `search`, `resume` and `open`."""
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from blendsearch.task import EvaluateFunction, Loss
+from blendsearch.training.hooks import StepInfo, TrainFunction
+from blendsearch.training.schedule import Schedule
 
 DataPart: TypeAlias = Dataset[Any] | DataLoader[Any] | Sequence[Any]
 """A Dataset, a DataLoader, a pair of arrays or tensors, or a sequence of (image, target)."""
@@ -23,7 +26,7 @@ Section: TypeAlias = Mapping[str, ConfigValue]
 
 
 class InputOptions(TypedDict, total=False):
-    """Data in parts, and the functions of a task other than classification."""
+    """Data in parts, and the functions of a task other than classification, or of a user-defined training."""
 
     train: DataPart | None
     val: DataPart | None
@@ -31,6 +34,11 @@ class InputOptions(TypedDict, total=False):
     loss: Loss | None
     evaluate: EvaluateFunction | None
     evaluate_test: EvaluateFunction | None
+    train_fn: TrainFunction | None
+    optimizer: Callable[[nn.Module, Schedule], Optimizer] | None
+    scheduler: Callable[[Optimizer, int], Any] | None
+    on_step: Callable[[StepInfo], None] | None
+    on_epoch: Callable[[StepInfo], None] | None
 
 
 class ReopenOptions(InputOptions, total=False):
@@ -62,6 +70,7 @@ class SectionOptions(TypedDict, total=False):
     fitness: Section | None
     evolution: Section | None
     promote: Section | None
+    training: Section | None
     finals: Section | None
     engine: Section | None
 

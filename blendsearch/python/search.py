@@ -23,6 +23,7 @@ from blendsearch.python.arguments import (
     find_run,
     format_overrides,
     make_config,
+    make_hooks,
     make_task,
 )
 from blendsearch.python.budgets import Budget
@@ -72,10 +73,14 @@ def search(
         and its targets may have any type. Without `loss`, and with targets that are not classes, criteria that read
         gradients are left out.
     evaluate_test: the same on test data. It is called after the search, for the reported networks.
+    train_fn: trains a pruned network in place, instead of the built-in fine-tuning: a function from a module and a
+        `TrainContext` to None or metrics by name.
+    optimizer, scheduler, on_step, on_epoch: the optimizer from a module and a `Schedule`; the learning-rate scheduler
+        from the optimizer and the number of steps, stepped once per step; and functions that receive a `StepInfo`.
     evaluations, fidelity, criteria, method, allocation, transform, seed, ray, device: the fields of the same name of
         a config, in whatever section they are.
-    splits, fitness, evolution, promote, finals, engine: further fields of the sections data, fitness, search, promote,
-        finals and engine, such as ``splits={"val_size": 0.2}`` or ``finals={"picks": 3}``.
+    splits, fitness, evolution, promote, training, finals, engine: further fields of the sections data, fitness, search,
+        promote, training, finals and engine, such as ``splits={"val_size": 0.2}`` or ``finals={"picks": 3}``.
 
     Raises
     ------
@@ -86,7 +91,8 @@ def search(
     model = unwrap_compiled(model) if isinstance(model, nn.Module) else model
     user_data = collect_user_data(data, options)
     config = make_config(model, data if user_data is None else user_data, budget, options)
-    inputs = UserInputs(model if isinstance(model, nn.Module) else None, user_data, make_task(options))
+    network = model if isinstance(model, nn.Module) else None
+    inputs = UserInputs(network, user_data, make_task(options), hooks=make_hooks(options))
     folder = Path(runs)
     name = name or find_free_name(folder, config.model.factory.rpartition(":")[2])
     check_name(folder, name)

@@ -60,8 +60,9 @@ class ScoreFacts(TypedDict):
 class StructureFacts(ScoreFacts):
     """Groups, frozen groups, costs and inputs of the dense network.
 
-    `layers` are decomposable layers. `task` holds the names of user-defined functions. `error` is stored with it and is
-    false if networks have no error rate; `trains_on_classes` is false if targets are not classes.
+    `layers` are decomposable layers. `task` holds the names of user-defined functions, and `hooks` those of a training
+    that the config does not name. `error` is stored with `task` and is false if networks have no error rate;
+    `trains_on_classes` is false if targets are not classes.
     """
 
     groups: list[GroupFacts]
@@ -71,6 +72,7 @@ class StructureFacts(ScoreFacts):
     splits: str
     input: "NotRequired[InputDescription]"
     task: NotRequired[dict[str, str]]
+    hooks: NotRequired[dict[str, str]]
     error: NotRequired[bool]
     trains_on_classes: NotRequired[bool]
     latency: NotRequired[LatencyFacts]

@@ -74,7 +74,10 @@ class TrainingOptions:
     share: this process's part of every batch.
     hooks: user-defined optimizer, scheduler and callbacks.
     checkpoints: where the state is stored.
-    stop: part of the schedule, in (0, 1], at which the training stops; with `checkpoints.keep` it continues from there.
+    start, stop: parts of the schedule, in [0, 1], at which the training begins and stops; with `checkpoints.keep` it
+        continues from there.
+    after_step: changes the module after each step of the optimizer; receives the part of this training that is done, in
+        (0, 1]. It must depend on its arguments alone.
     """
 
     precision: Precision = "float32"
@@ -83,7 +86,9 @@ class TrainingOptions:
     share: Share = SINGLE_PROCESS
     hooks: TrainingHooks = NO_HOOKS
     checkpoints: CheckpointOptions = NO_CHECKPOINTS
+    start: float = 0.0
     stop: float = 1.0
+    after_step: Callable[[nn.Module, float], None] | None = None
 
 
 DEFAULT_OPTIONS = TrainingOptions()
@@ -128,17 +133,18 @@ class TrainingRun:
         available = len(splits.train)
         self.steps_per_epoch = schedule.count_steps_per_epoch(available)
         self.steps = schedule.count_steps(available)
-        self.last_step = max(1, round(options.stop * self.steps))
+        first = round(options.start * self.steps)
+        self.last_step = max(first + 1, round(options.stop * self.steps))
         hooks = options.hooks
         self.optimizer = (hooks.optimizer or make_optimizer)(module, schedule)
         self.scheduler = hooks.scheduler(self.optimizer, self.steps) if hooks.scheduler else None
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "float16")
         self.average = _make_average(module, schedule.ema)
-        self.step, self.total, self.seen = 0, torch.zeros((), device=device), 0
+        self.step, self.total, self.seen = first, torch.zeros((), device=device), 0
         self.epoch_rng: dict[str, Any] = {}
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
-        self.first_step = 0
+        self.begin_step = self.first_step = first
 
     def run(self, progress: Callable[[float, float], None] | None) -> None:
         """Run all steps that are left."""
@@ -177,6 +183,8 @@ class TrainingRun:
         for batch in self._iter_batches(skip):
             loss = self._run_step(trained, batch)
             self.total, self.seen, self.step = self.total + loss.detach(), self.seen + 1, self.step + 1
+            if self.options.after_step is not None:
+                self.options.after_step(self.module, (self.step - self.begin_step) / (self.last_step - self.begin_step))
             if self.options.hooks.on_step is not None:
                 self.options.hooks.on_step(self._describe_step(float(loss.detach())))
             self._report()
@@ -335,7 +343,8 @@ class TrainingRun:
 
     def _identify(self) -> str:
         """Return what a stored state must agree with."""
-        return f"{self.schedule} images={len(self.splits.train)} precision={self.options.precision}"
+        span = f"start={self.options.start:g}" if self.options.start else ""
+        return f"{self.schedule} images={len(self.splits.train)} precision={self.options.precision} {span}"
 
 
 def _make_average(module: nn.Module, decay: float) -> AveragedModel | None:

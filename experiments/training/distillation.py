@@ -3,8 +3,8 @@
     python experiments/training/distillation.py --work DIR [--tier small|full] [--seeds 5] [--epochs 12]
 
 One cut (uniform, by L1) of a ResNet-20 at 12.5 % of its MACs. Each seed trains it by the labels alone, and towards the
-dense network's stored outputs (8 views per image). The seconds of the teacher's passes are stated; `equal seconds` gives
-the plain fine-tune as many more epochs as they take, divided by the seeds that share them. Accuracies are in percent.
+dense network's stored outputs (8 views per image). `equal seconds` gives the plain fine-tune as many more epochs as the
+teacher's passes and the divergence take, on average over the seeds that share them. Accuracies are in percent.
 """
 
 import dataclasses

@@ -94,15 +94,16 @@ def check_user_inputs(run: Run, inputs: UserInputs) -> None:
     if _has_python_data(run.config) and inputs.data is None:
         missing.append("data=")
     asked = run.structure.get("task", {})
-    missing += [
-        f"{name}={called}" for name, called in asked.items() if inputs.task.get_function_names().get(name) is None
-    ]
+    given = inputs.task.get_function_names()
+    missing += [f"{name}={called}" for name, called in asked.items() if given.get(name) is None]
+    hooks, given_hooks = run.structure.get("hooks", {}), inputs.hooks.get_function_names()
+    missing += [f"{name}={called}" for name, called in hooks.items() if given_hooks.get(name) is None]
     if missing:
         raise RunError(
             f"run {run.name!r} was searched from Python, with its network and data: resume it there with "
             f"blendsearch.resume({run.name!r}, {', '.join(missing)}), or blendsearch.open(...) of the same"
         )
-    surplus = inputs.task.get_function_names().keys() - asked.keys()
+    surplus = (given.keys() - asked.keys()) | (given_hooks.keys() - hooks.keys())
     if surplus:
         raise RunError(f"run {run.name!r} was searched without {min(surplus)}=: leave it out, or search anew")
 

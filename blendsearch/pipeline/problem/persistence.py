@@ -25,6 +25,8 @@ from blendsearch.pipeline.problem.inputs import (
     build_dense_network,
     build_splits,
     check_user_inputs,
+    load_hooks,
+    resolve_finals,
 )
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.compatibility import hash_code
@@ -82,6 +84,10 @@ def record(
             "error": problem.has_error,
             "trains_on_classes": task.has_class_labels,
         }
+    hooks = problem.evaluator.recipe.hooks.get_function_names()
+    named = problem.config.training.get_function_names()
+    if python_hooks := {role: name for role, name in hooks.items() if role not in named}:
+        structure["hooks"] = python_hooks
     arrays = {"dense": weights, "scores": scores}
     if costs := collect_cost_arrays(problem.structure.oracle):
         arrays[COSTS_FILE] = costs
@@ -109,7 +115,7 @@ def restore(
     check_user_inputs(run, inputs)
     if fork is None:
         check_config_copy(run)
-    config = fork or run.config
+    config = run.config if fork is None else fork
     device = resolve_device(config.fitness.device)
     set_threads(config)
     splits = build_splits(config, inputs)
@@ -141,7 +147,9 @@ def restore(
         oracle = add_latency_cost(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
         structure = replace(structure, oracle=oracle)
     task = replace(inputs.task, has_class_labels=run.structure.get("trains_on_classes", True))
-    traced = TracedNetwork(model, structure, splits, device, True, task, run.structure.get("error", True))
+    has_error, hooks = run.structure.get("error", True), load_hooks(config, inputs)
+    traced = TracedNetwork(model, structure, splits, device, True, task, has_error, hooks=hooks)
+    config = resolve_finals(config, task, hooks)
     return assemble_problem(config, traced, *read_scores(run))
 
 
