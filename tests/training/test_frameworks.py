@@ -1,4 +1,4 @@
-"""The training loops of the documentation: plain PyTorch, Lightning, timm, and user-defined parts of the built-in one."""
+"""The training loops of the documentation: plain PyTorch, Lightning, timm, and parts of the built-in one."""
 
 import re
 from pathlib import Path
