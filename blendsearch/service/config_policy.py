@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.parsing import ParsingError, parse_yaml
 
 MAX_CONFIG_SIZE = 64_000
 MAX_DEPTH = 12
@@ -40,9 +39,9 @@ def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) 
     Raises ConfigError for an invalid config, and for what a config from a network may not have: user-defined functions
     and modules, other machines, downloads, and paths that are not below `data` (None: any).
     """
-    tree = parse_yaml(text)
+    tree = parse_remote_yaml(text)
     for override in overrides:
-        parse_yaml(override.partition("=")[2])
+        parse_remote_yaml(override.partition("=")[2])
     tree = apply_overrides(tree or {}, overrides) if isinstance(tree, dict | None) else tree
     if not isinstance(tree, dict):
         raise ConfigError("the config is not YAML with sections such as model: and data:")
@@ -52,21 +51,14 @@ def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) 
     return _resolve_paths(config, data)
 
 
-def parse_yaml(text: str) -> Any:
+def parse_remote_yaml(text: str) -> Any:
     """Parse YAML `text` that is neither large nor deep, and has no aliases."""
     if len(text) > MAX_CONFIG_SIZE:
         raise ConfigError(f"the config is too large: at most {MAX_CONFIG_SIZE:,} characters are taken")
-    deep = 0
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ConfigError("the config has an alias (*name), which is not taken from a network: write it out")
-            deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if deep > MAX_DEPTH:
-                raise ConfigError(f"the config is nested more than {MAX_DEPTH} deep")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # invalid dates and numbers
-        raise ConfigError(f"the config is not YAML: {' '.join(str(error).split())}") from error
+        return parse_yaml(text, max_depth=MAX_DEPTH, aliases=False)
+    except ParsingError as error:
+        raise ConfigError(f"the config is not YAML that is taken from a network: {error}") from error
 
 
 def check_resume_overrides(overrides: Sequence[str]) -> None:
@@ -88,7 +80,7 @@ def _check_overrides(overrides: Sequence[str], allowed: re.Pattern[str], expecte
                 f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that "
                 "selects no machine"
             )
-        parse_yaml(override.partition("=")[2])
+        parse_remote_yaml(override.partition("=")[2])
 
 
 def _check_spelling(tree: dict[Any, Any]) -> None:
