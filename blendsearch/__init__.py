@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blendsearch.python.budgets import Budget, keep, latency, macs, memory, params
     from blendsearch.python.results import Front, Network, SearchRun
     from blendsearch.python.search import fork, open, resume, search
-    from blendsearch.results.export.export import load
+    from blendsearch.results.export.loader import load
 
 __all__ = [
     "Budget",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "load": "results.export.export",
+    "load": "results.export.loader",
     **dict.fromkeys(("Budget", "keep", "latency", "macs", "memory", "params"), "python.budgets"),
     **dict.fromkeys(("Front", "Network", "SearchRun"), "python.results"),
     **dict.fromkeys(("fork", "open", "resume", "search"), "python.search"),
