@@ -18,6 +18,9 @@ MAX_CONFIG_SIZE = 64_000
 MAX_DEPTH = 12
 """Nested sections; a config has three."""
 
+MAX_ARGUMENT = 1_000_000
+"""The largest number among the arguments of a factory: widths, depths, numbers of classes."""
+
 FACTORY_PATTERN = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 RESUME_PATTERN = re.compile(
@@ -99,6 +102,14 @@ def _check_names(config: Config) -> None:
             f"model.factory {config.model.factory[:80]!r} is not taken from a network: expected a network of the zoo, "
             "or torchvision:NAME; user-defined functions work from the command line"
         )
+    for name, value in config.model.arguments.items():
+        if name.startswith(("weights", "pretrained")) and value:
+            raise ConfigError(
+                f"model.arguments.{name[:80]} is not taken from a network, as it downloads weights: put a file "
+                "of them below the server's --data, and name it in model.weights"
+            )
+        if _find_maximum(value) > MAX_ARGUMENT:
+            raise ConfigError(f"model.arguments.{name[:80]} is too large: at most {MAX_ARGUMENT:,} is taken")
     if config.criteria.modules:
         raise ConfigError(
             "criteria.modules is not taken from a network: installed packages can offer criteria by the entry point "
@@ -112,6 +123,15 @@ def _check_names(config: Config) -> None:
     for name in (*names, *config.criteria.augment, *config.data.augment):
         if not NAME_PATTERN.fullmatch(name):
             raise ConfigError(f"{name[:80]!r} is no name of a data set, device, criterion or augmentation")
+
+
+def _find_maximum(value: Any) -> float:
+    """Return the largest absolute number in `value`, a scalar or nested lists and mappings; infinity for NaN."""
+    if isinstance(value, dict | list | tuple):
+        return max(map(_find_maximum, value.values() if isinstance(value, dict) else value), default=0)
+    if not isinstance(value, int | float):
+        return 0
+    return abs(value) if value == value else float("inf")
 
 
 def _resolve_paths(config: Config, data: Path | None) -> Config:
