@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blendsearch.python.budgets import Budget, keep, latency, macs, memory, params
     from blendsearch.python.results import Front, Network, SearchRun
     from blendsearch.python.search import fork, open, resume, search
-    from blendsearch.results.export.export import load
+    from blendsearch.results.export.loader import load
     from blendsearch.training.hooks import StepInfo, TrainContext
     from blendsearch.training.schedule import Schedule
 
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "load": "results.export.export",
+    "load": "results.export.loader",
     "Schedule": "training.schedule",
     **dict.fromkeys(("StepInfo", "TrainContext"), "training.hooks"),
     **dict.fromkeys(("Budget", "keep", "latency", "macs", "memory", "params"), "python.budgets"),

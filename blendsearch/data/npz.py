@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from blendsearch.data.split import MAX_CLASS, Labels, Pixels
 from blendsearch.errors import DataError
+from blendsearch.memory import format_bytes, get_available_bytes
 
 
 def load_npz(path: Path) -> tuple[Pixels, Labels, int | None]:
@@ -43,11 +43,18 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         # np.load would also accept .npy
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path}: is not an .npz archive; expected one with arrays x and y; save with np.savez")
+        _check_memory(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files if key in ("x", "y", "classes")}
+            if not all(isinstance(found, np.ndarray) for found in arrays.values()):
+                raise ValueError("an entry is no array")
             # other keys are listed, not read, for the message about a missing x
             arrays |= {key: np.empty(0) for key in archive.files if key not in arrays}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{path}: does not fit into memory; expected fewer or smaller images") from error
+    except Exception as error:  # damaged archives raise a dozen types
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{path}: holds Python objects, which are never unpickled; expected plain arrays; save x as uint8, y as"
@@ -60,6 +67,20 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
             f"{path}: classes has {classes.ndim} dimensions; expected a 1-D array of names; flatten or drop it"
         )
     return arrays
+
+
+def _check_memory(path: Path) -> None:
+    """Raise DataError where the arrays, whose sizes the archive declares, exceed the memory that is available."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    # labels become int64
+    needed = sizes.get("x.npy", 0) + 8 * sizes.get("y.npy", 0) + sizes.get("classes.npy", 0)
+    free = get_available_bytes()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{path}: needs {format_bytes(needed)} of memory once unpacked, and {format_bytes(free)} are available; "
+            "expected fewer or smaller images"
+        )
 
 
 def _check_images(path: Path, x: NDArray[Any]) -> None:

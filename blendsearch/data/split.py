@@ -24,6 +24,12 @@ Indices = NDArray[np.int64]
 MAX_CLASS = 1_000_000
 """Largest accepted class number. Class counts size arrays, so an identifier used as a label would exhaust memory."""
 
+MAX_PIXELS = 2**26
+"""Pixels of the largest image that is decoded, 192 MiB: several are decoded at a time."""
+
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats by content. Pillow knows others, of which EPS would be run by Ghostscript."""
+
 DECODER_THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -154,17 +160,27 @@ class Subset:
 def decode(file: Path, image_size: int | None) -> Pixels:
     """Decode an image to (height, width, 3) uint8; grey and palette images become RGB. Raises DataError."""
     try:
-        with Image.open(file) as image:
+        if not file.is_file():
+            raise OSError("no regular file")  # opening a pipe would wait for a writer
+        with Image.open(file, formats=IMAGE_FORMATS) as image:
+            _check_pixels(*image.size)
             rgb = image.convert("RGB")
-    # Pillow raises one of these four for broken files, depending on the format
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises a dozen types for broken files, depending on the format
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error
     if image_size is not None:
         scale = round(image_size * 256 / 224) / min(rgb.size)
         # the longer side rounds below the crop only for a size of 1; max keeps the crop inside
         width, height = (max(image_size, round(side * scale)) for side in rgb.size)
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{file}: the image of {rgb.width}x{rgb.height} is too narrow to be resized; remove it")
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - image_size) // 2, (height - image_size) // 2
         rgb = rgb.crop((left, top, left + image_size, top + image_size))
     return np.asarray(rgb, dtype=np.uint8)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    """Raise ValueError for an image that takes gigabytes once decoded."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,}")

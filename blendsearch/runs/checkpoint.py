@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import RunError
+from blendsearch.runs.parsing import parse_json, read_json
 
 MAX_CHECKPOINTS = 3
 """Number of checkpoints kept: the last one, and earlier ones in case it is damaged."""
@@ -38,11 +39,11 @@ def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, An
     found = sorted(folder.glob("generation-*.json"), reverse=True)
     for path in found:
         try:
-            envelope = json.loads(path.read_text(encoding="utf-8"))
+            envelope = read_json(path)
             body = envelope["state"]
             if envelope["sha256"] != _compute_digest(body):
                 raise ValueError("its checksum does not match")
-            state: dict[str, Any] = json.loads(body)
+            state: dict[str, Any] = parse_json(body)
         except (OSError, ValueError, KeyError, TypeError) as error:
             report(f"checkpoint {path.name} is damaged ({error}) and is skipped")
             continue

@@ -5,12 +5,11 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
-import yaml
-
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import apply_overrides, dump_config, parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.parsing import MAX_YAML_BYTES, ParsingError, parse_yaml, read_json, read_text
 from blendsearch.runs.run import Run, open_run
 
 CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
@@ -57,7 +56,7 @@ def note_accepted(run: Run, differences: Sequence[str]) -> None:
 
 
 def _note(run: Run, change: FieldChanges | AcceptedDifferences, config: Config) -> None:
-    facts = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+    facts = read_json(run.path / "run.json")
     facts["config"] = config.model_dump(mode="json")
     past = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **change}
     facts["changes"] = [*facts.get("changes", []), past]
@@ -100,8 +99,8 @@ def _check(run: Run, config: Config, fields: Collection[str]) -> None:
 def check_config_copy(run: Run) -> None:
     """Raise RunError where the ``config.yaml`` of `run` was edited: it is a copy, and the run keeps its settings."""
     try:
-        written = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        written = parse_yaml(read_text(run.path / "config.yaml", MAX_YAML_BYTES))
+    except (OSError, ParsingError):
         return  # missing or unreadable: nothing that could be mistaken for other settings
     recorded = run.config.model_dump(mode="json")
     try:

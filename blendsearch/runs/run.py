@@ -20,6 +20,7 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.files import apply_umask, refuse_links
+from blendsearch.runs.parsing import read_json
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run_facts import EngineFacts, FinishFacts, Provenance, StructureFacts
 from blendsearch.runs.store import Store
@@ -145,7 +146,7 @@ class Run:
     def read_engine_facts(self) -> EngineFacts:
         """Read the facts that `write_engine_facts` wrote last; empty if it never did."""
         try:
-            facts: EngineFacts = json.loads((self.path / "engine.json").read_text(encoding="utf-8"))
+            facts: EngineFacts = read_json(self.path / "engine.json")
         except (OSError, ValueError):
             return {}
         return facts
@@ -215,7 +216,7 @@ def open_run(folder: Path, name: str) -> Run:
         )
     path = folder / name
     try:
-        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        facts = read_json(path / "run.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         known = ", ".join(list_runs(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from blendsearch.runs.parsing import parse_json
 from blendsearch.runs.run_facts import LogLine
 
 
@@ -37,7 +38,7 @@ def read_logs(folder: Path) -> list[LogLine]:
     for path in sorted(folder.glob("worker-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                found.append(json.loads(line))
+                found.append(parse_json(line))
             except ValueError:
                 continue
     return sorted(found, key=lambda line: float(line["at"]))

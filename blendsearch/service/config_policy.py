@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.parsing import ParsingError, parse_yaml
 
 MAX_CONFIG_SIZE = 64_000
 MAX_DEPTH = 12
 """Nested sections; a config has three."""
+
+MAX_ARGUMENT = 1_000_000
+"""The largest number among the arguments of a factory: widths, depths, numbers of classes."""
 
 FACTORY_PATTERN = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
@@ -40,9 +42,9 @@ def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) 
     Raises ConfigError for an invalid config, and for what a config from a network may not have: user-defined functions
     and modules, other machines, downloads, and paths that are not below `data` (None: any).
     """
-    tree = parse_yaml(text)
+    tree = parse_remote_yaml(text)
     for override in overrides:
-        parse_yaml(override.partition("=")[2])
+        parse_remote_yaml(override.partition("=")[2])
     tree = apply_overrides(tree or {}, overrides) if isinstance(tree, dict | None) else tree
     if not isinstance(tree, dict):
         raise ConfigError("the config is not YAML with sections such as model: and data:")
@@ -52,21 +54,14 @@ def parse_remote_config(text: str, overrides: Sequence[str], data: Path | None) 
     return _resolve_paths(config, data)
 
 
-def parse_yaml(text: str) -> Any:
+def parse_remote_yaml(text: str) -> Any:
     """Parse YAML `text` that is neither large nor deep, and has no aliases."""
     if len(text) > MAX_CONFIG_SIZE:
         raise ConfigError(f"the config is too large: at most {MAX_CONFIG_SIZE:,} characters are taken")
-    deep = 0
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ConfigError("the config has an alias (*name), which is not taken from a network: write it out")
-            deep += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if deep > MAX_DEPTH:
-                raise ConfigError(f"the config is nested more than {MAX_DEPTH} deep")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # invalid dates and numbers
-        raise ConfigError(f"the config is not YAML: {' '.join(str(error).split())}") from error
+        return parse_yaml(text, max_depth=MAX_DEPTH, aliases=False)
+    except ParsingError as error:
+        raise ConfigError(f"the config is not YAML that is taken from a network: {error}") from error
 
 
 def check_resume_overrides(overrides: Sequence[str]) -> None:
@@ -88,7 +83,7 @@ def _check_overrides(overrides: Sequence[str], allowed: re.Pattern[str], expecte
                 f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that "
                 "selects no machine"
             )
-        parse_yaml(override.partition("=")[2])
+        parse_remote_yaml(override.partition("=")[2])
 
 
 def _check_spelling(tree: dict[Any, Any]) -> None:
@@ -107,10 +102,23 @@ def _check_names(config: Config) -> None:
             f"model.factory {config.model.factory[:80]!r} is not taken from a network: expected a network of the zoo, "
             "or torchvision:NAME; user-defined functions work from the command line"
         )
+    for name, value in config.model.arguments.items():
+        if name.startswith(("weights", "pretrained")) and value:
+            raise ConfigError(
+                f"model.arguments.{name[:80]} is not taken from a network, as it downloads weights: put a file "
+                "of them below the server's --data, and name it in model.weights"
+            )
+        if _find_maximum(value) > MAX_ARGUMENT:
+            raise ConfigError(f"model.arguments.{name[:80]} is too large: at most {MAX_ARGUMENT:,} is taken")
     if config.criteria.modules:
         raise ConfigError(
             "criteria.modules is not taken from a network: installed packages can offer criteria by the entry point "
             "group blendsearch.criteria"
+        )
+    if functions := config.training.get_function_names():
+        raise ConfigError(
+            f"training.{next(iter(functions))} is not taken from a network: user-defined functions work from the "
+            "command line"
         )
     if config.engine.ray not in ("off", "local"):
         raise ConfigError("engine.ray is not taken from a network: expected off or local")
@@ -120,6 +128,15 @@ def _check_names(config: Config) -> None:
     for name in (*names, *config.criteria.augment, *config.data.augment):
         if not NAME_PATTERN.fullmatch(name):
             raise ConfigError(f"{name[:80]!r} is no name of a data set, device, criterion or augmentation")
+
+
+def _find_maximum(value: Any) -> float:
+    """Return the largest absolute number in `value`, a scalar or nested lists and mappings; infinity for NaN."""
+    if isinstance(value, dict | list | tuple):
+        return max(map(_find_maximum, value.values() if isinstance(value, dict) else value), default=0)
+    if not isinstance(value, int | float):
+        return 0
+    return abs(value) if value == value else float("inf")
 
 
 def _resolve_paths(config: Config, data: Path | None) -> Config:

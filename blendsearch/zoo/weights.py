@@ -37,9 +37,26 @@ def load_weights(model: nn.Module, path: Path) -> None:
                 f"weights {path} belong to another architecture than {type(model).__name__}: {name} has shape "
                 f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}; check model.arguments"
             )
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"weights {path} hold NaN or infinity in {name}: use an earlier checkpoint")
+        if bad := find_bad_values(name, tensor, is_parameter=True):
+            raise ModelError(f"weights {path} hold {bad} in {name}: use an earlier checkpoint")
     model.load_state_dict(state, strict=False)
+
+
+def find_bad_values(name: str, tensor: Tensor, *, is_parameter: bool) -> str | None:
+    """Return the kind of values in the tensor called `name` that make a network useless, None where there are none.
+
+    Buffers may hold infinity, as masks of attention do, unless they are statistics.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    field = name.rpartition(".")[2]
+    if bool(torch.isnan(tensor).any()):
+        return "NaN or infinity"
+    if (is_parameter or field.startswith("running_")) and not torch.isfinite(tensor).all():
+        return "NaN or infinity"
+    if field == "running_var" and bool((tensor < 0).any()):
+        return "negative variances"
+    return None
 
 
 def _read(path: Path) -> dict[str, Tensor]:

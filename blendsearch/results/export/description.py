@@ -2,12 +2,21 @@
 
 # ruff: noqa: RUF009 (`omit` returns a dataclass field)
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from pathlib import Path
+from typing import Any, TypedDict
 
 from blendsearch.data.splits import InputDescription
+from blendsearch.errors import ModelError
 from blendsearch.results.records import JsonObject, Record, omit
+from blendsearch.runs.parsing import read_json
+
+FORMAT = 2
+"""The newest layout: 2 where layers are decomposed, 1 where none is, which readers of layout 1 understand too."""
+WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
+
+MAX_DESCRIPTION_BYTES = 16 * 2**20
 
 
 class MeasuredLatency(TypedDict):
@@ -49,3 +58,62 @@ class ExportDescription(Record):
     id: int
     cut: str
     latency: MeasuredLatency | None = omit()
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """The parts of a description that rebuild the network: checked, as they may come from anyone.
+
+    Attributes
+    ----------
+    decomposed: the layers that are decomposed.
+    shape: (channels, height, width) of one input; None where the file does not have it.
+    """
+
+    factory: str
+    arguments: Mapping[str, object]
+    decomposed: Sequence[str]
+    shape: tuple[int, ...] | None
+
+
+def read_source(folder: Path) -> NetworkSource:
+    """Read the description of the network in `folder`. Raises ModelError where it is missing, damaged or newer."""
+    path = folder / DESCRIPTION
+    try:
+        facts = read_json(path, max_bytes=MAX_DESCRIPTION_BYTES, allow_nan=False)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelError(f"{path} is not there: expected a folder that blendsearch exported") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the network in {folder} is damaged: {DESCRIPTION}: {error}") from error
+    if not isinstance(facts, dict) or not _is_count(facts.get("format")):
+        raise ModelError(f"{path} does not describe a network that blendsearch exported")
+    if facts["format"] > FORMAT:
+        raise ModelError(
+            f"the network in {folder} was written by a newer blendsearch (format {facts['format']}): update"
+        )
+    inputs, decomposed = facts.get("input", {}), facts.get("decomposed", [])
+    shape = inputs.get("shape") if isinstance(inputs, dict) else 0
+    checks: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
+        "factory": (facts.get("factory"), _is_text, "a name"),
+        "arguments": (facts.get("arguments"), lambda value: isinstance(value, dict), "an object"),
+        "input.shape": (shape, _is_shape, "3 positive numbers"),
+    }
+    for name, (value, fits, expected) in checks.items():
+        if not fits(value):
+            raise ModelError(f"the network in {folder} is damaged: {DESCRIPTION}: {name} is not {expected}")
+    factory = facts["factory"]
+    if not isinstance(decomposed, list) or not all(map(_is_text, decomposed)):
+        raise ModelError(f"the network in {folder} does not fit {factory!r}: decomposed is not a list of layers")
+    return NetworkSource(factory, facts["arguments"], decomposed, tuple(shape) if isinstance(shape, list) else None)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 500 and value.isprintable()
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _is_shape(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)))

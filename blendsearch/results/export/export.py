@@ -1,10 +1,9 @@
-"""Export of a network: its weights as safetensors, its description as JSON; loading needs no pickle."""
+"""Export of a network: its weights as safetensors, its description as JSON."""
 
-import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,14 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.data.splits import Splits
-from blendsearch.errors import ModelError, RunError
+from blendsearch.errors import RunError
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.pipeline.problem.costs import describe_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.pipeline.problem.problem import Problem
-from blendsearch.results.export.description import ExportDescription, MeasuredLatency
+from blendsearch.results.export.description import (
+    DESCRIPTION,
+    FORMAT,
+    WEIGHTS,
+    ExportDescription,
+    MeasuredLatency,
+)
 from blendsearch.results.export.formats import WrittenFile, check_formats, write_format
+from blendsearch.results.export.loader import load
 from blendsearch.results.export.model_card import render_model_card
 from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
 from blendsearch.results.summary import has_accuracy, select_final, select_network
@@ -30,14 +36,11 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.files import apply_umask
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
-from blendsearch.structure.depthwise import make_depthwise_pair
 from blendsearch.structure.groups import Cut, unpack_cut
-from blendsearch.structure.surgery import copy_with_tensors, narrow
+from blendsearch.structure.surgery import narrow
 from blendsearch.zoo.factory import build_model
 
-FORMAT = 2
-"""The newest layout: 2 where layers are decomposed, 1 where none is, which readers of layout 1 understand too."""
-WEIGHTS, DESCRIPTION, CARD = "weights.safetensors", "network.json", "README.md"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -224,65 +227,6 @@ def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Mod
             if name in weights:  # a buffer that is not part of the state is as the cut made it
                 tensor.copy_(torch.from_numpy(weights[name]).reshape(tensor.shape))
     return module.eval(), row._replace(fidelity="final", loss=final.loss, error=final.error)
-
-
-def load(
-    folder: str | Path, factory: Callable[..., nn.Module] | None = None, *, model: nn.Module | None = None
-) -> nn.Module:
-    """Load the pruned module that `export` wrote to `folder`, in evaluation mode on the CPU.
-
-    Reads safetensors and JSON only. A network of the zoo or of torchvision is built by its name. One of a user-defined
-    ``module:function`` needs that function as `factory`, since a name in a file is never imported. One searched in
-    Python needs the dense network as `model`, with any weights, or its `factory`. Raises ModelError when the files
-    are missing, damaged, from a newer blendsearch, or do not fit the factory's network.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    try:
-        facts = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{error.filename or folder} is not there: expected a folder that blendsearch exported"
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the network in {folder} is damaged: {error}") from error
-    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
-        raise ModelError(f"{folder / DESCRIPTION} does not describe a network that blendsearch exported")
-    if facts["format"] > FORMAT:
-        raise ModelError(
-            f"the network in {folder} was written by a newer blendsearch (format {facts['format']}): update"
-        )
-    arguments = dict(facts["arguments"])
-    arguments.pop("weights", None)  # pretrained weights would be downloaded and then replaced
-    if model is not None:
-        dense = copy.deepcopy(model) if facts.get("decomposed") else model
-    else:
-        dense = factory(**arguments) if factory is not None else build_model(facts["factory"], arguments, trusted=False)
-    try:
-        for name in facts.get("decomposed", []):
-            dense.set_submodule(name, make_depthwise_pair(dense.get_submodule(name)))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the network in {folder} does not fit {facts['factory']!r}: a decomposed layer is no convolution "
-            f"of it ({error})"
-        ) from error
-    names = {id(tensor): name for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]}
-
-    def get_stored_tensor(tensor: Tensor) -> Tensor:
-        name = names[id(tensor)]
-        if name not in tensors or tensors[name].ndim != tensor.ndim or tensors[name].dtype != tensor.dtype:
-            raise ModelError(
-                f"the network in {folder} does not fit {facts['factory']!r}: {name} is missing or another kind"
-            )
-        return tensors[name]
-
-    surplus = tensors.keys() - set(names.values())
-    if surplus:
-        raise ModelError(f"the network in {folder} does not fit {facts['factory']!r}: it has no {min(surplus)}")
-    return copy_with_tensors(dense, get_stored_tensor).eval()
 
 
 def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> ExportDescription:

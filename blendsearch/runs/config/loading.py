@@ -12,6 +12,7 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config.checks import check_config
 from blendsearch.runs.config.method_registry import apply_method
 from blendsearch.runs.config.schema import Config, load_config_class
+from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, parse_yaml, read_text
 
 OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 """Fields that had other names in earlier versions."""
@@ -28,11 +29,11 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     source = "the digits example" if path is None else str(path)
     path = path or DIGITS
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = parse_yaml(read_text(path, MAX_YAML_BYTES))
     except OSError as error:
         raise ConfigError(f"config {path} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+    except ParsingError as error:
+        raise ConfigError(f"config {path} is not YAML: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
     return parse_config(apply_overrides(loaded or {}, overrides), f"{source} and --set" if overrides else source)
@@ -78,12 +79,12 @@ def dump_config(config: Config) -> str:
 def _override(tree: dict[str, Any], override: str) -> None:
     place, equals, text = override.partition("=")
     fields = place.strip().split(".")
-    if not equals or not all(fields):
-        raise ConfigError(f"--set {override!r} is not understood: expected section.field=value")
+    if not equals or not all(fields) or len(fields) > MAX_DEPTH:
+        raise ConfigError(f"--set {override[:200]!r} is not understood: expected section.field=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+        value = parse_yaml(text)
+    except ParsingError as error:
+        raise ConfigError(f"--set {override[:200]!r}: the value is not YAML: {error}") from error
     fields = OLD_FIELDS.get(".".join(fields), ".".join(fields)).split(".")
     branch = tree
     for field in fields[:-1]:
@@ -114,9 +115,15 @@ def _format_errors(error: ValidationError) -> list[str]:
             complaints.append(f"{place} is not a known field: {hint}")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(item["input"], dict) else f", given {item['input']!r}"
+            given = "" if isinstance(item["input"], dict) else f", given {_abbreviate(item['input'])}"
             complaints.append(f"{place}: {message}{given}" if place else message)
-    return list(dict.fromkeys(complaints))
+    found = [text if len(text) <= 1000 else f"{text[:1000]} ..." for text in dict.fromkeys(complaints)]
+    return found if len(found) <= 20 else [*found[:20], f"and {len(found) - 20} more"]
+
+
+def _abbreviate(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def _get_field_names(location: tuple[int | str, ...]) -> list[str]:

@@ -63,7 +63,7 @@ class DataConfig(Section):
     val_limit: Positive | None = None
     train_limit: Positive | None = None
     test_limit: Positive | None = None
-    image_size: Positive | None = None
+    image_size: Annotated[int, Field(ge=1, le=8192)] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augment: tuple[str, ...] = ()
@@ -181,7 +181,7 @@ class SearchConfig(Section):
 
     evaluations: Positive = 200
     schedule: Literal["generational", "steady"] = "generational"
-    population: Annotated[int, Field(ge=4)] = 24
+    population: Annotated[int, Field(ge=4, le=100_000)] = 24
     crossover: Annotated[float, Field(ge=0, le=1)] = 0.8
     mutation: Annotated[float, Field(gt=0, le=1)] = 0.1
     seconds: Annotated[float, Field(gt=0)] | None = None
@@ -232,9 +232,9 @@ class EngineConfig(Section):
     """
 
     ray: str = "off"
-    workers: Positive | None = None
+    workers: Annotated[int, Field(ge=1, le=10_000)] | None = None
     device: Literal["same", "cpu", "cuda"] = "same"
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=10_000)] | None = None
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     timeout: Annotated[float, Field(gt=0)] = 600.0
     final_timeout: Annotated[float, Field(gt=0)] = 86_400.0

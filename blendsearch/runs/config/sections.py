@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path.expanduser(text)))]
 """A path, relative to the working directory; ``~`` and ``$VARIABLES`` are expanded."""
