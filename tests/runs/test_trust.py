@@ -216,6 +216,18 @@ def test_criteria_modules_of_a_run_are_not_imported(searched: Path, tmp_path: Pa
     assert "this" not in sys.modules
 
 
+def test_training_functions_of_a_run_are_not_imported(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    path = tmp_path / "one" / "run.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["training"]["on_step"] = "antigravity:fly"
+    path.write_text(json.dumps(facts))
+    (tmp_path / "one" / "finished.json").unlink()
+    for words in (["resume", "one"], ["export", "one", "--to", str(tmp_path / "out")], ["fork", "one"]):
+        assert "names user-defined code (antigravity)" in fail(capsys, *words, "--runs", tmp_path)
+    assert "antigravity" not in sys.modules
+
+
 @pytest.mark.parametrize("name", ["lock", "logs/worker-0.jsonl", ".engine.json.draft", "checkpoints"])
 def test_links_inside_a_run_are_not_followed_for_writing(
     name: str, searched: Path, tmp_path: Path, capsys: Any
