@@ -64,14 +64,15 @@ class RayEngine:
 
     def __init__(self, config: EngineConfig, evaluator: Evaluator, workers_per_final: int = 1) -> None:
         self._config = config
-        self._ray, self._owns_connection = connect(config.ray)
+        self._connection = connect(config.ray)
+        self._ray = self._connection.ray
         self._device = evaluator.device.type if config.device == "same" else config.device
         self._on_gpu = self._device == "cuda"
         try:
             check_batches(evaluator, workers_per_final)
             self.workers = config.workers or self._require_slots(workers_per_final)
         except EngineError:
-            self._disconnect()
+            self._connection.close()
             raise
         cores = int(self._ray.cluster_resources().get("CPU", 1))
         # fixed, and equal on all nodes: the number of threads changes the last digits of sums
@@ -155,7 +156,7 @@ class RayEngine:
             self._kill(item.worker)
         self._running.clear()
         self._unreachable.clear()
-        self._disconnect()
+        self._connection.close()
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
@@ -335,10 +336,6 @@ class RayEngine:
             f"the cluster has no room for {what}: its nodes have {resources}, expected {need}; to wait for further "
             "nodes, set engine.workers"
         )
-
-    def _disconnect(self) -> None:
-        if self._owns_connection:
-            self._ray.shutdown()
 
 
 def count_node_slots(gpus: float, share: float) -> int:
