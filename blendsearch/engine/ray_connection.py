@@ -47,12 +47,6 @@ environment, and a search would wait for workers that never start.
 CONSTANTS = {"ENABLE_RAY_CLUSTER": LOOPBACK_VARIABLE, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": UV_VARIABLE}
 """Constants that Ray sets from the environment when it is imported."""
 
-CHANGED_VARIABLES = (
-    *("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", LOOPBACK_VARIABLE, UV_VARIABLE),
-    *HEALTH_CHECK_ENVIRONMENT,
-)
-"""Variables that `authenticate` or a connection may change."""
-
 
 @dataclass
 class Connection:
@@ -128,15 +122,13 @@ def check_access(cluster: str) -> None:
 @contextlib.contextmanager
 def restore_environment() -> Iterator[None]:
     """Restore the environment at the end; processes started meanwhile keep theirs."""
-    before = {name: os.environ.get(name) for name in CHANGED_VARIABLES}
+    before = dict(os.environ)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
