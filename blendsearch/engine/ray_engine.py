@@ -224,7 +224,8 @@ class RayEngine:
     def _resolve_unreachable(self) -> None:
         """Retry requests with an unreachable worker once its node is known to be lost, or after a waiting time."""
         unreachable, self._unreachable = self._unreachable, []
-        nodes = self._list_nodes() if unreachable else {}
+        # the node of this process cannot be lost
+        nodes = self._list_nodes().keys() - {self._ray.get_runtime_context().get_node_id()} if unreachable else set()
         for item, error, since in unreachable:
             if item.worker.node in nodes and time.monotonic() - since < UNREACHABLE_SECONDS:
                 self._unreachable.append((item, error, since))
