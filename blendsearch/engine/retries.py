@@ -133,4 +133,4 @@ def describe_loss(error: BaseException | None) -> str:
     """Describe the loss of a worker in one line; of Ray's paragraphs, the detail of the process's exit."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     details = [line.partition("exit detail:")[2].strip() for line in lines if "exit detail:" in line]
-    return (details or lines)[0][:300].rstrip(".")
+    return (details or lines)[0].partition(" Some common causes")[0][:300].rstrip(".")

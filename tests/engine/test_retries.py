@@ -93,9 +93,7 @@ def test_a_finished_evaluation_ends_a_series_and_releases_failed_outcomes(pendin
 
 
 def test_the_exit_of_a_process_is_described_in_one_line() -> None:
-    text = (
-        "The actor died unexpectedly before finishing this task.\n\tclass_name: Worker\nThe actor is dead because its "
-    )
-    text += "worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Out of memory.\nmore"
-    assert describe_loss(RuntimeError(text)) == "Out of memory"
+    text = "The actor died.\n\tclass_name: Worker\nThe actor is dead because its worker process has died. "
+    text += "Worker exit type: SYSTEM_ERROR Worker exit detail: End of file. Some common causes include: a kill.\nmore"
+    assert describe_loss(RuntimeError(text)) == "End of file"
     assert describe_loss(RuntimeError("")) == "RuntimeError"
