@@ -17,7 +17,7 @@ from pathlib import Path
 POLL_SECONDS = 0.5
 """Interval at which the parent process, and then the processes of the cluster, are looked up."""
 
-SWEEPS = 10
+SWEEPS = 6
 """Number of passes over the processes: a dying process may have started another one."""
 
 
