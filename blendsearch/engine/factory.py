@@ -1,7 +1,7 @@
 """Construction of the engine that a config names."""
 
 from blendsearch.engine.base import Engine
-from blendsearch.engine.ray_connection import authenticate
+from blendsearch.engine.ray_connection import check_access
 from blendsearch.engine.ray_train_checks import check_ray_train
 from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluator import Evaluator
@@ -20,7 +20,7 @@ def check_engine(config: EngineConfig, workers_per_final: int = 1) -> None:
         )
     check_ray_train(config, workers_per_final)
     if config.ray != "off":
-        authenticate(config.ray)
+        check_access(config.ray)
 
 
 def start_engine(config: EngineConfig, evaluator: Evaluator, workers_per_final: int = 1) -> Engine:

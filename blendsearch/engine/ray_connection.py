@@ -1,17 +1,23 @@
 """Connection to Ray, with token authentication wherever other machines can reach the cluster.
 
 Since 2.59 Ray may enable token authentication on its own, in some processes and not in others, which then cannot find
-each other. So the mode is set here, before Ray is imported, and every child process inherits it.
+each other. So the mode is set here while Ray starts, and every child process inherits it.
 """
 
 import contextlib
+import importlib
 import ipaddress
 import os
 import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from blendsearch.engine.ray_watchdog import start_watchdog
 from blendsearch.errors import EngineError
 
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -30,45 +36,131 @@ minutes. The same on head, workers and driver, as in docker/.
 """
 
 
-def connect(cluster: str) -> tuple[Any, bool]:
-    """Connect to Ray; return the ray module, and True if this process must close the connection.
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for nodes with the address 127.0.0.1; without it, all processes of Ray listen on all interfaces."""
+
+UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+"""Under `uv run`, Ray would start every worker by `uv run` in a copy of the working directory without the right
+environment, and a search would wait for workers that never start.
+"""
+
+CONSTANTS = {"ENABLE_RAY_CLUSTER": LOOPBACK_VARIABLE, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": UV_VARIABLE}
+"""Constants that Ray sets from the environment when it is imported."""
+
+
+@dataclass
+class Connection:
+    """A connection to Ray.
+
+    Attributes
+    ----------
+    ray: the ray module.
+    is_owned: False if this process was connected before; then `close` does nothing.
+    watchdog: process that ends a local cluster if this process is killed.
+    """
+
+    ray: Any
+    is_owned: bool
+    watchdog: "subprocess.Popen[bytes] | None" = None
+
+    def close(self) -> None:
+        if self.is_owned:
+            self.ray.shutdown()
+            refresh_ray()
+            self._stop_watchdog()
+
+    def _stop_watchdog(self) -> None:
+        if self.watchdog is not None:
+            self.watchdog.kill()
+            self.watchdog.wait()
+
+
+def connect(cluster: str) -> Connection:
+    """Connect to Ray, or return the existing connection of this process. The environment stays as it was.
 
     `cluster` is local (a new cluster on this machine, for this process), auto (the cluster of this machine, or of
     RAY_ADDRESS), or HOST:PORT. Raises EngineError if there is none, or if authentication is missing.
     """
-    authenticate(cluster)
-    import ray
-
-    if ray.is_initialized():
-        return ray, False
-    try:
-        address = None if cluster == "local" else cluster
-        if address is None:
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return Connection(sys.modules["ray"], is_owned=False)
+    with restore_environment():
+        authenticate(cluster)
+        if cluster == "local":
+            os.environ[LOOPBACK_VARIABLE] = "0"
             os.environ.pop("RAY_ADDRESS", None)  # otherwise Ray would connect there
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray raises a dozen types when there is no cluster
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EngineError(
-            f"no Ray at {cluster!r}: {reason}; check that the cluster is up and has your token, or use local"
-        ) from error
-    if cluster == "auto" and JOB_CONFIG_VARIABLE not in os.environ:
+        import ray
+
+        connection = Connection(ray, is_owned=True, watchdog=start_watchdog() if cluster == "local" else None)
         try:
-            _require_token(ray.get_runtime_context().gcs_address)  # Ray may have found the address on its own
-        except EngineError:
-            ray.shutdown()
-            raise
-    return ray, True
+            with set_constants():
+                refresh_ray()
+                address = None if cluster == "local" else cluster
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            if cluster == "auto" and JOB_CONFIG_VARIABLE not in os.environ:
+                _require_token(ray.get_runtime_context().gcs_address)  # Ray may have found the address on its own
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, EngineError) or not isinstance(error, Exception):
+                raise
+            raise EngineError(_describe_failure(cluster, error)) from error
+    return connection
+
+
+def _describe_failure(cluster: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if cluster == "local":
+        return f"Ray did not start on this machine: {reason}; its logs are in the newest folder of /tmp/ray"
+    return f"no Ray at {cluster!r}: {reason}; check that the cluster is up and has your token, or use local"
+
+
+def check_access(cluster: str) -> None:
+    """Raise EngineError for a cluster that `connect` would refuse."""
+    with restore_environment():
+        authenticate(cluster)
+
+
+@contextlib.contextmanager
+def restore_environment() -> Iterator[None]:
+    """Restore the environment at the end; processes started meanwhile keep theirs."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def set_constants() -> Iterator[None]:
+    """Set the constants of a Ray that was imported before the environment was set; restore them at the end."""
+    from ray._private import ray_constants
+
+    before = {name: getattr(ray_constants, name) for name in CONSTANTS if hasattr(ray_constants, name)}
+    for name in before:
+        setattr(ray_constants, name, os.environ.get(CONSTANTS[name], str(before[name])).lower() in ("1", "true"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(ray_constants, name, value)
+
+
+def refresh_ray() -> None:
+    """Make Ray read its environment again; it does so only once, when it is imported."""
+    raylet: Any = importlib.import_module("ray._raylet")
+    with contextlib.suppress(AttributeError):  # old versions have no token authentication
+        raylet.Config.initialize("")  # before the token is dropped: Ray's threads may require one until then
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def authenticate(cluster: str) -> None:
-    """Set RAY_AUTH_MODE, and other variables that Ray reads on import, for this process and its children.
+    """Set RAY_AUTH_MODE, and other variables that Ray reads when it is imported, for this process and its children.
 
     The token itself is never shown. Raises EngineError if no token is known for a cluster that other machines can
     reach, and for a token file that others can read.
     """
-    # under `uv run`, Ray would start every worker by `uv run` in a copy of the working directory without the right
-    # environment, and a search would wait for workers that never start
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault(UV_VARIABLE, "0")
     exposed = is_token_exposed()
     if cluster == "local":
         if exposed or not has_token():

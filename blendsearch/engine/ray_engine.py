@@ -17,7 +17,7 @@ from blendsearch.engine.ray_train_actor import WorkerSetup
 from blendsearch.engine.ray_train_checks import check_batches
 from blendsearch.engine.ray_training_store import RayStore, start_store_actor
 from blendsearch.engine.ray_worker import Worker
-from blendsearch.engine.retries import UNREACHABLE_SECONDS, PendingRequest, RetryQueue
+from blendsearch.engine.retries import UNREACHABLE_SECONDS, LossSeries, PendingRequest, RetryQueue
 from blendsearch.engine.telemetry import Telemetry
 from blendsearch.errors import EngineError
 from blendsearch.events import Event
@@ -66,14 +66,15 @@ class RayEngine:
 
     def __init__(self, config: EngineConfig, evaluator: Evaluator, workers_per_final: int = 1) -> None:
         self._config = config
-        self._ray, self._owns_connection = connect(config.ray)
+        self._connection = connect(config.ray)
+        self._ray = self._connection.ray
         self._device = evaluator.device.type if config.device == "same" else config.device
         self._on_gpu = self._device == "cuda"
         try:
             check_batches(evaluator, workers_per_final)
             self.workers = config.workers or self._require_slots(workers_per_final)
         except EngineError:
-            self._disconnect()
+            self._connection.close()
             raise
         cores = int(self._ray.cluster_resources().get("CPU", 1))
         # fixed, and equal on all nodes: the number of threads changes the last digits of sums
@@ -93,6 +94,7 @@ class RayEngine:
         self._worker_numbers = count()
         self._telemetry = Telemetry()
         self._retry_queue = RetryQueue(self._queue, config.retries, self._telemetry)
+        self._losses = LossSeries()
         self._workers_per_final = workers_per_final
         self._train_pool = RayTrainPool(
             self._ray,
@@ -121,7 +123,11 @@ class RayEngine:
         self._last_activity = time.monotonic()
         while True:
             feed()
+            yield from self._losses.iter_released()
             if not (self._queue or self._running or self._unreachable):
+                if self._losses.withheld:
+                    yield from self._losses.iter_released(is_last=True)
+                    continue
                 if not self._train_pool.outstanding:
                     return
                 self._stop_idle_workers()
@@ -130,7 +136,7 @@ class RayEngine:
                 continue
             self._resize()
             self._adjust_workers()
-            yield from self._resolve_unreachable()
+            self._resolve_unreachable()
             self._dispatch()
             self._telemetry.record_load(len(self._queue), len(self._running), self.workers)
             pending = [*self._running, *self._starting]
@@ -144,8 +150,8 @@ class RayEngine:
                     self._handle_started(reference)
                 elif (outcome := self._receive_outcome(reference)) is not None:
                     yield outcome
-            yield from self._stop_overdue()
-            yield from self._drop_dead_nodes()
+            self._stop_overdue()
+            self._drop_dead_nodes()
 
     def attach_store(self, store: TrainingStore) -> None:
         self._store = store
@@ -166,7 +172,7 @@ class RayEngine:
             self._kill(item.worker)
         self._running.clear()
         self._unreachable.clear()
-        self._disconnect()
+        self._connection.close()
 
     def _report_progress(self) -> None:
         """Pass on the progress of trainings, at most every second."""
@@ -210,50 +216,71 @@ class RayEngine:
             result: tuple[Outcome, list[str]] = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             self._idle.append(item.worker)
+            self._losses.end()
             cause = error.cause if isinstance(error.cause, Exception) else error
             return self._retry_queue.retry(item.pending, item.worker.number, cause, "failed", error)
         except self._ray.exceptions.RayError as error:  # the worker, its node or its memory is gone
             self._kill(item.worker)
             self._adjust_workers()
             if not isinstance(error, self._ray.exceptions.ActorUnavailableError):
-                return self._retry_lost(item, error)
-            self._unreachable.append((item, error, time.monotonic()))
+                self._retry_lost(item, error)
+            else:
+                self._unreachable.append((item, error, time.monotonic()))
             return None
         self._idle.append(item.worker)
+        self._losses.end()
         self._telemetry.record_outcome(item.worker.number, item.pending.request, *result)
         return result[0]
 
-    def _retry_lost(self, item: RunningRequest, error: BaseException) -> Outcome | None:
+    def _retry_lost(self, item: RunningRequest, error: BaseException) -> None:
         """Retry a request whose worker is gone; it counts as an attempt unless the whole node is gone too."""
         node_lost = item.worker.node not in self._list_nodes()
-        return self._retry_queue.retry_lost(item.pending, item.worker.number, error, node_lost=node_lost)
+        if not node_lost:
+            self._losses.record(item.pending, error, self.workers)
+        outcome = self._retry_queue.retry_lost(item.pending, item.worker.number, error, node_lost=node_lost)
+        self._losses.withhold(outcome)
 
-    def _resolve_unreachable(self) -> Iterator[Outcome]:
+    def _resolve_unreachable(self) -> None:
         """Retry requests with an unreachable worker once its node is known to be lost, or after a waiting time."""
         unreachable, self._unreachable = self._unreachable, []
-        nodes = self._list_nodes() if unreachable else {}
+        # the node of this process cannot be lost
+        nodes = self._list_nodes().keys() - {self._ray.get_runtime_context().get_node_id()} if unreachable else set()
         for item, error, since in unreachable:
             if item.worker.node in nodes and time.monotonic() - since < UNREACHABLE_SECONDS:
                 self._unreachable.append((item, error, since))
-            elif (outcome := self._retry_lost(item, error)) is not None:
-                yield outcome
+            else:
+                self._retry_lost(item, error)
 
-    def _stop_overdue(self) -> Iterator[Outcome]:
+    def _stop_overdue(self) -> None:
         """Kill and replace workers whose evaluation exceeds the time limit."""
-        now = time.monotonic()
-        for reference, item in list(self._running.items()):
-            final = item.pending.request.fidelity == "final"
-            allowed = self._config.final_timeout if final else self._config.timeout
-            if now - item.started_at > allowed:
-                del self._running[reference]
-                self._kill(item.worker)
-                self._adjust_workers()
-                error = TimeoutError(f"not done after {allowed:g} s (engine.timeout, engine.final_timeout)")
-                outcome = self._retry_queue.retry(item.pending, item.worker.number, error, "killed")
-                if outcome is not None:
-                    yield outcome
+        for reference, item in self._find_overdue().items():
+            del self._running[reference]
+            self._kill(item.worker)
+            self._adjust_workers()
+            name, limit = self._get_time_limit(item)
+            error = TimeoutError(f"not done after {limit:g} s ({name})")
+            self._losses.record(item.pending, error, self.workers)
+            self._losses.withhold(self._retry_queue.retry(item.pending, item.worker.number, error, "killed"))
 
-    def _drop_dead_nodes(self) -> Iterator[Outcome]:
+    def _find_overdue(self) -> dict[Any, RunningRequest]:
+        """Find evaluations that exceed the time limit; an outcome that waits to be received is in time."""
+        now = time.monotonic()
+        overdue = {
+            reference: item
+            for reference, item in self._running.items()
+            if now - item.started_at > self._get_time_limit(item)[1]
+        }
+        if overdue:
+            ready, _ = self._ray.wait([*overdue], num_returns=len(overdue), timeout=0)
+            overdue = {reference: item for reference, item in overdue.items() if reference not in ready}
+        return overdue
+
+    def _get_time_limit(self, item: RunningRequest) -> tuple[str, float]:
+        if item.pending.request.fidelity == "final":
+            return "engine.final_timeout", self._config.final_timeout
+        return "engine.timeout", self._config.timeout
+
+    def _drop_dead_nodes(self) -> None:
         """Drop workers on dead nodes: their calls may seem to be running for minutes."""
         if not self._running or time.monotonic() - self._last_node_check < RESIZE_SECONDS:
             return
@@ -263,9 +290,7 @@ class RayEngine:
                 del self._running[reference]
                 self._kill(item.worker)
                 self._adjust_workers()
-                outcome = self._retry_lost(item, ConnectionError(f"node {item.worker.node} is gone"))
-                if outcome is not None:
-                    yield outcome
+                self._retry_lost(item, ConnectionError(f"node {item.worker.node} is gone"))
 
     def _resize(self) -> None:
         """Adapt the number of workers to the cluster every few seconds. Raises EngineError after `engine.patience`."""
@@ -354,10 +379,6 @@ class RayEngine:
             f"the cluster has no room for {what}: its nodes have {resources}, expected {need}; to wait for further "
             "nodes, set engine.workers"
         )
-
-    def _disconnect(self) -> None:
-        if self._owns_connection:
-            self._ray.shutdown()
 
 
 def count_node_slots(gpus: float, share: float) -> int:

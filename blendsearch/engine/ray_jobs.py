@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blendsearch.engine.ray_connection import authenticate
+from blendsearch.engine.ray_connection import authenticate, refresh_ray, restore_environment
 from blendsearch.errors import ConfigError, EngineError
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.config.schema import Config
@@ -110,11 +110,15 @@ def _iter_sources(folder: Path, excluded: frozenset[str] = EXCLUDED_NAMES) -> It
 def _call_dashboard(address: str, method: str, *args: Any, **kwargs: Any) -> Any:
     if not address.startswith(("http://", "https://")):
         raise EngineError(f"{address!r} is not the address of a dashboard: expected http://HEAD:8265")
-    authenticate(address)
     try:
-        from ray.job_submission import JobSubmissionClient
+        with restore_environment():
+            authenticate(address)
+            from ray.job_submission import JobSubmissionClient
 
-        return getattr(JobSubmissionClient(address), method)(*args, **kwargs)
+            refresh_ray()
+            return getattr(JobSubmissionClient(address), method)(*args, **kwargs)
+    except EngineError:
+        raise
     except ImportError as error:
         raise EngineError("jobs need Ray's dashboard packages: install blendsearch[cluster]") from error
     except Exception as error:  # Ray and its HTTP client raise a dozen types

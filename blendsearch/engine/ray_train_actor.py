@@ -106,7 +106,7 @@ def run_train_worker(config: TrainLoopConfig) -> None:
     device = str(get_device()) if setup.device == "cuda" else setup.device
     worker = Worker(evaluator, setup.threads, device, 1.0)
     group = ray.util.get_current_placement_group()
-    ray.get(actor.register_worker.remote(share.rank, group, *worker.start()))
+    ray.get(actor.register_worker.remote(share.rank, group, *worker.start(evaluates=False)))
     if share.rank:
         worker.join_recovery(request)
     else:

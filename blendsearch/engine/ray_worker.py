@@ -21,11 +21,14 @@ class Worker:
             torch.cuda.set_per_process_memory_fraction(gpu_fraction)
         self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(target), device=target)
 
-    def start(self) -> tuple[str, int]:
-        """Return the node and the process of this worker, once it is warmed up."""
+    def start(self, evaluates: bool = True) -> tuple[str, int]:
+        """Return the node and the process of this worker, once it is warmed up; `evaluates`: also for evaluations."""
         import ray
 
-        self._evaluator.warm_up()
+        if evaluates:
+            self._evaluator.warm_up_evaluation()
+        else:
+            self._evaluator.warm_up()
         return ray.get_runtime_context().get_node_id(), os.getpid()
 
     def evaluate(self, request: Request) -> tuple[Outcome, list[str]]:

@@ -1,8 +1,10 @@
 """Evaluation of a cut: cut, fidelity and seed determine the outcome."""
 
+import copy
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -159,6 +161,21 @@ class Evaluator:
         with torch.inference_mode(), autocast(self.device, self.recipe.precision):
             self.model.eval()(x)
 
+    def warm_up_evaluation(self) -> None:
+        """Evaluate the dense network, so that first uses of kernels, of data and of user code are in no evaluation.
+
+        A user-defined evaluation runs once, and its errors are ignored here. Otherwise one batch is evaluated.
+        """
+        self.warm_up()
+        if self.recipe.task.evaluate is not None:
+            with suppress(Exception):
+                self.evaluate_network(copy.deepcopy(self.model), "val")
+            return
+        if self.loss_target == "dense":
+            self._compute_dense_outputs("val")
+        with closing(self._iter_outputs(self.model, "val")) as outputs:
+            next(outputs)
+
     def build_network(self, request: Request) -> nn.Module:
         """Return the pruned, refitted and recovered network of a request, in evaluation mode."""
         cut = request.unpack_cut()
@@ -219,7 +236,7 @@ class Evaluator:
             )
         return self._dense_outputs[split]
 
-    def _iter_outputs(self, module: nn.Module, split: SplitName) -> Iterator[tuple[Any, Tensor]]:
+    def _iter_outputs(self, module: nn.Module, split: SplitName) -> Generator[tuple[Any, Tensor], None, None]:
         """Iterate over outputs (logits in float32) and targets of one split, batch by batch and in order."""
         images: Split | None = getattr(self.splits, split)
         assert images is not None, "no unused validation images: the config check refuses such a request"

@@ -19,13 +19,14 @@ import faulty
 import pytest
 import torch
 from evaluations import collect_outcomes, make_evaluator, make_requests
-from faulty_engine import HARNESS, faulty_evaluator
+from faulty_engine import HARNESS, faulty_evaluator, slow_evaluator
 from run_files import front, longer, rows
 
 from blendsearch.cli.main import main
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
 from blendsearch.engine.ray_connection import authenticate
+from blendsearch.errors import EngineError
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs, read_logs
@@ -48,7 +49,8 @@ def engine(folder: Path) -> Iterator[Engine]:
     import ray
 
     ray.cloudpickle.register_pickle_by_value(faulty)  # workers do not see the folder of tests
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    # room for one more engine of one or two workers
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     config = EngineConfig(ray="local", workers=2, threads=1, retries=1, timeout=HANGS_AFTER)
     started = start_engine(config, faulty_evaluator())
     yield started
@@ -150,6 +152,39 @@ def test_hanging_evaluations_are_killed_retried_and_then_fail(engine: Engine, fo
     assert f"not done after {HANGS_AFTER} s" in outcomes[always.digest].failure
     assert [attempts(folder, item.digest) for item in (once, always)] == [2, 2]
     check_good(folder, outcomes, [once, *good])
+
+
+def test_the_time_limit_does_not_count_the_start_of_new_workers(engine: Engine, folder: Path) -> None:
+    requests = make_requests(3)
+    planned(folder, requests, "die once", "hang once")
+    limit = faulty.START_SECONDS - 2
+    other = start_engine(EngineConfig(ray="local", workers=1, threads=1, retries=1, timeout=limit), slow_evaluator())
+    logs = logged(other, folder / "slow")
+    outcomes = collect_outcomes(other, requests)
+    other.close()
+    assert not [outcome.failure for outcome in outcomes.values() if outcome.failure]
+    events = [(item["event"], item["digest"]) for item in read_logs(logs) if item["event"] in ("lost", "killed")]
+    assert events == [("lost", requests[0].digest), ("killed", requests[1].digest)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("hang", r"not done after 2 s \(engine.timeout\); raise that limit"), ("die", "; check the memory of the nodes")],
+)
+def test_a_series_of_lost_workers_stops_the_engine_and_no_candidate_fails(
+    fault: str, reason: str, engine: Engine, folder: Path
+) -> None:
+    requests = make_requests(4)
+    planned(folder, requests, *[fault] * 4)
+    other = start_engine(EngineConfig(ray="local", workers=1, threads=1, retries=0, timeout=2), faulty_evaluator())
+    outcomes = []
+    for item in requests:
+        other.submit(item)
+    with pytest.raises(EngineError, match=reason) as stopped:
+        outcomes += other.iter_outcomes()
+    other.close()
+    assert not outcomes and "\n" not in str(stopped.value)
+    assert str(stopped.value).startswith("3 attempts at 3 candidates in a row ended with a killed or dead worker")
 
 
 def kill_again_and_again(

@@ -68,6 +68,28 @@ class Faulty(Evaluator):
             resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+START_SECONDS = 8
+"""Time that `SlowStart` takes twice in each new process."""
+
+
+class SlowStart(Faulty):
+    """Takes `START_SECONDS` to be unpickled; with `evaluate_slowly_first`, also for its first evaluation."""
+
+    def __setstate__(self, state: dict) -> None:
+        time.sleep(START_SECONDS)
+        self.__dict__.update(state)
+
+
+processes = []
+
+
+def evaluate_slowly_first(module: torch.nn.Module) -> dict[str, float]:
+    if os.getpid() not in processes:
+        processes.append(os.getpid())
+        time.sleep(START_SECONDS)
+    return {"loss": float(sum(weight.numel() for weight in module.parameters()))}
+
+
 def write(folder: Path, what: str, work: str) -> None:
     with open(folder / "log", "a") as file:  # one short line at a time: written whole
         file.write(f"{what} {os.getpid()} {work}\n")
