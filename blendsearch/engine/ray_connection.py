@@ -8,6 +8,9 @@ import contextlib
 import ipaddress
 import os
 import secrets
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,7 +48,8 @@ def connect(cluster: str) -> tuple[Any, bool]:
         address = None if cluster == "local" else cluster
         if address is None:
             os.environ.pop("RAY_ADDRESS", None)  # otherwise Ray would connect there
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        with _keep_termination_handler():
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises a dozen types when there is no cluster
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EngineError(
@@ -58,6 +62,20 @@ def connect(cluster: str) -> tuple[Any, bool]:
             ray.shutdown()
             raise
     return ray, True
+
+
+@contextlib.contextmanager
+def _keep_termination_handler() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces by one that ends the process without a message."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, handler)
 
 
 def authenticate(cluster: str) -> None:
