@@ -53,12 +53,15 @@ def _make_locked_draft(target: Path, *, is_folder: bool) -> tuple[Path, int]:
     while True:
         draft = target.with_name(f".{target.name}.draft-{secrets.token_hex(4)}")
         draft.mkdir() if is_folder else draft.touch(exist_ok=False)
-        descriptor = os.open(draft, os.O_RDONLY)
+        try:
+            descriptor = os.open(draft, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another process removed it before it was locked
         with suppress(OSError):  # some network file systems lock nothing: then no draft is ever removed
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if draft.exists():
             return draft, descriptor
-        os.close(descriptor)  # another process removed it before it was locked
+        os.close(descriptor)
 
 
 @contextmanager
