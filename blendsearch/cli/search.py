@@ -56,6 +56,7 @@ def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
+    set_next_step(arguments, run.name)
     if arguments.set or not run.finished:
         from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs
 
@@ -71,7 +72,6 @@ def resume(arguments: argparse.Namespace) -> None:
         print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         print_summary(run, arguments)
         return
-    set_next_step(arguments, run.name)
     report = make_reporter(arguments, run.config)
     try:
         from blendsearch.engine.factory import check_engine, start_engine
@@ -137,26 +137,28 @@ def fork(arguments: argparse.Namespace) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from blendsearch.runs.config.method_registry import list_control_names
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
     if arguments.controls == "none":
         print_comparison(run, arguments)
         return
+    set_next_step(arguments, run.name, "compare")
+    from blendsearch.runs.config.method_registry import list_control_names
+
     defaults = list_control_names(optional=False)
     named = defaults if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
     _run_comparison(run, named, arguments.seeds, arguments)
 
 
 def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
+    set_next_step(arguments, run.name, "compare")
     from blendsearch.pipeline.control_runs import compare, plan_comparison
     from blendsearch.pipeline.problem.inputs import UserInputs
     from blendsearch.results.comparison import summarize_comparison
 
     plan_comparison(run, controls, seeds)  # before slow work
     summarize_comparison(run)
-    set_next_step(arguments, run.name, "compare")
     report = make_reporter(arguments, run.config)
     engine = run.config.engine
     if arguments.ray is not None:
