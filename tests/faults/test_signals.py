@@ -59,7 +59,7 @@ def test_two_signals_at_once_end_a_command_in_one_line(
 def test_a_search_that_is_stopped_at_bad_moments_loses_and_repeats_nothing(
     config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
-    longer(config_file, quick, 24)
+    longer(config_file, quick, 16)
     runs = tmp_path / "runs"
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
     begin = ["search", str(config_file), "--name", "one", "--runs", str(runs)]
