@@ -1,40 +1,93 @@
-"""The entry point of the command line: run a verb, and turn errors into exit codes."""
+"""The entry point of the command line: run a verb, and turn its ending into an exit code and at most one line.
 
-import io
-import os
+Other modules are imported once signals are handled, so that an interrupted import prints no traceback.
+"""
+
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from blendsearch.cli.parser import make_parser
-from blendsearch.cli.search import INTERRUPTED
-from blendsearch.errors import BlendsearchError
+from blendsearch.cli.signals import STOPPED, SignalGuard
 
-WRONG_INPUT = 2
+if TYPE_CHECKING:
+    import argparse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb and exit: 0 done, 2 wrong input, 130 interrupted."""
-    arguments = make_parser().parse_args(argv)
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)  # user-defined models and criteria are beside the config
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale may lack umlauts and plus-minus signs
+    """Run one verb and exit: 0 done, 1 out of memory, 2 wrong input, 130 stopped, 141 reader of the output gone.
+
+    Without `argv`, the arguments are those of the process, whose signals stay handled until it ends.
+    """
+    signals = SignalGuard()
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _print_warning
-            arguments.verb(arguments)
-    except BlendsearchError as error:
-        print(f"blendsearch: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(WRONG_INPUT)
-    except KeyboardInterrupt:
-        print("blendsearch: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of the output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = _run(argv, signals)
+    finally:
+        if argv is not None:
+            signals.restore()
+    if code:
+        sys.exit(code)
+
+
+def _run(argv: Sequence[str] | None, signals: SignalGuard) -> int:
+    try:
+        signals.install()
+        from blendsearch.cli.streams import guard_streams
+
+        with guard_streams():
+            return _run_verb(argv, signals)
+    except KeyboardInterrupt:  # before or after the verb
+        signals.end()
+        return STOPPED
+
+
+def _run_verb(argv: Sequence[str] | None, signals: SignalGuard) -> int:
+    """Run the verb of `argv`, print the line of its ending, and return its exit code."""
+    arguments = None
+    try:
+        from blendsearch.cli.parser import make_parser
+
+        try:
+            arguments = make_parser().parse_args(argv)
+        except SystemExit as ended:  # after --help or a line about wrong arguments
+            sys.stdout.flush()
+            return int(ended.code or 0)
+        _call_verb(arguments)
+        sys.stdout.flush()
+    except BaseException as error:
+        signals.end()
+        from blendsearch.cli.endings import describe_ending, get_next_step
+
+        ending = describe_ending(error, get_next_step(arguments), stopped=signals.received)
+        if ending is None:
+            raise
+        if ending.line:
+            print(f"blendsearch: {ending.line}", file=sys.stderr)
+        return ending.code
+    signals.end()
+    return 0
+
+
+def _call_verb(arguments: "argparse.Namespace") -> None:
+    import warnings
+
+    _add_working_folder()
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        arguments.verb(arguments)
+
+
+def _add_working_folder() -> None:
+    """Make user-defined models and criteria beside the config importable."""
+    import os
+
+    from blendsearch.errors import ConfigError
+
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was deleted: change to another one first") from error
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def _print_warning(

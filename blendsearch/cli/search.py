@@ -2,24 +2,19 @@
 
 import argparse
 import json
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from blendsearch.cli.endings import set_next_step
 from blendsearch.cli.results import print_comparison, print_summary
 from blendsearch.cli.terminal import make_reporter
 from blendsearch.errors import ConfigError
 from blendsearch.events import RunCreated
 
 if TYPE_CHECKING:
-    from blendsearch.progress import JsonLines, TextProgress
     from blendsearch.runs.config.schema import Config
     from blendsearch.runs.run import Run
-
-INTERRUPTED = 130
 
 
 def search(arguments: argparse.Namespace) -> None:
@@ -42,13 +37,13 @@ def search(arguments: argparse.Namespace) -> None:
             return
     name = arguments.name or find_free_name(arguments.runs, config.model.factory.rpartition(":")[2])
     check_name(arguments.runs, name)  # before slow work
+    set_next_step(arguments, name)
     report = make_reporter(arguments, config)
     try:
         from blendsearch.pipeline.launch import run_search, set_up_run
 
         run, problem, engine = set_up_run(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
-        with _handle_interrupts(f"blendsearch resume {run.name}{_format_runs_option(run)}", report):
-            run_search(run, problem, engine, report)
+        run_search(run, problem, engine, report)
     finally:
         report.close()
     print_summary(run, arguments)
@@ -63,6 +58,7 @@ def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
+    set_next_step(arguments, run.name)
     if arguments.set or not run.finished:
         from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs
 
@@ -91,8 +87,7 @@ def resume(arguments: argparse.Namespace) -> None:
         check_engine(chosen, run.config.finals.workers)
         problem = restore(run, inputs=UserInputs(trust=arguments.trust))
         engine = start_engine(chosen, problem.evaluator, run.config.finals.workers)
-        with _handle_interrupts(f"blendsearch resume {run.name}{_format_runs_option(run)}", report):
-            run_search(run, problem, engine, report)
+        run_search(run, problem, engine, report)
     finally:
         report.close()
     print_summary(run, arguments)
@@ -115,13 +110,16 @@ def _check_compatibility(run: "Run", arguments: argparse.Namespace) -> None:
 
 def fork(arguments: argparse.Namespace) -> None:
     from blendsearch.pipeline.fork import fork, make_fork_config
-    from blendsearch.runs.run import open_run
+    from blendsearch.runs.run import check_name, find_free_name, open_run
 
     parent = open_run(arguments.runs, arguments.run)
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
     config, _ = make_fork_config(parent, overrides)  # before slow work
+    name = arguments.name or find_free_name(arguments.runs, f"{parent.name}-fork")
+    check_name(arguments.runs, name)
+    set_next_step(arguments, name)
     report = make_reporter(arguments, config)
     try:
         from blendsearch.engine.factory import check_engine, start_engine
@@ -131,30 +129,32 @@ def fork(arguments: argparse.Namespace) -> None:
         check_engine(config.engine, config.finals.workers)
         command = ["blendsearch", *sys.argv[1:]]
         inputs = UserInputs(trust=arguments.trust)
-        made = fork(parent, arguments.runs, arguments.name, overrides, command, report, inputs)
+        made = fork(parent, arguments.runs, name, overrides, command, report, inputs)
         report(RunCreated(run=made.run.name, path=str(made.run.path)))
         engine = start_engine(config.engine, made.problem.evaluator, config.finals.workers)
-        with _handle_interrupts(f"blendsearch resume {made.run.name}{_format_runs_option(made.run)}", report):
-            run_search(made.run, made.problem, engine, report)
+        run_search(made.run, made.problem, engine, report)
     finally:
         report.close()
     print_summary(made.run, arguments)
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    from blendsearch.runs.config.method_registry import list_control_names
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
     if arguments.controls == "none":
         print_comparison(run, arguments)
         return
+    set_next_step(arguments, run.name, "compare")
+    from blendsearch.runs.config.method_registry import list_control_names
+
     defaults = list_control_names(optional=False)
     named = defaults if arguments.controls is None else tuple(filter(None, arguments.controls.split(",")))
     _run_comparison(run, named, arguments.seeds, arguments)
 
 
 def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: argparse.Namespace) -> None:
+    set_next_step(arguments, run.name, "compare")
     from blendsearch.pipeline.control_runs import compare, plan_comparison
     from blendsearch.pipeline.problem.inputs import UserInputs
     from blendsearch.results.comparison import summarize_comparison
@@ -166,8 +166,7 @@ def _run_comparison(run: "Run", controls: Sequence[str], seeds: int, arguments: 
     if arguments.ray is not None:
         engine = engine.model_copy(update={"ray": arguments.ray})
     try:
-        with _handle_interrupts(f"blendsearch compare {run.name}{_format_runs_option(run)}", report):
-            compare(run, controls, seeds, engine, report, UserInputs(trust=arguments.trust))
+        compare(run, controls, seeds, engine, report, UserInputs(trust=arguments.trust))
     finally:
         report.close()
     print_comparison(run, arguments)
@@ -178,26 +177,3 @@ def _names_same_code(config: "Config", recorded: "Config") -> bool:
     from blendsearch.runs.trust import list_code
 
     return list_code(config) == list_code(recorded)
-
-
-@contextmanager
-def _handle_interrupts(command: str, report: "JsonLines | TextProgress") -> Iterator[None]:
-    """Exit with code 130 and print the `command` to continue, on an interruption or SIGTERM inside."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        report.close()
-        print(f"blendsearch: stopped; continue with: {command}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _format_runs_option(run: "Run") -> str:
-    """Format the option --runs for the folder of `run`, with a leading space; empty for the default folder."""
-    return "" if run.path.parent == Path("runs") else f" --runs {run.path.parent}"

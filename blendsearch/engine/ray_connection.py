@@ -9,8 +9,10 @@ import importlib
 import ipaddress
 import os
 import secrets
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +97,8 @@ def connect(cluster: str) -> Connection:
             with set_constants():
                 refresh_ray()
                 address = None if cluster == "local" else cluster
-                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+                with _keep_termination_handler():
+                    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
             if cluster == "auto" and JOB_CONFIG_VARIABLE not in os.environ:
                 _require_token(ray.get_runtime_context().gcs_address)  # Ray may have found the address on its own
         except BaseException as error:
@@ -152,6 +155,20 @@ def refresh_ray() -> None:
     with contextlib.suppress(AttributeError):  # old versions have no token authentication
         raylet.Config.initialize("")  # before the token is dropped: Ray's threads may require one until then
         raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _keep_termination_handler() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces by one that ends the process without a message."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, handler)
 
 
 def authenticate(cluster: str) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.files import suggest_remedy
 from blendsearch.runs.run import read_arrays, save_arrays
 
 
@@ -23,7 +24,7 @@ def save_array_checkpoint(
     path = folder / f"arrays-{number:05d}.safetensors"
     draft = path.with_suffix(".draft")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         save_arrays(arrays, draft)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
@@ -31,7 +32,7 @@ def save_array_checkpoint(
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
+        raise RunError(f"{path} could not be written ({error.strerror}): {suggest_remedy(error)}") from error
     save_checkpoint(folder, number, {"arrays": path.name, "sha256": digest, "state": dict(state)})
     kept = {f"arrays{item.stem.removeprefix('generation')}" for item in folder.glob("generation-*.json")}
     for old in folder.glob("arrays-*.safetensors"):

@@ -8,10 +8,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import RunError
+from blendsearch.runs.files import suggest_remedy
 from blendsearch.runs.parsing import parse_json, read_json
 
 MAX_CHECKPOINTS = 3
@@ -25,7 +27,8 @@ def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> Non
     """
     body = json.dumps(state, separators=(",", ":"), allow_nan=False)
     text = json.dumps({"sha256": _compute_digest(body), "state": body})
-    folder.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # the run directory is gone, as the next line reports
+        folder.mkdir(exist_ok=True)
     write_atomically(folder / f"generation-{generation:05d}.json", text)
     for old in sorted(folder.glob("generation-*.json"))[:-MAX_CHECKPOINTS]:
         old.unlink(missing_ok=True)
@@ -68,8 +71,8 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise RunError(
-            f"{path} could not be written ({error.strerror or error}): the previous file is intact; free some space "
-            "and resume the run"
+            f"{path} could not be written ({error.strerror or error}): the previous file is intact; "
+            f"{suggest_remedy(error)}"
         ) from error
 
 

@@ -1,5 +1,6 @@
-"""Files of run directories: their permissions, and links among them."""
+"""Files of run directories: their permissions, links among them, and files that others move or delete."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -26,3 +27,33 @@ def refuse_links(folder: Path, name: str) -> None:
                     f"{path.relative_to(folder)} in run {name!r} is a symbolic link: links inside a run are not "
                     "followed for writing; replace it by what it points to"
                 )
+
+
+def read_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file or folder at `path`; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_in_place(path: Path, identity: tuple[int, int] | None) -> None:
+    """Raise RunError where the open file at `path` has been deleted, moved or replaced since `read_identity`."""
+    now = read_identity(path)
+    if now == identity:
+        return
+    if path.parent.is_dir():
+        event = "deleted or moved" if now is None else "replaced by another file"
+        remedy = "move it back, with its -wal file, and resume"
+    else:
+        path, event = path.parent, "deleted or moved"
+        remedy = "if it was moved, resume it where it is now"
+    raise RunError(f"{path} was {event} while it was in use: nothing more is written; {remedy}")
+
+
+def suggest_remedy(error: OSError) -> str:
+    """Suggest what to do where a file of a run could not be written."""
+    if error.errno == errno.ENOENT:
+        return "its folder was deleted or moved: if it was moved, resume the run where it is now"
+    return "free some space and resume the run"

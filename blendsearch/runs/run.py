@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.files import apply_umask, refuse_links
+from blendsearch.runs.drafts import open_draft_folder
+from blendsearch.runs.files import apply_umask, refuse_links, suggest_remedy
 from blendsearch.runs.parsing import read_json
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run_facts import EngineFacts, FinishFacts, Provenance, StructureFacts
@@ -87,7 +87,7 @@ class Run:
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise RunError(f"{path} could not be written ({error.strerror}): free some space and resume") from error
+            raise RunError(f"{path} could not be written ({error.strerror}): {suggest_remedy(error)}") from error
 
     def has_weights(self, digest: str, repeat: int | None) -> bool:
         """Check if `save_weights` wrote these weights."""
@@ -185,26 +185,22 @@ def create_run(
     when the name is not allowed or taken, or the disk is full.
     """
     check_name(folder, name)
-    draft = folder / f".{name}.draft-{os.getpid()}"
+    facts = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "provenance": provenance,
+        "structure": structure,
+    }
     try:
-        draft.mkdir(parents=True)
-        for stem, named in arrays.items():
-            save_arrays(named, draft / f"{stem}.safetensors")
-        facts = {
-            "format": FORMAT,
-            "config": config.model_dump(mode="json"),
-            "provenance": provenance,
-            "structure": structure,
-        }
-        write_atomically(draft / "config.yaml", dump_config(config))
-        write_atomically(draft / "run.json", json.dumps(facts, indent=1))
-        with Store(draft / "run.sqlite") as store:
-            store.add_inherited(inherited)
-        os.rename(draft, folder / name)
+        with open_draft_folder(folder / name) as draft:
+            for stem, named in arrays.items():
+                save_arrays(named, draft / f"{stem}.safetensors")
+            write_atomically(draft / "config.yaml", dump_config(config))
+            write_atomically(draft / "run.json", json.dumps(facts, indent=1))
+            with Store(draft / "run.sqlite") as store:
+                store.add_inherited(inherited)
     except OSError as error:
         raise RunError(f"run {name!r} could not be created in {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Run(folder / name, config, provenance, structure)
 
 

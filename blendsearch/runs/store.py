@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from blendsearch.errors import RunError
+from blendsearch.runs.files import check_in_place, read_identity
 from blendsearch.runs.records import (
     Completion,
     Evaluation,
@@ -129,6 +130,7 @@ class Store:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(SCHEMA)
+            self._identity = read_identity(path)
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
 
@@ -330,9 +332,15 @@ class Store:
 
     @contextmanager
     def _convert_write_errors(self) -> Iterator[None]:
+        """Raise RunError where the statements inside fail, or where the file is no longer at its path afterwards.
+
+        A row is written before this check: in a run directory that was moved, it is stored.
+        """
         try:
             yield
+            check_in_place(self.path, self._identity)
         except sqlite3.Error as error:
+            check_in_place(self.path, self._identity)
             raise RunError(
                 f"{self.path} cannot be written ({error}): earlier results are intact; free some space and resume"
             ) from error

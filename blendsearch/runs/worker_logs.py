@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from blendsearch.runs.files import read_identity
 from blendsearch.runs.parsing import parse_json
 from blendsearch.runs.run_facts import LogLine
 
@@ -20,10 +21,13 @@ class WorkerLogs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._run = read_identity(folder.parent)
 
     def write(self, worker: int, event: str, **facts: Any) -> None:
         """Append one line to the log of `worker`."""
         line = json.dumps({"at": round(time.time(), 3), "worker": worker, "event": event, **facts})
+        if read_identity(self._folder.parent) != self._run:
+            return  # the run directory was moved: what is at its old place now is another's
         try:
             self._folder.mkdir(exist_ok=True)
             with open(self._folder / f"worker-{worker}.jsonl", "a", encoding="utf-8") as file:

@@ -1,8 +1,6 @@
 """Export of a network: its weights as safetensors, its description as JSON."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +31,7 @@ from blendsearch.results.export.model_card import render_model_card
 from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
 from blendsearch.results.summary import has_accuracy, select_final, select_network
 from blendsearch.runs.checkpoint import write_atomically
+from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import apply_umask
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
@@ -187,16 +186,12 @@ def _open_draft_folder(folder: Path) -> Iterator[Path]:
     """Open a folder that becomes `folder` at the end; after a failure nothing is left of it."""
     from safetensors import SafetensorError
 
-    draft = folder.parent / f".{folder.name}.draft-{os.getpid()}"
     try:
-        draft.mkdir(parents=True)
-        yield draft
-        os.rename(draft, folder)  # in place of an empty one, too
+        with open_draft_folder(folder) as draft:
+            yield draft
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunError(f"{folder} could not be written: {reason}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> MeasuredLatency:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blendsearch.errors import RunError
+from blendsearch.runs.drafts import open_draft_file
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -26,11 +27,8 @@ def check_output_path(path: Path, kind: str = "picture", formats: tuple[str, ...
 @contextmanager
 def open_draft(path: Path, kind: str = "picture") -> Iterator[Path]:
     """Open a file that becomes `path` at the end; after a failure `path` is unchanged. Raises RunError."""
-    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     try:
-        yield draft
-        os.replace(draft, path)
+        with open_draft_file(path) as draft:
+            yield draft
     except OSError as error:
         raise RunError(f"the {kind} {path} could not be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
