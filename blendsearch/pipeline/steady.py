@@ -17,6 +17,7 @@ from collections import deque
 
 from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
+from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.problem.session import SearchSession
@@ -96,6 +97,7 @@ class SteadySearch:
         self.session, self.config = session, session.problem.config.search
         self.tracker = CandidateTracker(session)
         self.inherited = load_inherited_outcomes(session.store, session.problem.config.fitness.fidelity)
+        self.archive = SearchArchive(session.store, session.problem)
         replay(self.tracker, session)
         self.replayed, self.generation_start = self.tracker.num_told, time.perf_counter()
         self.stop_reason: str | None = None
@@ -103,7 +105,7 @@ class SteadySearch:
     def run(self) -> None:
         """Evaluate until the evaluations are used up, the space is, or a stop rule holds."""
         self._report_resumption()
-        self.stop_reason = find_stop_reason(self.config, self.session.store.read_generations())
+        self.stop_reason = find_stop_reason(self.config, self.archive.generations)
         for _, candidate in list(self.tracker.pending.values()):
             self._send(candidate)
         for outcome in self.session.engine.iter_outcomes(self._feed):
@@ -116,9 +118,9 @@ class SteadySearch:
     def _report_resumption(self) -> None:
         generation = self.replayed // self.config.population
         if self.replayed:
-            self.session.report(describe_progress(self.replayed, generation, self.session))
-        if len(self.session.store.read_generations()) < generation:  # stopped between an evaluation and this record
-            record_generation(generation, 0.0, self.session)
+            self.session.report(describe_progress(self.replayed, generation, self.session, self.archive))
+        if len(self.archive.generations) < generation:  # stopped between an evaluation and this record
+            record_generation(generation, 0.0, self.session, self.archive)
 
     def _send(self, candidate: Candidate) -> None:
         if candidate.digest in self.inherited:
@@ -145,17 +147,16 @@ class SteadySearch:
         genome_values = tracker.optimizer.serialize_genome(candidate.genome)
         request = make_request(candidate.cut, problem.config.fitness.fidelity, problem.config.seed)
         row = make_row(number, candidate, genome_values, tracker.num_told // size, request, outcome, problem)
-        store_row(row, outcome, self.session.store, tracker.num_asked)
+        store_row(row, outcome, self.session.store, tracker.num_asked, self.archive)
         report_evaluation(row, self.session)
         tracker.tell(row.digest, make_candidate_result(candidate, row, problem))
         if tracker.num_told % size == 0:
             self._record_generation(tracker.num_told // size)
             self.generation_start = time.perf_counter()
-            generations = self.session.store.read_generations()
-            self.stop_reason = self.stop_reason or find_stop_reason(self.config, generations)
+            self.stop_reason = self.stop_reason or find_stop_reason(self.config, self.archive.generations)
 
     def _record_generation(self, generation: int) -> None:
-        record_generation(generation, time.perf_counter() - self.generation_start, self.session)
+        record_generation(generation, time.perf_counter() - self.generation_start, self.session, self.archive)
 
 
 def replay(tracker: CandidateTracker, session: SearchSession) -> None:

@@ -229,20 +229,18 @@ class Cma:
 
     def _collect_new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
         """Draw until there are `count` new candidates, or too many draws were in vain."""
-        found: list[Candidate] = []
-        taken = set(known)
+        found: dict[str, Candidate] = {}
         for _ in range(TRIES * max(count, 5)):
             vector = draw()
             genome = unflatten_genome(self.space, vector.tolist())
             cut = self.decode(genome)
             digest = compute_cut_digest(cut)
-            if digest not in taken:
-                taken.add(digest)
+            if digest not in known and digest not in found:
                 self._vectors[digest] = vector
-                found.append(Candidate(genome, cut, digest, EVOLVED))
+                found[digest] = Candidate(genome, cut, digest, EVOLVED)
                 if len(found) == count:
                     break
-        return found
+        return list(found.values())
 
 
 class Strategy:

@@ -7,7 +7,7 @@ Algorithms"). `Operators` define crossover, mutation and selection.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol, TypedDict
@@ -115,7 +115,7 @@ class Evolution:
         count = min(limit, max(self.size, len(seeds) + newcomers))
         found = merge_duplicate_seeds(seeds, self.decode, count)
         while len(found) < count:
-            fresh = self._sample_new(set(found))
+            fresh = self._sample_new(found)
             if fresh is None:
                 break
             found[fresh.digest] = fresh
@@ -123,27 +123,24 @@ class Evolution:
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         """Return up to `count` children with new cuts, none of them `known`; fewer where the space is used up."""
-        asked: list[Candidate] = []
-        taken = set(known)
+        asked: dict[str, Candidate] = {}
         with self._use_own_random_state():
             while len(asked) < count and len(self.population) >= MIN_POPULATION:
                 before = len(asked)
                 parents = self.operators.select_parents(self.population, len(self.population) // 2 * 2)
                 for one, other in zip(parents[::2], parents[1::2], strict=True):
                     for genes in self._breed(one, other):
-                        child = self._mutate_until_new(genes, taken)
+                        child = self._mutate_until_new(genes, known, asked)
                         if child is not None and len(asked) < count:
-                            asked.append(child)
-                            taken.add(child.digest)
+                            asked[child.digest] = child
                 if len(asked) == before:
                     break
             while len(asked) < count and len(self.population) < MIN_POPULATION:
-                fresh = self._sample_new(taken)
+                fresh = self._sample_new(known, asked)
                 if fresh is None:
                     break
-                asked.append(fresh)
-                taken.add(fresh.digest)
-        return asked
+                asked[fresh.digest] = fresh
+        return list(asked.values())
 
     def tell(self, results: Sequence[CandidateResult]) -> None:
         """Select the next population from the present one and the evaluated individuals."""
@@ -209,22 +206,24 @@ class Evolution:
         self.operators.mutate(second)
         return first, second
 
-    def _mutate_until_new(self, genes: list[float], taken: set[str]) -> Candidate | None:
+    def _mutate_until_new(
+        self, genes: list[float], known: Container[str], asked: Container[str] = ()
+    ) -> Candidate | None:
         for _ in range(TRIES):
             genome = unflatten_genome(self.space, genes)
             cut = self.decode(genome)
             digest = compute_cut_digest(cut)
-            if digest not in taken:
+            if digest not in known and digest not in asked:
                 return Candidate(genome, cut, digest, EVOLVED)
             self.operators.mutate(genes)
-        return self._sample_new(taken)
+        return self._sample_new(known, asked)
 
-    def _sample_new(self, taken: set[str]) -> Candidate | None:
+    def _sample_new(self, known: Container[str], asked: Container[str] = ()) -> Candidate | None:
         for _ in range(TRIES):
             genome = self.space.sample(self.rng)
             cut = self.decode(genome)
             digest = compute_cut_digest(cut)
-            if digest not in taken:
+            if digest not in known and digest not in asked:
                 return Candidate(genome, cut, digest, EVOLVED)
         return None
 
