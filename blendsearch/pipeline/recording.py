@@ -1,6 +1,7 @@
 """Recording of evaluations and generations, shared by both schedules."""
 
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -178,13 +179,33 @@ def check_stored(asked: int, session: SearchSession) -> None:
     A raw evaluation of the unpruned cut is the dense network's, and has no number of its own.
     """
     raw = session.problem.config.fitness.fidelity == "raw"
-    stored = {row.id for row in session.store.read_bare_evaluations(-1)}
-    missing = asked - sum(1 <= number <= asked for number in stored) - (raw and 0 in stored)
+    stored = session.store.read_digests(-1, asked)
+    missing = asked - sum(number > 0 for number in stored) - (raw and 0 in stored)
     if missing > 0:
-        raise RunError(
-            f"run.sqlite of run {session.run.name!r} lacks {missing} of the {asked} evaluations that its last "
-            "checkpoint counts: restore the file from a copy, or fork the run to start from what is left"
-        )
+        _refuse_missing(missing, f"the {asked} evaluations that its last checkpoint counts", session)
+
+
+def check_journal(session: SearchSession) -> None:
+    """Raise RunError where the store lacks evaluations of its journal or of its generations, or the journal lacks
+    stored ones.
+    """
+    store = session.store
+    stored = set(store.read_digests(-1, sys.maxsize))
+    listed = {item.id for item in store.read_completions()}
+    if missing := len(listed - stored):
+        _refuse_missing(missing, f"the {len(listed)} evaluations that its journal lists", session)
+    if missing := len(stored - listed):
+        _refuse_missing(missing, f"the {len(stored)} entries that its journal needs", session)
+    counted = sum(item["evaluations"] for item in store.read_generations())
+    if (missing := counted - sum(number > 0 for number in stored)) > 0:
+        _refuse_missing(missing, f"the {counted} evaluations that its generations count", session)
+
+
+def _refuse_missing(missing: int, expected: str, session: SearchSession) -> None:
+    raise RunError(
+        f"run.sqlite of run {session.run.name!r} lacks {missing} of {expected}: restore the file from a copy, or fork "
+        "the run to start from what is left"
+    )
 
 
 def warn_of_baselines(count: int, session: SearchSession) -> None:

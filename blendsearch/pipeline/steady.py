@@ -22,6 +22,7 @@ from blendsearch.pipeline.methods.method import make_search_optimizer, make_seed
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
+    check_journal,
     describe_progress,
     evaluate_dense,
     load_inherited_outcomes,
@@ -39,6 +40,7 @@ from blendsearch.structure.groups import unpack_cut
 
 def run_steady(session: SearchSession) -> None:
     """Search without generations, from where the journal ends."""
+    check_journal(session)
     evaluate_dense(session)
     SteadySearch(session).run()
 
