@@ -201,6 +201,12 @@ def check_journal(session: SearchSession) -> None:
         _refuse_missing(missing, f"the {counted} evaluations that its generations count", session)
 
 
+def check_completions(counted: int, session: SearchSession) -> None:
+    """Raise RunError where the journal has fewer entries than the `counted` ones of a checkpoint."""
+    if (missing := counted - session.store.count_completions()) > 0:
+        _refuse_missing(missing, f"the {counted} entries of its journal that its last checkpoint counts", session)
+
+
 def _refuse_missing(missing: int, expected: str, session: SearchSession) -> None:
     raise RunError(
         f"run.sqlite of run {session.run.name!r} lacks {missing} of {expected}: restore the file from a copy, or fork "

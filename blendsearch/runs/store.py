@@ -232,6 +232,10 @@ class Store:
         rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
         return [Completion(*row) for row in reversed(rows)]
 
+    def count_completions(self) -> int:
+        """Count the completed evaluations."""
+        return int(self._read("SELECT count(*) FROM completions")[0][0])
+
     def add_inherited(self, items: Sequence[InheritedEvaluation]) -> None:
         """Store the evaluations that a fork inherits, in order, all or none."""
         marks = ", ".join("?" * (1 + len(InheritedEvaluation._fields)))

@@ -6,10 +6,11 @@
 The search is real: its loop, its optimizers, its store, on a ResNet-20 (random weights) in generations of 24. An engine
 answers at once with a loss that is a pure function of the cut. So all measured time is the controller's: the optimizer,
 decoding, the store, checkpoints and events. Each case runs in its own process and reports, at each milestone,
-milliseconds of processor and of wall time per evaluation over the last 480 evaluations, and the growth of resident
-memory per evaluation since the first milestone. Then come the seconds from the last evaluation to the end of the
-search, of a resumption until its first request (in the same process, with the problem built), and of `front`,
-`status`, `runs` (whole processes, the median of three) and two reads of a served page.
+milliseconds of processor and of wall time per evaluation over the last 480 evaluations, those outside decoding, the
+decoded genomes per evaluation (an optimizer that has converged draws known cuts more often and drops them), and the
+growth of resident memory per evaluation since the first milestone. Then come the seconds from the last evaluation to
+the end of the search, of a resumption until its first request (in the same process, with the problem built), and of
+`front`, `status`, `runs` (whole processes, the median of three) and of the reads of a served page.
 
 The JSON file is written after each step. With --folder, run directories stay there; one in memory, such as /dev/shm,
 leaves out the time of the disk.
@@ -35,6 +36,8 @@ from urllib.request import urlopen
 import numpy as np
 import torch
 
+from blendsearch.blend.decoder import Decoder
+from blendsearch.blend.genome import Genome
 from blendsearch.engine.base import submit_nothing
 from blendsearch.events import Event, ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request
@@ -43,8 +46,9 @@ from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
-from blendsearch.runs.run import Run
+from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.worker_logs import WorkerLogs
+from blendsearch.structure.groups import Cut
 
 MILESTONES = (1_000, 5_000, 10_000, 20_000, 50_000)
 WINDOW = 480
@@ -111,8 +115,9 @@ class Meter:
     """A reporter that notes clocks and memory before and at each milestone."""
 
     save: Callable[[dict[str, Any]], None]
+    decoding: "DecodingMeter"
     count: int = 0
-    began: tuple[float, float] = (0.0, 0.0)
+    began: tuple[float, float, float, int] = (0.0, 0.0, 0.0, 0)
     last: float = 0.0
     first_memory: int = 0
 
@@ -122,9 +127,10 @@ class Meter:
         self.count += 1
         self.last = time.perf_counter()
         if self.count + WINDOW in MILESTONES:
-            self.began = time.process_time(), self.last
+            self.began = time.process_time(), self.last, self.decoding.seconds, self.decoding.count
         elif self.count in MILESTONES:
             own, wall = time.process_time() - self.began[0], self.last - self.began[1]
+            decoding, decoded = self.decoding.seconds - self.began[2], self.decoding.count - self.began[3]
             gc.collect()
             memory = read_resident_bytes()
             self.first_memory = self.first_memory or memory
@@ -133,11 +139,29 @@ class Meter:
                 {
                     "evaluations": self.count,
                     "processor_ms": 1e3 * own / WINDOW,
+                    "outside_decoding_ms": 1e3 * (own - decoding) / WINDOW,
+                    "decoded_per_evaluation": decoded / WINDOW,
                     "wall_ms": 1e3 * wall / WINDOW,
                     "memory_mb": memory / 1e6,
                     "bytes_per_evaluation": (memory - self.first_memory) / more if more else None,
                 }
             )
+
+
+class DecodingMeter:
+    """Counts the genomes that all decoders of this process decode from now on, and their processor seconds."""
+
+    def __init__(self) -> None:
+        self.count, self.seconds = 0, 0.0
+        decode = Decoder.decode
+
+        def measure(decoder: Decoder, genome: Genome) -> Cut:
+            began = time.process_time()
+            cut = decode(decoder, genome)
+            self.count, self.seconds = self.count + 1, self.seconds + time.process_time() - began
+            return cut
+
+        Decoder.decode = measure  # type: ignore[method-assign]
 
 
 def read_resident_bytes() -> int:
@@ -178,7 +202,7 @@ def measure_case(case: str, evaluations: int, folder: Path, save: Callable[[dict
         problem = make_problem(case, evaluations, Path(data))
     run = record(problem, folder, case, ["growth"])
     channels = problem.structure.maps.channels
-    meter = Meter(save)
+    meter = Meter(save, DecodingMeter())
     search(run, problem, InstantEngine(channels), meter.report)
     save({"last_stages_s": time.perf_counter() - meter.last})
     seconds = measure_resumption(run, problem, evaluations + POPULATION)
@@ -202,11 +226,26 @@ def measure_resumption(run: Run, problem: Problem, evaluations: int) -> float:
 def measure_readers(name: str, folder: Path) -> dict[str, Any]:
     """Measure the seconds of the commands and of the page that read run `name`."""
     found: dict[str, Any] = {}
+    write_log(name, folder)
     for words in (("front", name), ("status", name), ("runs",)):
         found[f"{words[0]}_s"] = statistics.median(
             measure_command([*words, "--runs", str(folder), "--json"]) for _ in range(3)
         )
     return found | measure_page(name, folder)
+
+
+def write_log(name: str, folder: Path) -> None:
+    """Write the log that a worker would have written: a line per evaluation."""
+    run = open_run(folder, name)
+    with run.open_store(read_only=True) as store:
+        rows = store.read_bare_evaluations()
+    lines = [
+        {"at": 1e9 + row.id, "worker": 0, "event": "evaluated", "digest": row.digest, "split": "val", "loss": row.loss}
+        for row in rows
+    ]
+    folder = run.path / "logs"
+    folder.mkdir(exist_ok=True)
+    (folder / "worker-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def measure_command(words: list[str]) -> float:

@@ -24,6 +24,9 @@ TRIES = 20
 """Further mutations of a child that repeats a known cut, before a random genome replaces it."""
 
 
+MAX_REMEMBERED = 2_000
+"""Largest number of genomes whose cut's digest is remembered, so that a child equal to one is not decoded again."""
+
 MIN_POPULATION = 4
 """Smallest population that has children; below that, candidates are drawn at random."""
 
@@ -91,6 +94,8 @@ class Evolution:
     global random state, which is saved while this one is used, and restored after.
     """
 
+    saves_steady_state = True
+
     def __init__(
         self,
         space: Space,
@@ -103,6 +108,7 @@ class Evolution:
         self.space, self.decode, self.operators, self.size = space, decode, operators, size
         self.crossover, self.rng = crossover, rng
         self.population: list[Individual] = []
+        self._digests: dict[tuple[float, ...], str] = {}  # of the cuts of decoded genes
         self._stream = random.Random(int(rng.integers(2**63))).getstate()
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
@@ -148,6 +154,7 @@ class Evolution:
         for item in results:
             if item.origin == EVOLVED or self.operators.includes_seeds:
                 newcomers.append(Individual(item.genome.flatten(), item.digest, item.objectives))
+                self._remember(newcomers[-1], item.digest)
         with self._use_own_random_state():
             self.population = self.operators.select_survivors(self.population + newcomers, self.size)
 
@@ -196,6 +203,7 @@ class Evolution:
             individual = Individual(item["genes"], item["digest"], tuple(item["objectives"]))
             crowding = item["crowding"]
             individual.fitness.crowding_dist = float("inf") if crowding is None else crowding
+            self._remember(individual, individual.digest)
             self.population.append(individual)
 
     def _breed(self, one: Individual, other: Individual) -> tuple[list[float], list[float]]:
@@ -210,11 +218,14 @@ class Evolution:
         self, genes: list[float], known: Container[str], asked: Container[str] = ()
     ) -> Candidate | None:
         for _ in range(TRIES):
-            genome = unflatten_genome(self.space, genes)
-            cut = self.decode(genome)
-            digest = compute_cut_digest(cut)
-            if digest not in known and digest not in asked:
-                return Candidate(genome, cut, digest, EVOLVED)
+            remembered = self._digests.get(tuple(genes))
+            if remembered is None or (remembered not in known and remembered not in asked):
+                genome = unflatten_genome(self.space, genes)
+                cut = self.decode(genome)
+                digest = compute_cut_digest(cut)
+                self._remember(genes, digest)
+                if digest not in known and digest not in asked:
+                    return Candidate(genome, cut, digest, EVOLVED)
             self.operators.mutate(genes)
         return self._sample_new(known, asked)
 
@@ -226,6 +237,11 @@ class Evolution:
             if digest not in known and digest not in asked:
                 return Candidate(genome, cut, digest, EVOLVED)
         return None
+
+    def _remember(self, genes: Sequence[float], digest: str) -> None:
+        if len(self._digests) >= MAX_REMEMBERED:
+            del self._digests[next(iter(self._digests))]
+        self._digests[tuple(genes)] = digest
 
     @contextmanager
     def _use_own_random_state(self) -> Iterator[None]:
