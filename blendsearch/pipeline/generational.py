@@ -9,8 +9,9 @@ from itertools import chain
 
 from blendsearch.events import GenerationAsked, StoppedEarly
 from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
     check_stored,
@@ -31,80 +32,106 @@ from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 
 def run_generational(session: SearchSession) -> None:
     """Search generation by generation, from the last checkpoint where there is one."""
-    problem, store, checkpoints = session.problem, session.store, session.run.checkpoints
-    config, optimizer = problem.config.search, make_search_optimizer(problem)
-    state = load_checkpoint(checkpoints, session.warn)
-    generation, asked = 0, 0
-    if state is not None:
-        generation, asked = state["generation"], state["asked"]
-        check_stored(asked, session)
-        optimizer.load_state_dict(state["evolution"])
-        session.report(describe_progress(asked, generation, session))
-    evaluate_dense(session)
-
-    reason = find_stop_reason(config, store.read_generations())
-    while asked < config.evaluations and reason is None:
-        start = time.perf_counter()
-        candidates = _ask(optimizer, generation, asked, session)
-        if not candidates:
-            warn_of_exhaustion(session)
-            break
-        results = evaluate_generation(candidates, optimizer, generation, asked, session)
-        optimizer.tell([item for item in results if item is not None])
-        generation, asked = generation + 1, asked + len(candidates)
-        # recorded before the checkpoint: after a crash in between, the generation is recorded again with equal values
-        record_generation(generation, time.perf_counter() - start, session)
-        stand = {"generation": generation, "asked": asked, "evolution": optimizer.state_dict()}
-        save_checkpoint(checkpoints, generation, stand)
-        reason = find_stop_reason(config, store.read_generations())
-    if reason is not None:
-        session.report(StoppedEarly(reason=reason))
+    GenerationalSearch(session).run()
 
 
-def _ask(optimizer: Optimizer, generation: int, asked: int, session: SearchSession) -> list[Candidate]:
-    """Ask for the candidates of a generation, after `asked` earlier ones."""
-    config = session.problem.config.search
-    left = config.evaluations - asked
-    if generation:
-        known = {item.digest for item in session.store.read_evaluations() if item.id <= asked}
-        return optimizer.ask(min(left, config.population), known)
-    seeds = make_seeds(session.problem, session.store, optimizer)
-    warn_of_baselines(len(seeds), session)
-    return optimizer.ask_first(seeds, left)
+class GenerationalSearch:
+    """The loop of the generational schedule on one session.
 
-
-def evaluate_generation(
-    candidates: Sequence[Candidate], optimizer: Optimizer, generation: int, asked: int, session: SearchSession
-) -> list[CandidateResult | None]:
-    """Evaluate `candidates`; return their results in order, None for those that failed.
-
-    Each result is stored as soon as it arrives. Results that the store already holds, from before a crash or inherited
-    by a fork, are not evaluated again.
+    Attributes
+    ----------
+    generation, asked: the generations that are complete, and the evaluations asked for in them.
+    known: digests of the cuts evaluated by then, which the optimizer does not propose again.
     """
-    problem, engine, store = session.problem, session.engine, session.store
-    fidelity = problem.config.fitness.fidelity
-    rows = {item.digest: item for item in store.read_evaluations() if item.fidelity == fidelity}
-    numbered = {candidate.digest: (asked + 1 + place, candidate) for place, candidate in enumerate(candidates)}
-    requests = {item.digest: make_request(item.cut, fidelity, problem.config.seed) for item in candidates}
-    missing = [digest for digest in requests if digest not in rows]
-    known = load_inherited_outcomes(store, fidelity)
-    session.report(
-        GenerationAsked(
-            generation=generation,
-            before=asked,
-            candidates=len(candidates),
-            cached=len(requests) - len(missing),
-            workers=engine.workers,
+
+    def __init__(self, session: SearchSession) -> None:
+        self.session, self.config = session, session.problem.config.search
+        self.optimizer = make_search_optimizer(session.problem)
+        self.generation, self.asked = 0, 0
+        state = load_checkpoint(session.run.checkpoints, session.warn)
+        if state is not None:
+            check_stored(state["asked"], session)
+            self.generation, self.asked = state["generation"], state["asked"]
+            self.optimizer.load_state_dict(state["evolution"])
+        self.archive = SearchArchive(session.store, session.problem)
+        if state is not None:
+            session.report(describe_progress(self.asked, self.generation, session, self.archive))
+        evaluate_dense(session)
+        self.known = set(session.store.read_digests(-1, self.asked).values())
+        self.inherited = load_inherited_outcomes(session.store, session.problem.config.fitness.fidelity)
+
+    def run(self) -> None:
+        """Evaluate until the evaluations are used up, the space is, or a stop rule holds."""
+        reason = find_stop_reason(self.config, self.archive.generations)
+        while self.asked < self.config.evaluations and reason is None:
+            start = time.perf_counter()
+            candidates = self._ask()
+            if not candidates:
+                warn_of_exhaustion(self.session)
+                break
+            results = self._evaluate(candidates)
+            self.optimizer.tell([item for item in results if item is not None])
+            self._complete_generation(len(candidates), start)
+            reason = find_stop_reason(self.config, self.archive.generations)
+        if reason is not None:
+            self.session.report(StoppedEarly(reason=reason))
+
+    def _ask(self) -> list[Candidate]:
+        """Ask for the candidates of the next generation."""
+        left = self.config.evaluations - self.asked
+        if self.generation:
+            return self.optimizer.ask(min(left, self.config.population), self.known)
+        seeds = make_seeds(self.session.problem, self.session.store, self.optimizer)
+        warn_of_baselines(len(seeds), self.session)
+        return self.optimizer.ask_first(seeds, left)
+
+    def _complete_generation(self, count: int, start: float) -> None:
+        """Record the generation of `count` candidates that began at `start`, then save the checkpoint.
+
+        In this order: after a crash in between, the generation is recorded again with equal values.
+        """
+        before = self.asked
+        self.generation, self.asked = self.generation + 1, before + count
+        record_generation(self.generation, time.perf_counter() - start, self.session, self.archive)
+        stand = {"generation": self.generation, "asked": self.asked, "evolution": self.optimizer.state_dict()}
+        save_checkpoint(self.session.run.checkpoints, self.generation, stand)
+        self.known.update(self.session.store.read_digests(before, self.asked).values())
+
+    def _evaluate(self, candidates: Sequence[Candidate]) -> list[CandidateResult | None]:
+        """Evaluate `candidates`; return their results in order, None for those that failed.
+
+        Each result is stored as soon as it arrives. Results that the store already holds, from before a crash or
+        inherited by a fork, are not evaluated again.
+        """
+        problem, engine, store = self.session.problem, self.session.engine, self.session.store
+        fidelity = problem.config.fitness.fidelity
+        numbered = {item.digest: (self.asked + 1 + place, item) for place, item in enumerate(candidates)}
+        rows = {row.digest: row for row in store.find_evaluations(list(numbered), fidelity)}
+        requests = {item.digest: make_request(item.cut, fidelity, problem.config.seed) for item in candidates}
+        missing = [digest for digest in requests if digest not in rows]
+        self._report_start(len(candidates), len(requests) - len(missing))
+        for digest in missing:
+            if digest not in self.inherited:
+                engine.submit(requests[digest])
+        reused = (self.inherited[digest] for digest in missing if digest in self.inherited)
+        for outcome in chain(reused, engine.iter_outcomes()):
+            number, candidate = numbered[outcome.digest]
+            genome_values = self.optimizer.serialize_genome(candidate.genome)
+            request = requests[outcome.digest]
+            row = make_row(number, candidate, genome_values, self.generation, request, outcome, problem)
+            store_row(row, outcome, store, self.asked + len(candidates), self.archive)
+            rows[outcome.digest] = row
+            report_evaluation(row, self.session)
+        return [make_candidate_result(candidate, rows[candidate.digest], problem) for candidate in candidates]
+
+    def _report_start(self, candidates: int, cached: int) -> None:
+        """Report the start of a generation, of whose `candidates` so many are stored already."""
+        self.session.report(
+            GenerationAsked(
+                generation=self.generation,
+                before=self.asked,
+                candidates=candidates,
+                cached=cached,
+                workers=self.session.engine.workers,
+            )
         )
-    )
-    for digest in missing:
-        if digest not in known:
-            engine.submit(requests[digest])
-    for outcome in chain((known[digest] for digest in missing if digest in known), engine.iter_outcomes()):
-        number, candidate = numbered[outcome.digest]
-        genome_values = optimizer.serialize_genome(candidate.genome)
-        row = make_row(number, candidate, genome_values, generation, requests[outcome.digest], outcome, problem)
-        store_row(row, outcome, store, asked + len(candidates))
-        rows[outcome.digest] = row
-        report_evaluation(row, session)
-    return [make_candidate_result(candidate, rows[candidate.digest], problem) for candidate in candidates]

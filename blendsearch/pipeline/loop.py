@@ -37,8 +37,7 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
         evaluate_on_test_set(session)
         save_front_weights(session)
         measure_reported_latencies(session)
-        evaluations = max((row.id for row in store.read_evaluations()), default=0)
-        run.finish({"evaluations": evaluations, "generations": len(store.read_generations())})
+        run.finish({"evaluations": store.read_last_id(), "generations": len(store.read_generations())})
 
 
 def attach_engine(engine: Engine, run: Run, report: Reporter) -> Reporter:

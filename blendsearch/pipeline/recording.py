@@ -1,6 +1,7 @@
 """Recording of evaluations and generations, shared by both schedules."""
 
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,14 @@ import numpy as np
 from blendsearch.errors import EvaluateError, RunError
 from blendsearch.events import DenseEvaluated, Evaluated, EvaluationReport, GenerationDone, Resumed
 from blendsearch.fitness.evaluator import Outcome, Request, make_request
+from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import DENSE
-from blendsearch.runs.pareto import compute_hypervolume, select_evaluated, select_front
 from blendsearch.runs.records import Evaluation
-from blendsearch.runs.run_facts import GenerationSummary
+from blendsearch.runs.run_facts import GenerationRow
 from blendsearch.runs.store import Store
 
 NOISE = 1e-3
@@ -27,7 +28,7 @@ def evaluate_dense(session: SearchSession) -> None:
     problem, store = session.problem, session.store
     whole = problem.structure.maps.make_unpruned_cut()
     evaluation_request = make_request(whole, "raw", problem.config.seed)
-    if all(row.origin != DENSE for row in store.read_evaluations()):
+    if not store.has_origin(DENSE):
         outcome = load_inherited_outcomes(store, "raw").get(evaluation_request.digest)
         if outcome is None:
             session.engine.submit(evaluation_request)
@@ -104,9 +105,15 @@ def make_row(
     )
 
 
-def store_row(row: Evaluation, outcome: Outcome, store: Store, asked: int = 0) -> None:
-    """Store `row` and further metrics of a user-defined `evaluate=`; see `Store.add` for `asked`."""
-    store.add(row, asked)
+def store_row(
+    row: Evaluation, outcome: Outcome, store: Store, asked: int = 0, archive: SearchArchive | None = None
+) -> None:
+    """Store `row` and further metrics of a user-defined `evaluate=`, and add it to `archive`.
+
+    See `Store.add` for `asked`.
+    """
+    if store.add(row, asked) and archive is not None:
+        archive.add(row)
     if outcome.extra_metrics:
         store.add_extra_metrics(row.digest, row.fidelity, outcome.extra_metrics)
 
@@ -139,44 +146,42 @@ def report_evaluation(row: Evaluation, session: SearchSession) -> None:
     session.report(Evaluated(**facts, busy=engine.busy_workers, workers=engine.workers))
 
 
-def describe_progress(asked: int, generation: int, session: SearchSession) -> Resumed:
+def describe_progress(asked: int, generation: int, session: SearchSession, archive: SearchArchive) -> Resumed:
     """Describe the point at which a search resumes, after `asked` evaluations."""
-    problem, store = session.problem, session.store
-    best = min(select_evaluated(store.read_evaluations()), key=lambda row: (row.loss, row.id), default=None)
+    problem = session.problem
+    best = None if archive.best is None else session.store.read_evaluation(archive.best)
     return Resumed(
         evaluations=asked,
         generation=generation,
         best=None if best is None else describe_row(best, problem),
-        hypervolumes=[item["summary"]["hypervolume"] for item in store.read_generations()],
+        hypervolumes=[item["summary"]["hypervolume"] for item in archive.generations],
         tells_error=problem.has_error,
     )
 
 
-def record_generation(generation: int, wall: float, session: SearchSession) -> None:
+def record_generation(generation: int, wall: float, session: SearchSession, archive: SearchArchive) -> None:
     """Store and report the result of a generation, or of `population` evaluations of a steady search.
 
     `wall` is its duration in seconds. Raises EvaluateError where no network of the run has been evaluated successfully.
     """
-    problem, store = session.problem, session.store
-    rows = store.read_evaluations()
-    mine = [row for row in rows if row.generation == generation - 1 and row.origin != DENSE]
-    valid = select_evaluated(rows)
-    if mine and not valid:
+    mine = archive.list_generation(generation - 1)
+    if mine and archive.best is None:
         raise EvaluateError(
-            f"none of the first {len(mine)} networks could be evaluated, the last because: {mine[-1].failure}; fix "
+            f"none of the first {len(mine)} networks could be evaluated, the last because: {mine[-1][2]}; fix "
             "that and start a new search"
         )
-    summary: GenerationSummary = {
-        "front": len(select_front(valid, problem.compute_costs)),
-        "hypervolume": compute_hypervolume(valid, problem.compute_costs),
-        "best_loss": min((row.loss for row in valid if row.loss is not None), default=None),
+    summary = archive.summarize()
+    spent = sum(seconds for _, seconds, _ in mine)
+    row: GenerationRow = {
+        "generation": generation,
+        "evaluations": len(mine),
+        "seconds": spent,
+        "wall": wall,
+        "summary": summary,
     }
-    spent = sum(row.seconds for row in mine)
-    store.add_generation(
-        {"generation": generation, "evaluations": len(mine), "seconds": spent, "wall": wall, "summary": summary}
-    )
-    done = sum(row.origin != DENSE for row in rows)
-    session.report(GenerationDone(generation=generation, evaluations=done, seconds=wall, **summary))
+    session.store.add_generation(row)
+    archive.add_generation(row)
+    session.report(GenerationDone(generation=generation, evaluations=archive.evaluations, seconds=wall, **summary))
 
 
 def check_stored(asked: int, session: SearchSession) -> None:
@@ -185,13 +190,39 @@ def check_stored(asked: int, session: SearchSession) -> None:
     A raw evaluation of the unpruned cut is the dense network's, and has no number of its own.
     """
     raw = session.problem.config.fitness.fidelity == "raw"
-    stored = {row.id for row in session.store.read_bare_evaluations(-1)}
-    missing = asked - sum(1 <= number <= asked for number in stored) - (raw and 0 in stored)
+    stored = session.store.read_digests(-1, asked)
+    missing = asked - sum(number > 0 for number in stored) - (raw and 0 in stored)
     if missing > 0:
-        raise RunError(
-            f"run.sqlite of run {session.run.name!r} lacks {missing} of the {asked} evaluations that its last "
-            "checkpoint counts: restore the file from a copy, or fork the run to start from what is left"
-        )
+        _refuse_missing(missing, f"the {asked} evaluations that its last checkpoint counts", session)
+
+
+def check_journal(session: SearchSession) -> None:
+    """Raise RunError where the store lacks evaluations of its journal or of its generations, or the journal lacks
+    stored ones.
+    """
+    store = session.store
+    stored = set(store.read_digests(-1, sys.maxsize))
+    listed = {item.id for item in store.read_completions()}
+    if missing := len(listed - stored):
+        _refuse_missing(missing, f"the {len(listed)} evaluations that its journal lists", session)
+    if missing := len(stored - listed):
+        _refuse_missing(missing, f"the {len(stored)} entries that its journal needs", session)
+    counted = sum(item["evaluations"] for item in store.read_generations())
+    if (missing := counted - sum(number > 0 for number in stored)) > 0:
+        _refuse_missing(missing, f"the {counted} evaluations that its generations count", session)
+
+
+def check_completions(counted: int, session: SearchSession) -> None:
+    """Raise RunError where the journal has fewer entries than the `counted` ones of a checkpoint."""
+    if (missing := counted - session.store.count_completions()) > 0:
+        _refuse_missing(missing, f"the {counted} entries of its journal that its last checkpoint counts", session)
+
+
+def _refuse_missing(missing: int, expected: str, session: SearchSession) -> None:
+    raise RunError(
+        f"run.sqlite of run {session.run.name!r} lacks {missing} of {expected}: restore the file from a copy, or fork "
+        "the run to start from what is left"
+    )
 
 
 def warn_of_baselines(count: int, session: SearchSession) -> None:

@@ -6,6 +6,10 @@ it had when the last evaluation was stored, nothing stored is evaluated again, a
 again under the same numbers. From there on, arrival order decides again. With one worker there is only one order, and a
 resumed search ends bit for bit like an uninterrupted one.
 
+About every `CHECKPOINT_INTERVAL` evaluations, a checkpoint saves the optimizer and the pending candidates, so that
+resuming repeats only the rest of the journal. Where there is none, or the optimizer cannot save its state between
+candidates, resuming repeats the whole journal.
+
 On a machine that rounds differently, the optimizer may ask for other candidates than the journal has. It then receives
 the stored results instead; a warning says so, and the search continues from there.
 """
@@ -14,13 +18,20 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
+from typing import TypedDict
 
+from blendsearch.blend.genome import GenomeFields
+from blendsearch.errors import RunError
 from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
+from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
+    check_completions,
+    check_journal,
     describe_progress,
     evaluate_dense,
     load_inherited_outcomes,
@@ -33,11 +44,38 @@ from blendsearch.pipeline.recording import (
     warn_of_exhaustion,
 )
 from blendsearch.pipeline.stopping import find_stop_reason
-from blendsearch.structure.groups import unpack_cut
+from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.structure.groups import pack_cut, unpack_cut
+
+CHECKPOINT_INTERVAL = 500
+"""Least number of evaluations between two checkpoints; about 3 ms each to repeat."""
+
+
+class PendingState(TypedDict):
+    """A pending candidate in a checkpoint; `cut` is packed to bits, as hexadecimal text."""
+
+    number: int
+    digest: str
+    origin: str
+    cut: str
+    genome: GenomeFields
+
+
+class TrackerState(TypedDict):
+    """The state of a `CandidateTracker` in a checkpoint. `completions` counts the entries of the journal so far."""
+
+    completions: int
+    asked: int
+    told: int
+    initial: int
+    exhausted: bool
+    pending: list[PendingState]
+    optimizer: Mapping[str, object]
 
 
 def run_steady(session: SearchSession) -> None:
     """Search without generations, from where the journal ends."""
+    check_journal(session)
     evaluate_dense(session)
     SteadySearch(session).run()
 
@@ -88,6 +126,48 @@ class CandidateTracker:
         self.num_told += 1
         self.optimizer.tell_one(digest, result)
 
+    @property
+    def saves_state(self) -> bool:
+        """Return True if `state_dict` holds everything, also of the optimizer."""
+        return bool(getattr(self.optimizer, "saves_steady_state", False))
+
+    def state_dict(self) -> TrackerState:
+        """Return everything that exact resumption needs, as JSON values."""
+        return {
+            "completions": self.session.store.count_completions(),
+            "asked": self.num_asked,
+            "told": self.num_told,
+            "initial": len(self._initial),
+            "exhausted": self._exhausted,
+            "pending": [self._describe_pending(number, item) for number, item in self.pending.values()],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: TrackerState) -> None:
+        """Continue from what `state_dict` returned, read back from JSON."""
+        self.num_asked, self.num_told, self._exhausted = state["asked"], state["told"], state["exhausted"]
+        while len(self._initial) > state["initial"]:
+            self._initial.popleft()
+        self.optimizer.load_state_dict(state["optimizer"])
+        channels = self.session.problem.structure.maps.channels
+        for item in state["pending"]:
+            genome = self.optimizer.deserialize_genome(item["genome"])
+            cut = unpack_cut(bytes.fromhex(item["cut"]), channels)
+            self.pending[item["digest"]] = item["number"], Candidate(genome, cut, item["digest"], item["origin"])
+        # without later rows, which the optimizer is to propose again
+        digests = self.session.store.read_digests(-1, sys.maxsize)
+        completed = self.session.store.read_completions()[: state["completions"]]
+        self._known = {*(digests[item.id] for item in completed if item.id), *self.pending}
+
+    def _describe_pending(self, number: int, candidate: Candidate) -> PendingState:
+        return {
+            "number": number,
+            "digest": candidate.digest,
+            "origin": candidate.origin,
+            "cut": pack_cut(candidate.cut).hex(),
+            "genome": self.optimizer.serialize_genome(candidate.genome),
+        }
+
 
 class SteadySearch:
     """The loop of the steady schedule on one session."""
@@ -96,14 +176,16 @@ class SteadySearch:
         self.session, self.config = session, session.problem.config.search
         self.tracker = CandidateTracker(session)
         self.inherited = load_inherited_outcomes(session.store, session.problem.config.fitness.fidelity)
-        replay(self.tracker, session)
+        self.archive = SearchArchive(session.store, session.problem)
+        replay(self.tracker, session, load_tracker(self.tracker, session))
+        self.saved = self.tracker.num_told
         self.replayed, self.generation_start = self.tracker.num_told, time.perf_counter()
         self.stop_reason: str | None = None
 
     def run(self) -> None:
         """Evaluate until the evaluations are used up, the space is, or a stop rule holds."""
         self._report_resumption()
-        self.stop_reason = find_stop_reason(self.config, self.session.store.read_generations())
+        self.stop_reason = find_stop_reason(self.config, self.archive.generations)
         for _, candidate in list(self.tracker.pending.values()):
             self._send(candidate)
         for outcome in self.session.engine.iter_outcomes(self._feed):
@@ -116,9 +198,9 @@ class SteadySearch:
     def _report_resumption(self) -> None:
         generation = self.replayed // self.config.population
         if self.replayed:
-            self.session.report(describe_progress(self.replayed, generation, self.session))
-        if len(self.session.store.read_generations()) < generation:  # stopped between an evaluation and this record
-            record_generation(generation, 0.0, self.session)
+            self.session.report(describe_progress(self.replayed, generation, self.session, self.archive))
+        if len(self.archive.generations) < generation:  # stopped between an evaluation and this record
+            record_generation(generation, 0.0, self.session, self.archive)
 
     def _send(self, candidate: Candidate) -> None:
         if candidate.digest in self.inherited:
@@ -145,27 +227,49 @@ class SteadySearch:
         genome_values = tracker.optimizer.serialize_genome(candidate.genome)
         request = make_request(candidate.cut, problem.config.fitness.fidelity, problem.config.seed)
         row = make_row(number, candidate, genome_values, tracker.num_told // size, request, outcome, problem)
-        store_row(row, outcome, self.session.store, tracker.num_asked)
+        store_row(row, outcome, self.session.store, tracker.num_asked, self.archive)
         report_evaluation(row, self.session)
         tracker.tell(row.digest, make_candidate_result(candidate, row, problem))
         if tracker.num_told % size == 0:
             self._record_generation(tracker.num_told // size)
+            self._save_checkpoint()
             self.generation_start = time.perf_counter()
-            generations = self.session.store.read_generations()
-            self.stop_reason = self.stop_reason or find_stop_reason(self.config, generations)
+            self.stop_reason = self.stop_reason or find_stop_reason(self.config, self.archive.generations)
+
+    def _save_checkpoint(self) -> None:
+        """Save a checkpoint where the last one is old enough."""
+        told = self.tracker.num_told
+        if self.tracker.saves_state and told - self.saved >= CHECKPOINT_INTERVAL:
+            stand = {"tracker": self.tracker.state_dict()}
+            save_checkpoint(self.session.run.checkpoints, told // self.config.population, stand)
+            self.saved = told
 
     def _record_generation(self, generation: int) -> None:
-        record_generation(generation, time.perf_counter() - self.generation_start, self.session)
+        record_generation(generation, time.perf_counter() - self.generation_start, self.session, self.archive)
 
 
-def replay(tracker: CandidateTracker, session: SearchSession) -> None:
-    """Repeat the journal's asks and tells, so that `tracker` stands where the search stopped."""
+def load_tracker(tracker: CandidateTracker, session: SearchSession) -> int:
+    """Load the last checkpoint into `tracker`, where there is one; return the entries of the journal until then."""
+    try:
+        state = load_checkpoint(session.run.checkpoints, session.warn)
+    except RunError as error:
+        session.warn(f"{error}; this search repeats its whole journal instead")
+        return 0
+    if state is None or "tracker" not in state or not tracker.saves_state:
+        return 0
+    count = int(state["tracker"]["completions"])
+    check_completions(count, session)
+    tracker.load_state_dict(state["tracker"])
+    return count
+
+
+def replay(tracker: CandidateTracker, session: SearchSession, after: int) -> None:
+    """Repeat the journal's asks and tells after `after` entries, so that `tracker` stands where the search stopped."""
     problem, store = session.problem, session.store
-    rows = {row.id: row for row in store.read_evaluations()}
     num_replaced = 0
-    for completion in store.read_completions():
-        row = rows[completion.id]
-        if not row.id:
+    for completion in store.read_completions()[after:]:
+        row = store.read_evaluation(completion.id)
+        if row is None or not row.id:
             continue  # the dense network, which the optimizer did not ask for
         while tracker.num_asked < completion.asked and tracker.ask() is not None:
             pass
@@ -181,4 +285,4 @@ def replay(tracker: CandidateTracker, session: SearchSession) -> None:
             f"{num_replaced} networks of the journal are not asked for again here: this machine computes otherwise; "
             "the search continues from the stored results"
         )
-        tracker.forget({row.digest for row in rows.values()})
+        tracker.forget(set(store.read_digests(-1, sys.maxsize).values()))

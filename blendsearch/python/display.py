@@ -42,7 +42,7 @@ COLUMNS = (
 def format_headline(run: Run) -> str:
     """Format a run in one line."""
     with run.open_store(read_only=True) as store:
-        count = max((row.id for row in store.read_evaluations()), default=0)
+        count = store.read_last_id()
     state = "finished" if run.finished else "not finished"
     return f"run {run.name} in {run.path}: {run.config.model.title}, {count} evaluations, {state}"
 

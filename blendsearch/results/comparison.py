@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from scipy.stats import t as student
-
 from blendsearch.errors import RunError
 from blendsearch.results.records import ComparisonTable, FoundNetwork, MethodSummary, PairedDifference, Spread
 from blendsearch.results.summary import describe_evaluation
@@ -53,7 +51,7 @@ def _collect_results(run: Run) -> dict[str, Found]:
 def _collect_run(run: Run, *, baselines: bool) -> dict[str, FoundNetwork]:
     """Collect the networks that one run found, by method."""
     with run.open_store(read_only=True) as store:
-        rows, tests, finals = select_evaluated(store.read_evaluations()), store.read_tests(), store.read_finals()
+        rows, tests, finals = select_evaluated(store.read_bare_evaluations(-1)), store.read_tests(), store.read_finals()
         promoted = select_highest_fidelity(rows, store.read_promotions())
         probes = len(store.read_probes())
     method, best = run.config.method, _select_best(run, rows, promoted, tests)
@@ -130,6 +128,8 @@ def compute_paired_difference(pairs: Sequence[tuple[float, float]]) -> PairedDif
     differences = [one - other for one, other in pairs]
     half = None
     if len(differences) > 1:
+        from scipy.stats import t as student  # takes long to import
+
         quantile = float(student.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
         half = quantile * stdev(differences) / len(differences) ** 0.5
     return PairedDifference(mean=fmean(differences) if differences else None, half_width=half, pairs=len(differences))

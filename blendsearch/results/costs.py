@@ -13,9 +13,14 @@ CostReader = Callable[[Evaluation, Mapping[str, Latency]], BudgetedCosts]
 """From a network and the measured latencies by digest to its budgeted costs."""
 
 
+def needs_cuts_for_costs(run: Run) -> bool:
+    """Return True where costs of a network depend on its cut: MACs and parameters are stored."""
+    return bool({"memory", "latency"} & run.config.budget.get_spans().keys())
+
+
 def make_cost_reader(run: Run) -> CostReader:
     """Make the function that reads memory and latency, where these have a budget."""
-    if not {"memory", "latency"} & run.config.budget.get_spans().keys():
+    if not needs_cuts_for_costs(run):
         return lambda row, latencies: BudgetedCosts()
     # these import torch: only for runs that need it
     from blendsearch.runs.cost_files import COSTS_FILE, restore_costs

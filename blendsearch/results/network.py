@@ -10,7 +10,7 @@ from blendsearch.blend.genome import Genome, Space
 from blendsearch.blend.group_space import make_group_space
 from blendsearch.blend.network_space import make_network_space
 from blendsearch.errors import RunError
-from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
+from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
 from blendsearch.results.records import BlendWeight, FineTuneRecord, GroupRecord, JsonObject, NetworkDetails
 from blendsearch.results.summary import (
     describe_evaluation,
@@ -36,7 +36,8 @@ def describe_network(run: Run, selector: str) -> NetworkDetails:
     row = select_network(run, selector)
     with run.open_store(read_only=True) as store:
         tests, finals, latencies = store.read_tests(), store.read_finals(), store.read_latencies()
-        candidates = select_highest_fidelity(store.read_evaluations(), store.read_promotions())
+        rows = store.read_bare_evaluations(-1, cuts=needs_cuts_for_costs(run))
+        candidates = select_highest_fidelity(rows, store.read_promotions())
     network = make_network_record(
         describe_evaluation(run, row, tests), make_cost_reader(run)(row, latencies), make_extra_metrics_reader(run)(row)
     )

@@ -19,7 +19,7 @@ PACE_WINDOW = 60
 def read_status(run: Run) -> RunStatus:
     """Read state, counts, pace and the best network so far."""
     with run.open_store(read_only=True) as store:
-        rows = [row for row in store.read_evaluations() if row.origin != DENSE]
+        rows = [row for row in store.read_bare_evaluations() if row.origin != DENSE]
         generations, finals, tests = store.read_generations(), len(store.read_finals()), len(store.read_tests())
         completions = store.read_completions()
     wall = sum(item["wall"] for item in generations)
@@ -33,7 +33,7 @@ def read_status(run: Run) -> RunStatus:
         fine_tuned=finals,
         tested=tests,
         schedule=run.config.search.schedule,
-        retried=sum(bool(line.get("again")) for line in read_logs(run.path / "logs")),
+        retried=sum(bool(line.get("again")) for line in read_logs(run.path / "logs", containing='"again"')),
         **vars(estimate_pace(run, {row.id: row.seconds for row in rows}, completions, wall)),
         quiet=time.time() - completions[-1].at if completions else None,
         best=_describe_best(run, rows),

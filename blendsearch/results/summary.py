@@ -5,10 +5,8 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from scipy.stats import kendalltau
-
 from blendsearch.errors import RunError
-from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
+from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
 from blendsearch.results.records import (
     BudgetedCosts,
     EvaluationRecord,
@@ -112,9 +110,10 @@ def select_network(run: Run, selector: str) -> Evaluation:
     """
     stored = _read_store(run)
     if selector == "best" and stored.finals:
-        return _rank_finals(stored.rows, stored.finals)[0][0]
+        return _read_completely(run, _rank_finals(stored.rows, stored.finals)[0][0])
     if selector in ("best", "knee"):
-        return _select_on_front(run, selector, select_highest_fidelity(stored.rows, stored.promotions))
+        chosen = _select_on_front(run, selector, select_highest_fidelity(stored.rows, stored.promotions))
+        return _read_completely(run, chosen)
     found = apply_promotions([row for row in stored.rows if str(row.id) == selector], stored.promotions)
     if not found:
         raise RunError(
@@ -122,7 +121,14 @@ def select_network(run: Run, selector: str) -> Evaluation:
         )
     if found[0].failure:
         raise RunError(f"network {selector} of run {run.name!r} could not be evaluated: {found[0].failure}")
-    return found[0]
+    return _read_completely(run, found[0])
+
+
+def _read_completely(run: Run, row: Evaluation) -> Evaluation:
+    """Return `row` with its cut and its genome from the store."""
+    with run.open_store(read_only=True) as store:
+        whole = store.read_evaluation(row.id)
+    return row if whole is None else row._replace(cut=whole.cut, genome=whole.genome)
 
 
 def _select_on_front(run: Run, selector: str, rows: Sequence[Evaluation]) -> Evaluation:
@@ -155,6 +161,9 @@ def _compare_losses(
     both = sorted(before.keys() & after.keys())
     tau = None
     if len(both) > 2:
+        # imported here: it takes longer than everything else that a reader of a run does
+        from scipy.stats import kendalltau
+
         tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
     return FidelityAgreement(cheaper=low, dearer=high, networks=len(both), tau=tau)
 
@@ -203,9 +212,10 @@ class _StoredResults(NamedTuple):
 
 
 def _read_store(run: Run) -> _StoredResults:
+    """Read the results of a run: rows without genomes, and without cuts where costs do not need them."""
     with run.open_store(read_only=True) as store:
         return _StoredResults(
-            store.read_evaluations(),
+            store.read_bare_evaluations(-1, cuts=needs_cuts_for_costs(run)),
             store.read_tests(),
             store.read_finals(),
             store.read_latencies(),

@@ -66,7 +66,7 @@ def _note(run: Run, change: FieldChanges | AcceptedDifferences, config: Config) 
 def _check(run: Run, config: Config, fields: Collection[str]) -> None:
     with run.open_store(read_only=True) as store:
         finals, promotions, tests = store.read_finals(), store.read_promotions(), store.read_tests()
-        asked = max((row.id for row in store.read_evaluations()), default=0)
+        asked = store.read_last_id()
     for field in fields:
         if not field.startswith(CHANGEABLE):
             raise ConfigError(

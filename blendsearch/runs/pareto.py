@@ -88,14 +88,36 @@ def find_knee(rows: Sequence[Evaluation], costs: CostFunction) -> Evaluation:
     return rows[int(np.argmin(scaled.sum(axis=1)))]
 
 
-def compute_hypervolume(rows: Sequence[Evaluation], costs: CostFunction) -> float:
-    """Compute the volume in [0, 1] that the rows dominate over error and costs.
+class ParetoArchive:
+    """The non-dominated points of those added, all minimised; of equal points, the one with the least key."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, ...]] = []
+        self._is_pruned = True
+
+    def add(self, key: int, point: Sequence[float]) -> None:
+        """Add a point of (m,) objectives."""
+        self._points.append((key, *point))
+        self._is_pruned = False
+
+    def compute_front(self) -> NDArray[np.float64]:
+        """Compute the non-dominated points, (n, m), by key."""
+        if not self._points:
+            return np.zeros((0, 0))
+        table = np.array(sorted(self._points), dtype=np.float64)
+        if not self._is_pruned:
+            table = table[find_non_dominated(table[:, 1:])]
+            self._points, self._is_pruned = [tuple(row) for row in table.tolist()], True
+        return table[:, 1:]
+
+
+def compute_hypervolume(points: NDArray[np.float64]) -> float:
+    """Compute the volume in [0, 1] that `points` of error and costs, (n, 1 + costs), dominate.
 
     The reference point is all ones: every answer wrong at the dense cost. At one budget only the error counts.
     """
     from moocore import hypervolume as volume
 
-    points = np.array([[row.error, *costs(row)] for row in rows if row.error is not None], dtype=np.float64)
     if not len(points):
         return 0.0
     if points.shape[1] == 1:

@@ -23,6 +23,9 @@ from blendsearch.runs.records import (
 )
 from blendsearch.runs.run_facts import GenerationRow
 
+MAX_QUERY_VALUES = 500
+"""Largest number of values in one query; SQLite allows 999 or more."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
     id          INTEGER PRIMARY KEY,       -- in the order of requests, from 1
@@ -152,8 +155,8 @@ class Store:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def add(self, evaluation: Evaluation, asked: int = 0) -> None:
-        """Store one evaluation. One with the same cut and fidelity that is already stored stays unchanged.
+    def add(self, evaluation: Evaluation, asked: int = 0) -> bool:
+        """Store one evaluation; return False where one with its id, or its cut and fidelity, is stored already.
 
         `asked`: the number of evaluations requested so far. Together with the order of completion, it makes a steady
         search reproducible.
@@ -164,6 +167,7 @@ class Store:
             if added.rowcount:
                 came = (evaluation.id, asked, time.time())
                 self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
+        return bool(added.rowcount)
 
     def read_evaluations(self) -> list[Evaluation]:
         """Read all evaluations, ordered by id."""
@@ -181,6 +185,32 @@ class Store:
             f"failure FROM evaluations WHERE id > {int(after)} ORDER BY id"
         )
         return [Evaluation(*row) for row in rows]
+
+    def find_evaluations(self, digests: Sequence[str], fidelity: str) -> list[Evaluation]:
+        """Find the evaluations of these cuts at `fidelity`, in no particular order."""
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(digests), MAX_QUERY_VALUES):
+            part = digests[start : start + MAX_QUERY_VALUES]
+            marks = ", ".join("?" * len(part))
+            query = f"SELECT * FROM evaluations WHERE digest IN ({marks}) AND fidelity = ?"
+            found += self._read(query, (*part, fidelity))
+        return [Evaluation(*row) for row in found]
+
+    def read_evaluation(self, number: int) -> Evaluation | None:
+        """Read the evaluation with id `number`; None where there is none."""
+        return next((Evaluation(*row) for row in self._read("SELECT * FROM evaluations WHERE id = ?", (number,))), None)
+
+    def read_digests(self, after: int, to: int) -> dict[int, str]:
+        """Read the digests of the evaluations with ids above `after`, up to `to`, by id."""
+        return dict(self._read("SELECT id, digest FROM evaluations WHERE id > ? AND id <= ?", (after, to)))
+
+    def read_last_id(self) -> int:
+        """Read the largest id of an evaluation; 0 where there is none."""
+        return int(self._read("SELECT coalesce(max(id), 0) FROM evaluations")[0][0])
+
+    def has_origin(self, origin: str) -> bool:
+        """Return True if a network of this origin is stored."""
+        return bool(self._read("SELECT 1 FROM evaluations WHERE origin = ? ORDER BY id LIMIT 1", (origin,)))
 
     def tally(self, dense: str) -> Tally:
         """Count all evaluations except those of origin `dense`."""
@@ -203,6 +233,10 @@ class Store:
             return []
         rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
         return [Completion(*row) for row in reversed(rows)]
+
+    def count_completions(self) -> int:
+        """Count the completed evaluations."""
+        return int(self._read("SELECT count(*) FROM completions")[0][0])
 
     def add_inherited(self, items: Sequence[InheritedEvaluation]) -> None:
         """Store the evaluations that a fork inherits, in order, all or none."""

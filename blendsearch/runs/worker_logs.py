@@ -36,11 +36,16 @@ class WorkerLogs:
             return
 
 
-def read_logs(folder: Path) -> list[LogLine]:
-    """Read the lines of all workers in the order of time, without lines truncated by a crash."""
+def read_logs(folder: Path, containing: str = "") -> list[LogLine]:
+    """Read the lines of all workers in the order of time, without lines truncated by a crash.
+
+    With `containing`, only the lines with this text: the others are not parsed.
+    """
     found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
+            if containing not in line:
+                continue
             try:
                 found.append(parse_json(line))
             except ValueError:

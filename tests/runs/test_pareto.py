@@ -48,8 +48,8 @@ def test_the_knee_is_the_point_of_diminishing_returns() -> None:
 
 
 def test_the_hypervolume_of_one_point_is_its_rectangle() -> None:
-    assert compute_hypervolume([row(1)._replace(error=0.25, macs=40)], by_macs) == pytest.approx(0.75 * 0.6)
-    assert compute_hypervolume([], by_macs) == 0
+    assert compute_hypervolume(np.array([[0.25, 0.4]])) == pytest.approx(0.75 * 0.6)
+    assert compute_hypervolume(np.zeros((0, 2))) == 0
 
 
 def test_the_best_baselines_are_selected_per_budget_even_with_a_shared_name() -> None:

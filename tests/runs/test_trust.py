@@ -86,6 +86,39 @@ def test_rows_that_are_missing_behind_a_checkpoint_are_noticed(searched: Path, t
     assert "run.sqlite of run 'one' lacks 5 of the 30" in fail(capsys, "resume", "one", "--runs", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory, small_config: dict[str, Any]) -> Path:
+    """Make a folder with one finished run of the steady schedule, ``one``; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("steady")
+    (folder / "config.yaml").write_text(yaml.safe_dump(small_config))
+    words = ("--runs", str(folder / "runs"), "--name", "one", "--set", "search.schedule=steady")
+    main(["search", str(folder / "config.yaml"), *words])
+    return folder / "runs"
+
+
+STEADY_DELETIONS = {
+    "DELETE FROM evaluations WHERE id BETWEEN 5 AND 9": "lacks 5 of the 31 evaluations that its journal lists",
+    "DELETE FROM completions WHERE id BETWEEN 5 AND 9": "lacks 5 of the 31 entries that its journal needs",
+    "DELETE FROM evaluations WHERE id BETWEEN 5 AND 9; DELETE FROM completions WHERE id BETWEEN 5 AND 9": (
+        "lacks 5 of the 30 evaluations that its generations count"
+    ),
+}
+
+
+@pytest.mark.parametrize("statements", STEADY_DELETIONS)
+def test_rows_that_are_missing_behind_a_journal_are_noticed(
+    statements: str, steady: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(steady / "one", tmp_path / "one")
+    (tmp_path / "one" / "finished.json").unlink()
+    with sqlite3.connect(tmp_path / "one" / "run.sqlite") as connection:
+        connection.executescript(statements)
+    connection.close()
+    error = fail(capsys, "resume", "one", "--runs", tmp_path)
+    assert f"run.sqlite of run 'one' {STEADY_DELETIONS[statements]}: restore the file" in error
+    assert not (tmp_path / "one" / "finished.json").exists()
+
+
 @pytest.mark.parametrize("facts", [{"format": 1}, {"format": 1, "config": [], "provenance": {}, "structure": {}}])
 def test_a_damaged_run_is_named_and_hides_no_other(
     facts: dict[str, Any], searched: Path, tmp_path: Path, capsys: Any

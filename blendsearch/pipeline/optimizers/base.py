@@ -34,6 +34,9 @@ class Optimizer(Protocol):
 
     The next candidates depend on the state and the results received, and on nothing else, so that a resumed search
     proposes the same cuts. A search uses one of the two ways throughout; both begin with `ask_first`.
+
+    An optimizer with an attribute `saves_steady_state` that is True has all of its state in `state_dict` between
+    `ask_one` and `tell_one`, too. A steady search of any other one resumes by repeating its whole journal.
     """
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:

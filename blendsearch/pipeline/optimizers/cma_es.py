@@ -20,7 +20,7 @@ CMA-ES".
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +54,35 @@ class StrategyState(TypedDict):
     generation: int
 
 
+class StageResultState(TypedDict):
+    """The result of a candidate of stage 2 in a checkpoint."""
+
+    genes: list[float]
+    objectives: list[float]
+    digest: str
+    origin: str
+
+
+class SteadyState(TypedDict):
+    """The part of the state that only candidates asked for one at a time have.
+
+    `queue` holds origin and genome fields; `samples` losses and genes.
+    """
+
+    queue: list[tuple[str, GenomeFields]]
+    pending: list[str]
+    stage_results: list[StageResultState] | None
+    is_fork: bool
+    samples: list[tuple[float, list[float]]]
+
+
 class CmaState(TypedDict):
     """The state of `Cma` in a checkpoint. `best` is a loss and the genes of its genome."""
 
     numpy: RandomState
     best: tuple[float, list[float]] | None
     strategy: StrategyState | None
+    steady: NotRequired[SteadyState]
 
 
 class Cma:
@@ -67,6 +90,8 @@ class Cma:
 
     Only the first objective counts. With `evolves_widths`, shares are genes too.
     """
+
+    saves_steady_state = True
 
     def __init__(
         self,
@@ -87,6 +112,7 @@ class Cma:
         self._stage_results: list[CandidateResult] | None = None
         self._is_fork = False
         self._samples: list[tuple[float, Vector]] = []
+        self._is_steady = False
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
         """Return the baselines; those with the same cut are one candidate with the names of all."""
@@ -120,6 +146,7 @@ class Cma:
             self.strategy.learn([vector for _, vector in sorted(drawn, key=lambda pair: pair[0])])
 
     def ask_one(self, known: set[str]) -> Candidate | None:
+        self._is_steady = True
         if self.strategy is None and not self._pending and self.best is not None:
             if self._stage_results is None:
                 self._stage_results, self._queue = [], deque([] if self._is_fork else self._vary_criteria(known))
@@ -134,6 +161,7 @@ class Cma:
         return next(iter(self._sample_strategy(around, 1, known) or self._sample_space(1, known)), None)
 
     def tell_one(self, digest: str, result: CandidateResult | None) -> None:
+        self._is_steady = True
         seed = digest in self._pending and self._stage_results is None
         self._pending.discard(digest)
         self._vectors.pop(digest, None)
@@ -162,12 +190,43 @@ class Cma:
     def state_dict(self) -> CmaState:
         """Return everything that exact resumption needs, as JSON values."""
         strategy = None if self.strategy is None else self.strategy.state_dict()
-        return {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
+        state: CmaState = {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
+        if self._is_steady:
+            state["steady"] = self._describe_steady_state()
+        return state
 
     def load_state_dict(self, state: CmaState) -> None:
         self.rng.bit_generator.state = state["numpy"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.strategy = None if state["strategy"] is None else Strategy.from_state_dict(state["strategy"])
+        if "steady" in state:
+            self._load_steady_state(state["steady"])
+
+    def _describe_steady_state(self) -> SteadyState:
+        results = self._stage_results
+        return {
+            "queue": [(item.origin, self.space.describe(item.genome)) for item in self._queue],
+            "pending": sorted(self._pending),
+            "stage_results": None if results is None else [_describe_result(item) for item in results],
+            "is_fork": self._is_fork,
+            "samples": [(loss, vector.tolist()) for loss, vector in self._samples],
+        }
+
+    def _load_steady_state(self, state: SteadyState) -> None:
+        results = state["stage_results"]
+        self._is_steady, self._is_fork, self._pending = True, state["is_fork"], set(state["pending"])
+        self._queue = deque(self._decode_candidate(origin, fields) for origin, fields in state["queue"])
+        self._stage_results = None if results is None else [self._parse_result(item) for item in results]
+        self._samples = [(loss, np.array(genes)) for loss, genes in state["samples"]]
+
+    def _decode_candidate(self, origin: str, fields: GenomeFields) -> Candidate:
+        genome = self.space.parse_genome(fields)
+        cut = self.decode(genome)
+        return Candidate(genome, cut, compute_cut_digest(cut), origin)
+
+    def _parse_result(self, state: StageResultState) -> CandidateResult:
+        genome = unflatten_genome(self.space, state["genes"])
+        return CandidateResult(genome, tuple(state["objectives"]), state["digest"], state["origin"])
 
     def _make_best_genome(self) -> Genome:
         assert self.best is not None
@@ -229,20 +288,27 @@ class Cma:
 
     def _collect_new(self, draw: Callable[[], Vector], count: int, known: set[str]) -> list[Candidate]:
         """Draw until there are `count` new candidates, or too many draws were in vain."""
-        found: list[Candidate] = []
-        taken = set(known)
+        found: dict[str, Candidate] = {}
         for _ in range(TRIES * max(count, 5)):
             vector = draw()
             genome = unflatten_genome(self.space, vector.tolist())
             cut = self.decode(genome)
             digest = compute_cut_digest(cut)
-            if digest not in taken:
-                taken.add(digest)
+            if digest not in known and digest not in found:
                 self._vectors[digest] = vector
-                found.append(Candidate(genome, cut, digest, EVOLVED))
+                found[digest] = Candidate(genome, cut, digest, EVOLVED)
                 if len(found) == count:
                     break
-        return found
+        return list(found.values())
+
+
+def _describe_result(item: CandidateResult) -> StageResultState:
+    return {
+        "genes": item.genome.flatten(),
+        "objectives": list(item.objectives),
+        "digest": item.digest,
+        "origin": item.origin,
+    }
 
 
 class Strategy:

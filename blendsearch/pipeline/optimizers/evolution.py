@@ -7,7 +7,7 @@ Algorithms"). `Operators` define crossover, mutation and selection.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol, TypedDict
@@ -23,6 +23,9 @@ from blendsearch.structure.groups import Cut, compute_cut_digest
 TRIES = 20
 """Further mutations of a child that repeats a known cut, before a random genome replaces it."""
 
+
+MAX_REMEMBERED = 2_000
+"""Largest number of genomes whose cut's digest is remembered, so that a child equal to one is not decoded again."""
 
 MIN_POPULATION = 4
 """Smallest population that has children; below that, candidates are drawn at random."""
@@ -91,6 +94,8 @@ class Evolution:
     global random state, which is saved while this one is used, and restored after.
     """
 
+    saves_steady_state = True
+
     def __init__(
         self,
         space: Space,
@@ -103,6 +108,7 @@ class Evolution:
         self.space, self.decode, self.operators, self.size = space, decode, operators, size
         self.crossover, self.rng = crossover, rng
         self.population: list[Individual] = []
+        self._digests: dict[tuple[float, ...], str] = {}  # of the cuts of decoded genes
         self._stream = random.Random(int(rng.integers(2**63))).getstate()
 
     def ask_first(self, seeds: Sequence[tuple[str, Genome]], limit: int) -> list[Candidate]:
@@ -115,7 +121,7 @@ class Evolution:
         count = min(limit, max(self.size, len(seeds) + newcomers))
         found = merge_duplicate_seeds(seeds, self.decode, count)
         while len(found) < count:
-            fresh = self._sample_new(set(found))
+            fresh = self._sample_new(found)
             if fresh is None:
                 break
             found[fresh.digest] = fresh
@@ -123,27 +129,24 @@ class Evolution:
 
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         """Return up to `count` children with new cuts, none of them `known`; fewer where the space is used up."""
-        asked: list[Candidate] = []
-        taken = set(known)
+        asked: dict[str, Candidate] = {}
         with self._use_own_random_state():
             while len(asked) < count and len(self.population) >= MIN_POPULATION:
                 before = len(asked)
                 parents = self.operators.select_parents(self.population, len(self.population) // 2 * 2)
                 for one, other in zip(parents[::2], parents[1::2], strict=True):
                     for genes in self._breed(one, other):
-                        child = self._mutate_until_new(genes, taken)
+                        child = self._mutate_until_new(genes, known, asked)
                         if child is not None and len(asked) < count:
-                            asked.append(child)
-                            taken.add(child.digest)
+                            asked[child.digest] = child
                 if len(asked) == before:
                     break
             while len(asked) < count and len(self.population) < MIN_POPULATION:
-                fresh = self._sample_new(taken)
+                fresh = self._sample_new(known, asked)
                 if fresh is None:
                     break
-                asked.append(fresh)
-                taken.add(fresh.digest)
-        return asked
+                asked[fresh.digest] = fresh
+        return list(asked.values())
 
     def tell(self, results: Sequence[CandidateResult]) -> None:
         """Select the next population from the present one and the evaluated individuals."""
@@ -151,6 +154,7 @@ class Evolution:
         for item in results:
             if item.origin == EVOLVED or self.operators.includes_seeds:
                 newcomers.append(Individual(item.genome.flatten(), item.digest, item.objectives))
+                self._remember(newcomers[-1], item.digest)
         with self._use_own_random_state():
             self.population = self.operators.select_survivors(self.population + newcomers, self.size)
 
@@ -199,6 +203,7 @@ class Evolution:
             individual = Individual(item["genes"], item["digest"], tuple(item["objectives"]))
             crowding = item["crowding"]
             individual.fitness.crowding_dist = float("inf") if crowding is None else crowding
+            self._remember(individual, individual.digest)
             self.population.append(individual)
 
     def _breed(self, one: Individual, other: Individual) -> tuple[list[float], list[float]]:
@@ -209,24 +214,34 @@ class Evolution:
         self.operators.mutate(second)
         return first, second
 
-    def _mutate_until_new(self, genes: list[float], taken: set[str]) -> Candidate | None:
+    def _mutate_until_new(
+        self, genes: list[float], known: Container[str], asked: Container[str] = ()
+    ) -> Candidate | None:
         for _ in range(TRIES):
-            genome = unflatten_genome(self.space, genes)
-            cut = self.decode(genome)
-            digest = compute_cut_digest(cut)
-            if digest not in taken:
-                return Candidate(genome, cut, digest, EVOLVED)
+            remembered = self._digests.get(tuple(genes))
+            if remembered is None or (remembered not in known and remembered not in asked):
+                genome = unflatten_genome(self.space, genes)
+                cut = self.decode(genome)
+                digest = compute_cut_digest(cut)
+                self._remember(genes, digest)
+                if digest not in known and digest not in asked:
+                    return Candidate(genome, cut, digest, EVOLVED)
             self.operators.mutate(genes)
-        return self._sample_new(taken)
+        return self._sample_new(known, asked)
 
-    def _sample_new(self, taken: set[str]) -> Candidate | None:
+    def _sample_new(self, known: Container[str], asked: Container[str] = ()) -> Candidate | None:
         for _ in range(TRIES):
             genome = self.space.sample(self.rng)
             cut = self.decode(genome)
             digest = compute_cut_digest(cut)
-            if digest not in taken:
+            if digest not in known and digest not in asked:
                 return Candidate(genome, cut, digest, EVOLVED)
         return None
+
+    def _remember(self, genes: Sequence[float], digest: str) -> None:
+        if len(self._digests) >= MAX_REMEMBERED:
+            del self._digests[next(iter(self._digests))]
+        self._digests[tuple(genes)] = digest
 
     @contextmanager
     def _use_own_random_state(self) -> Iterator[None]:

@@ -13,6 +13,8 @@ class EmptyState(TypedDict):
 class OneShot:
     """Base of optimizers that propose one generation: no further candidates, and no state."""
 
+    saves_steady_state = True
+
     def ask(self, count: int, known: set[str]) -> list[Candidate]:
         return []
 

@@ -29,6 +29,8 @@ class RandomSearchState(TypedDict):
 class RandomSearch:
     """The optimizer; all randomness comes from `rng`."""
 
+    saves_steady_state = True
+
     def __init__(self, space: Space, decode: Callable[[Genome], Cut], size: int, rng: np.random.Generator) -> None:
         self.space, self.decode, self.size, self.rng = space, decode, size, rng
         self.best: tuple[float, list[float]] | None = None

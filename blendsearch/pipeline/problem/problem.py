@@ -44,6 +44,7 @@ class Problem:
     has_error: bool = True
     dense_loss: float | None = None
     allocations: Mapping[str, PreparedAllocation] = field(default_factory=dict)
+    _costs: dict[str, tuple[float, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def model(self) -> nn.Module:
@@ -53,11 +54,21 @@ class Problem:
     def splits(self) -> Splits:
         return self.evaluator.splits
 
+    @property
+    def reads_cuts_for_costs(self) -> bool:
+        """True where `compute_costs` needs the cut of a row: its MACs and parameters are stored."""
+        return not {"macs", "params"}.issuperset(self.decoder.ranged_costs)
+
     def compute_costs(self, row: Evaluation) -> tuple[float, ...]:
         """Return the costs of `row` whose budgets span a range, as shares of the dense cost."""
-        maps, oracle = self.structure.maps, self.structure.oracle
-        counts = maps.count_kept(unpack_cut(row.cut, maps.channels))
-        return tuple(float(oracle.compute_ratio(name, counts)) for name in self.decoder.ranged_costs)
+        dense, names = self.structure.oracle.dense, self.decoder.ranged_costs
+        if not self.reads_cuts_for_costs:
+            return tuple((row.macs if name == "macs" else row.params) / dense[name] for name in names)
+        if row.digest not in self._costs:
+            maps, oracle = self.structure.maps, self.structure.oracle
+            counts = maps.count_kept(unpack_cut(row.cut, maps.channels))
+            self._costs[row.digest] = tuple(float(oracle.compute_ratio(name, counts)) for name in names)
+        return self._costs[row.digest]
 
     def compute_objectives(self, row: Evaluation) -> tuple[float, ...]:
         """Return the method's objectives of `row`, all minimized. Raises ValueError for a failed evaluation."""
