@@ -7,6 +7,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import IPv6Address
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -28,7 +29,7 @@ CONTENT_SECURITY_POLICY = (
 )
 """Nothing from other hosts, no inline script or style, and no text that becomes markup."""
 
-HOST = re.compile(r"(?P<name>\[[0-9a-f:]+\]|[^:\[\]@/]+)(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII)
+HOST = re.compile(r"(?P<name>\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII)
 """The header host: a name, or an IPv6 address in brackets, and perhaps a port. No user, no empty port."""
 
 SECURITY_HEADERS = {
@@ -174,6 +175,16 @@ def _parse_hostname(host: str) -> str:
     """Return the host name without its port, as it is written; empty where it cannot be parsed."""
     found = HOST.fullmatch(host)
     return "" if found is None or int(found["port"] or 1) > MAX_PORT else found["name"]
+
+
+def is_host_name(name: str) -> bool:
+    """Return whether `name` is a lower-case host name, or an IPv6 address without brackets, and no port."""
+    if ":" not in name:
+        return name != "" and _parse_hostname(name) == name
+    try:
+        return str(IPv6Address(name)) == name
+    except ValueError:
+        return False
 
 
 def _add_headers(message: Message, path: str) -> None:

@@ -122,7 +122,9 @@ def test_another_name_is_not_answered(client: TestClient, host: str) -> None:
         assert answer.status_code == 421 and "--allow-host" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8484", "127.0.0.1:1", "[::1]", "[::1]:65535", "my_box.lan:80"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8484", "127.0.0.1:1", "[::1]", "[::1]:65535", "my_box.lan:80"]
+)
 def test_an_allowed_name_is_answered_at_any_port(searched: Path, host: str) -> None:
     app = make_app(Workspace(searched), Authenticator(TOKEN), LOOPBACK_HOSTS | {"my_box.lan"})
     with TestClient(app, base_url=HOST) as client:
