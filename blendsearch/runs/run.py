@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from blendsearch.runs.worker_logs import WorkerLogs
 
 FORMAT = 1
 """Version of the directory layout. A larger number means that a newer blendsearch wrote the directory."""
+
+MAX_FACTS_SIZE = 64_000_000
+"""The largest ``run.json`` that is read, in bytes."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -129,14 +133,7 @@ class Run:
     @property
     def running(self) -> bool:
         """True while a process holds the lock; on a network file system, as far as its locks reach."""
-        try:
-            with open(self.path / "lock", encoding="ascii") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_locked(self.path)
 
     def write_engine_facts(self, facts: EngineFacts) -> None:
         """Write the facts of the process that now searches, for `blendsearch status`."""
@@ -149,6 +146,18 @@ class Run:
         except (OSError, ValueError):
             return {}
         return facts
+
+
+def is_locked(path: Path) -> bool:
+    """Check if a process holds the lock of the run directory `path`."""
+    try:
+        with open(path / "lock", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -215,11 +224,11 @@ def open_run(folder: Path, name: str) -> Run:
         )
     path = folder / name
     try:
-        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        facts = _read_facts(path / "run.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         known = ", ".join(list_runs(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
     written = facts.get("format") if isinstance(facts, dict) else None
     if not isinstance(written, int):
@@ -233,6 +242,15 @@ def open_run(folder: Path, name: str) -> Run:
     if missing:
         raise RunError(f"{path / 'run.json'} has no {' and no '.join(missing)}: it is damaged; restore it from a copy")
     return Run(path, parse_config(facts["config"], str(path)), facts["provenance"], facts["structure"])
+
+
+def _read_facts(path: Path) -> Any:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no file")
+    if found.st_size > MAX_FACTS_SIZE:
+        raise OSError(f"it is larger than {MAX_FACTS_SIZE:,} bytes")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def list_runs(folder: Path) -> list[str]:
