@@ -95,11 +95,18 @@ def _refresh_state(path: Path, row: RunListing) -> RunListing:
 
 def _describe_run(folder: Path, name: str) -> RunListing:
     try:
-        return _read_run(open_run(folder, name))
+        row = _read_run(open_run(folder, name))
     except BlendsearchError as error:
-        return RunListing(run=name, state=f"unreadable: {error}")
+        row = RunListing(run=name, state=f"unreadable: {error}")
     except DAMAGE as error:
-        return RunListing(run=name, state=f"unreadable: it is damaged ({type(error).__name__})")
+        row = RunListing(run=name, state=f"unreadable: it is damaged ({type(error).__name__})")
+    texts = {name: _make_line(getattr(row, name)) for name in ("model", "data", "budget", "state")}
+    return replace(row, **texts)
+
+
+def _make_line(text: str) -> str:
+    """Replace what UTF-8 cannot encode, and line ends."""
+    return " ".join(text.encode("utf-8", "replace").decode().splitlines())
 
 
 def _read_run(run: Run) -> RunListing:
