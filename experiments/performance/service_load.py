@@ -3,8 +3,8 @@
     python experiments/performance/service_load.py [--runs 56] [--half-open 1000] [--streams 200] [--seconds 20]
 
 Serves a folder of finished runs on loopback. Holds connections that have sent half a request line, and event streams:
-half of them of the list, half spread over the runs. Measures the latency of `GET /api/runs` without and with them, alone
-and beside a search, and the search's evaluations per second in alternating periods without and with the load.
+half of them of the list, half spread over the runs. Measures the latency of `GET /api/runs` without and with them,
+alone and beside a search, and the search's evaluations per second in alternating periods without and with the load.
 """
 
 import argparse
