@@ -100,8 +100,8 @@ def _describe_run(folder: Path, name: str) -> RunListing:
         row = RunListing(run=name, state=f"unreadable: {error}")
     except DAMAGE as error:
         row = RunListing(run=name, state=f"unreadable: it is damaged ({type(error).__name__})")
-    texts = {name: _make_line(getattr(row, name)) for name in ("model", "data", "budget", "state")}
-    return replace(row, **texts)
+    model, data, budget, state = (_make_line(text) for text in (row.model, row.data, row.budget, row.state))
+    return replace(row, model=model, data=data, budget=budget, state=state)
 
 
 def _make_line(text: str) -> str:

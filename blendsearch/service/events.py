@@ -38,7 +38,7 @@ class RunWatcher:
         """
         if self._follower is None and self._workspace.has_run(self._name):
             self._follower = Follower(open_run(self._workspace.runs, self._name), self._after)
-        news = RunNews() if self._follower is None else self._follower.poll()
+        news = self._poll_follower()
         children = self._workspace.processes
         child = ProcessOutput(lives=children.is_running(self._name), said=tuple(children.read_output(self._name)))
         if self._follower is None:
@@ -46,6 +46,17 @@ class RunWatcher:
         if child != self._reported_child:
             self._reported_child, news = child, replace(news, child=child)
         return news
+
+    def _poll_follower(self) -> RunNews:
+        """Poll the follower; one that fails is replaced at the next poll, and reports everything again."""
+        if self._follower is None:
+            return RunNews()
+        try:
+            return self._follower.poll()
+        except Exception:
+            self.close()
+            self._follower = None
+            raise
 
     def _report_empty_state(self, child: ProcessOutput) -> RunNews:
         if not child.lives and not child.said:

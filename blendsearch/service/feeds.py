@@ -9,10 +9,14 @@ from contextlib import asynccontextmanager
 from blendsearch.errors import BlendsearchError
 from blendsearch.results.listing import DAMAGE
 from blendsearch.service.events import EventSource, ListEvents, RunEvents
-from blendsearch.service.workspace import Workspace
+from blendsearch.service.workspace import NotFoundError, Workspace
 
 KEEPALIVE_SECONDS = 15.0
 """Seconds without an event after which a comment keeps the connection alive."""
+
+
+MAX_FAILURES = 3
+"""Polls in a row that may fail before a stream ends; another process may just replace a file."""
 
 
 class Feed:
@@ -41,16 +45,28 @@ class Feed:
         asyncio.get_running_loop().run_in_executor(None, self.source.close)
 
     async def _poll(self) -> None:
-        try:
-            while True:
+        failures = 0
+        while self.error is None:
+            try:
                 version = await asyncio.to_thread(self.source.poll)
+            except NotFoundError as error:
+                self._end(error)
+            except (BlendsearchError, *DAMAGE) as error:
+                failures += 1
+                if failures >= MAX_FAILURES:
+                    self._end(error)
+            else:
+                failures = 0
                 if version != self.version:
                     self.version = version
                     self._wake()
-                await asyncio.sleep(self.source.interval)
-        except BlendsearchError as error:
+            await asyncio.sleep(self.source.interval)
+
+    def _end(self, error: Exception) -> None:
+        """Wake the viewers for the last time, with the reason in one line."""
+        if isinstance(error, BlendsearchError):
             self.error = " ".join(str(error).split())
-        except DAMAGE as error:
+        else:
             logging.getLogger("uvicorn.error").error("a run cannot be followed", exc_info=error)
             self.error = f"the run is damaged ({type(error).__name__}): restore it from a copy"
         self._wake()

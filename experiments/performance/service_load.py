@@ -202,7 +202,7 @@ async def measure(runs: Path, port: int, pid: int, asked: argparse.Namespace) ->
     cpu, start = read_cpu_seconds(pid), time.monotonic()
     found["alone"]["with_load"] = describe_times(await time_list(port, asked.seconds / 2))
     found["alone"]["share_of_a_core_with_load"] = round((read_cpu_seconds(pid) - cpu) / (time.monotonic() - start), 3)
-    handles = count_handles(pid, "run.sqlite")
+    handles = count_handles(pid, "run.sqlite-wal")  # one per connection
     found["held"] = {"half_open": load.held, "streams": load.streams, "events": load.events}
     found["most_handles_per_run"], found["runs_with_handles"] = max(handles.values(), default=0), len(handles)
     await load.stop()

@@ -17,13 +17,15 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.exceptions import HTTPException
 
+from blendsearch.errors import RunError
 from blendsearch.results import listing
 from blendsearch.results.follower import Follower
 from blendsearch.results.listing import RunLister
 from blendsearch.results.news_log import NewsLog
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
-from blendsearch.service.feeds import Feeds
+from blendsearch.service.events import EventText
+from blendsearch.service.feeds import MAX_FAILURES, Feeds
 from blendsearch.service.limits import EventStream, StreamLimit, WorkLimit
 from blendsearch.service.workspace import Workspace
 
@@ -101,6 +103,42 @@ def test_many_viewers_share_one_store_and_miss_nothing(runs: Path, monkeypatch: 
         assert len(polls) == after  # no viewers, no work
 
     asyncio.run(watch())
+
+
+class UnsteadySource:
+    """A source whose polls fail, so many times in a row, before each version."""
+
+    interval = 0.001
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.polls, self.closed = failures, 0, False
+
+    def poll(self) -> int:
+        self.polls += 1
+        if self.polls % (self.failures + 1):
+            raise RunError("the file\nis locked")
+        return self.polls // (self.failures + 1)
+
+    def format(self, since: int, after: int) -> EventText:
+        return EventText(1, 0, "{}")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(("failures", "event"), [(MAX_FAILURES - 1, "data: {}"), (MAX_FAILURES, "event: gone")])
+def test_a_stream_survives_what_passes(failures: int, event: str, tmp_path: Path) -> None:
+    source = UnsteadySource(failures)
+
+    async def watch() -> str:
+        stream = Feeds(Workspace(tmp_path))._stream("", lambda: source, None)
+        text = await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        return text
+
+    text = asyncio.run(watch())
+    assert text.startswith(event) and (event == "data: {}" or '"the file is locked"' in text)
+    assert source.closed
 
 
 def test_a_poll_without_news_reads_no_rows(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
