@@ -7,6 +7,7 @@ from threading import Lock
 from blendsearch.results.costs import make_ranged_cost_reader
 from blendsearch.results.formatting import format_budget
 from blendsearch.results.history import BASELINE_KINDS, choose_cost_axis
+from blendsearch.results.listing import Stamp, read_stamp
 from blendsearch.results.live_messages import (
     BaselinePoint,
     BestPoint,
@@ -18,6 +19,7 @@ from blendsearch.results.live_messages import (
     RunNews,
     RunState,
 )
+from blendsearch.results.news_log import REORDER_WINDOW
 from blendsearch.results.status import PACE_WINDOW, estimate_pace, get_state
 from blendsearch.results.summary import has_accuracy, has_budget_range
 from blendsearch.runs.origin import DENSE, EVOLVED, Origin
@@ -32,8 +34,8 @@ from blendsearch.runs.records import Completion, Evaluation
 from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.run_facts import GenerationRow
 
-REORDER_WINDOW = 1000
-"""Ids below the largest one that are read again: workers finish evaluations in another order than that of ids."""
+STATE_FILES = ("run.json", "engine.json", "finished.json")
+"""Files beside the database from which the state of a run is read."""
 
 
 class Follower:
@@ -48,6 +50,8 @@ class Follower:
         self._needs_cuts = any(name not in ("macs", "params") for name in run.config.budget.get_spans())
         self._after = after
         self._version: int | None = None
+        self._stamps: tuple[Stamp, ...] = ()
+        self._was_running = False
         self._config_mtime: float | None = None
         self._digests: dict[int, str] = {}
         self._seconds: dict[int, float] = {}
@@ -75,9 +79,10 @@ class Follower:
             return RunNews() if self._closed else self._poll()
 
     def _poll(self) -> RunNews:
-        news = RunNews()
+        news, version = RunNews(), self._store.read_version()
+        if not self._is_outdated(version):
+            return news
         self._reload_run()
-        version = self._store.read_version()
         if version != self._version:
             self._version = version
             news = self._read_milestones(self._read_evaluations())
@@ -87,6 +92,15 @@ class Follower:
         if state != self._reported_state:
             self._reported_state, news = state, replace(news, state=state)
         return news
+
+    def _is_outdated(self, version: int) -> bool:
+        """Check, at the cost of a few system calls, if anything has changed since the last poll."""
+        stamps = tuple(read_stamp(self._run.path / name) for name in STATE_FILES)
+        running = self._run.running
+        if (version, stamps, running) == (self._version, self._stamps, self._was_running):
+            return False
+        self._stamps, self._was_running = stamps, running
+        return True
 
     def _reload_run(self) -> None:
         """Open the run again where resuming changed its config."""

@@ -130,14 +130,7 @@ class Run:
     @property
     def running(self) -> bool:
         """True while a process holds the lock; on a network file system, as far as its locks reach."""
-        try:
-            with open(self.path / "lock", encoding="ascii") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_locked(self.path)
 
     def write_engine_facts(self, facts: EngineFacts) -> None:
         """Write the facts of the process that now searches, for `blendsearch status`."""
@@ -150,6 +143,18 @@ class Run:
         except (OSError, ValueError):
             return {}
         return facts
+
+
+def is_locked(path: Path) -> bool:
+    """Check if a process holds the lock of the run directory `path`."""
+    try:
+        with open(path / "lock", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -216,7 +221,7 @@ def open_run(folder: Path, name: str) -> Run:
     except (FileNotFoundError, NotADirectoryError) as error:
         known = ", ".join(list_runs(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
     written = facts.get("format") if isinstance(facts, dict) else None
     if not isinstance(written, int):

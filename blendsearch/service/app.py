@@ -1,6 +1,8 @@
 """The JSON API and the pages, as one ASGI application."""
 
+import asyncio
 import io
+import logging
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,15 +13,19 @@ from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from blendsearch.errors import BlendsearchError, ConfigError
+from blendsearch.results.listing import DAMAGE
 from blendsearch.results.report.chart import ChartOptions, XAxisName, YAxisName
 from blendsearch.runs.config.loading import DIGITS, dump_config
 from blendsearch.service.charts import ChartCache, ChartKind
 from blendsearch.service.config_policy import MAX_CONFIG_SIZE
-from blendsearch.service.events import RunWatcher, format_compact_json, stream_list_events, stream_run_events
+from blendsearch.service.events import RunWatcher, format_compact_json
+from blendsearch.service.feeds import Feeds
+from blendsearch.service.limits import EventStream, StreamLimit, WorkLimit
 from blendsearch.service.security import App, Authenticator, SecurityMiddleware, parse_session
 from blendsearch.service.workspace import NotFoundError, Workspace
 
@@ -133,7 +139,7 @@ def make_app(
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
-        responses=_document_errors(400, 401, 403, 413, 421, 422),
+        responses=_document_errors(400, 401, 403, 413, 421, 422, 503),
     )
     app.include_router(_make_session_router(authenticator, cookie))
     app.include_router(_make_read_router(workspace))
@@ -144,6 +150,16 @@ def make_app(
     async def handle_blendsearch_error(request: Request, error: BlendsearchError) -> JSONResponse:
         status = 404 if isinstance(error, NotFoundError) else 422 if isinstance(error, ConfigError) else 409
         return JSONResponse({"error": " ".join(str(error).split())}, status)
+
+    async def handle_damage(request: Request, error: Exception) -> JSONResponse:
+        logging.getLogger("uvicorn.error").error("a request failed", exc_info=error)
+        run = request.path_params.get("run")
+        if run is None:
+            return JSONResponse({"error": "the request failed: the server's output has the reason"}, 500)
+        return JSONResponse({"error": f"run {run!r} is damaged ({type(error).__name__}): restore it from a copy"}, 409)
+
+    for kind in DAMAGE:
+        app.add_exception_handler(kind, handle_damage)
 
     @app.exception_handler(RequestValidationError)
     async def handle_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -180,22 +196,24 @@ def _make_session_router(authenticator: Authenticator, cookie: str) -> APIRouter
 
 
 def _make_read_router(workspace: Workspace) -> APIRouter:
-    from blendsearch.results.report.report import write_report
     from blendsearch.results.status import read_status
     from blendsearch.results.summary import summarize_run
 
     router = APIRouter(tags=["reading"])
+    feeds, streams = Feeds(workspace), StreamLimit()
+    reports, drawings = WorkLimit("reports", 2, 8), WorkLimit("charts", 1, 64)
     missing = _document_errors(404, 409)
     text, page, stream = (_document_content(kind) for kind in ("text/plain", "text/html", "text/event-stream"))
 
     @router.get("/api/runs", response_model=list[RunRow])
-    def summarize_runs() -> Any:
-        return workspace.summarize_runs()
+    async def summarize_runs() -> Any:
+        # in other threads than requests that take long
+        return await asyncio.to_thread(workspace.summarize_runs)
 
     @router.get("/api/events", response_class=StreamingResponse, responses=stream)
     async def stream_runs() -> StreamingResponse:
         """Server-sent events: the list, at once and after every change."""
-        return StreamingResponse(stream_list_events(workspace), media_type="text/event-stream")
+        return EventStream(feeds.stream_list(), streams)
 
     @router.get("/api/example", response_class=Response, responses=text)
     def get_example_config() -> Response:
@@ -237,17 +255,21 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         if not workspace.has_run(run) and run not in workspace.processes.list_names():
             raise NotFoundError(f"no run is called {run!r}")
         begin = after if last_event_id is None else int(last_event_id)
-        return StreamingResponse(stream_run_events(workspace, run, begin), media_type="text/event-stream")
+        return EventStream(feeds.stream_run(run, begin), streams)
 
     charts = ChartCache()
 
     @router.get(
         "/api/runs/{run}/chart", response_class=Response, responses=missing | _document_content("image/svg+xml")
     )
-    def get_run_chart(run: RunName, query: Annotated[ChartQuery, Query()]) -> Response:
+    async def get_run_chart(run: RunName, query: Annotated[ChartQuery, Query()]) -> Response:
         """A chart as SVG: the front, or at one budget the best network so far. Points have their id as `data-id`."""
-        runs = [workspace.open(name) for name in (run, query.beside) if name is not None]
-        text = charts.render(runs, query.kind, ChartOptions(query.x, query.y, query.log))
+
+        def draw() -> str:
+            runs = [workspace.open(name) for name in (run, query.beside) if name is not None]
+            return charts.render(runs, query.kind, ChartOptions(query.x, query.y, query.log))
+
+        text = await drawings.run(draw)
         return Response(text, media_type="image/svg+xml")
 
     @router.get("/api/runs/{run}/config", response_class=Response, responses=missing | text)
@@ -257,14 +279,11 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         return Response(text or dump_config(workspace.open(run).config), media_type="text/plain")
 
     @router.get("/api/runs/{run}/report", response_class=Response, responses=missing | page)
-    def get_run_report(run: RunName) -> HTMLResponse:
+    async def get_run_report(run: RunName) -> HTMLResponse:
         """As `blendsearch report`: one page that loads nothing."""
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "report.html"
-            write_report(workspace.open(run), path)
-            policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-            headers = {"content-security-policy": f"{policy}; frame-ancestors 'none'"}
-            return HTMLResponse(path.read_text(encoding="utf-8"), headers=headers)
+        policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+        headers = {"content-security-policy": f"{policy}; frame-ancestors 'none'"}
+        return HTMLResponse(await reports.run(_make_report, workspace, run), headers=headers)
 
     @router.get("/api/runs/{run}/exports/{network}", response_model=ExportStatus, responses=missing)
     def get_export_status(run: RunName, network: Annotated[int, InPath(ge=0, le=10**9)]) -> Any:
@@ -275,19 +294,35 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         response_class=Response,
         responses=missing | _document_content("application/zip"),
     )
-    def download_export(run: RunName, network: Annotated[int, InPath(ge=0, le=10**9)]) -> Response:
+    async def download_export(run: RunName, network: Annotated[int, InPath(ge=0, le=10**9)]) -> Response:
         """A zip of what `blendsearch export` wrote; for `blendsearch.load` once unpacked."""
-        if workspace.get_export_status(run, network)["state"] != "done":
+        status = await run_in_threadpool(workspace.get_export_status, run, network)
+        if status["state"] != "done":
             raise HTTPException(404, f"network {network} of run {run!r} has not been exported: post to its exports")
         name = f"{run}-{network}"
-        body = io.BytesIO()
-        with zipfile.ZipFile(body, "w") as archive:
-            for path in sorted(workspace.get_export_folder(run, network).iterdir()):
-                archive.write(path, f"{name}/{path.name}")
+        body = await reports.run(_pack_folder, workspace.get_export_folder(run, network), name)
         headers = {"content-disposition": f'attachment; filename="{name}.zip"'}
-        return Response(body.getvalue(), media_type="application/zip", headers=headers)
+        return Response(body, media_type="application/zip", headers=headers)
 
     return router
+
+
+def _make_report(workspace: Workspace, run: str) -> str:
+    from blendsearch.results.report.report import write_report
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "report.html"
+        write_report(workspace.open(run), path)
+        return path.read_text(encoding="utf-8")
+
+
+def _pack_folder(folder: Path, name: str) -> bytes:
+    """Pack the files of a folder as a zip, below the folder `name`."""
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"{name}/{path.name}")
+    return body.getvalue()
 
 
 def _make_write_router(workspace: Workspace) -> APIRouter:

@@ -1,22 +1,21 @@
-"""Server-sent events of a run, from before its directory exists until after its search has ended."""
+"""Sources of events: the list of runs, and the news of a run from before its directory exists."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
 
-from blendsearch.errors import BlendsearchError
 from blendsearch.results.follower import Follower
 from blendsearch.results.live_messages import EmptyRunState, ProcessOutput, RunNews
+from blendsearch.results.news_log import NewsLog
 from blendsearch.runs.run import open_run
 from blendsearch.service.workspace import NotFoundError, Workspace
 
-POLL_SECONDS = 0.2
-"""Seconds between two polls of a run; a poll without news takes under a millisecond."""
+POLL_SECONDS, REST_SECONDS = 0.2, 1.0
+"""Seconds between two polls of a run that is searched, and of one that is not, or of the list."""
 
-KEEPALIVE_SECONDS = 15.0
-"""Seconds without an event after which a comment keeps the connection alive."""
+MAX_TEXTS = 8
+"""Formatted messages of the latest version that are kept for further viewers."""
 
 
 class RunWatcher:
@@ -39,7 +38,7 @@ class RunWatcher:
         """
         if self._follower is None and self._workspace.has_run(self._name):
             self._follower = Follower(open_run(self._workspace.runs, self._name), self._after)
-        news = RunNews() if self._follower is None else self._follower.poll()
+        news = self._poll_follower()
         children = self._workspace.processes
         child = ProcessOutput(lives=children.is_running(self._name), said=tuple(children.read_output(self._name)))
         if self._follower is None:
@@ -47,6 +46,17 @@ class RunWatcher:
         if child != self._reported_child:
             self._reported_child, news = child, replace(news, child=child)
         return news
+
+    def _poll_follower(self) -> RunNews:
+        """Poll the follower; one that fails is replaced at the next poll, and reports everything again."""
+        if self._follower is None:
+            return RunNews()
+        try:
+            return self._follower.poll()
+        except Exception:
+            self.close()
+            self._follower = None
+            raise
 
     def _report_empty_state(self, child: ProcessOutput) -> RunNews:
         if not child.lives and not child.said:
@@ -58,44 +68,91 @@ class RunWatcher:
         return RunNews(state=state)
 
 
-async def stream_run_events(workspace: Workspace, name: str, after: int) -> AsyncIterator[str]:
-    """Stream the news of a run, the first at once; ends with ``gone`` when the run cannot be read."""
-    watch = RunWatcher(workspace, name, after)
-    silent = 0.0
-    try:
-        while True:
-            try:
-                news = await asyncio.to_thread(watch.poll)
-            except (BlendsearchError, OSError) as error:
-                yield f"event: gone\ndata: {json.dumps(' '.join(str(error).split()))}\n\n"
-                return
-            if news:
-                after = max([after, *(() if news.rows is None else news.rows.id)])
-                yield f"id: {after}\ndata: {format_compact_json(news.to_dict())}\n\n"
-                silent = 0.0
-            elif silent > KEEPALIVE_SECONDS:
-                yield ": keepalive\n\n"
-                silent = 0.0
-            await asyncio.sleep(POLL_SECONDS)
-            silent += POLL_SECONDS
-    finally:
-        watch.close()
+class EventText(NamedTuple):
+    """A message that brings a viewer to `version`; `last` is the largest id of a network in it, or 0."""
+
+    version: int
+    last: int
+    text: str
 
 
-async def stream_list_events(workspace: Workspace) -> AsyncIterator[str]:
-    """Stream the list of runs, at once and after every change."""
-    sent: list[dict[str, Any]] | None = None
-    silent = 0.0
-    while True:
-        rows = await asyncio.to_thread(workspace.summarize_runs)
-        if rows != sent:
-            sent, silent = rows, 0.0
-            yield f"data: {format_compact_json(rows)}\n\n"
-        elif silent > KEEPALIVE_SECONDS:
-            silent = 0.0
-            yield ": keepalive\n\n"
-        await asyncio.sleep(5 * POLL_SECONDS)
-        silent += 5 * POLL_SECONDS
+class EventSource(Protocol):
+    """What viewers of the same page watch. `poll` and `format` run in threads."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds until the next poll."""
+
+    def poll(self) -> int:
+        """Read changes; returns the version, which grows with each."""
+
+    def format(self, since: int, after: int) -> EventText:
+        """Format what is newer than version `since`, for a reader with the ids up to `after`."""
+
+    def close(self) -> None:
+        """Release what is open."""
+
+
+class RunEvents:
+    """The news of one run: one store and one poll for all viewers."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        self._watcher, self._log = RunWatcher(workspace, name), NewsLog()
+        self._texts: dict[tuple[int, int], EventText] = {}
+        self._lock, self._closed, self._active = Lock(), False, True
+
+    @property
+    def interval(self) -> float:
+        return POLL_SECONDS if self._active else REST_SECONDS
+
+    def poll(self) -> int:
+        with self._lock:
+            if not self._closed and (news := self._watcher.poll()):
+                self._log.add(news)
+                self._texts.clear()
+                if news.state is not None:
+                    self._active = news.state.state in ("running", "starting")
+            return self._log.version
+
+    def format(self, since: int, after: int) -> EventText:
+        with self._lock:
+            key = since, 0 if since else after
+            if key not in self._texts:
+                if len(self._texts) >= MAX_TEXTS:
+                    self._texts.clear()
+                news = self._log.collect(*key)
+                last = 0 if news.rows is None else max(news.rows.id)
+                self._texts[key] = EventText(self._log.version, last, format_compact_json(news.to_dict()))
+            return self._texts[key]
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._watcher.close()
+
+
+class ListEvents:
+    """The list of runs, whole after every change."""
+
+    interval = REST_SECONDS
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._rows: list[dict[str, Any]] | None = None
+        self._event = EventText(0, 0, "")
+
+    def poll(self) -> int:
+        rows = self._workspace.summarize_runs()
+        if rows != self._rows:
+            self._rows = rows
+            self._event = EventText(self._event.version + 1, 0, format_compact_json(rows))
+        return self._event.version
+
+    def format(self, since: int, after: int) -> EventText:
+        return self._event
+
+    def close(self) -> None:
+        """Release nothing."""
 
 
 def format_compact_json(facts: Any) -> str:

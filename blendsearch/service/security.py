@@ -2,12 +2,13 @@
 
 import hmac
 import json
+import re
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import IPv6Address
 from typing import Any
-from urllib.parse import urlsplit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -16,6 +17,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_BODY_SIZE = 256_000
 BODY_TOO_LARGE = f"the body is too large: at most {MAX_BODY_SIZE:,} bytes are taken"
+MAX_PORT = 65_535
 SESSION_PATH = "/api/session"
 """The only address of the API without a token: it receives one."""
 
@@ -26,6 +28,9 @@ CONTENT_SECURITY_POLICY = (
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 """Nothing from other hosts, no inline script or style, and no text that becomes markup."""
+
+HOST = re.compile(r"(?P<name>\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::(?P<port>[1-9][0-9]{0,4}))?", re.ASCII)
+"""The header host: a name, or an IPv6 address in brackets, and perhaps a port. No user, no empty port."""
 
 SECURITY_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -75,7 +80,8 @@ class SecurityMiddleware:
     """Checks requests before they reach the application, so that no route is missed."""
 
     def __init__(self, app: App, authenticator: Authenticator, hosts: frozenset[str], cookie: str) -> None:
-        self._app, self._authenticator, self._hosts, self._cookie = app, authenticator, hosts, cookie
+        self._app, self._authenticator, self._cookie = app, authenticator, cookie
+        self._hosts = frozenset(f"[{name}]" if ":" in name else name for name in hosts)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -100,6 +106,8 @@ class SecurityMiddleware:
     def _check(self, scope: MutableMapping[str, Any]) -> None:
         headers = _parse_headers(scope)
         host = headers.get("host", "")
+        if not scope["path"].startswith("/"):
+            raise Refusal(400, "the request names a whole address or none: expected a path that begins with /")
         if _parse_hostname(host) not in self._hosts:
             raise Refusal(421, f"this server does not answer to the name {host[:80]!r}: see serve --allow-host")
         if not (scope["path"] == "/api" or scope["path"].startswith("/api/")):
@@ -131,7 +139,7 @@ async def _read_body(receive: Receive) -> Receive:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            break
+            raise Refusal(400, "the client left before the end of its request")
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY_SIZE:
@@ -164,11 +172,19 @@ def _parse_headers(scope: MutableMapping[str, Any]) -> dict[str, str]:
 
 
 def _parse_hostname(host: str) -> str:
-    """Return the host name without its port; empty where it cannot be parsed."""
+    """Return the host name without its port, as it is written; empty where it cannot be parsed."""
+    found = HOST.fullmatch(host)
+    return "" if found is None or int(found["port"] or 1) > MAX_PORT else found["name"]
+
+
+def is_host_name(name: str) -> bool:
+    """Return whether `name` is a lower-case host name, or an IPv6 address without brackets, and no port."""
+    if ":" not in name:
+        return name != "" and _parse_hostname(name) == name
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return str(IPv6Address(name)) == name
     except ValueError:
-        return ""
+        return False
 
 
 def _add_headers(message: Message, path: str) -> None:

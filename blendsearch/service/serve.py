@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blendsearch.errors import ConfigError
 from blendsearch.service import LOOPBACK_HOSTS, TOKEN_VARIABLE
-from blendsearch.service.security import Authenticator
+from blendsearch.service.security import Authenticator, is_host_name
 from blendsearch.service.workspace import Workspace
 
 MIN_TOKEN_LENGTH = 20
@@ -23,13 +23,14 @@ def serve(
     `host_names` are further names that the server answers to. Raises ConfigError when it cannot be served there.
     """
     try:
-        import uvicorn
-
         from blendsearch.service.app import make_app
+        from blendsearch.service.connections import ConnectionLimits, make_server, raise_file_limit
     except ImportError as error:
         raise ConfigError(f"the live page needs {error.name}: pip install blendsearch[serve]") from error
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} is not a folder")
+    for name in host_names:
+        _check_host_name(name)
     token = os.environ.pop(TOKEN_VARIABLE, "") or secrets.token_urlsafe(32)
     if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
@@ -47,10 +48,12 @@ def serve(
     _announce(runs, f"http://{shown}:{port}", token, as_json)
     if host not in LOOPBACK_HOSTS:
         print("warning: over plain HTTP the token can be read in transit: use a tunnel", file=sys.stderr)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off"
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    make_server(app, ConnectionLimits(raise_file_limit())).run(sockets=[listening])
+
+
+def _check_host_name(name: str) -> None:
+    if not is_host_name(name.lower()):
+        raise ConfigError(f"--allow-host {name!r} is not the name of a host: expected a name or an address, no port")
 
 
 def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blendsearch.errors import RunError
-from blendsearch.results.listing import summarize_runs
+from blendsearch.results.listing import RunLister
 from blendsearch.results.network import describe_network
 from blendsearch.results.summary import select_network
 from blendsearch.runs.config.loading import dump_config
@@ -27,8 +27,10 @@ class Workspace:
     runs: Path
     data: Path | None = None
     processes: ProcessManager = field(init=False)
+    lister: RunLister = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lister", RunLister(self.runs))
         object.__setattr__(self, "processes", ProcessManager(self.runs))
 
     def has_run(self, name: str) -> bool:
@@ -57,12 +59,14 @@ class Workspace:
         The reason of a failure is the last line of its process.
         """
         self.processes.reap()
-        rows = [row.to_dict() for row in summarize_runs(self.runs)]
+        rows = [row.to_dict() for row in self.lister.list_runs()]
+        started = self.processes.list_names()
         for row in rows:
-            if row["state"] in ("stopped", "finished") and self.processes.is_running(row["run"]):
+            name = row["run"]
+            if name in started and row["state"] in ("stopped", "finished") and self.processes.is_running(name):
                 row["state"] = "starting"  # it is being resumed
         known = {row["run"] for row in rows}
-        for name in self.processes.list_names():
+        for name in started:
             if name in known or not NAME.fullmatch(name):
                 continue
             lives, said = self.processes.is_running(name), self.processes.read_output(name)

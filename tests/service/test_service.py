@@ -1,5 +1,6 @@
 """The live page's server: who is let in, what configs are taken from a network, and that it says what the CLI says."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import select_evaluated, select_front
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
+from blendsearch.service import LOOPBACK_HOSTS
 from blendsearch.service.app import make_app
 from blendsearch.service.config_policy import (
     MAX_CONFIG_SIZE,
@@ -74,10 +76,93 @@ def test_the_token_is_exchanged_for_a_cookie_that_scripts_cannot_read(client: Te
     assert client.get("/api/runs").status_code == 401
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8484", "127.0.0.1.evil.example", "", "[::1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8484",
+        "127.0.0.1.evil.example",
+        "",
+        "[::1",
+        "::1",
+        "[::1]]",
+        "[::1].evil.example",
+        "[0:0:0:0:0:0:0:1]",
+        "[::1%25lo]",
+        "[127.0.0.1]",
+        "[localhost]",
+        "user@localhost",
+        "localhost@evil.example",
+        "localhost:8484@evil.example",
+        "localhost.",
+        "localhost.:8484",
+        "LOCALHOST",
+        "localhost:",
+        "localhost:0",
+        "localhost:08484",
+        "localhost:65536",
+        "localhost:84848484",
+        "localhost:+80",
+        "localhost:http",
+        "localhost:80:80",
+        "localhost:\u00b2".encode("latin-1"),
+        "localhost,evil.example",
+        "localhost/",
+        "localhost#",
+        "localhost?",
+        "localhost\\evil.example",
+        "127.1",
+        "2130706433",
+        "0x7f.0.0.1",
+    ],
+)
 def test_another_name_is_not_answered(client: TestClient, host: str) -> None:
     for path in ("/", "/api/runs", "/pages/api.js"):
-        assert client.get(path, headers={**BEARER, "host": host}).status_code == 421
+        answer = client.get(path, headers={**BEARER, "host": host})
+        assert answer.status_code == 421 and "--allow-host" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8484", "127.0.0.1:1", "[::1]", "[::1]:65535", "my_box.lan:80"]
+)
+def test_an_allowed_name_is_answered_at_any_port(searched: Path, host: str) -> None:
+    app = make_app(Workspace(searched), Authenticator(TOKEN), LOOPBACK_HOSTS | {"my_box.lan"})
+    with TestClient(app, base_url=HOST) as client:
+        assert client.get("/api/runs", headers={**BEARER, "host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["host", "origin", "authorization", "content-length"])
+def test_a_repeated_header_is_refused(client: TestClient, header: str) -> None:
+    repeated = [(header, "127.0.0.1"), (header, "127.0.0.1"), *BEARER.items()]
+    assert client.get("/api/runs", headers=repeated).status_code == 400
+
+
+def ask_application(searched: Path, **changes: Any) -> list[Any]:
+    """Send a request to the application as a server would pass it on; returns the messages of the answer."""
+    app = make_app(Workspace(searched), Authenticator(TOKEN), frozenset({"localhost"}))
+    headers = [(b"host", b"localhost"), *((key.encode(), value.encode()) for key, value in BEARER.items())]
+    scope = {"type": "http", "method": "GET", "path": "/api/runs", "query_string": b"", "headers": headers} | changes
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+@pytest.mark.parametrize("target", ["http://localhost/api/runs", "localhost:8484", "*", ""])
+def test_a_target_that_is_no_path_is_refused(searched: Path, target: str) -> None:
+    start, body = ask_application(searched, path=target)
+    assert start["status"] == 400 and "begins with /" in json.loads(body["body"])["error"]
+
+
+def test_half_a_body_changes_nothing(searched: Path) -> None:
+    start, body = ask_application(searched, method="POST", path="/api/runs/one/stop")
+    assert start["status"] == 400 and "before the end" in json.loads(body["body"])["error"]
 
 
 @pytest.mark.parametrize(
