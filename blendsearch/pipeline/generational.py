@@ -6,11 +6,12 @@ The number and speed of workers do not change the result.
 import time
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any, TypedDict
 
 from blendsearch.events import GenerationAsked, StoppedEarly
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer, restore_optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
     check_stored,
@@ -26,7 +27,16 @@ from blendsearch.pipeline.recording import (
     warn_of_exhaustion,
 )
 from blendsearch.pipeline.stopping import find_stop_reason
-from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.checkpoint import load_checkpoint, refuse_unfit_state, save_checkpoint
+from blendsearch.runs.decoding import check_type
+
+
+class SearchState(TypedDict):
+    """A checkpoint of the search: the next generation, the evaluations before it, and the optimizer's state."""
+
+    generation: int
+    asked: int
+    evolution: dict[str, Any]
 
 
 def run_generational(session: SearchSession) -> None:
@@ -36,9 +46,11 @@ def run_generational(session: SearchSession) -> None:
     state = load_checkpoint(checkpoints, session.warn)
     generation, asked = 0, 0
     if state is not None:
+        with refuse_unfit_state(checkpoints):
+            check_type(state, SearchState)
+            restore_optimizer(optimizer, state["evolution"])
         generation, asked = state["generation"], state["asked"]
-        check_stored(asked, session)
-        optimizer.load_state_dict(state["evolution"])
+        check_stored(asked, generation, session)
         session.report(describe_progress(asked, generation, session))
     evaluate_dense(session)
 

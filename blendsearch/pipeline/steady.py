@@ -10,15 +10,15 @@ On a machine that rounds differently, the optimizer may ask for other candidates
 the stored results instead; a warning says so, and the search continues from there.
 """
 
-import json
 import sys
 import time
 from collections import deque
 
+from blendsearch.errors import RunError
 from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer, parse_stored_genome
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
     describe_progress,
@@ -164,6 +164,10 @@ def replay(tracker: CandidateTracker, session: SearchSession) -> None:
     rows = {row.id: row for row in store.read_evaluations()}
     num_replaced = 0
     for completion in store.read_completions():
+        if completion.id not in rows:
+            raise RunError(
+                f"run.sqlite of run {session.run.name!r} lacks network {completion.id}: restore it from a copy"
+            )
         row = rows[completion.id]
         if not row.id:
             continue  # the dense network, which the optimizer did not ask for
@@ -172,7 +176,7 @@ def replay(tracker: CandidateTracker, session: SearchSession) -> None:
         if tracker.pending.get(row.digest, (0,))[0] != row.id:
             num_replaced += 1
             cut = unpack_cut(row.cut, problem.structure.maps.channels)
-            genome = tracker.optimizer.deserialize_genome(json.loads(row.genome))
+            genome = parse_stored_genome(tracker.optimizer, row.genome)
             tracker.replace(row.id, Candidate(genome, cut, row.digest, row.origin))
         _, candidate = tracker.pending[row.digest]
         tracker.tell(row.digest, make_candidate_result(candidate, row, problem))

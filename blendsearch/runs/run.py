@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,17 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.decoding import check_type, parse_json
 from blendsearch.runs.files import apply_umask, refuse_links
 from blendsearch.runs.records import InheritedEvaluation
-from blendsearch.runs.run_facts import EngineFacts, FinishFacts, Provenance, StructureFacts
+from blendsearch.runs.run_facts import (
+    EngineFacts,
+    FinishFacts,
+    Provenance,
+    StructureFacts,
+    decode_provenance,
+    decode_structure,
+)
 from blendsearch.runs.store import Store
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -67,7 +76,9 @@ class Run:
 
     def open_store(self, *, read_only: bool = False) -> Store:
         """Open ``run.sqlite``: ``with run.open_store() as store``."""
-        return Store(self.path / "run.sqlite", read_only=read_only)
+        channels = sum(group["channels"] for group in self.structure["groups"])
+        layers = len(self.structure.get("layers", ()))
+        return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers)
 
     def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
@@ -143,10 +154,15 @@ class Run:
         write_atomically(self.path / "engine.json", json.dumps(facts, indent=1))
 
     def read_engine_facts(self) -> EngineFacts:
-        """Read the facts that `write_engine_facts` wrote last; empty if it never did."""
+        """Read the facts that `write_engine_facts` wrote last. Empty if it never did; with a warning, if damaged."""
+        path = self.path / "engine.json"
         try:
-            facts: EngineFacts = json.loads((self.path / "engine.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            facts: EngineFacts = parse_json(path.read_text(encoding="utf-8"))
+            check_type(facts, EngineFacts)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
             return {}
         return facts
 
@@ -215,14 +231,16 @@ def open_run(folder: Path, name: str) -> Run:
         )
     path = folder / name
     try:
-        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        facts = parse_json((path / "run.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_dir() and _is_run(path):
+            raise RunError(f"{path / 'run.json'} is missing: restore it from a copy") from error
         known = ", ".join(list_runs(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
     written = facts.get("format") if isinstance(facts, dict) else None
-    if not isinstance(written, int):
+    if type(written) is not int or written < 1:
         raise RunError(f"{path / 'run.json'} has no format number: it is no run")
     if written > FORMAT:
         raise RunError(
@@ -232,7 +250,11 @@ def open_run(folder: Path, name: str) -> Run:
     missing = [name for name in ("config", "provenance", "structure") if not isinstance(facts.get(name), dict)]
     if missing:
         raise RunError(f"{path / 'run.json'} has no {' and no '.join(missing)}: it is damaged; restore it from a copy")
-    return Run(path, parse_config(facts["config"], str(path)), facts["provenance"], facts["structure"])
+    config = parse_config(facts["config"], str(path / "run.json"))
+    try:
+        return Run(path, config, decode_provenance(facts["provenance"]), decode_structure(facts["structure"]))
+    except ValueError as error:
+        raise RunError(f"{path / 'run.json'} is damaged ({error}): restore it from a copy") from error
 
 
 def list_runs(folder: Path) -> list[str]:
@@ -240,7 +262,12 @@ def list_runs(folder: Path) -> list[str]:
     _check_folder(folder)
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
+    return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and _is_run(path))
+
+
+def _is_run(path: Path) -> bool:
+    """Return True for a run, also for one whose ``run.json`` is missing or a link to nothing."""
+    return os.path.lexists(path / "run.json") or (path / "run.sqlite").is_file()
 
 
 def _check_folder(folder: Path) -> None:

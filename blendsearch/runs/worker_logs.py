@@ -1,7 +1,9 @@
 """Logs of the workers, as JSON lines in the run directory: ``logs/worker-N.jsonl``, one file per worker."""
 
 import json
+import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,34 @@ class WorkerLogs:
 
 
 def read_logs(folder: Path) -> list[LogLine]:
-    """Read the lines of all workers in the order of time, without lines truncated by a crash."""
+    """Read the lines of all workers in the order of time, without a last line truncated by a crash.
+
+    Warns of other lines, and of files, that cannot be read.
+    """
     found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-    return sorted(found, key=lambda line: float(line["at"]))
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError as error:
+            warnings.warn(f"{path} cannot be read ({error.strerror}) and is skipped", stacklevel=2)
+            continue
+        parsed = [_parse_line(line) for line in lines]
+        known = [line for line in parsed if line is not None]
+        wrong = sum(line is None and bool(text) for line, text in zip(parsed[:-1], lines[:-1], strict=True))
+        if wrong or not known:
+            warnings.warn(
+                f"{path} is damaged: {wrong or 'all'} of its lines cannot be read and are skipped", stacklevel=2
+            )
+        found += known
+    return sorted(found, key=lambda line: line["at"])
+
+
+def _parse_line(text: str) -> LogLine | None:
+    """Parse a line; None where it is no event with a time. Losses may be NaN."""
+    try:
+        line = json.loads(text)
+        known = isinstance(line, dict) and type(line["at"]) in (int, float) and math.isfinite(line["at"])
+        known = known and isinstance(line["event"], str) and isinstance(line.get("again", False), bool)
+    except (ValueError, KeyError, OverflowError, RecursionError):
+        return None
+    return LogLine(**line) if known else None  # type: ignore[typeddict-item]

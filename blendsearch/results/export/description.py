@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from blendsearch.data.splits import InputDescription
+from blendsearch.data.input_description import InputDescription
 from blendsearch.results.records import JsonObject, Record, omit
 
 
