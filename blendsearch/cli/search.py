@@ -73,8 +73,8 @@ def resume(arguments: argparse.Namespace) -> None:
         with run.lock():
             run = change_config(open_run(arguments.runs, arguments.run), arguments.set)
     if run.finished:
-        print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         print_summary(run, arguments)
+        print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         return
     report = make_reporter(arguments, run.config)
     try:

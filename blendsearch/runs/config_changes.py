@@ -103,7 +103,7 @@ def check_config_copy(run: Run) -> None:
     """Raise RunError where the ``config.yaml`` of `run` was edited: it is a copy, and the run keeps its settings."""
     try:
         written = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return  # missing or unreadable: nothing that could be mistaken for other settings
     recorded = run.config.model_dump(mode="json")
     try:

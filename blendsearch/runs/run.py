@@ -295,5 +295,5 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ PAGES = {
     "api config": "/api/runs/RUN/config",
 }
 WRITING = ("resume",)
+BOOKKEEPING = ("engine.json", "logs/", "run.json")
+"""What resuming writes before it reads the checkpoint: the start, and differences that the user accepted."""
 SLOW = ("report", "export", "resume", "fork", "criteria map")
 VERBS = (*COMMANDS, "text", "python", *PAGES)
 LATENCIES = ("dense_ms", "pruned_ms")
@@ -125,8 +128,11 @@ class Drive:
             return "crash", answer.crash
         if answer.code not in (0, 2):
             return "crash", f"exit code {answer.code}"
-        if (answer.code or verb not in WRITING) and read_tree(self.runs / "one") != before:
-            return "changed", _name_changes(before, read_tree(self.runs / "one"))
+        changes = _list_changes(before, read_tree(self.runs / "one"))
+        if verb in WRITING:
+            changes = [name for name in changes if answer.code and not name.startswith(BOOKKEEPING)]
+        if changes:
+            return "changed", ", ".join(changes)
         if answer.code:
             return self._classify_refusal(damage, answer, intact)
         if answer.out == intact.out and not intact.code:
@@ -179,11 +185,14 @@ class Drive:
         return Answer(code, text, err.getvalue())
 
     def _ask(self, page: str) -> Answer:
-        answer = self.client.get(page, headers=BEARER)
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always", UserWarning)
+            answer = self.client.get(page, headers=BEARER)
+        err = "\n".join(f"warning: {item.message}" for item in noted if item.category is UserWarning)
         if answer.status_code in (404, 409, 422):
             return Answer(2, err=answer.json()["error"])
         found = answer.text if page.endswith("config") else drop_volatile(answer.json())
-        return Answer(0 if answer.status_code == 200 else 1, found)
+        return Answer(0 if answer.status_code == 200 else 1, found, err)
 
     def _open(self) -> Answer:
         try:
@@ -231,8 +240,8 @@ def _find_difference(one: Any, other: Any, place: str = "") -> str:
     return f"{place}: {str(one)[:60]} -> {str(other)[:60]}"
 
 
-def _name_changes(before: dict[str, Any], after: dict[str, Any]) -> str:
-    return ", ".join(name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
+def _list_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
 
 
 def _describe_crash(error: BaseException) -> str:

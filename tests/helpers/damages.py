@@ -45,7 +45,7 @@ class Damage:
 def list_damages(run: Path) -> list[Damage]:
     """List the damages to all files of `run`."""
     found: list[Damage] = []
-    for path in sorted(path for path in run.rglob("*") if path.is_file()):
+    for path in sorted(path for path in run.rglob("*") if path.is_file() and "sqlite-" not in path.name):
         file = path.relative_to(run).as_posix()
         found += _list_raw(file, path)
         if path.suffix == ".json":
@@ -318,7 +318,7 @@ def restore_run(template: Path, run: Path) -> None:
     if run.is_symlink() or run.is_file():
         run.unlink()
     shutil.rmtree(run, ignore_errors=True)
-    shutil.copytree(template, run)
+    shutil.copytree(template, run, ignore=shutil.ignore_patterns("*.sqlite-*", "lock"))
 
 
 def read_tree(folder: Path) -> dict[str, bytes | str]:
