@@ -18,7 +18,7 @@ pytest.importorskip("fastapi")
 from damaged_verbs import SLOW, VERBS, Drive
 from damages import Damage, list_damages, sign
 
-SAMPLE = int(os.environ.get("BLENDSEARCH_DAMAGES", "4"))
+SAMPLE = int(os.environ.get("BLENDSEARCH_DAMAGES", "3"))
 RUN_NAMES = ("digits", "killed-nsga2", "killed-tailored", "killed-steady", "latency")
 """A finished run with promotions and fine-tunes, three that were killed, and one with cost models."""
 FINE = ("same", "refused", "warned", "plausible")
