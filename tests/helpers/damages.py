@@ -286,7 +286,7 @@ def _make_array_damage(file: str, name: str, content: dict[str, Any], *, signed:
             facts["provenance"][key] = hash_arrays(content)
             (run / "run.json").write_text(json.dumps(facts))
 
-    return Damage(file, name, apply)
+    return Damage(file, name, apply, plausible=signed)
 
 
 def _list_log_lines(file: str) -> Iterator[Damage]:
