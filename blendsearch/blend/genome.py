@@ -22,6 +22,9 @@ sign.
 """
 
 
+TOLERANCE = 1e-6
+"""Rounding by which a stored gene may exceed its bounds."""
+
 NO_GENES: NDArray[np.float64] = np.zeros(0)
 
 GenomeFields = dict[str, Any]
@@ -158,8 +161,10 @@ class ClusteredSpace:
 
 
 def unflatten_genome(space: Space, genes: Sequence[float]) -> Genome:
-    """Build the genome from the genes of `Genome.flatten`."""
+    """Build the genome from the genes of `Genome.flatten`. Raises ValueError for another number of genes."""
     numbers = np.asarray(genes, dtype=np.float64)
+    if len(numbers) != len(space.low) + space.groups + space.layers + 1:
+        raise ValueError(f"a genome has {len(numbers)} genes, which does not fit its space")
     blend, share, transform, target = np.split(numbers, np.cumsum([len(space.low), space.groups, space.layers]))
     return Genome(blend, share, float(target[0]), transform)
 
@@ -168,6 +173,15 @@ def compute_bounds(space: Space) -> tuple[NDArray[np.float64], NDArray[np.float6
     """Compute the least and largest values of the genes in the order of `Genome.flatten`."""
     signed = np.ones(space.groups + space.layers)
     return np.concatenate([space.low, -signed, [0.0]]), np.concatenate([space.high, signed, [1.0]])
+
+
+def check_genes(space: Space, genes: Sequence[float]) -> None:
+    """Raise ValueError unless `genes` are those of a genome of `space`, within their bounds."""
+    genome = unflatten_genome(space, genes)
+    low, high = compute_bounds(space)
+    numbers = np.array(genome.flatten())
+    if not ((numbers >= low - TOLERANCE) & (numbers <= high + TOLERANCE)).all():
+        raise ValueError("a gene of a genome is outside its bounds")
 
 
 def blend_ranks(ranks: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]) -> list[NDArray[np.float64]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, normalize_ranks
+from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, check_genes, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 
@@ -121,7 +121,9 @@ class GroupSpace(ClusteredSpace):
         found = self.make_genome(np.asarray(facts["choice"]), np.asarray(facts["factor"], dtype=np.float64))
         share = np.asarray(facts["share"], dtype=np.float64)
         transform = self.parse_transform(facts)
-        return found._replace(share=share, target=float(facts["target"]), transform=transform)
+        genome = found._replace(share=share, target=float(facts["target"]), transform=transform)
+        check_genes(self, genome.flatten())
+        return genome
 
     def _make_equal_factors(self) -> NDArray[np.float64]:
         """Compute the factors for which all criteria have equal weight."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, normalize_ranks
+from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, check_genes, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0
@@ -101,7 +101,9 @@ class NetworkSpace(ClusteredSpace):
         deviation = np.ravel(facts["deviation"]) if self.deviations else np.zeros(0)
         blend = np.concatenate([np.asarray(facts["weight"], dtype=np.float64), deviation])
         share = np.asarray(facts["share"], dtype=np.float64)
-        return Genome(blend, share, float(facts["target"]), self.parse_transform(facts))
+        genome = Genome(blend, share, float(facts["target"]), self.parse_transform(facts))
+        check_genes(self, genome.flatten())
+        return genome
 
     def _get_deviations(self, genome: Genome) -> NDArray[np.float64]:
         shape = (self.groups, self.max_clusters)

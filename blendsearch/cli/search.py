@@ -57,22 +57,22 @@ def resume(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config.checks import check_searchable
     from blendsearch.runs.run import open_run
 
-    run = open_run(arguments.runs, arguments.run)
+    run, accepted = open_run(arguments.runs, arguments.run), list[str]()
     set_next_step(arguments, run.name)
     if arguments.set or not run.finished:
         from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs
 
         check_user_inputs(run, UserInputs(trust=arguments.trust))  # before anything is imported or changed
         check_searchable(run.config)
-        _check_compatibility(run, arguments)
+        accepted = _check_compatibility(run, arguments)
     if arguments.set:
         from blendsearch.runs.config_changes import change_config
 
         with run.lock():
             run = change_config(open_run(arguments.runs, arguments.run), arguments.set)
     if run.finished:
-        print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         print_summary(run, arguments)
+        print(f"run {run.name} has finished: nothing to resume", file=sys.stderr)
         return
     report = make_reporter(arguments, run.config)
     try:
@@ -86,6 +86,7 @@ def resume(arguments: argparse.Namespace) -> None:
             chosen = chosen.model_copy(update={"ray": arguments.ray})
         check_engine(chosen, run.config.finals.workers)
         problem = restore(run, inputs=UserInputs(trust=arguments.trust))
+        _note_accepted(run, accepted)
         engine = start_engine(chosen, problem.evaluator, run.config.finals.workers)
         run_search(run, problem, engine, report)
     finally:
@@ -93,19 +94,24 @@ def resume(arguments: argparse.Namespace) -> None:
     print_summary(run, arguments)
 
 
-def _check_compatibility(run: "Run", arguments: argparse.Namespace) -> None:
-    """Refuse differences that would change the result. Those listed in --accept are printed and recorded."""
+def _check_compatibility(run: "Run", arguments: argparse.Namespace) -> list[str]:
+    """Refuse differences that would change the result. Those listed in --accept are printed and returned."""
     from blendsearch.runs.compatibility import check_compatible
-    from blendsearch.runs.config_changes import note_accepted
     from blendsearch.training.device import resolve_device
 
     accepted = [kind for kind in (getattr(arguments, "accept", None) or "").split(",") if kind]
     found = check_compatible(run, str(resolve_device(run.config.fitness.device)), accepted)
-    if found:
+    for item in found:
+        print(f"warning: accepted: {item.text}", file=sys.stderr)
+    return [item.text for item in found]
+
+
+def _note_accepted(run: "Run", accepted: Sequence[str]) -> None:
+    from blendsearch.runs.config_changes import note_accepted
+
+    if accepted:
         with run.lock():
-            note_accepted(run, [item.text for item in found])
-        for item in found:
-            print(f"warning: accepted: {item.text}", file=sys.stderr)
+            note_accepted(run, accepted)
 
 
 def fork(arguments: argparse.Namespace) -> None:

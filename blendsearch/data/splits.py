@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from blendsearch.data.augment import resolve_augmentations
 from blendsearch.data.datasets import DataSpec, RawData, load_raw
+from blendsearch.data.input_description import InputDescription
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.split import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, is_preprocessed
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
@@ -39,15 +39,6 @@ DIGEST_BYTES = 256 * 2**20
 
 DIGEST_IMAGES = 64
 """Images of a larger split that a digest reads."""
-
-
-class InputDescription(TypedDict):
-    """The network's input as JSON values, see `Splits.describe_input`."""
-
-    shape: list[int]
-    mean: list[float] | None
-    std: list[float] | None
-    scaled_to: list[int] | None
 
 
 @dataclass(frozen=True)

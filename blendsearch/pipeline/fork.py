@@ -18,6 +18,7 @@ import numpy as np
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.events import Forked, Reporter
 from blendsearch.pipeline.methods.method import make_search_optimizer
+from blendsearch.pipeline.optimizers.base import parse_stored_genome
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.pipeline.problem.problem import Problem
@@ -147,7 +148,7 @@ def collect_inherited(
     for place, row in enumerate(begins):
         genome = row.genome
         if spread is not None:
-            moved = optimizer.deserialize_genome(json.loads(genome))._replace(target=float(spread[place]))
+            moved = parse_stored_genome(optimizer, genome)._replace(target=float(spread[place]))
             genome = json.dumps(optimizer.serialize_genome(moved))
         # a name such as "l1 in the best allocation" holds only where that allocation is still at the budget
         origin = row.origin if same else EVOLVED

@@ -6,12 +6,13 @@ The number and speed of workers do not change the result.
 import time
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any, TypedDict
 
 from blendsearch.events import GenerationAsked, StoppedEarly
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, restore_optimizer
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
     check_stored,
@@ -27,7 +28,16 @@ from blendsearch.pipeline.recording import (
     warn_of_exhaustion,
 )
 from blendsearch.pipeline.stopping import find_stop_reason
-from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.checkpoint import load_checkpoint, refuse_unfit_state, save_checkpoint
+from blendsearch.runs.decoding import check_type
+
+
+class SearchState(TypedDict):
+    """A checkpoint of the search: the next generation, the evaluations before it, and the optimizer's state."""
+
+    generation: int
+    asked: int
+    evolution: dict[str, Any]
 
 
 def run_generational(session: SearchSession) -> None:
@@ -50,9 +60,11 @@ class GenerationalSearch:
         self.generation, self.asked = 0, 0
         state = load_checkpoint(session.run.checkpoints, session.warn)
         if state is not None:
-            check_stored(state["asked"], session)
+            with refuse_unfit_state(session.run.checkpoints):
+                check_type(state, SearchState)
+                restore_optimizer(self.optimizer, state["evolution"])
             self.generation, self.asked = state["generation"], state["asked"]
-            self.optimizer.load_state_dict(state["evolution"])
+            check_stored(self.asked, self.generation, session)
         self.archive = SearchArchive(session.store, session.problem)
         if state is not None:
             session.report(describe_progress(self.asked, self.generation, session, self.archive))

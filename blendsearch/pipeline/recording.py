@@ -184,13 +184,20 @@ def record_generation(generation: int, wall: float, session: SearchSession, arch
     session.report(GenerationDone(generation=generation, evaluations=archive.evaluations, seconds=wall, **summary))
 
 
-def check_stored(asked: int, session: SearchSession) -> None:
-    """Raise RunError where the store lacks evaluations that a checkpoint after `asked` of them counts.
+def check_stored(asked: int, generation: int, session: SearchSession) -> None:
+    """Raise RunError where the store lacks evaluations that a checkpoint after `asked` of them, in `generation`
+    generations, counts, or has others of those generations.
 
     A raw evaluation of the unpruned cut is the dense network's, and has no number of its own.
     """
     raw = session.problem.config.fitness.fidelity == "raw"
-    stored = session.store.read_digests(-1, asked)
+    rows = session.store.read_bare_evaluations(-1)
+    stored = {row.id for row in rows if row.id <= asked}
+    if any((row.id <= asked) != (row.generation < generation) for row in rows if row.id):
+        raise RunError(
+            f"run.sqlite of run {session.run.name!r} has other generations than its last checkpoint counts: restore "
+            "both from a copy, or fork the run to start from what is left"
+        )
     missing = asked - sum(number > 0 for number in stored) - (raw and 0 in stored)
     if missing > 0:
         _refuse_missing(missing, f"the {asked} evaluations that its last checkpoint counts", session)

@@ -14,7 +14,6 @@ On a machine that rounds differently, the optimizer may ask for other candidates
 the stored results instead; a warning says so, and the search continues from there.
 """
 
-import json
 import sys
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
 from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer, parse_stored_genome
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.recording import (
     check_completions,
@@ -276,7 +275,7 @@ def replay(tracker: CandidateTracker, session: SearchSession, after: int) -> Non
         if tracker.pending.get(row.digest, (0,))[0] != row.id:
             num_replaced += 1
             cut = unpack_cut(row.cut, problem.structure.maps.channels)
-            genome = tracker.optimizer.deserialize_genome(json.loads(row.genome))
+            genome = parse_stored_genome(tracker.optimizer, row.genome)
             tracker.replace(row.id, Candidate(genome, cut, row.digest, row.origin))
         _, candidate = tracker.pending[row.digest]
         tracker.tell(row.digest, make_candidate_result(candidate, row, problem))

@@ -23,12 +23,12 @@ def make_cost_reader(run: Run) -> CostReader:
     if not needs_cuts_for_costs(run):
         return lambda row, latencies: BudgetedCosts()
     # these import torch: only for runs that need it
-    from blendsearch.runs.cost_files import COSTS_FILE, restore_costs
+    from blendsearch.runs.cost_files import read_costs
     from blendsearch.structure.latency_model import LatencyModel
 
     sizes = np.array([group["channels"] for group in run.structure["groups"]], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    costs = restore_costs(run.config.budget, run.read_arrays(COSTS_FILE))
+    costs = read_costs(run)
     dense = run.structure["dense"]
 
     def read(row: Evaluation, latencies: Mapping[str, Latency]) -> BudgetedCosts:

@@ -1,7 +1,7 @@
 """One network of a run in detail: its groups, its blend, its costs and its origin."""
 
-import json
 from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from blendsearch.results.summary import (
     select_network,
 )
 from blendsearch.runs.config.method_registry import get_method
+from blendsearch.runs.decoding import check_type, decode_json
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_front, select_highest_fidelity
 from blendsearch.runs.records import Evaluation, FinalResult
@@ -27,6 +28,17 @@ from blendsearch.runs.score_files import read_scores
 from blendsearch.structure.groups import unpack_cut
 
 GroupReader = Callable[[Evaluation], list[GroupRecord]]
+
+
+class _GenomeFacts(TypedDict, total=False):
+    log_alpha: list[float]
+    beta: list[float]
+    weight: list[float]
+    share: list[float]
+    transform: list[float]
+    target: float
+
+
 WeightsReader = Callable[[JsonObject], NDArray[np.float64] | None]
 """From a stored genome to the weight of each criterion in each group, (groups, criteria); None for no blend."""
 
@@ -56,9 +68,24 @@ def describe_network(run: Run, selector: str) -> NetworkDetails:
         finals=_describe_fine_tunes(run, [item for item in finals if item.digest == row.digest]),
         groups=tuple(make_group_reader(run)(row)),
         decomposed=tuple(list_decomposed_layers(run, row)) if list_decomposable_layers(run) else None,
-        genome=json.loads(row.genome),
+        genome=parse_genome(run, row),
         provenance=run.provenance,
     )
+
+
+def parse_genome(run: Run, row: Evaluation) -> JsonObject:
+    """Parse the genome of a network. Raises RunError where it is damaged."""
+    try:
+        genome: JsonObject = decode_json(row.genome, dict[str, Any])
+        check_type(genome, _GenomeFacts)
+        for name in ("log_alpha", "beta"):
+            if len(genome.get(name, run.structure["groups"])) != len(run.structure["groups"]):
+                raise ValueError(f"{name} has not one value for each group")
+    except ValueError as error:
+        raise RunError(
+            f"{run.path / 'run.sqlite'} is damaged (genome of network {row.id}: {error}): restore it from a copy"
+        ) from error
+    return genome
 
 
 def describe_training(run: Run) -> str:
@@ -90,7 +117,7 @@ def make_group_reader(run: Run) -> GroupReader:
 
     def read(row: Evaluation) -> list[GroupRecord]:
         kept = np.add.reduceat(unpack_cut(row.cut, sum(sizes)), starts, dtype=np.int64)
-        genome = json.loads(row.genome)
+        genome = parse_genome(run, row)
         weights = read_weights(genome)
         found = []
         for number, (group, size) in enumerate(zip(groups, sizes, strict=True)):
@@ -153,8 +180,10 @@ def _make_weights_reader(run: Run) -> WeightsReader:
             blend = np.concatenate([np.asarray(genome[name], dtype=np.float64).ravel() for name in pair])
             space = load_space(pair[0])
             found = space.compute_weights(Genome(blend, np.zeros(space.groups), 0.0))
-        except (KeyError, ValueError, IndexError) as error:
-            raise RunError(f"a genome of run {run.name!r} does not fit its clusters: {error}") from error
+            if not np.isfinite(found).all():
+                raise ValueError("a weight is not finite")
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError) as error:
+            raise RunError(f"a genome in {run.path / 'run.sqlite'} does not fit its clusters: {error}") from error
         # in a group without any weight all usable criteria count alike: see `genome.blended`
         usable = np.array([np.isfinite(rows[:, 0]) for rows in space.ranks])
         empty = ~found.any(axis=1)

@@ -2,16 +2,26 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from numpy.typing import NDArray
 
 from blendsearch.errors import RunError
-from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.checkpoint import load_checkpoint, refuse_unfit_state, save_checkpoint
+from blendsearch.runs.decoding import check_type
 from blendsearch.runs.files import suggest_remedy
 from blendsearch.runs.run import read_arrays, save_arrays
+
+ARRAYS_NAME = re.compile(r"arrays-[0-9]{5,}\.safetensors")
+
+
+class _ArrayCheckpoint(TypedDict):
+    arrays: str
+    sha256: str
+    state: dict[str, Any]
 
 
 def save_array_checkpoint(
@@ -47,7 +57,11 @@ def load_array_checkpoint(
     found = load_checkpoint(folder, report)
     if found is None:
         return None
-    path = folder / str(found["arrays"])
+    with refuse_unfit_state(folder):
+        check_type(found, _ArrayCheckpoint)
+        if not ARRAYS_NAME.fullmatch(found["arrays"]):
+            raise ValueError(f"arrays cannot be {found['arrays']!r}")
+    path = folder / found["arrays"]
     try:
         with open(path, "rb") as file:
             whole = hashlib.file_digest(file, "sha256").hexdigest() == found["sha256"]

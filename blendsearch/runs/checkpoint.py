@@ -7,17 +7,23 @@ objectives and crowding distances, both random streams, and the number of the ne
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from blendsearch.errors import RunError
+from blendsearch.runs.decoding import check_type
 from blendsearch.runs.files import suggest_remedy
 from blendsearch.runs.parsing import parse_json, read_json
 
 MAX_CHECKPOINTS = 3
 """Number of checkpoints kept: the last one, and earlier ones in case it is damaged."""
+
+
+class _Envelope(TypedDict):
+    sha256: str
+    state: str
 
 
 def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> None:
@@ -42,11 +48,15 @@ def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, An
     found = sorted(folder.glob("generation-*.json"), reverse=True)
     for path in found:
         try:
-            envelope = read_json(path)
+            envelope = read_json(path, allow_nan=False)
+            check_type(envelope, _Envelope)
             body = envelope["state"]
             if envelope["sha256"] != _compute_digest(body):
                 raise ValueError("its checksum does not match")
-            state: dict[str, Any] = parse_json(body)
+            state: dict[str, Any] = parse_json(body, allow_nan=False)
+            check_type(state, dict[str, Any])
+            if path.stem != f"generation-{state.get('generation', int(path.stem[-5:])):05d}":
+                raise ValueError("it is of another generation")
         except (OSError, ValueError, KeyError, TypeError) as error:
             report(f"checkpoint {path.name} is damaged ({error}) and is skipped")
             continue
@@ -54,6 +64,18 @@ def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, An
     if found:
         raise RunError(f"every checkpoint in {folder} is damaged: restore one from a backup, or start a new run")
     return None
+
+
+@contextmanager
+def refuse_unfit_state(folder: Path) -> Iterator[None]:
+    """Raise RunError where the state of a checkpoint in `folder`, used inside, is not one of this run."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise RunError(
+            f"the newest checkpoint in {folder} does not fit its run ({' '.join(str(error).split())[:200]}): "
+            "restore it from a copy, or remove it to resume from the one before"
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

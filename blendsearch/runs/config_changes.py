@@ -59,7 +59,9 @@ def _note(run: Run, change: FieldChanges | AcceptedDifferences, config: Config) 
     facts = read_json(run.path / "run.json")
     facts["config"] = config.model_dump(mode="json")
     past = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **change}
-    facts["changes"] = [*facts.get("changes", []), past]
+    if not isinstance(facts.setdefault("changes", []), list):
+        raise RunError(f"{run.path / 'run.json'} is damaged (changes is no list): restore it from a copy")
+    facts["changes"].append(past)
     write_atomically(run.path / "run.json", json.dumps(facts, indent=1))
 
 

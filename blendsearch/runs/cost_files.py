@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.errors import RunError
 from blendsearch.runs.config.schema import BudgetConfig
 from blendsearch.runs.run import Run
 from blendsearch.structure.cost import CostOracle
@@ -41,6 +43,25 @@ def restore_costs(budget: BudgetConfig, arrays: Arrays) -> dict[str, PeakMemory 
     return found
 
 
+def read_costs(run: Run) -> dict[str, PeakMemory | LatencyModel]:
+    """Read the extra costs of `run` by name. Raises RunError where ``costs.safetensors`` is missing or damaged."""
+    sizes = np.array([group["channels"] for group in run.structure["groups"]], dtype=np.int64)
+    stored = run.read_arrays(COSTS_FILE)
+    try:
+        found = restore_costs(run.config.budget, stored)
+        for name, cost in found.items():
+            known = cost.dense if isinstance(cost, LatencyModel) else int(cost(sizes))
+            if known != run.structure["dense"][name] or not np.isfinite(cost(sizes)).all():
+                raise ValueError(f"{name} of the dense network is {known}, run.json has another")
+        if not all(np.isfinite(values).all() for values in stored.values()):
+            raise ValueError("it holds values that are not finite")
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.path / COSTS_FILE}.safetensors does not fit run.json ({error}): restore both from a copy"
+        ) from error
+    return found
+
+
 def load_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = None) -> CostOracle:
     """Load the cost oracle of `run` without new measurements.
 
@@ -49,7 +70,7 @@ def load_oracle(run: Run, structure: Structure, budget: BudgetConfig | None = No
     """
     oracle, known = structure.oracle, run.config.budget
     if {"memory", "latency"} & known.get_spans().keys():
-        for name, cost in restore_costs(known, run.read_arrays(COSTS_FILE)).items():
+        for name, cost in read_costs(run).items():
             other = budget is not None and (
                 name not in budget.get_spans() or (name == "latency" and budget.measured != known.measured)
             )

@@ -102,3 +102,36 @@ class Latency(NamedTuple):
 
     ratio: float
     seconds: float
+
+
+class StoredGeneration(NamedTuple):
+    """A row of the table of generations; `summary` is JSON."""
+
+    generation: int
+    evaluations: int
+    seconds: float
+    wall: float
+    summary: str
+
+
+class StoredTest(NamedTuple):
+    """A row of the table of tests; `subject` is ``dense`` or a cut's digest."""
+
+    subject: str
+    loss: float
+    error: float
+
+
+class StoredLatency(NamedTuple):
+    """A row of the table of latencies."""
+
+    digest: str
+    ratio: float
+    seconds: float
+
+
+class StoredMetrics(NamedTuple):
+    """A row of the table of further metrics; `numbers` is JSON."""
+
+    digest: str
+    numbers: str

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,19 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import apply_umask, refuse_links, suggest_remedy
 from blendsearch.runs.parsing import read_json
 from blendsearch.runs.records import InheritedEvaluation
-from blendsearch.runs.run_facts import EngineFacts, FinishFacts, Provenance, StructureFacts
+from blendsearch.runs.run_facts import (
+    EngineFacts,
+    FinishFacts,
+    Provenance,
+    StructureFacts,
+    decode_provenance,
+    decode_structure,
+)
 from blendsearch.runs.store import Store
 from blendsearch.runs.worker_logs import WorkerLogs
 
@@ -68,7 +77,9 @@ class Run:
 
     def open_store(self, *, read_only: bool = False) -> Store:
         """Open ``run.sqlite``: ``with run.open_store() as store``."""
-        return Store(self.path / "run.sqlite", read_only=read_only)
+        channels = sum(group["channels"] for group in self.structure["groups"])
+        layers = len(self.structure.get("layers", ()))
+        return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers)
 
     def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
@@ -137,10 +148,15 @@ class Run:
         write_atomically(self.path / "engine.json", json.dumps(facts, indent=1))
 
     def read_engine_facts(self) -> EngineFacts:
-        """Read the facts that `write_engine_facts` wrote last; empty if it never did."""
+        """Read the facts that `write_engine_facts` wrote last. Empty if it never did; with a warning, if damaged."""
+        path = self.path / "engine.json"
         try:
-            facts: EngineFacts = read_json(self.path / "engine.json")
-        except (OSError, ValueError):
+            facts: EngineFacts = read_json(path, allow_nan=False)
+            check_type(facts, EngineFacts)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
             return {}
         return facts
 
@@ -217,14 +233,16 @@ def open_run(folder: Path, name: str) -> Run:
         )
     path = folder / name
     try:
-        facts = read_json(path / "run.json")
+        facts = read_json(path / "run.json", allow_nan=False)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_dir() and _is_run(path):
+            raise RunError(f"{path / 'run.json'} is missing: restore it from a copy") from error
         known = ", ".join(list_runs(folder)[:8]) or "none"
         raise RunError(f"no run {name!r} in {folder}: runs there are {known}; is --runs right?") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path / 'run.json'} cannot be read: {error}") from error
     written = facts.get("format") if isinstance(facts, dict) else None
-    if not isinstance(written, int):
+    if type(written) is not int or written < 1:
         raise RunError(f"{path / 'run.json'} has no format number: it is no run")
     if written > FORMAT:
         raise RunError(
@@ -234,7 +252,11 @@ def open_run(folder: Path, name: str) -> Run:
     missing = [name for name in ("config", "provenance", "structure") if not isinstance(facts.get(name), dict)]
     if missing:
         raise RunError(f"{path / 'run.json'} has no {' and no '.join(missing)}: it is damaged; restore it from a copy")
-    return Run(path, parse_config(facts["config"], str(path)), facts["provenance"], facts["structure"])
+    config = parse_config(facts["config"], str(path / "run.json"))
+    try:
+        return Run(path, config, decode_provenance(facts["provenance"]), decode_structure(facts["structure"]))
+    except ValueError as error:
+        raise RunError(f"{path / 'run.json'} is damaged ({error}): restore it from a copy") from error
 
 
 def list_runs(folder: Path) -> list[str]:
@@ -242,7 +264,12 @@ def list_runs(folder: Path) -> list[str]:
     _check_folder(folder)
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / "run.json").exists())
+    return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name) and _is_run(path))
+
+
+def _is_run(path: Path) -> bool:
+    """Return True for a run, also for one whose ``run.json`` is missing or a link to nothing."""
+    return os.path.lexists(path / "run.json") or (path / "run.sqlite").is_file()
 
 
 def _check_folder(folder: Path) -> None:
@@ -270,5 +297,5 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error

@@ -1,9 +1,12 @@
 """JSON in a run directory, with the stored keys: run.json, engine.json, finished.json, generations, logs."""
 
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
-if TYPE_CHECKING:
-    from blendsearch.data.splits import InputDescription
+from blendsearch.data.input_description import InputDescription
+from blendsearch.runs.decoding import check_type
+
+MAX_CHANNELS = 2**31
+"""No group, and no cost table over groups, has more channels."""
 
 
 class Provenance(TypedDict):
@@ -31,6 +34,20 @@ class GroupFacts(TypedDict):
 
     name: str
     channels: int
+
+
+class FrozenFacts(GroupFacts):
+    """A group whose channels cannot be cut."""
+
+    reason: str
+
+
+class ExcludedFacts(TypedDict):
+    """A criterion that the score table lacks for one group."""
+
+    criterion: str
+    group: str
+    reason: str
 
 
 class LatencyModelFacts(TypedDict):
@@ -70,7 +87,7 @@ class StructureFacts(ScoreFacts):
     layers: NotRequired[list[str]]
     dense: dict[str, int]
     splits: str
-    input: "NotRequired[InputDescription]"
+    input: NotRequired[InputDescription]
     task: NotRequired[dict[str, str]]
     hooks: NotRequired[dict[str, str]]
     error: NotRequired[bool]
@@ -118,3 +135,42 @@ class FinishFacts(TypedDict):
 
     evaluations: int
     generations: int
+
+
+def decode_provenance(value: Any) -> Provenance:
+    """Check the provenance in ``run.json``. Raises ValueError where it is damaged."""
+    check_type(value, Provenance, "provenance")
+    for name in ("blendsearch", "torch"):
+        if name not in value["packages"]:
+            raise ValueError(f"provenance.packages.{name} is missing")
+    return cast(Provenance, value)
+
+
+def decode_structure(value: Any) -> StructureFacts:
+    """Check the structure in ``run.json``, and that its parts fit each other. Raises ValueError where it is damaged."""
+    check_type(value, StructureFacts, "structure")
+    check_type(value["left_out"], list[ExcludedFacts], "structure.left_out")
+    check_type(value["frozen"], list[FrozenFacts], "structure.frozen")
+    structure = cast(StructureFacts, value)
+    names = [group["name"] for group in structure["groups"]]
+    if not names or len(set(names)) < len(names):
+        raise ValueError("structure.groups has no group, or one twice")
+    for group in structure["groups"]:
+        if not 0 < group["channels"] < MAX_CHANNELS:
+            raise ValueError(f"structure.groups: {group['name']} cannot have {group['channels']} channels")
+    for cost in ("macs", "params", *structure["dense"]):
+        if structure["dense"].get(cost, 0) < 1:
+            raise ValueError(f"structure.dense.{cost} is missing or not positive")
+    _check_clusters(structure)
+    return structure
+
+
+def _check_clusters(structure: StructureFacts) -> None:
+    """Raise ValueError unless there are clusters of each group, of known criteria, each in one cluster at most."""
+    criteria = len(structure["criteria"])
+    if len(structure["clusters"]) != len(structure["groups"]):
+        raise ValueError("structure.clusters has not one entry for each group")
+    for clusters in structure["clusters"]:
+        members = [row for cluster in clusters for row in cluster]
+        if len(set(members)) < len(members) or not all(0 <= row < criteria for row in members) or [] in clusters:
+            raise ValueError("structure.clusters has a criterion twice, an unknown one, or an empty cluster")

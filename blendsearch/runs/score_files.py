@@ -1,12 +1,16 @@
 """Storage of the score table and its clusters in a run directory. Reading needs neither data nor model."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
 from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
+from blendsearch.errors import RunError
+from blendsearch.runs.provenance import hash_arrays
 from blendsearch.runs.run import Run
 from blendsearch.runs.run_facts import ScoreFacts
 
@@ -28,12 +32,26 @@ def collect_score_arrays(table: ScoreTable) -> dict[str, NDArray[Any]]:
 def read_scores(run: Run) -> tuple[ScoreTable, Clusters]:
     """Read the score table of `run`, and the clusters of each group.
 
-    Raises RunError when ``scores.safetensors`` is missing or damaged.
+    Raises RunError when ``scores.safetensors`` is missing, damaged, or not the one that the run was made with.
     """
     facts, stored = run.structure, run.read_arrays("scores")
+    digest = hash_arrays(stored)
+    if run.provenance.get("scores_sha256", digest) != digest:
+        raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
     names = tuple(str(item["name"]) for item in facts["groups"])
-    scores = tuple(stored[f"group.{number}"] for number in range(len(names)))
+    scores = tuple(_get_scores(run, stored, number) for number in range(len(names)))
     table = ScoreTable(
         tuple(facts["criteria"]), names, scores, tuple(ExcludedCriterion(**item) for item in facts["left_out"])
     )
     return table, tuple(tuple(tuple(members) for members in found) for found in facts["clusters"])
+
+
+def _get_scores(run: Run, stored: Mapping[str, NDArray[Any]], number: int) -> NDArray[np.float64]:
+    """Return the scores of a group, (criteria, channels), after a check: each row is finite, or NaN throughout."""
+    found = stored.get(f"group.{number}")
+    shape = len(run.structure["criteria"]), run.structure["groups"][number]["channels"]
+    if found is None or found.shape != shape or found.dtype != np.float64:
+        raise RunError(f"{run.path / 'scores.safetensors'} has no scores of group {number} for this run: restore it")
+    if not (np.isfinite(found).all(axis=1) | np.isnan(found).all(axis=1)).all():
+        raise RunError(f"{run.path / 'scores.safetensors'} has scores that are not finite: restore it from a copy")
+    return found

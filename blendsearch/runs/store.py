@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from blendsearch.errors import RunError
+from blendsearch.runs.decoding import Row, check_evaluations, decode_json, decode_metrics, decode_rows
 from blendsearch.runs.files import check_in_place, read_identity
 from blendsearch.runs.records import (
     Completion,
@@ -18,10 +19,14 @@ from blendsearch.runs.records import (
     Latency,
     Probe,
     Promotion,
+    StoredGeneration,
+    StoredLatency,
+    StoredMetrics,
+    StoredTest,
     Tally,
     TestResult,
 )
-from blendsearch.runs.run_facts import GenerationRow
+from blendsearch.runs.run_facts import GenerationRow, GenerationSummary
 
 MAX_QUERY_VALUES = 500
 """Largest number of values in one query; SQLite allows 999 or more."""
@@ -123,8 +128,9 @@ class Store:
     A context manager: ``with run.open_store() as store`` closes the connection.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, read_only: bool = False, channels: int | None = None) -> None:
+        """Open the file at `path`. With `channels`, the bits of a cut, cuts must fit them and their digests."""
+        self.path, self._channels = path, channels
         try:
             self._connection = _connect(path, "?mode=ro" if read_only else "", check_same_thread=not read_only)
             if read_only:
@@ -171,8 +177,9 @@ class Store:
 
     def read_evaluations(self) -> list[Evaluation]:
         """Read all evaluations, ordered by id."""
-        rows = self._read("SELECT * FROM evaluations ORDER BY id")
-        return [Evaluation(*row) for row in rows]
+        rows = self._read_records(Evaluation, "evaluations ORDER BY id")
+        self._check_evaluations(rows, cuts=True)
+        return rows
 
     def read_bare_evaluations(self, after: int = 0, *, cuts: bool = False) -> list[Evaluation]:
         """Read evaluations with an id above `after`, by id, with an empty genome and, without `cuts`, an empty cut.
@@ -184,7 +191,9 @@ class Store:
             f"SELECT id, digest, {cut}, fidelity, seed, generation, origin, '', macs, params, loss, error, seconds, "
             f"failure FROM evaluations WHERE id > {int(after)} ORDER BY id"
         )
-        return [Evaluation(*row) for row in rows]
+        found = self._decode(rows, Evaluation, "evaluations")
+        self._check_evaluations(found, cuts=cuts)
+        return found
 
     def find_evaluations(self, digests: Sequence[str], fidelity: str) -> list[Evaluation]:
         """Find the evaluations of these cuts at `fidelity`, in no particular order."""
@@ -194,11 +203,12 @@ class Store:
             marks = ", ".join("?" * len(part))
             query = f"SELECT * FROM evaluations WHERE digest IN ({marks}) AND fidelity = ?"
             found += self._read(query, (*part, fidelity))
-        return [Evaluation(*row) for row in found]
+        return self._decode(found, Evaluation, "evaluations")
 
     def read_evaluation(self, number: int) -> Evaluation | None:
         """Read the evaluation with id `number`; None where there is none."""
-        return next((Evaluation(*row) for row in self._read("SELECT * FROM evaluations WHERE id = ?", (number,))), None)
+        rows = self._read("SELECT * FROM evaluations WHERE id = ?", (number,))
+        return next(iter(self._decode(rows, Evaluation, "evaluations")), None)
 
     def read_digests(self, after: int, to: int) -> dict[int, str]:
         """Read the digests of the evaluations with ids above `after`, up to `to`, by id."""
@@ -218,7 +228,8 @@ class Store:
             "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END) "
             "FROM evaluations WHERE origin != ?"
         )
-        return Tally(*self._read(query, (dense,))[0])
+        (found,) = self._decode(self._read(query, (dense,)), Tally, "evaluations")
+        return found
 
     def read_version(self) -> int:
         """Read a number that changes whenever another process has written to the file."""
@@ -232,7 +243,7 @@ class Store:
         if not self._has("completions"):
             return []
         rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
-        return [Completion(*row) for row in reversed(rows)]
+        return self._decode(rows, Completion, "completions")[::-1]
 
     def count_completions(self) -> int:
         """Count the completed evaluations."""
@@ -248,8 +259,9 @@ class Store:
         """Read the inherited evaluations, in order; empty for a run that is no fork."""
         if not self._has("inherited"):
             return []
-        rows = self._read("SELECT * FROM inherited ORDER BY place")
-        return [InheritedEvaluation(*row[1:])._replace(judged=bool(row[9]), begins=bool(row[10])) for row in rows]
+        rows = self._read_records(InheritedEvaluation, "inherited ORDER BY place")
+        self._parse_column("inherited", [row.genome for row in rows], dict[str, Any])
+        return [row._replace(judged=bool(row.judged), begins=bool(row.begins)) for row in rows]
 
     def add_generation(self, row: GenerationRow) -> None:
         """Store cost and summary of one generation; a repeated one replaces the stored one."""
@@ -259,16 +271,17 @@ class Store:
 
     def read_generations(self) -> list[GenerationRow]:
         """Read all generations, in order."""
-        rows = self._read("SELECT generation, evaluations, seconds, wall, summary FROM generations ORDER BY generation")
+        rows = self._read_records(StoredGeneration, "generations ORDER BY generation")
+        summaries = self._parse_column("generations", [row.summary for row in rows], GenerationSummary)
         return [
             {
-                "generation": generation,
-                "evaluations": evaluations,
-                "seconds": seconds,
-                "wall": wall,
-                "summary": json.loads(summary),
+                "generation": row.generation,
+                "evaluations": row.evaluations,
+                "seconds": row.seconds,
+                "wall": row.wall,
+                "summary": summary,
             }
-            for generation, evaluations, seconds, wall, summary in rows
+            for row, summary in zip(rows, summaries, strict=True)
         ]
 
     def add_test(self, subject: str, result: TestResult) -> None:
@@ -278,8 +291,7 @@ class Store:
 
     def read_tests(self) -> dict[str, TestResult]:
         """Read test results by subject."""
-        rows = self._read("SELECT subject, loss, error FROM tests")
-        return {subject: TestResult(loss, error) for subject, loss, error in rows}
+        return {row.subject: TestResult(row.loss, row.error) for row in self._read_records(StoredTest, "tests")}
 
     def add_promotion(self, item: Promotion) -> None:
         """Store one promotion, an evaluation at higher fidelity; a repeated one changes nothing."""
@@ -290,7 +302,7 @@ class Store:
         """Read all promotions, ordered by digest; empty for a run of an older version."""
         if not self._has("rejudged"):
             return []
-        return [Promotion(*row) for row in self._read("SELECT * FROM rejudged ORDER BY digest")]
+        return self._read_records(Promotion, "rejudged ORDER BY digest")
 
     def add_final(self, final: FinalResult) -> None:
         """Store one long fine-tune; a repeated one changes nothing."""
@@ -301,7 +313,7 @@ class Store:
         """Read all long fine-tunes, ordered by digest and seed; empty for a run of an older version."""
         if not self._has("finals"):
             return []
-        return [FinalResult(*row) for row in self._read("SELECT * FROM finals ORDER BY digest, repeat")]
+        return self._read_records(FinalResult, "finals ORDER BY digest, repeat")
 
     def add_probe(self, probe: Probe) -> None:
         """Store one probe; a repeated one changes nothing."""
@@ -312,7 +324,7 @@ class Store:
         """Read all probes, in order of completion; empty for a run of an older version."""
         if not self._has("probes"):
             return []
-        return [Probe(*row) for row in self._read("SELECT * FROM probes ORDER BY rowid")]
+        return self._read_records(Probe, "probes ORDER BY rowid")
 
     def add_latency(self, digest: str, latency: Latency) -> None:
         """Store the measured latency of a network; a repeated one changes nothing."""
@@ -323,8 +335,8 @@ class Store:
         """Read measured latencies by digest; empty for a run of an older version."""
         if not self._has("latencies"):
             return {}
-        rows = self._read("SELECT digest, ratio, seconds FROM latencies")
-        return {digest: Latency(ratio, seconds) for digest, ratio, seconds in rows}
+        rows = self._read_records(StoredLatency, "latencies")
+        return {row.digest: Latency(row.ratio, row.seconds) for row in rows}
 
     def add_extra_metrics(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
         """Store further metrics of a user-defined `evaluate` function for a network; repeated ones change nothing."""
@@ -337,7 +349,9 @@ class Store:
         """Read further metrics by digest; empty for a run without a user-defined `evaluate` function."""
         if not self._has("further"):
             return {}
-        return {digest: json.loads(numbers) for digest, numbers in self._read("SELECT digest, numbers FROM further")}
+        rows = self._read_records(StoredMetrics, "further")
+        with self._convert_damage("further"):
+            return {row.digest: decode_metrics(row.numbers) for row in rows}
 
     def close(self) -> None:
         """Close the connection to the file."""
@@ -349,8 +363,34 @@ class Store:
     def _read(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
         try:
             return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise RunError(f"{self.path} cannot be read: {error}; is this a run directory?") from error
+
+    def _read_records(self, kind: type[Row], source: str) -> list[Row]:
+        """Read the columns of a table, the first word of `source`, that `kind` has as fields."""
+        table = source.partition(" ")[0]
+        rows = self._read(f"SELECT {', '.join(f'{table}.{name}' for name in kind._fields)} FROM {source}")
+        return self._decode(rows, kind, table)
+
+    def _decode(self, rows: Sequence[tuple[Any, ...]], kind: type[Row], table: str) -> list[Row]:
+        with self._convert_damage(table):
+            return decode_rows(rows, kind)
+
+    def _parse_column(self, table: str, texts: Sequence[str], kind: Any) -> list[Any]:
+        with self._convert_damage(table):
+            return [decode_json(text, kind) for text in texts]
+
+    def _check_evaluations(self, rows: Sequence[Evaluation], *, cuts: bool) -> None:
+        if self._channels is not None:
+            with self._convert_damage("evaluations"):
+                check_evaluations(rows, self._channels if cuts else None)
+
+    @contextmanager
+    def _convert_damage(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise RunError(f"{self.path} is damaged ({table}: {error}): restore it from a copy") from error
 
     @contextmanager
     def _open_transaction(self) -> Iterator[None]:

@@ -1,7 +1,9 @@
 """Logs of the workers, as JSON lines in the run directory: ``logs/worker-N.jsonl``, one file per worker."""
 
 import json
+import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +39,35 @@ class WorkerLogs:
 
 
 def read_logs(folder: Path, containing: str = "") -> list[LogLine]:
-    """Read the lines of all workers in the order of time, without lines truncated by a crash.
+    """Read the lines of all workers in the order of time, without a last line truncated by a crash.
 
-    With `containing`, only the lines with this text: the others are not parsed.
+    Warns of other lines, and of files, that cannot be read. With `containing`, only the lines with this text are parsed.
     """
     found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if containing not in line:
-                continue
-            try:
-                found.append(parse_json(line))
-            except ValueError:
-                continue
-    return sorted(found, key=lambda line: float(line["at"]))
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError as error:
+            warnings.warn(f"{path} cannot be read ({error.strerror}) and is skipped", stacklevel=2)
+            continue
+        chosen = [line for line in lines[:-1] if containing in line] + lines[-1:]
+        parsed = [_parse_line(line) for line in chosen]
+        known = [line for line in parsed if line is not None]
+        wrong = sum(line is None and bool(text) for line, text in zip(parsed[:-1], chosen[:-1], strict=True))
+        if wrong or not (known or containing):
+            warnings.warn(
+                f"{path} is damaged: {wrong or 'all'} of its lines cannot be read and are skipped", stacklevel=2
+            )
+        found += known
+    return sorted(found, key=lambda line: line["at"])
+
+
+def _parse_line(text: str) -> LogLine | None:
+    """Parse a line; None where it is no event with a time. Losses may be NaN."""
+    try:
+        line = parse_json(text)
+        known = isinstance(line, dict) and type(line["at"]) in (int, float) and math.isfinite(line["at"])
+        known = known and isinstance(line["event"], str) and isinstance(line.get("again", False), bool)
+    except (ValueError, KeyError, OverflowError):
+        return None
+    return LogLine(**line) if known else None  # type: ignore[typeddict-item]

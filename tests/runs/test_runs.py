@@ -14,9 +14,29 @@ from blendsearch.runs.config.loading import DIGITS, dump_config, load_config, pa
 from blendsearch.runs.run import check_name, create_run, find_free_name, list_runs, open_run
 from blendsearch.runs.store import Store
 
+PROVENANCE: Any = {
+    "command": [],
+    "python": "3",
+    "platform": "Linux",
+    "packages": {"blendsearch": "1", "torch": "2"},
+    "git": "",
+    "device": "cpu",
+    "weights_sha256": "",
+    "data_sha256": "",
+}
+STRUCTURE: Any = {
+    "criteria": ["l1"],
+    "left_out": [],
+    "clusters": [[[0]]],
+    "groups": [{"name": "stem", "channels": 8}],
+    "frozen": [],
+    "dense": {"macs": 10, "params": 20},
+    "splits": "",
+}
+
 
 def made(folder: Path, name: str = "one") -> None:
-    create_run(folder, name, load_config(DIGITS), {}, {}, {"dense": {"w": np.ones(3)}})
+    create_run(folder, name, load_config(DIGITS), PROVENANCE, STRUCTURE, {"dense": {"w": np.ones(3)}})
 
 
 def test_a_run_is_read_as_it_was_created(tmp_path: Path) -> None:

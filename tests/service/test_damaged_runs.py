@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
-from blendsearch.runs import run as run_module
+from blendsearch.runs import parsing
 from blendsearch.service.app import make_app
 from blendsearch.service.events import ListEvents, RunEvents
 from blendsearch.service.processes import ProcessManager
@@ -62,7 +62,7 @@ def replace_by_pipe(path: Path) -> None:
 
 def enlarge(path: Path) -> None:
     with (path / "run.json").open("r+b") as file:
-        file.truncate(run_module.MAX_FACTS_SIZE + 1)
+        file.truncate(parsing.MAX_JSON_BYTES + 1)
 
 
 def break_rows(path: Path) -> None:

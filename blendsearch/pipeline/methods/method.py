@@ -1,13 +1,11 @@
 """The interface between the pipeline and a search method, and the functions that the pipeline calls."""
 
-import json
-
 from blendsearch.blend.allocation_rules import PreparedAllocation
 from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.genome import Genome, Space
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import ConfigError
-from blendsearch.pipeline.optimizers.base import Optimizer
+from blendsearch.pipeline.optimizers.base import Optimizer, parse_stored_genome
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.from_config import make_default_space
 from blendsearch.pipeline.problem.problem import Problem
@@ -75,5 +73,5 @@ def make_seeds(problem: Problem, store: Store, optimizer: Optimizer) -> list[tup
     begun = [item for item in store.read_inherited() if item.begins]
     return [
         *load_method(problem.config.method).make_baselines(problem),
-        *((item.origin, optimizer.deserialize_genome(json.loads(item.genome))) for item in begun),
+        *((item.origin, parse_stored_genome(optimizer, item.genome)) for item in begun),
     ]

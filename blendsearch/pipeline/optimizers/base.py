@@ -1,9 +1,13 @@
 """The protocol of optimizers: they propose cuts that were not evaluated yet, and receive the results."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_type_hints
+
+import numpy as np
 
 from blendsearch.blend.genome import Genome, GenomeFields
+from blendsearch.errors import RunError
+from blendsearch.runs.decoding import check_type, decode_json
 from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut
 
@@ -69,3 +73,20 @@ class Optimizer(Protocol):
 
     def load_state_dict(self, state: Any) -> None:
         """Continue from what `state_dict` returned, read back from JSON."""
+
+
+def restore_optimizer(optimizer: Optimizer, state: Mapping[str, object]) -> None:
+    """Load a stored state. Raises ValueError unless it has the type that the optimizer's `load_state_dict` declares."""
+    check_type(state, get_type_hints(type(optimizer).load_state_dict).get("state", Any))
+    optimizer.load_state_dict(state)
+
+
+def parse_stored_genome(optimizer: Optimizer, text: str) -> Genome:
+    """Parse the genome of a row of ``run.sqlite``. Raises RunError where it is damaged."""
+    try:
+        genome = optimizer.deserialize_genome(decode_json(text, dict[str, Any]))
+        if not np.isfinite(genome.flatten()).all():
+            raise ValueError("a gene is not finite")
+    except (ValueError, TypeError, LookupError) as error:
+        raise RunError(f"a genome in run.sqlite is damaged ({error}): restore the file from a copy") from error
+    return genome

@@ -25,7 +25,14 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.blend.genome import Genome, GenomeFields, compute_bounds, compute_flip_step, unflatten_genome
+from blendsearch.blend.genome import (
+    Genome,
+    GenomeFields,
+    check_genes,
+    compute_bounds,
+    compute_flip_step,
+    unflatten_genome,
+)
 from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
@@ -197,6 +204,8 @@ class Cma:
 
     def load_state_dict(self, state: CmaState) -> None:
         self.rng.bit_generator.state = state["numpy"]
+        if state["best"] is not None:
+            check_genes(self.space, state["best"][1])
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.strategy = None if state["strategy"] is None else Strategy.from_state_dict(state["strategy"])
         if "steady" in state:
@@ -384,6 +393,11 @@ class Strategy:
     @classmethod
     def from_state_dict(cls, state: StrategyState) -> "Strategy":
         """Return the strategy that gave `state`."""
+        lengths = {len(state[key]) for key in ("mean", "spread", "variance", "path_sigma", "path")}
+        if len(lengths) > 1 or state["size"] < 1 or state["generation"] < 0 or not state["sigma"] > 0:
+            raise ValueError("the state of its strategy is not one of this space")
+        if min([*state["variance"], *state["spread"]], default=0) < 0:
+            raise ValueError("a variance of its strategy is negative")
         found = cls(np.array(state["mean"]), np.array(state["spread"]), state["size"])
         found.variance = np.array(state["variance"])
         found.path_sigma, found.path = np.array(state["path_sigma"]), np.array(state["path"])

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from deap import base, tools
 
-from blendsearch.blend.genome import Genome, GenomeFields, Space, unflatten_genome
+from blendsearch.blend.genome import Genome, GenomeFields, Space, check_genes, unflatten_genome
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
 from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
@@ -194,12 +194,16 @@ class Evolution:
         }
 
     def load_state_dict(self, state: EvolutionState) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned. Raises ValueError where it does not fit the space."""
         version, words, gauss = state["random"]
         self._stream = (version, tuple(words), gauss)
+        random.Random().setstate(self._stream)
         self.rng.bit_generator.state = state["numpy"]
         self.population = []
         for item in state["population"]:
+            check_genes(self.space, item["genes"])
+            if len(item["objectives"]) != len(state["population"][0]["objectives"]):
+                raise ValueError("individuals have different numbers of objectives")
             individual = Individual(item["genes"], item["digest"], tuple(item["objectives"]))
             crowding = item["crowding"]
             individual.fitness.crowding_dist = float("inf") if crowding is None else crowding

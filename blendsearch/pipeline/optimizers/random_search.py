@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from blendsearch.blend.genome import Genome, GenomeFields, Space, compute_flip_step, unflatten_genome
+from blendsearch.blend.genome import Genome, GenomeFields, Space, check_genes, compute_flip_step, unflatten_genome
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED
@@ -73,6 +73,8 @@ class RandomSearch:
 
     def load_state_dict(self, state: RandomSearchState) -> None:
         self.rng.bit_generator.state = state["numpy"]
+        if state["best"] is not None:
+            check_genes(self.space, state["best"][1])
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
 
     def _draw(self) -> Genome:

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
@@ -130,6 +131,10 @@ def restore(
     if run.provenance.get("scores_sha256", scores) != scores:
         raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
     model = build_dense_network(config, weights, inputs)
+    if weights.keys() != get_state_arrays(model).keys() or not all(
+        np.isfinite(item).all() for item in weights.values()
+    ):
+        raise RunError(f"run {run.name!r}: dense.safetensors does not hold the weights of its network: restore it")
     structure = trace_network(config, model, splits)
     groups, layers = _list_groups(structure), list(structure.maps.layers)
     if groups != run.structure["groups"] or layers != run.structure.get("layers", []):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from blendsearch.data.splits import InputDescription
+from blendsearch.data.input_description import InputDescription
 from blendsearch.errors import ModelError
 from blendsearch.results.records import JsonObject, Record, omit
 from blendsearch.runs.parsing import read_json

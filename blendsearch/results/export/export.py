@@ -1,7 +1,7 @@
 """Export of a network: its weights as safetensors, its description as JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.data.splits import Splits
@@ -216,12 +217,24 @@ def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Mod
         # in the usual memory format, not in the one that was fastest to evaluate
         return module.to(memory_format=torch.contiguous_format), row
     module = narrow(problem.model, problem.structure.maps, cut).cpu()
-    weights = run.read_weights(final.digest, final.repeat)
+    try:
+        _load_weights(module, run.read_weights(final.digest, final.repeat))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise RunError(
+            f"the weights in {run.path / 'finals'} do not fit network {row.id} ({' '.join(str(error).split())}): "
+            "restore them from a copy"
+        ) from error
+    return module.eval(), row._replace(fidelity="final", loss=final.loss, error=final.error)
+
+
+def _load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Load stored weights. Raises ValueError where one is missing, RuntimeError where one does not fit."""
+    if missing := module.state_dict().keys() - weights.keys():
+        raise ValueError(f"{min(missing)} is missing")
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name in weights:  # a buffer that is not part of the state is as the cut made it
                 tensor.copy_(torch.from_numpy(weights[name]).reshape(tensor.shape))
-    return module.eval(), row._replace(fidelity="final", loss=final.loss, error=final.error)
 
 
 def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> ExportDescription:

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from blendsearch.data.splits import InputDescription
+from blendsearch.data.input_description import InputDescription
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.results.export.description import ExportDescription, MeasuredLatency
 from blendsearch.results.export.formats import WrittenFile

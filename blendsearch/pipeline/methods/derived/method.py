@@ -56,7 +56,9 @@ from blendsearch.pipeline.problem.persistence import get_state_arrays
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
+from blendsearch.runs.checkpoint import refuse_unfit_state
 from blendsearch.runs.config.sections import ScheduleConfig
+from blendsearch.runs.decoding import decode_dataclass
 from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import convert_to_channels_last
@@ -106,7 +108,9 @@ def derive_widths(session: SearchSession) -> PreparedAllocation:
     if found is None:
         state, module = derivation.start()
     else:
-        state, module = DerivationState(**found[0]), derivation.restore_network(DerivationState(**found[0]), found[1])
+        with refuse_unfit_state(folder):
+            state = decode_dataclass(found[0], DerivationState)
+            module = derivation.restore_network(state, found[1])
     while not state.over:
         start = time.perf_counter()
         state, module = derivation.step(state, module)
@@ -159,8 +163,12 @@ class Derivation:
         return DerivationState(first, whole.tolist(), bound, config.margin, config.tolerance, loss, error), module
 
     def restore_network(self, state: DerivationState, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
-        """Restore the network of a stored state."""
+        """Restore the network of a stored state. Raises ValueError where it does not fit the network."""
         cut = np.array(state.cut)
+        if len(cut) != self.maps.channels or not self.maps.count_kept(cut).all() or not state.counts:
+            raise ValueError("its cut does not fit the network")
+        if {len(item) for item in state.counts} != {len(self.maps.groups)} or state.step < 0:
+            raise ValueError("its counts do not fit the network")
         module = convert_to_channels_last(narrow(self.problem.model, self.maps, cut))
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         return module

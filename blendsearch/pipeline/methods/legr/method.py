@@ -82,6 +82,8 @@ class Legr:
 
     def load_state_dict(self, state: LegrState) -> None:
         self.rng.bit_generator.state = state["numpy"]
+        if any(len(genes) != 2 * len(self.norms) for _, genes in state["pool"]):
+            raise ValueError("a genome does not have two genes for each group")
         self.pool = [(loss, genes) for loss, genes in state["pool"]]
 
     def cut(self, genes: NDArray[np.float64]) -> Cut:

@@ -49,6 +49,8 @@ from blendsearch.pipeline.problem.persistence import get_state_arrays
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
+from blendsearch.runs.checkpoint import refuse_unfit_state
+from blendsearch.runs.decoding import decode_dataclass
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import autocast, convert_to_channels_last
 from blendsearch.training.optimizers import make_optimizer
@@ -93,8 +95,9 @@ def train_tailored(session: SearchSession) -> PreparedAllocation:
     tailoring = TailoredTraining(problem)
     folder = session.run.path / "tailored"
     found = load_array_checkpoint(folder, session.warn)
-    state = TrainingState() if found is None else TrainingState(**found[0])
-    tailoring.begin(state, {} if found is None else found[1])
+    with refuse_unfit_state(folder):
+        state = TrainingState() if found is None else decode_dataclass(found[0], TrainingState)
+        tailoring.begin(state, {} if found is None else found[1])
     while state.epoch < tailoring.epochs:
         start = time.perf_counter()
         state = tailoring.train(state)
@@ -151,7 +154,8 @@ class TailoredTraining:
         self.shrinkage = Shrinkage(problem.structure.oracle, allowed, budget, weights[owner])
 
     def begin(self, state: TrainingState, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Restore the network and its optimizer as they were after `state`."""
+        """Restore the network and its optimizer as they were after `state`. Raises ValueError where it does not fit."""
+        self._check(state)
         cut = np.array(state.cut) if state.narrowed else self.maps.make_unpruned_cut()
         self._set_module(narrow(self.problem.model, self.maps, cut))
         if not arrays:
@@ -163,6 +167,17 @@ class TailoredTraining:
         for name, parameter in self.module.named_parameters():
             if MOMENTUM_PREFIX + name in stored:
                 self.optimizer.state[parameter]["momentum_buffer"] = stored[MOMENTUM_PREFIX + name].to(parameter.device)
+
+    def _check(self, state: TrainingState) -> None:
+        """Raise ValueError where `state` is not one of this training."""
+        if state.cut is not None:
+            known = np.array(state.cut)
+            if len(known) != self.maps.channels or not self.maps.count_kept(known).all():
+                raise ValueError("its cut does not fit the network")
+        if not 0 <= state.epoch <= self.epochs:
+            raise ValueError("its epoch does not fit the training")
+        if state.cut is None and (state.narrowed or state.epoch >= self.epochs):
+            raise ValueError("its cut is missing")
 
     def get_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the network's state and its momentum."""

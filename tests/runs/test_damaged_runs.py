@@ -1,0 +1,124 @@
+"""Damaged runs: every verb refuses in one line, warns, or answers as for the intact run, and leaves the files alone.
+
+The default sample takes a minute. ``pytest -m slow`` drives every verb on every damage; BLENDSEARCH_DAMAGES=N takes N
+damages of each run instead.
+"""
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden.cases import RUNS
+
+pytest.importorskip("fastapi")
+from damaged_verbs import SLOW, VERBS, Drive
+from damages import Damage, list_damages, sign
+
+SAMPLE = int(os.environ.get("BLENDSEARCH_DAMAGES", "3"))
+RUN_NAMES = ("digits", "killed-nsga2", "killed-tailored", "killed-steady", "latency")
+"""A finished run with promotions and fine-tunes, three that were killed, and one with cost models."""
+FINE = ("same", "refused", "warned", "plausible")
+
+
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drive]:
+    return {name: Drive(tmp_path_factory.mktemp(name), RUNS / name) for name in (*RUN_NAMES, *CHECKPOINTS)}
+
+
+CHECKPOINTS = {
+    "killed-cma": "checkpoints/generation-00002.json",
+    "killed-derived": "derived/generation-00001.json",
+    "killed-groups": "checkpoints/generation-00002.json",
+    "killed-legr": "checkpoints/generation-00001.json",
+    "killed-nsga3": "checkpoints/generation-00002.json",
+    "killed-surrogate": "checkpoints/generation-00002.json",
+}
+
+
+def sample_damages(run: Path, count: int) -> list[Damage]:
+    """Return `count` damages to the files of a run, the same at every call, alike many of each file."""
+    drawn = random.Random(run.name)
+    by_file: dict[str, list[Damage]] = {}
+    for damage in list_damages(run):
+        by_file.setdefault(damage.file, []).append(damage)
+    queues = [drawn.sample(found, len(found)) for found in by_file.values()]
+    drawn.shuffle(queues)
+    found = [queue[number] for number in range(max(map(len, queues))) for queue in queues if number < len(queue)]
+    return found[:count]
+
+
+def check(drive: Drive, damage: Damage, verbs: Any) -> None:
+    found = drive.check(damage, verbs)
+    wrong = {verb: end for verb, end in found.items() if end[0] not in FINE}
+    assert not wrong, f"{damage}: {wrong}"
+
+
+@pytest.mark.parametrize("name", RUN_NAMES)
+def test_verbs_refuse_or_answer_alike_on_a_damaged_run(drives: dict[str, Drive], name: str) -> None:
+    torch.set_num_threads(1)
+    for number, damage in enumerate(sample_damages(RUNS / name, SAMPLE)):
+        fast = [verb for verb in VERBS if verb not in SLOW]
+        check(drives[name], damage, [*fast, SLOW[number % len(SLOW)]])
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Drive], name: str) -> None:
+    file = CHECKPOINTS[name]
+    found = [item for item in list_damages(RUNS / name) if item.file == file and item.name.startswith("signed")]
+    for damage in random.Random(name).sample(found, 2):
+        check(drives[name], damage, ["resume"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*RUN_NAMES, *CHECKPOINTS])
+def test_every_verb_on_every_damage(drives: dict[str, Drive], name: str) -> None:
+    for damage in list_damages(RUNS / name):
+        check(drives[name], damage, VERBS)
+
+
+@pytest.mark.parametrize("text", ['{"format": 1}', "[]", "null", "{", "[" * 100_000])
+def test_one_damaged_run_does_not_hide_the_others(drives: dict[str, Drive], text: str) -> None:
+    drive = drives["digits"]
+    found = drive.check(Damage("run.json", text[:20], lambda run: _write(run / "run.json", text)), ["runs", "api list"])
+    assert {kind for kind, _ in found.values()} == {"warned"}
+    listed = {row["run"]: row for row in drive.drive("runs").out}
+    assert listed["other"]["state"] == "finished" and listed["one"]["state"].startswith("unreadable")
+    assert "run.json" in listed["one"]["state"]
+
+
+def test_odd_log_lines_are_skipped_with_a_warning(drives: dict[str, Drive]) -> None:
+    def append(run: Path) -> None:
+        with open(run / "logs/worker-0.jsonl", "ab") as log:
+            log.write(b'\xff\xfe\n[]\n{"at": "x", "event": "failed"}\n{"at": NaN, "event": "failed"}\n')
+
+    drive = drives["digits"]
+    assert drive.check(Damage("logs/worker-0.jsonl", "odd lines", append), ["status"])["status"][0] == "same"
+    assert "worker-0.jsonl is damaged: 4 of its lines" in drive.drive("status").err
+
+
+@pytest.mark.parametrize("change", ["NaN", "missing", "shape"])
+def test_a_signed_checkpoint_that_does_not_fit_is_refused_in_one_line(drives: dict[str, Drive], change: str) -> None:
+    def damage(run: Path) -> None:
+        path = run / "checkpoints/generation-00002.json"
+        state = json.loads(json.loads(path.read_text())["state"])
+        first = state["evolution"]["population"][0]
+        if change == "NaN":
+            first["genes"][0] = float("nan")
+        elif change == "missing":
+            del state["evolution"]["numpy"]
+        else:
+            first["genes"].pop()
+        path.write_bytes(sign(state))
+
+    found = drives["killed-nsga2"].check(Damage("checkpoints/generation-00002.json", change, damage), ["resume"])
+    kind, text = found["resume"]
+    # NaN is no JSON: the checkpoint counts as damaged, and the one before it is used
+    assert kind == ("same" if change == "NaN" else "refused") and (change == "NaN" or "does not fit its run" in text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
