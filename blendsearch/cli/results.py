@@ -70,9 +70,9 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
 def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
     """Print the results of a run; `structure` describes its splits and latency measurements."""
     costs = _select_cost_columns(summary.dense)
-    _print_networks(summary, costs)
     if summary.finals:
-        _print_finals(summary.finals, costs)
+        _print_finals(summary, costs)
+    _print_networks(summary, costs)
     for item in summary.fidelities:
         if item.tau is not None:
             print(
@@ -93,7 +93,8 @@ def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
 def _print_networks(summary: "RunSummary", costs: Mapping[str, str]) -> None:
     from blendsearch.runs.origin import Origin
 
-    table = make_table("id", "network", *costs, "val loss", "val acc", "test acc")
+    title = "before training" if summary.finals else "network"
+    table = make_table("id", title, *costs, "val loss", "val acc", "test acc")
     for section in (summary.dense, summary.baselines, summary.front):
         for row in section:
             table.add_row(
@@ -108,18 +109,25 @@ def _print_networks(summary: "RunSummary", costs: Mapping[str, str]) -> None:
     print_table(table)
 
 
-def _print_finals(finals: "Sequence[FinalRecord]", costs: Mapping[str, str]) -> None:
+def _print_finals(summary: "RunSummary", costs: Mapping[str, str]) -> None:
+    """Print the trained networks below the dense one; the last column is their accuracy in the search."""
     from blendsearch.runs.origin import Origin
 
-    table = make_table("id", "after the long fine-tune", *costs, "val acc", "test acc", "seeds")
-    for row in finals:
+    before = {row.cut: row.val_accuracy for row in (*summary.baselines, *summary.front)}
+    table = make_table("id", "after training", *costs, "val acc", "test acc", "seeds", "val acc before")
+    for dense in summary.dense:
+        accuracies = _format_ratio(dense.val_accuracy), _format_ratio(dense.test_accuracy)
+        table.add_row(str(dense.id), "dense, as it was", *_format_costs(dense, costs), *accuracies, "", "")
+    table.add_section()
+    for row in summary.finals:
         table.add_row(
             str(row.id),
             Origin.parse(row.origin).label,
             *_format_costs(row, costs),
-            _format_accuracy_spread(row.val_accuracy, row.val_spread),
-            _format_accuracy_spread(row.test_accuracy, row.test_spread),
+            _format_accuracy_spread(row.val_accuracy, row.val_spread if row.seeds > 1 else None),
+            _format_accuracy_spread(row.test_accuracy, row.test_spread if row.seeds > 1 else None),
             str(row.seeds),
+            _format_ratio(before.get(row.cut)),
         )
     print_table(table)
 

@@ -41,7 +41,7 @@ class WorkerLogs:
 def read_logs(folder: Path, containing: str = "") -> list[LogLine]:
     """Read the lines of all workers in the order of time, without a last line truncated by a crash.
 
-    Warns of other lines, and of files, that cannot be read. With `containing`, only the lines with this text are parsed.
+    Warns of other lines, and of files, that cannot be read. With `containing`, only lines with this text are parsed.
     """
     found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):

@@ -154,7 +154,7 @@ def test_a_whole_run_by_name(tmp_path: Path, quick: dict[str, Any], capsys: pyte
     path = tmp_path / "cfbs.yaml"
     path.write_text(yaml.safe_dump(quick))
     main(["search", str(path), "--runs", str(tmp_path), "--name", "paper"])
-    assert "after the long fine-tune" in capsys.readouterr().out
+    assert "after training" in capsys.readouterr().out
     main(["front", "paper", "--runs", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert len({row["macs_ratio"] for key in ("front", "baselines", "finals") for row in found[key]}) == 1
