@@ -13,6 +13,7 @@ from blendsearch.events import (
     ControlStarted,
     DenseEvaluated,
     Event,
+    FinalTrained,
     Forked,
     GenerationAsked,
     GenerationDone,
@@ -100,6 +101,8 @@ def format_event(event: Event) -> Iterator[str]:
         case RateFound(rate=rate, losses=losses):
             tried = ", ".join(f"{name}: {loss:.4f}" for name, loss in losses.items())
             yield f"learning rate {rate:g} for the final training; validation losses {tried}"
+        case FinalTrained(done=done, of=of):
+            yield f"{done:g} of {of:g} networks trained"
         case StoppedEarly(reason=reason):
             yield f"stopped early: {reason}"
         case Interrupted(how=how):

@@ -64,6 +64,9 @@ def list_state_rows(state: ProgressState) -> list[tuple[str, str]]:
         pace = state.compute_rate()
         speed = "" if pace is None else f", {pace:.1f} evaluations a minute"
         found.append(("workers", f"{state.busy} of {state.workers} busy{speed}"))
+    if (tuning := state.tuning) is not None and state.activity == "fine-tuning":
+        speed = f"{tuning.images_per_second:,.0f} images/s, {format_duration(tuning.seconds_left)} left"
+        found.append(("training", f"epoch {tuning.epoch:.1f} of {tuning.epochs:g}, loss {tuning.loss:.4f}, {speed}"))
     return found
 
 
@@ -79,8 +82,11 @@ def format_trend(values: list[float]) -> str:
 def format_time_left(state: ProgressState) -> str:
     """Format the time left; "" where it is unknown."""
     seconds = state.estimate_seconds_left()
-    if seconds is None:
-        return ""
+    return "" if seconds is None else f"{format_duration(seconds)} left"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as minutes and seconds, from an hour on with hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,7 +11,16 @@ from rich.console import Console
 from torch import nn
 
 import blendsearch as bs
-from blendsearch.events import Evaluated, Event, GenerationAsked, GenerationDone, Resumed, RunCreated
+from blendsearch.events import (
+    Evaluated,
+    Event,
+    FinalTrained,
+    FineTuned,
+    GenerationAsked,
+    GenerationDone,
+    Resumed,
+    RunCreated,
+)
 from blendsearch.progress import TextProgress
 from blendsearch.progress.live import format_trend, render_state
 from blendsearch.progress.state import ProgressState
@@ -138,3 +147,16 @@ def test_a_pipe_gets_plain_lines() -> None:
     first, second, third = held.getvalue().splitlines()
     assert first == "run one in runs/one" and second == "3 of generation 2 were evaluated before and are not repeated"
     assert "16 evaluations" in third and "hypervolume 0.7000" in third
+
+
+def test_a_fine_tune_shows_epochs_pace_and_time_left() -> None:
+    state, stream = ProgressState(10), io.StringIO()
+    event = FineTuned(
+        key="net", done=0.3, epoch=3.0, epochs=10.0, loss=0.512, images_per_second=1234.5, seconds_left=75.0
+    )
+    state.update(FinalTrained(done=1, of=2))
+    state.update(event)
+    Console(file=stream, width=100).print(render_state(state, 100))
+    assert "fine-tuning" in stream.getvalue()
+    assert "epoch 3.0 of 10, loss 0.5120, 1,234 images/s, 1:15 left" in stream.getvalue()
+    assert event.to_dict()["epoch"] == 3.0
