@@ -1,0 +1,140 @@
+"""Measure the cost of the refit relative to an evaluation without it, and the network's accuracy with and without it.
+
+    python experiments/performance/refit.py [--case resnet18|resnet56] [--work DIR] [--repeats 3]
+
+- resnet18: torchvision's ResNet-18 with random weights on random images of 224 px. Only times matter there.
+- resnet56: ResNet-56 on CIFAR-10, settings of `experiments/main_job/resnet56.yaml`. `DIR` holds cifar10-train.npz and
+  cifar10-test.npz, as `unpack.py` of the shared data writes them. Validation images are from the test set, since the
+  weights have memorised the training set.
+
+Each repetition times both parts in alternation, in processor seconds of one thread; the least of each part counts. An
+evaluation cuts, recalibrates on 512 images and evaluates on `VALIDATION` images. Cuts are uniform by the L1 norm.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from blendsearch.data.split import ArraySplit
+from blendsearch.data.splits import Splits
+from blendsearch.events import ignore_event
+from blendsearch.fitness.evaluator import Evaluator, make_request
+from blendsearch.pipeline.problem.inputs import build_dense_network, build_splits
+from blendsearch.runs.config.loading import load_config
+from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.surgery import narrow
+from blendsearch.structure.trace import trace_structure
+from blendsearch.training.recovery import Recipe
+from blendsearch.training.refit import RefitOptions, make_refitter
+from blendsearch.training.schedule import Schedule
+
+HERE = Path(__file__).parent
+RECALIBRATION = 512
+VALIDATION = {"resnet18": 512, "resnet56": 2000}
+KEPT_SHARES = {"resnet18": (0.7, 0.55), "resnet56": (0.5, 0.3)}
+"""Share of the channels of each group that a cut keeps: about 50 % and 30 % of the multiply-accumulates."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=sorted(VALIDATION))
+    parser.add_argument("--work", type=Path, help="folder of the decoded CIFAR-10")
+    parser.add_argument("--shared", type=Path, default=HERE.parents[2] / "shared" / "data")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    makers: dict[str, Callable[[], Evaluator]] = {
+        "resnet18": make_resnet18,
+        "resnet56": lambda: make_resnet56(arguments.shared, arguments.work),
+    }
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for case in [arguments.case] if arguments.case else makers:
+        evaluator = makers[case]()
+        results[case] = measure_case(evaluator, KEPT_SHARES[case], arguments.repeats)
+        print(json.dumps({case: results[case]}, indent=1), flush=True)
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def make_resnet18() -> Evaluator:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).eval()
+    rng = np.random.default_rng(0)
+    count = max(RECALIBRATION, VALIDATION["resnet18"])
+    split = ArraySplit(rng.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8), rng.integers(0, 1000, count))
+    splits = Splits(split, split, split, 1000, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32), (), "")
+    return make_evaluator(model, splits, 1)
+
+
+def make_resnet56(shared: Path, work: Path) -> Evaluator:
+    os.environ |= {"SHARED": str(shared.resolve()), "DATA": str(work.resolve())}
+    settings = [f"data.val_limit={VALIDATION['resnet56']}", "fitness.device=cpu"]
+    config = load_config(HERE.parent / "main_job" / "resnet56.yaml", settings)
+    return make_evaluator(build_dense_network(config), build_splits(config), 1)
+
+
+def make_evaluator(model: nn.Module, splits: Splits, workers: int) -> Evaluator:
+    height, width, channels = splits.train.shape
+    recipe = Recipe(RECALIBRATION, 100, Schedule(1, 0.01), Schedule(1, 0.01))
+    maps = trace_structure(model, (channels, height, width)).maps
+    return Evaluator(model, maps, splits, recipe, torch.device("cpu"))
+
+
+def measure_case(evaluator: Evaluator, shares: tuple[float, ...], repeats: int) -> dict[str, Any]:
+    maps = evaluator.maps
+    start = time.process_time()
+    refitter = make_refitter(
+        evaluator.model,
+        maps,
+        evaluator.splits,
+        images=RECALIBRATION,
+        device=evaluator.device,
+        options=RefitOptions(recalibration=True),
+    )
+    facts: dict[str, Any] = {"preparing_seconds": round(time.process_time() - start, 2), "cuts": []}
+    refitted = dataclasses.replace(evaluator, refitter=refitter)
+    for share in shares:
+        cut = cut_uniformly(evaluator.model, maps, share)
+        request = make_request(cut, "recalibrated", 0)
+        seconds = {"evaluation": float("inf"), "refit": float("inf")}
+        for _ in range(repeats):
+            start = time.process_time()
+            bare = evaluator.evaluate(request)
+            seconds["evaluation"] = min(seconds["evaluation"], time.process_time() - start)
+            module = narrow(evaluator.model, maps, cut)
+            start = time.process_time()
+            refitter(maps, cut, module)
+            seconds["refit"] = min(seconds["refit"], time.process_time() - start)
+        row = {"kept_share": share} | {name: round(value, 2) for name, value in seconds.items()}
+        row["ratio"] = round(seconds["refit"] / seconds["evaluation"], 3)
+        mended = refitted.evaluate(request)
+        row["accuracy"] = [round(100 - 100 * outcome.error, 2) for outcome in (bare, mended)]
+        facts["cuts"].append(row)
+    return facts
+
+
+def cut_uniformly(model: nn.Module, maps: IndexMaps, share: float) -> Cut:
+    """Cut every group to `share` of its channels, those with the largest L1 norm of all their weights."""
+    cut = maps.make_unpruned_cut()
+    for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
+        norms = np.zeros(group.channels)
+        for member in group.select_members("out"):
+            weight = model.state_dict()[member.tensor].abs().movedim(member.dim, 0)
+            norms += weight.reshape(len(weight), -1).sum(dim=1).numpy()[member.index].sum(axis=1)
+        removed = np.argsort(norms, kind="stable")[: group.channels - max(1, round(share * group.channels))]
+        cut[start + removed] = False
+    return cut
+
+
+if __name__ == "__main__":
+    main()
