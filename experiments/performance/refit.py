@@ -27,7 +27,6 @@ from torch import nn
 
 from blendsearch.data.split import ArraySplit
 from blendsearch.data.splits import Splits
-from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.pipeline.problem.inputs import build_dense_network, build_splits
 from blendsearch.runs.config.loading import load_config
@@ -115,7 +114,7 @@ def measure_case(evaluator: Evaluator, shares: tuple[float, ...], repeats: int) 
             start = time.process_time()
             refitter(maps, cut, module)
             seconds["refit"] = min(seconds["refit"], time.process_time() - start)
-        row = {"kept_share": share} | {name: round(value, 2) for name, value in seconds.items()}
+        row: dict[str, Any] = {"kept_share": share} | {name: round(value, 2) for name, value in seconds.items()}
         row["ratio"] = round(seconds["refit"] / seconds["evaluation"], 3)
         mended = refitted.evaluate(request)
         row["accuracy"] = [round(100 - 100 * outcome.error, 2) for outcome in (bare, mended)]
