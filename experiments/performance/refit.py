@@ -149,11 +149,13 @@ def measure_cut(refitted: Evaluator, share: float, timed: float, repeats: int) -
 
 def cut_uniformly(model: nn.Module, maps: IndexMaps, share: float) -> Cut:
     """Cut every group to `share` of its channels, those with the largest L1 norm of all their weights."""
-    cut = maps.make_unpruned_cut()
+    cut, tensors = maps.make_unpruned_cut(), model.state_dict()
     for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
         norms = np.zeros(group.channels)
         for member in group.select_members("out"):
-            weight = model.state_dict()[member.tensor].abs().movedim(member.dim, 0)
+            if member.tensor not in tensors:
+                continue
+            weight = tensors[member.tensor].abs().movedim(member.dim, 0)
             norms += weight.reshape(len(weight), -1).sum(dim=1).numpy()[member.index].sum(axis=1)
         removed = np.argsort(norms, kind="stable")[: group.channels - max(1, round(share * group.channels))]
         cut[start + removed] = False
