@@ -16,12 +16,12 @@ most of it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,22 +29,35 @@ from blendsearch.data.splits import Splits
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.training.device import Precision, autocast
-from blendsearch.training.refit_depthwise import SWEEPS, fit_pair, solve_ridge
+from blendsearch.training.refit_depthwise import SWEEPS, fit_pair
+from blendsearch.training.refit_patches import extract_patches, flatten_weight, unflatten_weight
+from blendsearch.training.refit_solver import compute_gram, solve_ridge
 
 IMAGES = 256
-"""Largest number of training images on which layers are fitted, in one batch."""
+"""Largest number of training images on which layers are fitted, in one batch.
+
+With 128, six cuts of ResNet-56 lose 2.5 points on average (`experiments/performance/refit.py`, which can set these
+three).
+"""
 
 MIN_ROWS = 4096
 """Least number of outputs of a layer to fit, spread evenly over the images at random positions."""
 
 ROWS_PER_INPUT = 8
-"""Outputs to fit per input of a layer, if its feature maps have that many."""
+"""Outputs to fit per input that the cut keeps in a layer, if its feature maps have that many.
+
+With 4 and half of `MIN_ROWS`, the same cuts lose another 2.1 points on 128 images. With 2 and a quarter, four of them
+lose 10 points on 256 images.
+"""
 
 MIN_ROWS_PER_INPUT = 4
 """Outputs per input below which a layer is not refitted, since it would overfit the images."""
 
 MAX_INPUTS = 4608
 """Inputs of a layer (3x3 convolution over 512 channels) above which it is not refitted."""
+
+MAX_LOADED_BYTES = 2**30
+"""Largest size of targets and images that a refitter keeps on an accelerator between candidates."""
 
 RIDGE = 1e-2
 """Pull towards the weights that the cut kept, as a share of the inputs' mean variance. Between 1e-3 and 1e-1 the
@@ -59,8 +72,9 @@ class Target:
     Attributes
     ----------
     tensor, module: names of the weight and of the layer.
-    positions: (images, m), fitted positions of each image's flattened output; m is 1 for a linear layer.
-    outputs: float32 (images * m, outputs), the outputs at these positions.
+    positions: (images, m), sampled positions of each image's flattened output, in random order; m is 1 for a linear
+        layer.
+    outputs: float32 (images, m, outputs), the outputs at these positions.
     has_prunable_inputs: True if the layer reads channels that can be cut.
     """
 
@@ -69,6 +83,21 @@ class Target:
     positions: Tensor
     outputs: Tensor
     has_prunable_inputs: bool = True
+
+    def to(self, device: torch.device) -> "Target":
+        return replace(self, positions=self.positions.to(device), outputs=self.outputs.to(device))
+
+    def select_outputs(self, layer: nn.Module, maps: IndexMaps, kept: Cut) -> tuple[Tensor, Tensor]:
+        """Return the positions (images, m) and outputs (images * m, kept outputs) to which `layer` is fitted.
+
+        `layer` is this layer after the cut, perhaps decomposed, and `kept` the padded cut.
+        """
+        count = -(-max(MIN_ROWS, ROWS_PER_INPUT * _count_inputs(layer)) // len(self.positions))
+        outputs = self.outputs[:, :count].flatten(0, 1)
+        sources = {dim: maps.sources[number] for dim, number in maps.slices.get(self.tensor, ())}
+        if 0 in sources:
+            outputs = outputs[:, torch.from_numpy(np.flatnonzero(kept[sources[0]])).to(outputs.device)]
+        return self.positions[:, :count], outputs
 
 
 @dataclass(frozen=True)
@@ -105,6 +134,7 @@ class Refitter:
     targets: tuple[Target, ...]
     images: Tensor
     options: RefitOptions
+    _loaded: dict[torch.device, tuple[tuple[Target, ...], Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, maps: IndexMaps, cut: Cut, module: nn.Module) -> None:
         """Refit weights and biases of `module`, which was cut by `cut`, in place, in one forward pass.
@@ -115,25 +145,36 @@ class Refitter:
         decomposed = set(maps.find_decomposed_layers(cut))
         if cut.all() or not (self.options.all_layers or decomposed):
             return
-        kept = np.append(cut, True)
         device = next(module.parameters()).device
+        targets, images = self._load(device)
+        kept = np.append(cut, True)
         hooks = []
-        for target in self.targets:
-            pair = target.module in decomposed
-            if not pair and not (self.options.all_layers and target.has_prunable_inputs):
-                continue
-            sources = {dim: maps.sources[number] for dim, number in maps.slices.get(target.tensor, ())}
-            outputs = target.outputs.to(device)
-            if 0 in sources:
-                outputs = outputs[:, torch.from_numpy(np.flatnonzero(kept[sources[0]])).to(device)]
-            fit = (_PairRefitHook if pair else _RefitHook)(target.positions.to(device), outputs, self.options)
-            hooks.append(module.get_submodule(target.module).register_forward_pre_hook(fit))
+        for target in targets:
+            layer, pair = module.get_submodule(target.module), target.module in decomposed
+            if pair or (self.options.all_layers and target.has_prunable_inputs):
+                outputs = target.select_outputs(layer, maps, kept)
+                hook = (_PairRefitHook if pair else _RefitHook)(*outputs, self.options)
+                hooks.append(layer.register_forward_pre_hook(hook))
         try:
             with torch.no_grad(), self._use_recovery_statistics(module), autocast(device, self.options.precision):
-                module(self.images.to(device))
+                module(images)
         finally:
-            for hook in hooks:
-                hook.remove()
+            for handle in hooks:
+                handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_loaded": {}}
+
+    def _load(self, device: torch.device) -> tuple[tuple[Target, ...], Tensor]:
+        """Return targets and images on `device`, and keep them there if they take at most `MAX_LOADED_BYTES`."""
+        if device.type == "cpu":
+            return self.targets, self.images
+        if device in self._loaded:
+            return self._loaded[device]
+        loaded = tuple(target.to(device) for target in self.targets), self.images.to(device)
+        if self.images.nbytes + sum(target.outputs.nbytes for target in self.targets) <= MAX_LOADED_BYTES:
+            self._loaded[device] = loaded
+        return loaded
 
     @contextmanager
     def _use_recovery_statistics(self, module: nn.Module) -> Iterator[None]:
@@ -163,29 +204,32 @@ class _RefitHook:
             return
         self.done = True
         with torch.autocast(inputs[0].device.type, enabled=False):
-            self.fit(layer, inputs[0].float())
+            self.fit(layer, inputs[0])
 
     def fit(self, layer: nn.Module, x: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        rows = extract_patches(layer, x, self.positions)
-        if len(rows) < MIN_ROWS_PER_INPUT * rows.shape[1]:
+        weight = flatten_weight(layer.weight)
+        if self.count_rows() < MIN_ROWS_PER_INPUT * weight.shape[1]:
             return
-        weight = layer.weight.flatten(1)
-        rows, mean, targets, target_mean = self.center(rows, layer.bias)
-        residuals = targets - rows @ weight.T
-        gram = (rows.T @ rows).double() / len(rows)
-        cross_moments = (rows.T @ residuals).double() / len(rows)
-        fitted = weight + solve_ridge(gram, cross_moments, self.options.ridge).T.float()
-        layer.weight.copy_(fitted.reshape(layer.weight.shape))
+        rows, mean, targets, target_mean = self.center(extract_patches(layer, x, self.positions), layer.bias)
+        cross_moments = rows.T @ (targets - rows @ weight.T) / len(rows)
+        fitted = weight + solve_ridge(compute_gram(rows), cross_moments, self.options.ridge).T
+        layer.weight.copy_(unflatten_weight(fitted, layer.weight.shape))
         if layer.bias is not None:
-            layer.bias.copy_(target_mean - fitted @ mean)
+            update_bias(layer.bias, target_mean - fitted @ mean)
+
+    def count_rows(self) -> int:
+        return self.positions.numel()
 
     def center(self, rows: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return rows and targets without their means, and the means; zero means if nothing can absorb them."""
+        """Return rows and targets without their means, and the means; zero means if nothing can absorb them.
+
+        Overwrites `rows`.
+        """
         mean, target_mean = rows.new_zeros(rows.shape[1]), self.targets.new_zeros(self.targets.shape[1])
         if bias is not None or self.options.recalibration:
             mean, target_mean = rows.mean(dim=0), self.targets.mean(dim=0)
-        return rows - mean, mean, self.targets - target_mean, target_mean
+        return rows.sub_(mean), mean, self.targets - target_mean, target_mean
 
 
 class _PairRefitHook(_RefitHook):
@@ -194,19 +238,28 @@ class _PairRefitHook(_RefitHook):
     def fit(self, layer: nn.Module, x: Tensor) -> None:
         depthwise, pointwise = layer.get_submodule("depthwise"), layer.get_submodule("pointwise")
         assert isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d)
-        rows = extract_patches(depthwise, x, self.positions)
         # unknowns: one weight per input channel and output, then all taps of the depthwise half by all outputs
-        if len(rows) < MIN_ROWS_PER_INPUT * max(depthwise.out_channels, rows.shape[1] // pointwise.out_channels):
+        taps = depthwise.weight[0].numel()
+        if self.count_rows() < MIN_ROWS_PER_INPUT * max(
+            depthwise.out_channels, depthwise.weight.numel() // pointwise.out_channels
+        ):
             return
-        rows, mean, targets, target_mean = self.center(rows, pointwise.bias)
-        gram, cross_moments = (rows.T @ rows).double() / len(rows), (rows.T @ targets).double() / len(rows)
-        halves = depthwise.weight.flatten(1).double(), pointwise.weight.flatten(1).double()
-        pair = fit_pair(gram, cross_moments, *halves, self.options.ridge, self.options.sweeps)
-        deep, wide = (half.float() for half in pair)
+        rows, mean, targets, target_mean = self.center(extract_patches(depthwise, x, self.positions), pointwise.bias)
+        by_channel = torch.arange(rows.shape[1], device=rows.device).reshape(taps, -1).T.flatten()
+        gram = compute_gram(rows)[by_channel][:, by_channel]
+        cross_moments = (rows.T @ targets)[by_channel] / len(rows)
+        halves = depthwise.weight.flatten(1), pointwise.weight.flatten(1)
+        deep, wide = fit_pair(gram, cross_moments, *halves, self.options.ridge, self.options.sweeps)
         depthwise.weight.copy_(deep.reshape(depthwise.weight.shape))
         pointwise.weight.copy_(wide.reshape(pointwise.weight.shape))
         if pointwise.bias is not None:
-            pointwise.bias.copy_(target_mean - wide @ (mean.reshape(deep.shape) * deep).sum(dim=1))
+            mean_outputs = (mean[by_channel].reshape(deep.shape) * deep).sum(dim=1)
+            update_bias(pointwise.bias, target_mean - wide @ mean_outputs)
+
+
+def update_bias(bias: Tensor, fitted: Tensor) -> None:
+    """Overwrite the elements of `bias` for which `fitted` is finite."""
+    bias.copy_(torch.where(torch.isfinite(fitted), fitted, bias))
 
 
 def make_refitter(
@@ -221,7 +274,7 @@ def make_refitter(
     """Make the refitter of all cuts of `model`, from its outputs on the first `images` training images (at most
     `IMAGES`).
 
-    These layers are not refitted: those that read each channel alone, transposed, 1-D and 3-D convolutions,
+    These layers are not refitted: those that read each channel alone, grouped, transposed, 1-D and 3-D convolutions,
     parameter-free shortcuts, linear layers with more than one position, and layers of more than `MAX_INPUTS` inputs.
     """
     count = min(images, IMAGES)
@@ -241,14 +294,12 @@ def make_refitter(
         flat = output.reshape(count, output.shape[1], -1)
         positions = _sample_positions(count, flat.shape[2], -(-rows // count)).to(device)
         picked = flat.gather(2, positions[:, None, :].expand(-1, flat.shape[1], -1))
-        found[name] = Target(
-            tensor, name, positions.cpu(), picked.transpose(1, 2).flatten(0, 1).cpu(), tensor in readers
-        )
+        found[name] = Target(tensor, name, positions.cpu(), picked.transpose(1, 2).cpu(), tensor in readers)
 
     hooks = []
     for tensor, name in fitted.items():
         layer = model.get_submodule(name)
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight[0].numel() <= MAX_INPUTS:
+        if _can_refit(layer):
             hooks.append(layer.register_forward_hook(partial(record_target, tensor, name)))
     try:
         with use_eval_mode(model), torch.no_grad():
@@ -261,29 +312,25 @@ def make_refitter(
     return Refitter(tuple(found.values()), batch.cpu(), options)
 
 
-def extract_patches(layer: nn.Conv2d | nn.Linear, x: Tensor, positions: Tensor) -> Tensor:
-    """Return the inputs of `layer` for its outputs at `positions`, from its input `x`: (images * m, inputs).
+def _can_refit(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return False
+    return isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight[0].numel() <= MAX_INPUTS
 
-    `positions` has shape (images, m), in the flattened output. Inputs are in the order of the flattened weight.
-    """
-    if isinstance(layer, nn.Linear):
-        return x
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
-    wide = x.shape[3]
-    (tall, broad), (down, right), (apart, aside) = layer.kernel_size, layer.stride, layer.dilation
-    columns = (wide - aside * (broad - 1) - 1) // right + 1
-    taps = apart * torch.arange(tall)[:, None] * wide + aside * torch.arange(broad)
-    corner = (positions // columns) * (down * wide) + positions % columns * right
-    at = (corner[:, :, None] + taps.to(x.device).flatten()).flatten(1)  # (images, m * taps)
-    read = x.flatten(2).gather(2, at[:, None, :].expand(-1, x.shape[1], -1))
-    images, each = positions.shape
-    return read.reshape(images, x.shape[1], each, -1).transpose(1, 2).reshape(images * each, -1)
+
+def _count_inputs(layer: nn.Module) -> int:
+    """Count the inputs of a layer, or of the layer that a pair replaces: channels times taps."""
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        return layer.weight[0].numel()
+    depthwise = layer.get_submodule("depthwise")
+    assert isinstance(depthwise, nn.Conv2d)
+    return depthwise.weight.numel()
 
 
 def _sample_positions(images: int, size: int, count: int) -> Tensor:
-    """Sample `count` of `size` positions of a feature map for each image; all if there are no more: (images, m)."""
+    """Sample `count` of `size` positions of a feature map for each image, or all if there are no more: (images, m).
+
+    They are in random order, so any prefix is a fair sample.
+    """
     every: NDArray[np.int64] = np.tile(np.arange(size, dtype=np.int64), (images, 1))
-    if size > count:
-        every = np.random.default_rng(0).permuted(every, axis=1)[:, :count]
-    return torch.from_numpy(np.ascontiguousarray(every))
+    return torch.from_numpy(np.ascontiguousarray(np.random.default_rng(0).permuted(every, axis=1)[:, :count]))

@@ -9,6 +9,8 @@ the target. Only second moments of x and the outputs are needed.
 import torch
 from torch import Tensor
 
+from blendsearch.training.refit_solver import solve_ridge
+
 SWEEPS = 2
 """Number of fits of the depthwise weights, each between two fits of the pointwise ones."""
 
@@ -19,7 +21,7 @@ def fit_pair(
     """Fit the pair (depthwise (in, taps), pointwise (out, in)) to the target outputs, starting from these values.
 
     `gram` (in * taps, in * taps) and `cross_moments` (in * taps, out) are the mean products of inputs with inputs and
-    with target outputs. All are in float64. `ridge` is a share of the mean diagonal.
+    with target outputs. `ridge` is a share of the mean diagonal.
     """
     into, taps = depthwise.shape
     gram = gram.reshape(into, taps, into, taps)
@@ -44,12 +46,3 @@ def _fit_depthwise(gram: Tensor, cross_moments: Tensor, depthwise: Tensor, point
     targets = torch.einsum("oi,iao->ia", pointwise, cross_moments).reshape(-1, 1)
     residuals = targets - moments @ depthwise.reshape(-1, 1)
     return depthwise + solve_ridge(moments, residuals, ridge).reshape(into, taps)
-
-
-def solve_ridge(gram: Tensor, cross_moments: Tensor, ridge: float) -> Tensor:
-    """Return the change of weights whose residuals have mean products `cross_moments` with inputs of second moments
-    `gram`.
-    """
-    gram = gram.clone()
-    gram.diagonal().add_(ridge * gram.diagonal().mean() + torch.finfo(torch.float32).tiny)
-    return torch.cholesky_solve(cross_moments, torch.linalg.cholesky(gram))

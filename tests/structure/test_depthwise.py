@@ -227,7 +227,7 @@ def residuals(model: nn.Module, small: nn.Module, repair: Refitter, maps: IndexM
         said = said.gather(2, target.positions[:, None, :].expand(-1, said.shape[1], -1)).transpose(1, 2).flatten(0, 1)
         sources = dict(maps.slices.get(target.tensor, ()))
         kept = np.append(cut, True)[maps.sources[sources[0]]] if 0 in sources else slice(None)
-        error = said - target.outputs[:, kept]
+        error = said - target.outputs.flatten(0, 1)[:, kept]
         found[target.module] = error - error.mean(dim=0)
     return found
 

@@ -1,6 +1,7 @@
 """Refit of layers: what it restores, what it does not change, and that it never increases a layer's error."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from blendsearch.runs.config.loading import parse_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
+from blendsearch.training import refit
 from blendsearch.training.recovery import Recipe
-from blendsearch.training.refit import extract_patches
+from blendsearch.training.refit_patches import extract_patches, flatten_weight
 from blendsearch.training.schedule import Schedule
 
 
@@ -110,7 +112,7 @@ def test_patches_times_weights_equal_the_output(layer: nn.Conv2d | nn.Linear) ->
     output = layer(x).reshape(2, 4, -1)
     positions = torch.stack([torch.randperm(output.shape[2])[:5] for _ in range(2)])
     wanted = output.gather(2, positions[:, None, :].expand(-1, 4, -1)).transpose(1, 2).flatten(0, 1)
-    found = extract_patches(layer, x, positions) @ layer.weight.flatten(1).T + layer.bias
+    found = extract_patches(layer, x, positions) @ flatten_weight(layer.weight).T + layer.bias
     torch.testing.assert_close(found, wanted)
 
 
@@ -169,6 +171,61 @@ def test_no_refit_increases_the_error_of_a_layer(name: str, keep: float, seed: i
         before, after = (float(error.square().sum()) for error in found)
         assert after <= before * (1 + 1e-3) + 1e-6, target.module
     assert torch.isfinite(small.eval()(images)).all()
+
+
+@pytest.mark.parametrize("name", ["residual", "odd"])
+def test_an_image_that_is_not_finite_leaves_every_layer_finite(name: str) -> None:
+    model, maps, _, repairs = case(name)
+    cut = draw_random_cut(maps, 0.5, 0)
+    images = repairs[0].images.clone()
+    images[3, 0, 2, 2] = float("nan")
+    small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
+    dataclasses.replace(repairs[0], images=images)(maps, cut, small)
+    for (key, found), left in zip(small.state_dict().items(), bare.state_dict().values(), strict=True):
+        assert torch.isfinite(found).all(), key
+        assert key.endswith("num_batches_tracked") or found.shape == left.shape
+
+
+def test_a_layer_of_inputs_that_are_not_finite_is_not_refitted() -> None:
+    model, maps, _, repairs = case("odd")
+    cut = draw_random_cut(maps, 0.5, 0)
+    small, bare = narrow(model, maps, cut), narrow(model, maps, cut)
+    spoiled = dataclasses.replace(repairs[0], images=torch.full_like(repairs[0].images, float("nan")))
+    spoiled(maps, cut, small)
+    for (key, found), left in zip(small.state_dict().items(), bare.state_dict().values(), strict=True):
+        assert torch.equal(found, left), key
+
+
+def test_a_refit_in_bfloat16_is_close_to_one_in_float32() -> None:
+    model, maps, images, repairs = case("residual")
+    cut = draw_random_cut(maps, 0.5, 0)
+    outputs = []
+    for precision in ("float32", "bfloat16"):
+        options = dataclasses.replace(repairs[0].options, precision=precision)
+        small = narrow(model, maps, cut)
+        dataclasses.replace(repairs[0], options=options)(maps, cut, small)
+        with torch.inference_mode():
+            outputs.append(small(images))
+    with torch.inference_mode():
+        bare = narrow(model, maps, cut)(images)
+    assert float((outputs[0] - outputs[1]).norm()) < 0.1 * float((outputs[0] - bare).norm())
+
+
+def test_a_narrow_layer_is_fitted_to_fewer_rows_and_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refit, "MIN_ROWS", 1)
+    monkeypatch.setattr(refit, "ROWS_PER_INPUT", 60)
+    model, splits = make_net("residual"), make_random_splits(SHAPE)
+    maps = trace_structure(model, SHAPE).maps
+    cut = draw_random_cut(maps, 0.5, 0)
+    refitter, again = make_net_refitter(model, maps, splits), make_net_refitter(model, maps, splits)
+    target = next(target for target in refitter.targets if target.module == "outer.0")
+    whole, kept = model.get_submodule("outer.0"), np.append(cut, True)
+    small, other = narrow(model, maps, cut), narrow(model, maps, cut)
+    counts = [target.select_outputs(layer, maps, kept)[0].numel() for layer in (whole, small.get_submodule("outer.0"))]
+    assert counts[1] < counts[0]
+    refitter(maps, cut, small)
+    pickle.loads(pickle.dumps(again))(maps, cut, other)
+    assert all(torch.equal(one, two) for one, two in zip(small.parameters(), other.parameters(), strict=True))
 
 
 def seen(model: nn.Module, name: str, images: Tensor, renewed: bool) -> Tensor:
