@@ -6,7 +6,7 @@ from typing import Protocol
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
-from blendsearch.training.store import TrainingStore
+from blendsearch.training.training_store import TrainingStore
 
 
 def submit_nothing() -> None:

@@ -12,7 +12,7 @@ from blendsearch.engine.telemetry import Telemetry
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request, make_failed_outcome
 from blendsearch.runs.worker_logs import WorkerLogs
-from blendsearch.training.store import TrainingStore
+from blendsearch.training.training_store import TrainingStore
 
 
 class LocalEngine:

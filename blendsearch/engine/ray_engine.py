@@ -24,7 +24,7 @@ from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs
-from blendsearch.training.store import NO_STORE, FolderStore, TrainingStore
+from blendsearch.training.training_store import NO_STORE, FolderStore, TrainingStore
 
 RESIZE_SECONDS = 5.0
 """Interval at which the engine checks how many workers the cluster has room for."""

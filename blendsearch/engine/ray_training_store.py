@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.training.store import FolderStore, NoStore, TrainingProgress, TrainingStore
+from blendsearch.training.training_store import FolderStore, NoStore, TrainingProgress, TrainingStore
 
 
 class StoreActor:

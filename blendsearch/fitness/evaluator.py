@@ -23,7 +23,7 @@ from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_eva
 from blendsearch.training.device import autocast, convert_to_channels_last
 from blendsearch.training.recovery import FIDELITIES, Recipe, RecoveryContext
 from blendsearch.training.refit import Refitter
-from blendsearch.training.store import NO_STORE, TrainingStore
+from blendsearch.training.training_store import NO_STORE, TrainingStore
 
 SplitName = Literal["train", "val", "test", "unused"]
 EvaluationSplit = Literal["val", "test", "both", "unused"]

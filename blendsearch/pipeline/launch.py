@@ -16,7 +16,7 @@ from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run
-from blendsearch.training.store import FolderStore, TrainingProgress
+from blendsearch.training.training_store import FolderStore, TrainingProgress
 
 BASE_FOLDER = ".training"
 """Folder beside the runs with the state of base trainings that are not finished."""

@@ -13,12 +13,12 @@ from blendsearch.data.views import can_load_views
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.device import Precision
 from blendsearch.training.hooks import NO_HOOKS, TrainContext, TrainingHooks, call_train_function
-from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.recalibration import recalibrate
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import NO_STORE, TrainingStore
 from blendsearch.training.stored_teacher import StoredTeacher, load_or_compute_logits
 from blendsearch.training.teacher import LiveTeacher, Teacher
+from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.training_store import NO_STORE, TrainingStore
 
 TEACHER_KEY = "teacher"
 """Entry of the training store with the dense network's outputs."""

@@ -17,7 +17,7 @@ class Schedule:
     images: training images per epoch; None for all of them.
     decay: ``cosine`` (one cosine from `rate` to zero) or ``constant``, after the warm-up.
     nesterov: True for Nesterov momentum; SGD only.
-    optimizer: a key of `optimizers.OPTIMIZERS`.
+    optimizer: a key of `optimizer_registry.OPTIMIZERS`.
     warmup: share, in [0, 1), of the steps over which the rate rises linearly from near zero.
     label_smoothing: share, in [0, 1), of the target that is spread over all classes; for the default loss only.
     clip_norm: largest Euclidean norm of all gradients together; None for no limit.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from blendsearch.data.splits import Splits
 from blendsearch.data.views import ViewBatch, load_views
 from blendsearch.training.device import Precision, autocast
-from blendsearch.training.store import TrainingStore
+from blendsearch.training.training_store import TrainingStore
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from blendsearch.structure.groups import build_index_maps
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore
+from blendsearch.training.training_store import FolderStore
 
 
 def main() -> None:

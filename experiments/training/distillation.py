@@ -15,7 +15,7 @@ from setting import Results, compare_paired, load_problem, make_cut, parse_argum
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.training.recovery import TEACHER_KEY
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore
+from blendsearch.training.training_store import FolderStore
 
 RATE, WEIGHT = 0.05, 0.7
 

@@ -30,7 +30,7 @@ from blendsearch.structure.groups import Cut, build_index_maps
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore
+from blendsearch.training.training_store import FolderStore
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIDES = {"small": 16, "full": 32}

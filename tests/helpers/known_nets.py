@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from blendsearch.data.datasets import DataSpec
 from blendsearch.data.splits import load_splits
-from blendsearch.training.loop import train
 from blendsearch.training.schedule import Schedule
+from blendsearch.training.trainer import train
 from blendsearch.zoo.digits_net import digits_net
 
 

@@ -27,7 +27,7 @@ from blendsearch.results.summary import summarize_run
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.runs.worker_logs import WorkerLogs
-from blendsearch.training.store import TrainingStore
+from blendsearch.training.training_store import TrainingStore
 
 SCHEDULES = ["generational", "steady"]
 EVALUATIONS = 40

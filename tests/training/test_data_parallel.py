@@ -14,9 +14,9 @@ from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.task import Task
 from blendsearch.training.data_parallel import wrap_data_parallel
-from blendsearch.training.loop import TrainingOptions, train
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import LiveTeacher
+from blendsearch.training.trainer import TrainingOptions, train
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")

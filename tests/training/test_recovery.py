@@ -15,7 +15,7 @@ from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.training.hooks import StepInfo, TrainContext, TrainingHooks
 from blendsearch.training.recovery import TEACHER_KEY
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore
+from blendsearch.training.training_store import FolderStore
 
 (REQUEST,) = make_requests(1, "final")
 REQUEST = REQUEST._replace(return_weights=True)

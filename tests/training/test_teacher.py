@@ -9,11 +9,11 @@ from evaluations import load_digits_splits
 from torch import nn
 
 from blendsearch.data.views import KeyedDraws, iter_view_batches, load_views
-from blendsearch.training.loop import TrainingOptions, train
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore, NoStore
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits, load_or_compute_logits
 from blendsearch.training.teacher import LiveTeacher, combine_losses
+from blendsearch.training.trainer import TrainingOptions, train
+from blendsearch.training.training_store import FolderStore, NoStore
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")

@@ -20,7 +20,6 @@ CMA-ES".
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,9 @@ from blendsearch.blend.genome import (
     unflatten_genome,
 )
 from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
+from blendsearch.pipeline.optimizers.cma_state import CmaState, StageResultState, SteadyState, StrategyState
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
@@ -46,50 +46,6 @@ LOG_LOSS_SCALE = 0.15
 """Difference in log loss to the best criterion at which a criterion begins with 1/e of its weight."""
 
 Vector = NDArray[np.float64]
-
-
-class StrategyState(TypedDict):
-    """The state of a `Strategy` in a checkpoint; lists are (n,)."""
-
-    mean: list[float]
-    spread: list[float]
-    variance: list[float]
-    path_sigma: list[float]
-    path: list[float]
-    size: int
-    sigma: float
-    generation: int
-
-
-class StageResultState(TypedDict):
-    """The result of a candidate of stage 2 in a checkpoint."""
-
-    genes: list[float]
-    objectives: list[float]
-    digest: str
-    origin: str
-
-
-class SteadyState(TypedDict):
-    """The part of the state that only candidates asked for one at a time have.
-
-    `queue` holds origin and genome fields; `samples` losses and genes.
-    """
-
-    queue: list[tuple[str, GenomeFields]]
-    pending: list[str]
-    stage_results: list[StageResultState] | None
-    is_fork: bool
-    samples: list[tuple[float, list[float]]]
-
-
-class CmaState(TypedDict):
-    """The state of `Cma` in a checkpoint. `best` is a loss and the genes of its genome."""
-
-    numpy: RandomState
-    best: tuple[float, list[float]] | None
-    strategy: StrategyState | None
-    steady: NotRequired[SteadyState]
 
 
 class Cma:

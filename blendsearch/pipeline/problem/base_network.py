@@ -12,8 +12,8 @@ from blendsearch.errors import BlendsearchError, ModelError
 from blendsearch.events import BaseTrained, Reporter
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.schema import Config
-from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
-from blendsearch.training.store import TrainingStore
+from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.training_store import TrainingStore
 
 
 def train_base(

@@ -36,7 +36,7 @@ from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.run import Run
 from blendsearch.task import EvaluateFunction, Task, get_function_name, run_user_evaluation
 from blendsearch.training.device import resolve_device
-from blendsearch.training.store import NO_STORE, TrainingStore
+from blendsearch.training.training_store import NO_STORE, TrainingStore
 
 
 def build_problem(

@@ -53,7 +53,7 @@ from blendsearch.runs.checkpoint import refuse_unfit_state
 from blendsearch.runs.decoding import decode_dataclass
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import autocast, convert_to_channels_last
-from blendsearch.training.optimizers import make_optimizer
+from blendsearch.training.optimizer_registry import make_optimizer
 
 CONCAVITY = 2.0
 """The pressure on a channel above the level is multiplied by (level / norm) to this power."""

@@ -15,12 +15,12 @@ from evaluations import load_digits_splits
 from torch import nn
 
 from blendsearch.errors import TrainingError
-from blendsearch.training.checkpoint import pack_state, unpack_state
 from blendsearch.training.hooks import StepInfo, TrainingHooks
-from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
-from blendsearch.training.optimizers import OPTIMIZERS
+from blendsearch.training.optimizer_registry import OPTIMIZERS
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore, TrainingProgress
+from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.training_state import pack_state, unpack_state
+from blendsearch.training.training_store import FolderStore, TrainingProgress
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ from pathlib import Path
 import numpy as np, torch
 sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
-import test_loop as t
+import test_trainer as t
 store = t.FolderStore(Path(sys.argv[1]))
 pause = t.TrainingHooks(on_step=lambda info: (time.sleep(0.05), print(info.step, flush=True)))
 t.train_network(t.Schedule(3, 0.05, 100), hooks=pause, checkpoints=t.CheckpointOptions(store, "net", seconds=0.2))
@@ -224,7 +224,7 @@ def test_half_precision_trains(precision: Any) -> None:
 
 
 def test_progress_has_epochs_pace_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blendsearch.training.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("blendsearch.training.trainer.REPORT_SECONDS", 0.0)
     reports: list[TrainingProgress] = []
     store = FolderStore(tmp_path)
     monkeypatch.setattr(store, "report", reports.append)

@@ -17,7 +17,13 @@ from blendsearch.data.splits import Splits
 from blendsearch.data.views import FRESH, ViewBatch, iter_view_batches
 from blendsearch.errors import TrainingError
 from blendsearch.task import CLASSIFICATION, Task
-from blendsearch.training.checkpoint import (
+from blendsearch.training.data_parallel import wrap_data_parallel
+from blendsearch.training.device import Precision, autocast
+from blendsearch.training.hooks import NO_HOOKS, StepInfo, TrainingHooks
+from blendsearch.training.optimizer_registry import make_optimizer
+from blendsearch.training.schedule import Schedule
+from blendsearch.training.teacher import Teacher, combine_losses
+from blendsearch.training.training_state import (
     AVERAGE,
     collect_module,
     collect_optimizer,
@@ -30,13 +36,7 @@ from blendsearch.training.checkpoint import (
     set_generator_state,
     unpack_state,
 )
-from blendsearch.training.data_parallel import wrap_data_parallel
-from blendsearch.training.device import Precision, autocast
-from blendsearch.training.hooks import NO_HOOKS, StepInfo, TrainingHooks
-from blendsearch.training.optimizers import make_optimizer
-from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import NO_STORE, TrainingProgress, TrainingStore
-from blendsearch.training.teacher import Teacher, combine_losses
+from blendsearch.training.training_store import NO_STORE, TrainingProgress, TrainingStore
 
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress to the store."""
