@@ -1,4 +1,4 @@
-"""Trust in the code that a run directory names: its model factory and its criteria modules.
+"""Trust in the code that a run directory names: its model factory, its criteria modules and its transforms.
 
 A run directory may come from somebody else, and importing what it names runs that code. It is imported only where the
 user says so (``--trust``, ``trust=True``), or where this user made the run on this machine. The second is proved by a
@@ -28,9 +28,14 @@ BUILT_IN_PREFIXES = ("", "torchvision", PYTHON_PREFIX)
 
 
 def list_code(config: Config) -> list[str]:
-    """List the user-defined modules that `config` names: of its factory, then of its criteria."""
+    """List the user-defined modules that `config` names: of its factory, its criteria, then its transforms."""
     place = config.model.factory.rpartition(":")[0]
-    return [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules]
+    transforms = config.data.transforms.rpartition(":")[0]
+    return [
+        *([] if place in BUILT_IN_PREFIXES else [place]),
+        *config.criteria.modules,
+        *([transforms] if transforms else []),
+    ]
 
 
 def sign_run(path: Path, config: Config) -> None:
@@ -60,9 +65,11 @@ def _is_signed(run: Run) -> bool:
 
 
 def _compute_signature(path: Path, config: Config, key: bytes) -> str:
-    """Compute the signature of a run: over its place, its model section and its criteria modules."""
+    """Compute the signature of a run: over its place, its model section, its criteria modules and its transforms."""
     place = path.resolve(strict=True)
     facts = [str(place), place.stat().st_ino, config.model.model_dump(mode="json"), list(config.criteria.modules)]
+    if ":" in config.data.transforms:  # left out otherwise: the signatures of earlier versions stay valid
+        facts.append(config.data.transforms)
     return hmac.new(key, json.dumps(facts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
