@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from blendsearch.data.processes import Workers, choose_context, limit_by_shared_memory, resolve_workers
+from blendsearch.data.processes import (
+    Workers,
+    choose_context,
+    exit_with_parent,
+    limit_by_shared_memory,
+    resolve_workers,
+)
 from blendsearch.data.sampling import format_error, load_batch
 from blendsearch.data.split import Indices, Split
 from blendsearch.errors import DataError
@@ -104,6 +110,7 @@ def _make_loader(
         pin_memory=device.type == "cuda",
         prefetch_factor=PREFETCHED_BATCHES,
         multiprocessing_context=context,
+        worker_init_fn=exit_with_parent,
         generator=torch.Generator(),  # without one, the loader draws from torch's global stream
     )
 

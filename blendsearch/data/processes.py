@@ -32,8 +32,8 @@ SHARED_MEMORY = "/dev/shm"
 def resolve_workers(asked: Workers, device: torch.device) -> int:
     """Return the number of processes that read images: at most one per processor, 0 inside a daemonic process.
 
-    ``auto`` follows the threads of torch, which an engine sets to each worker's share of the machine. On a CPU, half of
-    them are left to the training.
+    ``auto`` follows the threads of torch, which an engine sets to each worker's share of the machine. A single thread
+    on a CPU reads the images itself.
     """
     if multiprocessing.current_process().daemon or "forkserver" not in multiprocessing.get_all_start_methods():
         return 0
@@ -41,7 +41,9 @@ def resolve_workers(asked: Workers, device: torch.device) -> int:
     if asked != "auto":
         return min(asked, processors)
     threads = torch.get_num_threads()
-    return min(threads if device.type == "cuda" else threads // 2, processors, MAX_AUTO_WORKERS)
+    if threads == 1 and device.type == "cpu":
+        return 0
+    return min(threads, processors, MAX_AUTO_WORKERS)
 
 
 def limit_by_shared_memory(workers: int, batch_bytes: int) -> int:
@@ -133,6 +135,21 @@ class _Pickler(pickle.Pickler):
             raise TypeError(f"it holds a tensor on {value.device}")
         self.tensor_bytes += value.nbytes
         return int, ()
+
+
+def exit_with_parent(_: int) -> None:
+    """End this process when the one that uses it ends, however that ends.
+
+    The loader's own check sees only the server, which lives as long as the processes that it forked.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 _state = threading.local()

@@ -16,6 +16,8 @@ from run_files import row
 import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.errors import RunError
+from blendsearch.runs import trust
+from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
 
@@ -214,6 +216,27 @@ def test_criteria_modules_of_a_run_are_not_imported(searched: Path, tmp_path: Pa
     path.write_text(json.dumps(facts))
     assert "names user-defined code (this)" in fail(capsys, "criteria", "--run", "one", "--runs", tmp_path)
     assert "this" not in sys.modules
+
+
+def test_transforms_of_a_run_are_not_imported(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    path = tmp_path / "one" / "run.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["data"]["transforms"] = "antigravity:fly"
+    path.write_text(json.dumps(facts))
+    assert "names user-defined code (antigravity)" in fail(capsys, "resume", "one", "--runs", tmp_path)
+    assert "antigravity" not in sys.modules
+
+
+def test_the_signature_covers_user_defined_transforms(tmp_path: Path) -> None:
+    tree = {"model": {"factory": "digits_net"}, "data": {"dataset": "digits"}, "budget": {"macs": 0.5}}
+    plain, preset, named, other = (
+        parse_config({**tree, "data": {"dataset": "digits", "transforms": name}}, "it")
+        for name in ("none", "cifar", "mine:make", "mine:other")
+    )
+    signatures = [trust._compute_signature(tmp_path, config, b"key") for config in (plain, preset, named, other)]
+    assert signatures[0] == signatures[1] and len(set(signatures)) == 3
+    assert [trust.list_code(config) for config in (plain, preset, named)] == [[], [], ["mine"]]
 
 
 @pytest.mark.parametrize("name", ["lock", "logs/worker-0.jsonl", ".engine.json.draft", "checkpoints"])

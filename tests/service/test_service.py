@@ -276,6 +276,8 @@ budget: {macs: 0.5}
         ("model.factory=torchvision:models:resnet18", "not taken from a network"),
         ("model.factory='../digits_net'", "not taken from a network"),
         ("criteria.modules=[mine]", "not taken from a network"),
+        ("data.transforms='mine:load'", "not taken from a network"),
+        ("data.transforms=../x", "no name"),
         ("criteria.pool=['mine:l1']", "no name"),
         ("data.dataset='mine:load'", "no name"),
         ("engine.ray=10.0.0.1:6379", "expected off or local"),
