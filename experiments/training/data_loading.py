@@ -13,6 +13,8 @@ And two figures of the former way, which reads items one by one in the training 
 
 import argparse
 import importlib
+import io
+import itertools
 import json
 import statistics
 import tempfile
@@ -74,13 +76,11 @@ def load_cifar(count: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     if not CIFAR.exists():
         return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count)
-    import io
-
     packed = np.load(CIFAR)
     rows, columns, side = packed["grid"]
     blob, offsets = packed["webp"].tobytes(), packed["offsets"]
     images: list[np.ndarray] = []
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in itertools.pairwise(offsets):
         sheet = np.asarray(Image.open(io.BytesIO(blob[start:end])).convert("RGB"))
         images.extend(sheet.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3))
         if len(images) >= count:
