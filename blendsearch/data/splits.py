@@ -143,15 +143,17 @@ class Splits:
         changes = resolve_augmentations([name for name in augment if name != TRANSFORMS])
         size = BatchSize(batch_size, limit, drop_last, share)
         drawn = draw_pass(split, rng, size, with_transforms=TRANSFORMS in augment)
+        batches = iter_pass(split, drawn, changes, device, self.workers, skip)
+        return ((self.normalize(x), y) for x, y in batches)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return uint8 pixels (n, channels, height, width) as network inputs; float inputs are returned unchanged."""
+        if x.is_floating_point():
+            return x
         # (pixel / 255 - mean) / std as one multiplication and one addition
-        scale = torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float().to(device)[:, None, None]
-        offset = torch.from_numpy(-self.mean.astype(np.float64) / self.std).float().to(device)[:, None, None]
-
-        def generate() -> Iterator[tuple[Tensor, Tensor]]:
-            for x, y in iter_pass(split, drawn, changes, device, self.workers, skip):
-                yield x if x.is_floating_point() else x.float().mul_(scale).add_(offset), y
-
-        return generate()
+        scale = torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float().to(x.device)[:, None, None]
+        offset = torch.from_numpy(-self.mean.astype(np.float64) / self.std).float().to(x.device)[:, None, None]
+        return x.float().mul_(scale).add_(offset)
 
     def _list_splits(self) -> tuple[tuple[str, Split], ...]:
         named = (("train", self.train), ("val", self.val), ("test", self.test))
