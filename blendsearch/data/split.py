@@ -25,6 +25,9 @@ Indices = NDArray[np.int64]
 MAX_CLASS = 1_000_000
 """Largest accepted class number. Class counts size arrays, so an identifier used as a label would exhaust memory."""
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) of a part of an image."""
+
 DECODER_THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -173,9 +176,9 @@ def decode(file: Path, image_size: int | None) -> Pixels:
     With `image_size`, a JPEG file of at least twice the size needed is decoded at a half, a quarter or an eighth of its
     size, which is faster.
     """
-    rgb, size = _open_rgb(file, image_size)
+    rgb, size, box = _open_rgb(file, image_size)
     if image_size is not None:
-        rgb = rgb.resize(size, Image.Resampling.BILINEAR)
+        rgb = rgb.resize(size, Image.Resampling.BILINEAR, box)
         left, top = (size[0] - image_size) // 2, (size[1] - image_size) // 2
         rgb = rgb.crop((left, top, left + image_size, top + image_size))
     return np.asarray(rgb, dtype=np.uint8)
@@ -186,14 +189,16 @@ def open_image(file: Path) -> Image.Image:
     return _open_rgb(file, None)[0]
 
 
-def _open_rgb(file: Path, image_size: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return an RGB image, and the (width, height) that it is resized to for `image_size`."""
+def _open_rgb(file: Path, image_size: int | None) -> tuple[Image.Image, tuple[int, int], Box | None]:
+    """Return an RGB image, the (width, height) for `image_size`, and the part of the image to resize to that size."""
     try:
         with Image.open(file) as image:
-            size = image.size if image_size is None else _compute_resized(image.size, image_size)
+            size, drafted = image.size, None
             if image_size is not None:
-                image.draft("RGB", size)  # changes JPEG only, and never below `size`
-            return image.convert("RGB"), size
+                size = _compute_resized(image.size, image_size)
+                drafted = image.draft("RGB", size)  # changes JPEG only, and never below `size`
+            # a side that is no multiple of the factor is rounded up: the box ends where the image does
+            return image.convert("RGB"), size, None if drafted is None else drafted[1]
     # Pillow raises one of these four for broken files, depending on the format
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
