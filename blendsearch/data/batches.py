@@ -12,11 +12,11 @@ from torch import Tensor
 
 from blendsearch.data import augment as augment_module
 from blendsearch.data.augment import Augmentation
-from blendsearch.data.loader import Request, TensorBatch, iter_requests
-from blendsearch.data.processes import Workers
+from blendsearch.data.loader import ReadRequest, TensorBatch, iter_requests
 from blendsearch.data.sampling import get_source, has_training_transforms, load_batch, reads_on_demand
 from blendsearch.data.share import Share
 from blendsearch.data.split import ArraySplit, Indices, Split, resolve_view
+from blendsearch.data.worker_processes import Workers
 
 MAX_RESIDENT_BYTES = 2**30
 """Largest split that is kept on a GPU."""
@@ -28,7 +28,7 @@ _SAMPLE_STREAM = 1
 
 
 @dataclass(frozen=True)
-class Pass:
+class EpochPlan:
     """Positions of every batch, seeds of every image, and the generator of batched augmentations.
 
     Attributes
@@ -53,7 +53,7 @@ class BatchSize:
     share: Share
 
 
-def draw_pass(split: Split, rng: np.random.Generator | None, size: BatchSize, *, with_transforms: bool) -> Pass:
+def draw_pass(split: Split, rng: np.random.Generator | None, size: BatchSize, *, with_transforms: bool) -> EpochPlan:
     """Draw the order of the images and everything random about them; in order and unchanged without `rng`."""
     count = len(split)
     order, seed = np.arange(count), None
@@ -65,18 +65,18 @@ def draw_pass(split: Split, rng: np.random.Generator | None, size: BatchSize, *,
     stop = len(order) - len(order) % size.batch_size if size.drop_last else len(order)
     batches = [size.share.select(order[at : at + size.batch_size]) for at in range(0, stop, size.batch_size)]
     if seed is None:
-        return Pass(batches, None, None)
+        return EpochPlan(batches, None, None)
     several = size.share.world_size > 1
     draws = np.random.Generator(np.random.PCG64([*seed.tolist(), size.share.rank] if several else seed))
     if not (with_transforms and has_training_transforms(split)):
-        return Pass(batches, draws, None)
+        return EpochPlan(batches, draws, None)
     # the same for every process, so that an image's transform does not depend on the number of processes
     stream = np.random.Generator(np.random.PCG64([*seed.tolist(), 0, _SAMPLE_STREAM]))
-    return Pass(batches, draws, stream.integers(2**63, size=count))
+    return EpochPlan(batches, draws, stream.integers(2**63, size=count))
 
 
 def iter_pass(
-    split: Split, drawn: Pass, changes: Sequence[Augmentation], device: torch.device, workers: Workers, skip: int
+    split: Split, drawn: EpochPlan, changes: Sequence[Augmentation], device: torch.device, workers: Workers, skip: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterate over raw batches on `device` from batch `skip` on: x (n, channels, height, width), and y."""
     _skip_draws(split, drawn, changes, skip)
@@ -91,12 +91,12 @@ def iter_pass(
 
 
 def _iter_images(
-    split: Split, drawn: Pass, batches: Sequence[Indices], device: torch.device, workers: Workers
+    split: Split, drawn: EpochPlan, batches: Sequence[Indices], device: torch.device, workers: Workers
 ) -> Iterator[TensorBatch]:
     if drawn.seeds is not None or reads_on_demand(split):
         source = get_source(split)
         requests = [
-            Request(resolve_view(split, chosen)[1], None if drawn.seeds is None else drawn.seeds[chosen])
+            ReadRequest(resolve_view(split, chosen)[1], None if drawn.seeds is None else drawn.seeds[chosen])
             for chosen in batches
         ]
         yield from iter_requests(source, requests, workers, device)
@@ -109,7 +109,7 @@ def _move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=tensor.is_pinned() if device.type == "cuda" else False)
 
 
-def _skip_draws(split: Split, drawn: Pass, changes: Sequence[Augmentation], skip: int) -> None:
+def _skip_draws(split: Split, drawn: EpochPlan, changes: Sequence[Augmentation], skip: int) -> None:
     """Draw what the first `skip` batches would have drawn.
 
     Built-in augmentations draw by the shape of a batch alone, so they run on images without content.

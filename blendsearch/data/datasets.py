@@ -15,9 +15,9 @@ import numpy as np
 
 from blendsearch.data.npz import load_npz
 from blendsearch.data.paths import PathList
-from blendsearch.data.processes import Workers
 from blendsearch.data.split import ArraySplit, FolderSplit, Split
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
+from blendsearch.data.worker_processes import Workers
 from blendsearch.errors import ConfigError, DataError
 
 DEFAULT_ROOT = "~/.cache/blendsearch"

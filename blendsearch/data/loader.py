@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from blendsearch.data.processes import (
+from blendsearch.data.sampling import format_error, load_batch
+from blendsearch.data.split import Indices, Split
+from blendsearch.data.worker_processes import (
     Workers,
     choose_context,
     exit_with_parent,
     limit_by_shared_memory,
     resolve_workers,
 )
-from blendsearch.data.sampling import format_error, load_batch
-from blendsearch.data.split import Indices, Split
 from blendsearch.errors import DataError
 
 MIN_WORKER_IMAGES = 512
@@ -35,7 +35,7 @@ TensorBatch = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """Positions of a batch's images in a split, and their seeds in training; None in evaluation."""
 
     indices: Indices
@@ -53,7 +53,7 @@ class _Reader(Dataset[Any]):
     def __init__(self, split: Split) -> None:
         self.split = split
 
-    def __getitem__(self, request: Request) -> TensorBatch | _Failure:
+    def __getitem__(self, request: ReadRequest) -> TensorBatch | _Failure:
         try:
             return read_request(self.split, request)
         except DataError as error:
@@ -62,14 +62,14 @@ class _Reader(Dataset[Any]):
             return _Failure(f"a batch cannot be read ({format_error(error)})")
 
 
-def read_request(split: Split, request: Request) -> TensorBatch:
+def read_request(split: Split, request: ReadRequest) -> TensorBatch:
     """Read a batch in this process. Raises DataError."""
     images, targets = load_batch(split, request.indices, request.seeds)
     return torch.from_numpy(images), None if targets is None else torch.from_numpy(targets)
 
 
 def iter_requests(
-    split: Split, requests: Sequence[Request], workers: Workers, device: torch.device
+    split: Split, requests: Sequence[ReadRequest], workers: Workers, device: torch.device
 ) -> Iterator[TensorBatch]:
     """Iterate over the batches of `requests`, in their order. Raises DataError.
 
@@ -87,7 +87,7 @@ def iter_requests(
 
 
 def _make_loader(
-    split: Split, requests: Sequence[Request], workers: Workers, device: torch.device
+    split: Split, requests: Sequence[ReadRequest], workers: Workers, device: torch.device
 ) -> DataLoader[Any] | None:
     """Make a loader with processes; None where this process reads the images itself."""
     preferred = getattr(split, "workers", None)

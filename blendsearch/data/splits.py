@@ -15,11 +15,11 @@ from torch import Tensor
 from blendsearch.data.augment import resolve_augmentations
 from blendsearch.data.batches import BatchSize, draw_pass, iter_pass
 from blendsearch.data.datasets import DataSpec, RawData, load_raw
-from blendsearch.data.processes import Workers
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.split import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, is_preprocessed
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
 from blendsearch.data.transforms import TRANSFORMS, apply_transforms, complete_spec, list_augmentations
+from blendsearch.data.worker_processes import Workers
 from blendsearch.errors import ConfigError, DataError
 
 __all__ = [

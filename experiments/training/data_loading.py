@@ -1,14 +1,16 @@
 """Compare the speed of training data with minimal hand-written loops, in one run.
 
-    python experiments/training/data_loading.py [--out data_loading.json] [--quick]
+    python experiments/training/data_loading.py [--out data_loading.json] [--images 3200] [--repeats 5]
 
-Two ratios, each a median over alternating repetitions, so that other work on the machine slows both sides:
+Ratios, each a median over alternating repetitions, so that other work on the machine slows both sides:
 
 - in memory: images per second of `train` beside a hand-written loop on the same network, batch and augmentation;
 - folder: images per second of `Splits.iter_batches` beside a plain DataLoader with the same transforms and workers, on
-  224-pixel crops of JPEG files that the script writes (upscaled CIFAR-10 where ../shared/data has it, else noise).
+  random 224-pixel crops of JPEG files that the script writes (upscaled CIFAR-10 where ../shared/data has it, else
+  noise), and on their centre crops;
+- one by one: the former way to read a large Dataset, in the training process, beside the same DataLoader.
 
-And two figures of the former way, which reads items one by one in the training process, beside the same DataLoader.
+Both sides give normalised float batches on the CPU.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import importlib
 import io
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -161,10 +164,7 @@ def read_ours(splits: Splits, epoch: int = 0) -> int:
 def measure_folder(root: Path, workers: int, repeats: int, former: bool) -> dict[str, float]:
     """Compare one epoch of random 224-pixel crops with a plain DataLoader; `former` reads items one by one."""
     crop = [v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()]
-    steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.47] * 3, [0.25] * 3)]
-    plain = DataLoader(
-        ImageFolder(str(root / "train"), v2.Compose([*crop, *steps])), batch_size=64, shuffle=True, num_workers=workers
-    )
+    plain = make_plain_loader(root, crop, workers)
     values = {"mean": (0.47,) * 3, "std": (0.25,) * 3, "val_from": "test", "val_size": 4}
     if former:
         dataset = ImageFolder(str(root / "train"), v2.Compose([*crop, v2.PILToTensor()]))
@@ -175,28 +175,57 @@ def measure_folder(root: Path, workers: int, repeats: int, former: bool) -> dict
         spec = DataSpec("image-folder", str(root), transforms="imagenet", workers=workers, **values)  # type: ignore[arg-type]
         splits = load_splits(spec, 0)
     read_ours(splits)
-    return compare(lambda: read_ours(splits), lambda: sum(len(y) for _, y in plain), repeats)
+    return compare(lambda: read_ours(splits), lambda: read_plain(plain), repeats)
+
+
+def measure_centre(root: Path, workers: int, repeats: int) -> dict[str, float]:
+    """Compare one epoch of centre crops with a plain DataLoader."""
+    values = {"mean": (0.47,) * 3, "std": (0.25,) * 3, "val_from": "test", "val_size": 4}
+    splits = load_splits(DataSpec("image-folder", str(root), image_size=SIZE, **values), 0)  # type: ignore[arg-type]
+    plain = make_plain_loader(root, [v2.Resize(256), v2.CenterCrop(SIZE)], workers)
+    read_ours(splits)
+    return compare(lambda: read_ours(splits), lambda: read_plain(plain), repeats)
+
+
+def make_plain_loader(root: Path, crop: list[Any], workers: int) -> DataLoader[Any]:
+    """Make a loader as a script would, of uint8 pixels."""
+    images = ImageFolder(str(root / "train"), v2.Compose([*crop, v2.PILToTensor()]))
+    return DataLoader(images, batch_size=64, shuffle=True, num_workers=workers)
+
+
+def read_plain(loader: DataLoader[Any]) -> int:
+    """Read one epoch and normalise its batches."""
+    count = 0
+    for x, y in loader:
+        x.float().div_(255).sub_(0.47).div_(0.25)
+        count += len(y)
+    return count
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the images, to try the script")
+    parser.add_argument("--images", type=int, default=3200)
+    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    count, repeats = (640, 2) if arguments.quick else (3200, 5)
+    count, repeats = arguments.images, arguments.repeats
     figures: dict[str, Any] = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "workers": arguments.workers,
+        "images": count,
+        "repeats": repeats,
+        "load_average": os.getloadavg()[0],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "in_memory_training": measure_memory(count, repeats),
     }
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder), count)
         figures["folder_224"] = measure_folder(Path(folder), arguments.workers, repeats, former=False)
-        figures["one_by_one_224"] = measure_folder(Path(folder), arguments.workers, 2, former=True)
-    for name in ("in_memory_training", "folder_224", "one_by_one_224"):
+        figures["folder_224_centre"] = measure_centre(Path(folder), arguments.workers, repeats)
+        figures["one_by_one_224"] = measure_folder(Path(folder), arguments.workers, repeats, former=True)
+    for name in ("in_memory_training", "folder_224", "folder_224_centre", "one_by_one_224"):
         found = figures[name]
         print(
             f"{name}: {found['images_per_second']:,.0f} images/s, hand-written "

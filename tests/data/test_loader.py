@@ -20,11 +20,11 @@ from image_sources import MirroredMasks, NoisyImages
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from blendsearch.data import loader, processes
-from blendsearch.data.processes import limit_by_shared_memory, resolve_workers
+from blendsearch.data import loader, worker_processes
 from blendsearch.data.share import Share
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import UserData, load_user_splits
+from blendsearch.data.worker_processes import limit_by_shared_memory, resolve_workers
 from blendsearch.errors import DataError
 from blendsearch.task import Task
 
@@ -312,7 +312,7 @@ def test_workers_are_limited_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_batches_in_flight_fit_in_the_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_get_free_shared_memory", lambda: 100)
+    monkeypatch.setattr(worker_processes, "_get_free_shared_memory", lambda: 100)
     assert limit_by_shared_memory(2, 10) == 2
     with pytest.warns(UserWarning, match="room for the batches of 1 of 4 data workers"):
         assert limit_by_shared_memory(4, 15) == 1

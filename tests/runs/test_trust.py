@@ -224,12 +224,16 @@ def test_transforms_of_a_run_are_not_imported(searched: Path, tmp_path: Path, ca
     facts = json.loads(path.read_text())
     facts["config"]["data"]["transforms"] = "antigravity:fly"
     path.write_text(json.dumps(facts))
-    assert "names user-defined code (antigravity)" in fail(capsys, "resume", "one", "--runs", tmp_path)
+    assert "names user-defined code (antigravity)" in fail(capsys, "criteria", "--run", "one", "--runs", tmp_path)
     assert "antigravity" not in sys.modules
 
 
 def test_the_signature_covers_user_defined_transforms(tmp_path: Path) -> None:
-    tree = {"model": {"factory": "digits_net"}, "data": {"dataset": "digits"}, "budget": {"macs": 0.5}}
+    tree = {
+        "model": {"factory": "digits_net", "train": {"epochs": 1}},
+        "data": {"dataset": "digits"},
+        "budget": {"macs": 0.5},
+    }
     plain, preset, named, other = (
         parse_config({**tree, "data": {"dataset": "digits", "transforms": name}}, "it")
         for name in ("none", "cifar", "mine:make", "mine:other")
