@@ -101,7 +101,7 @@ def test_a_user_defined_function_makes_the_transforms(folder: Path) -> None:
     assert images[0].dtype == np.float32 and images[0].max() <= 1
     assert read_training(pair).shape == (6, 3, 24, 24) and not torch.equal(read_training(pair), read_training(pair, 1))
     with pytest.raises(
-        DataError, match="training transform gives images of shape .70, 90, 3. and uint8, .* expected the same"
+        DataError, match="images of shape .70, 90, 3. and uint8, .* expected the same"
     ):
         load("make_training")
     with pytest.raises(ConfigError, match="takes the image size: set data.image_size"):
