@@ -100,9 +100,7 @@ def test_a_user_defined_function_makes_the_transforms(folder: Path) -> None:
     images = everything(pair)
     assert images[0].dtype == np.float32 and images[0].max() <= 1
     assert read_training(pair).shape == (6, 3, 24, 24) and not torch.equal(read_training(pair), read_training(pair, 1))
-    with pytest.raises(
-        DataError, match="images of shape .70, 90, 3. and uint8, .* expected the same"
-    ):
+    with pytest.raises(DataError, match="images of shape .70, 90, 3. and uint8, .* expected the same"):
         load("make_training")
     with pytest.raises(ConfigError, match="takes the image size: set data.image_size"):
         load("make_pair", image_size=None)
