@@ -73,14 +73,11 @@ def iter_requests(
 ) -> Iterator[TensorBatch]:
     """Iterate over the batches of `requests`, in their order. Raises DataError.
 
-    The first batch is read in this process: a caller who takes no other starts no process.
+    Batches of one image, of which callers often take the first alone, are read in this process.
     """
-    if requests:
-        yield read_request(split, requests[0])
-    rest = requests[1:]
-    loader = _make_loader(split, rest, workers, device) if rest else None
+    loader = _make_loader(split, requests, workers, device)
     if loader is None:
-        for request in rest:
+        for request in requests:
             yield read_request(split, request)
     else:
         yield from _iter_loader(loader)
@@ -93,7 +90,7 @@ def _make_loader(
     preferred = getattr(split, "workers", None)
     count = resolve_workers(preferred if workers == "auto" and preferred is not None else workers, device)
     images = sum(len(request.indices) for request in requests)
-    if count == 0 or images < MIN_WORKER_IMAGES or len(requests) < 2:
+    if count == 0 or images < MIN_WORKER_IMAGES or len(requests) < 2 or len(requests[0].indices) < 2:
         return None
     empty = split.load_images(np.zeros(0, dtype=np.int64))
     batch_bytes = len(requests[0].indices) * int(np.prod(split.shape)) * empty.itemsize
@@ -133,9 +130,9 @@ def _translate_errors(iterator: Iterator[Any]) -> Iterator[Any]:
             batch = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # from the loader, or from a connection to the process
             raise DataError(
-                f"a process that reads images ended ({str(error).splitlines()[0]}); set data.workers to 0 to see why"
+                f"a process that reads images ended ({format_error(error)}); set data.workers to 0 to see why"
             ) from error
         yield batch
 
