@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from blendsearch.data.npz import load_npz
+from blendsearch.data.paths import PathList
 from blendsearch.data.split import ArraySplit, FolderSplit, Split
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
+from blendsearch.data.worker_processes import Workers
 from blendsearch.errors import ConfigError, DataError
 
 DEFAULT_ROOT = "~/.cache/blendsearch"
@@ -36,6 +38,8 @@ class DataSpec:
     - `image_size`: side in pixels to which images of an image-folder are resized and cropped.
     - `mean`, `std`: per channel, of inputs scaled to [0, 1]; measured on training images by default.
     - `augment`: names from `blendsearch.data.augment`.
+    - `transforms`: a preset of `blendsearch.data.transforms`, or ``module:function`` of user-defined code.
+    - `workers`: processes that read images which are not in memory; 0 for none.
     - `download`: True if a torchvision set that is not in `root` may be downloaded.
     """
 
@@ -54,6 +58,8 @@ class DataSpec:
     std: tuple[float, ...] | None = None
     augment: tuple[str, ...] = ()
     download: bool = False
+    transforms: str = "none"
+    workers: Workers = "auto"
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def load_image_folder(spec: DataSpec) -> RawData:
                 )
             files += members
             labels += [label] * len(members)
-        return FolderSplit(files, np.asarray(labels, dtype=np.int64), spec.image_size)
+        return FolderSplit(PathList(folder, files), np.asarray(labels, dtype=np.int64), spec.image_size)
 
     return RawData(load(train), load(test), load(val) if val is not None else None, classes=len(classes))
 

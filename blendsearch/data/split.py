@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from blendsearch.errors import DataError
 
@@ -29,6 +30,9 @@ MAX_PIXELS = 2**26
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats by content. Pillow knows others, of which EPS would be run by Ghostscript."""
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) of a part of an image."""
 
 DECODER_THREADS = min(8, os.cpu_count() or 1)
 
@@ -104,6 +108,8 @@ class FolderSplit:
     files must have the size of the first. Decoding raises DataError with the name of a file that cannot be read.
     """
 
+    reads_on_demand = True
+
     def __init__(self, files: Sequence[Path], labels: Labels, image_size: int | None) -> None:
         self.files = files
         self.labels = labels
@@ -131,11 +137,19 @@ class FolderSplit:
                 )
             images[row] = pixels
 
+        if get_worker_info() is not None:
+            for row in range(len(indices)):  # the other processors have workers of their own
+                fill(row)
+            return images
         # a pool per call costs microseconds, and the split stays picklable
         with ThreadPoolExecutor(min(DECODER_THREADS, max(len(indices), 1))) as pool:
             for _ in pool.map(fill, range(len(indices))):
                 pass
         return images
+
+    def open_image(self, index: int) -> Image.Image:
+        """Decode an image to RGB at its full size. Raises DataError."""
+        return open_image(self.files[index])
 
 
 class Subset:
@@ -157,27 +171,56 @@ class Subset:
         return self.split.load_images(self.indices[indices])
 
 
+def resolve_view(split: Split, indices: Indices) -> tuple[Split, Indices]:
+    """Return the split behind a view and the positions there, or both unchanged."""
+    return (split.split, split.indices[indices]) if isinstance(split, Subset) else (split, indices)
+
+
 def decode(file: Path, image_size: int | None) -> Pixels:
-    """Decode an image to (height, width, 3) uint8; grey and palette images become RGB. Raises DataError."""
+    """Decode an image to (height, width, 3) uint8; grey and palette images become RGB. Raises DataError.
+
+    With `image_size`, a JPEG file of at least twice the size needed is decoded at a half, a quarter or an eighth of its
+    size, which is faster.
+    """
+    rgb, size, box = _open_rgb(file, image_size)
+    if image_size is not None:
+        rgb = rgb.resize(size, Image.Resampling.BILINEAR, box)
+        left, top = (size[0] - image_size) // 2, (size[1] - image_size) // 2
+        rgb = rgb.crop((left, top, left + image_size, top + image_size))
+    return np.asarray(rgb, dtype=np.uint8)
+
+
+def open_image(file: Path) -> Image.Image:
+    """Decode an image to RGB at its full size. Raises DataError."""
+    return _open_rgb(file, None)[0]
+
+
+def _open_rgb(file: Path, image_size: int | None) -> tuple[Image.Image, tuple[int, int], Box | None]:
+    """Return an RGB image, the (width, height) for `image_size`, and the part of the image to resize to that size."""
     try:
         if not file.is_file():
             raise OSError("no regular file")  # opening a pipe would wait for a writer
         with Image.open(file, formats=IMAGE_FORMATS) as image:
             _check_pixels(*image.size)
-            rgb = image.convert("RGB")
+            size, drafted = image.size, None
+            if image_size is not None:
+                size = _compute_resized(image.size, image_size)
+                drafted = image.draft("RGB", size)  # changes JPEG only, and never below `size`
+            # a side that is no multiple of the factor is rounded up: the box ends where the image does
+            return image.convert("RGB"), size, None if drafted is None else drafted[1]
     except Exception as error:  # Pillow raises a dozen types for broken files, depending on the format
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error
-    if image_size is not None:
-        scale = round(image_size * 256 / 224) / min(rgb.size)
-        # the longer side rounds below the crop only for a size of 1; max keeps the crop inside
-        width, height = (max(image_size, round(side * scale)) for side in rgb.size)
-        if width * height > MAX_PIXELS:
-            raise DataError(f"{file}: the image of {rgb.width}x{rgb.height} is too narrow to be resized; remove it")
-        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - image_size) // 2, (height - image_size) // 2
-        rgb = rgb.crop((left, top, left + image_size, top + image_size))
-    return np.asarray(rgb, dtype=np.uint8)
+
+
+def _compute_resized(size: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """Return (width, height) with the shorter side at 256/224 of `image_size`. Raises ValueError for huge results."""
+    scale = round(image_size * 256 / 224) / min(size)
+    # the longer side rounds below the crop only for a size of 1; max keeps the crop inside
+    width, height = (max(image_size, round(side * scale)) for side in size)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"an image of {size[0]}x{size[1]} is too narrow to be resized")
+    return width, height
 
 
 def _check_pixels(width: int, height: int) -> None:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blendsearch.data.augment import resolve_augmentations
+from blendsearch.data.batches import BatchSize, draw_pass, iter_pass
 from blendsearch.data.datasets import DataSpec, RawData, load_raw
 from blendsearch.data.input_description import InputDescription
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.split import ArraySplit, FolderSplit, Indices, Labels, Split, Subset, is_preprocessed
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
+from blendsearch.data.transforms import TRANSFORMS, apply_transforms, complete_spec, list_augmentations
+from blendsearch.data.worker_processes import Workers
 from blendsearch.errors import ConfigError, DataError
 
 __all__ = [
@@ -51,9 +54,10 @@ class Splits:
     ----------
     classes: number of classes; 0 if targets are not classes.
     mean, std: float32 (channels,), of inputs scaled to [0, 1]; 0 and 1 if inputs are preprocessed.
-    augment: names of the augmentations for training.
+    augment: names of the augmentations for training; ``transforms`` for those that the training split has itself.
     note: one sentence on the origin of validation and test images.
     unused: validation images that `val_limit` leaves out, so no network was chosen by them; None if there are none.
+    workers: number of processes that read images which are not in memory.
     """
 
     train: Split
@@ -65,6 +69,7 @@ class Splits:
     augment: tuple[str, ...]
     note: str
     unused: Split | None = None
+    workers: Workers = "auto"
 
     def compute_digest(self) -> str:
         """Return the SHA-256 (hex) of labels, pixels, their order and the normalisation.
@@ -112,33 +117,25 @@ class Splits:
 
         A batch is x, float32 (n, channels, height, width), and y, int64 (n,) or other targets (n, ...). Without `rng`
         the images come in order and unchanged. With it they are shuffled and augmented, and the same generator state
-        gives the same batches. All random numbers are drawn by this call, none by the iteration. `limit` takes the
-        first images of the order, and only this process's `share` of every batch is read. The first `skip` batches are
-        left out. Raises ValueError for `augment` without `rng`, and for sizes below 1.
+        gives the same batches, however many processes read them. All random numbers are drawn by this call, none by the
+        iteration. `limit` takes the first images of the order, and only this process's `share` of every batch is read.
+        `skip` leaves out the first batches: the others are those of a whole pass. Raises ValueError for `augment`
+        without `rng`, and for sizes below 1.
+
+        `augment` names batched augmentations. ``transforms`` among them stands for the transforms that the split has
+        itself; without it, training images are read as in evaluation.
         """
         if rng is None and augment:
             raise ValueError("augmentation needs a generator: pass rng, or leave out augment")
         if batch_size < 1 or (limit is not None and limit < 1):
             raise ValueError(f"batch_size and limit are at least 1, not {batch_size} and {limit}")
-        changes = resolve_augmentations(augment)
-        order, draws = _draw_order(len(split), rng, share)
-        order = order[:limit]
-        stop = len(order) - len(order) % batch_size if drop_last else len(order)
-
-        def generate() -> Iterator[tuple[Tensor, Tensor]]:
-            for start in range(0, stop, batch_size):
-                chosen = share.select(order[start : start + batch_size])
-                # bytes are moved to the device: a quarter of the size of floats
-                x = torch.from_numpy(split.load_images(chosen)).to(device).permute(0, 3, 1, 2).contiguous()
-                for change in changes:
-                    assert draws is not None
-                    x = change(x, draws)
-                if start < skip * batch_size:
-                    continue  # only the augmentation draws are replayed
-                y = torch.from_numpy(split.labels[chosen]).to(device)
-                yield self.normalize(x), y
-
-        return generate()
+        if skip < 0:
+            raise ValueError(f"skip is at least 0, not {skip}")
+        changes = resolve_augmentations([name for name in augment if name != TRANSFORMS])
+        size = BatchSize(batch_size, limit, drop_last, share)
+        drawn = draw_pass(split, rng, size, with_transforms=TRANSFORMS in augment)
+        batches = iter_pass(split, drawn, changes, device, self.workers, skip)
+        return ((self.normalize(x), y) for x, y in batches)
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return uint8 pixels (n, channels, height, width) as network inputs; float inputs are returned unchanged."""
@@ -172,7 +169,8 @@ def make_splits(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) 
     for name, limit in limits.items():
         if limit is not None and limit < 1:
             raise DataError(f"data.{name}_limit is {limit}; expected at least 1 image; leave it out for all images")
-    raw = load(spec)
+    spec = complete_spec(spec)
+    raw = apply_transforms(load(spec), spec)
     _check_raw(raw, spec)
     streams = [np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(4)]
     parts = {"train": raw.train, "test": raw.test}
@@ -194,22 +192,11 @@ def make_splits(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) 
         classes=raw.classes,
         mean=mean,
         std=std,
-        augment=tuple(spec.augment),
+        augment=list_augmentations(limited["train"], spec),
         note=note,
         unused=unused if len(unused) else None,
+        workers=spec.workers,
     )
-
-
-def _draw_order(
-    count: int, rng: np.random.Generator | None, share: Share
-) -> tuple[Indices, np.random.Generator | None]:
-    """Return the order of `count` images and the generator for augmentations; None instead of it without `rng`."""
-    if rng is None:
-        return np.arange(count), None
-    order = rng.permutation(count)
-    # rng.spawn would depend on the number of earlier spawns, which is not part of the generator's state
-    seed = rng.integers(2**63, size=4)
-    return order, np.random.Generator(np.random.PCG64(seed if share.world_size == 1 else [*seed.tolist(), share.rank]))
 
 
 def check_labels(splits: Splits, outputs: int) -> None:

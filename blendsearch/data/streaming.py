@@ -1,8 +1,8 @@
-"""Splits over a user-defined Dataset that does not fit in memory: images are read on demand and not kept."""
+"""Splits over a user-defined Dataset whose items are read when they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,48 +10,75 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Subset
 
-from blendsearch.data.split import Indices, Inputs, Labels
-from blendsearch.errors import DataError
-from blendsearch.task import seed_rngs
+from blendsearch.data.conversion import convert_image, unpack_sample
+from blendsearch.data.sampling import Batch, SampledSplit, isolate_rngs, set_seeds
+from blendsearch.data.split import Indices, Labels, Split
+
+PROBED_ITEMS = 8
+"""Items that `changes_by_seed` reads with two seeds. A flip alone is missed with a probability of 0.4 %."""
 
 
-class StreamedSplit:
-    """Images of a Dataset, read one by one through its transform with the index as seed, so every read is equal.
+class StreamedSplit(SampledSplit):
+    """Images of a Dataset that does not fit in memory, read through its transform for every use."""
 
-    `convert` turns an item's image into an array (height, width, channels), uint8 or float32. Every evaluation applies
-    the transform again, which is slow where the transform is.
-    """
-
-    def __init__(self, dataset: Any, labels: Labels, convert: Callable[[Any], NDArray[Any]]) -> None:
+    def __init__(self, dataset: Any, labels: Labels, name: str, workers: int | None = None) -> None:
         self.dataset = dataset
         self.labels = labels
-        self._convert = convert
-        first = self._read_image(0)
+        self.name = name
+        self.workers = workers
+        first = self.read_first()
         self._shape, self._dtype = first.shape, first.dtype
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        height, width, channels = self._shape
-        return height, width, channels
+    def open_sample(self, index: int, training: bool) -> tuple[Any, Any]:
+        return unpack_sample(self.dataset[index], self.name)
 
-    def __len__(self) -> int:
-        return len(self.labels)
 
-    def load_images(self, indices: Indices) -> Inputs:
-        images = np.empty((len(indices), *self._shape), dtype=self._dtype)
-        for row, index in enumerate(indices):
-            image = self._read_image(int(index))
-            if image.shape != self._shape:
-                raise DataError(
-                    f"image {index} has shape {image.shape}, the first one {self._shape}: expected the same of all; "
-                    "resize and crop them in the transform"
-                )
-            images[row] = image
-        return images
+class AugmentedSplit(SampledSplit):
+    """Images of a Dataset with random transforms: training reads its items anew, evaluation uses `memory`.
 
-    def _read_image(self, index: int) -> NDArray[Any]:
-        with seed_rngs(index):
-            return self._convert(self.dataset[index][0])
+    `memory` holds one reading of all items.
+    """
+
+    reads_on_demand = False
+
+    def __init__(self, dataset: Any, memory: Split, name: str, workers: int | None = None) -> None:
+        self.dataset = dataset
+        self.memory = memory
+        self.labels = memory.labels
+        self.name = name
+        self.workers = workers
+        self._shape = memory.shape
+        self._dtype = memory.load_images(np.zeros(0, dtype=np.int64)).dtype
+
+    def load_batch(self, indices: Indices, seeds: Indices | None) -> Batch:
+        return (self.memory.load_images(indices), None) if seeds is None else super().load_batch(indices, seeds)
+
+    def open_sample(self, index: int, training: bool) -> tuple[Any, Any]:
+        return unpack_sample(self.dataset[index], self.name)
+
+
+def changes_by_seed(dataset: Any, name: str) -> bool:
+    """Return True if an item's image changes with the seed of the global generators: its transforms are random.
+
+    Warns if it also changes with the same seed, as training then cannot be repeated.
+    """
+
+    def read(index: int, seed: int) -> NDArray[Any]:
+        set_seeds(seed)
+        return convert_image(unpack_sample(dataset[index], name)[0], name)
+
+    with isolate_rngs():
+        for index in np.linspace(0, len(dataset) - 1, min(PROBED_ITEMS, len(dataset))).round().astype(int).tolist():
+            first, second = read(index, 2 * index), read(index, 2 * index + 1)
+            if not np.array_equal(first, second):
+                if not np.array_equal(first, read(index, 2 * index)):
+                    warnings.warn(
+                        f"item {index} of the {name} data differs between two reads with the same seed: its transform "
+                        "has a generator of its own, so training cannot be repeated; use random, numpy.random or torch",
+                        stacklevel=2,
+                    )
+                return True
+    return False
 
 
 def get_declared_labels(dataset: Any) -> NDArray[np.int64] | None:

@@ -1,28 +1,43 @@
 """User-defined data from Python: a Dataset, a DataLoader, or a pair of arrays, read into memory once.
 
-Transforms run once, with seeded random numbers, so a network receives the same images in every evaluation. The seeds
-make a second reading, such as a resumed search needs, equal to the first.
+Transforms run with seeded random numbers, so a network receives the same images in every evaluation. The seeds make a
+second reading, such as a resumed search needs, equal to the first. Training reads a Dataset with random transforms anew
+in every epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 
+from blendsearch.data.conversion import (
+    convert_image,
+    convert_labels,
+    convert_to_array,
+    make_memory_split,
+    unpack_sample,
+)
 from blendsearch.data.datasets import RawData
-from blendsearch.data.split import MAX_CLASS, ArraySplit, Labels, PreprocessedSplit, Split, Subset
+from blendsearch.data.sampling import format_error
+from blendsearch.data.split import MAX_CLASS, Split, Subset
 from blendsearch.data.splits import DataSpec, Splits, make_splits
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
-from blendsearch.data.streaming import StreamedSplit, get_declared_labels
+from blendsearch.data.streaming import AugmentedSplit, StreamedSplit, changes_by_seed, get_declared_labels
 from blendsearch.errors import DataError
 from blendsearch.task import Task, seed_rngs
 
@@ -31,6 +46,9 @@ MAX_BYTES = 4 * 2**30
 
 A larger Dataset is read on demand (`StreamedSplit`); other larger sources are refused.
 """
+
+TRAINING_NAMES = ("train", "full")
+"""Sources of training images: random transforms of their Dataset are applied anew in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -136,40 +154,45 @@ def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) 
     if pair is not None:
         images, targets = pair
         try:
-            return _make_split(_convert_to_array(images), _convert_to_array(targets), name)
+            return make_memory_split(convert_to_array(images), convert_to_array(targets), name)
         except ValueError as error:
             raise DataError(
                 f"the {name} targets are text or objects: expected an integer per image, 0 for the first class; number "
                 "them (numpy.unique(..., return_inverse=True)[1])"
             ) from error
-    dataset = _find_map_style_dataset(source)
+    dataset, workers = _find_map_style_dataset(source), _get_workers(source)
     if dataset is not None and len(dataset) and (labels := get_declared_labels(dataset)) is not None:
         with seed_rngs(seed):
-            size = _convert_image(_unpack_sample(dataset[0], name)[0], name).nbytes * len(dataset)
+            size = convert_image(_read_item(dataset, 0, name)[0], name).nbytes * len(dataset)
         if size > MAX_BYTES:
-            return StreamedSplit(dataset, labels, partial(_convert_image, name=name))
+            return StreamedSplit(dataset, labels, name, workers)
     collector = _SampleCollector(name, images_only, can_stream=dataset is not None)
     with seed_rngs(seed):
         for images, targets in _iter_batches(source, name):
             collector.add(images, targets)
     if collector.is_streaming:
-        return StreamedSplit(dataset, _convert_labels(collector.stack_targets()), partial(_convert_image, name=name))
-    return collector.make_split()
+        return StreamedSplit(dataset, convert_labels(collector.stack_targets()), name, workers)
+    split = collector.make_split()
+    if dataset is not None and name in TRAINING_NAMES and changes_by_seed(dataset, name):
+        return AugmentedSplit(dataset, split, name, workers)
+    return split
 
 
 def _find_map_style_dataset(source: Any) -> Any | None:
     """Return the Dataset behind `source` if its items can be read again by index, as `source` yields them."""
-    if isinstance(source, DataLoader):
-        plain = isinstance(source.sampler, SequentialSampler | RandomSampler) and source.batch_size is not None
-        return source.dataset if plain and source.collate_fn is default_collate else None
-    return source if isinstance(source, Dataset) and hasattr(source, "__len__") else None
+    if not isinstance(source, DataLoader):
+        return source if isinstance(source, Dataset) and hasattr(source, "__len__") else None
+    if source.batch_size is None or source.collate_fn is not default_collate:
+        return None
+    if isinstance(source.sampler, SequentialSampler | RandomSampler):
+        return source.dataset
+    if isinstance(source.sampler, SubsetRandomSampler):
+        return torch.utils.data.Subset(source.dataset, sorted(int(index) for index in source.sampler.indices))
+    return None
 
 
-def _convert_image(image: Any, name: str) -> NDArray[Any]:
-    """Convert one image to (height, width, channels), uint8 or float32."""
-    split = _make_split(_convert_to_array(image)[None], np.zeros(1, dtype=np.int64), name)
-    found: NDArray[Any] = split.load_images(np.zeros(1, dtype=np.int64))[0]
-    return found
+def _get_workers(source: Any) -> int | None:
+    return source.num_workers if isinstance(source, DataLoader) else None
 
 
 def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
@@ -184,8 +207,16 @@ def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
 def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
     """Iterate over pairs of stacked or listed images and targets."""
     if isinstance(source, DataLoader):
-        for batch in _disable_shuffling(source):
-            yield _unpack_sample(batch, name)
+        try:
+            for batch in _disable_shuffling(source):
+                yield unpack_sample(batch, name)
+        except DataError:
+            raise
+        except Exception as error:  # a user-defined data set may raise anything
+            last = next(filter(None, reversed(str(error).splitlines())), type(error).__name__)
+            raise DataError(
+                f"the {name} data cannot be read ({last}); correct them, or the code that reads them"
+            ) from (error)
         return
     if not hasattr(source, "__getitem__") and not isinstance(source, Iterable):
         raise DataError(
@@ -193,20 +224,24 @@ def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
             "targets) of arrays or tensors"
         )
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
-        samples: Iterable[Any] = (source[number] for number in range(len(source)))
+        samples: Iterable[tuple[Any, Any]] = (_read_item(source, index, name) for index in range(len(source)))
     else:
-        samples = source
-    for sample in samples:
-        image, target = _unpack_sample(sample, name)
+        samples = (unpack_sample(sample, name) for sample in source)
+    for image, target in samples:
         yield [image], [target]
 
 
-def _unpack_sample(sample: Any, name: str) -> tuple[Any, Any]:
-    if isinstance(sample, tuple | list) and len(sample) >= 2:
-        return sample[0], sample[1]
-    if isinstance(sample, Tensor | np.ndarray | Image.Image):
-        return sample, None
-    raise DataError(f"the {name} data yield a {type(sample).__name__}: expected (image, target)")
+def _read_item(dataset: Any, index: int, name: str) -> tuple[Any, Any]:
+    """Return the image and the target of an item. Raises DataError with the index of an item that cannot be read."""
+    try:
+        return unpack_sample(dataset[index], name)
+    except DataError as error:
+        raise DataError(f"item {index} of the {name} data: {error}") from error
+    except Exception as error:  # a user-defined data set may raise anything
+        raise DataError(
+            f"item {index} of the {name} data cannot be read ({format_error(error)}); correct it, or the code that "
+            "reads it"
+        ) from error
 
 
 def _disable_shuffling(loader: DataLoader[Any]) -> Iterable[Any]:
@@ -236,7 +271,7 @@ class _SampleCollector:
         self.nbytes, self.count = 0, 0
 
     def add(self, images: Any, targets: Any) -> None:
-        stacked = _convert_to_array(images) if isinstance(images, Tensor | np.ndarray) else self._stack_images(images)
+        stacked = convert_to_array(images) if isinstance(images, Tensor | np.ndarray) else self._stack_images(images)
         if self.images and stacked.shape[1:] != self.images[0].shape[1:]:
             raise DataError(
                 f"the {self.name} images have shapes {self.images[0].shape[1:]} and {stacked.shape[1:]}: expected the "
@@ -260,7 +295,7 @@ class _SampleCollector:
             self.targets.append([0] * len(stacked) if targets is None else targets)
         else:
             try:
-                _convert_to_array(targets)
+                convert_to_array(targets)
             except (TypeError, ValueError, DataError):
                 targets = [0] * len(stacked)
             self.targets.append(targets)
@@ -268,11 +303,11 @@ class _SampleCollector:
     def make_split(self) -> Split:
         if not self.images:
             raise DataError(f"the {self.name} data hold no image; expected at least one; check where they come from")
-        return _make_split(np.concatenate(self.images), self.stack_targets(), self.name)
+        return make_memory_split(np.concatenate(self.images), self.stack_targets(), self.name)
 
     def stack_targets(self) -> NDArray[Any]:
         try:
-            return np.concatenate([_convert_to_array(part) for part in self.targets])
+            return np.concatenate([convert_to_array(part) for part in self.targets])
         except (TypeError, ValueError) as error:
             if not self.images_only:
                 raise DataError(
@@ -282,59 +317,4 @@ class _SampleCollector:
             return np.zeros(self.count, dtype=np.int64)
 
     def _stack_images(self, images: Sequence[Any]) -> NDArray[Any]:
-        return np.stack([_convert_to_array(image) for image in images])
-
-
-def _convert_to_array(value: Any) -> NDArray[Any]:
-    """Convert a value to an array. Raises ValueError for a value without a shape."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        return plain
-    if isinstance(value, Image.Image):
-        return np.asarray(value.convert("RGB") if value.mode in ("P", "1", "CMYK") else value)
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-        return torch.stack(list(value)).detach().cpu().numpy()
-    found = np.asarray(value)
-    if found.dtype == object or found.dtype.kind in "US":
-        raise ValueError(f"of {type(value).__name__}")
-    return found
-
-
-def _make_split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
-    if len(images) != len(targets):
-        raise DataError(f"the {name} data have {len(images)} images but {len(targets)} targets; expected one per image")
-    labels = _convert_labels(targets)
-    if images.dtype == np.uint8:
-        return ArraySplit(_move_channels_last(images, name), labels)
-    if images.dtype.kind != "f":
-        raise DataError(
-            f"the {name} images are {images.dtype}: expected float32 as the network takes it, or uint8 pixels"
-        )
-    if images.ndim != 4:
-        raise DataError(
-            f"the {name} images have shape {images.shape}: expected (images, channels, height, width) of floats"
-        )
-    inputs = np.ascontiguousarray(images, dtype=np.float32)
-    if not np.isfinite(inputs).all():
-        raise DataError(f"the {name} images hold NaN or infinity: fix the transform that makes them")
-    return PreprocessedSplit(inputs, labels)
-
-
-def _convert_labels(targets: NDArray[Any]) -> Labels:
-    kinds = {"i": np.int64, "u": np.int64, "b": np.int64, "f": np.float32}
-    return targets.astype(kinds.get(targets.dtype.kind, targets.dtype))
-
-
-def _move_channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Arrange uint8 pixels as (N, height, width, channels): a colour axis has 1, 3 or 4 entries, first or last."""
-    if pixels.ndim == 3:
-        return pixels[..., None]
-    if pixels.ndim == 4 and pixels.shape[3] in (1, 3, 4):
-        return pixels
-    if pixels.ndim == 4 and pixels.shape[1] in (1, 3, 4):
-        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-    raise DataError(
-        f"the {name} images have shape {pixels.shape}: expected uint8 (images, height, width, channels) with 1, 3 or 4 "
-        "channels, or channels second"
-    )
+        return np.stack([convert_to_array(image) for image in images])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blendsearch.data.augment import resolve_augmentations
-from blendsearch.data.share import SINGLE_PROCESS, Share
+from blendsearch.data.batches import BatchSize
 from blendsearch.data.split import ArraySplit, Indices, Subset
 from blendsearch.data.splits import Splits
 
@@ -109,28 +109,27 @@ def load_views(splits: Splits, positions: Indices, views: Indices, seed: int, de
 
 def iter_view_batches(
     splits: Splits,
+    size: BatchSize,
     *,
     views: int,
     seed: int,
-    batch_size: int,
     device: torch.device,
     rng: np.random.Generator,
-    limit: int,
     skip: int = 0,
-    share: Share = SINGLE_PROCESS,
 ) -> Iterator[ViewBatch]:
     """Iterate over one epoch of training images in random order, each in one of `views` views drawn by `rng`.
 
     All random numbers are drawn by this call, none by the iteration. The first `skip` batches are left out.
     """
     count = len(splits.train)
-    order = rng.permutation(count)[:limit]
-    chosen = rng.integers(views, size=count)[:limit]
-    stop = len(order) - len(order) % batch_size if limit >= batch_size else len(order)
+    order = rng.permutation(count)[: size.limit]
+    chosen = rng.integers(views, size=count)[: size.limit]
+    stop = len(order) - len(order) % size.batch_size if size.drop_last else len(order)
 
     def generate() -> Iterator[ViewBatch]:
-        for start in range(skip * batch_size, stop, batch_size):
-            part = slice(start, start + batch_size)
-            yield load_views(splits, share.select(order[part]), share.select(chosen[part]), seed, device)
+        for start in range(skip * size.batch_size, stop, size.batch_size):
+            part = slice(start, start + size.batch_size)
+            positions, numbers = (size.share.select(values[part]) for values in (order, chosen))
+            yield load_views(splits, positions, numbers, seed, device)
 
     return generate()

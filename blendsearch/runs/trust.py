@@ -1,4 +1,4 @@
-"""Trust in the code that a run directory names: its model factory, its criteria modules and its training functions.
+"""Trust in the code that a run directory names: its factory, its criteria modules, its transforms and its training.
 
 A run directory may come from somebody else, and importing what it names runs that code. It is imported only where the
 user says so (``--trust``, ``trust=True``), or where this user made the run on this machine. The second is proved by a
@@ -28,10 +28,12 @@ BUILT_IN_PREFIXES = ("", "torchvision", PYTHON_PREFIX)
 
 
 def list_code(config: Config) -> list[str]:
-    """List the user-defined modules that `config` names: of its factory, its criteria, and its training."""
+    """List the user-defined modules that `config` names: of factory, criteria, transforms and training."""
     place = config.model.factory.rpartition(":")[0]
-    training = [name.rpartition(":")[0] for name in config.training.get_function_names().values()]
-    return list(dict.fromkeys([*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *training]))
+    functions = [config.data.transforms, *config.training.get_function_names().values()]
+    named = [name.rpartition(":")[0] for name in functions]
+    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named)]
+    return list(dict.fromkeys(modules))
 
 
 def sign_run(path: Path, config: Config) -> None:
@@ -61,10 +63,14 @@ def _is_signed(run: Run) -> bool:
 
 
 def _compute_signature(path: Path, config: Config, key: bytes) -> str:
-    """Compute the signature of a run: over its place, its model section, its criteria modules and its training."""
+    """Compute the signature of a run: over its place, and everything that names user-defined code."""
     place = path.resolve(strict=True)
     facts = [str(place), place.stat().st_ino, config.model.model_dump(mode="json"), list(config.criteria.modules)]
-    facts += [functions] if (functions := config.training.get_function_names()) else []
+    # left out where there are none: the signatures of earlier versions stay valid
+    if ":" in config.data.transforms:
+        facts.append(config.data.transforms)
+    if functions := config.training.get_function_names():
+        facts.append(functions)
     return hmac.new(key, json.dumps(facts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 

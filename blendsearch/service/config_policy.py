@@ -120,14 +120,19 @@ def _check_names(config: Config) -> None:
             f"training.{next(iter(functions))} is not taken from a network: user-defined functions work from the "
             "command line"
         )
+    if ":" in config.data.transforms:
+        raise ConfigError(
+            "data.transforms MODULE:FUNCTION is not taken from a network: expected the name of a preset; user-defined "
+            "functions work from the command line"
+        )
     if config.engine.ray not in ("off", "local"):
         raise ConfigError("engine.ray is not taken from a network: expected off or local")
     if config.data.download:
         raise ConfigError("data.download is not taken from a network: put the data below the server's --data")
     names = [config.data.dataset, config.fitness.device.replace(":", ""), *config.criteria.pool]
-    for name in (*names, *config.criteria.augment, *config.data.augment):
+    for name in (*names, *config.criteria.augment, *config.data.augment, config.data.transforms):
         if not NAME_PATTERN.fullmatch(name):
-            raise ConfigError(f"{name[:80]!r} is no name of a data set, device, criterion or augmentation")
+            raise ConfigError(f"{name[:80]!r} is no name of a data set, device, criterion, augmentation or transform")
 
 
 def _find_maximum(value: Any) -> float:

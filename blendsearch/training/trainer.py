@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from blendsearch.data.batches import BatchSize
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import Splits
 from blendsearch.data.views import FRESH, ViewBatch, iter_view_batches
@@ -205,14 +206,12 @@ class TrainingRun:
         if teacher is not None and teacher.views is not None:
             yield from iter_view_batches(
                 self.splits,
+                BatchSize(batch_size, limit, limit >= batch_size, self.options.share),
                 views=teacher.views,
                 seed=teacher.view_seed,
-                batch_size=batch_size,
                 device=self.device,
                 rng=self.rng,
-                limit=limit,
                 skip=skip,
-                share=self.options.share,
             )
             return
         none = np.full(0, FRESH)

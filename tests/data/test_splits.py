@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from blendsearch.data import batches
 from blendsearch.data.splits import (
     ArraySplit,
     DataSpec,
@@ -329,6 +331,18 @@ def test_writing_into_a_batch_does_not_change_the_data(noise: ArraySplit) -> Non
         y.zero_()
     assert np.array_equal(before, noise.load_images(np.arange(50)))
     assert noise.labels.any()
+
+
+def test_small_images_are_moved_to_a_gpu_once(noise: ArraySplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [4 * 50 * 16 * 12 * 3]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], free[0]))
+    before = pickle.dumps(noise)
+    held = batches._find_resident(noise, CPU)
+    assert held is not None and batches._find_resident(noise, CPU) is held
+    assert np.array_equal(held.numpy(), noise.load_images(np.arange(50))) and pickle.dumps(noise) == before
+    free[0] -= 1
+    other = ArraySplit(noise.load_images(np.arange(50)), noise.labels)
+    assert batches._find_resident(other, CPU) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -30,7 +30,9 @@ SHARED_CLASS_NAMES: dict[str, str] = {}
 LONG_FILES: dict[str, str] = {}
 """Files above `MAX_LINES`, with the reason."""
 
-LONG_PARAMETER_LISTS: dict[str, str] = {}
+LONG_PARAMETER_LISTS: dict[str, str] = {
+    "blendsearch.data.splits.iter_batches": "the only door to images; all but three parameters have defaults",
+}
 """Functions above `MAX_PARAMETERS`, as ``module.function``, with the reason."""
 
 

@@ -16,6 +16,8 @@ from run_files import row
 import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.errors import RunError
+from blendsearch.runs import trust
+from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
 
@@ -259,6 +261,31 @@ def test_training_functions_of_a_run_are_not_imported(searched: Path, tmp_path: 
     for words in (["resume", "one"], ["export", "one", "--to", str(tmp_path / "out")], ["fork", "one"]):
         assert "names user-defined code (antigravity)" in fail(capsys, *words, "--runs", tmp_path)
     assert "antigravity" not in sys.modules
+
+
+def test_transforms_of_a_run_are_not_imported(searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    path = tmp_path / "one" / "run.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["data"]["transforms"] = "antigravity:fly"
+    path.write_text(json.dumps(facts))
+    assert "names user-defined code (antigravity)" in fail(capsys, "criteria", "--run", "one", "--runs", tmp_path)
+    assert "antigravity" not in sys.modules
+
+
+def test_the_signature_covers_user_defined_transforms(tmp_path: Path) -> None:
+    tree = {
+        "model": {"factory": "digits_net", "train": {"epochs": 1}},
+        "data": {"dataset": "digits"},
+        "budget": {"macs": 0.5},
+    }
+    plain, preset, named, other = (
+        parse_config({**tree, "data": {"dataset": "digits", "transforms": name}}, "it")
+        for name in ("none", "cifar", "mine:make", "mine:other")
+    )
+    signatures = [trust._compute_signature(tmp_path, config, b"key") for config in (plain, preset, named, other)]
+    assert signatures[0] == signatures[1] and len(set(signatures)) == 3
+    assert [trust.list_code(config) for config in (plain, preset, named)] == [[], [], ["mine"]]
 
 
 @pytest.mark.parametrize("name", ["lock", "logs/worker-0.jsonl", ".engine.json.draft", "checkpoints"])

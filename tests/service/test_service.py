@@ -363,6 +363,8 @@ budget: {macs: 0.5}
         ("criteria.modules=[mine]", "not taken from a network"),
         ("training.train_fn=os:system", "not taken from a network"),
         ("training.on_step=os:abort", "not taken from a network"),
+        ("data.transforms='mine:load'", "not taken from a network"),
+        ("data.transforms=../x", "no name"),
         ("criteria.pool=['mine:l1']", "no name"),
         ("data.dataset='mine:load'", "no name"),
         ("engine.ray=10.0.0.1:6379", "expected off or local"),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from evaluations import load_digits_splits
 from torch import nn
 
+from blendsearch.data.batches import BatchSize
 from blendsearch.data.views import KeyedDraws, iter_view_batches, load_views
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits, load_or_compute_logits
@@ -59,12 +60,11 @@ def test_an_epoch_of_views_has_every_image_once_and_can_begin_in_its_middle() ->
     def run(skip: int) -> list[tuple[list[int], torch.Tensor]]:
         batches = iter_view_batches(
             splits,
+            BatchSize(50, len(splits.train), True),
             views=3,
             seed=0,
-            batch_size=50,
             device=CPU,
             rng=np.random.default_rng(1),
-            limit=len(splits.train),
             skip=skip,
         )
         return [(batch.positions.tolist(), batch.images) for batch in batches]

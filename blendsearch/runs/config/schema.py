@@ -69,6 +69,8 @@ class DataConfig(Section):
     augment: tuple[str, ...] = ()
     download: bool = False
     split_seed: Annotated[int, Field(ge=0)] | None = None
+    transforms: str = "none"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
 
 
 class CriteriaConfig(Section):

@@ -1,0 +1,85 @@
+"""Conversion of user-defined images and targets to arrays and splits in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from blendsearch.data.split import ArraySplit, Labels, PreprocessedSplit, Split
+from blendsearch.errors import DataError
+
+
+def convert_image(image: Any, name: str) -> NDArray[Any]:
+    """Convert one image to (height, width, channels), uint8 or float32."""
+    split = make_memory_split(convert_to_array(image)[None], np.zeros(1, dtype=np.int64), name)
+    found: NDArray[Any] = split.load_images(np.zeros(1, dtype=np.int64))[0]
+    return found
+
+
+def unpack_sample(sample: Any, name: str) -> tuple[Any, Any]:
+    """Return the image and the target of an item; None for a missing target. Raises DataError."""
+    if isinstance(sample, tuple | list) and len(sample) >= 2:
+        return sample[0], sample[1]
+    if isinstance(sample, Tensor | np.ndarray | Image.Image):
+        return sample, None
+    raise DataError(f"the {name} data yield a {type(sample).__name__}: expected (image, target)")
+
+
+def convert_to_array(value: Any) -> NDArray[Any]:
+    """Convert a value to an array. Raises ValueError for a value without a shape."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return plain
+    if isinstance(value, Image.Image):
+        return np.asarray(value.convert("RGB") if value.mode in ("P", "1", "CMYK") else value)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
+        return torch.stack(list(value)).detach().cpu().numpy()
+    found = np.asarray(value)
+    if found.dtype == object or found.dtype.kind in "US":
+        raise ValueError(f"of {type(value).__name__}")
+    return found
+
+
+def make_memory_split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
+    if len(images) != len(targets):
+        raise DataError(f"the {name} data have {len(images)} images but {len(targets)} targets; expected one per image")
+    labels = convert_labels(targets)
+    if images.dtype == np.uint8:
+        return ArraySplit(_move_channels_last(images, name), labels)
+    if images.dtype.kind != "f":
+        raise DataError(
+            f"the {name} images are {images.dtype}: expected float32 as the network takes it, or uint8 pixels"
+        )
+    if images.ndim != 4:
+        raise DataError(
+            f"the {name} images have shape {images.shape}: expected (images, channels, height, width) of floats"
+        )
+    inputs = np.ascontiguousarray(images, dtype=np.float32)
+    if not np.isfinite(inputs).all():
+        raise DataError(f"the {name} images hold NaN or infinity: fix the transform that makes them")
+    return PreprocessedSplit(inputs, labels)
+
+
+def convert_labels(targets: NDArray[Any]) -> Labels:
+    kinds = {"i": np.int64, "u": np.int64, "b": np.int64, "f": np.float32}
+    return targets.astype(kinds.get(targets.dtype.kind, targets.dtype))
+
+
+def _move_channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Arrange uint8 pixels as (N, height, width, channels): a colour axis has 1, 3 or 4 entries, first or last."""
+    if pixels.ndim == 3:
+        return pixels[..., None]
+    if pixels.ndim == 4 and pixels.shape[3] in (1, 3, 4):
+        return pixels
+    if pixels.ndim == 4 and pixels.shape[1] in (1, 3, 4):
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+    raise DataError(
+        f"the {name} images have shape {pixels.shape}: expected uint8 (images, height, width, channels) with 1, 3 or 4 "
+        "channels, or channels second"
+    )
