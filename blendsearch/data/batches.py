@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blendsearch.data import augment as augment_module
 from blendsearch.data.augment import Augmentation
-from blendsearch.data.loader import ReadRequest, TensorBatch, iter_requests
+from blendsearch.data.image_loader import ReadRequest, TensorBatch, iter_requests
 from blendsearch.data.sampling import get_source, has_training_transforms, load_batch, reads_on_demand
 from blendsearch.data.share import Share
 from blendsearch.data.split import ArraySplit, Indices, Split, resolve_view

@@ -190,4 +190,4 @@ class _ServerContext(context.ForkServerContext):
 
     def __init__(self) -> None:
         super().__init__()
-        self.set_forkserver_preload(["blendsearch.data.loader", "torchvision.transforms.v2"])
+        self.set_forkserver_preload(["blendsearch.data.image_loader", "torchvision.transforms.v2"])

@@ -9,6 +9,7 @@ from evaluations import load_digits_splits
 from torch import nn
 
 from blendsearch.data.batches import BatchSize
+from blendsearch.data.share import SINGLE_PROCESS
 from blendsearch.data.views import KeyedDraws, iter_view_batches, load_views
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits, load_or_compute_logits
@@ -60,7 +61,7 @@ def test_an_epoch_of_views_has_every_image_once_and_can_begin_in_its_middle() ->
     def run(skip: int) -> list[tuple[list[int], torch.Tensor]]:
         batches = iter_view_batches(
             splits,
-            BatchSize(50, len(splits.train), True),
+            BatchSize(50, len(splits.train), True, SINGLE_PROCESS),
             views=3,
             seed=0,
             device=CPU,
