@@ -20,7 +20,7 @@ from image_sources import MirroredMasks, NoisyImages
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from blendsearch.data import loader, worker_processes
+from blendsearch.data import image_loader, worker_processes
 from blendsearch.data.share import Share
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import UserData, load_user_splits
@@ -34,7 +34,7 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 @pytest.fixture(autouse=True)
 def _start_processes_for_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "MIN_WORKER_IMAGES", 8)
+    monkeypatch.setattr(image_loader, "MIN_WORKER_IMAGES", 8)
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +228,11 @@ def test_a_pass_that_is_left_half_way_leaves_no_process() -> None:
 SCRIPT = """
 import os, sys, time
 import numpy as np, torch
-from blendsearch.data import loader
+from blendsearch.data import image_loader
 from blendsearch.data.splits import DataSpec, load_splits
 
 print("started", flush=True)  # once: no other process runs this script
-loader.MIN_WORKER_IMAGES = 8
+image_loader.MIN_WORKER_IMAGES = 8
 spec = DataSpec("image-folder", sys.argv[1], val_size=4, image_size=16, transforms="imagenet", workers=2)
 splits = load_splits(spec, 0)
 batches = splits.iter_batches(
@@ -321,7 +321,7 @@ def test_batches_in_flight_fit_in_the_shared_memory(monkeypatch: pytest.MonkeyPa
 
 def test_the_workers_of_a_users_loader_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(loader, "resolve_workers", lambda workers, device: asked.append(workers) or 0)
+    monkeypatch.setattr(image_loader, "resolve_workers", lambda workers, device: asked.append(workers) or 0)
     data = NoisyImages()
     for count, config in ((0, "auto"), (2, "auto"), (2, 1)):
         read(open_dataset(DataLoader(data, batch_size=5, shuffle=True, num_workers=count), config))
