@@ -81,16 +81,15 @@ def promote(session: SearchSession) -> None:
 def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], problem: Problem) -> list[Evaluation]:
     """Select the networks for long fine-tuning: `finals.picks` of the search, then the best baselines.
 
-    At one budget, these are the best by their highest-fidelity evaluation; over a span, evenly along the front.
+    At one budget, these are the best by their highest-fidelity evaluation; over a span, evenly along the front, and a
+    single one is the best.
     """
     count = problem.config.finals.count_picks()
     if not count:
         return []
     valid = select_highest_fidelity(rows, promotions)
     if problem.decoder.has_budget_range:
-        found = select_front(valid, problem.compute_costs)
-        places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
-        best = [found[place] for place in places]
+        best = _select_along_front(select_front(valid, problem.compute_costs), count)
     else:
         again = {row.digest for row in valid}
         others = [row for row in select_evaluated(rows) if row.digest not in again]
@@ -101,6 +100,14 @@ def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], p
         best = order[:count]
     unique = {row.digest: row for row in [*best, *select_best_baselines(valid)]}
     return list(unique.values())
+
+
+def _select_along_front(front: Sequence[Evaluation], count: int) -> list[Evaluation]:
+    """Select `count` networks evenly along the front; a single one is the network with the lowest loss."""
+    if count == 1:
+        return sorted(front, key=lambda row: (row.loss, row.macs, row.id))[:1]
+    places = np.unique(np.linspace(0, len(front) - 1, min(count, len(front))).round().astype(int))
+    return [front[place] for place in places]
 
 
 def run_finals(session: SearchSession) -> None:
