@@ -25,7 +25,9 @@ SMALL = (
     "fitness.device=cpu",
     "fitness.recalibration_images=128",
     "search.population=8",
+    *("fitness.repair=none", "finals.picks=0", "finals.tuning.rate=0.01", "finals.tuning.warmup=0"),
 )
+"""The last line holds the defaults of 0.1."""
 ONE = (*SMALL, "budget.macs=0.5", "fitness.fidelity=recalibrated", "search.evaluations=24")
 SPAN = (*SMALL, "budget.macs=[0.25, 0.6]", "fitness.fidelity=recalibrated", "search.anchors=1")
 STEPS = (
@@ -96,6 +98,9 @@ def make_search(name: str, settings: tuple[str, ...], *further: str) -> tuple[st
     """Return the command that searches run `name`."""
     return ("search", "--name", name, *make_settings(*settings, *further))
 
+
+REMOVED = {"killed-surrogate"}
+"""Runs of an optimizer that no longer exists: they are refused when they are resumed."""
 
 NEXT = Kill("generation", 2)
 """The third generation, two evaluations after a checkpoint."""
