@@ -12,7 +12,6 @@ import pytest
 from golden import cases, driver
 from golden.compare import TOLERANCE, describe_database, describe_folder, find_differences
 
-"""Interrupted runs of an optimizer that no longer exists: they are read, and not resumed."""
 KILLED = [item for item in cases.GOLDEN_RUNS if item.kill and item.name not in cases.REMOVED]
 
 
