@@ -169,7 +169,10 @@ def test_the_time_limit_does_not_count_the_start_of_new_workers(engine: Engine, 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("hang", r"not done after 2 s \(engine.timeout\); raise that limit"), ("die", "; check the memory of the nodes")],
+    [
+        ("hang", r"not done after 2 s \(engine.timeout\); raise that limit"),
+        pytest.param("die", "; check the memory of the nodes", marks=pytest.mark.slow),
+    ],
 )
 def test_a_series_of_lost_workers_stops_the_engine_and_no_candidate_fails(
     fault: str, reason: str, engine: Engine, folder: Path
