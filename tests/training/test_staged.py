@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from blendsearch.errors import TrainingError
+from blendsearch.errors import ConfigError, TrainingError
 from blendsearch.fitness.evaluator import Evaluator, Outcome
+from blendsearch.pipeline.problem.inputs import UserInputs, load_hooks
+from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
@@ -205,6 +207,37 @@ def assert_same(first: Outcome, second: Outcome) -> None:
     assert first.weights is not None and second.weights is not None
     for name, array in first.weights.items():
         np.testing.assert_array_equal(second.weights[name], array)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["finals.workers=2"], "workers cannot train together"),
+        (["transform=depthwise"], "decomposed layers are cut at once"),
+        (["training.train_fn=mine:train"], "excludes a user-defined train_fn"),
+        (["training.scheduler=mine:schedule"], "excludes a user-defined scheduler"),
+    ],
+)
+def test_what_cannot_be_trained_in_stages_is_refused_in_one_line(
+    config_file: Path, changes: list[str], message: str
+) -> None:
+    load_config(config_file, changes)
+    with pytest.raises(ConfigError, match=rf"finals.stages is 3.*{message}.*finals.stages to 1") as refused:
+        load_config(config_file, [*changes, "finals.stages=3"])
+    assert "\n" not in str(refused.value)
+
+
+def test_python_functions_are_refused_as_those_of_a_config(config_file: Path) -> None:
+    config = load_config(config_file, ["finals.stages=3"])
+    assert load_hooks(config, UserInputs(hooks=TrainingHooks(on_epoch=print))).on_epoch is print
+    with pytest.raises(ConfigError, match="excludes a user-defined train_fn"):
+        load_hooks(config, UserInputs(hooks=TrainingHooks(train_fn=lambda module, context: None)))
+
+
+def test_decomposable_layers_are_refused() -> None:
+    model, maps = make_network()
+    with pytest.raises(TrainingError, match="decomposed layers are not cut in stages"):
+        make_stage_plan(model, dataclasses.replace(maps, layers=("conv",)), draw_cut(maps), SPLITS, CPU, STAGING)
 
 
 @pytest.mark.parametrize("distillation", [0.0, 0.5])
