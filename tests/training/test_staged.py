@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from decoders import RESNET
 from evaluations import load_digits_splits, make_evaluator, make_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError, TrainingError
 from blendsearch.fitness.evaluator import Evaluator, Outcome
 from blendsearch.pipeline.problem.inputs import UserInputs, load_hooks
 from blendsearch.runs.config.loading import load_config
+from blendsearch.runs.run import open_run
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
@@ -207,6 +210,19 @@ def assert_same(first: Outcome, second: Outcome) -> None:
     assert first.weights is not None and second.weights is not None
     for name, array in first.weights.items():
         np.testing.assert_array_equal(second.weights[name], array)
+
+
+def test_a_search_trains_its_finals_in_stages(quick: dict[str, Any], tmp_path: Path) -> None:
+    quick["finals"] = {"picks": 1, "stages": 3, "staging": {"press": 0.5}, "tuning": {"epochs": 2, "rate": 0.05}}
+    quick["search"] = {"evaluations": 8, "population": 4}
+    quick["training"] = {"checkpoint_seconds": 1e-6}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(quick))
+    main(["search", str(config), "--runs", str(tmp_path), "--name", "one"])
+    run = open_run(tmp_path, "one")
+    finals = run.open_store(read_only=True).read_finals()
+    assert finals and all(run.has_weights(item.digest, item.repeat) for item in finals)
+    assert not (run.path / "training").exists()
 
 
 @pytest.mark.parametrize(
