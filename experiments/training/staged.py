@@ -3,9 +3,10 @@
     python experiments/training/staged.py --work DIR [--tier small|full] [--seeds 5] [--epochs 12]
 
 One cut (uniform, by L1) of a ResNet-20 (small tier) or ResNet-56 (full tier) on CIFAR-10, at 1/11.4 of its MACs. Each
-seed trains it by four arms: `one cut`; `staged`; `one cut, equal macs`, with as many more epochs as the larger networks
-of the early stages cost; and `scratch`, the same architecture from random weights. Accuracies are in percent. Staged
-cutting is accepted at +1.0 points at equal epochs and +0.5 points at equal MACs.
+seed trains it by five arms: `one cut`; `staged`; `staged, long press`, where channels decay over whole stages and the
+final network has three quarters of the epochs; `one cut, equal macs`, with as many more epochs as the larger networks
+of the early stages of `staged` cost; and `scratch`, the same architecture from random weights. Accuracies are in
+percent. Staged cutting is accepted at +1.0 points at equal epochs and +0.5 points at equal MACs.
 """
 
 import copy
@@ -23,7 +24,8 @@ from blendsearch.training.schedule import Schedule
 from blendsearch.training.staged import ONE_CUT, Staging, make_stage_plan
 from blendsearch.training.store import FolderStore
 
-RATE, STAGING = 0.05, Staging(stages=4)
+RATE = 0.05
+STAGINGS = {"staged": Staging(4), "staged, long press": Staging(4, last=0.75, press=1.0, power=8.0)}
 DEPTHS = {"small": 20, "full": 56}
 ACCEPTED = {"one cut": 1.0, "one cut, equal macs": 0.5}
 
@@ -35,11 +37,12 @@ def main() -> None:
     )
     problem = load_problem(arguments)
     cut = make_cut(problem)
-    ratio = compute_macs_ratio(problem, cut, arguments.epochs)
-    results = Results(arguments, rate=RATE, staging=dataclasses.asdict(STAGING), training_macs_ratio=round(ratio, 3))
+    ratios = {arm: compute_macs_ratio(problem, cut, arguments.epochs, staging) for arm, staging in STAGINGS.items()}
+    stagings = {arm: dataclasses.asdict(staging) for arm, staging in STAGINGS.items()}
+    results = Results(arguments, rate=RATE, stagings=stagings, training_macs_ratios=ratios)
     evaluator = dataclasses.replace(problem.evaluator, store=FolderStore(arguments.work / f"store-{arguments.tier}"))
     schedule = Schedule(arguments.epochs, RATE, warmup=0.05)
-    longer = dataclasses.replace(schedule, epochs=arguments.epochs * ratio)
+    longer = dataclasses.replace(schedule, epochs=arguments.epochs * ratios["staged"])
 
     def run(arm: str, seed: int) -> None:
         if results.has(arm=arm, seed=seed):
@@ -65,24 +68,23 @@ def main() -> None:
 
     arms = {
         "one cut": (schedule, ONE_CUT),
-        "staged": (schedule, STAGING),
+        **{arm: (schedule, staging) for arm, staging in STAGINGS.items()},
         "one cut, equal macs": (longer, ONE_CUT),
         "scratch": (schedule, ONE_CUT),
     }
     for seed in range(arguments.seeds):
         for arm in arms:
             run(arm, seed)
-        results.write(**summarize(results, list(arms)))
+        results.write(**summarize(results))
 
 
-def compute_macs_ratio(problem: Problem, cut: Cut, epochs: float) -> float:
+def compute_macs_ratio(problem: Problem, cut: Cut, epochs: float, staging: Staging) -> float:
     """Return the training MACs of the stages over those of the final network in all epochs."""
     evaluator, maps = problem.evaluator, problem.structure.maps
-    plan = make_stage_plan(problem.model, maps, cut, problem.splits, evaluator.device, STAGING)
-    bounds = STAGING.compute_bounds(Schedule(epochs, RATE).count_steps(len(problem.splits.train)))
+    plan = make_stage_plan(problem.model, maps, cut, problem.splits, evaluator.device, staging)
+    bounds = staging.compute_bounds(Schedule(epochs, RATE).count_steps(len(problem.splits.train)))
     macs = np.array([float(problem.structure.oracle.compute_ratio("macs", maps.count_kept(one))) for one in plan.cuts])
-    print(f"macs of the stages: {', '.join(f'{ratio:.1%}' for ratio in macs)}", flush=True)
-    return float((np.diff(bounds) * macs).sum() / (bounds[-1] * macs[-1]))
+    return round(float((np.diff(bounds) * macs).sum() / (bounds[-1] * macs[-1])), 3)
 
 
 def make_random_model(problem: Problem, seed: int) -> torch.nn.Module:
@@ -95,18 +97,21 @@ def make_random_model(problem: Problem, seed: int) -> torch.nn.Module:
     return model.eval()
 
 
-def summarize(results: Results, arms: list[str]) -> dict[str, object]:
-    """Compare staged cutting with the other arms, paired over the seeds that have both."""
-    found = {arm: {row["seed"]: row for row in results.rows if row["arm"] == arm} for arm in arms}
-    summary: dict[str, object] = {}
-    for arm in (arm for arm in arms if arm != "staged"):
-        seeds = sorted(found["staged"].keys() & found[arm].keys())
-        for split in ("val", "test"):
-            pairs = [[found[name][seed][split] for seed in seeds] for name in ("staged", arm)]
-            summary[f"{split} over {arm}"] = compare_paired(*pairs)
-    means = {arm: np.mean([row["test"] for row in rows.values()]) for arm, rows in found.items()}
-    accepted = all(means["staged"] - means[arm] >= least for arm, least in ACCEPTED.items())
-    return summary | {"means": {arm: round(float(mean), 2) for arm, mean in means.items()}, "accepted": accepted}
+def summarize(results: Results) -> dict[str, dict[str, float] | bool]:
+    """Compare each kind of staged cutting with the other arms, paired over the seeds."""
+    found: dict[str, dict[int, dict]] = {}
+    for row in results.rows:
+        found.setdefault(row["arm"], {})[row["seed"]] = row
+    summary: dict[str, dict[str, float] | bool] = {}
+    for staged in STAGINGS:
+        for arm in found.keys() - STAGINGS.keys():
+            seeds = sorted(found[staged].keys() & found[arm].keys())
+            for split in ("val", "test"):
+                first, second = ([found[name][seed][split] for seed in seeds] for name in (staged, arm))
+                summary[f"{split} {staged} over {arm}"] = compare_paired(first, second)
+        means = [summary[f"test {staged} over {arm}"]["mean"] for arm in ACCEPTED]
+        summary[f"{staged} accepted"] = all(mean >= least for mean, least in zip(means, ACCEPTED.values(), strict=True))
+    return dict(sorted(summary.items()))
 
 
 if __name__ == "__main__":
