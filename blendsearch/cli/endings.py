@@ -9,6 +9,7 @@ from pathlib import Path
 from blendsearch.cli.signals import STOPPED
 from blendsearch.cli.streams import OutputLost
 from blendsearch.errors import BlendsearchError
+from blendsearch.runs.files import BASE_FOLDER
 
 FAILED = 1
 """Exit code for a lack of memory, or for user-defined code that ended the process."""
@@ -87,6 +88,8 @@ def describe_next_step(folder: Path, name: str, verb: str) -> str:
     """Describe how to continue with run `name` in `folder`, or that there is nothing to continue."""
     option = "" if folder == Path("runs") else f" --runs {shlex.quote(str(folder))}"
     if not (folder / name / "run.json").exists():
+        if any((folder / BASE_FOLDER).glob("base-*")):
+            return "no run was made; the same command continues the training of the base network"
         return "nothing was stored"
     if verb == "resume" and (folder / name / "finished.json").exists():
         return f"run {name} has finished; show it with: blendsearch front {name}{option}"

@@ -191,6 +191,8 @@ class Evaluator:
             self.store,
             request.key,
             request.rate,
+            self.maps,
+            cut,
         )
         FIDELITIES[request.fidelity](module, context)
         return module

@@ -15,11 +15,9 @@ from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
 from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.files import BASE_FOLDER
 from blendsearch.runs.run import Run
 from blendsearch.training.training_store import FolderStore, TrainingProgress
-
-BASE_FOLDER = ".training"
-"""Folder beside the runs with the state of base trainings that are not finished."""
 
 TRAINING_FOLDER = "training"
 """Folder of a run with the states of its fine-tunes and the dense network's outputs."""

@@ -15,7 +15,7 @@ from blendsearch.runs.run import Run, open_run
 CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
 """Fields, or their sections, that set the length of the search, its engine, and the work after it."""
 
-FINE_TUNE_FIELDS = ("finals.tuning", "finals.distillation", "finals.workers")
+FINE_TUNE_FIELDS = ("finals.tuning", "finals.distillation", "finals.workers", "finals.stages", "finals.staging")
 """Fields that determine the results of long fine-tunes. The number of workers decides their random streams."""
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from blendsearch.errors import RunError
 
+BASE_FOLDER = ".training"
+"""Folder beside the runs with the state of base trainings whose run was not made yet."""
+
 
 def apply_umask(path: Path) -> None:
     """Give the file at `path` the permissions of this process's umask; safetensors writes files for the owner alone."""

@@ -10,11 +10,13 @@ from torch import nn
 from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import Splits
 from blendsearch.data.views import can_load_views
+from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.device import Precision
 from blendsearch.training.hooks import NO_HOOKS, TrainContext, TrainingHooks, call_train_function
 from blendsearch.training.recalibration import recalibrate
 from blendsearch.training.schedule import Schedule
+from blendsearch.training.staged import ONE_CUT, Staging, make_stage_plan, train_in_stages
 from blendsearch.training.stored_teacher import StoredTeacher, load_or_compute_logits
 from blendsearch.training.teacher import LiveTeacher, Teacher
 from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
@@ -34,6 +36,7 @@ class Recipe:
     batch_size: images per forward pass.
     tuning: schedule of the short fine-tune.
     final: schedule of the long fine-tune of selected networks. Its rate is NaN where each request names one.
+    staging: stages of the long fine-tune.
     distillation: share, in [0, 1], of the dense network's outputs in the loss of the long fine-tune.
     tuning_distillation: the same for the short fine-tune.
     views: augmented views per image for which the dense network's outputs are stored; 0 runs it beside the network.
@@ -50,6 +53,7 @@ class Recipe:
     batch_size: int
     tuning: Schedule
     final: Schedule
+    staging: Staging = ONE_CUT
     distillation: float = 0.0
     tuning_distillation: float = 0.0
     views: int = 0
@@ -72,6 +76,7 @@ class RecoveryContext:
     seed: seed of all random numbers of the recovery.
     key: name of the training's checkpoint in `store`; empty for none.
     rate: learning rate instead of the schedule's; None for that one.
+    maps, cut: groups of the dense network and the cut of the pruned one; for a training in stages.
     """
 
     dense: nn.Module
@@ -82,6 +87,8 @@ class RecoveryContext:
     store: TrainingStore = NO_STORE
     key: str = ""
     rate: float | None = None
+    maps: IndexMaps | None = None
+    cut: Cut | None = None
 
 
 Recovery = Callable[[nn.Module, RecoveryContext], None]
@@ -107,6 +114,9 @@ def recover_by_tuning(module: nn.Module, context: RecoveryContext) -> None:
 
 def recover_by_final_training(module: nn.Module, context: RecoveryContext) -> None:
     """Recalibrate, and train by the long schedule; the last state stays in the store until the result is stored."""
+    if context.recipe.staging.stages > 1:
+        _train_in_stages(module, context)
+        return
     _fine_tune(module, context, context.recipe.final, context.recipe.distillation, keep=True)
 
 
@@ -130,18 +140,37 @@ def _fine_tune(
     module: nn.Module, context: RecoveryContext, schedule: Schedule, distillation: float, *, keep: bool = False
 ) -> None:
     recalibrate_statistics(module, context)
-    if context.rate is not None:
-        schedule = replace(schedule, rate=context.rate)
-    recipe, rng = context.recipe, np.random.default_rng(context.seed)
-    if recipe.hooks.train_fn is not None:
+    schedule, rng = _set_rate(schedule, context), np.random.default_rng(context.seed)
+    if context.recipe.hooks.train_fn is not None:
         _call_user_training(module, context, schedule)
         return
-    checkpoints = CheckpointOptions(context.store, context.key, recipe.checkpoint_seconds, keep)
-    teacher = make_teacher(context, distillation) if distillation else None
-    options = TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share, recipe.hooks, checkpoints)
+    options = _make_options(context, distillation, keep=keep)
     train(module, context.splits, schedule, context.device, rng, options)
     if context.key and not keep:
         context.store.delete(context.key)
+
+
+def _train_in_stages(module: nn.Module, context: RecoveryContext) -> None:
+    """Train from the dense network along nested cuts, and copy the result into `module`."""
+    recipe = context.recipe
+    assert context.maps is not None and context.cut is not None, "a training in stages needs the maps and the cut"
+    plan = make_stage_plan(context.dense, context.maps, context.cut, context.splits, context.device, recipe.staging)
+    options = _make_options(context, recipe.distillation, keep=True)
+    schedule = _set_rate(recipe.final, context)
+    trained = train_in_stages(context.dense, plan, context.splits, schedule, context.device, context.seed, options)
+    module.load_state_dict(trained.state_dict())
+    module.eval()
+
+
+def _set_rate(schedule: Schedule, context: RecoveryContext) -> Schedule:
+    return schedule if context.rate is None else replace(schedule, rate=context.rate)
+
+
+def _make_options(context: RecoveryContext, distillation: float, *, keep: bool) -> TrainingOptions:
+    recipe = context.recipe
+    checkpoints = CheckpointOptions(context.store, context.key, recipe.checkpoint_seconds, keep)
+    teacher = make_teacher(context, distillation) if distillation else None
+    return TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share, recipe.hooks, checkpoints)
 
 
 def make_teacher(context: RecoveryContext, weight: float) -> Teacher:

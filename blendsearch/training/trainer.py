@@ -52,12 +52,16 @@ class CheckpointOptions:
     key: name of the entry; the same for the same training.
     seconds: least time between two checkpoints.
     keep: True to store the state at the end as well, for a training that continues later.
+    conditions: further conditions that a stored state must agree with.
+    replaces: key of an entry that is deleted after this training has stored its first state; empty for none.
     """
 
     store: TrainingStore
     key: str = ""
     seconds: float = 60.0
     keep: bool = False
+    conditions: str = ""
+    replaces: str = ""
 
 
 NO_CHECKPOINTS = CheckpointOptions(NO_STORE)
@@ -117,6 +121,13 @@ def train(
     TrainingRun(module, splits, schedule, device, rng, options).run(progress)
 
 
+def has_stored_state(splits: Splits, schedule: Schedule, options: TrainingOptions) -> bool:
+    """Return whether the store holds a state that `train` would continue under the same conditions."""
+    checkpoints = options.checkpoints
+    content = checkpoints.store.load(checkpoints.key) if checkpoints.key else None
+    return content is not None and _read_identity(content) == _identify(splits, schedule, options)
+
+
 class TrainingRun:
     """One training from its first or last stored step to the end."""
 
@@ -146,6 +157,7 @@ class TrainingRun:
         self.epoch_rng: dict[str, Any] = {}
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.begin_step = self.first_step = first
+        self.has_replaced = False
 
     def run(self, progress: Callable[[float, float], None] | None) -> None:
         """Run all steps that are left."""
@@ -298,7 +310,7 @@ class TrainingRun:
         if self.average is not None:
             tensors |= collect_module(self.average, AVERAGE)
         state = {
-            "identity": self._identify(),
+            "identity": _identify(self.splits, self.schedule, self.options),
             "step": self.step,
             "seen": self.seen,
             "rng": get_generator_state(self.rng) if ended else self.epoch_rng,
@@ -310,7 +322,11 @@ class TrainingRun:
             content = pack_state(tensors, state)
         except TypeError:  # a user-defined optimizer or scheduler with a state that JSON does not know
             return
-        self.options.checkpoints.store.save(self.options.checkpoints.key, content)
+        checkpoints = self.options.checkpoints
+        checkpoints.store.save(checkpoints.key, content)
+        if checkpoints.replaces and not self.has_replaced:
+            checkpoints.store.delete(checkpoints.replaces)
+            self.has_replaced = True
 
     def _restore(self) -> None:
         """Continue the stored state, if there is one of this training."""
@@ -320,7 +336,7 @@ class TrainingRun:
             return
         try:
             tensors, state = unpack_state(content)
-            if state["identity"] != self._identify():
+            if state["identity"] != _identify(self.splits, self.schedule, self.options):
                 return
             self._apply(tensors, state)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -340,10 +356,20 @@ class TrainingRun:
         self.total, self.seen = tensors["total"].to(self.device), int(state["seen"])
         self.step = self.first_step = int(state["step"])
 
-    def _identify(self) -> str:
-        """Return what a stored state must agree with."""
-        span = f"start={self.options.start:g}" if self.options.start else ""
-        return f"{self.schedule} images={len(self.splits.train)} precision={self.options.precision} {span}"
+
+def _identify(splits: Splits, schedule: Schedule, options: TrainingOptions) -> str:
+    """Return what a stored state must agree with."""
+    span = f"start={options.start:g}" if options.start else ""
+    conditions = options.checkpoints.conditions and f" {options.checkpoints.conditions}"
+    return f"{schedule} images={len(splits.train)} precision={options.precision} {span}{conditions}"
+
+
+def _read_identity(content: bytes) -> str:
+    """Return the identity of a stored state; empty where it has none."""
+    try:
+        return str(unpack_state(content)[1].get("identity", ""))
+    except ValueError:
+        return ""
 
 
 def _make_average(module: nn.Module, decay: float) -> AveragedModel | None:

@@ -49,7 +49,7 @@ SIZE = 224
 def find_training() -> Any:
     """Return the module of the training loop, at its present or its former place."""
     try:
-        return importlib.import_module("blendsearch.training.loop")
+        return importlib.import_module("blendsearch.training.trainer")
     except ImportError:
         return importlib.import_module("blendsearch.fitness.training")
 

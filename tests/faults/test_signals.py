@@ -66,7 +66,8 @@ def test_a_search_that_is_stopped_at_bad_moments_loses_and_repeats_nothing(
     resume = ["resume", "one", "--runs", str(runs)]
     evaluated = "call blendsearch.pipeline.generational:store_row"
     before = interrupt("SIGINT", "call blendsearch.pipeline.launch:start_engine", *begin)
-    assert before == (130, "blendsearch: stopped; nothing was stored") and not runs.exists()
+    again = "no run was made; the same command continues the training of the base network"
+    assert before == (130, f"blendsearch: stopped; {again}") and [item.name for item in runs.iterdir()] == [".training"]
     hint = f"blendsearch: stopped; continue with: blendsearch resume one --runs {runs}"
     stored: set[tuple[Any, ...]] = set()
     moments = [

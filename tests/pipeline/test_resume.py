@@ -33,6 +33,8 @@ def test_a_finished_run_goes_on_with_more_evaluations_and_judges_none_again(
         ("fitness.fidelity=raw", "its evaluations used the old value"),
         ("search.evaluations=24", "larger number"),
         ("finals.tuning.epochs=3", "fine-tuned with the old"),
+        ("finals.stages=3", "fine-tuned with the old"),
+        ("finals.staging.last=0.4", "fine-tuned with the old"),
         ("search.evalutions=99", "did you mean evaluations"),
     ]:
         assert why in refused(capsys, "resume", tmp_path, "one", "--set", change)

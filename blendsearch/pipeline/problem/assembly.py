@@ -27,6 +27,7 @@ from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.refit import RefitOptions, Refitter, make_refitter
+from blendsearch.training.staged import Staging
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,7 @@ def _make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
         batch_size=fitness.batch_size,
         tuning=make_schedule(fitness.tuning),
         final=make_schedule(config.finals.tuning),
+        staging=Staging(config.finals.stages, **config.finals.staging.model_dump()),
         distillation=config.finals.distillation,
         tuning_distillation=fitness.tuning.distillation,
         views=config.training.views,

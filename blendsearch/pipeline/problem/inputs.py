@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import UserData, load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError
+from blendsearch.runs.config.checks import find_stage_conflict
 from blendsearch.runs.config.method_registry import get_method, list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
@@ -142,12 +143,16 @@ def check_trainable(config: Config, task: Task, hooks: TrainingHooks = NO_HOOKS)
 def load_hooks(config: Config, inputs: UserInputs) -> TrainingHooks:
     """Return the user-defined training: Python objects first, then functions that the config names.
 
-    Raises ConfigError for a name that cannot be imported.
+    Raises ConfigError for a name that cannot be imported, and for functions that exclude finals in stages.
     """
     names = config.training.get_function_names()
     named = {role: import_function(name, f"training.{role}") for role, name in names.items()}
     given = {item.name: getattr(inputs.hooks, item.name) for item in fields(TrainingHooks)}
-    return TrainingHooks(**(named | {role: function for role, function in given.items() if function is not None}))
+    hooks = TrainingHooks(**(named | {role: function for role, function in given.items() if function is not None}))
+    conflict = find_stage_conflict(config, hooks.get_function_names())
+    if conflict is not None:
+        raise ConfigError(conflict)
+    return hooks
 
 
 def resolve_finals(config: Config, task: Task, hooks: TrainingHooks) -> Config:

@@ -1,5 +1,7 @@
 """Rules that concern several fields of a config. Each function raises ValueError with one line."""
 
+from collections.abc import Collection
+
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.method_registry import PLAIN_ALLOCATIONS, get_method
 from blendsearch.runs.config.method_spec import MethodSpec
@@ -16,6 +18,7 @@ def check_config(config: Config) -> None:
     check_transform(config)
     check_methods(config)
     check_promote(config)
+    check_stages(config)
 
 
 def check_weights(config: Config) -> None:
@@ -72,6 +75,28 @@ def check_promote(config: Config) -> None:
             "promote.images unused are validation images that the search does not see: set data.val_limit to how many "
             "it is to see"
         )
+
+
+def check_stages(config: Config) -> None:
+    """Refuse finals in stages where they cannot be trained so."""
+    conflict = find_stage_conflict(config, config.training.get_function_names())
+    if conflict is not None:
+        raise ValueError(conflict)
+
+
+def find_stage_conflict(config: Config, roles: Collection[str]) -> str | None:
+    """Return why finals cannot be trained in stages as `config` says, or None; `roles` of user-defined functions."""
+    called, once = f"finals.stages is {config.finals.stages}", "or set finals.stages to 1"
+    if config.finals.stages == 1:
+        return None
+    if config.finals.workers > 1:
+        return (
+            f"{called}, which {config.finals.workers} workers cannot train together: leave finals.workers out, {once}"
+        )
+    if config.transform != "none":
+        return f"{called}, and networks with decomposed layers are cut at once: leave transform out, {once}"
+    excluded = [role for role in ("train_fn", "scheduler") if role in roles]
+    return f"{called}, which excludes a user-defined {excluded[0]}: leave it out, {once}" if excluded else None
 
 
 def check_searchable(config: Config) -> None:

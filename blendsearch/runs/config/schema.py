@@ -23,6 +23,7 @@ from blendsearch.runs.config.sections import (
     Ratio,
     ScheduleConfig,
     Section,
+    StagingConfig,
     TrainingConfig,
     TuningConfig,
 )
@@ -201,8 +202,9 @@ class FinalsConfig(Section):
     """The long fine-tune of the `picks` best networks by validation, and of the best controls, on `seeds` seeds.
 
     auto is one pick, or none where networks cannot be trained or tested. 0 picks leave the networks as the search
-    evaluated them. `distillation` is the weight of the divergence from the
-    dense network's outputs in the loss. `workers` train each network together on Ray, and share its batches.
+    evaluated them. `distillation` is the weight of the divergence from the dense network's outputs in the loss.
+    `workers` train each network together on Ray, and share its batches. `stages` above 1 cut each network step by step
+    during its training.
     """
 
     picks: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -211,6 +213,8 @@ class FinalsConfig(Section):
     workers: Positive = 1
     tuning: FinalTuningConfig = FinalTuningConfig()
     probe: RateProbeConfig = RateProbeConfig()
+    stages: Annotated[int, Field(ge=1, le=100)] = 1
+    staging: StagingConfig = StagingConfig()
 
     def count_picks(self) -> int:
         """Return the number of picks; an `auto` that is not resolved yet counts as none."""

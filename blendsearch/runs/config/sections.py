@@ -64,6 +64,14 @@ class RateProbeConfig(Section):
     epochs: Annotated[float, Field(gt=0)] = 1.0
 
 
+class StagingConfig(Section):
+    """How `finals.stages` share the epochs, and how the channels that go next decay; see `training.staged.Staging`."""
+
+    last: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    press: Ratio = 1 / 3
+    power: Annotated[float, Field(gt=0, le=100)] = 2.0
+
+
 class FinalTuningConfig(ScheduleConfig):
     """The schedule of the finals. `rate`: auto is found by `finals.probe`."""
 

@@ -22,7 +22,6 @@ from blendsearch.cli.main import main
 from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import BudgetError, RunError
 from blendsearch.events import Reporter, ignore_event
-from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.method import TailoredTraining, TrainingState, train_tailored
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
 from blendsearch.pipeline.problem.builder import build_problem
@@ -34,6 +33,7 @@ from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
+from blendsearch.training.channel_norms import ChannelScaler
 from blendsearch.zoo.factory import build_model
 
 SIZES = RESNET.maps.sizes

@@ -10,7 +10,7 @@ Only the abstract is public. Choices beyond it:
   lasso with an exact step: after every step of SGD each channel's vector is shortened by the same length, down to zero.
   A channel at zero has no output, so cutting it changes nothing. Where batch-norms do not silence a channel, the
   weights that read it replace them. A group that neither silences stays unpruned: the middle stage's stream of a CIFAR
-  ResNet, with parameter-free shortcuts at both ends (channel_norms.py).
+  ResNet, with parameter-free shortcuts at both ends (training/channel_norms.py).
 - Norms are relative to their group's mean, since the next layer compensates what all channels of a group share: a
   pressure on plain norms would shrink the group of the most expensive channels to its least width.
 - The pressure on a channel grows with its cost: the cost in MACs (or parameters, where only they are budgeted) over the
@@ -41,7 +41,6 @@ from blendsearch.blend.allocation import check_reachable
 from blendsearch.blend.allocation_rules import AllocationRule, PreparedAllocation
 from blendsearch.events import MethodProgress
 from blendsearch.pipeline.methods.one_network import OneNetworkMethod
-from blendsearch.pipeline.methods.tailored.channel_norms import ChannelScaler
 from blendsearch.pipeline.methods.tailored.shrinkage import Shrinkage
 from blendsearch.pipeline.methods.tailored.spec import TailoredConfig
 from blendsearch.pipeline.problem.from_config import make_schedule
@@ -52,6 +51,7 @@ from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_
 from blendsearch.runs.checkpoint import refuse_unfit_state
 from blendsearch.runs.decoding import decode_dataclass
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.channel_norms import ChannelScaler, make_example_images
 from blendsearch.training.device import autocast, convert_to_channels_last
 from blendsearch.training.optimizer_registry import make_optimizer
 
@@ -143,7 +143,8 @@ class TailoredTraining:
         self.arrival = min(total, max(1, round(config.arrival * total)))
         cosine = 0.5 * (1 + np.cos(np.pi * np.arange(total) / total))
         self.rates = self.schedule.rate * (cosine if self.schedule.decay == "cosine" else np.ones(total))
-        self.scales = ChannelScaler(problem.model, self.maps, self._make_examples())
+        images = make_example_images(problem.splits.train.shape, problem.evaluator.device)
+        self.scales = ChannelScaler(problem.model, self.maps, images)
         budget, allowed = decoder.compute_budget(0.0), decoder.allowed
         allowed = replace(allowed, low=np.where(self.scales.unscalable_groups, allowed.sizes, allowed.low))
         check_reachable(problem.structure.oracle, allowed, budget)
@@ -255,11 +256,6 @@ class TailoredTraining:
         """Continue with `module` and a new optimizer."""
         self.module = convert_to_channels_last(module)
         self.optimizer = make_optimizer(self.module, self.schedule)
-
-    def _make_examples(self) -> Tensor:
-        height, width, channels = self.problem.splits.train.shape
-        drawn = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
-        return drawn.to(self.problem.evaluator.device)
 
     def _summarize_epoch(self, cut: list[bool] | None, loss: float) -> EpochSummary:
         """Return the costs of the channels that are not at zero, the loss, and the validation accuracy."""
