@@ -27,9 +27,9 @@ def measure(part: Part) -> None:
     setting = make_setting("resnet56", part.arguments)
     toy = part.arguments.toy
     rates: dict[str, Any] = {}
-    for workers in (2,) if toy else (1, 2, 4, 8):
-        name = f"{workers} workers"
-        found = part.step(name, lambda workers=workers: measure_workers(setting, workers, 6 if toy else 30 * workers))
+    for workers in (1,) if toy else (1, 2, 4, 8):
+        name = f"{workers} worker{'s' * (workers > 1)}"
+        found = part.step(name, lambda workers=workers: measure_workers(setting, workers, 4 if toy else 30 * workers))
         rates[name] = None if found is None else found["candidates_per_second"]
     best = select_largest(rates)
     part.state["fastest"] = best

@@ -33,13 +33,13 @@ def measure(part: Part) -> None:
     part.state["goals"].clear()
     setting = make_setting("resnet56", part.arguments)
     toy = part.arguments.toy
-    images = 64 if toy else 25_600
-    for size in (32,) if toy else (128, 512):
+    images = 32 if toy else 25_600
+    for size in (16,) if toy else (128, 512):
         own = part.step(f"train, batches of {size}", lambda size=size: measure_loop(setting, size, images))
         best = part.step(f"reference, batches of {size}", lambda size=size: measure_reference(setting, size, images))
         ratio = own / best if own is not None and best is not None else None
         part.set_goal(f"train / reference, batches of {size}", ratio, GOAL)
-    size = 32 if toy else 128
+    size = 16 if toy else 128
     for kind in ("live", "stored"):
         part.step(f"{kind} teacher, batches of {size}", lambda kind=kind: measure_teacher(setting, size, images, kind))
 
