@@ -14,6 +14,7 @@ from fake_device import CARD, DeviceMismatch, use_fake_card
 from structures import draw_random_cut
 from torch import nn
 
+import blendsearch
 from blendsearch.criteria.registry import select_criteria
 from blendsearch.criteria.score import compute_score_table
 from blendsearch.data.splits import DataSpec, Splits, load_splits
@@ -323,3 +324,33 @@ def test_a_search_runs_on_the_card_and_is_restored_there(name: str, tmp_path: Pa
     with open_run(tmp_path, "run").open_store(read_only=True) as store:
         rows = store.read_evaluations()
     assert rows and all(np.isfinite(row.loss) for row in rows), [row for row in rows if not np.isfinite(row.loss)]
+
+
+def test_a_search_in_python_on_the_card_gives_networks_on_the_cpu(tmp_path: Path) -> None:
+    """With a user-defined model, loss, optimizer and training; its networks are exported and evaluated again."""
+    images = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = (images, torch.arange(200) % 2)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)),
+    )
+    options: dict[str, Any] = {
+        "criteria": {"pool": ["l1", "taylor_gate"], "images": 32},
+        "fitness": {"recalibration_images": 64, "fidelity": "tuned", "tuning": {"epochs": 1, "batch_size": 32}},
+        "evolution": {"population": 4},
+        "engine": {"threads": 1},
+        "device": "cuda",
+        "loss": nn.functional.cross_entropy,
+        "optimizer": lambda module, schedule: torch.optim.Adam(module.parameters(), lr=1e-3),
+        "progress": False,
+        "runs": tmp_path,
+    }
+    with use_fake_card() as card:
+        run = blendsearch.search(model, data, budget=blendsearch.macs(0.5), evaluations=5, **options)
+        module = run.best().module()
+        assert {tensor.device for tensor in module.state_dict().values()} == {CPU}
+        module(images[:2])
+        run.best().export(tmp_path / "out")
+        assert {parameter.device for parameter in model.parameters()} == {CPU}, "the user's model was moved"
+    assert card.checked
