@@ -6,4 +6,6 @@
 #
 # Options: see run_all.py. PYTHON names the interpreter.
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH
 exec "${PYTHON:-python}" "$here/run_all.py" "$@"

@@ -2,11 +2,13 @@
 
     python experiments/gpu/correctness.py [--device cpu --toy]
 
-Criteria, surgery, recalibration, refit, loss against the dense network, training, distillation, depthwise layers and
-latency. TensorFloat-32 is off, so that the difference is that of the order of sums.
+Criteria, surgery, recalibration, refit, loss against the dense network, training, distillation, checkpoints, depthwise
+layers and latency. TensorFloat-32 is off, so that the difference is that of the order of sums.
 """
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.schedule import Schedule
+from blendsearch.training.store import FolderStore
 
 CPU = torch.device("cpu")
 TOLERANCE = 0.01
@@ -45,6 +50,7 @@ def measure(part: Part) -> None:
         "training": lambda: compare_losses(here, there, "tuned"),
         "live teacher": lambda: compare_losses(here, there, "tuned", tuning_distillation=0.5),
         "stored teacher": lambda: compare_losses(here, there, "tuned", tuning_distillation=0.5, views=2),
+        "continued training": lambda: compare_continued(here, part.arguments),
         "depthwise layers": lambda: compare_depthwise(part.arguments),
         "latency": lambda: check_latency(here),
         "bfloat16": lambda: compare_precision(here, "bfloat16"),
@@ -124,6 +130,32 @@ def evaluate(evaluator: Evaluator, fidelity: str) -> float:
     outcome = evaluator.evaluate(make_request(draw_cuts(evaluator.maps, 1)[0], fidelity, 0))
     assert not outcome.failure, outcome.failure
     return outcome.loss
+
+
+def compare_continued(setting: Setting, arguments: Arguments) -> dict[str, Any]:
+    """Compare a training that stops halfway and continues with two that do not, on the device.
+
+    `identical` is bit for bit. If `repeatable` is False, the device's kernels are not deterministic.
+    """
+    once, again = (train_in_parts(setting, arguments, (1.0,)) for _ in range(2))
+    parts = train_in_parts(setting, arguments, (0.5, 1.0))
+    difference = max(float((once[name] - parts[name]).abs().max()) for name in once)
+    identical, repeatable = (all(torch.equal(once[name], other[name]) for name in once) for other in (parts, again))
+    agrees = identical or (not repeatable and difference < TOLERANCE)
+    return {"identical": identical, "repeatable": repeatable, "difference": difference, "agrees": agrees}
+
+
+def train_in_parts(setting: Setting, arguments: Arguments, stops: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    """Train a pruned network, which is made anew at every stop; return its tensors on the CPU."""
+    (cut,) = draw_cuts(setting.maps, 1)
+    schedule = Schedule(1, 0.01, 32, images=min(320, len(setting.splits.train)), ema=0.9, clip_norm=1.0)
+    with TemporaryDirectory(dir=arguments.work) as folder:
+        checkpoints = CheckpointOptions(FolderStore(Path(folder)), "key", 1e9, keep=True)
+        for stop in stops:
+            module = narrow(setting.model, setting.maps, cut)
+            options = TrainingOptions(checkpoints=checkpoints, stop=stop)
+            train(module, setting.splits, schedule, setting.device, np.random.default_rng(0), options)
+    return {name: tensor.detach().cpu().float() for name, tensor in module.state_dict().items()}
 
 
 def compare_depthwise(arguments: Arguments) -> dict[str, Any]:

@@ -6,12 +6,12 @@
 A tensor is on the card if `.to`, `.cuda` or a `device=` of a factory put it there, or if it was computed from one that
 is. `Tensor.device` says so, and an operation on tensors of both devices raises DeviceMismatch, with torch's exceptions:
 zero-dimensional CPU tensors mix with everything, and CPU tensors may index. A tensor on the card has no `.numpy()`.
-Values are those of the CPU, so results can be compared with a run on the CPU. Not simulated: missing or different
-kernels, memory limits, streams, threads, other processes.
+Values are those of the CPU, so results can be compared with a run on the CPU. Streams and graphs do nothing. Not
+simulated: missing or different kernels, memory limits, other threads and processes.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -37,6 +37,10 @@ class Placement:
 
     def has(self, tensor: Tensor) -> bool:
         return tensor.device.type == "cpu" and self._address(tensor) in self._on_card
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Return False for a tensor without a storage, such as the wrappers of torch.func."""
+        return self._address(tensor) is not None
 
     def put(self, tensor: Tensor) -> None:
         if tensor.device.type == "cpu" and (address := self._address(tensor)) is not None:
@@ -136,7 +140,7 @@ class FakeCard(TorchFunctionMode):
         if func in _INDEXING and self.placement.has(args[0]):
             inputs = [args[0], *_list_tensors(args[2:])]  # CPU tensors may index
         strangers = [tensor for tensor in inputs if not self.placement.has(tensor) and tensor.dim() > 0]
-        strangers = [tensor for tensor in strangers if tensor.device.type == "cpu"]
+        strangers = [tensor for tensor in strangers if tensor.device.type == "cpu" and self.placement.knows(tensor)]
         if strangers:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in strangers)
             name = getattr(func, "__name__", str(func))
@@ -294,6 +298,11 @@ def _list_patches(card: FakeCard) -> list[Any]:
         "current_device": lambda: 0,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
+        "Stream": mock.MagicMock,
+        "CUDAGraph": mock.MagicMock,
+        "stream": lambda stream: nullcontext(),
+        "graph": lambda graph: nullcontext(),
+        "current_stream": mock.MagicMock,
         "get_device_name": lambda device=None: "fake card",
         "mem_get_info": lambda device=None: (8 << 30, 8 << 30),
         "max_memory_allocated": lambda device=None: 0,
