@@ -313,7 +313,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 def test_a_search_runs_on_the_card_and_is_restored_there(name: str, tmp_path: Path) -> None:
     tree = copy.deepcopy(SEARCH)
     for section, values in SEARCHES[name].items():
-        tree[section] = tree[section] | values if isinstance(values, dict) else values
+        tree[section] = tree.get(section, {}) | values if isinstance(values, dict) else values
     with use_fake_card() as card:
         run, problem, engine = set_up_run(parse_config(tree, name), tmp_path, "run", ["test"], ignore_event)
         run_search(run, problem, engine, ignore_event)
