@@ -236,10 +236,7 @@ class TrainingRun:
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.options.precision):
-            logits = trained(batch.images)
-        loss = self._compute_loss(logits, batch)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._add_gradients(trained, batch)
         if self.schedule.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
@@ -251,16 +248,29 @@ class TrainingRun:
             self.average.update_parameters(self.module)
         return loss
 
+    def _add_gradients(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
+        """Add the gradients of a batch to those of the parameters; return the loss."""
+        with autocast(self.device, self.options.precision):
+            logits = trained(batch.images)
+        loss = self._compute_loss(logits, batch)
+        self._backward(loss)
+        return loss
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
     def _compute_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
-        task, teacher, smoothing = self.options.task, self.options.teacher, self.schedule.label_smoothing
-        if smoothing and task.loss is None:
-            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
-        else:
-            loss = task.compute_mean_loss(logits, batch.labels)
+        loss, teacher = self._compute_label_loss(logits, batch), self.options.teacher
         if teacher is None:
             return loss
         targets = teacher.compute_logits(batch, self.options.precision)
         return combine_losses(loss, logits.float(), targets, teacher.weight, teacher.temperature)
+
+    def _compute_label_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
+        task, smoothing = self.options.task, self.schedule.label_smoothing
+        if smoothing and task.loss is None:
+            return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
+        return task.compute_mean_loss(logits, batch.labels)
 
     def _get_mean_loss(self) -> float:
         return float(self.total) / max(1, self.seen)
