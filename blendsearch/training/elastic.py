@@ -53,12 +53,12 @@ def tune_elastic(
     """Train `module` in place together with its sub-networks.
 
     The whole network learns from the labels and, with a teacher, from its outputs, by the teacher's weight. The
-    sub-networks learn from the teacher's outputs alone or, without a teacher, from the labels. Their batch-norms use the
-    statistics of the batch and leave none behind: a network that is sliced out of `module` needs new ones
+    sub-networks learn from the teacher's outputs alone or, without a teacher, from the labels. Their batch-norms use
+    the statistics of the batch and leave none behind: a network that is sliced out of `module` needs new ones
     (`training.recalibration`).
 
-    An interrupted tune is continued bit for bit, as in `training.loop.train`. `progress` receives, after each epoch, the
-    part done in (0, 1] and the mean loss of the whole network.
+    An interrupted tune is continued bit for bit, as in `training.loop.train`. `progress` receives, after each epoch,
+    the part done in (0, 1] and the mean loss of the whole network.
     """
     ElasticRun(module, splits, schedule, device, rng, options, sub_networks).run(progress)
 

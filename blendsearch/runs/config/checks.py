@@ -16,6 +16,7 @@ def check_config(config: Config) -> None:
     check_transform(config)
     check_methods(config)
     check_promote(config)
+    check_elastic(config)
 
 
 def check_weights(config: Config) -> None:
@@ -71,6 +72,20 @@ def check_promote(config: Config) -> None:
         raise ValueError(
             "promote.images unused are validation images that the search does not see: set data.val_limit to how many "
             "it is to see"
+        )
+
+
+def check_elastic(config: Config) -> None:
+    """Refuse an elastic tune where candidates are not slices of one network, or keep its batch-norm statistics."""
+    if not config.training.elastic.epochs:
+        return
+    if config.transform != "none":
+        raise ValueError("training.elastic tunes slices of the dense network's layers: leave it out with a transform")
+    if get_method(config.method).traits.trains_itself:
+        raise ValueError(f"method {config.method} trains its network itself: leave training.elastic out")
+    if config.fitness.fidelity == "raw":
+        raise ValueError(
+            "training.elastic needs new batch-norm statistics: take fitness.fidelity recalibrated or tuned"
         )
 
 
