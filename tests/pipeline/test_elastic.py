@@ -77,8 +77,8 @@ def test_sub_networks_are_within_the_budgets_and_the_first_is_the_smallest(tuned
         counts = [maps.count_kept(cut) for cut in cuts]
         ratios.append([float(problem.structure.oracle.compute_ratio("macs", kept)) for kept in counts])
     smallest, others = np.array(ratios).T
-    assert (smallest <= 0.5).all() and (smallest > 0.46).all()
-    assert (others > 0.46).all() and np.ptp(others) > 0.2
+    assert (smallest <= 0.5).all() and smallest.mean() > 0.48
+    assert others.mean() > 0.6 and np.ptp(others) > 0.2
 
 
 def test_an_exported_network_is_the_evaluated_one(tuned_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_run_without_its_tuned_weights_is_not_exported(tuned_runs: Path, tmp_p
     (tmp_path / "one" / "elastic.safetensors").unlink()
     opened = bs.open("one", runs=tmp_path)
     with pytest.raises(RunError, match="elastic.safetensors is missing"):
-        opened.best.module()
+        opened.best().module()
 
 
 @pytest.mark.parametrize("during", ["tune", "search"])
@@ -151,7 +151,7 @@ def test_a_python_search_reports_the_tune_and_builds_its_networks(
     (last,) = [event for event in events if isinstance(event, MethodProgress)]
     assert last.to_dict()["event"] == "elastic" and last.done == 1 and "sub-networks" in last.line
     evaluator = run.load_problem().evaluator
-    assert evaluator.measure(run.best.module(), "val")[0] == pytest.approx(run.best.val_loss, rel=1e-5)
+    assert evaluator.measure(run.best().module(), "val")[0] == pytest.approx(run.best().val_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(
