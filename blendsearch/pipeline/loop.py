@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from blendsearch.engine.base import Engine
 from blendsearch.events import Event, Reporter
-from blendsearch.pipeline.elastic import attach_elastic
+from blendsearch.pipeline.elastic_tune import attach_elastic
 from blendsearch.pipeline.generational import run_generational
 from blendsearch.pipeline.methods.preparation import prepare_allocations, store_trained_network
 from blendsearch.pipeline.problem.problem import Problem

@@ -21,7 +21,7 @@ from setting import Results, compare_paired, load_problem, parse_arguments
 from torch import nn
 
 from blendsearch.fitness.evaluator import Evaluator, make_request
-from blendsearch.pipeline.elastic import make_sub_networks
+from blendsearch.pipeline.elastic_tune import make_sub_networks
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.sections import ElasticConfig

@@ -20,14 +20,17 @@ from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.events import Event, FineTuned, MethodProgress
 from blendsearch.fitness.evaluator import make_request
-from blendsearch.pipeline.elastic import make_sub_networks
+from blendsearch.pipeline.elastic_tune import make_sub_networks
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.config.loading import load_config
 from blendsearch.runs.run import open_run
 from blendsearch.structure.groups import unpack_cut
 from blendsearch.zoo.digits_net import digits_net
 
-TUNE = ("training.elastic.epochs=2", "training.elastic.rate=0.02", "training.checkpoint_seconds=0.05")
+TUNE = (
+    "training.elastic={epochs: 3, rate: 0.02, batch_size: 32}",
+    "training.checkpoint_seconds=0.05",
+)
 
 
 def search(config: Path, runs: Path, name: str, *changes: str) -> list[str]:
