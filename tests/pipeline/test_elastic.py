@@ -20,6 +20,7 @@ from blendsearch.cli.main import main
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.events import Event, FineTuned, MethodProgress
 from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.control_runs import make_control_config
 from blendsearch.pipeline.elastic_tune import make_sub_networks
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.config.loading import load_config
@@ -130,6 +131,21 @@ def test_a_fork_has_the_tuned_network_of_its_parent(tuned_runs: Path) -> None:
     forked = {row[1]: row[2:] for row in read_rows(tuned_runs, "forked")}
     shared = parent.keys() & forked.keys()
     assert len(shared) > 20 and all(parent[digest] == forked[digest] for digest in shared)
+
+
+def test_controls_search_in_the_tuned_network_and_those_that_train_themselves_do_not_tune(tuned_runs: Path) -> None:
+    main(["compare", "one", "--runs", str(tuned_runs), "--controls", "random", "--seeds", "1"])
+    run = open_run(tuned_runs, "one")
+    control = open_run(run.path / "controls", "random-3")
+    assert (control.path / "elastic.safetensors").read_bytes() == (run.path / "elastic.safetensors").read_bytes()
+    for method in ("derived", "tailored", "depthwise"):
+        assert make_control_config(run.config, method, 3).training.elastic.epochs == 0
+
+
+@pytest.mark.slow
+def test_workers_on_ray_slice_out_of_the_same_network(tuned_runs: Path, tmp_path: Path) -> None:
+    main(search(tuned_runs / "config.yaml", tmp_path, "ray", "engine.ray=local", "engine.workers=2"))
+    assert read_rows(tmp_path, "ray") == read_rows(tuned_runs, "one")
 
 
 def test_a_python_search_reports_the_tune_and_builds_its_networks(
