@@ -14,6 +14,7 @@ percent. The tune is accepted if its tau exceeds that of the refitted loss by 0.
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -144,24 +145,24 @@ def summarize(results: Results, cuts: dict[str, Cut]) -> dict[str, object]:
     losses = {row["cut"]: row for row in results.rows if row["kind"] == "losses"}
     summary: dict[str, object] = {}
     for arm in ("dense", "inherited"):
-        trained = sorted({cut for cut, _ in pairs})
-        means = {
-            cut: float(np.mean([found[arm, *pair]["test"] for pair in pairs if pair[0] == cut])) for cut in trained
-        }
+        trained = [cut for cut in cuts if any(pair[0] == cut for pair in pairs)]
+        means = {cut: np.mean([found[arm, *pair]["test"] for pair in pairs if pair[0] == cut]) for cut in trained}
         best = sorted(trained, key=lambda cut: -means[cut])[: round(len(trained) * 2 / 3)]
         for title, chosen in (("all", trained), ("best two thirds", best)):
+            accuracies = [means[cut] for cut in chosen]
             summary[f"tau, {arm} finals, {title}"] = {
-                label: round(
-                    float(stats.kendalltau([-losses[cut][label] for cut in chosen], [means[cut] for cut in chosen])[0]),
-                    3,
-                )
-                for label in LOSSES
+                label: compute_tau([-losses[cut][label] for cut in chosen], accuracies) for label in LOSSES
             }
     for arm in ("inherited", "equal"):
         for split in ("val", "test"):
             first, second = ([found[name, *pair][split] for pair in pairs] for name in (arm, "dense"))
             summary[f"{split} {arm} over dense"] = compare_paired(first, second)
     return summary
+
+
+def compute_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Kendall's tau, or None for fewer than three pairs."""
+    return round(float(stats.kendalltau(first, second)[0]), 3) if len(first) > 2 else None
 
 
 if __name__ == "__main__":
