@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from torch import nn
+
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
@@ -39,6 +41,9 @@ class Engine(Protocol):
 
     def attach_store(self, store: TrainingStore) -> None:
         """Keep the states of trainings in `store` from now on, from whatever machine they run on."""
+
+    def attach_tuned(self, network: nn.Module) -> None:
+        """Slice candidates out of `network` from now on (`Evaluator.tuned`). No request may be outstanding."""
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         """Log the work of workers to `logs` from now on, and label published metrics with the name `run`."""

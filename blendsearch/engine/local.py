@@ -6,6 +6,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from torch import nn
+
 from blendsearch.engine.base import submit_nothing
 from blendsearch.engine.captured_warnings import capture_warnings
 from blendsearch.engine.telemetry import Telemetry
@@ -41,6 +43,9 @@ class LocalEngine:
 
     def attach_store(self, store: TrainingStore) -> None:
         self._evaluator = dataclasses.replace(self._evaluator, store=store)
+
+    def attach_tuned(self, network: nn.Module) -> None:
+        self._evaluator = dataclasses.replace(self._evaluator, tuned=network)
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         self._telemetry.logs = logs

@@ -1,6 +1,7 @@
 """Evaluations on Ray: long-lived actors hold model and data and receive requests of a few hundred bytes."""
 
 import contextlib
+import copy
 import dataclasses
 import time
 from collections import deque
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+
+from torch import nn
 
 from blendsearch.engine.base import submit_nothing
 from blendsearch.engine.ray_connection import connect
@@ -83,8 +86,11 @@ class RayEngine:
         self._store: TrainingStore = NO_STORE
         # every worker has its own copy of the model; image arrays are read-only shared memory
         store = RayStore(self._store_actor)
-        self._payload = self._ray.put(dataclasses.replace(evaluator, model=evaluator.model.cpu(), store=store))
+        self._payload = self._ray.put(
+            dataclasses.replace(evaluator, model=evaluator.model.cpu(), store=store, tuned=None)
+        )
         evaluator.model.to(evaluator.device)
+        self._tuned = None if evaluator.tuned is None else self._put_network(evaluator.tuned)
         self._queue: deque[PendingRequest] = deque()
         self._starting: dict[Any, WorkerHandle] = {}
         self._idle: deque[WorkerHandle] = deque()
@@ -99,7 +105,7 @@ class RayEngine:
         self._train_pool = RayTrainPool(
             self._ray,
             config,
-            WorkerSetup(self._payload, self._threads, self._device),
+            WorkerSetup(self._payload, self._threads, self._device, self._tuned),
             self._telemetry,
             workers_per_training=workers_per_final,
             next_number=lambda: next(self._worker_numbers),
@@ -157,6 +163,13 @@ class RayEngine:
         self._store = store
         if isinstance(store, FolderStore):
             self._ray.get(self._store_actor.attach.remote(str(store.folder.absolute())))
+
+    def attach_tuned(self, network: nn.Module) -> None:
+        """Restart the workers, which have their own copy of the network."""
+        self._tuned = self._put_network(network)
+        self._train_pool.attach_tuned(self._tuned)
+        self._stop_idle_workers()
+        self._adjust_workers()
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:
         self._telemetry.logs, self._telemetry.metrics = logs, Metrics(run)
@@ -335,9 +348,12 @@ class RayEngine:
         else:
             options |= {"num_cpus": self._config.threads or 1, "num_gpus": 0}
         actor = self._ray.remote(Worker).options(**options)
-        return WorkerHandle(
-            next(self._worker_numbers), actor.remote(self._payload, self._threads, self._device, min(1.0, share))
-        )
+        setup = (self._payload, self._threads, self._device, min(1.0, share), self._tuned)
+        return WorkerHandle(next(self._worker_numbers), actor.remote(*setup))
+
+    def _put_network(self, network: nn.Module) -> Any:
+        """Return a reference to a copy of `network` on the CPU."""
+        return self._ray.put(copy.deepcopy(network).cpu())
 
     def _kill(self, worker: WorkerHandle) -> None:
         with contextlib.suppress(Exception):

@@ -22,11 +22,13 @@ class WorkerSetup(NamedTuple):
     payload: Ray's reference to the evaluator.
     threads: torch threads of the process.
     device: ``cpu`` or ``cuda``.
+    tuned: Ray's reference to the network that candidates are sliced out of; None for the dense one.
     """
 
     payload: Any
     threads: int
     device: str
+    tuned: Any = None
 
 
 class TrainLoopConfig(TypedDict):
@@ -104,7 +106,8 @@ def run_train_worker(config: TrainLoopConfig) -> None:
     evaluator: Evaluator = ray.get(setup.payload)
     evaluator = dataclasses.replace(evaluator, recipe=dataclasses.replace(evaluator.recipe, share=share))
     device = str(get_device()) if setup.device == "cuda" else setup.device
-    worker = Worker(evaluator, setup.threads, device, 1.0)
+    tuned = None if setup.tuned is None else ray.get(setup.tuned)
+    worker = Worker(evaluator, setup.threads, device, 1.0, tuned)
     group = ray.util.get_current_placement_group()
     ray.get(actor.register_worker.remote(share.rank, group, *worker.start(evaluates=False)))
     if share.rank:

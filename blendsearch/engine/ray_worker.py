@@ -12,14 +12,22 @@ from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 class Worker:
     """Actor with an evaluator on its own device."""
 
-    def __init__(self, evaluator: Evaluator, threads: int, device: str, gpu_fraction: float) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        threads: int,
+        device: str,
+        gpu_fraction: float,
+        tuned: torch.nn.Module | None = None,
+    ) -> None:
         # Ray's OMP_NUM_THREADS does not reach a reused process that has imported torch
         torch.set_num_threads(threads)
         target = torch.device(device)
         if target.type == "cuda" and gpu_fraction < 1:
             # Ray only counts shares of a GPU and does not limit their memory
             torch.cuda.set_per_process_memory_fraction(gpu_fraction)
-        self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(target), device=target)
+        tuned = None if tuned is None else tuned.to(target)
+        self._evaluator = dataclasses.replace(evaluator, model=evaluator.model.to(target), device=target, tuned=tuned)
 
     def start(self, evaluates: bool = True) -> tuple[str, int]:
         """Return the node and the process of this worker, once it is warmed up; `evaluates`: also for evaluations."""

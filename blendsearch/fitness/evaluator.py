@@ -118,6 +118,8 @@ class Evaluator:
         from the dense network's outputs, both softened by `TEMPERATURE`. It needs fewer images, since an image that is
         hard for both networks adds no noise.
     store: checkpoints of fine-tunes and the dense network's outputs.
+    tuned: the dense network after an elastic tune, which candidates are sliced out of; None for the dense one. It
+        changes neither the unpruned cut, nor the targets of refit and distillation.
     """
 
     model: nn.Module
@@ -128,6 +130,7 @@ class Evaluator:
     refitter: Refitter | None = None
     loss_target: LossTarget = "labels"
     store: TrainingStore = NO_STORE
+    tuned: nn.Module | None = None
     _dense_outputs: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def evaluate(self, request: Request) -> Outcome:
@@ -179,7 +182,8 @@ class Evaluator:
     def build_network(self, request: Request) -> nn.Module:
         """Return the pruned, refitted and recovered network of a request, in evaluation mode."""
         cut = request.unpack_cut()
-        module = convert_to_channels_last(narrow(self.model, self.maps, cut).eval())
+        source = self.model if self.tuned is None or cut.all() else self.tuned
+        module = convert_to_channels_last(narrow(source, self.maps, cut).eval())
         if self.refitter is not None:
             self.refitter(self.maps, cut, module)
         context = RecoveryContext(
@@ -193,6 +197,7 @@ class Evaluator:
             request.rate,
             self.maps,
             cut,
+            source,
         )
         FIDELITIES[request.fidelity](module, context)
         return module

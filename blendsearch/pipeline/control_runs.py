@@ -12,7 +12,7 @@ from blendsearch.events import ControlStarted, Reporter
 from blendsearch.pipeline.loop import attach_engine, search
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
-from blendsearch.pipeline.problem.persistence import record, restore
+from blendsearch.pipeline.problem.persistence import attach_stored_tune, record, restore
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.method_registry import get_method, list_control_names
@@ -51,7 +51,7 @@ def run_control(
             return
         problem = restore(held, inputs=inputs)
     else:
-        problem = build_problem(config, report, run, inputs)
+        problem = attach_stored_tune(run, build_problem(config, report, run, inputs))
         held = record(problem, folder, name, ["blendsearch", "compare", run.name])
     running = start_engine(engine, problem.evaluator, config.finals.workers)
     try:

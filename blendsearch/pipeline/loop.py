@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from blendsearch.engine.base import Engine
 from blendsearch.events import Event, Reporter
+from blendsearch.pipeline.elastic_tune import attach_elastic
 from blendsearch.pipeline.generational import run_generational
 from blendsearch.pipeline.methods.preparation import prepare_allocations, store_trained_network
 from blendsearch.pipeline.problem.problem import Problem
@@ -29,6 +30,7 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
     with run.open_store() as store:
         session = SearchSession(run, problem, engine, store, report)
         evaluate_dense(session)
+        session = replace(session, problem=attach_elastic(session))
         session = replace(session, problem=prepare_allocations(session))
         SCHEDULES[problem.config.search.schedule](session)
         store_trained_network(session)

@@ -38,6 +38,9 @@ from blendsearch.runs.worker_logs import WorkerLogs
 FORMAT = 1
 """Version of the directory layout. A larger number means that a newer blendsearch wrote the directory."""
 
+ELASTIC_FILE = "elastic"
+"""Stem of the file with the weights of the elastic tune."""
+
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -45,9 +48,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 class Run:
     """One run directory.
 
-    ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``scores.safetensors``
-    the score table; ``run.sqlite`` the evaluations; ``checkpoints/`` the state of the optimizer; ``finals/`` the
-    weights of fine-tuned networks; ``logs/`` the log of every worker.
+    ``run.json`` holds format, config and provenance; ``dense.safetensors`` the dense weights; ``elastic.safetensors``
+    those after an elastic tune; ``scores.safetensors`` the score table; ``run.sqlite`` the evaluations;
+    ``checkpoints/`` the state of the optimizer; ``finals/`` the weights of fine-tuned networks; ``logs/`` the log of
+    every worker.
     """
 
     path: Path
@@ -85,12 +89,22 @@ class Run:
         """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
 
+    def has_arrays(self, name: str) -> bool:
+        """Check if ``NAME.safetensors`` exists."""
+        return (self.path / f"{name}.safetensors").exists()
+
+    def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write ``NAME.safetensors``, completely or not at all. Raises RunError when it cannot be written."""
+        self._save(arrays, self.path / f"{name}.safetensors")
+
     def save_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the weights of a fine-tuned network, or, if `repeat` is None, of a network as evaluated.
 
         `repeat` is the index of the seed. Raises RunError when the file cannot be written.
         """
-        path = self.path / "finals" / _make_weights_name(digest, repeat)
+        self._save(arrays, self.path / "finals" / _make_weights_name(digest, repeat))
+
+    def _save(self, arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
         draft = path.with_suffix(".draft")
         try:
             path.parent.mkdir(exist_ok=True)

@@ -76,7 +76,8 @@ class RecoveryContext:
     seed: seed of all random numbers of the recovery.
     key: name of the training's checkpoint in `store`; empty for none.
     rate: learning rate instead of the schedule's; None for that one.
-    maps, cut: groups of the dense network and the cut of the pruned one; for a training in stages.
+    maps, cut, source: groups of the dense network, the cut of the pruned one, and the network that it was cut from; for
+        a training in stages.
     """
 
     dense: nn.Module
@@ -89,6 +90,7 @@ class RecoveryContext:
     rate: float | None = None
     maps: IndexMaps | None = None
     cut: Cut | None = None
+    source: nn.Module | None = None
 
 
 Recovery = Callable[[nn.Module, RecoveryContext], None]
@@ -154,10 +156,11 @@ def _train_in_stages(module: nn.Module, context: RecoveryContext) -> None:
     """Train from the dense network along nested cuts, and copy the result into `module`."""
     recipe = context.recipe
     assert context.maps is not None and context.cut is not None, "a training in stages needs the maps and the cut"
-    plan = make_stage_plan(context.dense, context.maps, context.cut, context.splits, context.device, recipe.staging)
+    source = context.dense if context.source is None else context.source
+    plan = make_stage_plan(source, context.maps, context.cut, context.splits, context.device, recipe.staging)
     options = _make_options(context, recipe.distillation, keep=True)
     schedule = _set_rate(recipe.final, context)
-    trained = train_in_stages(context.dense, plan, context.splits, schedule, context.device, context.seed, options)
+    trained = train_in_stages(source, plan, context.splits, schedule, context.device, context.seed, options)
     module.load_state_dict(trained.state_dict())
     module.eval()
 

@@ -247,10 +247,7 @@ class TrainingRun:
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.options.precision):
-            logits = trained(batch.images)
-        loss = self._compute_loss(logits, batch)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._add_gradients(trained, batch)
         if self.schedule.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
@@ -262,16 +259,29 @@ class TrainingRun:
             self.average.update_parameters(self.module)
         return loss
 
+    def _add_gradients(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
+        """Add the gradients of a batch to those of the parameters; return the loss."""
+        with autocast(self.device, self.options.precision):
+            logits = trained(batch.images)
+        loss = self._compute_loss(logits, batch)
+        self._backward(loss)
+        return loss
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
     def _compute_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
-        task, teacher, smoothing = self.options.task, self.options.teacher, self.schedule.label_smoothing
-        if smoothing and task.loss is None:
-            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
-        else:
-            loss = task.compute_mean_loss(logits, batch.labels)
+        loss, teacher = self._compute_label_loss(logits, batch), self.options.teacher
         if teacher is None:
             return loss
         targets = teacher.compute_logits(batch, self.options.precision)
         return combine_losses(loss, logits.float(), targets, teacher.weight, teacher.temperature)
+
+    def _compute_label_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
+        task, smoothing = self.options.task, self.schedule.label_smoothing
+        if smoothing and task.loss is None:
+            return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
+        return task.compute_mean_loss(logits, batch.labels)
 
     def _get_mean_loss(self) -> float:
         return float(self.total) / max(1, self.seen)
@@ -310,7 +320,7 @@ class TrainingRun:
         if self.average is not None:
             tensors |= collect_module(self.average, AVERAGE)
         state = {
-            "identity": _identify(self.splits, self.schedule, self.options),
+            "identity": self._identify(),
             "step": self.step,
             "seen": self.seen,
             "rng": get_generator_state(self.rng) if ended else self.epoch_rng,
@@ -328,6 +338,10 @@ class TrainingRun:
             checkpoints.store.delete(checkpoints.replaces)
             self.has_replaced = True
 
+    def _identify(self) -> str:
+        """Return what a stored state must agree with."""
+        return _identify(self.splits, self.schedule, self.options)
+
     def _restore(self) -> None:
         """Continue the stored state, if there is one of this training."""
         key = self.options.checkpoints.key
@@ -336,7 +350,7 @@ class TrainingRun:
             return
         try:
             tensors, state = unpack_state(content)
-            if state["identity"] != _identify(self.splits, self.schedule, self.options):
+            if state["identity"] != self._identify():
                 return
             self._apply(tensors, state)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

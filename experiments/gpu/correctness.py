@@ -23,9 +23,9 @@ from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.surgery import narrow
-from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore
+from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.training_store import FolderStore
 
 CPU = torch.device("cpu")
 TOLERANCE = 0.01

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import autocast, convert_to_channels_last
-from blendsearch.training.loop import TrainingOptions, train
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits
 from blendsearch.training.teacher import LiveTeacher
+from blendsearch.training.trainer import TrainingOptions, train
 
 NAME = "training_speed"
 GOAL = 0.9

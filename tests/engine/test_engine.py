@@ -1,5 +1,7 @@
 """Contract of all engines: each request returns once, with the right numbers or as failed."""
 
+import copy
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from blendsearch.engine.factory import start_engine
 from blendsearch.engine.ray_connection import authenticate, is_loopback_address
 from blendsearch.engine.ray_engine import Worker, count_node_slots
 from blendsearch.errors import EngineError
+from blendsearch.fitness.evaluator import make_request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.testing.engines import check_failures, check_outcomes
 
@@ -55,6 +58,26 @@ def test_an_evaluator_with_refit_equals_a_direct_evaluation(where: str) -> None:
     started.close()
     for item in requests:
         assert outcomes[item.digest].loss != make_evaluator().evaluate(item).loss, "it was not repaired"
+
+
+def test_candidates_are_sliced_out_of_an_attached_network_and_the_dense_one_stays(where: str) -> None:
+    torch.set_num_threads(1)
+    held, requests = make_evaluator(), make_requests(3)
+    tuned = copy.deepcopy(held.model)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(1.1)
+    requests.append(make_request(held.maps.make_unpruned_cut(), "raw", 0))
+    expected = dataclasses.replace(make_evaluator(), tuned=tuned)
+    started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
+    dense = check_outcomes(started, make_evaluator(), requests)
+    started.attach_tuned(tuned)
+    found = check_outcomes(started, expected, requests)
+    started.close()
+    assert [found[item.digest].loss == dense[item.digest].loss for item in requests] == [False, False, False, True]
+    begun = start_engine(EngineConfig(ray=where, workers=1, threads=1), expected)
+    check_outcomes(begun, expected, requests[:1])
+    begun.close()
 
 
 def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine) -> None:

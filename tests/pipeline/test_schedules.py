@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_files import journal
+from torch import nn
 
 from blendsearch.cli.main import main
 from blendsearch.engine.base import Engine, submit_nothing
@@ -71,6 +72,9 @@ class OutOfOrder:
                 yield self.evaluator.evaluate(asked)
 
     def attach_store(self, store: TrainingStore) -> None:
+        pass
+
+    def attach_tuned(self, network: nn.Module) -> None:
         pass
 
     def start_telemetry(self, run: str, logs: WorkerLogs) -> None:

@@ -32,13 +32,13 @@ from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import trace_structure
 from blendsearch.training.device import resolve_device
 from blendsearch.training.hooks import TrainingHooks
-from blendsearch.training.loop import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.refit import RefitOptions, make_refitter
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.store import FolderStore
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits
 from blendsearch.training.teacher import LiveTeacher
+from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.training_store import FolderStore
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")

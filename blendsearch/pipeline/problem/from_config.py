@@ -69,5 +69,5 @@ def resolve_user_widths(
 
 def make_schedule(config: ScheduleConfig) -> Schedule:
     """Make the training schedule of a config section; a rate that is still to be found is NaN."""
-    fields = config.model_dump(exclude={"distillation"})
+    fields = config.model_dump(exclude={"distillation", "sub_cuts"})
     return Schedule(**{**fields, "rate": float("nan") if fields["rate"] == "auto" else fields["rate"]})

@@ -138,6 +138,8 @@ def check_trainable(config: Config, task: Task, hooks: TrainingHooks = NO_HOOKS)
             "networks cannot be fine-tuned: there is no loss for these targets; give loss=, from outputs and targets "
             "to the mean loss of a batch, or search with fidelity recalibrated and no finals"
         )
+    if not task.is_trainable and config.training.elastic.epochs:
+        raise ConfigError("training.elastic needs a loss: there is none for these targets; give loss=, or leave it out")
 
 
 def load_hooks(config: Config, inputs: UserInputs) -> TrainingHooks:

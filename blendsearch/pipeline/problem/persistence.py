@@ -1,11 +1,13 @@
 """Record a problem in a run directory, and restore it from there."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -36,7 +38,7 @@ from blendsearch.runs.config_changes import check_config_copy
 from blendsearch.runs.cost_files import COSTS_FILE, collect_cost_arrays, load_oracle
 from blendsearch.runs.provenance import collect_provenance, hash_arrays
 from blendsearch.runs.records import InheritedEvaluation
-from blendsearch.runs.run import Run, create_run
+from blendsearch.runs.run import ELASTIC_FILE, Run, create_run
 from blendsearch.runs.run_facts import GroupFacts, StructureFacts
 from blendsearch.runs.score_files import collect_score_arrays, describe_scores, read_scores
 from blendsearch.runs.trust import sign_run
@@ -90,6 +92,8 @@ def record(
     if python_hooks := {role: name for role, name in hooks.items() if role not in named}:
         structure["hooks"] = python_hooks
     arrays = {"dense": weights, "scores": scores}
+    if problem.evaluator.tuned is not None:
+        arrays[ELASTIC_FILE] = get_state_arrays(problem.evaluator.tuned)
     if costs := collect_cost_arrays(problem.structure.oracle):
         arrays[COSTS_FILE] = costs
     latency = problem.structure.oracle.extra_costs.get("latency")
@@ -155,7 +159,29 @@ def restore(
     has_error, hooks = run.structure.get("error", True), load_hooks(config, inputs)
     traced = TracedNetwork(model, structure, splits, device, True, task, has_error, hooks=hooks)
     config = resolve_finals(config, task, hooks)
-    return assemble_problem(config, traced, *read_scores(run))
+    return attach_stored_tune(run, assemble_problem(config, traced, *read_scores(run)))
+
+
+def attach_stored_tune(run: Run, problem: Problem) -> Problem:
+    """Return `problem` with the network of the elastic tune of `run`, if both have one."""
+    if not problem.config.training.elastic.epochs or problem.evaluator.tuned is not None:
+        return problem
+    return replace(problem, evaluator=replace(problem.evaluator, tuned=load_tuned(run, problem.model)))
+
+
+def load_tuned(run: Run, dense: nn.Module) -> nn.Module | None:
+    """Return a copy of the dense network with the weights of the elastic tune of `run`; None where there are none yet.
+
+    Raises RunError for weights of another network.
+    """
+    if not run.has_arrays(ELASTIC_FILE):
+        return None
+    tuned, arrays = copy.deepcopy(dense), run.read_arrays(ELASTIC_FILE)
+    try:
+        tuned.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=False)
+    except RuntimeError as error:
+        raise RunError(f"run {run.name!r}: {ELASTIC_FILE}.safetensors is of another network: restore it") from error
+    return tuned.eval()
 
 
 def get_state_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:

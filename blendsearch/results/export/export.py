@@ -18,6 +18,7 @@ from blendsearch.fitness.evaluator import make_request
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.pipeline.problem.costs import describe_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
+from blendsearch.pipeline.problem.persistence import attach_stored_tune
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.results.export.description import (
     DESCRIPTION,
@@ -35,7 +36,7 @@ from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import apply_umask
 from blendsearch.runs.records import Evaluation
-from blendsearch.runs.run import Run
+from blendsearch.runs.run import ELASTIC_FILE, Run
 from blendsearch.structure.groups import Cut, unpack_cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.zoo.factory import build_model
@@ -213,6 +214,9 @@ def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Mod
     cut = unpack_cut(row.cut, problem.structure.maps.channels)
     final = select_final(run, row)
     if final is None:
+        problem = attach_stored_tune(run, problem)  # a problem from before the search has no tuned network
+        if run.config.training.elastic.epochs and problem.evaluator.tuned is None and not cut.all():
+            raise RunError(f"run {run.name!r}: {ELASTIC_FILE}.safetensors is missing: restore it")
         module = problem.evaluator.build_network(make_request(cut, row.fidelity, run.config.seed)).cpu()
         # in the usual memory format, not in the one that was fastest to evaluate
         return module.to(memory_format=torch.contiguous_format), row

@@ -19,6 +19,7 @@ def check_config(config: Config) -> None:
     check_methods(config)
     check_promote(config)
     check_stages(config)
+    check_elastic(config)
 
 
 def check_weights(config: Config) -> None:
@@ -97,6 +98,20 @@ def find_stage_conflict(config: Config, roles: Collection[str]) -> str | None:
         return f"{called}, and networks with decomposed layers are cut at once: leave transform out, {once}"
     excluded = [role for role in ("train_fn", "scheduler") if role in roles]
     return f"{called}, which excludes a user-defined {excluded[0]}: leave it out, {once}" if excluded else None
+
+
+def check_elastic(config: Config) -> None:
+    """Refuse an elastic tune where candidates are not slices of one network, or keep its batch-norm statistics."""
+    if not config.training.elastic.epochs:
+        return
+    if config.transform != "none":
+        raise ValueError("training.elastic tunes slices of the dense network's layers: leave it out with a transform")
+    if get_method(config.method).traits.trains_itself:
+        raise ValueError(f"method {config.method} trains its network itself: leave training.elastic out")
+    if config.fitness.fidelity == "raw":
+        raise ValueError(
+            "training.elastic needs new batch-norm statistics: take fitness.fidelity recalibrated or tuned"
+        )
 
 
 def check_searchable(config: Config) -> None:

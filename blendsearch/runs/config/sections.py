@@ -80,8 +80,20 @@ class FinalTuningConfig(ScheduleConfig):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
 
+class ElasticConfig(TuningConfig):
+    """The elastic tune of the dense network before the search; 0 `epochs` are none.
+
+    Every step trains the whole network and `sub_cuts` random cuts of it, the first of them at the smallest budget.
+    `distillation`: weight of the divergence from the untouched dense network in the loss of the whole network.
+    """
+
+    epochs: Annotated[float, Field(ge=0)] = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    sub_cuts: Annotated[int, Field(ge=1, le=16)] = 2
+
+
 class TrainingConfig(Section):
-    """User-defined training, and what all fine-tunes share.
+    """User-defined training, what all fine-tunes share, and the `elastic` tune of the dense network.
 
     `train_fn`, `optimizer`, `scheduler`, `on_step`, `on_epoch`: functions as ``module:function``, see
     `training.hooks.TrainingHooks`. `views`: augmented views per image for which the dense network's outputs are stored
@@ -95,6 +107,7 @@ class TrainingConfig(Section):
     on_epoch: FunctionName | None = None
     views: Annotated[int, Field(ge=0)] = 8
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    elastic: ElasticConfig = ElasticConfig()
 
     def get_function_names(self) -> dict[str, str]:
         """Return the names of the functions that are set, by their role."""

@@ -15,6 +15,11 @@ SPEC = MethodSpec(
     summary="Cut all layers alike and decompose every k x k convolution (structure/depthwise.py).",
     implementation="blendsearch.pipeline.methods.depthwise.method:Depthwise",
     traits=Traits(fixed_networks=True, spans=False, transform="required", control="optional"),
-    defaults={"allocation": "uniform", "transform": "depthwise", "search": {"seeds": []}},
+    defaults={
+        "allocation": "uniform",
+        "transform": "depthwise",
+        "search": {"seeds": []},
+        "training": {"elastic": {"epochs": 0}},
+    },
     check=check,
 )

@@ -47,7 +47,8 @@ SPEC = MethodSpec(
         seeds_others=True,
         control="optional",
     ),
-    defaults=ONE_NETWORK_DEFAULTS | {"allocation": "derived", "finals": {"picks": 0}},
+    defaults=ONE_NETWORK_DEFAULTS
+    | {"allocation": "derived", "finals": {"picks": 0}, "training": {"elastic": {"epochs": 0}}},
     options=DerivedConfig,
     origins=("derived",),
 )

@@ -37,7 +37,8 @@ SPEC = MethodSpec(
         seeds_others=True,
         control="optional",
     ),
-    defaults=ONE_NETWORK_DEFAULTS | {"allocation": "tailored", "finals": {"picks": 0}},
+    defaults=ONE_NETWORK_DEFAULTS
+    | {"allocation": "tailored", "finals": {"picks": 0}, "training": {"elastic": {"epochs": 0}}},
     options=TailoredConfig,
     origins=("tailored",),
 )
