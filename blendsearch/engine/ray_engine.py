@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -21,6 +20,7 @@ from blendsearch.engine.ray_train_checks import check_batches
 from blendsearch.engine.ray_training_store import RayStore, start_store_actor
 from blendsearch.engine.ray_worker import Worker
 from blendsearch.engine.retries import UNREACHABLE_SECONDS, LossSeries, PendingRequest, RetryQueue
+from blendsearch.engine.running_request import RunningRequest, WorkerHandle
 from blendsearch.engine.telemetry import Telemetry
 from blendsearch.errors import EngineError
 from blendsearch.events import Event
@@ -34,24 +34,6 @@ RESIZE_SECONDS = 5.0
 
 MAX_FAILED_STARTS = 6
 """Number of consecutive workers that fail to start before the engine raises an error."""
-
-
-@dataclass(eq=False)
-class WorkerHandle:
-    """A worker: its number, its actor, and its node once it has started."""
-
-    number: int
-    actor: Any
-    node: str = ""
-
-
-@dataclass
-class RunningRequest:
-    """A running request, its worker and its start time."""
-
-    pending: PendingRequest
-    worker: WorkerHandle
-    started_at: float
 
 
 class RayEngine:
