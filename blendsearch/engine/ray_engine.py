@@ -27,6 +27,7 @@ from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs
+from blendsearch.training.recovery import LONG_FIDELITIES
 from blendsearch.training.training_store import NO_STORE, FolderStore, TrainingStore
 
 RESIZE_SECONDS = 5.0
@@ -271,7 +272,7 @@ class RayEngine:
         return overdue
 
     def _get_time_limit(self, item: RunningRequest) -> tuple[str, float]:
-        if item.pending.request.fidelity == "final":
+        if item.pending.request.fidelity in LONG_FIDELITIES:
             return "engine.final_timeout", self._config.final_timeout
         return "engine.timeout", self._config.timeout
 

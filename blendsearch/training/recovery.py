@@ -137,6 +137,9 @@ FIDELITIES: dict[str, Recovery] = {
 }
 """Recovery of each fidelity, from the lowest to the highest."""
 
+LONG_FIDELITIES = frozenset({"probe", "final"})
+"""Fidelities that `engine.final_timeout` limits instead of `engine.timeout`."""
+
 
 def _fine_tune(
     module: nn.Module, context: RecoveryContext, schedule: Schedule, distillation: float, *, keep: bool = False
