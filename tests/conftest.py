@@ -44,6 +44,7 @@ def _quick() -> dict[str, Any]:
         "budget": {"macs": 0.5},
         "fitness": {"recalibration_images": 128, "device": "cpu"},
         "search": {"evaluations": 30, "population": 8},
+        "finals": {"picks": 0},
         "engine": {"threads": 1},
         "seed": 3,
     }

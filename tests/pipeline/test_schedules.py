@@ -94,6 +94,7 @@ TREE: dict[str, Any] = {
     "budget": {"macs": 0.5},
     "fitness": {"recalibration_images": 64, "device": "cpu"},
     "search": {"evaluations": EVALUATIONS, "population": 8},
+    "finals": {"picks": 0},
     "engine": {"threads": 1},
 }
 

@@ -58,6 +58,7 @@ def searched(
         criteria=["l1", "apoz"],
         evolution=evolution,
         engine={"threads": 1},
+        finals={"picks": 0},
         device="cpu",
         name=name,
         runs=folder,

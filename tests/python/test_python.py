@@ -26,6 +26,7 @@ QUICK: dict[str, Any] = {
     "criteria": {"pool": FEW, "images": 64},
     "fitness": {"recalibration_images": 64},
     "evolution": {"population": 8},
+    "finals": {"picks": 0},
     "engine": {"threads": 1},
     "device": "cpu",
     "progress": False,
