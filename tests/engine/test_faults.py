@@ -170,8 +170,8 @@ def test_the_time_limit_does_not_count_the_start_of_new_workers(engine: Engine, 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("hang", r"not done after 2 s \(engine.timeout\); raise that limit"),
-        pytest.param("die", "; check the memory of the nodes", marks=pytest.mark.slow),
+        pytest.param("hang", r"not done after 2 s \(engine.timeout\); raise that limit", marks=pytest.mark.slow),
+        ("die", "; check the memory of the nodes"),
     ],
 )
 def test_a_series_of_lost_workers_stops_the_engine_and_no_candidate_fails(

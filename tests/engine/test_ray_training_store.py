@@ -15,6 +15,7 @@ from evaluations import make_evaluator, make_requests
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
 from blendsearch.engine.local import LocalEngine
+from blendsearch.engine.ray_connection import authenticate
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.training.hooks import StepInfo, TrainContext, TrainingHooks
@@ -48,6 +49,7 @@ def die_once(log: str) -> TrainingHooks:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
+    authenticate("local")
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not see the folder of tests
@@ -86,6 +88,7 @@ def train_with_file(module: Any, context: TrainContext) -> None:
     raise RuntimeError(f"kept in {context.directory}")
 
 
+@pytest.mark.slow
 def test_dense_outputs_and_folders_are_those_of_the_run(ray: Any, tmp_path: Path) -> None:
     distilled = {"distillation": 0.5, "views": 2}
     engine = start_engine(EngineConfig(ray="local", workers=1, threads=1, retries=0), make(**distilled))
