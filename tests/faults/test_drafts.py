@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from live_search import run_command
 
 from blendsearch.results.report.output_file import open_draft
@@ -83,6 +84,7 @@ def test_a_link_with_the_name_of_a_draft_is_not_followed(tmp_path: Path) -> None
     assert (tmp_path / "kept" / "file").exists()
 
 
+@pytest.mark.slow
 def test_the_draft_of_a_killed_export_is_removed_by_the_next(searched: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys; from blendsearch.results.export import export as module; "

@@ -47,7 +47,14 @@ def test_a_moved_run_stops_and_resumes_at_its_new_place(
     assert front(tmp_path, "moved", capsys) == front(tmp_path, "whole", capsys)
 
 
-@pytest.mark.parametrize("fault", ["folder deleted", "database unlinked", "database replaced"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "folder deleted",
+        pytest.param("database unlinked", marks=pytest.mark.slow),
+        pytest.param("database replaced", marks=pytest.mark.slow),
+    ],
+)
 def test_a_deleted_or_replaced_run_is_reported_by_its_cause(fault: str, config_file: Path, tmp_path: Path) -> None:
     search = LiveSearch(tmp_path, config_file)
     process = search.start()

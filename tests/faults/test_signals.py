@@ -31,11 +31,11 @@ def interrupt(number: str, moment: str, *words: str) -> tuple[int, str]:
     ("number", "moment", "verb", "code"),
     [
         ("SIGINT", "import argparse", "front", 130),
-        ("SIGINT", "import numpy._core._multiarray_umath", "report", 130),
+        pytest.param("SIGINT", "import numpy._core._multiarray_umath", "report", 130, marks=pytest.mark.slow),
         ("SIGINT", "destructor", "export", 130),
-        ("SIGHUP", "import torch", "compare", 130),
+        pytest.param("SIGHUP", "import torch", "compare", 130, marks=pytest.mark.slow),
         ("SIGTERM", "call blendsearch.results.export.export:_write_card", "export", 130),
-        ("SIGINT", "call blendsearch.results.report.report:_render", "report", 130),
+        pytest.param("SIGINT", "call blendsearch.results.report.report:_render", "report", 130, marks=pytest.mark.slow),
         ("SIGINT", "call uvicorn:Server.run", "serve", 130),
         ("SIGINT", "exit", "front", 0),
     ],
@@ -90,6 +90,7 @@ def test_a_search_that_is_stopped_at_bad_moments_loses_and_repeats_nothing(
     assert front(runs, "one", capsys) == front(tmp_path, "whole", capsys)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_stops_a_search_and_nohup_survives_it(config_file: Path, tmp_path: Path) -> None:
     search = LiveSearch(tmp_path, config_file)
     for ignored in (False, True):
@@ -126,6 +127,7 @@ def drain(terminal: int) -> None:
         return
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_twice_prints_one_line(searched: Path) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         words = [*HARNESS, "serve", "--port", "0", "--json", "--runs", str(searched)]

@@ -88,6 +88,7 @@ def test_closed_streams_change_no_exit_code(run: str, closed: str, code: int, se
     assert "Traceback" not in found.stderr and "blendsearch:" not in found.stdout
 
 
+@pytest.mark.slow
 def test_a_search_without_a_reader_stops_in_one_line_and_resumes(
     config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
