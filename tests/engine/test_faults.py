@@ -154,6 +154,7 @@ def test_hanging_evaluations_are_killed_retried_and_then_fail(engine: Engine, fo
     check_good(folder, outcomes, [once, *good])
 
 
+@pytest.mark.slow
 def test_the_time_limit_does_not_count_the_start_of_new_workers(engine: Engine, folder: Path) -> None:
     requests = make_requests(3)
     planned(folder, requests, "die once", "hang once")

@@ -24,7 +24,19 @@ from blendsearch.cli.main import main
 def interrupt(number: str, moment: str, *words: str) -> tuple[int, str]:
     """Run a command that gets two signals at `moment`; see `interrupting`."""
     command = [sys.executable, interrupting.__file__, number, moment, *words]
-    return end(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore_signals,  # the tests themselves may run under nohup
+    )
+    return end(process)
+
+
+def restore_signals() -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
