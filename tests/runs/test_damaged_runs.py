@@ -93,7 +93,7 @@ def test_one_damaged_run_does_not_hide_the_others(drives: dict[str, Drive], text
 def test_odd_log_lines_are_skipped_with_a_warning(drives: dict[str, Drive]) -> None:
     def append(run: Path) -> None:
         with open(run / "logs/worker-0.jsonl", "ab") as log:
-            log.write(b'\xff\xfe\n[]\n{"at": "x", "event": "failed"}\n{"at": NaN, "event": "failed"}\n')
+            log.write(b'\xff"again"\n["again"]\n{"at": "x", "event": "failed", "again": 1}\n{"at": NaN, "again": 1}\n')
 
     drive = drives["digits"]
     assert drive.check(Damage("logs/worker-0.jsonl", "odd lines", append), ["status"])["status"][0] == "same"

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
+from blendsearch.errors import RunError
 from blendsearch.runs import parsing
 from blendsearch.service.app import make_app
 from blendsearch.service.events import ListEvents, RunEvents
@@ -117,7 +118,7 @@ def test_a_stream_of_a_run_that_becomes_damaged_ends_alone(runs: Path) -> None:
     bad, one = RunEvents(workspace, "bad"), RunEvents(workspace, "one")
     assert bad.poll() == one.poll() == 1
     edit(runs / "bad", lambda facts: facts.update(structure={}))
-    with pytest.raises(KeyError):  # the feed sends it as `gone`
+    with pytest.raises(RunError, match="structure.groups is missing|structure.criteria is missing"):  # sent as `gone`
         bad.poll()
     assert one.poll() == 1
     bad.close()
