@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from blendsearch.data import batches
+
 CARD, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
@@ -268,6 +270,8 @@ def use_fake_card() -> Iterator[FakeCard]:
     with ExitStack() as stack:
         for patch in _list_patches(card):
             stack.enter_context(patch)
+        batches._resident.clear()  # images that an earlier card kept
+        stack.callback(batches._resident.clear)
         yield stack.enter_context(card)
 
 
