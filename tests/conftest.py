@@ -42,7 +42,7 @@ def _quick() -> dict[str, Any]:
         "data": {"dataset": "digits", "val_size": 0.3},
         "criteria": {"pool": ["l1", "bn_gamma", "apoz", "taylor_gate"], "images": 128},
         "budget": {"macs": 0.5},
-        "fitness": {"recalibration_images": 128, "device": "cpu"},
+        "fitness": {"recalibration_images": 128, "repair": "none", "device": "cpu"},
         "search": {"evaluations": 30, "population": 8},
         "finals": {"picks": 0},
         "engine": {"threads": 1},
