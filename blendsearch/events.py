@@ -278,7 +278,17 @@ class RateFound(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned(Event):
-    """A fine-tune has come this far: `done` is in [0, 1], `key` names it."""
+    """How far a training has come.
+
+    Attributes
+    ----------
+    key: key of the training's checkpoint.
+    done: part of the schedule, in [0, 1].
+    epoch, epochs: epochs done and in all.
+    loss: mean training loss of the epoch so far.
+    images_per_second: since this process began the training.
+    seconds_left: estimated from that pace.
+    """
 
     kind = "tuning"
     key: str

@@ -82,7 +82,7 @@ def iter_pass(
     _skip_draws(split, drawn, changes, skip)
     rest = drawn.batches[skip:]
     for chosen, (images, targets) in zip(rest, _iter_images(split, drawn, rest, device, workers), strict=True):
-        x = _move(images, device).permute(0, 3, 1, 2).contiguous()
+        x = move_to_input(images, device)
         for change in changes:
             assert drawn.draws is not None
             x = change(x, drawn.draws)
@@ -102,7 +102,12 @@ def _iter_images(
         yield from iter_requests(source, requests, workers, device)
         return
     for chosen in batches:
-        yield _load_from_memory(split, chosen, device), None
+        yield load_from_memory(split, chosen, device), None
+
+
+def move_to_input(images: Tensor, device: torch.device) -> Tensor:
+    """Return (n, height, width, channels) as (n, channels, height, width) on `device`."""
+    return _move(images, device).permute(0, 3, 1, 2).contiguous()
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -133,7 +138,8 @@ _resident: WeakKeyDictionary[ArraySplit, dict[torch.device, Tensor]] = WeakKeyDi
 """Images that are kept on a GPU, by their split; not part of the split, which is sent to other processes."""
 
 
-def _load_from_memory(split: Split, chosen: Indices, device: torch.device) -> Tensor:
+def load_from_memory(split: Split, chosen: Indices, device: torch.device) -> Tensor:
+    """Return images of a split in memory, (n, height, width, channels); on a GPU that keeps them, from there."""
     source, rows = resolve_view(split, chosen)
     if isinstance(source, ArraySplit) and device.type == "cuda":
         images = _find_resident(source, device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blendsearch.data.augment import resolve_augmentations
-from blendsearch.data.batches import BatchSize
+from blendsearch.data.batches import BatchSize, load_from_memory, move_to_input
 from blendsearch.data.split import ArraySplit, Indices, Subset
 from blendsearch.data.splits import Splits
 
@@ -98,12 +98,11 @@ def load_views(splits: Splits, positions: Indices, views: Indices, seed: int, de
 
     Only images in memory have views.
     """
-    split = splits.train
-    x = torch.from_numpy(split.load_images(positions)).to(device).permute(0, 3, 1, 2).contiguous()
+    x = move_to_input(load_from_memory(splits.train, positions, device), device)
     draws = cast(Any, KeyedDraws(seed, positions, views))
     for change in resolve_augmentations(splits.augment):
         x = change(x, draws)
-    labels = torch.from_numpy(split.labels[positions]).to(device)
+    labels = torch.from_numpy(splits.train.labels[positions]).to(device)
     return ViewBatch(splits.normalize(x), labels, positions, views)
 
 

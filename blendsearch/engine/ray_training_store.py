@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.training.training_store import FolderStore, NoStore, TrainingProgress, TrainingStore
+from blendsearch.events import FineTuned
+from blendsearch.training.training_store import FolderStore, NoStore, TrainingStore
 
 
 class StoreActor:
@@ -17,7 +18,7 @@ class StoreActor:
     def __init__(self) -> None:
         self._store: TrainingStore = NoStore()
         self._shared: dict[str, Any] = {}
-        self._progress: dict[str, TrainingProgress] = {}
+        self._progress: dict[str, FineTuned] = {}
 
     def attach(self, folder: str) -> None:
         """Keep entries in `folder` from now on."""
@@ -48,10 +49,10 @@ class StoreActor:
         self._shared.pop(key, None)
         self._store.delete(key)
 
-    def receive_progress(self, progress: TrainingProgress) -> None:
+    def receive_progress(self, progress: FineTuned) -> None:
         self._progress[progress.key] = progress
 
-    def take_progress(self) -> list[TrainingProgress]:
+    def take_progress(self) -> list[FineTuned]:
         """Return the last report of every training since the last call."""
         reports, self._progress = list(self._progress.values()), {}
         return reports
@@ -93,7 +94,7 @@ class RayStore(NoStore):
         with store.open_folder(key) as opened:
             yield opened
 
-    def report(self, progress: TrainingProgress) -> None:
+    def report(self, progress: FineTuned) -> None:
         self._actor.receive_progress.remote(progress)
 
     def _call(self, method: str, *arguments: Any) -> Any:

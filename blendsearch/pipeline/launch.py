@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import check_engine, start_engine
-from blendsearch.events import FineTuned, Reporter, RunCreated
+from blendsearch.events import Reporter, RunCreated
 from blendsearch.pipeline.loop import attach_engine, search
 from blendsearch.pipeline.problem.base_network import compute_base_key
 from blendsearch.pipeline.problem.builder import build_problem
@@ -17,7 +17,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.files import BASE_FOLDER
 from blendsearch.runs.run import Run
-from blendsearch.training.training_store import FolderStore, TrainingProgress
+from blendsearch.training.training_store import FolderStore
 
 TRAINING_FOLDER = "training"
 """Folder of a run with the states of its fine-tunes and the dense network's outputs."""
@@ -46,13 +46,9 @@ def run_search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> 
     try:
         with run.lock():
             run.write_engine_facts({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            store = FolderStore(run.path / TRAINING_FOLDER, lambda progress: report(_make_event(progress)))
+            store = FolderStore(run.path / TRAINING_FOLDER, report)
             engine.attach_store(store)
             problem = replace(problem, evaluator=replace(problem.evaluator, store=store))
             search(run, problem, engine, attach_engine(engine, run, report))
     finally:
         engine.close()
-
-
-def _make_event(progress: TrainingProgress) -> FineTuned:
-    return FineTuned(**progress._asdict())

@@ -115,29 +115,27 @@ def run_finals(session: SearchSession) -> None:
     problem, store = session.problem, session.store
     config = problem.config
     done = {(item.digest, item.repeat) for item in store.read_finals()}
-    asked: dict[tuple[str, int], int] = {}
+    asked: dict[tuple[str, int], tuple[int, str]] = {}
     chosen = select_finals(store.read_evaluations(), store.read_promotions(), problem)
     missing = {(row.digest, repeat) for row in chosen for repeat in range(config.finals.seeds)} - done
     rate = find_rate(session) if missing else None
-    keys: dict[tuple[str, int], str] = {}
     for row in chosen:
         cut = unpack_cut(row.cut, problem.structure.maps.channels)
         for repeat in range(config.finals.seeds):
             if (row.digest, repeat) in missing:
                 request = make_request(cut, "final", config.seed, "both", repeat)
                 request = request._replace(return_weights=True, rate=rate)
-                keys[request.digest, request.seed] = request.key
-                asked[request.digest, request.seed] = repeat
+                asked[request.digest, request.seed] = repeat, request.key
                 session.engine.submit(request)
     for outcome in session.engine.iter_outcomes():
-        repeat = asked[outcome.digest, outcome.seed]
+        repeat, key = asked[outcome.digest, outcome.seed]
         if outcome.failure or outcome.test is None or outcome.weights is None:
             session.warn(f"fine-tuning {outcome.digest[:8]} failed: {outcome.failure}")
             continue
         session.run.save_weights(outcome.digest, repeat, outcome.weights)
         result = FinalResult(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds)
         store.add_final(result)
-        problem.evaluator.store.delete(keys[outcome.digest, outcome.seed])
+        problem.evaluator.store.delete(key)
         session.report(FinalTrained(done=len(store.read_finals()), of=len(chosen) * config.finals.seeds))
 
 

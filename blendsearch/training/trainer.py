@@ -17,6 +17,7 @@ from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import Splits
 from blendsearch.data.views import FRESH, ViewBatch, iter_view_batches
 from blendsearch.errors import TrainingError
+from blendsearch.events import FineTuned
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.data_parallel import wrap_data_parallel
 from blendsearch.training.device import Precision, autocast
@@ -37,7 +38,7 @@ from blendsearch.training.training_state import (
     set_generator_state,
     unpack_state,
 )
-from blendsearch.training.training_store import NO_STORE, TrainingProgress, TrainingStore
+from blendsearch.training.training_store import NO_STORE, TrainingStore
 
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress to the store."""
@@ -298,7 +299,7 @@ class TrainingRun:
         self.reported_at = now
         pace = (now - self.began_at) / max(1, self.step - self.first_step)
         self.options.checkpoints.store.report(
-            TrainingProgress(
+            FineTuned(
                 key=self.options.checkpoints.key,
                 done=self.step / self.steps,
                 epoch=self.step / self.steps_per_epoch,

@@ -7,37 +7,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.events import FineTuned, Reporter, ignore_event
+
 DIGEST_BYTES = 32
-
-
-class TrainingProgress(NamedTuple):
-    """How far a training has come.
-
-    Attributes
-    ----------
-    key: key of the training's checkpoint.
-    done: part of the schedule, in [0, 1].
-    epoch, epochs: epochs done and in all.
-    loss: mean training loss since the last report.
-    images_per_second: since this process began the training.
-    seconds_left: estimated from that pace.
-    """
-
-    key: str
-    done: float
-    epoch: float
-    epochs: float
-    loss: float
-    images_per_second: float
-    seconds_left: float
 
 
 class TrainingStore(Protocol):
@@ -61,12 +41,8 @@ class TrainingStore(Protocol):
         The same key gives the same folder after an interruption, where the store is on this machine.
         """
 
-    def report(self, progress: TrainingProgress) -> None:
+    def report(self, progress: FineTuned) -> None:
         """Receive the progress of a training."""
-
-
-def ignore_progress(progress: TrainingProgress) -> None:
-    """Do nothing."""
 
 
 class NoStore:
@@ -89,7 +65,7 @@ class NoStore:
         with tempfile.TemporaryDirectory(prefix="blendsearch-training-") as folder:
             yield Path(folder)
 
-    def report(self, progress: TrainingProgress) -> None:
+    def report(self, progress: FineTuned) -> None:
         """Nothing is reported."""
 
 
@@ -99,7 +75,7 @@ NO_STORE = NoStore()
 class FolderStore(NoStore):
     """Files in one folder, made when the first entry is stored; each begins with the SHA-256 of the rest."""
 
-    def __init__(self, folder: Path, receive: Callable[[TrainingProgress], None] = ignore_progress) -> None:
+    def __init__(self, folder: Path, receive: Reporter = ignore_event) -> None:
         self.folder, self._receive = folder, receive
 
     def load(self, key: str) -> bytes | None:
@@ -147,7 +123,7 @@ class FolderStore(NoStore):
         """Return the folder that `open_folder` makes."""
         return self._get_path(key).with_suffix(".files")
 
-    def report(self, progress: TrainingProgress) -> None:
+    def report(self, progress: FineTuned) -> None:
         self._receive(progress)
 
     def _get_path(self, key: str) -> Path:

@@ -16,11 +16,12 @@ from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import start_engine
 from blendsearch.engine.local import LocalEngine
 from blendsearch.engine.ray_connection import authenticate
+from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Evaluator, Outcome, Request
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.training.hooks import StepInfo, TrainContext, TrainingHooks
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.training_store import FolderStore, TrainingProgress
+from blendsearch.training.training_store import FolderStore
 
 DIES_AT = 40
 (REQUEST,) = make_requests(1, "final")
@@ -65,7 +66,7 @@ def run(engine: Engine, request: Request) -> Outcome:
 
 
 def test_a_fine_tune_whose_worker_dies_continues_elsewhere(ray: Any, tmp_path: Path) -> None:
-    log, reports = tmp_path / "log", list[TrainingProgress]()
+    log, reports = tmp_path / "log", list[Event]()
     engine = start_engine(EngineConfig(ray="local", workers=1, threads=1), make(hooks=die_once(str(log))))
     engine.attach_store(FolderStore(tmp_path / "training", reports.append))
     try:

@@ -15,12 +15,13 @@ from evaluations import load_digits_splits
 from torch import nn
 
 from blendsearch.errors import TrainingError
+from blendsearch.events import FineTuned
 from blendsearch.training.hooks import StepInfo, TrainingHooks
 from blendsearch.training.optimizer_registry import OPTIMIZERS
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.training_state import pack_state, unpack_state
-from blendsearch.training.training_store import FolderStore, TrainingProgress
+from blendsearch.training.training_store import FolderStore
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")
@@ -225,7 +226,7 @@ def test_half_precision_trains(precision: Any) -> None:
 
 def test_progress_has_epochs_pace_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blendsearch.training.trainer.REPORT_SECONDS", 0.0)
-    reports: list[TrainingProgress] = []
+    reports: list[FineTuned] = []
     store = FolderStore(tmp_path)
     monkeypatch.setattr(store, "report", reports.append)
     train_network(Schedule(2, 0.05, 100), checkpoints=CheckpointOptions(store, "net"))
