@@ -274,13 +274,15 @@ def test_streams_are_bounded_and_released() -> None:
 
 def test_long_work_is_bounded() -> None:
     running: list[int] = []
-    most, lock, go = 0, threading.Lock(), threading.Event()
+    most, lock, go, both = 0, threading.Lock(), threading.Event(), threading.Event()
 
     def work(number: int) -> int:
         nonlocal most
         with lock:
             running.append(number)
             most = max(most, len(running))
+            if most == 2:
+                both.set()
         go.wait(20)
         with lock:
             running.remove(number)
@@ -291,6 +293,7 @@ def test_long_work_is_bounded() -> None:
         asked = [asyncio.create_task(limit.run(work, number)) for number in range(8)]
         refused = asked[5:]
         await asyncio.wait(refused, timeout=20)
+        await asyncio.to_thread(both.wait, 20)
         go.set()
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert await limit.run(work, 99) == 99
