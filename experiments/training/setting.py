@@ -49,6 +49,7 @@ class Arguments:
     macs: float
     network: str
     dataset: str
+    precision: str
 
 
 def parse_arguments(description: str, file: str, **defaults: object) -> Arguments:
@@ -62,6 +63,7 @@ def parse_arguments(description: str, file: str, **defaults: object) -> Argument
     parser.add_argument("--macs", type=float, default=0.125)
     parser.add_argument("--network", default="cifar_resnet:20")
     parser.add_argument("--dataset", choices=("cifar10", "cifar100"), default="cifar100")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.set_defaults(**defaults)
     return Arguments(**vars(parser.parse_args()))
 
@@ -82,7 +84,7 @@ def make_config(arguments: Arguments) -> Config:
             "data": {"dataset": "npz", **data, "val_size": 5000, "split_seed": 0, "augment": ["flip", "crop"]},
             "criteria": {"pool": ["l1", "fisher", "taylor_gate"]},
             "budget": {"macs": arguments.macs},
-            "fitness": {"precision": "bfloat16", "repair": "refit"},
+            "fitness": {"precision": arguments.precision, "repair": "refit"},
             "engine": {"threads": 1},
         },
         "experiment",
@@ -129,7 +131,7 @@ def _train(config: Config, weights: Path) -> None:
             print(f"base {event.done:.0%}, loss {event.loss:.3f}", flush=True)
 
     train_base(model.to(device), splits, config, device, print_progress, FolderStore(weights.parent / "base"))
-    recipe = Recipe(512, 500, Schedule(1, 0.01), Schedule(1, 0.01), precision="bfloat16")
+    recipe = Recipe(512, 500, Schedule(1, 0.01), Schedule(1, 0.01))
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     print(f"base network: validation accuracy {1 - error:.2%}, loss {loss:.4f}", flush=True)
     save_file({key: value.contiguous().cpu() for key, value in model.state_dict().items()}, weights)
