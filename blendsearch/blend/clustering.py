@@ -63,6 +63,26 @@ def cluster_groups(
     return tuple(found)
 
 
+def merge_clusters(clusters: Clusters, criteria: int) -> tuple[tuple[int, ...], ...]:
+    """Merge the clusters of all groups that share a criterion into clusters of the network, by their first member."""
+    parents = list(range(criteria))
+
+    def find_root(row: int) -> int:
+        while parents[row] != row:
+            row = parents[row]
+        return row
+
+    usable = {row for group in clusters for members in group for row in members}
+    for members in (members for group in clusters for members in group):
+        for row in members[1:]:
+            one, other = sorted((find_root(members[0]), find_root(row)))
+            parents[other] = one
+    merged: dict[int, list[int]] = {}
+    for row in sorted(usable):
+        merged.setdefault(find_root(row), []).append(row)
+    return tuple(tuple(members) for members in merged.values())
+
+
 def _fit_labels(
     correlation: NDArray[np.float64], method: ClusteringMethod, clusters: int, seed: int
 ) -> NDArray[np.int64]:

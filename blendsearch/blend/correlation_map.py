@@ -119,6 +119,32 @@ def compute_group_correlations(table: ScoreTable) -> NDArray[np.float64]:
     return found
 
 
+def cluster_network(
+    table: ScoreTable, method: ClusteringMethod, clusters: int | Literal["silhouette"], seed: int
+) -> Clusters:
+    """Cluster the criteria once for the whole network, by their average correlation over the groups.
+
+    Returns for each group the members of each cluster that it can use. A pair of criteria that no group has counts as
+    uncorrelated; a criterion that no group can use is in no cluster.
+    """
+    usable = [table.find_usable(group) for group in range(len(table.groups))]
+    rows = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *usable]))
+    if not len(rows):
+        return tuple(() for _ in usable)
+    average = np.nan_to_num(average_correlations(compute_group_correlations(table))[np.ix_(rows, rows)])
+    np.fill_diagonal(average, 1.0)
+    labels = cluster(average, method, clusters, seed)
+    number = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    return tuple(
+        tuple(
+            members
+            for label in range(labels.max() + 1)
+            if (members := tuple(int(row) for row in found if number[int(row)] == label))
+        )
+        for found in usable
+    )
+
+
 def average_correlations(correlations: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average each pair's correlation over the groups that have one: (G, n, n) -> (n, n)."""
     known = np.isfinite(correlations)

@@ -6,18 +6,27 @@ deviations allow exceptions.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, check_genes, normalize_ranks
+from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, Space, check_genes, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0
 """Log of the factor of a criterion's weight for a weight gene of 1."""
 DEVIATION_SCALE = 2.0
 """The same for a deviation gene, for the criteria of one cluster in one group."""
+
+
+class BlendSpace(Space, Protocol):
+    """A space with one blend for the whole network."""
+
+    def make_blend(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Make the blend whose criteria have weights in proportion to exp(4 weights), (criteria,) in [-1, 1]."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +72,10 @@ class NetworkSpace(ClusteredSpace):
         blend[: len(self.criteria)] = -1.0
         blend[criterion] = 1.0
         return self.make_uniform_genome(blend)
+
+    def make_blend(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Make the blend whose criteria have weights in proportion to exp(4 weights), (criteria,) in [-1, 1]."""
+        return np.concatenate([weights, np.zeros(self.genes - len(self.criteria))])
 
     def sample(self, rng: np.random.Generator) -> Genome:
         """Sample weights and target uniformly, deviations and shares normally around zero."""

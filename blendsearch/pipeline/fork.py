@@ -36,7 +36,7 @@ from blendsearch.runs.run import Run, check_name, find_free_name
 CHANGEABLE = ("search.", "budget.", "fitness.", "promote.", "finals.", "engine.", "seed", "allocation")
 """Fields, or their sections, that a fork may change: those that do not change the meaning of a genome."""
 
-SPACE_FIELDS = ("search.blend", "search.deviations")
+SPACE_FIELDS = ("search.blend", "search.members", "search.deviations")
 """Fields of those sections that do change it."""
 
 EVALUATION_FIELDS = ("fitness.", "seed")

@@ -6,9 +6,12 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.blend.cluster_space import make_cluster_space
+from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.genome import Genome, Space
 from blendsearch.blend.group_space import make_group_space
 from blendsearch.blend.network_space import make_network_space
+from blendsearch.criteria.table import ScoreTable
 from blendsearch.errors import RunError
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
 from blendsearch.results.records import BlendWeight, FineTuneRecord, GroupRecord, JsonObject, NetworkDetails
@@ -33,11 +36,16 @@ GroupReader = Callable[[Evaluation], list[GroupRecord]]
 class _GenomeFacts(TypedDict, total=False):
     log_alpha: list[float]
     beta: list[float]
+    cluster: list[float]
+    member: list[float]
     weight: list[float]
     share: list[float]
     transform: list[float]
     target: float
 
+
+BLEND_KEYS = (("cluster", "member", "deviation"), ("weight", "deviation"), ("choice", "factor"))
+"""Keys of a stored genome that make its blend, in the order of its genes; the first tells the space."""
 
 WeightsReader = Callable[[JsonObject], NDArray[np.float64] | None]
 """From a stored genome to the weight of each criterion in each group, (groups, criteria); None for no blend."""
@@ -161,24 +169,29 @@ def _list_blend_weights(criteria: Sequence[str], weights: NDArray[np.float64]) -
     )
 
 
+def _make_space(kind: str, run: Run, table: ScoreTable, clusters: Clusters) -> Space:
+    if kind == "cluster":
+        return make_cluster_space(table, clusters, members=run.config.search.members)
+    return make_network_space(table, clusters) if kind == "weight" else make_group_space(table, clusters)
+
+
 def _make_weights_reader(run: Run) -> WeightsReader:
     spaces: dict[str, Space] = {}
 
     def load_space(kind: str) -> Space:
         if kind not in spaces:
             table, clusters = read_scores(run)
-            make_space = make_network_space if kind == "weight" else make_group_space
-            spaces[kind] = make_space(table, clusters)
+            spaces[kind] = _make_space(kind, run, table, clusters)
         return spaces[kind]
 
     def read(genome: JsonObject) -> NDArray[np.float64] | None:
         # the keys of a genome tell its space; stored deviations are zero where none were evolved
-        pair = next((pair for pair in (("weight", "deviation"), ("choice", "factor")) if pair[0] in genome), None)
-        if pair is None:
+        parts = next((parts for parts in BLEND_KEYS if parts[0] in genome), None)
+        if parts is None:
             return None
         try:
-            blend = np.concatenate([np.asarray(genome[name], dtype=np.float64).ravel() for name in pair])
-            space = load_space(pair[0])
+            blend = np.concatenate([np.asarray(genome[name], dtype=np.float64).ravel() for name in parts])
+            space = load_space(parts[0])
             found = space.compute_weights(Genome(blend, np.zeros(space.groups), 0.0))
             if not np.isfinite(found).all():
                 raise ValueError("a weight is not finite")

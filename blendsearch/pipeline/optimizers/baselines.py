@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blendsearch.blend.allocation_rules import BLEND, AllocationRule, compute_global_scores, find_row
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.genome import BASELINE_GENE, Genome
-from blendsearch.blend.network_space import NetworkSpace
+from blendsearch.blend.network_space import BlendSpace
 from blendsearch.runs.origin import BEST_ALLOCATION, EQUAL_BLEND, make_rule_name
 
 ALL_DEPTHWISE = "all depthwise"
@@ -80,7 +80,7 @@ def list_transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[
     return [(name, np.where(place < number, BASELINE_GENE, -BASELINE_GENE)) for name, number in sets.items()]
 
 
-def vary_criteria(space: NetworkSpace, best: Genome) -> list[tuple[str, Genome]]:
+def vary_criteria(space: BlendSpace, best: Genome) -> list[tuple[str, Genome]]:
     """Make every criterion, and the equal blend, with the shares and the decomposed layers of `best`, by name."""
     genomes = [(name, space.make_single_criterion(row)) for row, name in enumerate(space.criteria)]
     genomes.append((EQUAL_BLEND, space.make_equal_blend()))

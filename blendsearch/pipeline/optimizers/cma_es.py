@@ -1,8 +1,7 @@
-"""Separable CMA-ES around the best baseline, for one budget and one blend for the whole network.
+"""CMA-ES around the best baseline, for one budget and one blend for the whole network.
 
-Ros and Hansen 2008, "A Simple Modification in CMA-ES Achieving Linear Time and Space Complexity": a normal
-distribution with one variance per gene, moved towards the better half of its samples. It learns more from the same
-evaluations than a genetic algorithm, because every gene of every candidate counts.
+A normal distribution with one variance per gene, moved towards the better half of its samples (diagonal_cma.py). It
+learns more from the same evaluations than a genetic algorithm, because every gene of every candidate counts.
 
 Three stages, each one generation or more:
 
@@ -14,8 +13,7 @@ Three stages, each one generation or more:
 
 One at a time (the steady schedule), a stage begins when the previous one is complete; workers that are free until then
 evaluate samples around the best candidate so far. The strategy learns from every `size` results. Those sampled before
-its last step are external solutions, whose steps are bounded as in Hansen 2011, "Injecting External Solutions Into
-CMA-ES".
+its last step are external solutions, whose steps are bounded.
 """
 
 from collections import deque
@@ -32,10 +30,11 @@ from blendsearch.blend.genome import (
     compute_flip_step,
     unflatten_genome,
 )
-from blendsearch.blend.network_space import WEIGHT_SCALE, NetworkSpace
+from blendsearch.blend.network_space import WEIGHT_SCALE, BlendSpace
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
-from blendsearch.pipeline.optimizers.cma_state import CmaState, StageResultState, SteadyState, StrategyState
+from blendsearch.pipeline.optimizers.cma_state import CmaState, StageResultState, SteadyState
+from blendsearch.pipeline.optimizers.diagonal_cma import DiagonalStrategy
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
@@ -58,7 +57,7 @@ class Cma:
 
     def __init__(
         self,
-        space: NetworkSpace,
+        space: BlendSpace,
         decode: Callable[[Genome], Cut],
         size: int,
         rng: np.random.Generator,
@@ -67,7 +66,7 @@ class Cma:
         self.space, self.decode, self.size, self.rng = space, decode, size, rng
         self.evolves_widths = evolves_widths
         self.best: tuple[float, list[float]] | None = None
-        self.strategy: Strategy | None = None
+        self.strategy: DiagonalStrategy | None = None
         self._vectors: dict[str, Vector] = {}  # the sample of each digest whose result is missing
         # one at a time: candidates of the present stage that are queued and pending, and the results of stage 2
         self._queue: deque[Candidate] = deque()
@@ -163,7 +162,7 @@ class Cma:
         if state["best"] is not None:
             check_genes(self.space, state["best"][1])
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
-        self.strategy = None if state["strategy"] is None else Strategy.from_state_dict(state["strategy"])
+        self.strategy = None if state["strategy"] is None else DiagonalStrategy.from_state_dict(state["strategy"])
         if "steady" in state:
             self._load_steady_state(state["steady"])
 
@@ -218,19 +217,17 @@ class Cma:
                 -np.log(losses.get(name, least) / least) / (LOG_LOSS_SCALE * WEIGHT_SCALE)
                 for name in self.space.criteria
             ]
-            blend = np.zeros(len(self.space.low))
-            blend[: len(weights)] = np.clip(weights, -1, 0)
-            centre = centre._replace(blend=blend)
+            centre = centre._replace(blend=self.space.make_blend(np.clip(weights, -1, 0)))
         self.strategy = self._make_strategy(centre)
 
-    def _make_strategy(self, centre: Genome) -> "Strategy":
+    def _make_strategy(self, centre: Genome) -> DiagonalStrategy:
         spread = [
             *self.space.spread,
             *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
             *[compute_flip_step(self.space.layers)] * self.space.layers,
             0.0,
         ]
-        return Strategy(np.array(centre.flatten()), np.array(spread), self.size)
+        return DiagonalStrategy(np.array(centre.flatten()), np.array(spread), self.size)
 
     def _sample_or_restart(self, count: int, known: set[str]) -> list[Candidate]:
         """Sample the strategy; where it has converged to known cuts, restart it around the best candidate.
@@ -244,7 +241,7 @@ class Cma:
             found = self._sample_strategy(self.strategy, count, known) or self._sample_space(count, known)
         return found
 
-    def _sample_strategy(self, strategy: "Strategy", count: int, known: set[str]) -> list[Candidate]:
+    def _sample_strategy(self, strategy: DiagonalStrategy, count: int, known: set[str]) -> list[Candidate]:
         low, high = compute_bounds(self.space)
         return self._collect_new(lambda: np.clip(strategy.draw(self.rng), low, high), count, known)
 
@@ -274,94 +271,3 @@ def _describe_result(item: CandidateResult) -> StageResultState:
         "digest": item.digest,
         "origin": item.origin,
     }
-
-
-class Strategy:
-    """The normal distribution and its updates. Names follow Hansen 2016, "The CMA Evolution Strategy: A Tutorial".
-
-    Attributes
-    ----------
-    mean: (n,) the centre; spread: (n,) the first standard deviations, which make all genes comparable.
-    sigma: the common step; variance: (n,) each gene's factor in it.
-    """
-
-    def __init__(self, mean: Vector, spread: Vector, size: int) -> None:
-        self.mean, self.spread, self.size = mean, spread, size
-        n = self.n = max(1, int((spread > 0).sum()))
-        self.sigma, self.variance, self.generation = 1.0, np.ones(len(mean)), 0
-        self.path_sigma, self.path = np.zeros(len(mean)), np.zeros(len(mean))
-        self.weights = self._compute_weights(size)
-        self.mu_eff = 1 / float((self.weights**2).sum())
-        m = self.mu_eff
-        self.c_sigma = (m + 2) / (n + m + 5)
-        self.damping = 1 + 2 * max(0.0, float(np.sqrt((m - 1) / (n + 1))) - 1) + self.c_sigma
-        self.c_path = (4 + m / n) / (n + 4 + 2 * m / n)
-        faster = (n + 2) / 3  # a diagonal has fewer numbers to learn than a full matrix
-        self.c_one = min(1.0, faster * 2 / ((n + 1.3) ** 2 + m))
-        self.c_mu = min(1 - self.c_one, faster * 2 * (m - 2 + 1 / m) / ((n + 2) ** 2 + m))
-        self.expected_norm = float(np.sqrt(n)) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-
-    def draw(self, rng: np.random.Generator) -> Vector:
-        """Draw one sample, (n,)."""
-        step = np.sqrt(self.variance) * rng.normal(size=len(self.mean))
-        return np.asarray(self.mean + self.sigma * self.spread * step)
-
-    def learn(self, ranked: Sequence[Vector], *, bounded: bool = False) -> None:
-        """Move towards the better half of `ranked` samples, the best first.
-
-        With `bounded`, samples of earlier states of the distribution count at most as much as its present ones.
-        """
-        self.generation += 1
-        weights = self._compute_weights(len(ranked))
-        scale = np.where(self.spread > 0, self.sigma * self.spread, 1.0)
-        steps = (np.array(ranked[: len(weights)]) - self.mean) / scale
-        if bounded:
-            lengths = np.linalg.norm(steps / np.sqrt(self.variance), axis=1)
-            longest = np.sqrt(self.n) + 2 * self.n / (self.n + 2)
-            steps = steps * np.minimum(1.0, longest / np.maximum(lengths, 1e-12))[:, None]
-        towards = weights @ steps
-        self.mean = self.mean + self.sigma * self.spread * towards
-        c, m = self.c_sigma, self.mu_eff
-        self.path_sigma = (1 - c) * self.path_sigma + np.sqrt(c * (2 - c) * m) * towards / np.sqrt(self.variance)
-        length = float(np.linalg.norm(self.path_sigma))
-        grown = length / np.sqrt(1 - (1 - c) ** (2 * self.generation)) / self.expected_norm
-        steady = float(grown < 1.4 + 2 / (self.n + 1))
-        c = self.c_path
-        self.path = (1 - c) * self.path + steady * np.sqrt(c * (2 - c) * m) * towards
-        learnt = self.c_one * self.path**2 + self.c_mu * (weights @ steps**2)
-        self.variance = (1 - self.c_one - self.c_mu) * self.variance + learnt
-        self.variance = np.where(self.spread > 0, np.maximum(self.variance, 1e-12), 1.0)
-        self.sigma *= float(np.exp(min(1.0, (self.c_sigma / self.damping) * (length / self.expected_norm - 1))))
-
-    def state_dict(self) -> StrategyState:
-        """Return everything that `from_state_dict` needs, as JSON values."""
-        return {
-            "mean": self.mean.tolist(),
-            "spread": self.spread.tolist(),
-            "variance": self.variance.tolist(),
-            "path_sigma": self.path_sigma.tolist(),
-            "path": self.path.tolist(),
-            "size": self.size,
-            "sigma": self.sigma,
-            "generation": self.generation,
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: StrategyState) -> "Strategy":
-        """Return the strategy that gave `state`."""
-        lengths = {len(state[key]) for key in ("mean", "spread", "variance", "path_sigma", "path")}
-        if len(lengths) > 1 or state["size"] < 1 or state["generation"] < 0 or not state["sigma"] > 0:
-            raise ValueError("the state of its strategy is not one of this space")
-        if min([*state["variance"], *state["spread"]], default=0) < 0:
-            raise ValueError("a variance of its strategy is negative")
-        found = cls(np.array(state["mean"]), np.array(state["spread"]), state["size"])
-        found.variance = np.array(state["variance"])
-        found.path_sigma, found.path = np.array(state["path_sigma"]), np.array(state["path"])
-        found.sigma, found.generation = state["sigma"], state["generation"]
-        return found
-
-    @staticmethod
-    def _compute_weights(size: int) -> Vector:
-        half = max(1, size // 2)
-        weights = np.log(half + 0.5) - np.log(np.arange(1, half + 1))
-        return np.asarray(weights / weights.sum())

@@ -7,7 +7,20 @@ from blendsearch.pipeline.optimizers.base import RandomState
 
 
 class StrategyState(TypedDict):
-    """The state of a `Strategy` in a checkpoint; lists are (n,)."""
+    """The state of a `DiagonalStrategy` in a checkpoint: (n,) genes, and (m,) of those that vary."""
+
+    mean: list[float]
+    spread: list[float]
+    covariance: list[float]
+    path_sigma: list[float]
+    path: list[float]
+    size: int
+    sigma: float
+    generation: int
+
+
+class SeparableState(TypedDict):
+    """The state of the strategy of version 0.1; lists are (n,), and paths and variances in units of `spread`."""
 
     mean: list[float]
     spread: list[float]
@@ -46,5 +59,5 @@ class CmaState(TypedDict):
 
     numpy: RandomState
     best: tuple[float, list[float]] | None
-    strategy: StrategyState | None
+    strategy: StrategyState | SeparableState | None
     steady: NotRequired[SteadyState]

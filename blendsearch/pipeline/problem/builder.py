@@ -8,6 +8,7 @@ from torch import nn
 
 from blendsearch.blend.allocation import check_reachable, compute_min_ratios
 from blendsearch.blend.clustering import Clusters, cluster_groups
+from blendsearch.blend.correlation_map import cluster_network
 from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, select_criteria
 from blendsearch.criteria.score import compute_score_table
@@ -155,7 +156,8 @@ def _score_criteria(
     loss = _select_loss(traced.task)
     table = compute_score_table(model, traced.structure, chosen, make_batches, rng.spawn(1)[0], asked.temperature, loss)
     report(Scored(criteria=list(table.criteria), left_out=[asdict(item) for item in table.left_out]))
-    return table, cluster_groups(table, asked.clustering, asked.clusters, config.seed)
+    cluster = cluster_network if config.search.blend == "clusters" else cluster_groups
+    return table, cluster(table, asked.clustering, asked.clusters, config.seed)
 
 
 def _select_loss(task: Task) -> Any:

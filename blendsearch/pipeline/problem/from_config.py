@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.allocation import Widths, make_widths
 from blendsearch.blend.allocation_rules import AllocationRule, make_constant_rule, make_global_rule, make_uniform_rule
+from blendsearch.blend.cluster_space import ClusterSpace, make_cluster_space
 from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.group_space import GroupSpace, make_group_space
 from blendsearch.blend.network_space import NetworkSpace, make_network_space
@@ -18,18 +19,23 @@ from blendsearch.runs.config.sections import ScheduleConfig
 from blendsearch.structure.trace import Structure
 from blendsearch.training.schedule import Schedule
 
+DefaultSpace = ClusterSpace | GroupSpace | NetworkSpace
 
-def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
+
+def make_space(config: Config, table: ScoreTable, clusters: Clusters) -> DefaultSpace:
     """Make the search space of the config's method."""
-    space: GroupSpace | NetworkSpace = load_implementation(config.method).make_space(config, table, clusters)
+    space: DefaultSpace = load_implementation(config.method).make_space(config, table, clusters)
     return space
 
 
-def make_default_space(config: Config, table: ScoreTable, clusters: Clusters) -> GroupSpace | NetworkSpace:
+def make_default_space(config: Config, table: ScoreTable, clusters: Clusters) -> DefaultSpace:
     """Make the space that `search.blend` names: one blend for the network, or one per group."""
-    if config.search.blend == "group":
+    search = config.search
+    if search.blend == "group":
         return make_group_space(table, clusters)
-    return make_network_space(table, clusters, deviations=config.search.deviations)
+    if search.blend == "network":
+        return make_network_space(table, clusters, search.deviations)
+    return make_cluster_space(table, clusters, search.deviations, search.members)
 
 
 def compute_allowed_widths(config: Config, structure: Structure) -> Widths:

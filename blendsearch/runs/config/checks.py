@@ -33,7 +33,9 @@ def check_optimizer(config: Config) -> None:
     """Require one budget and one blend for CMA-ES."""
     search = config.search
     if search.optimizer == "cma" and (config.budget.get_spanned_costs() or search.blend == "group"):
-        raise ValueError("search.optimizer cma searches at one budget, with search.blend network: take nsga2 or auto")
+        raise ValueError(
+            "search.optimizer cma searches at one budget, with search.blend clusters or network: take nsga2 or auto"
+        )
 
 
 def check_transform(config: Config) -> None:

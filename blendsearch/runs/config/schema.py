@@ -176,8 +176,10 @@ class SearchConfig(Section):
 
     It ends after `evaluations`, or earlier: after `seconds`, or after `stalled` generations without an improvement.
     `schedule`: generational, whose result does not depend on the number of workers; or steady, where a free worker
-    never waits for a slow one (a generation is then `population` completed evaluations). `blend`: one blend for the
-    whole network, with deviations per group if `deviations` is set, or separate choices and factors in every group.
+    never waits for a slow one (a generation is then `population` completed evaluations). `blend`: for the whole network
+    one weight per cluster of criteria, whose `members` share it by evolved weights, by a choice, or equally; one weight
+    per criterion (network); or separate choices and factors in every group. `deviations` adds a weight per group and
+    cluster to the first two.
     `optimizer`: auto is cma at one budget and nsga2 over a range of budgets. `seeds`: methods whose widths are found
     before the search and added to its first generation; uniform and global allocations are always there.
     """
@@ -190,7 +192,8 @@ class SearchConfig(Section):
     seconds: Annotated[float, Field(gt=0)] | None = None
     stalled: Positive | None = None
     anchors: Positive = 3
-    blend: Literal["network", "group"] = "network"
+    blend: Literal["clusters", "network", "group"] = "clusters"
+    members: Literal["weights", "choice", "mean"] = "weights"
     deviations: bool = False
     optimizer: Annotated[str, OneOf(lambda: OPTIMIZERS, removed=("surrogate",))] = "auto"
     seeds: tuple[Annotated[str, OneOf(list_seed_names)], ...] = ()

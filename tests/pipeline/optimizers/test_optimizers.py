@@ -2,18 +2,21 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from decoders import DECODER, RESNET
 
+from blendsearch.blend.cluster_space import make_cluster_space
+from blendsearch.blend.correlation_map import cluster_network
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.network_space import NetworkSpace
 from blendsearch.pipeline.methods.cfbs.method import Cfbs
 from blendsearch.pipeline.methods.legr.method import Legr
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.optimizers.cma_es import Cma, Strategy
+from blendsearch.pipeline.optimizers.cma_es import Cma
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2, Nsga3
 from blendsearch.pipeline.optimizers.random_search import RandomSearch
@@ -33,8 +36,13 @@ WISH = np.random.default_rng(7).random(RESNET.maps.channels)
 """What a judge would like to keep: the test's stand-in for accuracy, the same for all optimizers."""
 
 
-def networkwide() -> Decoder:
-    return Decoder(NETWORKWIDE, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget)
+CLUSTERED = make_cluster_space(DECODER.table, cluster_network(DECODER.table, "kmeans", 3, 0))
+CHOSEN = replace(CLUSTERED, members="choice")
+AVERAGED = replace(CLUSTERED, members="mean")
+
+
+def networkwide(space: Any = NETWORKWIDE) -> Decoder:
+    return Decoder(space, DECODER.table, DECODER.oracle, DECODER.allowed, DECODER.budget)
 
 
 def l2_table() -> Decoder:
@@ -49,6 +57,12 @@ def make(name: str, seed: int) -> Optimizer:
         "nsga2 networkwide": lambda: Evolution(NETWORKWIDE, held.decode, Nsga2(NETWORKWIDE, 0.1), 12, 0.8, rng),
         "cfbs": lambda: Evolution(GROUPWISE, DECODER.decode, Cfbs(GROUPWISE, 0.1, 0.05, 0.08), 12, 0.8, rng),
         "cma": lambda: Cma(NETWORKWIDE, held.decode, 12, rng),
+        "cma clusters": lambda: Cma(CLUSTERED, networkwide(CLUSTERED).decode, 12, rng),
+        "cma choice": lambda: Cma(CHOSEN, networkwide(CHOSEN).decode, 12, rng),
+        "cma mean": lambda: Cma(AVERAGED, networkwide(AVERAGED).decode, 12, rng),
+        "nsga2 clusters": lambda: Evolution(
+            CLUSTERED, networkwide(CLUSTERED).decode, Nsga2(CLUSTERED, 0.1), 12, 0.8, rng
+        ),
         "random": lambda: RandomSearch(NETWORKWIDE, held.decode, 12, rng),
         "legr": lambda: Legr(l2_table(), rng),
     }[name]()
@@ -57,7 +71,9 @@ def make(name: str, seed: int) -> Optimizer:
 def seeds_for(name: str) -> list:
     if name == "legr":
         return []
-    return make_baselines(DECODER if name in ("nsga2", "cfbs") else networkwide(), 1)
+    spaces = {"clusters": CLUSTERED, "choice": CHOSEN, "mean": AVERAGED}
+    space = spaces.get(name.split()[-1], NETWORKWIDE)
+    return make_baselines(DECODER if name in ("nsga2", "cfbs") else networkwide(space), 1)
 
 
 def loss(candidate: Candidate) -> float:
@@ -65,15 +81,21 @@ def loss(candidate: Candidate) -> float:
 
 
 def check_budget(candidate: Candidate) -> None:
-    assert 0.495 <= float(RESNET.oracle.compute_ratio("macs", RESNET.maps.count_kept(candidate.cut))) <= 0.5
+    counts = RESNET.maps.count_kept(candidate.cut)
+    ratio = float(RESNET.oracle.compute_ratio("macs", counts))
+    assert ratio <= 0.5
+    wider = counts + np.eye(len(counts), dtype=counts.dtype)[counts < DECODER.allowed.sizes]
+    # within half a percent of the budget, or no group can have one more channel
+    assert ratio >= 0.495 or (RESNET.oracle.compute_ratio("macs", wider) > 0.5).all()
 
 
 def case(name: str) -> OptimizerCase:
     return OptimizerCase(lambda seed: make(name, seed), loss, seeds_for(name), check_budget)
 
 
-EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr"]
-LEARNING = ["nsga2", "nsga2 networkwide", "cma", "legr"]
+CLUSTERS = ["cma clusters", "cma choice", "cma mean", "nsga2 clusters"]
+EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr", *CLUSTERS]
+LEARNING = ["nsga2", "nsga2 networkwide", "cma", "legr", *CLUSTERS]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -103,24 +125,6 @@ def test_one_at_a_time_better_cuts_are_found_than_the_first(name: str, workers: 
     check_steady_learning(case(name), workers)
 
 
-def test_the_strategy_finds_the_bottom_of_a_bowl_from_samples_that_come_back_late() -> None:
-    rng = np.random.default_rng(0)
-    n = 10
-    scale, bottom = np.logspace(0, 2, n), rng.normal(size=n)
-    held = Strategy(np.zeros(n), np.ones(n), 10)
-
-    def height(vector: np.ndarray) -> float:
-        return float((scale * (vector - bottom) ** 2).sum())
-
-    start, out = height(held.mean), []
-    for _ in range(400):
-        while len(out) < 30:  # three times what it learns from at once
-            out.append(held.draw(rng))
-        back = [out.pop(int(rng.integers(len(out)))) for _ in range(10)]
-        held.learn(sorted(back, key=height), bounded=True)
-    assert height(held.mean) < 1e-4 * start
-
-
 @pytest.mark.parametrize("name", LEARNING)
 def test_better_cuts_are_found_than_the_first(name: str) -> None:
     check_learning(case(name))
@@ -147,30 +151,6 @@ def test_cma_that_has_narrowed_down_to_what_is_known_begins_again_around_the_bes
         found = [held.ask_one(known)] if one_at_a_time else held.ask(6, known)
         assert found and not {item.digest for item in found if item is not None} & known
         assert held.strategy.sigma == 1.0
-
-
-def test_the_strategy_finds_the_bottom_of_a_bowl_whose_axes_differ_a_hundredfold() -> None:
-    rng = np.random.default_rng(0)
-    n = 10
-    scale, bottom = np.logspace(0, 2, n), rng.normal(size=n)
-    held = Strategy(np.zeros(n), np.ones(n), 10)
-
-    def height(vector: np.ndarray) -> float:
-        return float((scale * (vector - bottom) ** 2).sum())
-
-    start = height(held.mean)
-    for _ in range(200):
-        held.learn(sorted((held.draw(rng) for _ in range(10)), key=height))
-    assert height(held.mean) < 1e-6 * start
-    assert held.variance[0] / held.variance[-1] > 10  # it has learnt which axis is steep
-
-
-def test_genes_that_do_not_vary_stay_where_they_are() -> None:
-    rng = np.random.default_rng(0)
-    held = Strategy(np.array([0.5, 0.25]), np.array([0.1, 0.0]), 6)
-    for _ in range(10):
-        held.learn(sorted((held.draw(rng) for _ in range(6)), key=lambda vector: vector[0]))
-    assert held.mean[1] == 0.25 and held.mean[0] < 0.5
 
 
 def test_three_objectives_are_spread_by_nsga3_and_resume_exactly() -> None:

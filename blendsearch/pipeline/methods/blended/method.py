@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from blendsearch.blend.cluster_space import ClusterSpace
 from blendsearch.blend.network_space import NetworkSpace
 from blendsearch.pipeline.methods.method import Method
 from blendsearch.pipeline.optimizers.base import Optimizer
@@ -25,7 +26,8 @@ class Blended(Method):
         space, rng = decoder.space, np.random.default_rng([problem.config.seed, 2])
         if config.optimizer == "random":
             return RandomSearch(space, decoder.decode, config.population, rng)
-        if isinstance(space, NetworkSpace) and not decoder.has_budget_range and config.optimizer != "nsga2":
+        at_one_budget = not decoder.has_budget_range and config.optimizer != "nsga2"
+        if at_one_budget and isinstance(space, ClusterSpace | NetworkSpace):
             return Cma(space, decoder.decode, config.population, rng, decoder.evolves_widths)
         objectives = 1 + len(decoder.ranged_costs)
         operators: Operators

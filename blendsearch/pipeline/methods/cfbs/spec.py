@@ -33,6 +33,7 @@ SPEC = MethodSpec(
         },
         "search": {
             "seeds": [],
+            "blend": "group",
             "population": 20,
             "evaluations": 1013,  # 50 iterations of 20, 12 single criteria, the equal blend
             "crossover": 0.8,
