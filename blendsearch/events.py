@@ -277,6 +277,26 @@ class RateFound(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RungTrained(Event):
+    """A network was trained up to a rung of the ladder; loss and error are None where that failed.
+
+    Attributes
+    ----------
+    rung, rungs: the rung, from 1, and the number of rungs with the last one.
+    share: the part of the schedule that is trained, in (0, 1).
+    """
+
+    kind = "rung"
+    id: int
+    origin: str
+    rung: int
+    rungs: int
+    share: float
+    loss: float | None
+    error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FineTuned(Event):
     """How far a training has come.
 

@@ -47,7 +47,7 @@ class RayEngine:
 
     With `workers_per_final` above 1, Ray Train trains every final on as many workers of its own. All actors are stopped
     first, since they occupy the resources. So no final starts before all other requests are done; afterwards actors are
-    started again.
+    started again. A training that stops before the end of its schedule runs on one ordinary worker.
     """
 
     def __init__(self, config: EngineConfig, evaluator: Evaluator, workers_per_final: int = 1) -> None:
@@ -103,7 +103,7 @@ class RayEngine:
         return len(self._running) + self._train_pool.busy_workers
 
     def submit(self, request: Request) -> None:
-        if self._workers_per_final > 1 and request.fidelity == "final":
+        if self._workers_per_final > 1 and request.fidelity == "final" and request.stop == 1:
             self._train_pool.submit(request)
         else:
             self._queue.append(PendingRequest(request))

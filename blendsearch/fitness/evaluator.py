@@ -42,6 +42,8 @@ class Request(NamedTuple):
         leaves out.
     return_weights: True if the outcome should contain the recovered network's weights.
     rate: learning rate of the fine-tune; None for that of its schedule.
+    stop: part of the long schedule, in (0, 1], at which its fine-tune stops. A later request with the same key
+        continues from there.
     """
 
     digest: str
@@ -52,6 +54,7 @@ class Request(NamedTuple):
     split: EvaluationSplit = "val"
     return_weights: bool = False
     rate: float | None = None
+    stop: float = 1.0
 
     @property
     def key(self) -> str:
@@ -198,6 +201,7 @@ class Evaluator:
             self.maps,
             cut,
             source,
+            request.stop,
         )
         FIDELITIES[request.fidelity](module, context)
         return module

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.errors import ConfigError
 from blendsearch.events import ControlStarted, Reporter
-from blendsearch.pipeline.loop import attach_engine, search
+from blendsearch.pipeline.loop import attach_engine, attach_training_store, search
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import attach_stored_tune, record, restore
@@ -56,6 +56,7 @@ def run_control(
     running = start_engine(engine, problem.evaluator, config.finals.workers)
     try:
         with held.lock():
+            problem = attach_training_store(held, problem, running, report)
             search(held, problem, running, attach_engine(running, held, report))
     finally:
         running.close()

@@ -33,7 +33,7 @@ from blendsearch.runs.pareto import select_evaluated, select_front
 from blendsearch.runs.records import Evaluation, InheritedEvaluation
 from blendsearch.runs.run import Run, check_name, find_free_name
 
-CHANGEABLE = ("search.", "budget.", "fitness.", "promote.", "finals.", "engine.", "seed", "allocation")
+CHANGEABLE = ("search.", "budget.", "fitness.", "promote.", "finals.", "ladder.", "engine.", "seed", "allocation")
 """Fields, or their sections, that a fork may change: those that do not change the meaning of a genome."""
 
 SPACE_FIELDS = ("search.blend", "search.members", "search.deviations")
@@ -106,7 +106,8 @@ def make_fork_config(parent: Run, overrides: Sequence[str]) -> tuple[Config, dic
         if field.startswith(SPACE_FIELDS) or not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot change in a fork: the networks of run {parent.name!r} would mean something else; "
-                "start a new search, or change only search, budget, fitness, promote, finals, engine, seed, allocation"
+                "start a new search, or change only search, budget, fitness, promote, finals, ladder, engine, seed, "
+                "allocation"
             )
     return config, changed
 

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from blendsearch.events import GenerationAsked, StoppedEarly
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.archive import SearchArchive
+from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, restore_optimizer
 from blendsearch.pipeline.problem.session import SearchSession
@@ -30,6 +31,7 @@ from blendsearch.pipeline.recording import (
 from blendsearch.pipeline.stopping import find_stop_reason
 from blendsearch.runs.checkpoint import load_checkpoint, refuse_unfit_state, save_checkpoint
 from blendsearch.runs.decoding import check_type
+from blendsearch.runs.records import Evaluation
 
 
 class SearchState(TypedDict):
@@ -70,6 +72,7 @@ class GenerationalSearch:
             session.report(describe_progress(self.asked, self.generation, session, self.archive))
         evaluate_dense(session)
         self.known = set(session.store.read_digests(-1, self.asked).values())
+        self.ladder = make_ladder(session, self.asked)
         self.inherited = load_inherited_outcomes(session.store, session.problem.config.fitness.fidelity)
 
     def run(self) -> None:
@@ -81,12 +84,23 @@ class GenerationalSearch:
             if not candidates:
                 warn_of_exhaustion(self.session)
                 break
-            results = self._evaluate(candidates)
-            self.optimizer.tell([item for item in results if item is not None])
+            rows = self._evaluate(candidates)
+            results = [
+                make_candidate_result(*pair, self.session.problem) for pair in zip(candidates, rows, strict=True)
+            ]
+            self.optimizer.tell(self._climb(rows, [item for item in results if item is not None]))
             self._complete_generation(len(candidates), start)
             reason = find_stop_reason(self.config, self.archive.generations)
         if reason is not None:
             self.session.report(StoppedEarly(reason=reason))
+
+    def _climb(self, rows: Sequence[Evaluation], results: list[CandidateResult]) -> list[CandidateResult]:
+        """Train the networks that the ladder promotes after a generation; return its results, ranked by their rungs."""
+        if self.ladder is None:
+            return results
+        self.ladder.add(rows)
+        self.ladder.climb((self.asked + len(rows)) / self.config.evaluations)
+        return self.ladder.rank_results(results)
 
     def _ask(self) -> list[Candidate]:
         """Ask for the candidates of the next generation."""
@@ -109,8 +123,8 @@ class GenerationalSearch:
         save_checkpoint(self.session.run.checkpoints, self.generation, stand)
         self.known.update(self.session.store.read_digests(before, self.asked).values())
 
-    def _evaluate(self, candidates: Sequence[Candidate]) -> list[CandidateResult | None]:
-        """Evaluate `candidates`; return their results in order, None for those that failed.
+    def _evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """Evaluate `candidates`; return their rows in order.
 
         Each result is stored as soon as it arrives. Results that the store already holds, from before a crash or
         inherited by a fork, are not evaluated again.
@@ -134,7 +148,7 @@ class GenerationalSearch:
             store_row(row, outcome, store, self.asked + len(candidates), self.archive)
             rows[outcome.digest] = row
             report_evaluation(row, self.session)
-        return [make_candidate_result(candidate, rows[candidate.digest], problem) for candidate in candidates]
+        return [rows[candidate.digest] for candidate in candidates]
 
     def _report_start(self, candidates: int, cached: int) -> None:
         """Report the start of a generation, of whose `candidates` so many are stored already."""

@@ -2,13 +2,12 @@
 
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from blendsearch.engine.base import Engine
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.events import Reporter, RunCreated
-from blendsearch.pipeline.loop import attach_engine, search
+from blendsearch.pipeline.loop import attach_engine, attach_training_store, search
 from blendsearch.pipeline.problem.base_network import compute_base_key
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs
@@ -18,9 +17,6 @@ from blendsearch.runs.config.schema import Config
 from blendsearch.runs.files import BASE_FOLDER
 from blendsearch.runs.run import Run
 from blendsearch.training.training_store import FolderStore
-
-TRAINING_FOLDER = "training"
-"""Folder of a run with the states of its fine-tunes and the dense network's outputs."""
 
 
 def set_up_run(
@@ -46,9 +42,7 @@ def run_search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> 
     try:
         with run.lock():
             run.write_engine_facts({"started": time.time(), "workers": engine.workers, "host": socket.gethostname()})
-            store = FolderStore(run.path / TRAINING_FOLDER, report)
-            engine.attach_store(store)
-            problem = replace(problem, evaluator=replace(problem.evaluator, store=store))
+            problem = attach_training_store(run, problem, engine, report)
             search(run, problem, engine, attach_engine(engine, run, report))
     finally:
         engine.close()

@@ -20,6 +20,10 @@ from blendsearch.pipeline.stages import (
 from blendsearch.pipeline.steady import run_steady
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.run import Run
+from blendsearch.training.training_store import FolderStore
+
+TRAINING_FOLDER = "training"
+"""Folder of a run with the states of its fine-tunes and the dense network's outputs."""
 
 SCHEDULES = {"generational": run_generational, "steady": run_steady}
 
@@ -40,6 +44,13 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
         save_front_weights(session)
         measure_reported_latencies(session)
         run.finish({"evaluations": store.read_last_id(), "generations": len(store.read_generations())})
+
+
+def attach_training_store(run: Run, problem: Problem, engine: Engine, report: Reporter) -> Problem:
+    """Keep the states of trainings in the run directory; return the problem with that store."""
+    store = FolderStore(run.path / TRAINING_FOLDER, report)
+    engine.attach_store(store)
+    return replace(problem, evaluator=replace(problem.evaluator, store=store))
 
 
 def attach_engine(engine: Engine, run: Run, report: Reporter) -> Reporter:

@@ -25,28 +25,35 @@ def find_rate(session: SearchSession) -> float | None:
     rates = finals.probe.rates
     if len(rates) == 1 or session.problem.evaluator.recipe.hooks.train_fn is not None:
         return rates[0]
-    probes = _run_probes(session, _select_subject(session), rates)
+    probes, is_new = _run_probes(session, _select_subject(session, rates), rates)
     valid = {rate: probe.loss for rate, probe in probes.items() if probe.loss is not None}
     if not valid:
         reason = next(iter(probes.values())).failure
         raise TrainingError(f"no learning rate of finals.probe.rates can be trained with ({reason}): choose lower ones")
     best = min(valid, key=lambda rate: (valid[rate], rate))
-    session.report(RateFound(rate=best, losses={f"{rate:g}": loss for rate, loss in valid.items()}))
+    if is_new:
+        session.report(RateFound(rate=best, losses={f"{rate:g}": loss for rate, loss in valid.items()}))
     return best
 
 
-def _select_subject(session: SearchSession) -> Evaluation:
-    """Select the cut that the rates are compared on: the best baseline, or the best network where there is none."""
-    store = session.store
+def _select_subject(session: SearchSession, rates: Sequence[float]) -> Evaluation:
+    """Select the cut that the rates are compared on.
+
+    It is that of stored probes of these rates, else the best baseline, or the best network where there is none.
+    """
+    store, names = session.store, {_make_name(rate) for rate in rates}
+    probed = {item.digest for item in store.read_probes() if item.fidelity in names}
+    if known := [row for row in store.read_evaluations() if row.digest in probed and not row.failure]:
+        return known[0]
     valid = select_highest_fidelity(store.read_evaluations(), store.read_promotions())
     baselines = select_best_baselines(valid) or valid
     return min(baselines, key=lambda row: (row.loss, row.id))
 
 
-def _run_probes(session: SearchSession, subject: Evaluation, rates: Sequence[float]) -> dict[float, Probe]:
-    """Train the subject at every rate that was not probed yet; return all probes by rate."""
+def _run_probes(session: SearchSession, subject: Evaluation, rates: Sequence[float]) -> tuple[dict[float, Probe], bool]:
+    """Train the subject at every rate that was not probed yet; return all probes by rate, and whether one is new."""
     problem, store = session.problem, session.store
-    names = {f"{FIDELITY} {rate:g}": rate for rate in rates}
+    names = {_make_name(rate): rate for rate in rates}
 
     def read() -> dict[float, Probe]:
         stored = [item for item in store.read_probes() if item.digest == subject.digest and item.fidelity in names]
@@ -62,6 +69,11 @@ def _run_probes(session: SearchSession, subject: Evaluation, rates: Sequence[flo
     for outcome in session.engine.iter_outcomes():
         rate = asked[outcome.seed]
         loss, error = (None, None) if outcome.failure else (outcome.loss, outcome.error)
-        name, subject_name = f"{FIDELITY} {rate:g}", f"rate {rate:g}"
-        store.add_probe(Probe(outcome.digest, name, subject_name, loss, error, outcome.seconds, outcome.failure))
-    return read()
+        store.add_probe(
+            Probe(outcome.digest, _make_name(rate), f"rate {rate:g}", loss, error, outcome.seconds, outcome.failure)
+        )
+    return read(), bool(asked)
+
+
+def _make_name(rate: float) -> str:
+    return f"{FIDELITY} {rate:g}"

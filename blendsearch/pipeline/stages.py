@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blendsearch.events import FinalTrained, LatenciesMeasured, Promoted, Tested
+from blendsearch.events import LatenciesMeasured, Promoted, Tested
 from blendsearch.fitness.evaluator import EvaluationSplit, make_request
 from blendsearch.fitness.latency_benchmark import measure_latencies
+from blendsearch.pipeline.final_training import train_finals
+from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import load_method
 from blendsearch.pipeline.problem.costs import describe_conditions, make_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
@@ -24,7 +26,7 @@ from blendsearch.runs.pareto import (
     select_front,
     select_highest_fidelity,
 )
-from blendsearch.runs.records import Evaluation, FinalResult, Latency, Promotion, TestResult
+from blendsearch.runs.records import Evaluation, Latency, Promotion, TestResult
 from blendsearch.structure.groups import unpack_cut
 
 MAX_WEIGHT_BYTES = 2**30
@@ -111,32 +113,21 @@ def _select_along_front(front: Sequence[Evaluation], count: int) -> list[Evaluat
 
 
 def run_finals(session: SearchSession) -> None:
-    """Fine-tune the finals on every seed, evaluate them, and save their weights; stored results stay."""
-    problem, store = session.problem, session.store
-    config = problem.config
+    """Fine-tune the finals on every seed, evaluate them, and save their weights; stored results stay.
+
+    With a ladder, they are its finalists.
+    """
+    ladder = make_ladder(session)
+    if ladder is not None:
+        ladder.finish()
+        return
+    store, seeds = session.store, session.problem.config.finals.seeds
     done = {(item.digest, item.repeat) for item in store.read_finals()}
-    asked: dict[tuple[str, int], tuple[int, str]] = {}
-    chosen = select_finals(store.read_evaluations(), store.read_promotions(), problem)
-    missing = {(row.digest, repeat) for row in chosen for repeat in range(config.finals.seeds)} - done
+    chosen = select_finals(store.read_evaluations(), store.read_promotions(), session.problem)
+    missing = [(row, repeat) for row in chosen for repeat in range(seeds) if (row.digest, repeat) not in done]
     rate = find_rate(session) if missing else None
-    for row in chosen:
-        cut = unpack_cut(row.cut, problem.structure.maps.channels)
-        for repeat in range(config.finals.seeds):
-            if (row.digest, repeat) in missing:
-                request = make_request(cut, "final", config.seed, "both", repeat)
-                request = request._replace(return_weights=True, rate=rate)
-                asked[request.digest, request.seed] = repeat, request.key
-                session.engine.submit(request)
-    for outcome in session.engine.iter_outcomes():
-        repeat, key = asked[outcome.digest, outcome.seed]
-        if outcome.failure or outcome.test is None or outcome.weights is None:
-            session.warn(f"fine-tuning {outcome.digest[:8]} failed: {outcome.failure}")
-            continue
-        session.run.save_weights(outcome.digest, repeat, outcome.weights)
-        result = FinalResult(outcome.digest, repeat, outcome.loss, outcome.error, *outcome.test, outcome.seconds)
-        store.add_final(result)
-        problem.evaluator.store.delete(key)
-        session.report(FinalTrained(done=len(store.read_finals()), of=len(chosen) * config.finals.seeds))
+    for _ in train_finals(session, missing, rate, len(chosen) * seeds):
+        pass
 
 
 def measure_reported_latencies(session: SearchSession) -> None:

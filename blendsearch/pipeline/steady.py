@@ -10,6 +10,10 @@ About every `CHECKPOINT_INTERVAL` evaluations, a checkpoint saves the optimizer 
 resuming repeats only the rest of the journal. Where there is none, or the optimizer cannot save its state between
 candidates, resuming repeats the whole journal.
 
+With a ladder, a free worker trains a network for the next rung where one has a place, and evaluates a candidate
+otherwise. This begins once every candidate of the first generation is evaluated; the learning rate is found then, while
+no other request is outstanding.
+
 On a machine that rounds differently, the optimizer may ask for other candidates than the journal has. It then receives
 the stored results instead; a warning says so, and the search continues from there.
 """
@@ -25,6 +29,7 @@ from blendsearch.errors import RunError
 from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
 from blendsearch.pipeline.archive import SearchArchive
+from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer, parse_stored_genome
 from blendsearch.pipeline.problem.session import SearchSession
@@ -89,6 +94,7 @@ class CandidateTracker:
         warn_of_baselines(len(seeds), session)
         # independent of the number of evaluations: a longer search begins with the same candidates
         self._initial = deque(self.optimizer.ask_first(seeds, sys.maxsize))
+        self._num_initial = len(self._initial)
         self.num_asked, self.num_told = 0, 0
         self.pending: dict[str, tuple[int, Candidate]] = {}
         self._known: set[str] = set()
@@ -124,6 +130,11 @@ class CandidateTracker:
         del self.pending[digest]
         self.num_told += 1
         self.optimizer.tell_one(digest, result)
+
+    @property
+    def has_begun(self) -> bool:
+        """Return True once every candidate of the first generation is evaluated."""
+        return not self._initial and all(number > self._num_initial for number, _ in self.pending.values())
 
     @property
     def saves_state(self) -> bool:
@@ -177,6 +188,7 @@ class SteadySearch:
         self.inherited = load_inherited_outcomes(session.store, session.problem.config.fitness.fidelity)
         self.archive = SearchArchive(session.store, session.problem)
         replay(self.tracker, session, load_tracker(self.tracker, session))
+        self.ladder = make_ladder(session)
         self.saved = self.tracker.num_told
         self.replayed, self.generation_start = self.tracker.num_told, time.perf_counter()
         self.stop_reason: str | None = None
@@ -187,8 +199,9 @@ class SteadySearch:
         self.stop_reason = find_stop_reason(self.config, self.archive.generations)
         for _, candidate in list(self.tracker.pending.values()):
             self._send(candidate)
-        for outcome in self.session.engine.iter_outcomes(self._feed):
-            self._receive(outcome)
+        self._drain()
+        if self._prepare_ladder():
+            self._drain()
         if self.tracker.num_told % self.config.population and self.tracker.num_told > self.replayed:
             self._record_generation(self.tracker.num_told // self.config.population + 1)
         if self.stop_reason is not None:
@@ -201,6 +214,19 @@ class SteadySearch:
         if len(self.archive.generations) < generation:  # stopped between an evaluation and this record
             record_generation(generation, 0.0, self.session, self.archive)
 
+    def _drain(self) -> None:
+        """Receive outcomes, and feed the workers, until nothing is outstanding."""
+        for outcome in self.session.engine.iter_outcomes(self._feed):
+            if self.ladder is None or not self.ladder.receive(outcome):
+                self._receive(outcome)
+
+    def _prepare_ladder(self) -> bool:
+        """Find the ladder's learning rate; return False where it is not needed or known."""
+        if self.ladder is None or self.ladder.is_prepared or not self.tracker.has_begun:
+            return False
+        self.ladder.prepare()
+        return True
+
     def _send(self, candidate: Candidate) -> None:
         if candidate.digest in self.inherited:
             self._receive(self.inherited[candidate.digest])
@@ -209,12 +235,24 @@ class SteadySearch:
             self.session.engine.submit(make_request(candidate.cut, config.fitness.fidelity, config.seed))
 
     def _feed(self) -> None:
-        """Send candidates while workers are free."""
-        while self._has_more() and len(self.tracker.pending) < self.session.engine.workers:
+        """Send trainings and candidates while workers are free."""
+        while self._count_outstanding() < self.session.engine.workers:
+            if self.ladder is not None and self.tracker.has_begun:
+                if not self.ladder.is_prepared:
+                    break
+                promotion = self.ladder.choose_next(self.tracker.num_told / self.config.evaluations)
+                if promotion is not None:
+                    self.ladder.submit(promotion)
+                    continue
+            if not self._has_more():
+                break
             candidate = self.tracker.ask()
             if candidate is None:
                 break
             self._send(candidate)
+
+    def _count_outstanding(self) -> int:
+        return len(self.tracker.pending) + (0 if self.ladder is None else self.ladder.num_running)
 
     def _has_more(self) -> bool:
         return self.stop_reason is None and self.tracker.num_asked < self.config.evaluations
@@ -228,6 +266,8 @@ class SteadySearch:
         row = make_row(number, candidate, genome_values, tracker.num_told // size, request, outcome, problem)
         store_row(row, outcome, self.session.store, tracker.num_asked, self.archive)
         report_evaluation(row, self.session)
+        if self.ladder is not None:
+            self.ladder.add([row])
         tracker.tell(row.digest, make_candidate_result(candidate, row, problem))
         if tracker.num_told % size == 0:
             self._record_generation(tracker.num_told // size)

@@ -26,6 +26,7 @@ from blendsearch.events import (
     RateFound,
     Resumed,
     RunCreated,
+    RungTrained,
     Scored,
     StoppedEarly,
     Traced,
@@ -101,6 +102,12 @@ def format_event(event: Event) -> Iterator[str]:
         case RateFound(rate=rate, losses=losses):
             tried = ", ".join(f"{name}: {loss:.4f}" for name, loss in losses.items())
             yield f"learning rate {rate:g} for the final training; validation losses {tried}"
+        case RungTrained(loss=float(loss)):
+            accuracy = "" if event.error is None else f"accuracy {1 - event.error:.2%}, "
+            yield (
+                f"network {event.id} trained to rung {event.rung} of {event.rungs}, {event.share:.0%} of the schedule: "
+                f"validation {accuracy}loss {loss:.4f}"
+            )
         case FinalTrained(done=done, of=of):
             yield f"{done:g} of {of:g} networks trained"
         case StoppedEarly(reason=reason):

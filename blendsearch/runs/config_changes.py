@@ -7,13 +7,13 @@ from typing import Any, TypedDict
 
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.checkpoint import write_atomically
-from blendsearch.runs.config.loading import apply_overrides, dump_config, parse_config
+from blendsearch.runs.config.loading import apply_overrides, dump_config, parse_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.parsing import MAX_YAML_BYTES, ParsingError, parse_yaml, read_json, read_text
 from blendsearch.runs.run import Run, open_run
 
-CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.")
-"""Fields, or their sections, that set the length of the search, its engine, and the work after it."""
+CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.", "ladder.cost", "ladder.finalists")
+"""Fields, or their sections, that set the length of the search, its engine, and the trainings of its networks."""
 
 FINE_TUNE_FIELDS = ("finals.tuning", "finals.distillation", "finals.workers", "finals.stages", "finals.staging")
 """Fields that determine the results of long fine-tunes. The number of workers decides their random streams."""
@@ -68,21 +68,23 @@ def _note(run: Run, change: FieldChanges | AcceptedDifferences, config: Config) 
 def _check(run: Run, config: Config, fields: Collection[str]) -> None:
     with run.open_store(read_only=True) as store:
         finals, promotions, tests = store.read_finals(), store.read_promotions(), store.read_tests()
+        rungs = {item.digest for item in store.read_rungs()}
         asked = store.read_last_id()
     for field in fields:
         if not field.startswith(CHANGEABLE):
             raise ConfigError(
                 f"{field} cannot be changed in run {run.name!r}: its evaluations used the old value; start another "
-                "run, or change only search.evaluations, engine, promote and finals"
+                "run, or change only search.evaluations, engine, promote, finals, and ladder.cost or ladder.finalists"
             )
         if field.startswith("promote.") and field != "promote.share" and promotions:
             raise ConfigError(
                 f"{field} cannot be changed in run {run.name!r}: {len(promotions)} networks were promoted with the "
                 "old value; start another run"
             )
-        if field.startswith(FINE_TUNE_FIELDS) and finals:
+        trained = len(finals) or len(rungs)
+        if (field.startswith(FINE_TUNE_FIELDS) and trained) or (field.startswith("finals.probe") and rungs):
             raise ConfigError(
-                f"{field} cannot be changed in run {run.name!r}: {len(finals)} networks were fine-tuned with the "
+                f"{field} cannot be changed in run {run.name!r}: {trained} networks were fine-tuned with the "
                 "old value; start another run"
             )
     promote = config.promote
@@ -106,7 +108,7 @@ def check_config_copy(run: Run) -> None:
         return  # missing or unreadable: nothing that could be mistaken for other settings
     recorded = run.config.model_dump(mode="json")
     try:
-        edited = parse_config(written, "config.yaml").model_dump(mode="json")
+        edited = parse_stored_config(written, "config.yaml").model_dump(mode="json")
     except ConfigError:
         edited = written
     changed = [f"{field} is {new}, recorded as {old}" for field, (old, new) in diff_configs(recorded, edited)]

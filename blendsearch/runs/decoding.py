@@ -22,7 +22,7 @@ MAX_TEXT = 40
 SHARES = ("error", "least_error", "test_error")
 """Columns with values in [0, 1]."""
 
-UNSIGNED = ("seconds", "wall", "at", "ratio", *SHARES)
+UNSIGNED = ("seconds", "wall", "at", "ratio", "cost", *SHARES)
 """Columns of real numbers that are not negative."""
 
 State = TypeVar("State")

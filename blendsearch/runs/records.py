@@ -97,6 +97,21 @@ class Probe(NamedTuple):
     failure: str
 
 
+class RungResult(NamedTuple):
+    """A network trained up to a rung of the ladder, on validation images.
+
+    `rung` counts from 1. `cost` is the number of multiply-accumulates of this training, from the rung before.
+    """
+
+    digest: str
+    rung: int
+    loss: float | None
+    error: float | None
+    seconds: float
+    cost: float
+    failure: str
+
+
 class Latency(NamedTuple):
     """A network's latency measured at the end of the search: ratio to the dense network's, and median seconds."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
-from blendsearch.runs.config.loading import dump_config, parse_config
+from blendsearch.runs.config.loading import dump_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
@@ -266,7 +266,7 @@ def open_run(folder: Path, name: str) -> Run:
     missing = [name for name in ("config", "provenance", "structure") if not isinstance(facts.get(name), dict)]
     if missing:
         raise RunError(f"{path / 'run.json'} has no {' and no '.join(missing)}: it is damaged; restore it from a copy")
-    config = parse_config(facts["config"], str(path / "run.json"))
+    config = parse_stored_config(facts["config"], str(path / "run.json"))
     try:
         return Run(path, config, decode_provenance(facts["provenance"]), decode_structure(facts["structure"]))
     except ValueError as error:

@@ -19,6 +19,7 @@ from blendsearch.runs.records import (
     Latency,
     Probe,
     Promotion,
+    RungResult,
     StoredGeneration,
     StoredLatency,
     StoredMetrics,
@@ -240,6 +241,17 @@ class Store:
         if not self._has("probes"):
             return []
         return self._read_records(Probe, "probes ORDER BY rowid")
+
+    def add_rung(self, result: RungResult) -> None:
+        """Store one training of the ladder; a repeated one changes nothing."""
+        with self._convert_write_errors():
+            self._connection.execute("INSERT OR IGNORE INTO rungs VALUES (?, ?, ?, ?, ?, ?, ?)", result)
+
+    def read_rungs(self) -> list[RungResult]:
+        """Read all trainings of the ladder, in order of completion; empty for a run without one."""
+        if not self._has("rungs"):
+            return []
+        return self._read_records(RungResult, "rungs ORDER BY rowid")
 
     def add_latency(self, digest: str, latency: Latency) -> None:
         """Store the measured latency of a network; a repeated one changes nothing."""

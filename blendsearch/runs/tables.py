@@ -75,6 +75,16 @@ CREATE TABLE IF NOT EXISTS probes (
     failure     TEXT NOT NULL,             -- empty: evaluated without failure
     UNIQUE (digest, fidelity)
 );
+CREATE TABLE IF NOT EXISTS rungs (         -- trainings on the schedule of the finals
+    digest      TEXT NOT NULL,
+    rung        INTEGER NOT NULL,          -- from 1; the last one is the whole schedule
+    loss        REAL,
+    error       REAL,
+    seconds     REAL NOT NULL,
+    cost        REAL NOT NULL,             -- multiply-accumulates from the rung before
+    failure     TEXT NOT NULL,             -- empty: trained without failure
+    UNIQUE (digest, rung)
+);
 CREATE TABLE IF NOT EXISTS further (
     digest      TEXT NOT NULL,
     fidelity    TEXT NOT NULL,

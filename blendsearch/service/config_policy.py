@@ -25,12 +25,13 @@ FACTORY_PATTERN = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 RESUME_PATTERN = re.compile(
     r"(search\.evaluations|promote\.(share|fidelity|images)|finals\.(picks|seeds|distillation|tuning\.[a-z_]+)|"
+    r"ladder\.(cost|finalists)|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*"
 )
 """Overrides for `resume`; none selects another machine."""
 
 FORK_PATTERN = re.compile(
-    r"((seed|allocation|(search|budget|fitness|promote|finals)\.[a-z_.]+|"
+    r"((seed|allocation|(search|budget|fitness|promote|finals|ladder)\.[a-z_.]+|"
     r"engine\.(workers|threads|timeout|final_timeout|retries|patience)) *=.*)|engine\.ray *= *(off|local)"
 )
 """Overrides for `fork`; none selects another machine."""
@@ -66,13 +67,13 @@ def parse_remote_yaml(text: str) -> Any:
 
 def check_resume_overrides(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that a resumed run does not take from a network."""
-    _check_overrides(overrides, RESUME_PATTERN, "search.evaluations=, promote.FIELD=, finals.FIELD=")
+    _check_overrides(overrides, RESUME_PATTERN, "search.evaluations=, promote.FIELD=, finals.FIELD=, ladder.cost=")
 
 
 def check_fork_overrides(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that a fork does not take from a network."""
     _check_overrides(
-        overrides, FORK_PATTERN, "a field of search, budget, fitness, promote or finals, seed=, allocation="
+        overrides, FORK_PATTERN, "a field of search, budget, fitness, promote, finals or ladder, seed=, allocation="
     )
 
 

@@ -78,6 +78,7 @@ class RecoveryContext:
     rate: learning rate instead of the schedule's; None for that one.
     maps, cut, source: groups of the dense network, the cut of the pruned one, and the network that it was cut from; for
         a training in stages.
+    stop: part of the long schedule, in (0, 1], at which the training stops.
     """
 
     dense: nn.Module
@@ -91,6 +92,7 @@ class RecoveryContext:
     maps: IndexMaps | None = None
     cut: Cut | None = None
     source: nn.Module | None = None
+    stop: float = 1.0
 
 
 Recovery = Callable[[nn.Module, RecoveryContext], None]
@@ -115,7 +117,7 @@ def recover_by_tuning(module: nn.Module, context: RecoveryContext) -> None:
 
 
 def recover_by_final_training(module: nn.Module, context: RecoveryContext) -> None:
-    """Recalibrate, and train by the long schedule; the last state stays in the store until the result is stored."""
+    """Recalibrate, and train by the long schedule up to `context.stop`; the last state stays in the store."""
     if context.recipe.staging.stages > 1:
         _train_in_stages(module, context)
         return
@@ -149,7 +151,7 @@ def _fine_tune(
     if context.recipe.hooks.train_fn is not None:
         _call_user_training(module, context, schedule)
         return
-    options = _make_options(context, distillation, keep=keep)
+    options = replace(_make_options(context, distillation, keep=keep), stop=context.stop)
     train(module, context.splits, schedule, context.device, rng, options)
     if context.key and not keep:
         context.store.delete(context.key)

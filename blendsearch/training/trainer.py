@@ -363,7 +363,8 @@ class TrainingRun:
         if self.average is not None:
             restore_module(self.average, tensors, AVERAGE)
         restore_random_state(tensors, self.device)
-        set_generator_state(self.rng, state["rng"])
+        self.epoch_rng = state["rng"]
+        set_generator_state(self.rng, self.epoch_rng)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.scheduler is not None:

@@ -214,6 +214,7 @@ def test_a_steady_search_keeps_every_worker_supplied(prepared: Problem, tmp_path
 
 def test_final_fine_tunes_are_all_given_out_at_once(tmp_path: Path) -> None:
     tree = TREE | {"search": {"evaluations": 14}, "finals": {"picks": 2, "seeds": 2, "tuning": {"epochs": 0.1}}}
+    tree["ladder"] = {"rungs": []}
     problem = build_problem(parse_config(tree, "test"), ignore_event)
     run, engine = begun(problem, tmp_path, "one"), OutOfOrder(problem, 4, 0)
     before_each: list[int] = []

@@ -25,12 +25,25 @@ class Candidate(NamedTuple):
 
 
 class CandidateResult(NamedTuple):
-    """A candidate's genome with its objectives, all minimized and finite."""
+    """A candidate's genome with its objectives, all minimized and finite.
+
+    Attributes
+    ----------
+    rung: the highest rung of the ladder that the network was trained up to; 0 for none.
+    rung_loss: its validation loss there; None on rung 0.
+    """
 
     genome: Genome
     objectives: tuple[float, ...]
     digest: str
     origin: str = EVOLVED
+    rung: int = 0
+    rung_loss: float | None = None
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Return the sort key of results: a higher rung first, then a lower loss there."""
+        return -self.rung, self.objectives[0] if self.rung_loss is None else self.rung_loss
 
 
 class Optimizer(Protocol):
@@ -50,7 +63,10 @@ class Optimizer(Protocol):
         """Return up to `count` candidates with new cuts, none of them `known`; fewer where the space is used up."""
 
     def tell(self, results: Sequence[CandidateResult]) -> None:
-        """Receive the results of the last generation; failed candidates are missing."""
+        """Receive the results of the last generation; failed candidates are missing.
+
+        Where networks are trained on a ladder, results are ordered by `CandidateResult.rank`.
+        """
 
     def ask_one(self, known: set[str]) -> Candidate | None:
         """Return one more candidate while others are pending, its cut not `known`; None where the space is used up."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from blendsearch.errors import ConfigError
+from blendsearch.runs.config.ladder_plan import can_use_ladder, make_plan
 from blendsearch.runs.config.method_registry import PLAIN_ALLOCATIONS, get_method
 from blendsearch.runs.config.method_spec import MethodSpec
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
@@ -20,6 +21,7 @@ def check_config(config: Config) -> None:
     check_promote(config)
     check_stages(config)
     check_elastic(config)
+    check_ladder(config)
 
 
 def check_weights(config: Config) -> None:
@@ -114,6 +116,12 @@ def check_elastic(config: Config) -> None:
         raise ValueError(
             "training.elastic needs new batch-norm statistics: take fitness.fidelity recalibrated or tuned"
         )
+
+
+def check_ladder(config: Config) -> None:
+    """Refuse a ladder whose cost does not pay for its finalists."""
+    if can_use_ladder(config):
+        make_plan(config.ladder, config.finals.count_picks())
 
 
 def check_searchable(config: Config) -> None:

@@ -17,6 +17,9 @@ from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, pa
 OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 """Fields that had other names in earlier versions."""
 
+ABSENT_SECTIONS: dict[str, dict[str, Any]] = {"ladder": {"rungs": []}}
+"""Sections that runs of earlier versions do not have, with the values that mean the same."""
+
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
 
@@ -58,6 +61,13 @@ def parse_config(tree: Any, source: str) -> Config:
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
     return config
+
+
+def parse_stored_config(tree: Any, source: str) -> Config:
+    """Parse the config of a run: what an earlier version did not have is off, whatever its default is now."""
+    if isinstance(tree, dict):
+        tree = {**tree, **{name: tree.get(name, values) for name, values in ABSENT_SECTIONS.items()}}
+    return parse_config(tree, source)
 
 
 def _rename_old_fields(tree: Any) -> None:

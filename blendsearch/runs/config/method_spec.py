@@ -30,6 +30,7 @@ class Traits:
     population: a fork can begin with the networks of a run of this method.
     seeds_others: the method finds widths for a budget, so its name may stand in `allocation` and `search.seeds`.
     accepts_seeds: `search.seeds` may name such methods beside this one.
+    ladder: networks of the search are trained on the rungs of `ladder` where finals are trained.
     control: ``default`` for controls that `compare` runs unless others are named, ``optional`` for those that it runs
         where they are named, ``no`` for methods that are no controls.
     """
@@ -44,6 +45,7 @@ class Traits:
     population: bool = True
     seeds_others: bool = False
     accepts_seeds: bool = False
+    ladder: bool = False
     control: Literal["default", "optional", "no"] = "no"
 
     @property

@@ -16,6 +16,7 @@ from blendsearch.runs.config.method_registry import (
 from blendsearch.runs.config.sections import (
     AllocationConfig,
     FinalTuningConfig,
+    LadderConfig,
     PathText,
     Positive,
     PromoteConfig,
@@ -275,6 +276,7 @@ class Config(Section):
     promote: PromoteConfig = PromoteConfig()
     training: TrainingConfig = TrainingConfig()
     finals: FinalsConfig = FinalsConfig()
+    ladder: LadderConfig = LadderConfig()
     engine: EngineConfig = EngineConfig()
     allocating: AllocationConfig = AllocationConfig()
     # here come the sections of methods

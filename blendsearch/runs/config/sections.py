@@ -80,6 +80,29 @@ class FinalTuningConfig(ScheduleConfig):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
 
+class LadderConfig(Section):
+    """Trainings during the search, on the schedule of the finals; see `runs.config.ladder_plan`.
+
+    `rungs`: shares of that schedule at which networks are compared; the finals are the last rung. Without rungs, finals
+    are chosen by the search's own evaluations. About the share `keep` of a rung reaches the next one, and `finalists`
+    reach the last. `rules`: known rules, at most half of the networks, that enter the first rung beside the search's
+    own. `cost`: the largest number of full trainings of one network that all rungs and finals may cost together.
+    """
+
+    rungs: tuple[Annotated[float, Field(ge=1e-4, lt=1)], ...] = (0.0625, 0.25)
+    keep: Ratio = 1 / 3
+    finalists: Positive = 3
+    rules: Annotated[int, Field(ge=0)] = 8
+    cost: Annotated[float, Field(gt=0, le=10_000)] = 4.0
+
+    @field_validator("rungs")
+    @classmethod
+    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rungs) != sorted(set(rungs)):
+            raise ValueError("expected rising shares of the schedule of the finals")
+        return rungs
+
+
 class ElasticConfig(TuningConfig):
     """The elastic tune of the dense network before the search; 0 `epochs` are none.
 

@@ -19,6 +19,6 @@ SPEC = MethodSpec(
     name="blended",
     summary="Evolve a blend of criteria and the widths of all layers.",
     implementation="blendsearch.pipeline.methods.blended.method:Blended",
-    traits=Traits(accepts_seeds=True),
+    traits=Traits(accepts_seeds=True, ladder=True),
     check=check,
 )
