@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
+from blendsearch.cli.probe_verb import probe
 from blendsearch.cli.results import export, show_front, show_runs
 from blendsearch.cli.search import compare, fork, resume, search
 from blendsearch.cli.server import DEFAULT_PORT, serve
@@ -28,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_search(verbs)
+    _add_probe(verbs)
     _add_resume(verbs)
     _add_fork(verbs)
     _add_compare(verbs)
@@ -64,6 +66,31 @@ def _add_search(verbs: "Verbs") -> None:
     parser.add_argument("--no-finals", action="store_true", help="end without training the best networks")
     parser.set_defaults(trust=True)  # a config is the user's own
     _add_json(parser, EVENT_LINES)
+
+
+def _add_probe(verbs: "Verbs") -> None:
+    help = "find the compression at which recovery begins to fail: train the best known rules at several ones"
+    parser = _add_verb(verbs, "probe", probe, help)
+    _add_config(parser, "a YAML file; without it, the built-in digits example")
+    parser.add_argument(
+        "--factors",
+        type=_parse_factors,
+        default=(2.0, 3.0, 4.0, 6.0, 8.0, 12.0),
+        metavar="F,F,...",
+        help="dense cost over budgeted cost (default: 2,3,4,6,8,12)",
+    )
+    parser.add_argument("--rules", type=_parse_count, default=2, metavar="N", help="rules trained at each (default: 2)")
+    parser.add_argument(
+        "--share",
+        type=_parse_share,
+        default=0.125,
+        metavar="S",
+        help="epochs of each training, as a share of finals.tuning.epochs (default: 0.125, at least 1 epoch)",
+    )
+    parser.add_argument("--ray", metavar="WHERE", help=f"{RAY_CHOICES} (default: engine.ray)")
+    parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    parser.set_defaults(trust=True)  # a config is the user's own
+    _add_json(parser, "one JSON object at the end instead of text")
 
 
 def _add_resume(verbs: "Verbs") -> None:
@@ -239,6 +266,28 @@ def _parse_count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
+
+
+def _parse_factors(text: str) -> tuple[float, ...]:
+    """Parse compression factors above 1, separated by commas, for argparse."""
+    try:
+        found = tuple(sorted({float(item.removesuffix("x")) for item in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or not all(1 < factor <= 10_000 for factor in found):
+        raise argparse.ArgumentTypeError(f"expected numbers above 1, separated by commas, such as 2,4,8; got {text!r}")
+    return found
+
+
+def _parse_share(text: str) -> float:
+    """Parse a share above 0, at most 1, for argparse."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, got {text!r}")
+    return found
 
 
 def _parse_port(text: str) -> int:

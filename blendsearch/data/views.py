@@ -72,7 +72,7 @@ class KeyedDraws:
         if size != len(self._keys):
             raise ValueError(f"one number per image is drawn: expected size {len(self._keys)}, not {size}")
         self._calls += 1
-        return _mix(self._keys + np.uint64(self._calls) * GOLDEN)
+        return _mix(self._keys + np.uint64(self._calls * int(GOLDEN) % 2**64))
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

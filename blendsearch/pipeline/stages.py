@@ -84,18 +84,20 @@ def select_finals(rows: Sequence[Evaluation], promotions: Sequence[Promotion], p
     """Select the networks for long fine-tuning: `finals.picks` of the search, then the best baselines.
 
     At one budget, these are the best by their highest-fidelity evaluation; over a span, evenly along the front, and a
-    single one is the best.
+    single one is the best. A method may select others.
     """
-    count = problem.config.finals.count_picks()
+    count, method = problem.config.finals.count_picks(), load_method(problem.config.method)
     if not count:
         return []
+    chosen = method.select_finals(problem, rows)
+    if chosen is not None:
+        return chosen
     valid = select_highest_fidelity(rows, promotions)
     if problem.decoder.has_budget_range:
         best = _select_along_front(select_front(valid, problem.compute_costs), count)
     else:
         again = {row.digest for row in valid}
         others = [row for row in select_evaluated(rows) if row.digest not in again]
-        method = load_method(problem.config.method)
         found = [row for row in [*valid, *others] if method.is_eligible_final(row)]
         # a network that was not promoted was worse than every promoted one
         order = sorted(found, key=lambda row: (row.digest not in again, *problem.compute_objectives(row), row.id))

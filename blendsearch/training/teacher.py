@@ -55,6 +55,13 @@ class LiveTeacher:
         return logits.float()
 
 
+def describe_teacher(teacher: Teacher | None) -> str:
+    """Describe what a training must have in common with one that it continues; empty without a teacher."""
+    if teacher is None:
+        return ""
+    return f" teacher={teacher.weight:g},{teacher.temperature:g},{teacher.views},{teacher.view_seed}"
+
+
 def combine_losses(loss: Tensor, logits: Tensor, targets: Tensor, weight: float, temperature: float) -> Tensor:
     """Return the weighted sum of `loss` (against the labels) and the divergence of `logits` from the teacher's."""
     divergence = F.kl_div(

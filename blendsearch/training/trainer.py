@@ -24,7 +24,7 @@ from blendsearch.training.device import Precision, autocast
 from blendsearch.training.hooks import NO_HOOKS, StepInfo, TrainingHooks
 from blendsearch.training.optimizer_registry import make_optimizer
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.teacher import Teacher, combine_losses
+from blendsearch.training.teacher import Teacher, combine_losses, describe_teacher
 from blendsearch.training.training_state import (
     AVERAGE,
     collect_module,
@@ -377,7 +377,8 @@ def _identify(splits: Splits, schedule: Schedule, options: TrainingOptions) -> s
     """Return what a stored state must agree with."""
     span = f"start={options.start:g}" if options.start else ""
     conditions = options.checkpoints.conditions and f" {options.checkpoints.conditions}"
-    return f"{schedule} images={len(splits.train)} precision={options.precision} {span}{conditions}"
+    teacher = describe_teacher(options.teacher)
+    return f"{schedule} images={len(splits.train)} precision={options.precision} {span}{conditions}{teacher}"
 
 
 def _read_identity(content: bytes) -> str:

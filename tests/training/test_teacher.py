@@ -14,7 +14,7 @@ from blendsearch.data.views import KeyedDraws, iter_view_batches, load_views
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits, load_or_compute_logits
 from blendsearch.training.teacher import LiveTeacher, combine_losses
-from blendsearch.training.trainer import TrainingOptions, train
+from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.training_store import FolderStore, NoStore
 from blendsearch.zoo.digits_net import digits_net
 
@@ -93,6 +93,25 @@ def test_an_epoch_with_a_stored_teacher_equals_one_with_a_live_teacher() -> None
         torch.testing.assert_close(trained[1][name], tensor, rtol=2e-2, atol=2e-3)
         torch.testing.assert_close(trained[2][name], tensor, rtol=0, atol=0)
     assert any((trained[0][name] != start[name]).any() for name in start)
+
+
+def test_a_training_does_not_continue_one_with_another_teacher(tmp_path: Path) -> None:
+    splits, store = load_digits_splits(augment=("shift",)), FolderStore(tmp_path)
+    torch.manual_seed(0)
+    teacher, student = digits_net(width=4).eval(), digits_net(width=4).eval()
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    steps = []
+    for source in (None, LiveTeacher(teacher, 0.7), LiveTeacher(teacher, 0.5), LiveTeacher(teacher, 0.5)):
+        student.load_state_dict(start)
+        taken: list[int] = []
+        options = TrainingOptions(
+            teacher=source,
+            checkpoints=CheckpointOptions(store, "one", keep=True),
+            after_step=lambda *_, taken=taken: taken.append(1),
+        )
+        train(student, splits, Schedule(1, 0.05, 50), CPU, np.random.default_rng(2), options)
+        steps.append(len(taken))
+    assert steps[0] == steps[1] == steps[2] > 0 and steps[3] == 0  # the last one finds its own finished state
 
 
 def test_stored_logits_are_computed_once_and_mapped_into_memory(tmp_path: Path) -> None:

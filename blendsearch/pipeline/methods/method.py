@@ -1,5 +1,7 @@
 """The interface between the pipeline and a search method, and the functions that the pipeline calls."""
 
+from collections.abc import Sequence
+
 from blendsearch.blend.allocation_rules import PreparedAllocation
 from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.genome import Genome, Space
@@ -49,6 +51,10 @@ class Method:
         if row.loss is None or row.error is None:
             raise ValueError(f"network {row.id} was not evaluated: {row.failure}")
         return row.loss, *(problem.compute_costs(row) or (row.error,))
+
+    def select_finals(self, problem: Problem, rows: Sequence[Evaluation]) -> list[Evaluation] | None:
+        """Select the networks of the long fine-tune among all evaluated `rows`; None for the best and the baselines."""
+        return None
 
     def is_eligible_final(self, row: Evaluation) -> bool:
         """Return whether `row` may be among the `finals.picks`; the best baselines are fine-tuned in any case."""

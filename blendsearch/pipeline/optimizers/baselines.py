@@ -15,20 +15,23 @@ ALL_DEPTHWISE = "all depthwise"
 
 
 def make_baselines(
-    decoder: Decoder, anchors: int, allocations: Sequence[AllocationRule] = (), criterion: str = BLEND
+    decoder: Decoder, anchors: int | Sequence[float], allocations: Sequence[AllocationRule] = (), criterion: str = BLEND
 ) -> list[tuple[str, Genome]]:
     """Make every single criterion and the equal blend, each in the uniform and in a global allocation, by name.
 
     A global allocation ranks all channels of the network by one criterion's raw score divided by the
     multiply-accumulates that the channel costs; raw, because only raw scores of different groups compare. The equal
     blend, which has no raw score, takes the mean of the criteria's global shares. Where budgets span a range, there is
-    one of each at `anchors` evenly spaced targets, the largest first. Where the widths are not evolved, there is one
-    allocation. Each rule of `allocations` adds the equal blend and, where it is one, the `criterion` that the rule was
-    found with. Where layers may be decomposed, these decompose none, as far as the budget can be met so. Further ones
-    are the equal blend with all layers decomposed, with the fewest that meet the budget without a cut, and with half.
+    one of each at `anchors` evenly spaced targets, the largest first, or at the targets that `anchors` lists. Where the
+    widths are not evolved, there is one allocation. Each rule of `allocations` adds the equal blend and, where it is
+    one, the `criterion` that the rule was found with. Where layers may be decomposed, these decompose none, as far as
+    the budget can be met so. Further ones are the equal blend with all layers decomposed, with the fewest that meet the
+    budget without a cut, and with half.
     """
     own = "uniform" if decoder.allocation_rule is None else decoder.allocation_rule.name
-    targets = np.linspace(1, 0, anchors) if decoder.has_budget_range else np.zeros(1)
+    targets = np.linspace(1, 0, anchors) if isinstance(anchors, int) else np.array(anchors)
+    if not decoder.has_budget_range:
+        targets = np.zeros(1)
     found: list[tuple[str, Genome]] = []
     for target in targets:
         budget = _describe(decoder, float(target)) if decoder.has_budget_range else None

@@ -102,10 +102,11 @@ class Cma:
             elif any(Origin.parse(item.origin).in_best_allocation for item in results):
                 self._start(results)
             return
-        drawn = [(item.objectives[0], self._vectors[item.digest]) for item in results if item.digest in self._vectors]
+        ranked = sorted(results, key=lambda item: item.rank)
+        drawn = [self._vectors[item.digest] for item in ranked if item.digest in self._vectors]
         self._vectors.clear()
         if len(drawn) > 1:
-            self.strategy.learn([vector for _, vector in sorted(drawn, key=lambda pair: pair[0])])
+            self.strategy.learn(drawn)
 
     def ask_one(self, known: set[str]) -> Candidate | None:
         self._is_steady = True

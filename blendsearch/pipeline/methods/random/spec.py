@@ -7,5 +7,5 @@ SPEC = MethodSpec(
     summary="Draw blends and widths at random, half of them around the best baseline.",
     implementation="blendsearch.pipeline.methods.random.method:Random",
     traits=Traits(accepts_seeds=True, ladder=True, control="default"),
-    defaults={"allocation": "evolved", "search": {"blend": "network", "optimizer": "random"}},
+    defaults={"allocation": "evolved", "search": {"blend": "clusters", "optimizer": "random"}},
 )

@@ -1,0 +1,1 @@
+"""Method ``rules``: the known rules at several compressions."""
