@@ -1,0 +1,271 @@
+"""Accuracy after training at equal total cost: the search on its ladder against rules, scratch and Torch-Pruning.
+
+    python experiments/after_training/compare.py SETTING --work DIR [--tier small|full] [--seeds 5] [--epochs 30]
+
+Every seed searches once (`search`: the default method, from its first evaluation to the end of its finals) and counts
+the multiply-accumulates of all evaluations and trainings. The other arms are trained by the same recipe:
+
+- `rule`: the best known rule by the search's own evaluation, for the epochs of the finals;
+- `rule, equal cost`: the same network, for as many epochs as the whole search cost;
+- `scratch, equal cost`: the architecture of that rule from random weights, for as many epochs;
+- `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
+- `random`: random genomes on the same ladder (method `random`).
+
+Networks are chosen by validation; each is tested once, in its last epoch. Rows are written after every training, and a
+run that was stopped continues. `SETTING.json` has `arms` and `paired`: the difference in points of `search` to each
+other arm, with its 95 % interval by the paired t-test over the seeds.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from blendsearch.training.training_cost import compute_training_cost
+from setting import Arguments, load_problem, make_config
+
+from blendsearch.cli.main import main as run_blendsearch
+from blendsearch.fitness.evaluator import make_request
+from blendsearch.pipeline.problem.persistence import restore
+from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.results.summary import summarize_run
+from blendsearch.runs.pareto import select_best_baselines, select_evaluated
+from blendsearch.runs.run import Run, open_run
+from blendsearch.structure.groups import Cut, unpack_cut
+from blendsearch.training.schedule import Schedule
+from blendsearch.training.training_store import FolderStore
+
+RATE, WEIGHT = 0.05, 0.7
+POOL = ("l1", "l2", "fpgm", "lamp", "taylor_gate", "fisher", "bn_gamma", "apoz")
+
+
+class Setting(NamedTuple):
+    """A network, its data, and the share of its MACs that is kept."""
+
+    network: str
+    dataset: str
+    macs: float
+
+
+SETTINGS = {
+    "resnet20-cifar100-8x": Setting("cifar_resnet:20", "cifar100", 0.125),
+    "resnet20-cifar100-4x": Setting("cifar_resnet:20", "cifar100", 0.25),
+    "resnet56-cifar10-2x": Setting("cifar_resnet:56", "cifar10", 0.5),
+    "resnet56-cifar10-3.6x": Setting("cifar_resnet:56", "cifar10", 1 / 3.6),
+    "resnet56-cifar10-11.4x": Setting("cifar_resnet:56", "cifar10", 1 / 11.4),
+    "vgg19-cifar100-8.9x": Setting("cifar_vgg:19", "cifar100", 1 / 8.9),
+}
+
+
+def main() -> None:
+    asked = parse_arguments()
+    setting = SETTINGS[asked.setting]
+    arguments = Arguments(
+        asked.work, asked.out, asked.tier, asked.seeds, asked.epochs, asked.base_epochs, setting.macs,
+        setting.network, setting.dataset, asked.precision,
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    load_problem(arguments)  # trains the base network once
+    table = Table(asked.out, {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs})
+    for seed in range(asked.seeds):
+        experiment = Experiment(arguments, asked.evaluations, table, seed)
+        for arm in ("search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random"):
+            if arm in asked.arms and not table.has(arm, seed):
+                table.add(arm, **experiment.run(arm))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, base weights and runs")
+    parser.add_argument("--out", type=Path, help="default: SETTING.json beside this script")
+    parser.add_argument("--tier", choices=("small", "full"), default="small")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=float, default=30)
+    parser.add_argument("--base-epochs", type=float, default=20)
+    parser.add_argument("--evaluations", type=int, default=200)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--arms",
+        type=lambda text: text.split(";"),
+        default=["search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random"],
+        help="arms, separated by semicolons",
+    )
+    asked = parser.parse_args()
+    asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}.json")
+    return asked
+
+
+class Experiment:
+    """All arms of one seed."""
+
+    def __init__(self, arguments: Arguments, evaluations: int, table: "Table", seed: int) -> None:
+        self.arguments, self.evaluations, self.table, self.seed = arguments, evaluations, table, seed
+        self.runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{arguments.epochs:g}"
+
+    def run(self, arm: str) -> dict[str, Any]:
+        """Run an arm; return its row."""
+        start = time.process_time()
+        if arm in ("search", "random"):
+            row = self._search("blended" if arm == "search" else "random", self.arguments.epochs)
+        elif arm == "torch-pruning, equal cost":
+            row = self._search("torch-pruning", self._count_epochs())
+        else:
+            epochs = self.arguments.epochs if arm == "rule" else self._count_epochs()
+            row = self._train_rule(epochs, is_random=arm.startswith("scratch"))
+        return {"seed": self.seed, **row, "processor_seconds": round(time.process_time() - start, 1)}
+
+    def _search(self, method: str, epochs: float) -> dict[str, Any]:
+        run = self._run_method(method, epochs)
+        summary = summarize_run(run)
+        best, macs = summary.finals[0], run.structure["dense"]["macs"]
+        if summary.ladder is not None:
+            cost = summary.ladder.cost
+            total = cost.evaluations + cost.probes + cost.rungs + cost.finals
+        else:
+            total = self._compute_cost(round(best.macs_ratio * macs), epochs)
+        return self._make_row(
+            best.origin, best.val_accuracy, best.test_accuracy, best.macs_ratio, params, total, epochs
+        )
+
+    def _run_method(self, method: str, epochs: float) -> Run:
+        name = f"{method}-{self.seed}"
+        tree = make_config(self.arguments).model_dump(mode="json", exclude_defaults=True)
+        base = f"{self.arguments.network.replace(':', '')}-{self.arguments.dataset}-{self.arguments.tier}"
+        weights = self.arguments.work / f"{base}-{self.arguments.base_epochs:g}.safetensors"
+        tree["model"] = tree["model"] | {"weights": str(weights), "train": None}
+        tree["data"] |= {"val_limit": 2000}
+        tree["criteria"] = {"pool": list(POOL)}
+        tree["search"] = {"evaluations": self.evaluations}
+        tree["finals"] = {
+            "picks": 1, "distillation": WEIGHT, "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
+        }  # fmt: skip
+        tree |= {"method": method, "seed": self.seed}
+        if method == "torch-pruning":
+            tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
+        self.runs.mkdir(parents=True, exist_ok=True)
+        config = self.runs / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(tree))
+        code = run_blendsearch(["search", str(config), "--runs", str(self.runs), "--name", name, "--or-resume"])
+        if code:
+            sys.exit(f"the search {name} ended with exit code {code}")
+        return open_run(self.runs, name)
+
+    def _train_rule(self, epochs: float, *, is_random: bool) -> dict[str, Any]:
+        run = open_run(self.runs, f"blended-{self.seed}")
+        problem = restore(run)
+        with run.open_store(read_only=True) as store:
+            rows = [row for row in select_best_baselines(select_evaluated(store.read_evaluations())) if row.id]
+        best = min(rows, key=lambda row: (row.loss, row.id))
+        cut = unpack_cut(best.cut, problem.structure.maps.channels)
+        outcome = self._train(problem, cut, epochs, is_random=is_random)
+        dense = run.structure["dense"]
+        ratios = best.macs / dense["macs"], best.params / dense["params"]
+        cost = self._compute_cost(best.macs, epochs)
+        return self._make_row(best.origin, 1 - outcome[0], 1 - outcome[1], *ratios, cost, epochs)
+
+    def _train(self, problem: Problem, cut: Cut, epochs: float, *, is_random: bool) -> tuple[float, float]:
+        evaluator = problem.evaluator
+        recipe = dataclasses.replace(evaluator.recipe, final=dataclasses.replace(evaluator.recipe.final, epochs=epochs))
+        store = FolderStore(self.runs / f"training-{self.seed}")
+        held = dataclasses.replace(evaluator, recipe=recipe, store=store)
+        if is_random:
+            held = dataclasses.replace(held, tuned=make_random_model(problem, self.seed), refitter=None)
+        request = make_request(cut, "final", self.seed, "both", repeat=int(is_random) + 2 * round(epochs))
+        outcome = held.evaluate(request)
+        store.delete(request.key)
+        if outcome.test is None:
+            sys.exit(f"a training failed: {outcome.failure}")
+        return outcome.error, outcome.test[1]
+
+    def _count_epochs(self) -> float:
+        """Return the epochs of the rule's network that cost as much as the whole search."""
+        total = self.table.get("search", self.seed)["total_macs"]
+        one = self._compute_cost(round(self.arguments.macs * self._read_dense_macs()), 1.0)
+        return round(float(total / one), 2)
+
+    def _read_dense_macs(self) -> int:
+        return int(open_run(self.runs, f"blended-{self.seed}").structure["dense"]["macs"])
+
+    def _compute_cost(self, macs: int, epochs: float) -> float:
+        images = open_run(self.runs, f"blended-{self.seed}").structure["images"]["train"]
+        return compute_training_cost(macs, Schedule(epochs, RATE), images)
+
+    @staticmethod
+    def _make_row(
+        origin: str, val: float, test: float, macs: float, params: float, total: float, epochs: float
+    ) -> dict[str, Any]:
+        return {
+            "network": origin,
+            "test": round(100 * test, 2),
+            "val": round(100 * val, 2),
+            "macs_kept": round(macs, 4),
+            "params_kept": round(params, 4),
+            "total_macs": total,
+            "epochs": epochs,
+        }
+
+
+def make_random_model(problem: Problem, seed: int) -> torch.nn.Module:
+    """Copy the dense network with new random weights."""
+    model = copy.deepcopy(problem.model)
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return model.eval()
+
+
+class Table:
+    """The rows of all arms, written after each; a row that is there is not made again."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        self.path, self.facts = path, facts
+        self.arms: dict[str, list[dict[str, Any]]] = {}
+        if path.exists():
+            self.arms = {item["name"]: item["seeds"] for item in json.loads(path.read_text())["arms"]}
+
+    def has(self, arm: str, seed: int) -> bool:
+        return any(row["seed"] == seed for row in self.arms.get(arm, []))
+
+    def get(self, arm: str, seed: int) -> dict[str, Any]:
+        return next(row for row in self.arms[arm] if row["seed"] == seed)
+
+    def add(self, arm: str, **row: Any) -> None:
+        self.arms.setdefault(arm, []).append(row)
+        print(arm, row, flush=True)
+        arms = [{"name": name, "seeds": rows} for name, rows in self.arms.items()]
+        content = self.facts | {"arms": arms, "paired": self._compare()}
+        self.path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def _compare(self) -> list[dict[str, Any]]:
+        """Compare `search` with each other arm over the seeds that both have."""
+        found = []
+        own = {row["seed"]: row["test"] for row in self.arms.get("search", [])}
+        for name, rows in self.arms.items():
+            differences = [own[row["seed"]] - row["test"] for row in rows if row["seed"] in own]
+            if name == "search" or not differences:
+                continue
+            mean, half = float(np.mean(differences)), math.nan
+            if len(differences) > 1:
+                error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+                half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+            low, high = (None, None) if math.isnan(half) else (round(mean - half, 2), round(mean + half, 2))
+            entry = {"arm": name, "difference": round(mean, 2), "low": low, "high": high, "seeds": len(differences)}
+            found.append(entry)
+        return found
+
+
+if __name__ == "__main__":
+    main()
