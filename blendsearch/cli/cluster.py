@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 def show_status(arguments: argparse.Namespace) -> None:
+    from blendsearch.results.ladder import format_ladder
     from blendsearch.results.status import read_status
     from blendsearch.runs.run import open_run
 
@@ -28,6 +29,8 @@ def show_status(arguments: argparse.Namespace) -> None:
         print(f"no evaluation completed for {_format_duration(status.quiet or 0)}")
     if status.best is not None:
         print(_format_best(status.best))
+    if (sentence := format_ladder(status.ladder)) is not None:
+        print(sentence)
 
 
 def _format_pace(status: "RunStatus") -> str:

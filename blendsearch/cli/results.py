@@ -69,6 +69,8 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
 
 def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
     """Print the results of a run; `structure` describes its splits and latency measurements."""
+    from blendsearch.results.ladder import format_ladder, format_noise
+
     costs = _select_cost_columns(summary.dense)
     if summary.finals:
         _print_finals(summary, costs)
@@ -79,6 +81,9 @@ def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
                 f"Kendall's tau between {item.cheaper} and {item.dearer} losses: {item.tau:.2f} over the "
                 f"{item.networks} networks that had both"
             )
+    for sentence in (format_noise(summary.noise), format_ladder(summary.ladder)):
+        if sentence is not None:
+            print(sentence)
     print(f"splits: {structure['splits']}")
     if "latency" in structure:
         facts = structure["latency"]

@@ -19,7 +19,7 @@ from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_evaluated
 from blendsearch.runs.records import Evaluation, FinalResult, RungResult
 from blendsearch.structure.groups import unpack_cut
-from blendsearch.training.cost import compute_training_cost
+from blendsearch.training.training_cost import compute_training_cost
 
 
 def make_ladder(session: SearchSession, asked: int | None = None) -> "Ladder | None":

@@ -115,6 +115,73 @@ class FidelityAgreement(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RungRecord(Record):
+    """A rung of the ladder.
+
+    Attributes
+    ----------
+    share: the part of the schedule of the finals that ends there, in (0, 1].
+    networks: the networks that reached it.
+    failed: the networks whose training towards it failed.
+    """
+
+    rung: int
+    share: float
+    networks: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCost(Record):
+    """What a search with a ladder has cost so far, in multiply-accumulates.
+
+    Attributes
+    ----------
+    evaluations: the search's own evaluations: recovery, and passes over the validation images. Refits are not counted.
+    probes: the trainings that found the learning rate.
+    rungs, finals: the trainings up to the last rung, and from there to the end.
+    further_seeds: the trainings of the finals on all seeds but the first.
+    one_training: a full training of the most expensive network that was trained.
+    trainings: rungs and finals together, in such trainings; at most `limit`, the config's ladder.cost.
+    """
+
+    evaluations: float
+    probes: float
+    rungs: float
+    finals: float
+    further_seeds: float
+    one_training: float
+    trainings: float
+    limit: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderRecord(Record):
+    """The ladder of a search, as far as it was climbed."""
+
+    rungs: tuple[RungRecord, ...]
+    cost: SearchCost
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalsNoise(Record):
+    """The differences of the finals' validation accuracies, compared with what chance makes of as many images.
+
+    Attributes
+    ----------
+    networks: the number of finals.
+    spread: the highest minus the lowest accuracy.
+    standard_error: that of the highest accuracy, sqrt(p (1 - p) / images).
+    is_within: the spread is at most two standard errors.
+    """
+
+    networks: int
+    spread: float
+    standard_error: float
+    is_within: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSummary(Record):
     """The results of a run: equal for equal searches.
 
@@ -124,6 +191,8 @@ class RunSummary(Record):
     baselines: the best baseline of every kind at each seeded budget.
     fidelities: the agreement of each fidelity with the next higher one.
     finals: the fine-tuned networks, the best by validation first.
+    noise: of the finals; None for fewer than two of them, and where the number of validation images is not known.
+    ladder: None for a run without one.
     """
 
     dense: tuple[NetworkRecord, ...]
@@ -131,6 +200,8 @@ class RunSummary(Record):
     front: tuple[NetworkRecord, ...]
     fidelities: tuple[FidelityAgreement, ...]
     finals: tuple[FinalRecord, ...]
+    noise: FinalsNoise | None = omit()
+    ladder: LadderRecord | None = omit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,10 +406,12 @@ class RunStatus(Pace, _Progress):
     state: ``running``, ``stopped`` or ``finished``.
     retried: attempts that failed, hung or were lost, and were repeated.
     quiet: seconds since the last evaluation finished.
+    ladder: None for a run without one.
     """
 
     quiet: float | None
     best: BestNetwork | None
+    ladder: LadderRecord | None = omit()
 
 
 def _to_json(value: Any) -> Any:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from blendsearch.results.ladder import read_ladder
 from blendsearch.results.records import BestNetwork, Pace, RunStatus
 from blendsearch.results.summary import has_accuracy
 from blendsearch.runs.origin import DENSE
@@ -21,7 +22,7 @@ def read_status(run: Run) -> RunStatus:
     with run.open_store(read_only=True) as store:
         rows = [row for row in store.read_bare_evaluations() if row.origin != DENSE]
         generations, finals, tests = store.read_generations(), len(store.read_finals()), len(store.read_tests())
-        completions = store.read_completions()
+        completions, ladder = store.read_completions(), read_ladder(run, store)
     wall = sum(item["wall"] for item in generations)
     return RunStatus(
         run=run.name,
@@ -37,6 +38,7 @@ def read_status(run: Run) -> RunStatus:
         **vars(estimate_pace(run, {row.id: row.seconds for row in rows}, completions, wall)),
         quiet=time.time() - completions[-1].at if completions else None,
         best=_describe_best(run, rows),
+        ladder=ladder,
     )
 
 

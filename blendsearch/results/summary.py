@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 from blendsearch.errors import RunError
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
+from blendsearch.results.ladder import compare_with_noise, read_ladder
 from blendsearch.results.records import (
     BudgetedCosts,
     EvaluationRecord,
     FidelityAgreement,
     FinalRecord,
+    LadderRecord,
     NetworkRecord,
     RunSummary,
 )
@@ -35,6 +37,10 @@ def summarize_run(run: Run) -> RunSummary:
     valid = select_highest_fidelity(stored.rows, stored.promotions)
     dense = find_dense_network(stored.rows, stored.promotions)
     costs, further = make_cost_reader(run), make_extra_metrics_reader(run)
+    finals = tuple(
+        _describe_final(run, row, done, costs(row, stored.latencies))
+        for row, done in _rank_finals(stored.rows, stored.finals)
+    )
 
     def describe_rows(rows: Sequence[Evaluation]) -> tuple[NetworkRecord, ...]:
         return tuple(
@@ -47,10 +53,9 @@ def summarize_run(run: Run) -> RunSummary:
         baselines=describe_rows(select_best_baselines(valid)),
         front=describe_rows(select_front(valid, make_ranged_cost_reader(run))),
         fidelities=_compare_fidelities(run, stored),
-        finals=tuple(
-            _describe_final(run, row, done, costs(row, stored.latencies))
-            for row, done in _rank_finals(stored.rows, stored.finals)
-        ),
+        finals=finals,
+        noise=compare_with_noise(run, finals),
+        ladder=stored.ladder,
     )
 
 
@@ -209,6 +214,7 @@ class _StoredResults(NamedTuple):
     finals: list[FinalResult]
     latencies: dict[str, Latency]
     promotions: list[Promotion]
+    ladder: LadderRecord | None
 
 
 def _read_store(run: Run) -> _StoredResults:
@@ -220,4 +226,5 @@ def _read_store(run: Run) -> _StoredResults:
             store.read_finals(),
             store.read_latencies(),
             store.read_promotions(),
+            read_ladder(run, store),
         )

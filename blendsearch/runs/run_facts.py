@@ -79,7 +79,7 @@ class StructureFacts(ScoreFacts):
 
     `layers` are decomposable layers. `task` holds the names of user-defined functions, and `hooks` those of a training
     that the config does not name. `error` is stored with `task` and is false if networks have no error rate;
-    `trains_on_classes` is false if targets are not classes.
+    `trains_on_classes` is false if targets are not classes. `images` counts those of each split.
     """
 
     groups: list[GroupFacts]
@@ -93,6 +93,7 @@ class StructureFacts(ScoreFacts):
     error: NotRequired[bool]
     trains_on_classes: NotRequired[bool]
     latency: NotRequired[LatencyFacts]
+    images: NotRequired[dict[str, int]]
 
 
 class GenerationSummary(TypedDict):

@@ -77,6 +77,7 @@ def record(
         "clusters": described["clusters"],
         "splits": problem.splits.note,
         "input": problem.splits.describe_input(),
+        "images": {name: len(getattr(problem.splits, name)) for name in ("train", "val", "test")},
     }
     if problem.structure.maps.layers:
         structure["layers"] = list(problem.structure.maps.layers)

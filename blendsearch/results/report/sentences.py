@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from blendsearch.results.formatting import format_budget, format_points, format_share
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
+from blendsearch.results.ladder import format_ladder, format_noise
 from blendsearch.results.network import describe_training
 from blendsearch.results.records import EvaluationRecord, RunSummary
 from blendsearch.results.summary import has_accuracy
@@ -36,6 +37,7 @@ def format_sentences(
             f"Networks were evaluated by loss alone ({', '.join(run.structure['task'].values())}): the best has "
             f"{picks['best'].loss:.4f} on validation."
         )
+    sentences += [text for text in (format_noise(summary.noise), format_ladder(summary.ladder)) if text is not None]
     if not run.finished:
         sentences.append(
             f"The search is not finished: {len(history.evaluated)} of {run.config.search.evaluations} networks are "
