@@ -32,7 +32,6 @@ import yaml
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from blendsearch.training.training_cost import compute_training_cost
 from setting import Arguments, load_problem, make_config
 
 from blendsearch.cli.main import main as run_blendsearch
@@ -44,6 +43,7 @@ from blendsearch.runs.pareto import select_best_baselines, select_evaluated
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.groups import Cut, unpack_cut
 from blendsearch.training.schedule import Schedule
+from blendsearch.training.training_cost import compute_training_cost
 from blendsearch.training.training_store import FolderStore
 
 RATE, WEIGHT = 0.05, 0.7
@@ -136,7 +136,7 @@ class Experiment:
         else:
             total = self._compute_cost(round(best.macs_ratio * macs), epochs)
         return self._make_row(
-            best.origin, best.val_accuracy, best.test_accuracy, best.macs_ratio, params, total, epochs
+            best.origin, best.val_accuracy, best.test_accuracy, best.macs_ratio, best.params_ratio, total, epochs
         )
 
     def _run_method(self, method: str, epochs: float) -> Run:

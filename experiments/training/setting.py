@@ -9,7 +9,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +110,8 @@ def prepare_data(arguments: Arguments, split: str) -> Path:
     return small
 
 
-def load_problem(arguments: Arguments) -> Problem:
-    """Build the problem with base weights trained once and kept in `work`."""
+def load_problem(arguments: Arguments, sections: Mapping[str, dict] | None = None) -> Problem:
+    """Build the problem with base weights trained once and kept in `work`; `sections` replace those of the config."""
     config = make_config(arguments)
     name = f"{arguments.network.replace(':', '')}-{arguments.dataset}-{arguments.tier}-{arguments.base_epochs:g}"
     weights = arguments.work / f"{name}.safetensors"
@@ -119,7 +119,7 @@ def load_problem(arguments: Arguments) -> Problem:
         _train(config, weights)
     tree = config.model_dump(mode="json")
     tree["model"] |= {"weights": str(weights), "train": None}
-    return build_problem(parse_config(tree, "experiment"), ignore_event)
+    return build_problem(parse_config(tree | dict(sections or {}), "experiment"), ignore_event)
 
 
 def _train(config: Config, weights: Path) -> None:
