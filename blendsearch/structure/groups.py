@@ -93,6 +93,10 @@ class IndexMaps:
         """Names of integer attributes that follow a cut."""
         return tuple(sorted({item.tensor for group in self.groups for item in group.members if item.side == "size"}))
 
+    def list_size_sources(self) -> dict[str, NDArray[np.int64]]:
+        """Return the source of each integer attribute that follows a cut, by its name."""
+        return {name: self.sources[self.slices[name][0][1]] for name in self.sized}
+
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Channels of each group, (groups,)."""
