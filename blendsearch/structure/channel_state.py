@@ -93,6 +93,13 @@ class ChannelState:
         for tensor in tensors:
             self.union_find.freeze(collapse(self.get_labels(tensor)), reason)
 
+    def unite_along(self, labels: Labels, dim: int, location: str) -> NDArray[np.int64]:
+        """Unite the labels of each position along `dim`; return one label of each."""
+        rows = collapse(labels, [other for other in range(labels.ndim) if other != dim]).movedim(dim, 0).flatten(1)
+        if rows.shape[1] > 1:
+            self.union_find.unite(rows[:, :1].expand_as(rows), rows, location)
+        return rows[:, 0].numpy()
+
     def canonicalize(self, labels: Labels) -> Labels:
         """Return labels with each replaced by the lowest of its class."""
         return self.union_find.canonicalize(collapse(labels)).expand(labels.shape)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from blendsearch.structure.channel_state import ChannelState
-from blendsearch.structure.labels import Labels, collapse, expand_labels, find_varying_dims
+from blendsearch.structure.labels import expand_labels, find_varying_dims
 from blendsearch.structure.layer_types import (
     LEAVES,
     PER_CHANNEL_LAYERS,
@@ -108,7 +108,7 @@ class ChannelTracer(TorchDispatchMode, ChannelState):
         if is_moved:  # applied along another dimension, to each channel alone
             self.set_labels(output, labels.narrow(dim, 0, 1).expand(output.shape))
             return
-        read = self._unite_along(labels, dim, f"{name}, which reads all its positions alike,")
+        read = self.unite_along(labels, dim, f"{name}, which reads all its positions alike,")
         if isinstance(module, PER_CHANNEL_LAYERS):
             made = read
             if not (isinstance(module, nn.PReLU) and module.num_parameters == 1):
@@ -152,13 +152,6 @@ class ChannelTracer(TorchDispatchMode, ChannelState):
         self.union_find.unite(reads[:, :1].expand_as(reads), reads, f"{name}, in {blocks} groups,")
         self._record_labels(name, 0, "out", read)
         return np.repeat(reads[:, 0].numpy(), weight.shape[1])
-
-    def _unite_along(self, labels: Labels, dim: int, location: str) -> NDArray[np.int64]:
-        """Unite the labels of each position along `dim`; return one label of each."""
-        rows = collapse(labels, [other for other in range(labels.ndim) if other != dim]).movedim(dim, 0).flatten(1)
-        if rows.shape[1] > 1:
-            self.union_find.unite(rows[:, :1].expand_as(rows), rows, location)
-        return rows[:, 0].numpy()
 
     def _make(self, name: str, tensor: str, dim: int, width: int) -> NDArray[np.int64]:
         if name not in self._output_labels:  # a layer that is called again makes the same channels

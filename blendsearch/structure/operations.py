@@ -218,27 +218,52 @@ def _reduce(tracer: ChannelState, operation: Operation) -> None:
 
 
 def _normalize_in_groups(tracer: ChannelState, operation: Operation) -> None:
-    """Unite the channels of each group of a group normalisation, which are cut together."""
+    """Unite the channels of each group of a group normalisation, which are cut together.
+
+    A single group is normalised over the channels that are kept, as by a layer normalisation.
+    """
     tensor, weight, bias = operation.args[:3]
     blocks = int(operation.args[6])
     vector = get_vector(tracer.get_labels(tensor))
-    if vector is None or vector[0] != 1:
+    if vector is None or vector[0] != 1 or (blocks == 1 and weight is None):
         _freeze_inputs(tracer, operation)
         return
     labels = vector[1]
     if blocks > 1:
         coupled = labels.reshape(blocks, -1)
         tracer.union_find.unite(coupled[:, :1].expand_as(coupled), coupled, operation.location)
-    else:
+    if weight is None:
+        tracer.record_sizes(blocks, labels[:: len(labels) // blocks])
+        tracer.record_sizes(len(labels), labels)
+    _unite_parameters(tracer, operation, labels, weight, bias)
+    tracer.set_labels(operation.outputs[0], tracer.get_labels(tensor))
+
+
+def _normalize_last_dims(tracer: ChannelState, operation: Operation) -> None:
+    """Follow channels through a layer normalisation; over the channels, it normalises those that are kept.
+
+    `structure.verify` compares with a masked network that does so too.
+    """
+    tensor, normalized, weight, bias = operation.args[:4]
+    labels, dim = tracer.get_labels(tensor), tensor.ndim - 1
+    varying = find_varying_dims(labels)
+    if all(other < tensor.ndim - len(normalized) for other in varying):
+        tracer.set_labels(operation.outputs[0], labels)
+        return
+    if len(normalized) > 1 or dim not in varying or weight is None:
         _freeze_inputs(tracer, operation)
         return
-    if weight is None:
-        tracer.record_sizes(blocks, coupled[:, 0])
-        tracer.record_sizes(len(labels), labels)
-    for parameter in (weight, bias):
+    channels = torch.from_numpy(tracer.unite_along(labels, dim, operation.location))
+    _unite_parameters(tracer, operation, channels, weight, bias)
+    tracer.record_sizes(len(channels), channels)
+    tracer.set_labels(operation.outputs[0], channels.expand(tensor.shape))
+
+
+def _unite_parameters(tracer: ChannelState, operation: Operation, labels: Tensor, *parameters: Tensor | None) -> None:
+    """Unite the labels of channels with those of a scale and a shift per channel."""
+    for parameter in parameters:
         if parameter is not None:
-            tracer.union_find.unite(labels, tracer.get_labels(parameter), operation.location)
-    tracer.set_labels(operation.outputs[0], tracer.get_labels(tensor))
+            tracer.union_find.unite(labels, tracer.get_labels(parameter).contiguous(), operation.location)
 
 
 SINGLE_INPUT_HANDLERS: dict[str, Handler] = {
@@ -252,6 +277,7 @@ HANDLERS: dict[str, Handler] = {
     "cat": _concatenate,
     "constant_pad_nd": _pad,
     "native_group_norm": _normalize_in_groups,
+    "native_layer_norm": _normalize_last_dims,
     **dict.fromkeys(POINTWISE_OPS, _unite_inputs),
     **dict.fromkeys(POOLING_OPS, _pool),
     **dict.fromkeys(REDUCTION_OPS, _reduce),

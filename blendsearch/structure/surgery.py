@@ -111,6 +111,9 @@ def fit_attributes(module: nn.Module) -> None:
             if module.num_groups > 1:
                 module.num_groups = module.weight.shape[0] // (module.num_channels // module.num_groups)
             module.num_channels = module.weight.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         width = module.weight if module.weight is not None else module.running_mean
         if width is not None:

@@ -2,7 +2,8 @@
 
 In the dense network, channels are masked where they are read: the slices of every weight that read them are zeroed. In
 the pruned network they are removed. Equal outputs show that the group's index maps are right. They also show that no
-operation in between (a normalisation over channels, a softmax, a shuffle) depends on the number of channels.
+operation in between (a softmax, a shuffle) depends on the number of channels. Normalisations over channels do: in the
+masked network they normalise the kept channels only (`structure.masked_norms`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
+from blendsearch.structure.masked_norms import normalize_kept_channels
 from blendsearch.structure.mean_draws import use_mean_draws
 from blendsearch.structure.outputs import list_tensors
 from blendsearch.structure.surgery import copy_with_tensors, narrow
@@ -129,7 +131,10 @@ def _use_training_code(model: nn.Module, is_training: bool) -> Iterator[None]:
 
 
 def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
-    """Copy the dense network and zero the slices that read the channels which `cut` removes."""
+    """Copy the dense network and zero the slices that read the channels which `cut` removes.
+
+    Layer normalisations over channels, and group normalisations in one group, use the statistics of the kept channels.
+    """
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     reading: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
     for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
@@ -143,7 +148,18 @@ def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
             out.index_fill_(dim, torch.from_numpy(positions), 0)
         return out
 
-    return copy_with_tensors(model, zero_slices)
+    masked = copy_with_tensors(model, zero_slices)
+    kept = maps.find_kept_positions(cut)
+    parameters = dict(masked.named_parameters())
+    normalize_kept_channels(
+        masked,
+        {
+            id(parameters[name]): torch.from_numpy(kept[slices[0][1]])
+            for name, slices in maps.slices.items()
+            if name in parameters and parameters[name].ndim == 1
+        },
+    )
+    return masked
 
 
 def _randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:

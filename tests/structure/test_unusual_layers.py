@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import pytest
+import timm.layers
 import torch
 import torch.nn.functional as F
 from brute_force import check_cuts, get_reasons, get_widths, make_images, trace_randomized
 from torch import Tensor, nn
 from torchvision.models import resnet18
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d, roi_align
 
 IMAGES = make_images(6, 3, 8, 8)
@@ -65,6 +67,31 @@ class FunctionalNorms(nn.Module):
         return F.instance_norm(x, weight=self.scale, bias=self.shift)
 
 
+class ChannelsLast(nn.Module):
+    """A module applied with channels as the last dimension."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class FunctionalLayerNorm(nn.Module):
+    """A layer normalisation by a function, with its width in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 16
+        self.scale, self.shift = nn.Parameter(torch.rand(16) + 0.5), nn.Parameter(torch.rand(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        x = F.layer_norm(x, (self.width,), self.scale, self.shift, eps=1e-3)
+        return x.transpose(1, 2).unflatten(2, (8, 8))
+
+
 NORMS = {
     "frozen batch-norm of torchvision": (FrozenBatchNorm2d(16), 16),
     "buffers per channel": (ChannelAffine(16), 16),
@@ -77,6 +104,13 @@ NORMS = {
     "instance normalisation with statistics": (nn.InstanceNorm2d(16, affine=True, track_running_stats=True), 16),
     "batch-norm without weights": (nn.BatchNorm2d(16, affine=False), 16),
     "normalisations by functions": (FunctionalNorms(), 16),
+    "group normalisation in one group": (nn.GroupNorm(1, 16), 16),
+    "layer normalisation over channels": (ChannelsLast(nn.LayerNorm(16)), 16),
+    "layer normalisation without shift": (ChannelsLast(nn.LayerNorm(16, bias=False)), 16),
+    "layer normalisation of torchvision": (LayerNorm2d(16), 16),
+    "layer normalisation of timm": (timm.layers.LayerNorm2d(16), 16),
+    "layer normalisation by a function": (FunctionalLayerNorm(), 16),
+    "layer normalisation over space": (nn.LayerNorm([8, 8]), 16),
 }
 
 
