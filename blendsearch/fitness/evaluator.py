@@ -19,7 +19,7 @@ from blendsearch.data.splits import Split, Splits
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pack_cut, unpack_cut
 from blendsearch.structure.surgery import narrow
-from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation
+from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation, seed_rngs
 from blendsearch.training.device import autocast, convert_to_channels_last
 from blendsearch.training.recovery import FIDELITIES, Recipe, RecoveryContext
 from blendsearch.training.refit import Refitter
@@ -217,6 +217,11 @@ class Evaluator:
         user_function = {"val": task.evaluate, "test": task.evaluate_test}.get(split)
         if user_function is not None:
             return run_user_evaluation(user_function, module, seed)
+        with seed_rngs(seed):  # of networks that draw random numbers in evaluation mode too
+            return self._evaluate_on_split(module, split)
+
+    def _evaluate_on_split(self, module: nn.Module, split: SplitName) -> EvaluationResult:
+        task = self.recipe.task
         targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
         total, wrong, seen = 0.0, 0, 0
         for output, y in self._iter_outputs(module, split):

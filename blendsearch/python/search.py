@@ -32,6 +32,7 @@ from blendsearch.python.results import SearchRun
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config_changes import change_config
 from blendsearch.runs.run import Run, check_name, find_free_name
+from blendsearch.structure.torch_modes import use_default_modes
 from blendsearch.task import seed_rngs
 
 
@@ -190,7 +191,8 @@ def _open_reporter(progress: bool | Reporter, config: Config, path: Path, inputs
         report = progress
     threads = torch.get_num_threads()  # a search may change it, for the same last digits everywhere
     try:
-        yield report
+        with use_default_modes():
+            yield report
     except KeyboardInterrupt:
         if shown is not None and (path / "run.json").exists():
             again = [item for item, held in (("model=", inputs.model), ("data=", inputs.data)) if held is not None]

@@ -77,14 +77,17 @@ class ScoreFacts(TypedDict):
 class StructureFacts(ScoreFacts):
     """Groups, frozen groups, costs and inputs of the dense network.
 
-    `layers` are decomposable layers. `task` holds the names of user-defined functions, and `hooks` those of a training
-    that the config does not name. `error` is stored with `task` and is false if networks have no error rate;
-    `trains_on_classes` is false if targets are not classes. `images` counts those of each split.
+    `layers` are decomposable layers. `sizes` are integer attributes that follow a cut: for each unit its channel in the
+    line of all groups, or -1 for a unit that is always kept. `task` holds the names of user-defined functions, and
+    `hooks` those of a training that the config does not name. `error` is stored with `task` and is false if networks
+    have no error rate; `trains_on_classes` is false if targets are not classes. `images`
+    counts those of each split.
     """
 
     groups: list[GroupFacts]
     frozen: list[dict[str, Any]]
     layers: NotRequired[list[str]]
+    sizes: NotRequired[dict[str, list[int]]]
     dense: dict[str, int]
     splits: str
     input: NotRequired[InputDescription]
@@ -162,6 +165,10 @@ def decode_structure(value: Any) -> StructureFacts:
     for cost in ("macs", "params", *structure["dense"]):
         if structure["dense"].get(cost, 0) < 1:
             raise ValueError(f"structure.dense.{cost} is missing or not positive")
+    channels = sum(group["channels"] for group in structure["groups"])
+    for name, source in structure.get("sizes", {}).items():
+        if not source or not all(-1 <= channel < channels for channel in source):
+            raise ValueError(f"structure.sizes: {name} has a channel that no group has")
     _check_clusters(structure)
     return structure
 

@@ -179,7 +179,7 @@ def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
         else:  # a transposed convolution applies its kernel once per input pixel, the others once per output pixel
             pixels = inputs[0] if isinstance(module, nn.modules.conv._ConvTransposeNd) else output
             applied = pixels[:, 0].numel()
-        positions[weight] = positions.get(weight, 0) + applied // len(inputs[0] if inputs[0].ndim > 1 else output)
+        positions[weight] = positions.get(weight, 0) + applied // len(example)
 
     hooks = [module.register_forward_hook(count_positions) for module in model.modules() if isinstance(module, LAYERS)]
     try:

@@ -6,7 +6,8 @@ concatenation therefore need no special case.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,22 +15,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
-from blendsearch.structure.channel_tracer import MAKERS, ChannelTracer
+from blendsearch.structure.channel_tracer import ChannelTracer
 from blendsearch.structure.groups import FrozenGroup, Group, Member
+from blendsearch.structure.layer_types import MAKERS
 from blendsearch.structure.union_find import NO_CHANNEL
 
 _EMPTY = np.zeros(0, dtype=np.int64)
 
 
-def find_coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group], list[FrozenGroup]]:
+@dataclass(frozen=True, eq=False)
+class CoupledGroups:
+    """Groups of a network as index maps, frozen groups, and layers that no example reached.
+
+    `sizes`: the values of integer attributes that follow a cut, by name.
+    """
+
+    groups: list[Group]
+    frozen: list[FrozenGroup]
+    unreached: list[str]
+    sizes: dict[str, int]
+
+
+def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> CoupledGroups:
     """Find the groups of `model` that can be written as index maps, and those that are frozen.
 
-    `example` is one input, (1, channels, height, width). Raises TraceError, with the operation and its module, if the
-    network cannot be traced.
+    Each of `examples` is one input, (1, channels, height, width). Raises TraceError, with the operation and its module,
+    if the network cannot be traced.
     """
     tracer = ChannelTracer(model)
     try:
-        tracer.trace(example)
+        tracer.trace(examples)
     except Exception as error:  # user-defined networks may raise anything
         raise TraceError(
             f"the channels of {type(model).__name__} cannot be traced through {tracer.location}: "
@@ -37,8 +52,8 @@ def find_coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group],
         ) from error
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     makers = {name for name, module in model.named_modules() if isinstance(module, MAKERS)}
-    reasons = tracer.union_find.collect_frozen()
-    groups: dict[str, Group] = {}
+    reasons, assumptions = tracer.union_find.collect_frozen(), tracer.union_find.collect_assumptions()
+    groups: dict[str, tuple[Group, int]] = {}
     frozen_channels: dict[tuple[str, str], int] = {}
     for part in _collect_parts(tracer):
         making = {member.module for member in part.members if member.side == "out"} & makers
@@ -47,17 +62,22 @@ def find_coupled_groups(model: nn.Module, example: Tensor) -> tuple[list[Group],
         name = min(making, key=lambda module: order[module])
         unread = not any(member.side == "in" for member in part.members)
         free = np.asarray([not unread and root not in reasons for root in part.classes])
+        assumption = next((assumptions[root] for root in part.classes.tolist() if root in assumptions), "")
+        if len(part.classes) == 1 and assumption and free.any():
+            reasons[int(part.classes[0])], free = f"{assumption}, which couples all of them", ~free
         for root in part.classes[~free].tolist():
             key = name, reasons.get(root, "no layer reads its channels")
             frozen_channels[key] = frozen_channels.get(key, 0) + 1
         if free.any():
             members = part.select_members(name, free)
-            unique = next(item for item in _generate_names(name) if item not in groups)
-            groups[unique] = Group(unique, int(free.sum()), members)
+            unique = next(item for item in _generate_names(name, set(order)) if item not in groups)
+            groups[unique] = Group(unique, int(free.sum()), members, assumption), order[name]
     frozen = [FrozenGroup(name, channels, reason) for (name, reason), channels in frozen_channels.items()]
-    return (
-        sorted(groups.values(), key=lambda group: order[group.name.partition("#")[0]]),
+    return CoupledGroups(
+        [group for group, _ in sorted(groups.values(), key=lambda item: item[1])],
         sorted(frozen, key=lambda item: order[item.name]),
+        tracer.reached.list_unreached(),
+        {tensor: len(labels) for (tensor, *_, side), labels in tracer.tensor_labels.items() if side == "size"},
     )
 
 
@@ -105,8 +125,9 @@ def _collect_parts(tracer: ChannelTracer) -> Iterator[_Part]:
         yield _Part(classes[rows], tuple(members))
 
 
-def _generate_names(name: str) -> Iterator[str]:
-    """Yield the name, then numbered variants for further groups of the same layer."""
+def _generate_names(name: str, modules: Set[str]) -> Iterator[str]:
+    """Yield the name, then numbered variants for further groups of the same layer, which no module has."""
     yield name
     for number in itertools.count(2):
-        yield f"{name}#{number}"
+        if f"{name}#{number}" not in modules:
+            yield f"{name}#{number}"

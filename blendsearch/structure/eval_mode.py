@@ -18,4 +18,5 @@ def use_eval_mode(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)

@@ -27,23 +27,27 @@ class Member:
 
     `index[c]` lists the positions that belong to the group's channel `c`: (C, m). m is 1 for a convolution, the number
     of pixels for a linear layer behind a flattened feature map, and more than 1 for a block of channels that go
-    together.
+    together. With the side ``size``, `tensor` is an integer attribute with a position for each unit.
     """
 
     tensor: str
     module: str
     dim: int
-    side: Literal["out", "in"]
+    side: Literal["out", "in", "size"]
     index: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels of one or more layers that must be cut together; named after the first layer that makes them."""
+    """Channels of one or more layers that must be cut together; named after the first layer that makes them.
+
+    `assumption`: on what the coupling rests where it cannot be seen (`structure.channel_parts`); else empty.
+    """
 
     name: str
     channels: int
     members: tuple[Member, ...]
+    assumption: str = ""
 
     def select_members(self, side: Literal["out", "in"]) -> tuple[Member, ...]:
         """Return the members that make (``out``) or read (``in``) the channels."""
@@ -83,6 +87,15 @@ class IndexMaps:
     def channels(self) -> int:
         """Length of the line: channels of all groups, plus layers that may be decomposed."""
         return int(self.offsets[-1]) + len(self.layers)
+
+    @property
+    def sized(self) -> tuple[str, ...]:
+        """Names of integer attributes that follow a cut."""
+        return tuple(sorted({item.tensor for group in self.groups for item in group.members if item.side == "size"}))
+
+    def list_size_sources(self) -> dict[str, NDArray[np.int64]]:
+        """Return the source of each integer attribute that follows a cut, by its name."""
+        return {name: self.sources[self.slices[name][0][1]] for name in self.sized}
 
     @property
     def sizes(self) -> NDArray[np.int64]:

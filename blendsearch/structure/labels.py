@@ -29,7 +29,7 @@ def find_varying_dims(labels: Labels) -> list[int]:
 def collapse(labels: Labels, dims: Sequence[int] | None = None) -> Labels:
     """Take one slice along each of `dims`, by default along every dimension in which nothing varies."""
     for dim in range(labels.ndim) if dims is None else dims:
-        if is_flat(labels, dim):
+        if is_flat(labels, dim) and labels.shape[dim]:
             labels = labels.narrow(dim, 0, 1)
     return labels
 
@@ -42,6 +42,12 @@ def compact(labels: Tensor) -> Labels:
         if bool((small == one).all()):
             small = one
     return small.expand(labels.shape)
+
+
+def get_vector(labels: Labels) -> tuple[int, Tensor] | None:
+    """Return the only dimension along which the labels vary, and the labels along it; None for none or several."""
+    dims = find_varying_dims(labels)
+    return (dims[0], collapse(labels).flatten()) if len(dims) == 1 else None
 
 
 def list_distinct(labels: Labels) -> Tensor:

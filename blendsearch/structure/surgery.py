@@ -5,7 +5,7 @@ Only kept channels are copied. The module tree is copied without tensors and the
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -61,9 +61,17 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None
         return out.clone() if out.data_ptr() == tensor.data_ptr() else out
 
     narrowed = copy_with_tensors(model, slice_tensor)
+    set_sizes(narrowed, {name: len(kept[dict(maps.slices[name])[0]]) for name in maps.sized})
     for name in maps.find_decomposed_layers(cut):
         decompose(narrowed, name)
     return narrowed
+
+
+def set_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Set integer attributes of the modules of `model`, by their names."""
+    for name, size in sizes.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, size)
 
 
 def _take(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
@@ -88,7 +96,9 @@ def copy_with_tensors(model: nn.Module, make_tensor: Callable[[Tensor], Tensor])
 def fit_attributes(module: nn.Module) -> None:
     """Set the widths that `module` stores as attributes to those of its tensors."""
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        module.in_channels, module.out_channels = module.weight.shape[:2]
+        if module.groups > 1:
+            module.groups = module.weight.shape[0] // (module.in_channels // module.groups)
+        module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
     elif isinstance(module, nn.modules.conv._ConvNd):
         if module.groups > 1:  # only complete groups are cut: the channels of each stay the same
             module.groups = module.weight.shape[0] // (module.out_channels // module.groups)
@@ -96,7 +106,15 @@ def fit_attributes(module: nn.Module) -> None:
         module.in_channels = module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, nn.GroupNorm):
+        if module.weight is not None:  # only complete groups are cut, unless there is a single one
+            if module.num_groups > 1:
+                module.num_groups = module.weight.shape[0] // (module.num_channels // module.num_groups)
+            module.num_channels = module.weight.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        if module.weight is not None:
+            module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
         width = module.weight if module.weight is not None else module.running_mean
         if width is not None:
             module.num_features = width.shape[0]

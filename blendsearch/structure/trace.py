@@ -3,55 +3,79 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor, nn
 
 from blendsearch.errors import TraceError
 from blendsearch.structure.cost import CostOracle, build_cost_oracle
 from blendsearch.structure.dependency import find_coupled_groups
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import FrozenGroup, IndexMaps, build_index_maps
+from blendsearch.structure.outputs import list_tensors
+from blendsearch.structure.preconditions import check_structure
 from blendsearch.structure.verify import verify_groups
+from blendsearch.task import seed_rngs
+
+MAX_IMAGES = 8
+"""Images on which a network is traced and verified."""
 
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """Groups of a network that can be cut, frozen groups, and the cost of any cut."""
+    """Groups of a network that can be cut, frozen groups, and the cost of any cut.
+
+    `unreached`: layers that ran on none of the images.
+    """
 
     maps: IndexMaps
     frozen: tuple[FrozenGroup, ...]
     oracle: CostOracle
+    unreached: tuple[str, ...] = ()
 
 
-def trace_structure(model: nn.Module, input_shape: tuple[int, int, int]) -> Structure:
+def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images: Tensor | None = None) -> Structure:
     """Find the verified groups of `model` for inputs of shape (channels, height, width), and its cost oracle.
 
-    Does not change the network. Works on the CPU in float32, independent of the device of the search. Raises TraceError
-    if the network does not accept such inputs, if its channels cannot be traced, or if no group can be cut.
+    `images`, (N, channels, height, width), are inputs on which the network is traced and the groups are verified;
+    random numbers without them. Does not change the network. Works on the CPU in float32, independent of the device of
+    the search. Raises TraceError if the network does not accept such inputs, if its channels cannot be traced, or if no
+    group can be cut.
     """
     if any(tensor.device.type != "cpu" for tensor in [*model.parameters(), *model.buffers()]):
         raise ValueError("trace the network on the CPU and move it afterwards")
-    for name, module in model.named_modules():
-        if is_parametrized(module):
-            raise TraceError(
-                f"the weights of {name or type(model).__name__} are computed in every pass (such as weight or spectral "
-                "norm) and cannot be cut: call torch.nn.utils.parametrize.remove_parametrizations on it first"
-            )
-    with use_eval_mode(model):
-        example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    check_structure(model)
+    with use_eval_mode(model), seed_rngs(0):
+        examples, batches = _divide_images(input_shape, images)
         try:
-            with torch.inference_mode():
-                model(example)
+            with torch.no_grad():
+                outputs = list_tensors(model(examples[0]))
         except Exception as error:  # user-defined networks may raise anything
             raise TraceError(
                 f"{type(model).__name__} does not accept one image of shape {tuple(input_shape)}: "
                 f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels"
             ) from error
-        groups, frozen = find_coupled_groups(model, example)
+        if outputs and not any(torch.isfinite(output).any() for output in outputs if output.numel()):
+            raise TraceError(
+                f"{type(model).__name__} gives no finite output on an image of the training data: its groups cannot be "
+                "verified; check the weights, and the scale of the images"
+            )
+        found = find_coupled_groups(model, examples)
         shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-        maps, failed = verify_groups(model, build_index_maps(groups, shapes), example)
-        frozen += failed
+        shapes |= {name: (size,) for name, size in found.sizes.items()}
+        maps, failed = verify_groups(model, build_index_maps(found.groups, shapes), batches)
+        frozen = found.frozen + failed
         if not maps.groups:
             reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
             raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
-        return Structure(maps, tuple(frozen), build_cost_oracle(model, maps, example))
+        oracle = build_cost_oracle(model, maps, examples[0])
+        return Structure(maps, tuple(frozen), oracle, tuple(found.unreached))
+
+
+def _divide_images(input_shape: tuple[int, int, int], images: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Return single images to trace, and batches of two to verify on."""
+    if images is None or not len(images):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(3, *input_shape, generator=generator, dtype=torch.float32)
+        return [images[:1]], [images[1:]]
+    chosen = images[:MAX_IMAGES]
+    pairs = chosen if len(chosen) > 1 else chosen.repeat(2, 1, 1, 1)
+    return list(chosen.unsqueeze(1)), [pairs[start : start + 2] for start in range(0, len(pairs) - 1, 2)]

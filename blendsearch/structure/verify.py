@@ -2,10 +2,12 @@
 
 In the dense network, channels are masked where they are read: the slices of every weight that read them are zeroed. In
 the pruned network they are removed. Equal outputs show that the group's index maps are right. They also show that no
-operation in between (a normalisation over channels, a softmax, a shuffle) depends on the number of channels.
+operation in between (a softmax, a shuffle) depends on the number of channels. Normalisations over channels do: in the
+masked network they normalise the kept channels only (`structure.masked_norms`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
+from blendsearch.structure.masked_norms import normalize_kept_channels
+from blendsearch.structure.mean_draws import use_mean_draws
+from blendsearch.structure.outputs import list_tensors
 from blendsearch.structure.surgery import copy_with_tensors, narrow
 
 TOLERANCE = 1e-3
@@ -20,19 +25,18 @@ TOLERANCE = 1e-3
 
 
 def verify_groups(
-    model: nn.Module, maps: IndexMaps, example: Tensor, seed: int = 0
+    model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor], seed: int = 0
 ) -> tuple[IndexMaps, list[FrozenGroup]]:
     """Return the groups that pass, as maps, and those that fail, frozen with the reason.
 
-    All groups are cut together first, which takes two forward passes if all pass. After a failure the set is halved
-    until single failing groups are found.
+    All groups are cut together first, which takes two forward passes of each of `batches` if all pass. After a failure
+    the set is halved until single failing groups are found.
     """
     rng = np.random.default_rng(seed)
     model = _randomize_constant_weights(model, seed)
-    images = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(seed))
 
     def compare_cut(groups: Sequence[Group]) -> str:
-        return find_difference(model, build_index_maps(groups, maps.shapes), images, rng)
+        return find_difference(model, build_index_maps(groups, maps.shapes), batches, rng)
 
     frozen = {group.name: reason for group, reason in _find_failing_groups(list(maps.groups), compare_cut)}
     while True:
@@ -43,33 +47,94 @@ def verify_groups(
         # each passes alone but not together: freeze the widest and try again
         widest = max(kept.groups, key=lambda group: group.channels)
         frozen[widest.name] = f"it cannot be cut together with others: {reason}"
-    sizes = {group.name: group.channels for group in maps.groups}
-    return kept, [FrozenGroup(name, sizes[name], reason) for name, reason in frozen.items()]
+    by_name = {group.name: group for group in maps.groups}
+    return kept, [_freeze_group(by_name[name], reason) for name, reason in frozen.items()]
 
 
-def find_difference(model: nn.Module, maps: IndexMaps, images: Tensor, rng: np.random.Generator) -> str:
+def _freeze_group(group: Group, reason: str) -> FrozenGroup:
+    if group.assumption:
+        reason = f"{group.assumption}, at sizes that do not follow a cut ({reason})"
+    return FrozenGroup(group.name, group.channels, reason)
+
+
+def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor], rng: np.random.Generator) -> str:
     """Return how cutting about half of every group of `maps` differs from masking it; empty if it does not.
 
-    `images` has shape (N, channels, height, width).
+    Each of `batches` has shape (N, channels, height, width). All tensors of the outputs are compared, in evaluation
+    mode, and in training mode (without dropout and batch statistics) where the network runs in it.
     """
     cut = _draw_half_cut(maps, rng)
     try:
-        with torch.inference_mode():
-            expected = _as_tensor(mask_channels(model, maps, cut)(images))
-            found = _as_tensor(narrow(model, maps, cut)(images))
+        masked, pruned = mask_channels(model, maps, cut), narrow(model, maps, cut)
+        for is_training in (False, True):
+            with _use_training_code(masked, is_training), _use_training_code(pruned, is_training):
+                for images in batches:
+                    if reason := _compare_outputs(masked, pruned, images, is_training):
+                        return reason
     except Exception as error:  # a wrong cut may raise anything
-        return f"the pruned network fails with {type(error).__name__}: {str(error).splitlines()[0]}"
+        return f"the pruned network fails with {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+    return ""
+
+
+def _compare_outputs(masked: nn.Module, pruned: nn.Module, images: Tensor, is_training: bool) -> str:
+    try:
+        expected = run_with_mean_draws(masked, images)
+    except Exception:
+        if is_training:  # training mode may need other inputs
+            return ""
+        raise
+    found = run_with_mean_draws(pruned, images)
+    if len(expected) != len(found):
+        return f"cutting it changes the number of output tensors from {len(expected)} to {len(found)}"
+    reasons = (compare_tensors(*pair) for pair in zip(expected, found, strict=True))
+    return next((reason for reason in reasons if reason), "")
+
+
+def run_with_mean_draws(model: nn.Module, images: Tensor, seed: int = 0) -> list[Tensor]:
+    """Return all tensors of the outputs of `model`, with random numbers replaced by their means."""
+    with torch.no_grad(), use_mean_draws(seed):
+        return list_tensors(model(images))
+
+
+def compare_tensors(expected: Tensor, found: Tensor) -> str:
+    """Return how two outputs differ beyond round-off; empty if they do not."""
     if expected.shape != found.shape:
         return f"cutting it changes the output from {tuple(expected.shape)} to {tuple(found.shape)}"
-    spread = float(expected.std()) or 1.0
+    if not expected.numel():
+        return ""
+    if not expected.is_floating_point() or not found.is_floating_point():
+        return "" if torch.equal(expected, found) else "cutting and masking give different integers"
+    finite = torch.isfinite(expected)
+    if not finite.any():
+        return "the outputs hold no finite number, so that it cannot be verified"
+    if not torch.equal(finite, torch.isfinite(found)):
+        return "the outputs of cutting and masking are not finite in different places"
+    expected, found = expected[finite].double(), found[finite].double()
+    spread = (float(expected.std()) if expected.numel() > 1 else 0.0) or float(expected.abs().max()) or 1.0
     difference = float((expected - found).abs().max()) / spread
     if not difference <= TOLERANCE:
         return f"the outputs of cutting and masking differ by {difference:.2g} of their spread"
     return ""
 
 
+@contextmanager
+def _use_training_code(model: nn.Module, is_training: bool) -> Iterator[None]:
+    """Set the modules that contain others to training mode inside this context, if asked; layers keep their mode."""
+    blocks = [module for module in model.modules() if any(True for _ in module.children())] if is_training else []
+    for module in blocks:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in blocks:
+            module.training = False
+
+
 def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
-    """Copy the dense network and zero the slices that read the channels which `cut` removes."""
+    """Copy the dense network and zero the slices that read the channels which `cut` removes.
+
+    Layer normalisations over channels, and group normalisations in one group, use the statistics of the kept channels.
+    """
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     reading: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
     for group, start in zip(maps.groups, maps.offsets[:-1], strict=True):
@@ -83,7 +148,18 @@ def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
             out.index_fill_(dim, torch.from_numpy(positions), 0)
         return out
 
-    return copy_with_tensors(model, zero_slices)
+    masked = copy_with_tensors(model, zero_slices)
+    kept = maps.find_kept_positions(cut)
+    parameters = dict(masked.named_parameters())
+    normalize_kept_channels(
+        masked,
+        {
+            id(parameters[name]): torch.from_numpy(kept[slices[0][1]])
+            for name, slices in maps.slices.items()
+            if name in parameters and parameters[name].ndim == 1
+        },
+    )
+    return masked
 
 
 def _randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:
@@ -126,13 +202,3 @@ def _draw_half_cut(maps: IndexMaps, rng: np.random.Generator) -> Cut:
         removed = rng.permutation(size)[: max(1, size // 2) if size > 1 else 0]
         cut[start + removed] = False
     return cut
-
-
-def _as_tensor(output: object) -> Tensor:
-    """Return the first tensor of a network's output; torchvision's Inception and GoogLeNet return a tuple in
-    training.
-    """
-    if isinstance(output, Tensor):
-        return output
-    values = list(output.values()) if isinstance(output, dict) else list(output)  # type: ignore[call-overload]
-    return _as_tensor(values[0])

@@ -18,6 +18,7 @@ from blendsearch.data.splits import Splits
 from blendsearch.data.views import ViewBatch
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.auxiliary import get_logits
 from blendsearch.training.device import autocast
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import combine_losses
@@ -97,7 +98,7 @@ class ElasticRun(TrainingRun):
         loss, teacher = self._compute_label_loss(logits, batch), self.options.teacher
         if teacher is None or targets is None:
             return loss
-        return combine_losses(loss, logits.float(), targets, weight, teacher.temperature)
+        return combine_losses(loss, get_logits(logits).float(), targets, weight, teacher.temperature)
 
     def _identify(self) -> str:
         teacher = self.options.teacher

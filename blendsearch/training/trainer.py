@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,6 +18,7 @@ from blendsearch.data.views import FRESH, ViewBatch, iter_view_batches
 from blendsearch.errors import TrainingError
 from blendsearch.events import FineTuned
 from blendsearch.task import CLASSIFICATION, Task
+from blendsearch.training.auxiliary import compute_training_loss, get_logits
 from blendsearch.training.data_parallel import wrap_data_parallel
 from blendsearch.training.device import Precision, autocast
 from blendsearch.training.hooks import NO_HOOKS, StepInfo, TrainingHooks
@@ -276,13 +276,10 @@ class TrainingRun:
         if teacher is None:
             return loss
         targets = teacher.compute_logits(batch, self.options.precision)
-        return combine_losses(loss, logits.float(), targets, teacher.weight, teacher.temperature)
+        return combine_losses(loss, get_logits(logits).float(), targets, teacher.weight, teacher.temperature)
 
     def _compute_label_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
-        task, smoothing = self.options.task, self.schedule.label_smoothing
-        if smoothing and task.loss is None:
-            return F.cross_entropy(logits.float(), batch.labels, label_smoothing=smoothing)
-        return task.compute_mean_loss(logits, batch.labels)
+        return compute_training_loss(self.options.task, logits, batch.labels, self.schedule.label_smoothing)
 
     def _get_mean_loss(self) -> float:
         return float(self.total) / max(1, self.seen)

@@ -54,29 +54,23 @@ FREE = {
     "hardswish": lambda net, x: F.hardswish(x),
     "dropout in training": lambda net, x: F.dropout(x, training=net.training),
     "dropout of whole channels in training": lambda net, x: F.dropout2d(x, training=net.training),
+    "a part written into": lambda net, x: written_into(x),
+    "a parameter per channel and pixel": lambda net, x: x + net.shift,
     "zeros made as wide": lambda net, x: torch.maximum(x, x.new_zeros(x.shape)),
 }
 
 STOPPED = {
-    "a shuffle": (lambda net, x: shuffled(x), "in Between splits or reorders its channels"),
-    "half of the channels": (lambda net, x: torch.cat(x.chunk(2, dim=1)[::-1], 1), "split in Between splits or reord"),
     "channels rolled": (lambda net, x: x.roll(1, dims=1), "roll in Between splits or reorders its channels"),
     "softmax over channels": (lambda net, x: x.softmax(dim=1), "_softmax in Between reads all its channels at once"),
     "a mean of channels": (lambda net, x: x - x.mean(dim=1, keepdim=True), "mean in Between reads all its channels"),
-    "a parameter per channel and pixel": (
-        lambda net, x: x + net.shift,
-        "add in Between couples it to positions that are never cut",
-    ),
     "a constant per channel": (
         lambda net, x: x + torch.ones(8, 1, 1),
         "add in Between couples it to positions that are never cut",
     ),
-    "a part written into": (lambda net, x: written_into(x), "add_ in Between writes into a part of a tensor"),
     "a weight used by hand": (
         lambda net, x: x + F.conv2d(x, net.spare.weight),
         "convolution in Between reads all its channels at once",
     ),
-    "a transposed convolution in groups": (lambda net, x: net.up(x), "up is a transposed convolution in 4 groups"),
 }
 
 
@@ -84,6 +78,19 @@ STOPPED = {
 def test_channels_are_traced_through(operation: Callable[[Between, Tensor], Tensor]) -> None:
     structure = trace_structure(Between(operation).eval(), (3, 4, 4))
     assert {group.name: group.channels for group in structure.maps.groups} == {"one": 8, "two": 8}
+
+
+COUPLED = {
+    "a shuffle": (lambda net, x: shuffled(x), 4),
+    "half of the channels": (lambda net, x: torch.cat(x.chunk(2, dim=1)[::-1], 1), 4),
+    "a transposed convolution in groups": (lambda net, x: net.up(x), 4),
+}
+
+
+@pytest.mark.parametrize(("operation", "channels"), COUPLED.values(), ids=COUPLED)
+def test_channels_are_coupled_at(operation: Callable[[Between, Tensor], Tensor], channels: int) -> None:
+    structure = trace_structure(Between(operation).eval(), (3, 4, 4))
+    assert {group.name: group.channels for group in structure.maps.groups} == {"one": channels, "two": 8}
 
 
 @pytest.mark.parametrize(("operation", "reason"), STOPPED.values(), ids=STOPPED)

@@ -22,7 +22,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.depthwise import compute_misfit
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
-from blendsearch.structure.trace import Structure, trace_structure
+from blendsearch.structure.trace import MAX_IMAGES, Structure, trace_structure
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.training.recovery import Recipe
@@ -50,9 +50,10 @@ class TracedNetwork:
 
 
 def trace_network(config: Config, model: nn.Module, splits: Splits) -> Structure:
-    """Trace `model` on the CPU; with `transform: depthwise`, layers that may be decomposed are marked."""
+    """Trace `model` on the CPU, on training images; with `transform: depthwise`, decomposable layers are marked."""
     shape = get_input_shape(splits)
-    structure = trace_structure(model, shape)
+    images, _ = next(splits.iter_batches(splits.train, batch_size=MAX_IMAGES, device=torch.device("cpu")))
+    structure = trace_structure(model, shape, images)
     return structure if config.transform == "none" else add_decomposable_layers(model, structure, shape)
 
 

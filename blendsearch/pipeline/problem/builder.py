@@ -14,7 +14,7 @@ from blendsearch.criteria.registry import load_criteria, select_criteria
 from blendsearch.criteria.score import compute_score_table
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.data.splits import check_labels, list_gaps
-from blendsearch.errors import EvaluateError
+from blendsearch.errors import BudgetError, EvaluateError
 from blendsearch.events import MetricChecked, Reporter, Scored, Traced, Warned
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
 from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
@@ -35,6 +35,7 @@ from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.run import Run
+from blendsearch.structure.unpruned import describe_unpruned, describe_unreached
 from blendsearch.task import EvaluateFunction, Task, get_function_name, run_user_evaluation
 from blendsearch.training.device import resolve_device
 from blendsearch.training.training_store import NO_STORE, TrainingStore
@@ -73,7 +74,10 @@ def _check_budget(config: Config, traced: TracedNetwork) -> None:
     """Raise BudgetError for a budget out of reach, before anything slow."""
     spans, allowed = config.budget.get_spans(), compute_allowed_widths(config, traced.structure)
     least = {name: spans[name][0] for name in spans if name != "latency"}
-    check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
+    try:
+        check_reachable(traced.structure.oracle.all_decomposed, allowed, least)
+    except BudgetError as error:
+        raise BudgetError(f"{error}{describe_unpruned(traced.model, traced.structure)}") from error
     resolve_user_widths(config.budget.keep, traced.structure, allowed)
 
 
@@ -98,6 +102,8 @@ def _trace_dense(
         report(Warned(text=gap))
     model = build_dense_network(config, None if base_run is None else base_run.read_arrays("dense"), inputs)
     structure = trace_network(config, model, splits)
+    if structure.unreached:
+        report(Warned(text=describe_unreached(structure.unreached)))
     task = replace(inputs.task, has_class_labels=splits.classes > 0)
     if task.evaluate is None and task.loss is None:
         check_labels(splits, count_outputs(model, splits))

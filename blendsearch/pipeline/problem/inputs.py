@@ -19,11 +19,12 @@ from blendsearch.runs.config.method_registry import get_method, list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
 from blendsearch.runs.trust import check_trusted
+from blendsearch.structure.preconditions import check_structure
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.user_code import import_function
 from blendsearch.zoo.factory import build_model
-from blendsearch.zoo.weights import load_weights
+from blendsearch.zoo.weights import find_bad_values, load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +196,7 @@ def _check(model: nn.Module) -> None:
     called = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(f"{called} is a scripted network, whose layers cannot be cut: give the one it was made from")
+    check_structure(model)
     for name, parameter in model.named_parameters():
         if is_lazy(parameter) or parameter.device.type == "meta":
             raise ModelError(
@@ -207,6 +209,9 @@ def _check(model: nn.Module) -> None:
             raise ModelError(f"{called} has {parameter.dtype} parameters: give it in float32 (model.float())")
         if not torch.isfinite(parameter).all():
             raise ModelError(f"{called} holds NaN or infinity in {name}: take its weights from before that")
+    for name, buffer in model.named_buffers():
+        if bad := find_bad_values(name, buffer, is_parameter=False):
+            raise ModelError(f"{called} holds {bad} in {name}: take its weights from before that")
 
 
 def _copy_network(model: nn.Module) -> nn.Module:

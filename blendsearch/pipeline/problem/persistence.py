@@ -81,6 +81,8 @@ def record(
     }
     if problem.structure.maps.layers:
         structure["layers"] = list(problem.structure.maps.layers)
+    if sizes := problem.structure.maps.list_size_sources():
+        structure["sizes"] = {name: source.tolist() for name, source in sizes.items()}
     task = problem.evaluator.recipe.task
     if task.get_function_names():
         structure |= {

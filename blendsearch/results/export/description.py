@@ -12,8 +12,11 @@ from blendsearch.errors import ModelError
 from blendsearch.results.records import JsonObject, Record, omit
 from blendsearch.runs.parsing import read_json
 
-FORMAT = 2
-"""The newest layout: 2 where layers are decomposed, 1 where none is, which readers of layout 1 understand too."""
+FORMAT = 3
+"""The newest layout: 3 where integer attributes follow the cut, 2 where layers are decomposed, 1 where neither is.
+
+Readers of an older layout understand the lower numbers.
+"""
 WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
 
 MAX_DESCRIPTION_BYTES = 16 * 2**20
@@ -37,6 +40,7 @@ class ExportDescription(Record):
     factory, arguments: the function that builds the dense network, by name, and its arguments.
     kept: the indices of the channels kept, by group.
     decomposed: the layers that are decomposed; None where none is.
+    sizes: integer attributes of modules that follow the cut, by name; None where there are none.
     dense: the dense network's costs in units.
     cut: the cut's digest.
     latency: None where it was not measured.
@@ -47,6 +51,7 @@ class ExportDescription(Record):
     arguments: JsonObject
     kept: Mapping[str, Sequence[int]]
     decomposed: tuple[str, ...] | None = omit()
+    sizes: Mapping[str, int] | None = omit()
     input: InputDescription
     macs: int
     params: int
@@ -67,12 +72,14 @@ class NetworkSource:
     Attributes
     ----------
     decomposed: the layers that are decomposed.
+    sizes: integer attributes of modules, by name.
     shape: (channels, height, width) of one input; None where the file does not have it.
     """
 
     factory: str
     arguments: Mapping[str, object]
     decomposed: Sequence[str]
+    sizes: Mapping[str, int]
     shape: tuple[int, ...] | None
 
 
@@ -104,7 +111,11 @@ def read_source(folder: Path) -> NetworkSource:
     factory = facts["factory"]
     if not isinstance(decomposed, list) or not all(map(_is_text, decomposed)):
         raise ModelError(f"the network in {folder} does not fit {factory!r}: decomposed is not a list of layers")
-    return NetworkSource(factory, facts["arguments"], decomposed, tuple(shape) if isinstance(shape, list) else None)
+    sizes = facts.get("sizes", {})
+    if not isinstance(sizes, dict) or not all(map(_is_text, sizes)) or not all(map(_is_count, sizes.values())):
+        raise ModelError(f"the network in {folder} does not fit {factory!r}: sizes are not numbers by name")
+    known = tuple(shape) if isinstance(shape, list) else None
+    return NetworkSource(factory, facts["arguments"], decomposed, sizes, known)
 
 
 def _is_text(value: Any) -> bool:

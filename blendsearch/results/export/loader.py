@@ -15,7 +15,7 @@ from blendsearch.errors import ModelError
 from blendsearch.memory import get_available_bytes
 from blendsearch.results.export.description import WEIGHTS, NetworkSource, read_source
 from blendsearch.structure.depthwise import make_depthwise_pair
-from blendsearch.structure.surgery import copy_with_tensors
+from blendsearch.structure.surgery import copy_with_tensors, set_sizes
 from blendsearch.zoo.factory import build_untrusted_model, call_without_downloads
 from blendsearch.zoo.size_limits import SizeLimit
 from blendsearch.zoo.weights import find_bad_values
@@ -57,7 +57,9 @@ def load(
                 raise ModelError(f"the weights in {folder} hold {bad} in {name}: export the network again")
             return found
 
+        _check_sizes(folder, source, dense)
         module = copy_with_tensors(dense, read_tensor).eval()
+        set_sizes(module, source.sizes)
     _try_network(folder, source, module, dense)
     return module
 
@@ -117,6 +119,16 @@ def _check_shapes(folder: Path, source: NetworkSource, shapes: Mapping[str, tupl
             raise _describe_misfit(
                 folder, source, f"{name} has shape {shape}, expected that of {most} or fewer channels"
             )
+
+
+def _check_sizes(folder: Path, source: NetworkSource, dense: nn.Module) -> None:
+    """Raise ModelError unless the stored sizes are integer attributes of modules of `dense`, none of them greater."""
+    modules = dict(dense.named_modules())
+    for name, size in source.sizes.items():
+        owner, _, attribute = name.rpartition(".")
+        most = vars(modules[owner]).get(attribute) if owner in modules and not attribute.startswith("_") else None
+        if type(most) is not int or size > most:
+            raise _describe_misfit(folder, source, f"{name} is {size}, expected an attribute of that size or more")
 
 
 def _try_network(folder: Path, source: NetworkSource, module: nn.Module, dense: nn.Module) -> None:

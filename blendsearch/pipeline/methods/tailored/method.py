@@ -51,6 +51,7 @@ from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_
 from blendsearch.runs.checkpoint import refuse_unfit_state
 from blendsearch.runs.decoding import decode_dataclass
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.auxiliary import compute_training_loss
 from blendsearch.training.channel_norms import ChannelScaler, make_example_images
 from blendsearch.training.device import autocast, convert_to_channels_last
 from blendsearch.training.optimizer_registry import make_optimizer
@@ -228,7 +229,7 @@ class TailoredTraining:
         recipe = self.problem.evaluator.recipe
         with autocast(images.device, recipe.precision):
             logits = self.module(images)
-        loss = recipe.task.compute_mean_loss(logits, labels)
+        loss = compute_training_loss(recipe.task, logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return float(loss.detach())

@@ -1,0 +1,152 @@
+"""Labels of the tensors of a network while its channels are traced."""
+
+from collections.abc import MutableMapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from blendsearch.structure.labels import Labels, collapse, expand_labels, find_varying_dims
+from blendsearch.structure.layer_types import LEAVES
+from blendsearch.structure.reached import ReachRecord
+from blendsearch.structure.union_find import NO_CHANNEL, UnionFind
+
+Side = Literal["out", "in", "size"]
+
+
+class ChannelState:
+    """Labels of tensors, their coupling, and the module whose forward pass is running.
+
+    Attributes
+    ----------
+    union_find: all labels, their coupling, and why some of them cannot be cut.
+    tensor_labels: for each (tensor, its module, dimension, side) the label of each position, or ``NO_CHANNEL``. With
+        the side ``size``, the tensor is an integer attribute of the module, with a position for each unit.
+    reached: layers that the examples reach.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.union_find = UnionFind()
+        self.tensor_labels: dict[tuple[str, str, int, Side], NDArray[np.int64]] = {}
+        self.reached = ReachRecord(model)
+        self._model = model
+        self._names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+        # of tensors with at least one label that is not FIXED
+        self._labels: MutableMapping[Tensor, Labels] = WeakTensorKeyDictionary()
+        self._fresh: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
+        self._module_stack: list[tuple[str, nn.Module]] = []
+        self._leaf_tensors = {
+            id(tensor)
+            for module in model.modules()
+            if isinstance(module, LEAVES)
+            for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        }
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
+            if id(tensor) not in self._leaf_tensors and len(wide) == 1 and tensor.is_floating_point():
+                self._label_tensor(name, tensor, wide[0])  # for example, a scale per channel
+
+    @property
+    def location(self) -> str:
+        """Name of the module whose forward pass is running."""
+        inside = self._module_stack[-1][0] if self._module_stack else ""
+        return inside or type(self._model).__name__
+
+    def _record_labels(self, tensor: str, dim: int, side: Side, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Record the labels of a tensor's positions; unite them with labels recorded before."""
+        known = self.tensor_labels.setdefault((tensor, tensor.rpartition(".")[0], dim, side), labels)
+        if known is not labels:
+            self.union_find.unite(torch.from_numpy(known), torch.from_numpy(labels), f"{tensor}, used several times,")
+        return labels
+
+    # Labels of tensors
+
+    def has_labels(self, tensor: Tensor) -> bool:
+        """Return True if some position of `tensor` belongs to a channel."""
+        return tensor in self._labels
+
+    def get_labels(self, tensor: Tensor) -> Labels:
+        """Return the labels of `tensor`, NO_CHANNEL everywhere if it has none."""
+        labels: Tensor | None = self._labels.get(tensor)
+        return torch.full((), NO_CHANNEL).expand(tensor.shape) if labels is None else labels
+
+    def set_labels(self, tensor: Tensor, labels: Labels) -> None:
+        """Set the labels of a tensor; one without elements has none."""
+        if tensor.numel() and bool((collapse(labels) != NO_CHANNEL).any()):
+            self._labels[tensor] = labels
+        else:
+            self._labels.pop(tensor, None)
+
+    def add_fresh_tensor(self, tensor: Tensor) -> None:
+        """Note that a tensor was made from sizes in the code."""
+        self._fresh[tensor] = True
+
+    def is_fresh(self, tensor: Tensor) -> bool:
+        """Return True for a tensor that was made from sizes in the code."""
+        return tensor in self._fresh
+
+    def freeze(self, tensors: Sequence[Tensor], reason: str) -> None:
+        """Freeze all labels of `tensors`."""
+        for tensor in tensors:
+            self.union_find.freeze(collapse(self.get_labels(tensor)), reason)
+
+    def unite_along(self, labels: Labels, dim: int, location: str) -> NDArray[np.int64]:
+        """Unite the labels of each position along `dim`; return one label of each."""
+        rows = collapse(labels, [other for other in range(labels.ndim) if other != dim]).movedim(dim, 0).flatten(1)
+        if rows.shape[1] > 1:
+            self.union_find.unite(rows[:, :1].expand_as(rows), rows, location)
+        return rows[:, 0].numpy()
+
+    def canonicalize(self, labels: Labels) -> Labels:
+        """Return labels with each replaced by the lowest of its class."""
+        return self.union_find.canonicalize(collapse(labels)).expand(labels.shape)
+
+    def label_free_tensor(self, tensor: Tensor, others: Sequence[Labels]) -> None:
+        """Label a parameter or buffer of no layer along the dimension in which the labels of `others` vary most.
+
+        A position embedding, for example, gets the labels of the channels that it is added to.
+        """
+        name = self._names.get(id(tensor))
+        if name is None or id(tensor) in self._leaf_tensors or tensor in self._labels:
+            return
+        counts: dict[int, int] = {}
+        for labels in others:
+            offset = labels.ndim - tensor.ndim
+            for dim in find_varying_dims(labels):
+                if dim >= offset and tensor.shape[dim - offset] > 1:
+                    distinct = len(torch.unique(labels.movedim(dim, 0).flatten(1)[:, -1]))
+                    counts[dim - offset] = max(counts.get(dim - offset, 0), distinct)
+        if counts and tensor.is_floating_point():
+            self._label_tensor(name, tensor, max(counts, key=lambda dim: counts[dim]))
+
+    def _label_tensor(self, name: str, tensor: Tensor, dim: int) -> None:
+        labels = self._record_labels(name, dim, "out", self.union_find.add_labels(tensor.shape[dim]))
+        self.set_labels(tensor, expand_labels(labels, dim, tensor.shape))
+
+    # Sizes in the code
+
+    def has_size(self, size: int, part: str) -> bool:
+        """Return True if the running module has an integer attribute of this size with `part` in its name."""
+        return any(part in name for name in self._list_sizes(size))
+
+    def record_sizes(self, size: int, labels: Tensor) -> None:
+        """Let integer attributes of the running module that equal `size` follow a cut of `labels`, (size,)."""
+        for name in self._list_sizes(size):
+            owner = self._module_stack[-1][0]
+            self._record_labels(f"{owner}.{name}" if owner else name, 0, "size", labels.numpy())
+
+    def _list_sizes(self, size: int) -> list[str]:
+        attributes = vars(self._module_stack[-1][1]) if self._module_stack else {}
+        return [
+            name
+            for name, value in attributes.items()
+            if type(value) is int and value == size and not name.startswith("_") and "dim" not in name.split("_")[1:]
+        ]
+
+    def _record_activation(self, tensor: Tensor) -> None:
+        labels = self._labels.get(tensor)
+        if labels is not None:
+            self.reached.add_activation(self._module_stack[-1][0] if self._module_stack else "", labels)
