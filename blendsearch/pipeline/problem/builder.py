@@ -1,5 +1,6 @@
 """Build a problem from a config: load, train where asked, trace, score and cluster."""
 
+import copy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -95,7 +96,8 @@ def _trace_dense(
     splits = build_splits(config, inputs)
     for gap in list_gaps(splits, has_validation=inputs.task.evaluate is None):
         report(Warned(text=gap))
-    model = build_dense_network(config, None if base_run is None else base_run.read_arrays("dense"), inputs)
+    stored = None if base_run is None else base_run.read_arrays("dense")
+    model = build_dense_network(config, stored, inputs, get_input_shape(splits), report)
     structure = trace_network(config, model, splits)
     task = replace(inputs.task, has_class_labels=splits.classes > 0)
     if task.evaluate is None and task.loss is None:
@@ -124,7 +126,7 @@ def _check_user_evaluation(
 
     Raises EvaluateError where its result cannot be used.
     """
-    result, name = run_user_evaluation(evaluate, model, seed), get_function_name(evaluate)
+    result, name = run_user_evaluation(evaluate, copy.deepcopy(model), seed), get_function_name(evaluate)
     if not np.isfinite(result.loss):
         raise EvaluateError(f"{name} gave a loss of {result.loss} for the dense network: expected a number")
     report(MetricChecked(by=name, loss=result.loss, metrics=result.extra_metrics))

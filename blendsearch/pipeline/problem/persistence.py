@@ -134,7 +134,7 @@ def restore(
     scores = hash_arrays(run.read_arrays("scores"))
     if run.provenance.get("scores_sha256", scores) != scores:
         raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
-    model = build_dense_network(config, weights, inputs)
+    model = build_dense_network(config, weights, inputs, get_input_shape(splits))
     if weights.keys() != get_state_arrays(model).keys() or not all(
         np.isfinite(item).all() for item in weights.values()
     ):
