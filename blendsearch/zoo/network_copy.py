@@ -86,7 +86,7 @@ def copy_network(model: nn.Module, shape: tuple[int, ...] | None = None) -> Netw
 
 
 def _get_wrapped(model: nn.Module) -> nn.Module | None:
-    inner: Any = model._modules.get("_orig_mod")
+    inner: Any = getattr(model, "_orig_mod", None)
     if inner is None and isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
         inner = model.module
     return inner if isinstance(inner, nn.Module) else None

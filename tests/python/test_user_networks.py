@@ -52,15 +52,15 @@ def test_a_search_reports_hooks_and_changes_nothing_of_the_user(tmp_path: Path) 
     model.body[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
     model.head.weight.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torch.manual_seed(3), np.random.seed(3), random.seed(3)  # noqa: NPY002
-    expected = (torch.rand(2), np.random.rand(2), random.random())  # noqa: NPY002
-    torch.manual_seed(3), np.random.seed(3), random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    expected = (torch.rand(2), np.random.rand(2), random.random())
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
     threads = torch.get_num_threads()
     run = bs.search(model, (X, Y), budget=bs.macs(0.6), runs=tmp_path, progress=events.append, **QUICK)
     run.best().export(tmp_path / "out")
     bs.open(str(run.path), model=model, data=(X, Y)).best().module()
     bs.load(tmp_path / "out", model=model)
-    drawn = (torch.rand(2), np.random.rand(2), random.random())  # noqa: NPY002
+    drawn = (torch.rand(2), np.random.rand(2), random.random())
     assert all(np.array_equal(one, other) for one, other in zip(drawn, expected, strict=True))
     assert threads == torch.get_num_threads()
     assert kept == [] and model.training and model.body.training and not model.head.weight.requires_grad

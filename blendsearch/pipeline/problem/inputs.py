@@ -195,8 +195,10 @@ def _get_factory(config: Config) -> tuple[str, Mapping[str, Any]]:
 def _check(model: nn.Module) -> None:
     """Raise ModelError for parameters that are lazy, not float32 or not finite, and for scripted networks."""
     called = type(model).__name__
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(f"{called} is a scripted network, whose layers cannot be cut: give the one it was made from")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            part = f"{called}.{name} is a scripted part" if name else f"{called} is a scripted network"
+            raise ModelError(f"{part}, whose layers cannot be cut: give the one it was made from")
     for name, parameter in model.named_parameters():
         if is_lazy(parameter) or parameter.device.type == "meta":
             raise ModelError(
