@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from blendsearch.data.pixel_depth import convert_pixels
 from blendsearch.data.split import ArraySplit, Labels, PreprocessedSplit, Split
 from blendsearch.errors import DataError
 
@@ -37,7 +38,7 @@ def convert_to_array(value: Any) -> NDArray[Any]:
         plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
         return plain
     if isinstance(value, Image.Image):
-        return np.asarray(value.convert("RGB") if value.mode in ("P", "1", "CMYK") else value)
+        return np.asarray(convert_pixels(value))
     if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
         return torch.stack(list(value)).detach().cpu().numpy()
     found = np.asarray(value)

@@ -94,8 +94,8 @@ def _trace_dense(
     device = resolve_device(config.fitness.device)
     set_threads(config)
     splits = build_splits(config, inputs)
-    for gap in list_gaps(splits, has_validation=inputs.task.evaluate is None):
-        report(Warned(text=gap))
+    for text in (*splits.warnings, *list_gaps(splits, has_validation=inputs.task.evaluate is None)):
+        report(Warned(text=text))
     stored = None if base_run is None else base_run.read_arrays("dense")
     model = build_dense_network(config, stored, inputs, get_input_shape(splits), report)
     structure = trace_network(config, model, splits)
