@@ -72,6 +72,18 @@ def convert_labels(targets: NDArray[Any]) -> Labels:
     return targets.astype(kinds.get(targets.dtype.kind, targets.dtype))
 
 
+def convert_to_classes(labels: Labels) -> Labels:
+    """Return the class of every image where `labels` are one-hot rows, a column, or whole floats; else `labels`."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and len(labels) and ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all():
+        classes: Labels = labels.argmax(axis=1).astype(np.int64)
+        return classes
+    if labels.ndim == 1 and labels.dtype.kind == "f" and (labels == np.round(labels)).all():
+        return labels.astype(np.int64)
+    return labels
+
+
 def _move_channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
     """Arrange uint8 pixels as (N, height, width, channels): a colour axis has 1, 3 or 4 entries, first or last."""
     if pixels.ndim == 3:

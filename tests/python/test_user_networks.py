@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import blendsearch as bs
+from blendsearch.errors import ModelError
 from blendsearch.events import Event, Warned
 
 QUICK: dict[str, Any] = {
@@ -67,3 +69,28 @@ def test_a_search_reports_hooks_and_changes_nothing_of_the_user(tmp_path: Path) 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     warned = [event.text for event in events if isinstance(event, Warned)]
     assert "the search does not run the hooks of body.0" in warned
+
+
+class TwoInputs(Net):
+    def forward(self, x: Tensor, meta: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + meta
+
+
+def test_networks_of_several_inputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"TwoInputs takes 2 inputs \(x, meta\), and networks of one input"):
+        bs.search(TwoInputs(), (X, Y), budget=bs.macs(0.6), runs=tmp_path, progress=False, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])), nn.CrossEntropyLoss(label_smoothing=0.1)],
+    ids=["weights", "smoothing"],
+)
+def test_accuracy_is_shown_beside_a_loss_of_classes(loss: nn.Module, tmp_path: Path) -> None:
+    run = bs.search(Net(), (X, Y), budget=bs.macs(0.6), loss=loss, runs=tmp_path, progress=False, **QUICK)
+    best = bs.open(str(run.path)).best()
+    assert best.val_accuracy is not None and "val acc" in repr(run.front())
+    again = bs.open(str(run.path), model=Net(), data=(X, Y), loss=loss)
+    problem = again.load_problem()
+    network = again.best().module()
+    assert problem.evaluator.measure(network, "val")[1] == pytest.approx(1 - best.val_accuracy)

@@ -17,7 +17,13 @@ from blendsearch.data.splits import check_labels, list_gaps
 from blendsearch.errors import EvaluateError
 from blendsearch.events import MetricChecked, Reporter, Scored, Traced, Warned
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
-from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
+from blendsearch.pipeline.problem.base_network import (
+    count_outputs,
+    get_input_shape,
+    is_classifier,
+    scores_classes,
+    train_base,
+)
 from blendsearch.pipeline.problem.costs import add_latency_cost, add_memory_cost
 from blendsearch.pipeline.problem.from_config import compute_allowed_widths, resolve_user_widths
 from blendsearch.pipeline.problem.inputs import (
@@ -104,6 +110,8 @@ def _trace_dense(
         check_labels(splits, count_outputs(model, splits))
     elif task.has_class_labels and task.loss is None:
         task = replace(task, has_class_labels=is_classifier(model, splits))
+    elif task.has_class_labels:
+        task = replace(task, counts_errors=scores_classes(model, splits))
     if base_run is not None:
         structure = replace(structure, oracle=load_oracle(base_run, structure))
     elif "memory" in config.budget.get_spans():
@@ -113,7 +121,7 @@ def _trace_dense(
     hooks = load_hooks(config, inputs)
     check_trainable(config, task, hooks)
     model = model.to(device)
-    has_error, dense_loss = task.loss is None, None
+    has_error, dense_loss = task.has_error, None
     if task.evaluate is not None:
         has_error, dense_loss = _check_user_evaluation(task.evaluate, model, config.seed, report)
     return TracedNetwork(model, structure, splits, device, base_run is not None, task, has_error, dense_loss, hooks)

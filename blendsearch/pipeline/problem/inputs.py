@@ -1,5 +1,6 @@
 """Sources of a search's network and data: names in its config, or Python objects."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -39,6 +40,14 @@ class UserInputs:
     task: Task = CLASSIFICATION
     trust: bool = False
     hooks: TrainingHooks = NO_HOOKS
+
+    def list_sent(self) -> dict[str, Any]:
+        """Return, by name, the objects that every worker receives as they are."""
+        return {
+            **({} if self.model is None else {"model": copy_network(self.model).module}),
+            **self.task.list_functions(),
+            **self.hooks.list_functions(),
+        }
 
 
 NO_USER_INPUTS = UserInputs()
@@ -192,13 +201,31 @@ def _get_factory(config: Config) -> tuple[str, Mapping[str, Any]]:
     return config.model.factory, config.model.arguments
 
 
+def _check_one_input(model: nn.Module) -> None:
+    """Raise ModelError for a network whose forward pass takes several inputs."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a callable without a signature
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [item.name for item in parameters if item.default is item.empty and item.kind not in kinds]
+    if len(required) > 1:
+        raise ModelError(
+            f"{type(model).__name__} takes {len(required)} inputs ({', '.join(required)}), and networks of one input "
+            "are searched: give a module whose forward() takes the images alone, and the rest a default"
+        )
+
+
 def _check(model: nn.Module) -> None:
-    """Raise ModelError for parameters that are lazy, not float32 or not finite, and for scripted networks."""
+    """Raise ModelError for several inputs, for parameters that are lazy, not float32 or not finite, and for scripted
+    networks.
+    """
     called = type(model).__name__
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             part = f"{called}.{name} is a scripted part" if name else f"{called} is a scripted network"
             raise ModelError(f"{part}, whose layers cannot be cut: give the one it was made from")
+    _check_one_input(model)
     for name, parameter in model.named_parameters():
         if is_lazy(parameter) or parameter.device.type == "meta":
             raise ModelError(
