@@ -45,12 +45,20 @@ class Task:
     evaluate: evaluates a network for the search on its own data. Must be deterministic; random seeds are set before.
     evaluate_test: the same on test data, called once at the end.
     has_class_labels: True if labels are classes, so that cross-entropy is the default loss.
+    counts_errors: True if outputs are scores of the classes, so that misclassified images are counted beside a
+        user-defined loss too.
     """
 
     loss: Loss | None = None
     evaluate: EvaluateFunction | None = None
     evaluate_test: EvaluateFunction | None = None
     has_class_labels: bool = True
+    counts_errors: bool = False
+
+    @property
+    def has_error(self) -> bool:
+        """True if the evaluation on images gives the share of misclassified ones."""
+        return self.loss is None or self.counts_errors
 
     @property
     def is_trainable(self) -> bool:
@@ -92,8 +100,12 @@ class Task:
 
     def get_function_names(self) -> dict[str, str]:
         """Return the names of the user-defined functions by their role."""
+        return {name: get_function_name(function) for name, function in self.list_functions().items()}
+
+    def list_functions(self) -> dict[str, Callable[..., Any]]:
+        """Return the user-defined functions by their role."""
         functions = {"loss": self.loss, "evaluate": self.evaluate, "evaluate_test": self.evaluate_test}
-        return {name: get_function_name(function) for name, function in functions.items() if function is not None}
+        return {name: function for name, function in functions.items() if function is not None}
 
 
 CLASSIFICATION = Task()

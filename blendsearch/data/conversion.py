@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from blendsearch.data.pixel_depth import convert_pixels
 from blendsearch.data.split import ArraySplit, Labels, PreprocessedSplit, Split
 from blendsearch.errors import DataError
 
@@ -37,7 +38,7 @@ def convert_to_array(value: Any) -> NDArray[Any]:
         plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
         return plain
     if isinstance(value, Image.Image):
-        return np.asarray(value.convert("RGB") if value.mode in ("P", "1", "CMYK") else value)
+        return np.asarray(convert_pixels(value))
     if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
         return torch.stack(list(value)).detach().cpu().numpy()
     found = np.asarray(value)
@@ -69,6 +70,18 @@ def make_memory_split(images: NDArray[Any], targets: NDArray[Any], name: str) ->
 def convert_labels(targets: NDArray[Any]) -> Labels:
     kinds = {"i": np.int64, "u": np.int64, "b": np.int64, "f": np.float32}
     return targets.astype(kinds.get(targets.dtype.kind, targets.dtype))
+
+
+def convert_to_classes(labels: Labels) -> Labels:
+    """Return the class of every image where `labels` are one-hot rows, a column, or whole floats; else `labels`."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and len(labels) and ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all():
+        classes: Labels = labels.argmax(axis=1).astype(np.int64)
+        return classes
+    if labels.ndim == 1 and labels.dtype.kind == "f" and (labels == np.round(labels)).all():
+        return labels.astype(np.int64)
+    return labels
 
 
 def _move_channels_last(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:

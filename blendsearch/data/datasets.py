@@ -7,7 +7,9 @@ Splitting, limits and normalisation are done in `data.splits`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,9 @@ from blendsearch.data.worker_processes import Workers
 from blendsearch.errors import ConfigError, DataError
 
 DEFAULT_ROOT = "~/.cache/blendsearch"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class RawData:
     has_held_out: False if a user-defined function evaluates networks on its own images. Validation and test may then be
         empty.
     note: a sentence on the origin of the splits, or empty.
+    warnings: what the user should know about these data, such as files that were not read.
     """
 
     train: Split
@@ -81,6 +86,7 @@ class RawData:
     classes: int
     has_held_out: bool = True
     note: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 DatasetFunction = Callable[[DataSpec], RawData]
@@ -168,7 +174,7 @@ def _load_torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
 
 @register_dataset("image-folder")
 def load_image_folder(spec: DataSpec) -> RawData:
-    """Files ROOT/train/CLASS/*.jpg (or png, ...) and ROOT/test/CLASS/*.jpg; classes are numbered in order of name."""
+    """Files ROOT/train/CLASS/**/*.jpg (or png, ...) and ROOT/test/CLASS/**/*.jpg; classes are numbered by name."""
     if spec.root is None:
         raise ConfigError("data.root is not set; dataset 'image-folder' expects the folder that holds train and test")
     if spec.image_size is not None and spec.image_size < 1:
@@ -190,7 +196,7 @@ def load_image_folder(spec: DataSpec) -> RawData:
         files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            members = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            members, others = list_images(folder / name)
             if not members:
                 raise DataError(
                     f"{folder / name}: holds no image file; expected at least one of "
@@ -199,9 +205,42 @@ def load_image_folder(spec: DataSpec) -> RawData:
                 )
             files += members
             labels += [label] * len(members)
+            skipped.update(others)
+        skipped.update(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
         return FolderSplit(PathList(folder, files), np.asarray(labels, dtype=np.int64), spec.image_size)
 
-    return RawData(load(train), load(test), load(val) if val is not None else None, classes=len(classes))
+    skipped: set[Path] = set()
+    splits = load(train), load(test), load(val) if val is not None else None
+    return RawData(*splits, classes=len(classes), warnings=_describe_skipped(skipped))
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the image files in `folder` and its sub-folders in order, and the files with other endings.
+
+    Hidden files and folders are left out. Links to folders are followed.
+    """
+    images: list[Path] = []
+    others: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()  # a link to a folder above
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(place, name) for name in names if not name.startswith(".")):
+            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
+    return sorted(images), sorted(others)
+
+
+def _describe_skipped(files: Iterable[Path]) -> tuple[str, ...]:
+    endings = Counter(file.suffix.lower() or "no ending" for file in files)
+    if not endings:
+        return ()
+    named = [f"{count:,} with {ending}" for ending, count in sorted(endings.items(), key=lambda item: -item[1])]
+    total = "1 file is" if endings.total() == 1 else f"{endings.total():,} files are"
+    return (f"{total} not read as images, by their endings or places: {_abbreviate(named)}",)
 
 
 @register_dataset("npz")

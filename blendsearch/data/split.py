@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from blendsearch.data.pixel_depth import convert_pixels
 from blendsearch.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -177,7 +178,7 @@ def resolve_view(split: Split, indices: Indices) -> tuple[Split, Indices]:
 
 
 def decode(file: Path, image_size: int | None) -> Pixels:
-    """Decode an image to (height, width, 3) uint8; grey and palette images become RGB. Raises DataError.
+    """Decode an image to (height, width, 3) uint8; grey and palette images become RGB, 16 bits 8. Raises DataError.
 
     With `image_size`, a JPEG file of at least twice the size needed is decoded at a half, a quarter or an eighth of its
     size, which is faster.
@@ -207,7 +208,7 @@ def _open_rgb(file: Path, image_size: int | None) -> tuple[Image.Image, tuple[in
                 size = _compute_resized(image.size, image_size)
                 drafted = image.draft("RGB", size)  # changes JPEG only, and never below `size`
             # a side that is no multiple of the factor is rounded up: the box ends where the image does
-            return image.convert("RGB"), size, None if drafted is None else drafted[1]
+            return convert_pixels(image).convert("RGB"), size, None if drafted is None else drafted[1]
     except Exception as error:  # Pillow raises a dozen types for broken files, depending on the format
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error

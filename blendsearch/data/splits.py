@@ -58,6 +58,7 @@ class Splits:
     note: one sentence on the origin of validation and test images.
     unused: validation images that `val_limit` leaves out, so no network was chosen by them; None if there are none.
     workers: number of processes that read images which are not in memory.
+    warnings: what the user should know about the data.
     """
 
     train: Split
@@ -70,6 +71,7 @@ class Splits:
     note: str
     unused: Split | None = None
     workers: Workers = "auto"
+    warnings: tuple[str, ...] = ()
 
     def compute_digest(self) -> str:
         """Return the SHA-256 (hex) of labels, pixels, their order and the normalisation.
@@ -196,6 +198,7 @@ def make_splits(load: Callable[[DataSpec], RawData], spec: DataSpec, seed: int) 
         note=note,
         unused=unused if len(unused) else None,
         workers=spec.workers,
+        warnings=raw.warnings,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -29,6 +30,7 @@ from blendsearch.data.conversion import (
     convert_image,
     convert_labels,
     convert_to_array,
+    convert_to_classes,
     make_memory_split,
     unpack_sample,
 )
@@ -87,6 +89,9 @@ def _load_raw(data: UserData, task: Task, spec: DataSpec, seed: int) -> RawData:
         name: read_split(value, "full" if name == "whole" else name, seed, images_only=images_only)
         for name, value in sources.items()
     }
+    if task.has_class_labels and task.loss is None and task.evaluate is None:
+        for item in split.values():
+            item.labels = convert_to_classes(item.labels)  # type: ignore[misc]
     train = split.get("train", split.get("whole"))
     assert train is not None
     if task.evaluate is not None:
@@ -113,9 +118,11 @@ def _count_classes(splits: Iterable[Split], task: Task) -> int:
     labels = [split.labels for split in splits]
     if not task.has_class_labels or any(item.ndim != 1 or item.dtype.kind != "i" for item in labels):
         if task.has_class_labels and task.evaluate is None and task.loss is None:
+            described = next(item for item in labels if item.ndim != 1 or item.dtype.kind != "i")
             raise DataError(
-                "the targets are not classes (one integer per image), and there is no loss for others: pass loss=, "
-                "from outputs and targets to the mean loss of a batch, or evaluate="
+                f"the targets are not classes (one integer per image) but {described.dtype} of shape "
+                f"{described.shape[1:]}, and there is no loss for others: pass loss=, from outputs and targets to the "
+                "mean loss of a batch, or evaluate="
             )
         return 0
     least = min((int(item.min(initial=0)) for item in labels), default=0)
@@ -150,6 +157,7 @@ def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) 
     """
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         source = source.tensors
+    source = _zip_image_list(source)
     pair = _get_array_pair(source)
     if pair is not None:
         images, targets = pair
@@ -196,12 +204,28 @@ def _get_workers(source: Any) -> int | None:
 
 
 def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
-    arrays = isinstance(source, tuple | list) and len(source) == 2
-    if arrays and all(isinstance(item, np.ndarray | Tensor) and item.ndim for item in source):
-        images, targets = source
-        if images.ndim > 2:  # otherwise it is one sample: an image and its target
-            return (images, targets) if images.ndim == 4 or len(images) == len(targets) else None
-    return None
+    """Return images and targets where `source` is a pair of them: arrays, or lists of one entry per image."""
+    if not isinstance(source, tuple | list) or len(source) != 2:
+        return None
+    images, targets = source
+    if not isinstance(images, np.ndarray | Tensor) or images.ndim < 3 or not hasattr(targets, "__len__"):
+        return None  # with fewer dimensions it is one sample: an image and its target
+    if isinstance(targets, list | tuple) and targets and isinstance(targets[0], Tensor):
+        targets = torch.stack(list(targets))
+    elif not isinstance(targets, np.ndarray | Tensor):
+        targets = np.asarray(targets)
+    return (images, targets) if targets.ndim and (images.ndim == 4 or len(images) == len(targets)) else None
+
+
+def _zip_image_list(source: Any) -> Any:
+    """Return samples where `source` is a pair of a list of images and their targets; else `source` itself."""
+    if not isinstance(source, tuple | list) or len(source) != 2:
+        return source
+    images, targets = source
+    if not isinstance(images, list | tuple) or not hasattr(targets, "__len__") or len(images) != len(targets):
+        return source
+    are_images = all(isinstance(item, Image.Image) or getattr(item, "ndim", 0) >= 2 for item in images)
+    return list(zip(images, targets, strict=True)) if images and are_images else source
 
 
 def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
@@ -213,6 +237,8 @@ def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
         except DataError:
             raise
         except Exception as error:  # a user-defined data set may raise anything
+            for index in range(len(_find_map_style_dataset(source) or ())):
+                _read_item(source.dataset, index, name)  # names the item that cannot be read
             last = next(filter(None, reversed(str(error).splitlines())), type(error).__name__)
             raise DataError(
                 f"the {name} data cannot be read ({last}); correct them, or the code that reads them"
@@ -226,22 +252,60 @@ def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         samples: Iterable[tuple[Any, Any]] = (_read_item(source, index, name) for index in range(len(source)))
     else:
-        samples = (unpack_sample(sample, name) for sample in source)
+        samples = _iter_items(source, name)
     for image, target in samples:
         yield [image], [target]
+
+
+def _iter_items(source: Iterable[Any], name: str) -> Iterator[tuple[Any, Any]]:
+    items, index = iter(source), 0
+    while True:
+        try:
+            sample = next(items)
+        except StopIteration:
+            return
+        except Exception as error:  # a user-defined data set may raise anything
+            raise _describe_unreadable_item(index, name, error) from error
+        yield _convert_item(sample, index, name)
+        index += 1
 
 
 def _read_item(dataset: Any, index: int, name: str) -> tuple[Any, Any]:
     """Return the image and the target of an item. Raises DataError with the index of an item that cannot be read."""
     try:
-        return unpack_sample(dataset[index], name)
+        sample = dataset[index]
+    except Exception as error:  # a user-defined data set may raise anything
+        raise _describe_unreadable_item(index, name, error) from error
+    return _convert_item(sample, index, name)
+
+
+def _describe_unreadable_item(index: int, name: str, error: BaseException) -> DataError:
+    return DataError(
+        f"item {index} of the {name} data cannot be read ({format_error(error)}); correct it, or the code that reads it"
+    )
+
+
+def _convert_item(sample: Any, index: int, name: str) -> tuple[Any, Any]:
+    """Return the image as an array, and the target. Raises DataError with the index of an item that is none."""
+    try:
+        image, target = unpack_sample(sample, name)
+        try:
+            converted = convert_to_array(image)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"its image is {_describe_type(image)}: expected a PIL image, an array or a tensor"
+            ) from error
+        if converted.ndim < 2:
+            raise DataError(f"its image has shape {converted.shape}: expected (channels, height, width)")
+        if converted.dtype.kind == "f" and not np.isfinite(converted).all():
+            raise DataError("its image holds NaN or infinity: fix the transform that makes it")
     except DataError as error:
         raise DataError(f"item {index} of the {name} data: {error}") from error
-    except Exception as error:  # a user-defined data set may raise anything
-        raise DataError(
-            f"item {index} of the {name} data cannot be read ({format_error(error)}); correct it, or the code that "
-            "reads it"
-        ) from error
+    return converted, target
+
+
+def _describe_type(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _disable_shuffling(loader: DataLoader[Any]) -> Iterable[Any]:
@@ -274,8 +338,13 @@ class _SampleCollector:
         stacked = convert_to_array(images) if isinstance(images, Tensor | np.ndarray) else self._stack_images(images)
         if self.images and stacked.shape[1:] != self.images[0].shape[1:]:
             raise DataError(
-                f"the {self.name} images have shapes {self.images[0].shape[1:]} and {stacked.shape[1:]}: expected the "
-                "same of all; resize and crop them in the transform"
+                f"the {self.name} images have shapes {self.images[0].shape[1:]} and, from item {self.count}, "
+                f"{stacked.shape[1:]}: expected the same of all; resize and crop them in the transform"
+            )
+        if self.images and stacked.dtype != self.images[0].dtype:
+            raise DataError(
+                f"the {self.name} images are {self.images[0].dtype} and, from item {self.count}, {stacked.dtype}: "
+                "expected the same of all; give all of them the same transform"
             )
         if not self.is_streaming:
             self.images.append(stacked)
@@ -289,16 +358,34 @@ class _SampleCollector:
                 "(torch.utils.data.Subset), uint8 instead of float32, or files by name (data={'dataset': "
                 "'image-folder', 'root': ...}), which are decoded when needed"
             )
-        if targets is None and not self.images_only:
+        if (targets is None or (isinstance(targets, list) and targets[0] is None)) and not self.images_only:
             raise DataError(f"the {self.name} data yield images without targets: expected (image, target)")
         if targets is None or not self.images_only:
-            self.targets.append([0] * len(stacked) if targets is None else targets)
+            self.targets.append([0] * len(stacked) if targets is None else self._convert_targets(targets, len(stacked)))
         else:
             try:
                 convert_to_array(targets)
             except (TypeError, ValueError, DataError):
                 targets = [0] * len(stacked)
             self.targets.append(targets)
+
+    def _convert_targets(self, targets: Any, images: int) -> NDArray[Any]:
+        """Return the targets of the last `images` as an array. Raises DataError with the index of the first."""
+        try:
+            found = convert_to_array(targets)
+        except (TypeError, ValueError) as error:
+            target = targets[0] if isinstance(targets, list) else targets
+            raise DataError(
+                f"the {self.name} targets cannot be stacked (item {self.count - images}: {_describe_type(target)}): "
+                "expected an integer or an array of one shape per image; for others pass evaluate="
+            ) from error
+        if self.targets and found.shape[1:] != self.targets[0].shape[1:]:
+            raise DataError(
+                f"the {self.name} targets cannot be stacked (item {self.count - images} has shape {found.shape[1:]}, "
+                f"the first one {self.targets[0].shape[1:]}): expected an integer or an array of one shape per image; "
+                "for others pass evaluate="
+            )
+        return found
 
     def make_split(self) -> Split:
         if not self.images:

@@ -230,9 +230,9 @@ class Evaluator:
             else:
                 losses = F.kl_div(_soften(output), targets[seen : seen + len(y)], reduction="sum", log_target=True)
             total += float(losses.double())
-            wrong += 0 if task.loss is not None else int((output.argmax(dim=1) != y).sum())
+            wrong += int((output.argmax(dim=1) != y).sum()) if task.has_error else 0
             seen += len(y)
-        if task.loss is not None:
+        if not task.has_error:
             return EvaluationResult(total / seen, compute_proxy_error(total / seen), has_error=False)
         return EvaluationResult(total / seen, wrong / seen)
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from blendsearch.engine.base import Engine
-from blendsearch.engine.factory import check_engine, start_engine
+from blendsearch.engine.factory import check_engine, check_inputs, start_engine
 from blendsearch.events import Reporter, RunCreated
 from blendsearch.pipeline.loop import attach_engine, attach_training_store, search
 from blendsearch.pipeline.problem.base_network import compute_base_key
@@ -24,6 +24,8 @@ def set_up_run(
 ) -> tuple[Run, Problem, Engine]:
     """Make a run directory, its problem and its engine; on an error, nothing is left behind."""
     check_engine(config.engine, config.finals.workers)
+    if config.engine.ray != "off":
+        check_inputs(config.engine, inputs.list_sent())
     checkpoints = FolderStore(folder / BASE_FOLDER)
     problem = build_problem(config, report, inputs=inputs, checkpoints=checkpoints)
     engine = start_engine(config.engine, problem.evaluator, config.finals.workers)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import nn
 
 from blendsearch.events import ignore_event
@@ -17,6 +18,7 @@ from blendsearch.results.network import describe_network
 from blendsearch.results.records import NetworkDetails, NetworkRecord
 from blendsearch.results.summary import select_network, summarize_run
 from blendsearch.runs.run import Run
+from blendsearch.task import seed_rngs
 
 
 class SearchRun:
@@ -118,7 +120,10 @@ class SearchRun:
     def load_problem(self) -> Problem:
         """Load network, data and scores. Raises RunError where they are missing."""
         if self._problem is None:
-            self._problem = restore(self.run, inputs=self.inputs)
+            threads = torch.get_num_threads()  # which engine.threads changes
+            with seed_rngs(self.run.config.seed):
+                self._problem = restore(self.run, inputs=self.inputs)
+            torch.set_num_threads(threads)
         return self._problem
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from blendsearch.events import Interrupted, Reporter, RunCreated, ignore_event
 from blendsearch.pipeline.fork import fork as forked
 from blendsearch.pipeline.fork import make_fork_config
 from blendsearch.pipeline.launch import run_search, set_up_run
-from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs, unwrap_compiled
+from blendsearch.pipeline.problem.inputs import UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.progress import Progress, make_progress
 from blendsearch.python.arguments import (
@@ -34,6 +34,7 @@ from blendsearch.runs.config_changes import change_config
 from blendsearch.runs.run import Run, check_name, find_free_name
 from blendsearch.structure.torch_modes import use_default_modes
 from blendsearch.task import seed_rngs
+from blendsearch.zoo.network_copy import unwrap
 
 
 def search(
@@ -89,7 +90,7 @@ def search(
     network pass through.
     """
     check_options("search", options, SearchOptions.__optional_keys__)
-    model = unwrap_compiled(model) if isinstance(model, nn.Module) else model
+    model = unwrap(model) if isinstance(model, nn.Module) else model
     user_data = collect_user_data(data, options)
     config = make_config(model, data if user_data is None else user_data, budget, options)
     network = model if isinstance(model, nn.Module) else None

@@ -126,7 +126,7 @@ def _copy_module(module: nn.Module, make_tensor: Callable[[Tensor], Tensor], mem
     done = memo.get(id(module))
     if done is not None:
         return done  # type: ignore[return-value]
-    new = module.__class__.__new__(module.__class__)
+    new = object.__new__(module.__class__)  # an fx.GraphModule would make a class without forward
     memo[id(module)] = new
     state: dict[str, object] = {}
     new.__dict__ = state

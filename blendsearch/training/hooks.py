@@ -83,8 +83,12 @@ class TrainingHooks:
 
     def get_function_names(self) -> dict[str, str]:
         """Return the names of the functions that are set, by their role."""
+        return {name: get_function_name(function) for name, function in self.list_functions().items()}
+
+    def list_functions(self) -> dict[str, Callable[..., Any]]:
+        """Return the functions that are set, by their role."""
         found = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: get_function_name(function) for name, function in found.items() if function is not None}
+        return {name: function for name, function in found.items() if function is not None}
 
 
 NO_HOOKS = TrainingHooks()

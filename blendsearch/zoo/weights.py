@@ -1,26 +1,31 @@
 """Loading of weights from a file, without running code from it."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import ModelError
+from blendsearch.zoo.unreadable_weights import describe_unreadable
+
+CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
+"""Keys under which training scripts save a state dict; plain weights are preferred to averaged ones."""
+
+PREFIXES = ("module.", "model.", "net.", "network.")
+"""Prefixes of names, besides those of torch.compile: of DataParallel, and of modules that hold a network
+as Lightning's do."""
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Fill `model` with the state dict in `path`: safetensors, or a ``.pt``/``.pth`` that holds only tensors.
 
-    Removes a prefix ``module.`` or ``_orig_mod.`` from all names (DataParallel, torch.compile), and unpacks an outer
-    ``state_dict``, ``model_state_dict`` or ``model`` (training scripts). Raises ModelError if the file is missing,
-    damaged, not finite, or belongs to another architecture.
+    Unpacks what training scripts put around it (`CONTAINERS`), and removes prefixes of wrappers (`PREFIXES`). Raises
+    ModelError if the file is missing, damaged, not finite, or belongs to another architecture.
     """
     if not path.is_file():
         raise ModelError(f"weights {path} do not exist: check model.weights, or set model.train to train from scratch")
-    state = _read(path)
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    state = _match_names(_read(path), model.state_dict().keys())
     expected = model.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = sorted(expected.keys() - state.keys() - optional)
@@ -59,6 +64,26 @@ def find_bad_values(name: str, tensor: Tensor, *, is_parameter: bool) -> str | N
     return None
 
 
+def _match_names(state: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers from the names in `state`, until they are those `expected`.
+
+    Names without the prefix are left out where the others are all that is expected: of a loss or a metric in a
+    LightningModule, or the counter of averaged weights.
+    """
+    required = {name for name in expected if not name.endswith("num_batches_tracked")}
+    found, fallback = state, state
+    while not required <= found.keys():
+        whole = {name.replace("_orig_mod.", ""): tensor for name, tensor in found.items()}
+        prefix = next((item for item in PREFIXES if any(name.startswith(item) for name in whole)), None)
+        if required <= whole.keys():
+            return whole
+        if prefix is None:
+            return fallback
+        found = {name.removeprefix(prefix): tensor for name, tensor in whole.items() if name.startswith(prefix)}
+        fallback = found if len(found) == len(whole) else fallback
+    return found
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -70,18 +95,15 @@ def _read(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ModelError(f"weights {path} are not a complete safetensors file: {error}") from error
     except Exception as error:  # torch.load raises a dozen types for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"weights {path} cannot be read as plain tensors: {reason[:200]}; save a state dict, best as safetensors"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
+        raise ModelError(f"weights {path} {describe_unreadable(path, error)}") from error
+    for key in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         keys = f" with {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else ""
         raise ModelError(
             f"weights {path} hold a {type(content).__name__}{keys}, expected a state dict of tensors, by itself or "
-            "under state_dict, model_state_dict or model; save the network's state_dict()"
+            f"under {', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}; save the network's state_dict()"
         )
     return content
 

@@ -67,3 +67,11 @@ def is_classifier(model: nn.Module, splits: Splits) -> bool:
     except BlendsearchError:
         return False
     return True
+
+
+def scores_classes(model: nn.Module, splits: Splits) -> bool:
+    """Return True where the network has one output per class of the labels, whatever its loss makes of them."""
+    try:
+        return splits.classes > 1 and count_outputs(model, splits) == splits.classes
+    except BlendsearchError:
+        return False

@@ -1,5 +1,6 @@
 """Build a problem from a config: load, train where asked, trace, score and cluster."""
 
+import copy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +18,13 @@ from blendsearch.data.splits import check_labels, list_gaps
 from blendsearch.errors import BudgetError, EvaluateError
 from blendsearch.events import MetricChecked, Reporter, Scored, Traced, Warned
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
-from blendsearch.pipeline.problem.base_network import count_outputs, get_input_shape, is_classifier, train_base
+from blendsearch.pipeline.problem.base_network import (
+    count_outputs,
+    get_input_shape,
+    is_classifier,
+    scores_classes,
+    train_base,
+)
 from blendsearch.pipeline.problem.costs import add_latency_cost, add_memory_cost
 from blendsearch.pipeline.problem.from_config import compute_allowed_widths, resolve_user_widths
 from blendsearch.pipeline.problem.inputs import (
@@ -98,9 +105,10 @@ def _trace_dense(
     device = resolve_device(config.fitness.device)
     set_threads(config)
     splits = build_splits(config, inputs)
-    for gap in list_gaps(splits, has_validation=inputs.task.evaluate is None):
-        report(Warned(text=gap))
-    model = build_dense_network(config, None if base_run is None else base_run.read_arrays("dense"), inputs)
+    for text in (*splits.warnings, *list_gaps(splits, has_validation=inputs.task.evaluate is None)):
+        report(Warned(text=text))
+    stored = None if base_run is None else base_run.read_arrays("dense")
+    model = build_dense_network(config, stored, inputs, get_input_shape(splits), report)
     structure = trace_network(config, model, splits)
     if structure.unreached:
         report(Warned(text=describe_unreached(structure.unreached)))
@@ -109,6 +117,8 @@ def _trace_dense(
         check_labels(splits, count_outputs(model, splits))
     elif task.has_class_labels and task.loss is None:
         task = replace(task, has_class_labels=is_classifier(model, splits))
+    elif task.has_class_labels:
+        task = replace(task, counts_errors=scores_classes(model, splits))
     if base_run is not None:
         structure = replace(structure, oracle=load_oracle(base_run, structure))
     elif "memory" in config.budget.get_spans():
@@ -118,7 +128,7 @@ def _trace_dense(
     hooks = load_hooks(config, inputs)
     check_trainable(config, task, hooks)
     model = model.to(device)
-    has_error, dense_loss = task.loss is None, None
+    has_error, dense_loss = task.has_error, None
     if task.evaluate is not None:
         has_error, dense_loss = _check_user_evaluation(task.evaluate, model, config.seed, report)
     return TracedNetwork(model, structure, splits, device, base_run is not None, task, has_error, dense_loss, hooks)
@@ -131,7 +141,7 @@ def _check_user_evaluation(
 
     Raises EvaluateError where its result cannot be used.
     """
-    result, name = run_user_evaluation(evaluate, model, seed), get_function_name(evaluate)
+    result, name = run_user_evaluation(evaluate, copy.deepcopy(model), seed), get_function_name(evaluate)
     if not np.isfinite(result.loss):
         raise EvaluateError(f"{name} gave a loss of {result.loss} for the dense network: expected a number")
     report(MetricChecked(by=name, loss=result.loss, metrics=result.extra_metrics))

@@ -1,6 +1,6 @@
 """Sources of a search's network and data: names in its config, or Python objects."""
 
-import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import UserData, load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError
+from blendsearch.events import Reporter, Warned, ignore_event
 from blendsearch.runs.config.checks import find_stage_conflict
 from blendsearch.runs.config.method_registry import get_method, list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
@@ -24,6 +25,7 @@ from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.user_code import import_function
 from blendsearch.zoo.factory import build_model
+from blendsearch.zoo.network_copy import copy_network, unwrap
 from blendsearch.zoo.weights import find_bad_values, load_weights
 
 
@@ -39,6 +41,14 @@ class UserInputs:
     task: Task = CLASSIFICATION
     trust: bool = False
     hooks: TrainingHooks = NO_HOOKS
+
+    def list_sent(self) -> dict[str, Any]:
+        """Return, by name, the objects that every worker receives as they are."""
+        return {
+            **({} if self.model is None else {"model": copy_network(self.model).module}),
+            **self.task.list_functions(),
+            **self.hooks.list_functions(),
+        }
 
 
 NO_USER_INPUTS = UserInputs()
@@ -66,11 +76,18 @@ def build_splits(config: Config, inputs: UserInputs = NO_USER_INPUTS) -> Splits:
 
 
 def build_dense_network(
-    config: Config, dense: Mapping[str, NDArray[Any]] | None = None, inputs: UserInputs = NO_USER_INPUTS
+    config: Config,
+    dense: Mapping[str, NDArray[Any]] | None = None,
+    inputs: UserInputs = NO_USER_INPUTS,
+    shape: tuple[int, int, int] | None = None,
+    report: Reporter = ignore_event,
 ) -> nn.Module:
-    """Build the dense network on the CPU, with the `dense` weights or those of the file that the config names."""
+    """Build the dense network on the CPU, with the `dense` weights or those of the file that the config names.
+
+    A copy of a user's network is run on one input of `shape`, and hooks that it does not run are reported.
+    """
     if inputs.model is not None:
-        model = _copy_network(inputs.model)
+        model = _copy_user_network(inputs.model, shape, report)
     else:
         torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
         model = build_model(*_get_factory(config))
@@ -185,17 +202,31 @@ def _get_factory(config: Config) -> tuple[str, Mapping[str, Any]]:
     return config.model.factory, config.model.arguments
 
 
-def unwrap_compiled(model: nn.Module) -> nn.Module:
-    """Return the module inside a ``torch.compile`` wrapper, or `model` itself: compiled code cannot be traced."""
-    inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
+def _check_one_input(model: nn.Module) -> None:
+    """Raise ModelError for a network whose forward pass takes several inputs."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a callable without a signature
+        return
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [item.name for item in parameters if item.default is item.empty and item.kind not in kinds]
+    if len(required) > 1:
+        raise ModelError(
+            f"{type(model).__name__} takes {len(required)} inputs ({', '.join(required)}), and networks of one input "
+            "are searched: give a module whose forward() takes the images alone, and the rest a default"
+        )
 
 
 def _check(model: nn.Module) -> None:
-    """Raise ModelError for parameters that are lazy, not float32 or not finite, and for scripted networks."""
+    """Raise ModelError for several inputs, for parameters that are lazy, not float32 or not finite, and for scripted
+    networks.
+    """
     called = type(model).__name__
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(f"{called} is a scripted network, whose layers cannot be cut: give the one it was made from")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            part = f"{called}.{name} is a scripted part" if name else f"{called} is a scripted network"
+            raise ModelError(f"{part}, whose layers cannot be cut: give the one it was made from")
+    _check_one_input(model)
     check_structure(model)
     for name, parameter in model.named_parameters():
         if is_lazy(parameter) or parameter.device.type == "meta":
@@ -214,17 +245,9 @@ def _check(model: nn.Module) -> None:
             raise ModelError(f"{called} holds {bad} in {name}: take its weights from before that")
 
 
-def _copy_network(model: nn.Module) -> nn.Module:
-    model = unwrap_compiled(model)
-    _check(model)
-    try:
-        copied = copy.deepcopy(model).cpu()
-    except Exception as error:  # a user-defined network may contain anything
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {str(error).splitlines()[0]}): a search "
-            "works on a copy; give a network without such attributes"
-        ) from error
-    for parameter in copied.parameters():
-        if parameter.dtype.is_floating_point:
-            parameter.requires_grad_(True)  # layers frozen for training can be cut, and fine-tuned, like any other
-    return copied.eval()
+def _copy_user_network(model: nn.Module, shape: tuple[int, int, int] | None, report: Reporter) -> nn.Module:
+    _check(unwrap(model))
+    copied = copy_network(model, shape)
+    if copied.hooked:
+        report(Warned(text=f"the search does not run the hooks of {', '.join(copied.hooked[:3])}"))
+    return copied.module

@@ -137,7 +137,7 @@ def restore(
     scores = hash_arrays(run.read_arrays("scores"))
     if run.provenance.get("scores_sha256", scores) != scores:
         raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
-    model = build_dense_network(config, weights, inputs)
+    model = build_dense_network(config, weights, inputs, get_input_shape(splits))
     if weights.keys() != get_state_arrays(model).keys() or not all(
         np.isfinite(item).all() for item in weights.values()
     ):
@@ -158,8 +158,9 @@ def restore(
         shape, allowed = get_input_shape(splits), compute_allowed_widths(config, structure)
         oracle = add_latency_cost(model.eval(), structure.maps, structure.oracle, allowed, config, shape, report)
         structure = replace(structure, oracle=oracle)
-    task = replace(inputs.task, has_class_labels=run.structure.get("trains_on_classes", True))
     has_error, hooks = run.structure.get("error", True), load_hooks(config, inputs)
+    has_classes = run.structure.get("trains_on_classes", True)
+    task = replace(inputs.task, has_class_labels=has_classes, counts_errors=has_error and has_classes)
     traced = TracedNetwork(model, structure, splits, device, True, task, has_error, hooks=hooks)
     config = resolve_finals(config, task, hooks)
     return attach_stored_tune(run, assemble_problem(config, traced, *read_scores(run)))

@@ -1,6 +1,5 @@
 """Loading of an exported network from files that may come from anyone: safetensors and JSON, within limits."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,9 @@ from blendsearch.memory import get_available_bytes
 from blendsearch.results.export.description import WEIGHTS, NetworkSource, read_source
 from blendsearch.structure.depthwise import make_depthwise_pair
 from blendsearch.structure.surgery import copy_with_tensors, set_sizes
+from blendsearch.task import seed_rngs
 from blendsearch.zoo.factory import build_untrusted_model, call_without_downloads
+from blendsearch.zoo.network_copy import copy_network
 from blendsearch.zoo.size_limits import SizeLimit
 from blendsearch.zoo.weights import find_bad_values
 
@@ -42,7 +43,8 @@ def load(
     source = read_source(folder)
     with _open_weights(folder) as weights:
         shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-        dense = _make_dense(source, sum(map(math.prod, shapes.values())), factory, model)
+        with seed_rngs(0):  # factories draw weights
+            dense = _make_dense(source, sum(map(math.prod, shapes.values())), factory, model)
         _decompose(dense, folder, source)
         named = [*dense.named_parameters(), *dense.named_buffers()]
         _check_shapes(folder, source, shapes, dense)
@@ -85,7 +87,7 @@ def _make_dense(
 ) -> nn.Module:
     """Build the dense network within a limit that follows from the number of `stored` elements."""
     if model is not None:
-        return copy.deepcopy(model) if source.decomposed else model
+        return copy_network(model, source.shape if _is_small(source.shape) else None).module
     free = get_available_bytes()
     elements = max(MIN_ELEMENTS, MAX_RATIO * stored)
     limit = SizeLimit(elements if free is None else min(elements, free // 4), f"and its file holds {stored:,} elements")
@@ -133,7 +135,7 @@ def _check_sizes(folder: Path, source: NetworkSource, dense: nn.Module) -> None:
 
 def _try_network(folder: Path, source: NetworkSource, module: nn.Module, dense: nn.Module) -> None:
     """Raise ModelError where `module` fails on an input on which the `dense` network does not: its shapes differ."""
-    if source.shape is None or math.prod(source.shape) > MAX_INPUT:
+    if source.shape is None or not _is_small(source.shape):
         return
     inputs = torch.zeros(1, *source.shape)
     layer = ""
@@ -156,6 +158,10 @@ def _try_network(folder: Path, source: NetworkSource, module: nn.Module, dense: 
             raise _describe_misfit(
                 folder, source, f"the tensors of {layer or 'a layer'} do not fit: {reason}"
             ) from error
+
+
+def _is_small(shape: tuple[int, ...] | None) -> bool:
+    return shape is not None and math.prod(shape) <= MAX_INPUT
 
 
 def _is_runnable(dense: nn.Module, inputs: Tensor) -> bool:
