@@ -34,6 +34,15 @@ def make_text_progress(config: "Config", *, to_stderr: bool = False) -> "TextPro
     return TextProgress(Console(stderr=to_stderr), config.search.evaluations)
 
 
+def describe_start(config: "Config") -> str:
+    """Describe in one line what a search is about to do, before anything slow is imported."""
+    from blendsearch.results.formatting import COST_NAMES
+
+    asked = [f"at most {high:.0%} of {COST_NAMES[name]}" for name, (_, high) in config.budget.get_spans().items()]
+    budget = ", ".join(asked) or "given widths"
+    return f"{config.model.title} on {config.data.dataset}, {budget}; loading torch and the data"
+
+
 def make_table(*columns: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

@@ -47,6 +47,9 @@ class JsonLines:
     def __call__(self, event: Event) -> None:
         print(json.dumps(event.to_dict()), file=self._stream, flush=True)
 
+    def announce(self, line: str) -> None:
+        """Print nothing: `line` is no event."""
+
     def close(self) -> None:
         """Do nothing: no resource is held."""
 
@@ -66,6 +69,11 @@ class TextProgress:
             if isinstance(event, GenerationDone):
                 line += f"  {time.monotonic() - self._started:.0f} s"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def announce(self, line: str) -> None:
+        """Print `line` before the first event, while torch is imported and the data is loaded."""
+        self._state.activity = "loading"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._view is not None:

@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from blendsearch.errors import RunError
+from blendsearch.results.agreement import compute_kendall_tau
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
 from blendsearch.results.records import (
     BudgetedCosts,
@@ -161,10 +162,7 @@ def _compare_losses(
     both = sorted(before.keys() & after.keys())
     tau = None
     if len(both) > 2:
-        # imported here: it takes longer than everything else that a reader of a run does
-        from scipy.stats import kendalltau
-
-        tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
+        tau = compute_kendall_tau([(before[digest] or 0.0, after[digest] or 0.0) for digest in both])
     return FidelityAgreement(cheaper=low, dearer=high, networks=len(both), tau=tau)
 
 

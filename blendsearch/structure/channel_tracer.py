@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from blendsearch.structure.eager_mode import EagerMode
 from blendsearch.structure.labels import (
     Labels,
     collapse,
@@ -73,7 +73,7 @@ class _Operation:
     outputs: Sequence[Tensor]
 
 
-class ChannelTracer(TorchDispatchMode):
+class ChannelTracer(EagerMode):
     """Traces the channels of `model`.
 
     Attributes

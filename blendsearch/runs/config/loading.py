@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.checks import check_config
 from blendsearch.runs.config.method_registry import apply_method
 from blendsearch.runs.config.schema import Config, load_config_class
-from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, parse_yaml, read_text
+from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, read_text
 
 OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 """Fields that had other names in earlier versions."""
@@ -28,6 +27,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     source = "the digits example" if path is None else str(path)
     path = path or DIGITS
+    from blendsearch.runs.yaml_parsing import parse_yaml
+
     try:
         loaded = parse_yaml(read_text(path, MAX_YAML_BYTES))
     except OSError as error:
@@ -73,6 +74,8 @@ def _rename_old_fields(tree: Any) -> None:
 
 def dump_config(config: Config) -> str:
     """Return the config as YAML with every default written out."""
+    import yaml
+
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -81,6 +84,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     fields = place.strip().split(".")
     if not equals or not all(fields) or len(fields) > MAX_DEPTH:
         raise ConfigError(f"--set {override[:200]!r} is not understood: expected section.field=value")
+    from blendsearch.runs.yaml_parsing import parse_yaml
+
     try:
         value = parse_yaml(text)
     except ParsingError as error:
