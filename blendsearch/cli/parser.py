@@ -109,8 +109,9 @@ def _add_runs(verbs: "Verbs") -> None:
 
 
 def _add_front(verbs: "Verbs") -> None:
-    parser = _add_verb(verbs, "front", show_front, "show the results of a run: dense network, baselines and front")
+    parser = _add_verb(verbs, "front", show_front, "show which network of a run to take, and the best of the others")
     _add_run(parser)
+    parser.add_argument("--all", action="store_true", help="every network, with losses and fidelities")
     parser.add_argument(
         "--plot",
         nargs="?",
@@ -126,7 +127,7 @@ def _add_show(verbs: "Verbs") -> None:
     help = "show one network: its channels, its blend, its costs, and its origin"
     parser = _add_verb(verbs, "show", show_network, help)
     _add_run(parser)
-    parser.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
+    _add_pick(parser)
     _add_json(parser, ONE_OBJECT)
 
 
@@ -134,7 +135,7 @@ def _add_report(verbs: "Verbs") -> None:
     help = "write the results of a run as one HTML file that loads nothing from elsewhere"
     parser = _add_verb(verbs, "report", report, help)
     _add_run(parser)
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
+    _add_out(parser, "FILE", "the page (default: RUN.html)")
     _add_json(parser, ONE_OBJECT)
 
 
@@ -142,8 +143,8 @@ def _add_export(verbs: "Verbs") -> None:
     help = "write a network of a run as safetensors and JSON, with a model card"
     parser = _add_verb(verbs, "export", export, help)
     _add_run(parser)
-    parser.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    _add_pick(parser)
+    _add_out(parser, "DIR", "a new or empty folder (default: RUN-PICK)")
     parser.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
     parser.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     _add_trust(parser)
@@ -210,6 +211,18 @@ def _add_criteria(verbs: "Verbs") -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
+
+
+def _add_pick(parser: argparse.ArgumentParser) -> None:
+    """Add the network as a second word, or as --pick, which the first versions had."""
+    kinds = "best|knee|ID"
+    help = "which network: best, knee, or an id as `front` shows them (default: best)"
+    parser.add_argument("network", nargs="?", metavar="PICK", help=help)
+    parser.add_argument("--pick", metavar=kinds, help="the same as PICK")
+
+
+def _add_out(parser: argparse.ArgumentParser, metavar: str, help: str) -> None:
+    parser.add_argument("--out", "--to", dest="out", type=Path, metavar=metavar, help=help)
 
 
 def _add_config(parser: argparse.ArgumentParser, help: str) -> None:

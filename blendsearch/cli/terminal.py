@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from blendsearch.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,6 +20,13 @@ COST_COLUMNS = {
     "measured": "latency_measured",
 }
 """Columns of costs and their fields. Columns of costs without a budget are omitted."""
+
+
+def read_pick(arguments: argparse.Namespace) -> str:
+    """Return the network that a command names by PICK or --pick, the best one by default."""
+    if arguments.network is not None and arguments.pick is not None and arguments.network != arguments.pick:
+        raise ConfigError(f"PICK is {arguments.network} and --pick is {arguments.pick}: give one of them")
+    return str(arguments.network or arguments.pick or "best")
 
 
 def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress":

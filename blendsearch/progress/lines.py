@@ -1,6 +1,5 @@
 """Progress as text: plain lines for a pipe or a log, or JSON lines."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from blendsearch.events import (
     Traced,
     Warned,
 )
+from blendsearch.json_output import format_json
 from blendsearch.progress.live import LiveView
 from blendsearch.progress.state import ProgressState
 
@@ -45,7 +45,7 @@ class JsonLines:
         self._stream = stream or sys.stdout
 
     def __call__(self, event: Event) -> None:
-        print(json.dumps(event.to_dict()), file=self._stream, flush=True)
+        print(format_json(event.to_dict()), file=self._stream, flush=True)
 
     def announce(self, line: str) -> None:
         """Print nothing: `line` is no event."""

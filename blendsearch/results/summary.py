@@ -16,6 +16,7 @@ from blendsearch.results.records import (
     NetworkRecord,
     RunSummary,
 )
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import (
     apply_promotions,
@@ -93,6 +94,12 @@ def has_accuracy(run: Run) -> bool:
 def has_budget_range(run: Run) -> bool:
     """Check whether the run searched a range of budgets, so that its front is over costs."""
     return bool(run.config.budget.get_spanned_costs())
+
+
+def describe_training(run: Run) -> str:
+    """Describe in words how a network was fine-tuned: by its method, or by the long fine-tune."""
+    method = run.config.method
+    return f"as {method} trained it" if get_method(method).traits.trains_itself else "after the long fine-tune"
 
 
 def select_final(run: Run, row: Evaluation) -> FinalResult | None:

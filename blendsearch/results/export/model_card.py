@@ -8,9 +8,9 @@ from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.results.export.description import ExportDescription, MeasuredLatency
 from blendsearch.results.export.formats import WrittenFile
 from blendsearch.results.formatting import format_budget
-from blendsearch.results.network import describe_network, describe_training
+from blendsearch.results.network import describe_network
 from blendsearch.results.records import FinalRecord, GroupRecord, NetworkDetails, NetworkRecord
-from blendsearch.results.summary import has_accuracy, summarize_run
+from blendsearch.results.summary import describe_training, has_accuracy, summarize_run
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.run import Run
 

@@ -11,7 +11,6 @@ from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.formatting import format_budget, format_share
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines, read_history
 from blendsearch.results.network import (
-    describe_training,
     list_decomposable_layers,
     list_decomposed_layers,
     make_group_reader,
@@ -25,7 +24,7 @@ from blendsearch.results.report.figures import draw_chart, draw_correlation_figu
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
 from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
-from blendsearch.results.summary import has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
