@@ -256,7 +256,7 @@ def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> Non
     if (latency := done.latency) is not None:
         ratio = latency["pruned_ms"] / latency["dense_ms"]
         times = f"dense {latency['dense_ms']:.3f} ms, pruned {latency['pruned_ms']:.3f} ms ({ratio:.1%})"
-        print(f"one pass on {latency['where']}: {times}, medians of turns")
+        print(f"one pass on {latency['where']}: {times}, the fastest of passes in turns")
     for item in done.files:
         checked = "" if item.difference is None else f", outputs within {item.difference:.1e} of the module's"
         allowed = "" if item.tolerance is None else f" (of their spread; allowed {item.tolerance:g})"

@@ -41,6 +41,7 @@ def show_network(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
+    from blendsearch.cli.answer import print_answer
     from blendsearch.results.report.output_file import check_output_path
     from blendsearch.results.report.report import write_report
     from blendsearch.runs.run import open_run
@@ -48,12 +49,14 @@ def report(arguments: argparse.Namespace) -> None:
     run = open_run(arguments.runs, arguments.run)
     path = arguments.out or Path(f"{run.name}.html")
     check_output_path(path, "report", (".html", ".htm"))
-    sentences = write_report(run, path)
+    facts = write_report(run, path)
     if arguments.json:
-        plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences]
-        print(format_json({"run": run.name, "report": str(path), "bytes": path.stat().st_size, "sentences": plain}))
+        plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in facts.sentences]
+        written = {"run": run.name, "report": str(path), "bytes": path.stat().st_size}
+        print(format_json({**written, "sentences": plain, "answer": facts.answer.to_dict()}))
         return
-    print("\n".join(sentences).replace("\N{NO-BREAK SPACE}", " "))
+    print_answer(facts.answer, table=False)
+    print("\n".join(facts.sentences).replace("\N{NO-BREAK SPACE}", " "))
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

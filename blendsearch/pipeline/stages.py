@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blendsearch.events import FinalTrained, LatenciesMeasured, Promoted, Tested
 from blendsearch.fitness.evaluator import EvaluationSplit, make_request
-from blendsearch.fitness.latency_benchmark import measure_latencies
+from blendsearch.fitness.latency_benchmark import LatencyMeasurement, measure_fastest_passes, measure_latencies
 from blendsearch.pipeline.methods.method import load_method
 from blendsearch.pipeline.problem.costs import describe_conditions, make_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
@@ -169,16 +169,18 @@ def _measure_further_latencies(session: SearchSession) -> None:
     shown = [*(row for row in valid if row.digest in finals), *_select_along_front(front, 1)]
     shown += [find_knee(front, problem.compute_costs), *_select_along_front(front, MEASURED_NETWORKS)]
     waiting = {row.digest: row for row in shown if row.digest not in done}
-    _measure(session, waiting)
+    _measure(session, waiting, measure_fastest_passes)
 
 
-def _measure(session: SearchSession, rows: Mapping[str, Evaluation]) -> tuple[list[Cut], NDArray[np.float64]]:
+def _measure(
+    session: SearchSession, rows: Mapping[str, Evaluation], measure: LatencyMeasurement
+) -> tuple[list[Cut], NDArray[np.float64]]:
     """Measure the networks of `rows`, by digest, and store their latencies; return the cuts and the seconds."""
     problem = session.problem
     maps, height, width, channels = problem.structure.maps, *problem.splits.train.shape
     cuts = [unpack_cut(row.cut, maps.channels) for row in rows.values()]
     conditions = make_conditions(problem.config.budget, (channels, height, width))
-    seconds = measure_latencies(problem.model, maps, cuts, conditions)
+    seconds = measure(problem.model, maps, cuts, conditions)
     for digest, (dense, own) in zip(rows, seconds, strict=True):
         session.store.add_latency(digest, Latency(float(own / dense), float(own)))
     return cuts, seconds
@@ -194,7 +196,7 @@ def _measure_budgeted_latencies(session: SearchSession) -> None:
     reported += [*select_best_baselines(valid), *select_front(valid, problem.compute_costs)]
     waiting = {row.digest: row for row in reported if row.digest not in done}
     maps = problem.structure.maps
-    cuts, seconds = _measure(session, waiting)
+    cuts, seconds = _measure(session, waiting, measure_latencies)
     charged = problem.decoder.oracle.compute_ratio(
         "latency", maps.count_kept(np.array(cuts).reshape(-1, maps.channels))
     )

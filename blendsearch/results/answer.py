@@ -312,9 +312,10 @@ class _Composer:
             return ""
         how = self._run.config.budget.measured
         where = self._run.provenance["device"]
+        value = "median" if "latency" in self._run.config.budget.get_spans() else "fastest"
         return (
-            f"latency on {where}, batch {how.batch_size}, {how.precision}: medians of turns with the dense network; "
-            f"size: float32 weights"
+            f"latency on {where}, batch {how.batch_size}, {how.precision}: {value} of passes in turns with the dense "
+            "network; size: float32 weights"
         )
 
 

@@ -31,7 +31,12 @@ def runs(tmp_path: Path) -> Path:
 
 def network(run: Run, number: int, cost: float, accuracy: float | None, **facts: Any) -> NetworkRecord:
     """Make a network of the front of a finished run."""
-    fields: dict[str, Any] = {"origin": "evolved", "params_ratio": cost, "val_loss": 1 - (accuracy or 0), "test_accuracy": accuracy}
+    fields: dict[str, Any] = {
+        "origin": "evolved",
+        "params_ratio": cost,
+        "val_loss": 1 - (accuracy or 0),
+        "test_accuracy": accuracy,
+    }
     fields |= {"cut": f"{number:064x}", "fidelity": "recalibrated", "val_accuracy": accuracy} | facts
     return NetworkRecord(id=number, macs_ratio=cost, **fields)
 
