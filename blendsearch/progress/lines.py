@@ -31,6 +31,7 @@ from blendsearch.events import (
     Warned,
 )
 from blendsearch.json_output import format_json
+from blendsearch.progress.first_answer import FirstAnswer
 from blendsearch.progress.live import LiveView
 from blendsearch.progress.state import ProgressState
 
@@ -61,6 +62,7 @@ class TextProgress:
         self._console = console
         self._started = time.monotonic()
         self._state = ProgressState(evaluations)
+        self._first_answer = FirstAnswer()
         self._view: LiveView | None = LiveView(console, self._state) if console.is_terminal else None
 
     def __call__(self, event: Event) -> None:
@@ -68,6 +70,8 @@ class TextProgress:
         for line in format_event(event):
             if isinstance(event, GenerationDone):
                 line += f"  {time.monotonic() - self._started:.0f} s"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for line in self._first_answer.receive(event):
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def announce(self, line: str) -> None:
