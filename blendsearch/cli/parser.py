@@ -1,16 +1,21 @@
 """The argument parser: one function per verb. The command-line reference of the documentation is made from it."""
 
 import argparse
+import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
+from blendsearch.cli.housekeeping import delete, print_completion, print_schema
+from blendsearch.cli.init import init
 from blendsearch.cli.results import export, show_front, show_runs
 from blendsearch.cli.search import compare, fork, resume, search
 from blendsearch.cli.server import DEFAULT_PORT, serve
 from blendsearch.cli.show import report, show_network
+from blendsearch.runs.default_folder import VARIABLE, get_default_folder
+from blendsearch.version import __version__
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,7 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
         prog="blendsearch",
         description="Search for smaller CNNs: blended pruning criteria and layer widths within an exact budget.",
     )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the versions of blendsearch and Python")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_init(verbs)
     _add_search(verbs)
     _add_resume(verbs)
     _add_fork(verbs)
@@ -41,7 +48,48 @@ def make_parser() -> argparse.ArgumentParser:
     _add_submit(verbs)
     _add_job(verbs)
     _add_criteria(verbs)
+    _add_delete(verbs)
+    _add_schema(verbs)
+    _add_completion(verbs)
     return parser
+
+
+class ShowVersion(argparse.Action):
+    """Prints the versions and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> NoReturn:
+        print(f"blendsearch {__version__}, Python {platform.python_version()}")
+        parser.exit()
+
+
+def _add_init(verbs: "Verbs") -> None:
+    help = "write a commented config, also for a checkpoint and a folder of data"
+    parser = _add_verb(verbs, "init", init, help)
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="weights: .safetensors, .pt")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder with train and test, or with .npz files")
+    parser.add_argument("--model", metavar="FACTORY", help="the network (default: found by the weights of CHECKPOINT)")
+    parser.add_argument("--budget", default="50%", metavar="SHARE", help="the budget of MACs (default: 50%%)")
+    _add_out(parser, "FILE", "the config (default: config.yaml)")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_delete(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "delete", delete, "delete runs with all their results")
+    parser.add_argument("names", nargs="+", metavar="RUN", help="the runs, by id")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_schema(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "schema", print_schema, "print the JSON Schema of configs, for editors")
+    _add_out(parser, "FILE", "write it to a file")
+
+
+def _add_completion(verbs: "Verbs") -> None:
+    help = "print the script by which a shell completes verbs, options and runs"
+    parser = _add_verb(verbs, "completion", print_completion, help)
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.set_defaults(make_parser=make_parser)
 
 
 def _add_verb(
@@ -49,7 +97,10 @@ def _add_verb(
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=help, description=help)
     parser.set_defaults(verb=function)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    default = get_default_folder()
+    help = f"where runs are (default: runs, or the environment variable {VARIABLE})"
+    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help=help)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log to standard error; -vv logs more")
     return parser
 
 
@@ -60,8 +111,10 @@ def _add_search(verbs: "Verbs") -> None:
     parser.add_argument("--ray", metavar="WHERE", help=f"{RAY_CHOICES} (default: engine.ray)")
     parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
     parser.add_argument("--or-resume", action="store_true", help="resume the run --name if it exists")
+    parser.add_argument("--budget", metavar="SHARE", help="the budget of MACs: 50%%, 0.5, or a range such as 20%%,50%%")
     parser.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     parser.add_argument("--no-finals", action="store_true", help="end without training the best networks")
+    _add_quiet(parser)
     parser.set_defaults(trust=True)  # a config is the user's own
     _add_json(parser, EVENT_LINES)
 
@@ -78,6 +131,7 @@ def _add_resume(verbs: "Verbs") -> None:
     )
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
     _add_trust(parser)
+    _add_quiet(parser)
     _add_json(parser, EVENT_LINES)
 
 
@@ -89,6 +143,7 @@ def _add_fork(verbs: "Verbs") -> None:
     _add_set(parser, "change seed, allocation, or a field of search, budget, fitness, promote, finals or engine")
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
     _add_trust(parser)
+    _add_quiet(parser)
     _add_json(parser, EVENT_LINES)
 
 
@@ -101,6 +156,7 @@ def _add_compare(verbs: "Verbs") -> None:
     )
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
     _add_trust(parser)
+    _add_quiet(parser)
     _add_json(parser, ONE_OBJECT)
 
 
@@ -114,6 +170,7 @@ def _add_front(verbs: "Verbs") -> None:
     parser.add_argument("--all", action="store_true", help="every network, with losses and fidelities")
     parser.add_argument(
         "--plot",
+        "--out",
         nargs="?",
         type=Path,
         const=Path("front.png"),
@@ -199,6 +256,7 @@ def _add_criteria(verbs: "Verbs") -> None:
     parser.add_argument("--run", metavar="RUN", help="the criteria of this run, with its stored scores")
     parser.add_argument(
         "--map",
+        "--out",
         nargs="?",
         type=Path,
         const=Path("criteria-map.png"),
@@ -210,7 +268,7 @@ def _add_criteria(verbs: "Verbs") -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="a run, by its id; latest is the one that was searched last")
 
 
 def _add_pick(parser: argparse.ArgumentParser) -> None:
@@ -219,6 +277,10 @@ def _add_pick(parser: argparse.ArgumentParser) -> None:
     help = "which network: best, knee, or an id as `front` shows them (default: best)"
     parser.add_argument("network", nargs="?", metavar="PICK", help=help)
     parser.add_argument("--pick", metavar=kinds, help="the same as PICK")
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and the result, no progress")
 
 
 def _add_out(parser: argparse.ArgumentParser, metavar: str, help: str) -> None:

@@ -1,13 +1,13 @@
 """Verbs that read a run: runs, front, export; and the table of a comparison."""
 
 import argparse
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table, read_pick
 from blendsearch.json_output import format_json
+from blendsearch.runs.default_folder import format_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def show_front(arguments: argparse.Namespace) -> None:
 
 def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
     """Print the answer of a run, or all of its results, as text or as JSON."""
-    from blendsearch.cli.answer import print_answer
+    from blendsearch.cli.answer_text import print_answer
     from blendsearch.results.answer import compose_answer
     from blendsearch.results.summary import summarize_run
 
@@ -77,8 +77,7 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
     if whole_table:
         _print_front(found, run.structure)
     elif answer.hidden > 0:
-        option = [] if arguments.runs == Path("runs") else ["--runs", str(arguments.runs)]
-        print(f"{answer.hidden} more networks: {shlex.join(['blendsearch', 'front', run.name, '--all', *option])}")
+        print(f"{answer.hidden} more networks: blendsearch front {run.name} --all{format_option(arguments.runs)}")
 
 
 def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:

@@ -24,6 +24,8 @@ def search(arguments: argparse.Namespace) -> None:
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    if arguments.budget is not None:
+        overrides.append(f"budget={_format_budget(arguments.budget)}")
     if arguments.no_finals:
         overrides.append("finals.picks=0")
     config = load_config(arguments.config, overrides)
@@ -53,6 +55,11 @@ def search(arguments: argparse.Namespace) -> None:
         from blendsearch.runs.config.method_registry import list_control_names
 
         _run_comparison(run, list_control_names(optional=False), 3, arguments)
+
+
+def _format_budget(text: str) -> str:
+    """Format the value of --budget as YAML: a share, or a range of two."""
+    return f"[{text}]" if "," in text and not text.startswith("[") else text
 
 
 def resume(arguments: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ def show_network(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    from blendsearch.cli.answer import print_answer
+    from blendsearch.cli.answer_text import print_answer
     from blendsearch.results.report.output_file import check_output_path
     from blendsearch.results.report.report import write_report
     from blendsearch.runs.run import open_run

@@ -32,15 +32,15 @@ def read_pick(arguments: argparse.Namespace) -> str:
 def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress":
     from blendsearch.progress import JsonLines
 
-    return JsonLines() if arguments.json else make_text_progress(config)
+    return JsonLines() if arguments.json else make_text_progress(config, quiet=arguments.quiet)
 
 
-def make_text_progress(config: "Config", *, to_stderr: bool = False) -> "TextProgress":
+def make_text_progress(config: "Config", *, to_stderr: bool = False, quiet: bool = False) -> "TextProgress":
     from rich.console import Console
 
     from blendsearch.progress import TextProgress
 
-    return TextProgress(Console(stderr=to_stderr), config.search.evaluations)
+    return TextProgress(Console(stderr=to_stderr), config.search.evaluations, quiet=quiet)
 
 
 def describe_start(config: "Config") -> str:

@@ -58,15 +58,18 @@ class JsonLines:
 class TextProgress:
     """Print one line per generation and milestone; on a terminal, show a live view below them."""
 
-    def __init__(self, console: Console, evaluations: int) -> None:
-        self._console = console
+    def __init__(self, console: Console, evaluations: int, *, quiet: bool = False) -> None:
+        """Print to `console`; where `quiet`, warnings alone."""
+        self._console, self._quiet = console, quiet
         self._started = time.monotonic()
         self._state = ProgressState(evaluations)
         self._first_answer = FirstAnswer()
-        self._view: LiveView | None = LiveView(console, self._state) if console.is_terminal else None
+        self._view: LiveView | None = LiveView(console, self._state) if console.is_terminal and not quiet else None
 
     def __call__(self, event: Event) -> None:
         self._state.update(event)
+        if self._quiet and not isinstance(event, Warned):
+            return
         for line in format_event(event):
             if isinstance(event, GenerationDone):
                 line += f"  {time.monotonic() - self._started:.0f} s"
@@ -77,6 +80,8 @@ class TextProgress:
     def announce(self, line: str) -> None:
         """Print `line` before the first event, while torch is imported and the data is loaded."""
         self._state.activity = "loading"
+        if self._quiet:
+            return
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:

@@ -7,11 +7,11 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from blendsearch.results.formatting import COST_NAMES, format_bytes, format_factor, format_signed_points
 from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, Record, RunSummary
 from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin
 from blendsearch.runs.records import Latency
 from blendsearch.runs.run import Run
@@ -303,9 +303,7 @@ class _Composer:
         return "It loses much: give it more finals.tuning.epochs, or fork the run to a larger budget"
 
     def _format_command(self, verb: str, *words: str) -> str:
-        folder = self._run.path.parent
-        option = [] if folder == Path("runs") else ["--runs", str(folder)]
-        return shlex.join(["blendsearch", verb, *words, *option])
+        return shlex.join(["blendsearch", verb, *words]) + format_option(self._run.path.parent)
 
     def _describe_conditions(self, rows: Sequence[AnswerRow]) -> str:
         if all(row.latency_ms is None for row in rows):

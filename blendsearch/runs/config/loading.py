@@ -11,6 +11,7 @@ from blendsearch.errors import ConfigError
 from blendsearch.runs.config.checks import check_config
 from blendsearch.runs.config.method_registry import apply_method
 from blendsearch.runs.config.schema import Config, load_config_class
+from blendsearch.runs.config.shares import expand_budget
 from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, read_text
 
 OLD_FIELDS = {"search.optimiser": "search.optimizer"}
@@ -50,6 +51,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 def parse_config(tree: Any, source: str) -> Config:
     """Parse a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
     _rename_old_fields(tree)
+    if isinstance(tree, dict) and "budget" in tree:
+        tree = {**tree, "budget": expand_budget(tree["budget"])}
     try:
         config = load_config_class().model_validate(apply_method(tree))
     except ValidationError as error:
@@ -92,6 +95,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override[:200]!r}: the value is not YAML: {error}") from error
     fields = OLD_FIELDS.get(".".join(fields), ".".join(fields)).split(".")
     branch = tree
+    if fields[0] == "budget" and len(fields) > 1:
+        branch["budget"] = expand_budget(branch.get("budget"))
     for field in fields[:-1]:
         if branch.get(field) is None:
             branch[field] = {}
