@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blendsearch.results.export.loader import load
     from blendsearch.training.hooks import StepInfo, TrainContext
     from blendsearch.training.schedule import Schedule
+    from blendsearch.version import __version__
 
 __all__ = [
     "Budget",
@@ -26,6 +27,7 @@ __all__ = [
     "SearchRun",
     "StepInfo",
     "TrainContext",
+    "__version__",
     "fork",
     "keep",
     "latency",
@@ -50,6 +52,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first access: torch takes seconds, and `blendsearch --help` does not need it."""
+    if name == "__version__":
+        return import_module("blendsearch.version").__version__
     if name in _MODULES:
         return getattr(import_module(f"blendsearch.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
+from blendsearch.blend.ranking import rank_rows
 from blendsearch.criteria.table import ScoreTable
 
 ClusteringMethod = Literal["kmeans", "agglomerative"]
@@ -24,7 +24,7 @@ def compute_rank_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]
     """
     if scores.shape[1] < 2:
         return np.ones((len(scores), len(scores)))
-    ranks = rankdata(scores, axis=1)
+    ranks = rank_rows(scores)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
     ranks /= np.where(length > 0, length, 1)

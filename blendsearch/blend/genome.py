@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
 
 from blendsearch.blend.clustering import Clusters
+from blendsearch.blend.ranking import rank_rows
 
 SHARE_SCALE = 8.0
 """Log-odds of keeping a channel that a share of 1 adds to the network's threshold."""
@@ -57,6 +57,8 @@ def compute_flip_step(layers: int) -> float:
 
     Each flip changes a whole layer, so a fixed step would change far too many of many layers.
     """
+    from scipy.stats import norm  # takes long to import, and few searches have a transform
+
     return float(BASELINE_GENE / norm.isf(min(0.25, 2 / max(1, layers))))
 
 
@@ -211,4 +213,4 @@ def normalize_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     channels = scores.shape[1]
     if channels < 2:
         return np.where(np.isnan(scores), np.nan, 1.0)
-    return np.where(np.isnan(scores), np.nan, (rankdata(scores, axis=1) - 1) / (channels - 1))
+    return np.where(np.isnan(scores), np.nan, (rank_rows(scores) - 1) / (channels - 1))

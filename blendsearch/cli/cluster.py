@@ -1,10 +1,11 @@
 """The verbs for searches that run elsewhere: status, submit, job."""
 
 import argparse
-import json
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
     from blendsearch.results.records import BestNetwork, RunStatus
@@ -17,7 +18,7 @@ def show_status(arguments: argparse.Namespace) -> None:
 
     status = read_status(open_run(arguments.runs, arguments.run))
     if arguments.json:
-        print(json.dumps(status.to_dict()))
+        print(format_json(status.to_dict()))
         return
     failed = f", {status.failed} failed" if status.failed else ""
     print(f"{status.run}: {status.state}, {status.evaluations} of {status.asked} evaluations{failed}")
@@ -63,7 +64,7 @@ def submit(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"a run cannot be called {name!r}: expected lower-case letters, digits and dashes")
     job = submit(arguments.address, config, Path.cwd(), name, arguments.cluster_runs)
     if arguments.json:
-        print(json.dumps({"job": job, "run": name}))
+        print(format_json({"job": job, "run": name}))
         return
     print(f"job {job} searches as run {name}; follow it with: blendsearch job logs {job} --address {arguments.address}")
 
@@ -74,14 +75,14 @@ def manage_job(arguments: argparse.Namespace) -> None:
     if arguments.action == "status":
         status = jobs.get_status(arguments.address, arguments.job)
         state, _, text = status.partition(": ")
-        print(json.dumps({"job": arguments.job, "status": state, "says": text}) if arguments.json else status)
+        print(format_json({"job": arguments.job, "status": state, "says": text}) if arguments.json else status)
     elif arguments.action == "logs":
         logs = jobs.get_logs(arguments.address, arguments.job)
-        print(json.dumps({"job": arguments.job, "logs": logs}) + "\n" if arguments.json else logs, end="")
+        print(format_json({"job": arguments.job, "logs": logs}) + "\n" if arguments.json else logs, end="")
     else:
         was_running = jobs.stop(arguments.address, arguments.job)
         if arguments.json:
-            print(json.dumps({"job": arguments.job, "was_going": was_running}))
+            print(format_json({"job": arguments.job, "was_going": was_running}))
             return
         print("stopping; submit with the same --name to resume its run" if was_running else "it had already ended")
 

@@ -1,11 +1,11 @@
 """The verb criteria: list the criteria, or map which of them rank channels alike."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from blendsearch.cli.terminal import make_table, make_text_progress, print_table
 from blendsearch.errors import ConfigError
+from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
     from blendsearch.blend.clustering import Clusters
@@ -47,7 +47,7 @@ def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> No
     listed = list(CRITERIA.values()) if config is None else list(select_criteria(config.criteria.pool))
     if arguments.json:
         fields = ("name", "family", "cost", "source", "formula")
-        print(json.dumps([{field: getattr(item, field) for field in fields} for item in listed], indent=1))
+        print(format_json([{field: getattr(item, field) for field in fields} for item in listed], indent=1))
         return
     table = make_table("criterion", "family", "cost", "what it computes", "from")
     for item in sorted(listed, key=lambda item: (item.family, item.name)):
@@ -71,7 +71,9 @@ def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Names
     found = build_correlation_map(table, clusters, config.criteria.clustering, config.criteria.clusters, config.seed)
     draw_criteria_map(found, config.model.title, arguments.map)
     if arguments.json:
-        print(json.dumps({"model": config.model.title, "picture": str(arguments.map), **describe_map(found).to_dict()}))
+        print(
+            format_json({"model": config.model.title, "picture": str(arguments.map), **describe_map(found).to_dict()})
+        )
         return
     _print_clusters(found, config.model.title)
     _print_groups(found)

@@ -1,7 +1,6 @@
 """Endings of a command: an exit code and at most one line on standard error."""
 
 import argparse
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from blendsearch.cli.signals import STOPPED
 from blendsearch.cli.streams import OutputLost
 from blendsearch.errors import BlendsearchError
+from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.files import BASE_FOLDER
 
 FAILED = 1
@@ -86,7 +86,7 @@ def get_next_step(arguments: argparse.Namespace | None) -> str:
 
 def describe_next_step(folder: Path, name: str, verb: str) -> str:
     """Describe how to continue with run `name` in `folder`, or that there is nothing to continue."""
-    option = "" if folder == Path("runs") else f" --runs {shlex.quote(str(folder))}"
+    option = format_option(folder)
     if not (folder / name / "run.json").exists():
         if any((folder / BASE_FOLDER).glob("base-*")):
             return "no run was made; the same command continues the training of the base network"

@@ -70,10 +70,22 @@ def _run_verb(argv: Sequence[str] | None, signals: SignalGuard) -> int:
 def _call_verb(arguments: "argparse.Namespace") -> None:
     import warnings
 
+    from blendsearch.cli.verbosity import set_up_logging
+
+    set_up_logging(getattr(arguments, "verbose", 0))
     _add_working_folder()
+    _resolve_run(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _print_warning
         arguments.verb(arguments)
+
+
+def _resolve_run(arguments: "argparse.Namespace") -> None:
+    """Replace the run name ``latest`` by the id of the run that was searched last."""
+    if getattr(arguments, "run", None) == "latest":
+        from blendsearch.runs.latest import resolve_name
+
+        arguments.run = resolve_name(arguments.runs, arguments.run)
 
 
 def _add_working_folder() -> None:

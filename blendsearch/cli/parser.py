@@ -1,17 +1,22 @@
 """The argument parser: one function per verb. The command-line reference of the documentation is made from it."""
 
 import argparse
+import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
+from blendsearch.cli.housekeeping import delete, print_completion, print_schema
+from blendsearch.cli.init import init
 from blendsearch.cli.probe_verb import probe
 from blendsearch.cli.results import export, show_front, show_runs
 from blendsearch.cli.search import compare, fork, resume, search
 from blendsearch.cli.server import DEFAULT_PORT, serve
 from blendsearch.cli.show import report, show_network
+from blendsearch.runs.default_folder import VARIABLE, get_default_folder
+from blendsearch.version import __version__
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -27,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
         prog="blendsearch",
         description="Search for smaller CNNs: blended pruning criteria and layer widths within an exact budget.",
     )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the versions of blendsearch and Python")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_init(verbs)
     _add_search(verbs)
     _add_probe(verbs)
     _add_resume(verbs)
@@ -43,7 +50,48 @@ def make_parser() -> argparse.ArgumentParser:
     _add_submit(verbs)
     _add_job(verbs)
     _add_criteria(verbs)
+    _add_delete(verbs)
+    _add_schema(verbs)
+    _add_completion(verbs)
     return parser
+
+
+class ShowVersion(argparse.Action):
+    """Prints the versions and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> NoReturn:
+        print(f"blendsearch {__version__}, Python {platform.python_version()}")
+        parser.exit()
+
+
+def _add_init(verbs: "Verbs") -> None:
+    help = "write a commented config, also for a checkpoint and a folder of data"
+    parser = _add_verb(verbs, "init", init, help)
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="weights: .safetensors, .pt")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="a folder with train and test, or with .npz files")
+    parser.add_argument("--model", metavar="FACTORY", help="the network (default: found by the weights of CHECKPOINT)")
+    parser.add_argument("--budget", default="50%", metavar="SHARE", help="the budget of MACs (default: 50%%)")
+    _add_out(parser, "FILE", "the config (default: config.yaml)")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_delete(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "delete", delete, "delete runs with all their results")
+    parser.add_argument("names", nargs="+", metavar="RUN", help="the runs, by id")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_schema(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "schema", print_schema, "print the JSON Schema of configs, for editors")
+    _add_out(parser, "FILE", "write it to a file")
+
+
+def _add_completion(verbs: "Verbs") -> None:
+    help = "print the script by which a shell completes verbs, options and runs"
+    parser = _add_verb(verbs, "completion", print_completion, help)
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.set_defaults(make_parser=make_parser)
 
 
 def _add_verb(
@@ -51,7 +99,10 @@ def _add_verb(
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=help, description=help)
     parser.set_defaults(verb=function)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (default: runs)")
+    default = get_default_folder()
+    help = f"where runs are (default: runs, or the environment variable {VARIABLE})"
+    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help=help)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log to standard error; -vv logs more")
     return parser
 
 
@@ -62,8 +113,10 @@ def _add_search(verbs: "Verbs") -> None:
     parser.add_argument("--ray", metavar="WHERE", help=f"{RAY_CHOICES} (default: engine.ray)")
     parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
     parser.add_argument("--or-resume", action="store_true", help="resume the run --name if it exists")
+    parser.add_argument("--budget", metavar="SHARE", help="the budget of MACs: 50%%, 0.5, or a range such as 20%%,50%%")
     parser.add_argument("--controls", action="store_true", help="compare with controls afterwards")
     parser.add_argument("--no-finals", action="store_true", help="end without training the best networks")
+    _add_quiet(parser)
     parser.set_defaults(trust=True)  # a config is the user's own
     _add_json(parser, EVENT_LINES)
 
@@ -105,6 +158,7 @@ def _add_resume(verbs: "Verbs") -> None:
     )
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
     _add_trust(parser)
+    _add_quiet(parser)
     _add_json(parser, EVENT_LINES)
 
 
@@ -116,6 +170,7 @@ def _add_fork(verbs: "Verbs") -> None:
     _add_set(parser, "change seed, allocation, or a field of search, budget, fitness, promote, finals or engine")
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
     _add_trust(parser)
+    _add_quiet(parser)
     _add_json(parser, EVENT_LINES)
 
 
@@ -128,6 +183,7 @@ def _add_compare(verbs: "Verbs") -> None:
     )
     parser.add_argument("--ray", metavar="WHERE", help=RAY_CHOICES)
     _add_trust(parser)
+    _add_quiet(parser)
     _add_json(parser, ONE_OBJECT)
 
 
@@ -136,10 +192,12 @@ def _add_runs(verbs: "Verbs") -> None:
 
 
 def _add_front(verbs: "Verbs") -> None:
-    parser = _add_verb(verbs, "front", show_front, "show the results of a run: dense network, baselines and front")
+    parser = _add_verb(verbs, "front", show_front, "show which network of a run to take, and the best of the others")
     _add_run(parser)
+    parser.add_argument("--all", action="store_true", help="every network, with losses and fidelities")
     parser.add_argument(
         "--plot",
+        "--out",
         nargs="?",
         type=Path,
         const=Path("front.png"),
@@ -153,7 +211,7 @@ def _add_show(verbs: "Verbs") -> None:
     help = "show one network: its channels, its blend, its costs, and its origin"
     parser = _add_verb(verbs, "show", show_network, help)
     _add_run(parser)
-    parser.add_argument("what", metavar="best|knee|ID", help="which network, by id as `front` shows them")
+    _add_pick(parser)
     _add_json(parser, ONE_OBJECT)
 
 
@@ -161,7 +219,7 @@ def _add_report(verbs: "Verbs") -> None:
     help = "write the results of a run as one HTML file that loads nothing from elsewhere"
     parser = _add_verb(verbs, "report", report, help)
     _add_run(parser)
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the page (default: RUN.html)")
+    _add_out(parser, "FILE", "the page (default: RUN.html)")
     _add_json(parser, ONE_OBJECT)
 
 
@@ -169,8 +227,8 @@ def _add_export(verbs: "Verbs") -> None:
     help = "write a network of a run as safetensors and JSON, with a model card"
     parser = _add_verb(verbs, "export", export, help)
     _add_run(parser)
-    parser.add_argument("--pick", default="best", metavar="best|knee|ID", help="which network (default: best)")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    _add_pick(parser)
+    _add_out(parser, "DIR", "a new or empty folder (default: RUN-PICK)")
     parser.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
     parser.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
     _add_trust(parser)
@@ -225,6 +283,7 @@ def _add_criteria(verbs: "Verbs") -> None:
     parser.add_argument("--run", metavar="RUN", help="the criteria of this run, with its stored scores")
     parser.add_argument(
         "--map",
+        "--out",
         nargs="?",
         type=Path,
         const=Path("criteria-map.png"),
@@ -236,7 +295,23 @@ def _add_criteria(verbs: "Verbs") -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="a run, by its id; latest is the one that was searched last")
+
+
+def _add_pick(parser: argparse.ArgumentParser) -> None:
+    """Add the network as a second word, or as --pick, which the first versions had."""
+    kinds = "best|knee|ID"
+    help = "which network: best, knee, or an id as `front` shows them (default: best)"
+    parser.add_argument("network", nargs="?", metavar="PICK", help=help)
+    parser.add_argument("--pick", metavar=kinds, help="the same as PICK")
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and the result, no progress")
+
+
+def _add_out(parser: argparse.ArgumentParser, metavar: str, help: str) -> None:
+    parser.add_argument("--out", "--to", dest="out", type=Path, metavar=metavar, help=help)
 
 
 def _add_config(parser: argparse.ArgumentParser, help: str) -> None:

@@ -1,11 +1,13 @@
 """Verbs that read a run: runs, front, export; and the table of a comparison."""
 
 import argparse
-import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
+from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table, read_pick
+from blendsearch.json_output import format_json
+from blendsearch.runs.default_folder import format_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ def show_runs(arguments: argparse.Namespace) -> None:
 
     rows = summarize_runs(arguments.runs)
     if arguments.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=1))
+        print(format_json([row.to_dict() for row in rows], indent=1))
         return
     if not rows:
         print(f"no runs in {arguments.runs}")
@@ -56,15 +58,26 @@ def show_front(arguments: argparse.Namespace) -> None:
 
 
 def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
-    """Print the results of a run, as a table or as JSON."""
+    """Print the answer of a run, or all of its results, as text or as JSON."""
+    from blendsearch.cli.answer_text import print_answer
+    from blendsearch.results.answer import compose_answer
     from blendsearch.results.summary import summarize_run
 
     found = summarize_run(run)
+    answer = compose_answer(run, found)
     if arguments.json:
-        whole = {"run": run.name, "finished": run.finished, **found.to_dict()}
-        print(json.dumps(whole, indent=1 if arguments.verb is show_front else None))
+        whole = {"run": run.name, "finished": run.finished, **found.to_dict(), "answer": answer.to_dict()}
+        if arguments.verb is show_front:
+            print(format_json(whole, indent=1))
+        else:
+            print(format_json({"event": "result", **whole}))
         return
-    _print_front(found, run.structure)
+    whole_table = getattr(arguments, "all", False)
+    print_answer(answer, table=not whole_table)
+    if whole_table:
+        _print_front(found, run.structure)
+    elif answer.hidden > 0:
+        print(f"{answer.hidden} more networks: blendsearch front {run.name} --all{format_option(arguments.runs)}")
 
 
 def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
@@ -166,7 +179,8 @@ def print_comparison(run: "Run", arguments: argparse.Namespace) -> None:
 
     found = summarize_comparison(run)
     if arguments.json:
-        print(json.dumps(found.to_dict()))
+        event = {} if arguments.controls == "none" else {"event": "result"}
+        print(format_json({**event, **found.to_dict()}))
         return
     table = make_table("method", "seeds", "val loss", "val acc", "test acc", "test difference in points, 95 %")
     for row in found.methods:
@@ -211,22 +225,24 @@ def export(arguments: argparse.Namespace) -> None:
 
     run = open_run(arguments.runs, arguments.run)
     formats = [name for name in ("pt2", "onnx") if getattr(arguments, name)]
-    select_network(run, arguments.pick)  # these before the data is loaded
-    check_folder(arguments.to)
+    pick = read_pick(arguments)
+    folder = arguments.out or Path(f"{run.name}-{pick}")
+    select_network(run, pick)  # these before the data is loaded
+    check_folder(folder)
     check_formats(formats)
     own = is_in_python(run.config)
     if own and formats:
         raise RunError(
             f"{' and '.join(formats)} need the network, which lives in Python: export there, "
-            f"blendsearch.open({run.name!r}, model=, data=).network({arguments.pick!r}).export(..., {formats[0]}=True)"
+            f"blendsearch.open({run.name!r}, model=, data=).network({pick!r}).export(..., {formats[0]}=True)"
         )
     if own:
-        done = export_stored_weights(run, arguments.pick, arguments.to)
+        done = export_stored_weights(run, pick, folder)
     else:
         problem = restore(run, inputs=UserInputs(trust=arguments.trust))
-        done = export(run, problem, arguments.pick, arguments.to, formats)
+        done = export(run, problem, pick, folder, formats)
     if arguments.json:
-        print(json.dumps(done.to_dict()))
+        print(format_json(done.to_dict()))
         return
     _print_export(done, run.config.model.factory, in_python=own)
 
@@ -244,7 +260,7 @@ def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> Non
     if (latency := done.latency) is not None:
         ratio = latency["pruned_ms"] / latency["dense_ms"]
         times = f"dense {latency['dense_ms']:.3f} ms, pruned {latency['pruned_ms']:.3f} ms ({ratio:.1%})"
-        print(f"one pass on {latency['where']}: {times}, medians of turns")
+        print(f"one pass on {latency['where']}: {times}, the fastest of passes in turns")
     for item in done.files:
         checked = "" if item.difference is None else f", outputs within {item.difference:.1e} of the module's"
         allowed = "" if item.tolerance is None else f" (of their spread; allowed {item.tolerance:g})"

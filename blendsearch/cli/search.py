@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from blendsearch.cli.endings import set_next_step
 from blendsearch.cli.results import print_comparison, print_summary
-from blendsearch.cli.terminal import make_reporter
+from blendsearch.cli.terminal import describe_start, make_reporter
 from blendsearch.errors import ConfigError
-from blendsearch.events import RunCreated
 
 if TYPE_CHECKING:
     from blendsearch.runs.config.schema import Config
@@ -19,11 +18,14 @@ if TYPE_CHECKING:
 
 def search(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.config.loading import load_config
+    from blendsearch.runs.config.names import check_names
     from blendsearch.runs.run import check_name, find_free_name, open_run
 
     overrides = list(arguments.set)
     if arguments.ray is not None:
         overrides.append(f"engine.ray={json.dumps(arguments.ray)}")
+    if arguments.budget is not None:
+        overrides.append(f"budget={_format_budget(arguments.budget)}")
     if arguments.no_finals:
         overrides.append("finals.picks=0")
     config = load_config(arguments.config, overrides)
@@ -35,11 +37,13 @@ def search(arguments: argparse.Namespace) -> None:
             arguments.trust = _names_same_code(config, open_run(arguments.runs, arguments.name).config)
             resume(arguments)
             return
+    check_names(config)
     name = arguments.name or find_free_name(arguments.runs, config.model.factory.rpartition(":")[2])
     check_name(arguments.runs, name)  # before slow work
     set_next_step(arguments, name)
     report = make_reporter(arguments, config)
     try:
+        report.announce(describe_start(config))
         from blendsearch.pipeline.launch import run_search, set_up_run
 
         run, problem, engine = set_up_run(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
@@ -51,6 +55,11 @@ def search(arguments: argparse.Namespace) -> None:
         from blendsearch.runs.config.method_registry import list_control_names
 
         _run_comparison(run, list_control_names(optional=False), 3, arguments)
+
+
+def _format_budget(text: str) -> str:
+    """Format the value of --budget as YAML: a share, or a range of two."""
+    return f"[{text}]" if "," in text and not text.startswith("[") else text
 
 
 def resume(arguments: argparse.Namespace) -> None:
@@ -76,6 +85,7 @@ def resume(arguments: argparse.Namespace) -> None:
         return
     report = make_reporter(arguments, run.config)
     try:
+        report.announce(f"resuming {run.name}: {describe_start(run.config)}")
         from blendsearch.engine.factory import check_engine, start_engine
         from blendsearch.pipeline.launch import run_search
         from blendsearch.pipeline.problem.inputs import UserInputs
@@ -129,6 +139,7 @@ def fork(arguments: argparse.Namespace) -> None:
     report = make_reporter(arguments, config)
     try:
         from blendsearch.engine.factory import check_engine, start_engine
+        from blendsearch.events import RunCreated
         from blendsearch.pipeline.launch import run_search
         from blendsearch.pipeline.problem.inputs import UserInputs
 

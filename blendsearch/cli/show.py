@@ -1,13 +1,13 @@
 """Verbs for one run in detail: show for one of its networks, report for all of it on a page."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table
+from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table, read_pick
+from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
     from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails
@@ -25,9 +25,9 @@ def show_network(arguments: argparse.Namespace) -> None:
     from blendsearch.results.network import describe_network
     from blendsearch.runs.run import open_run
 
-    network = describe_network(open_run(arguments.runs, arguments.run), arguments.what)
+    network = describe_network(open_run(arguments.runs, arguments.run), read_pick(arguments))
     if arguments.json:
-        print(json.dumps(network.to_dict(), indent=1))
+        print(format_json(network.to_dict(), indent=1))
         return
     print(f"network {network.id} of {network.run}: {_format_origin(network)}")
     print(f"costs: {_format_costs(network)}")
@@ -41,19 +41,22 @@ def show_network(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
+    from blendsearch.cli.answer_text import print_answer
     from blendsearch.results.report.output_file import check_output_path
     from blendsearch.results.report.report import write_report
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
-    path = arguments.to or Path(f"{run.name}.html")
+    path = arguments.out or Path(f"{run.name}.html")
     check_output_path(path, "report", (".html", ".htm"))
-    sentences = write_report(run, path)
+    facts = write_report(run, path)
     if arguments.json:
-        plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in sentences]
-        print(json.dumps({"run": run.name, "report": str(path), "bytes": path.stat().st_size, "sentences": plain}))
+        plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in facts.sentences]
+        written = {"run": run.name, "report": str(path), "bytes": path.stat().st_size}
+        print(format_json({**written, "sentences": plain, "answer": facts.answer.to_dict()}))
         return
-    print("\n".join(sentences).replace("\N{NO-BREAK SPACE}", " "))
+    print_answer(facts.answer, table=False)
+    print("\n".join(facts.sentences).replace("\N{NO-BREAK SPACE}", " "))
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from blendsearch.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,18 +22,34 @@ COST_COLUMNS = {
 """Columns of costs and their fields. Columns of costs without a budget are omitted."""
 
 
+def read_pick(arguments: argparse.Namespace) -> str:
+    """Return the network that a command names by PICK or --pick, the best one by default."""
+    if arguments.network is not None and arguments.pick is not None and arguments.network != arguments.pick:
+        raise ConfigError(f"PICK is {arguments.network} and --pick is {arguments.pick}: give one of them")
+    return str(arguments.network or arguments.pick or "best")
+
+
 def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress":
     from blendsearch.progress import JsonLines
 
-    return JsonLines() if arguments.json else make_text_progress(config)
+    return JsonLines() if arguments.json else make_text_progress(config, quiet=arguments.quiet)
 
 
-def make_text_progress(config: "Config", *, to_stderr: bool = False) -> "TextProgress":
+def make_text_progress(config: "Config", *, to_stderr: bool = False, quiet: bool = False) -> "TextProgress":
     from rich.console import Console
 
     from blendsearch.progress import TextProgress
 
-    return TextProgress(Console(stderr=to_stderr), config.search.evaluations)
+    return TextProgress(Console(stderr=to_stderr), config.search.evaluations, quiet=quiet)
+
+
+def describe_start(config: "Config") -> str:
+    """Describe in one line what a search is about to do, before anything slow is imported."""
+    from blendsearch.results.formatting import COST_NAMES
+
+    asked = [f"at most {high:.0%} of {COST_NAMES[name]}" for name, (_, high) in config.budget.get_spans().items()]
+    budget = ", ".join(asked) or "given widths"
+    return f"{config.model.title} on {config.data.dataset}, {budget}; loading torch and the data"
 
 
 def make_table(*columns: str) -> "Table":

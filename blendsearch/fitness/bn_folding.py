@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from blendsearch.structure.eager_mode import EagerMode
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -101,7 +102,7 @@ def _fold_pair(root: nn.Module, convolution: Any, norm: Any, name: str) -> Itera
         owner._modules[last] = norm
 
 
-class _ReadCounter(TorchDispatchMode):
+class _ReadCounter(EagerMode):
     """Counts, per tensor id, the operations that read the tensor."""
 
     def __init__(self) -> None:

@@ -19,6 +19,12 @@ from blendsearch.training.device import Precision, autocast
 MIN_TIMING_SECONDS = 0.005
 """Shortest timing in seconds: a small network runs several times for it."""
 
+FASTEST_SECONDS = 0.5
+"""Seconds after which the search for the fastest pass of a network ends, after at least `repeats` passes."""
+
+MAX_ROUNDS = 100
+"""Largest number of passes among which the fastest one is found."""
+
 NETWORKS_PER_ROUND = 8
 """Networks that take turns with the dense one. More would evict each other's weights from the caches for longer."""
 
@@ -31,6 +37,10 @@ class BenchmarkSettings:
     batch_size: int
     precision: Precision
     repeats: int
+
+
+LatencyMeasurement = Callable[[nn.Module, IndexMaps, Sequence[Cut], BenchmarkSettings], NDArray[np.float64]]
+"""From a network and cuts to the seconds of one pass of the dense network and of each cut, (cuts, 2)."""
 
 
 def measure_latencies(
@@ -58,6 +68,32 @@ def measure_latencies(
             each = _polish_medians(seconds)
             rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
     return np.concatenate([np.empty((0, 2)), *rows])
+
+
+def measure_fastest_passes(
+    model: nn.Module, maps: IndexMaps, cuts: Sequence[Cut], conditions: BenchmarkSettings
+) -> NDArray[np.float64]:
+    """Measure the seconds of the fastest pass of the dense network and of each cut: (cuts, 2).
+
+    Each cut and the dense network take turns, pass by pass. On a machine that other processes use, the fastest pass is
+    far steadier than the median one: they only ever make a pass slower.
+    """
+    device = next(model.parameters()).device
+    images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
+    rows = []
+    with torch.inference_mode(), autocast(device, conditions.precision):
+        for cut in cuts:
+            networks = [model, narrow(model, maps, cut)]
+            for network in networks:
+                _choose_passes(network, images)
+            start, rounds, fastest = time.perf_counter(), 0, np.full(2, np.inf)
+            while rounds < conditions.repeats or (
+                rounds < MAX_ROUNDS and time.perf_counter() - start < FASTEST_SECONDS
+            ):
+                fastest = np.minimum(fastest, [_time_passes(network, images, 1) for network in networks])
+                rounds += 1
+            rows.append(fastest)
+    return np.array(rows).reshape(-1, 2)
 
 
 def _polish_medians(seconds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from blendsearch.engine.base import Engine
+from blendsearch.event_log import log_event
 from blendsearch.events import Event, Reporter
 from blendsearch.pipeline.elastic_tune import attach_elastic
 from blendsearch.pipeline.generational import run_generational
@@ -54,10 +55,11 @@ def attach_training_store(run: Run, problem: Problem, engine: Engine, report: Re
 
 
 def attach_engine(engine: Engine, run: Run, report: Reporter) -> Reporter:
-    """Start `engine`'s telemetry in the run directory and return a reporter that sends events to it and to `report`."""
+    """Start `engine`'s telemetry in the run directory and return a reporter for it, the log and `report`."""
     engine.start_telemetry(run.name, run.logs)
 
     def report_to_both(event: Event) -> None:
+        log_event(event)
         engine.receive_event(event)
         report(event)
 

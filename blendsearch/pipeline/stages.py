@@ -3,13 +3,14 @@
 The final result is chosen among the promoted networks, by their higher-fidelity evaluations, where there are any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsearch.events import LatenciesMeasured, Promoted, Tested
 from blendsearch.fitness.evaluator import EvaluationSplit, make_request
-from blendsearch.fitness.latency_benchmark import measure_latencies
+from blendsearch.fitness.latency_benchmark import LatencyMeasurement, measure_fastest_passes, measure_latencies
 from blendsearch.pipeline.final_training import train_finals
 from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import load_method
@@ -27,10 +28,13 @@ from blendsearch.runs.pareto import (
     select_highest_fidelity,
 )
 from blendsearch.runs.records import Evaluation, Latency, Promotion, TestResult
-from blendsearch.structure.groups import unpack_cut
+from blendsearch.structure.groups import Cut, unpack_cut
 
 MAX_WEIGHT_BYTES = 2**30
 """Upper limit of the stored weights of a run directory, in bytes."""
+
+MEASURED_NETWORKS = 6
+"""Networks along the front whose latency is measured where it has no budget."""
 
 
 def select_promotions(rows: Sequence[Evaluation], problem: Problem) -> list[Evaluation]:
@@ -133,22 +137,59 @@ def run_finals(session: SearchSession) -> None:
 
 
 def measure_reported_latencies(session: SearchSession) -> None:
-    """Measure the latency of every reported network once, where latency is budgeted."""
+    """Measure the latency of every reported network once, beside the dense one.
+
+    Where latency has no budget, these are the fine-tuned networks, the best, the knee and some of the front; a failure
+    is then a warning.
+    """
+    if "latency" in session.problem.config.budget.get_spans():
+        _measure_budgeted_latencies(session)
+        return
+    try:
+        _measure_further_latencies(session)
+    except Exception as error:  # a network may need other inputs than images, and the search is complete
+        session.warn(f"latency was not measured: {' '.join(str(error).split())[:200]}")
+
+
+def _measure_further_latencies(session: SearchSession) -> None:
+    problem, store = session.problem, session.store
+    done = store.read_latencies()
+    valid = select_highest_fidelity(store.read_evaluations(), store.read_promotions())
+    front = select_front(valid, problem.compute_costs)
+    if not front:
+        return
+    finals = {item.digest for item in store.read_finals()}
+    shown = [*(row for row in valid if row.digest in finals), *_select_along_front(front, 1)]
+    shown += [find_knee(front, problem.compute_costs), *_select_along_front(front, MEASURED_NETWORKS)]
+    waiting = {row.digest: row for row in shown if row.digest not in done}
+    _measure(session, waiting, measure_fastest_passes)
+
+
+def _measure(
+    session: SearchSession, rows: Mapping[str, Evaluation], measure: LatencyMeasurement
+) -> tuple[list[Cut], NDArray[np.float64]]:
+    """Measure the networks of `rows`, by digest, and store their latencies; return the cuts and the seconds."""
+    problem = session.problem
+    maps, height, width, channels = problem.structure.maps, *problem.splits.train.shape
+    cuts = [unpack_cut(row.cut, maps.channels) for row in rows.values()]
+    conditions = make_conditions(problem.config.budget, (channels, height, width))
+    seconds = measure(problem.model, maps, cuts, conditions)
+    for digest, (dense, own) in zip(rows, seconds, strict=True):
+        session.store.add_latency(digest, Latency(float(own / dense), float(own)))
+    return cuts, seconds
+
+
+def _measure_budgeted_latencies(session: SearchSession) -> None:
     problem, store = session.problem, session.store
     config = problem.config.budget
-    if "latency" not in config.get_spans():
-        return
     rows, done = store.read_evaluations(), store.read_latencies()
     valid = select_highest_fidelity(rows, store.read_promotions())
     finals = {item.digest for item in store.read_finals()}
     reported = [row for row in rows if row.origin == DENSE or row.digest in finals]
     reported += [*select_best_baselines(valid), *select_front(valid, problem.compute_costs)]
     waiting = {row.digest: row for row in reported if row.digest not in done}
-    maps, height, width, channels = problem.structure.maps, *problem.splits.train.shape
-    cuts = [unpack_cut(row.cut, maps.channels) for row in waiting.values()]
-    seconds = measure_latencies(problem.model, maps, cuts, make_conditions(config, (channels, height, width)))
-    for digest, (dense, own) in zip(waiting, seconds, strict=True):
-        store.add_latency(digest, Latency(float(own / dense), float(own)))
+    maps = problem.structure.maps
+    cuts, seconds = _measure(session, waiting, measure_latencies)
     charged = problem.decoder.oracle.compute_ratio(
         "latency", maps.count_kept(np.array(cuts).reshape(-1, maps.channels))
     )

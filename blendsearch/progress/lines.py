@@ -1,6 +1,5 @@
 """Progress as text: plain lines for a pipe or a log, or JSON lines."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +31,8 @@ from blendsearch.events import (
     Traced,
     Warned,
 )
+from blendsearch.json_output import format_json
+from blendsearch.progress.first_answer import FirstAnswer
 from blendsearch.progress.live import LiveView
 from blendsearch.progress.state import ProgressState
 
@@ -46,7 +47,10 @@ class JsonLines:
         self._stream = stream or sys.stdout
 
     def __call__(self, event: Event) -> None:
-        print(json.dumps(event.to_dict()), file=self._stream, flush=True)
+        print(format_json(event.to_dict()), file=self._stream, flush=True)
+
+    def announce(self, line: str) -> None:
+        """Print nothing: `line` is no event."""
 
     def close(self) -> None:
         """Do nothing: no resource is held."""
@@ -55,18 +59,31 @@ class JsonLines:
 class TextProgress:
     """Print one line per generation and milestone; on a terminal, show a live view below them."""
 
-    def __init__(self, console: Console, evaluations: int) -> None:
-        self._console = console
+    def __init__(self, console: Console, evaluations: int, *, quiet: bool = False) -> None:
+        """Print to `console`; where `quiet`, warnings alone."""
+        self._console, self._quiet = console, quiet
         self._started = time.monotonic()
         self._state = ProgressState(evaluations)
-        self._view: LiveView | None = LiveView(console, self._state) if console.is_terminal else None
+        self._first_answer = FirstAnswer()
+        self._view: LiveView | None = LiveView(console, self._state) if console.is_terminal and not quiet else None
 
     def __call__(self, event: Event) -> None:
         self._state.update(event)
+        if self._quiet and not isinstance(event, Warned):
+            return
         for line in format_event(event):
             if isinstance(event, GenerationDone):
                 line += f"  {time.monotonic() - self._started:.0f} s"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for line in self._first_answer.receive(event):
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def announce(self, line: str) -> None:
+        """Print `line` before the first event, while torch is imported and the data is loaded."""
+        self._state.activity = "loading"
+        if self._quiet:
+            return
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._view is not None:

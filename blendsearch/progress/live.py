@@ -3,6 +3,7 @@
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -14,14 +15,14 @@ TREND_LENGTH = 40
 
 
 class LiveView:
-    """Draws a state twice a second; gone when closed."""
+    """Draws a state four times a second, with a spinner that turns also while nothing is reported; gone when closed."""
 
     def __init__(self, console: Console, state: ProgressState) -> None:
-        self._state = state
+        self._state, self._spinner = state, Spinner("dots")
         self._live = Live(
-            get_renderable=lambda: render_state(self._state, console.width),
+            get_renderable=lambda: render_state(self._state, console.width, self._spinner),
             console=console,
-            refresh_per_second=2,
+            refresh_per_second=4,
             transient=True,
         )
         self._live.start()
@@ -30,7 +31,7 @@ class LiveView:
         self._live.stop()
 
 
-def render_state(state: ProgressState, width: int = 80) -> RenderableType:
+def render_state(state: ProgressState, width: int = 80, spinner: RenderableType = "") -> RenderableType:
     """Render the state as lines of text, labels on the left."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -40,6 +41,7 @@ def render_state(state: ProgressState, width: int = 80) -> RenderableType:
     done, whole = state.phase_progress if state.phase_progress is not None else (state.done, state.total)
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
+        spinner,
         Text(state.activity, style="bold"),
         ProgressBar(total=max(whole, 1e-9), completed=done, width=max(10, min(40, width - 50))),
         Text("" if whole == 1 else f"{done:g} of {whole:g}"),

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from blendsearch.data.user_data import UserData
 from blendsearch.errors import ConfigError
 from blendsearch.pipeline.problem.inputs import UserInputs
-from blendsearch.python.budgets import Budget
+from blendsearch.python.budgets import Budget, BudgetShare
 from blendsearch.python.options import (
     ConfigValue,
     Data,
@@ -21,6 +21,9 @@ from blendsearch.python.options import (
 )
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
+from blendsearch.runs.config.shares import expand_budget
+from blendsearch.runs.default_folder import get_default_folder
+from blendsearch.runs.latest import resolve_name
 from blendsearch.runs.run import Run, open_run
 from blendsearch.task import Task
 from blendsearch.training.hooks import TrainingHooks
@@ -29,7 +32,10 @@ PARTS = ("train", "val", "test")
 
 
 def make_config(
-    model: nn.Module | str | Section, data: Data | UserData | None, budget: Budget | Section, options: SearchOptions
+    model: nn.Module | str | Section,
+    data: Data | UserData | None,
+    budget: Budget | Section | BudgetShare,
+    options: SearchOptions,
 ) -> Config:
     """Make the config of a search. Raises ConfigError, naming the field, for a value that is not allowed."""
     tree = {
@@ -93,7 +99,8 @@ def _get_data_title(data: UserData) -> str:
     return "arrays" if isinstance(source, tuple | list) else type(source).__name__
 
 
-def _make_budget_section(budget: Budget | Section) -> Section:
+def _make_budget_section(budget: Budget | Section | BudgetShare) -> Section:
+    budget = expand_budget(budget)
     if not isinstance(budget, Budget | Mapping):
         raise ConfigError(f"budget is {budget!r:.80}: expected a cost's share, such as blendsearch.macs(0.5)")
     return dict(budget.fields if isinstance(budget, Budget) else budget)
@@ -148,7 +155,10 @@ def format_overrides(changes: Section) -> list[str]:
     return [f"{field}={format_value(value)}" for field, value in changes.items()]
 
 
-def find_run(run: str, runs: str | Path) -> Run:
-    """Open a run by its id in the folder `runs`, or by the path of its directory."""
+def find_run(run: str, runs: str | Path | None) -> Run:
+    """Open a run by its id in the folder `runs`, or by the path of its directory; ``latest`` is the last one."""
     path = Path(run)
-    return open_run(path.parent, path.name) if len(path.parts) > 1 else open_run(Path(runs), run)
+    if len(path.parts) > 1:
+        return open_run(path.parent, path.name)
+    folder = get_default_folder() if runs is None else Path(runs)
+    return open_run(folder, resolve_name(folder, run))

@@ -6,6 +6,12 @@ from typing import Any
 
 from blendsearch.errors import ConfigError
 
+Share = float | str
+"""A share in (0, 1], or a text such as ``50%``."""
+
+BudgetShare = float | str | tuple[float | str, float | str]
+"""A budget of MACs: a share, or a range of shares."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -34,7 +40,7 @@ class Budget:
         return " and ".join(f"{name} {value}" for name, value in self.fields.items())
 
 
-def macs(share: float, upper: float | None = None) -> Budget:
+def macs(share: Share, upper: Share | None = None) -> Budget:
     """Limit multiply-accumulates to a share, in (0, 1], of the dense network's.
 
     With two numbers, the search covers that range and yields a front.
@@ -42,12 +48,12 @@ def macs(share: float, upper: float | None = None) -> Budget:
     return Budget({"macs": _make_range(share, upper)})
 
 
-def params(share: float, upper: float | None = None) -> Budget:
+def params(share: Share, upper: Share | None = None) -> Budget:
     """Limit parameters to a share, in (0, 1], of the dense network's, or search a range of shares."""
     return Budget({"params": _make_range(share, upper)})
 
 
-def memory(share: float, upper: float | None = None) -> Budget:
+def memory(share: Share, upper: Share | None = None) -> Budget:
     """Limit peak activation memory to a share, in (0, 1], of the dense network's, or search a range of shares.
 
     Peak activation memory is the largest number of bytes alive at once in the forward pass of one image.
@@ -55,7 +61,7 @@ def memory(share: float, upper: float | None = None) -> Budget:
     return Budget({"memory": _make_range(share, upper)})
 
 
-def latency(share: float, upper: float | None = None, **conditions: Any) -> Budget:
+def latency(share: Share, upper: Share | None = None, **conditions: Any) -> Budget:
     """Limit the time of a forward pass on this device to a share, in (0, 1], of the dense network's, or search a range.
 
     `conditions` are fields of the section `budget.measured`: ``batch_size``, ``precision``, ``repeats``, ``cuts``.
@@ -68,5 +74,5 @@ def keep(share: float | Mapping[str, float]) -> Budget:
     return Budget({"keep": share if isinstance(share, int | float) else dict(share)})
 
 
-def _make_range(share: float, upper: float | None) -> float | list[float]:
+def _make_range(share: Share, upper: Share | None) -> Share | list[Share]:
     return share if upper is None else [share, upper]

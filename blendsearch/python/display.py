@@ -10,6 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from blendsearch.errors import RunError
+from blendsearch.results.answer import Answer
 from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails, NetworkRecord
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.run import Run
@@ -76,8 +77,26 @@ def format_html_table(rows: Sequence[NetworkRecord]) -> str:
     return str(Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body))
 
 
-def format_run_html(run: Run, front: Sequence[NetworkRecord]) -> str:
-    """Format a run as HTML: its headline, the figure of its front, and the table."""
+def format_answer_text(answer: Answer) -> str:
+    """Format the answer as text: its sentences, and the Python that exports the network."""
+    return "\n".join([*answer.sentences, *_format_next_step(answer)])
+
+
+def _format_next_step(answer: Answer) -> list[str]:
+    best = next((row.id for row in answer.rows if "best" in row.mark), None)
+    return [] if best is None else [f'export it with: run.network({best}).export("network-{best}")']
+
+
+def _format_answer_html(answer: Answer) -> Markup:
+    first, *others = answer.sentences
+    steps = Markup("").join(
+        Markup("<br><small>{}</small>").format(text) for text in (*others, *_format_next_step(answer))
+    )
+    return Markup('<p style="font-size:1.15em"><strong>{}</strong>{}</p>').format(first, steps)
+
+
+def format_run_html(run: Run, answer: Answer, front: Sequence[NetworkRecord]) -> str:
+    """Format a run as HTML: the network to take, the figure of its front, the table, and the run's headline."""
     picture = draw_front_png(run)
     image = Markup("")
     if picture is not None:
@@ -85,7 +104,8 @@ def format_run_html(run: Run, front: Sequence[NetworkRecord]) -> str:
         image = Markup('<img style="max-width:46em;width:100%" alt="{}" src="data:image/png;base64,{}">').format(
             text, base64.b64encode(picture).decode("ascii")
         )
-    return f"<p>{escape(format_headline(run))}</p>{image}{format_html_table(front)}"
+    headline = Markup("<p><small>{}</small></p>").format(format_headline(run))
+    return f"{_format_answer_html(answer)}{image}{format_html_table(front)}{headline}"
 
 
 def draw_front_png(run: Run) -> bytes | None:

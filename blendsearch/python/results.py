@@ -13,6 +13,7 @@ from blendsearch.pipeline.problem.inputs import UserInputs
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.python import display as showing
+from blendsearch.results.answer import Answer, compose_answer
 from blendsearch.results.export.export import ExportResult, export, rebuild_network
 from blendsearch.results.network import describe_network
 from blendsearch.results.records import NetworkDetails, NetworkRecord
@@ -49,6 +50,10 @@ class SearchRun:
     def finished(self) -> bool:
         """True when the search has finished."""
         return self.run.finished
+
+    def answer(self) -> Answer:
+        """The network to take in one sentence, the next command, and a short table."""
+        return compose_answer(self.run)
 
     def front(self) -> "Front":
         """The non-dominated networks in loss and cost, the cheapest first."""
@@ -127,10 +132,10 @@ class SearchRun:
         return self._problem
 
     def __repr__(self) -> str:
-        return f"{showing.format_headline(self.run)}\n{self.front()!r}"
+        return f"{showing.format_headline(self.run)}\n{showing.format_answer_text(self.answer())}\n{self.front()!r}"
 
     def _repr_html_(self) -> str:
-        return showing.format_run_html(self.run, self.front().records)
+        return showing.format_run_html(self.run, self.answer(), self.front().records)
 
     def _repr_png_(self) -> bytes | None:
         return showing.draw_front_png(self.run)

@@ -26,11 +26,12 @@ from blendsearch.python.arguments import (
     make_hooks,
     make_task,
 )
-from blendsearch.python.budgets import Budget
+from blendsearch.python.budgets import Budget, BudgetShare
 from blendsearch.python.options import Data, ReopenOptions, SearchOptions, Section, check_options
 from blendsearch.python.results import SearchRun
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config_changes import change_config
+from blendsearch.runs.default_folder import get_default_folder
 from blendsearch.runs.run import Run, check_name, find_free_name
 from blendsearch.structure.torch_modes import use_default_modes
 from blendsearch.task import seed_rngs
@@ -41,9 +42,9 @@ def search(
     model: nn.Module | str | Section,
     data: Data | None = None,
     *,
-    budget: Budget | Section,
+    budget: Budget | Section | BudgetShare,
     name: str | None = None,
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     progress: bool | Reporter = True,
     **options: Unpack[SearchOptions],
 ) -> SearchRun:
@@ -63,8 +64,9 @@ def search(
         by the mean and standard deviation of the training images, or by ``mean`` and ``std`` in `splits`. Transforms
         are applied once, or, for a Dataset of more than 4 GiB, with the same random numbers every time. Pass images
         that the network was not trained on for `val` and `test`.
-    budget: ``macs(0.5)``, ``macs(0.2, 0.7)``, ``macs(0.5) & params(0.6)``; or the `budget` section of a config.
-    name, runs: the run's id and folder.
+    budget: ``macs(0.5)``, ``macs(0.2, 0.7)``, ``macs(0.5) & params(0.6)``; 0.5 or ``"50%"`` for MACs; or the
+        `budget` section of a config.
+    name, runs: the run's id and folder; by default the folder that BLENDSEARCH_RUNS names, or ``runs``.
     progress: show the progress in a terminal or a notebook, or not; or a function that receives every event.
     train, val, test: the three parts of the data, where they are separate. Without `test`, half of `val` is used.
     loss: maps outputs and targets to the mean loss of a batch, or to one loss per image. Default: cross-entropy. Used
@@ -95,7 +97,7 @@ def search(
     config = make_config(model, data if user_data is None else user_data, budget, options)
     network = model if isinstance(model, nn.Module) else None
     inputs = UserInputs(network, user_data, make_task(options), hooks=make_hooks(options))
-    folder = Path(runs)
+    folder = get_default_folder() if runs is None else Path(runs)
     name = name or find_free_name(folder, config.model.factory.rpartition(":")[2])
     check_name(folder, name)
     with _open_reporter(progress, config, folder / name, inputs) as report, seed_rngs(config.seed):
@@ -109,7 +111,7 @@ def resume(
     *,
     changes: Section | None = None,
     ray: str | None = None,
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     progress: bool | Reporter = True,
     **options: Unpack[ReopenOptions],
 ) -> SearchRun:
@@ -167,7 +169,7 @@ def fork(
     return SearchRun(made.run, run.inputs, made.problem)
 
 
-def open(run: str, *, runs: str | Path = "runs", **options: Unpack[ReopenOptions]) -> SearchRun:
+def open(run: str, *, runs: str | Path | None = None, **options: Unpack[ReopenOptions]) -> SearchRun:
     """Open a run by its id, or by the path of its directory. Reading its results needs no other argument.
 
     To rebuild the networks of a search with Python objects, pass the objects that `search` received: `model`, `data`

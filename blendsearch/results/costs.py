@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from blendsearch.results.records import BudgetedCosts
 from blendsearch.runs.records import Evaluation, Latency
 from blendsearch.runs.run import Run
-from blendsearch.structure.groups import unpack_cut
 
 CostReader = Callable[[Evaluation, Mapping[str, Latency]], BudgetedCosts]
 """From a network and the measured latencies by digest to its budgeted costs."""
@@ -22,8 +19,11 @@ def make_cost_reader(run: Run) -> CostReader:
     """Make the function that reads memory and latency, where these have a budget."""
     if not needs_cuts_for_costs(run):
         return lambda row, latencies: BudgetedCosts()
-    # these import torch: only for runs that need it
+    # these import numpy and torch: only for runs that need it
+    import numpy as np
+
     from blendsearch.runs.cost_files import read_costs
+    from blendsearch.structure.groups import unpack_cut
     from blendsearch.structure.latency_model import LatencyModel
 
     sizes = np.array([group["channels"] for group in run.structure["groups"]], dtype=np.int64)

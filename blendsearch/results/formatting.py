@@ -30,3 +30,24 @@ def format_budget(run: Run) -> str:
         for name, (low, high) in spans.items()
     ]
     return " and ".join(texts)
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes: ``68 kB``, ``12.3 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if (count >= 10 and unit != "MB") or unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def format_factor(ratio: float, words: str) -> str:
+    """Format a share of the dense network's cost as a factor: ``2.7x fewer MACs``; empty for about the same cost."""
+    if abs(ratio - 1) < 0.005 or ratio <= 0:
+        return ""
+    return f"{1 / ratio:.1f}x {words}" if ratio < 1 else f"{ratio:.1f}x {words.replace('fewer', 'more')}"
+
+
+def format_signed_points(difference: float) -> str:
+    """Format a difference of accuracies: ``-0.9 points``."""
+    return "no accuracy lost" if abs(difference) < 0.0005 else f"{100 * difference:+.1f} points"

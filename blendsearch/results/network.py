@@ -17,11 +17,11 @@ from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader,
 from blendsearch.results.records import BlendWeight, FineTuneRecord, GroupRecord, JsonObject, NetworkDetails
 from blendsearch.results.summary import (
     describe_evaluation,
+    describe_training,
     make_extra_metrics_reader,
     make_network_record,
     select_network,
 )
-from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.decoding import check_type, decode_json
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_front, select_highest_fidelity
@@ -94,12 +94,6 @@ def parse_genome(run: Run, row: Evaluation) -> JsonObject:
             f"{run.path / 'run.sqlite'} is damaged (genome of network {row.id}: {error}): restore it from a copy"
         ) from error
     return genome
-
-
-def describe_training(run: Run) -> str:
-    """Describe in words how a network was fine-tuned: by its method, or by the long fine-tune."""
-    method = run.config.method
-    return f"as {method} trained it" if get_method(method).traits.trains_itself else "after the long fine-tune"
 
 
 def list_decomposable_layers(run: Run) -> list[str]:

@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from blendsearch.errors import RunError
+from blendsearch.results.agreement import compute_kendall_tau
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
 from blendsearch.results.ladder import compare_with_noise, read_ladder
 from blendsearch.results.records import (
@@ -17,6 +18,7 @@ from blendsearch.results.records import (
     NetworkRecord,
     RunSummary,
 )
+from blendsearch.runs.config.method_registry import get_method
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import (
     apply_promotions,
@@ -99,6 +101,12 @@ def has_budget_range(run: Run) -> bool:
     return bool(run.config.budget.get_spanned_costs())
 
 
+def describe_training(run: Run) -> str:
+    """Describe in words how a network was fine-tuned: by its method, or by the long fine-tune."""
+    method = run.config.method
+    return f"as {method} trained it" if get_method(method).traits.trains_itself else "after the long fine-tune"
+
+
 def select_final(run: Run, row: Evaluation) -> FinalResult | None:
     """Select the long fine-tune of `row` with the lowest validation loss; None where it had none."""
     found = [item for item in _read_store(run).finals if item.digest == row.digest]
@@ -166,10 +174,7 @@ def _compare_losses(
     both = sorted(before.keys() & after.keys())
     tau = None
     if len(both) > 2:
-        # imported here: it takes longer than everything else that a reader of a run does
-        from scipy.stats import kendalltau
-
-        tau = float(kendalltau([before[digest] for digest in both], [after[digest] for digest in both]).statistic)
+        tau = compute_kendall_tau([(before[digest] or 0.0, after[digest] or 0.0) for digest in both])
     return FidelityAgreement(cheaper=low, dearer=high, networks=len(both), tau=tau)
 
 

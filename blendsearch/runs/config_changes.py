@@ -9,7 +9,7 @@ from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import apply_overrides, dump_config, parse_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.parsing import MAX_YAML_BYTES, ParsingError, parse_yaml, read_json, read_text
+from blendsearch.runs.parsing import MAX_YAML_BYTES, ParsingError, read_json, read_text
 from blendsearch.runs.run import Run, open_run
 
 CHANGEABLE = ("search.evaluations", "engine.", "promote.", "finals.", "ladder.cost", "ladder.finalists")
@@ -103,6 +103,8 @@ def _check(run: Run, config: Config, fields: Collection[str]) -> None:
 def check_config_copy(run: Run) -> None:
     """Raise RunError where the ``config.yaml`` of `run` was edited: it is a copy, and the run keeps its settings."""
     try:
+        from blendsearch.runs.yaml_parsing import parse_yaml
+
         written = parse_yaml(read_text(run.path / "config.yaml", MAX_YAML_BYTES))
     except (OSError, ParsingError):
         return  # missing or unreadable: nothing that could be mistaken for other settings

@@ -1,24 +1,41 @@
 """Pareto fronts of evaluations: selection, the knee, and the hypervolume."""
 
 from collections.abc import Callable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from blendsearch.runs.origin import DENSE, list_baseline_kinds
 from blendsearch.runs.records import Evaluation, Promotion
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CostFunction = Callable[[Evaluation], tuple[float, ...]]
 """From a row to each cost whose budget spans a range, as shares of the dense cost; empty at one budget."""
 
 
-def find_non_dominated(objectives: NDArray[np.float64]) -> NDArray[np.bool_]:
+def find_non_dominated(objectives: "NDArray[np.float64]") -> "NDArray[np.bool_]":
     """Mark the rows of (n, m) minimised objectives that no other row dominates; of equal rows the first."""
+    import numpy as np
+
     if not len(objectives):
         return np.zeros(0, dtype=np.bool_)
     from moocore import is_nondominated
 
     return np.asarray(is_nondominated(objectives, maximise=False, keep_weakly=False), dtype=np.bool_)
+
+
+def mark_non_dominated(points: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Mark the points that no other one dominates, all minimised; of equal ones the first. Two need no numpy."""
+    if len(points) and len(points[0]) != 2:
+        import numpy as np
+
+        return [bool(mark) for mark in find_non_dominated(np.array(points, dtype=np.float64))]
+    marks, least = [False] * len(points), None
+    for place in sorted(range(len(points)), key=lambda place: (*points[place], place)):
+        if least is None or points[place][1] < least:
+            marks[place], least = True, points[place][1]
+    return marks
 
 
 def select_evaluated(rows: Sequence[Evaluation]) -> list[Evaluation]:
@@ -61,8 +78,8 @@ def select_front(rows: Sequence[Evaluation], costs: CostFunction) -> list[Evalua
     if not evaluated:
         return []
     spent = {row.id: costs(row) for row in evaluated}
-    table = np.array([[row.loss, *(spent[row.id] or (row.error,))] for row in evaluated], dtype=np.float64)
-    chosen = [row for row, on in zip(evaluated, find_non_dominated(table), strict=True) if on]
+    points = [(row.loss or 0.0, *(spent[row.id] or (row.error or 0.0,))) for row in evaluated]
+    chosen = [row for row, on in zip(evaluated, mark_non_dominated(points), strict=True) if on]
     return sorted(chosen, key=lambda row: (*spent[row.id], row.loss, row.macs, row.id))
 
 
@@ -82,10 +99,14 @@ def find_knee(rows: Sequence[Evaluation], costs: CostFunction) -> Evaluation:
 
     With two objectives it is the row farthest below the line between the front's ends. At one budget the cost is MACs.
     """
-    points = np.array([[*(costs(row) or (row.macs,)), row.loss] for row in rows], dtype=np.float64)
-    span = np.ptp(points, axis=0)
-    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1)
-    return rows[int(np.argmin(scaled.sum(axis=1)))]
+    points = [(*map(float, costs(row) or (row.macs,)), row.loss or 0.0) for row in rows]
+    columns = list(zip(*points, strict=True))
+    low, high = [min(column) for column in columns], [max(column) for column in columns]
+    spans = [(most - least) or 1.0 for least, most in zip(low, high, strict=True)]
+    sums = [
+        sum((value - least) / span for value, least, span in zip(point, low, spans, strict=True)) for point in points
+    ]
+    return rows[sums.index(min(sums))]
 
 
 class ParetoArchive:
@@ -100,8 +121,10 @@ class ParetoArchive:
         self._points.append((key, *point))
         self._is_pruned = False
 
-    def compute_front(self) -> NDArray[np.float64]:
+    def compute_front(self) -> "NDArray[np.float64]":
         """Compute the non-dominated points, (n, m), by key."""
+        import numpy as np
+
         if not self._points:
             return np.zeros((0, 0))
         table = np.array(sorted(self._points), dtype=np.float64)
@@ -111,11 +134,12 @@ class ParetoArchive:
         return table[:, 1:]
 
 
-def compute_hypervolume(points: NDArray[np.float64]) -> float:
+def compute_hypervolume(points: "NDArray[np.float64]") -> float:
     """Compute the volume in [0, 1] that `points` of error and costs, (n, 1 + costs), dominate.
 
     The reference point is all ones: every answer wrong at the dense cost. At one budget only the error counts.
     """
+    import numpy as np
     from moocore import hypervolume as volume
 
     if not len(points):

@@ -10,10 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
@@ -40,6 +37,9 @@ FORMAT = 1
 
 ELASTIC_FILE = "elastic"
 """Stem of the file with the weights of the elastic tune."""
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -85,7 +85,7 @@ class Run:
         layers = len(self.structure.get("layers", ()))
         return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers)
 
-    def read_arrays(self, name: str) -> dict[str, NDArray[Any]]:
+    def read_arrays(self, name: str) -> "dict[str, NDArray[Any]]":
         """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
         return read_arrays(self.path / f"{name}.safetensors")
 
@@ -93,18 +93,18 @@ class Run:
         """Check if ``NAME.safetensors`` exists."""
         return (self.path / f"{name}.safetensors").exists()
 
-    def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def save_arrays(self, name: str, arrays: "Mapping[str, NDArray[Any]]") -> None:
         """Write ``NAME.safetensors``, completely or not at all. Raises RunError when it cannot be written."""
         self._save(arrays, self.path / f"{name}.safetensors")
 
-    def save_weights(self, digest: str, repeat: int | None, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def save_weights(self, digest: str, repeat: int | None, arrays: "Mapping[str, NDArray[Any]]") -> None:
         """Write the weights of a fine-tuned network, or, if `repeat` is None, of a network as evaluated.
 
         `repeat` is the index of the seed. Raises RunError when the file cannot be written.
         """
         self._save(arrays, self.path / "finals" / _make_weights_name(digest, repeat))
 
-    def _save(self, arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    def _save(self, arrays: "Mapping[str, NDArray[Any]]", path: Path) -> None:
         draft = path.with_suffix(".draft")
         try:
             path.parent.mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ class Run:
         """Check if `save_weights` wrote these weights."""
         return (self.path / "finals" / _make_weights_name(digest, repeat)).exists()
 
-    def read_weights(self, digest: str, repeat: int | None) -> dict[str, NDArray[Any]]:
+    def read_weights(self, digest: str, repeat: int | None) -> "dict[str, NDArray[Any]]":
         """Read the weights that `save_weights` wrote. Raises RunError when they are missing or damaged."""
         return read_arrays(self.path / "finals" / _make_weights_name(digest, repeat))
 
@@ -211,7 +211,7 @@ def create_run(
     config: Config,
     provenance: Provenance,
     structure: StructureFacts,
-    arrays: Mapping[str, Mapping[str, NDArray[Any]]],
+    arrays: "Mapping[str, Mapping[str, NDArray[Any]]]",
     inherited: Sequence[InheritedEvaluation] = (),
 ) -> Run:
     """Create a run directory with these files; on any failure nothing is left of it.
@@ -295,8 +295,9 @@ def _make_weights_name(digest: str, repeat: int | None) -> str:
     return f"{digest[:16]}-{'judged' if repeat is None else repeat}.safetensors"
 
 
-def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+def save_arrays(arrays: "Mapping[str, NDArray[Any]]", path: Path) -> None:
     """Write a safetensors file."""
+    import numpy as np
     from safetensors.numpy import save_file
 
     # np.ascontiguousarray would add a dimension to scalars
@@ -304,7 +305,7 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     apply_umask(path)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     """Read the arrays of a safetensors file. Raises RunError when it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
 from blendsearch.errors import BlendsearchError, ConfigError
+from blendsearch.results.answer import compose_answer
 from blendsearch.results.listing import DAMAGE
 from blendsearch.results.report.chart import ChartOptions, XAxisName, YAxisName
 from blendsearch.runs.config.loading import DIGITS, dump_config
@@ -229,7 +230,9 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         """As `blendsearch front --json`, with notes on how the data was split and latency measured."""
         found = workspace.open(run)
         notes = {name: found.structure[name] for name in ("splits", "latency") if name in found.structure}
-        return {"run": found.name, "finished": found.finished, **summarize_run(found).to_dict(), "notes": notes}
+        numbers = summarize_run(found)
+        results = {**numbers.to_dict(), "answer": compose_answer(found, numbers).to_dict()}
+        return {"run": found.name, "finished": found.finished, **results, "notes": notes}
 
     @router.get("/api/runs/{run}/networks/{what}", responses=missing)
     def get_network(run: RunName, what: NetworkSelector) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.parsing import ParsingError, parse_yaml
+from blendsearch.runs.parsing import ParsingError
+from blendsearch.runs.yaml_parsing import parse_yaml
 
 MAX_CONFIG_SIZE = 64_000
 MAX_DEPTH = 12

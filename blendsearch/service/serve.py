@@ -1,6 +1,5 @@
 """The server: an address, a token, and the application behind them until it is interrupted."""
 
-import json
 import os
 import secrets
 import socket
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 from blendsearch.errors import ConfigError
+from blendsearch.json_output import format_json
 from blendsearch.service import LOOPBACK_HOSTS, TOKEN_VARIABLE
 from blendsearch.service.security import Authenticator, is_host_name
 from blendsearch.service.workspace import Workspace
@@ -58,7 +58,7 @@ def _check_host_name(name: str) -> None:
 
 def _announce(runs: Path, url: str, token: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"url": url, "token": token}), flush=True)
+        print(format_json({"url": url, "token": token}), flush=True)
         return
     # the part behind # is not sent, so that no log has the token
     print(f"runs in {runs}, live at {url}/#token={token}", flush=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from blendsearch.structure.channel_state import ChannelState
+from blendsearch.structure.eager_mode import EagerMode
 from blendsearch.structure.labels import expand_labels, find_varying_dims
 from blendsearch.structure.layer_types import (
     LEAVES,
@@ -32,7 +32,7 @@ from blendsearch.zoo.shortcut import PaddedShortcut
 Side = Literal["out", "in", "size"]
 
 
-class ChannelTracer(TorchDispatchMode, ChannelState):
+class ChannelTracer(EagerMode, ChannelState):
     """Traces the channels of `model`."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -208,9 +208,9 @@ def _record_path(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     return tuple(recorder.path)
 
 
-class _PathRecorder(TorchDispatchMode):
+class _PathRecorder(EagerMode):
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.path: list[str] = []
 
     def __torch_dispatch__(

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
+from blendsearch.dynamo import skip_dynamo
 from blendsearch.structure.groups import ALWAYS, IndexMaps
 
 COSTS = ("macs", "params")
@@ -193,6 +194,7 @@ def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """Count the multiply-accumulates of one forward pass of `example`; torch counts them per operation."""
+    skip_dynamo(_FlopCounterMode.__torch_dispatch__)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(example)
     return int(counter.get_total_flops()) // 2

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blendsearch.errors import TraceError
+from blendsearch.structure.eager_mode import EagerMode
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.surgery import copy_with_tensors, narrow
@@ -95,7 +95,7 @@ def trace_lifetimes(model: nn.Module, image: Tensor) -> Lifetimes:
     return Lifetimes(tuple(tracker.sizes), tuple(tracker.live))
 
 
-class _StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _StorageTracker(EagerMode):
     """Tracks storages from the operation that makes them to the end of their last reference."""
 
     def __init__(self, image: Tensor) -> None:

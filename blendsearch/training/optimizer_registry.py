@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from blendsearch.dynamo import make_eager
 from blendsearch.errors import ConfigError
 from blendsearch.training.schedule import Schedule
 
@@ -29,13 +30,13 @@ def register_optimizer(name: str) -> Callable[[OptimizerFactory], OptimizerFacto
 def make_sgd(groups: list[dict[str, Any]], schedule: Schedule) -> Optimizer:
     """Stochastic gradient descent with momentum."""
     nesterov = schedule.nesterov and schedule.momentum > 0
-    return torch.optim.SGD(groups, lr=schedule.rate, momentum=schedule.momentum, nesterov=nesterov)
+    return make_eager(torch.optim.SGD)(groups, lr=schedule.rate, momentum=schedule.momentum, nesterov=nesterov)
 
 
 @register_optimizer("adamw")
 def make_adamw(groups: list[dict[str, Any]], schedule: Schedule) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    return torch.optim.AdamW(groups, lr=schedule.rate, betas=(schedule.momentum, 0.999))
+    return make_eager(torch.optim.AdamW)(groups, lr=schedule.rate, betas=(schedule.momentum, 0.999))
 
 
 def make_optimizer(module: nn.Module, schedule: Schedule) -> Optimizer:

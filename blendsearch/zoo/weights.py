@@ -23,9 +23,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Unpacks what training scripts put around it (`CONTAINERS`), and removes prefixes of wrappers (`PREFIXES`). Raises
     ModelError if the file is missing, damaged, not finite, or belongs to another architecture.
     """
-    if not path.is_file():
-        raise ModelError(f"weights {path} do not exist: check model.weights, or set model.train to train from scratch")
-    state = _match_names(_read(path), model.state_dict().keys())
+    state = _match_names(read_state(path), model.state_dict().keys())
     expected = model.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = sorted(expected.keys() - state.keys() - optional)
@@ -45,6 +43,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
         if bad := find_bad_values(name, tensor, is_parameter=True):
             raise ModelError(f"weights {path} hold {bad} in {name}: use an earlier checkpoint")
     model.load_state_dict(state, strict=False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the state dict in `path`, without prefixes and outer dicts. Raises ModelError as `load_weights` does."""
+    if not path.is_file():
+        raise ModelError(f"weights {path} do not exist: check model.weights, or set model.train to train from scratch")
+    state = _read(path)
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def find_bad_values(name: str, tensor: Tensor, *, is_parameter: bool) -> str | None:

@@ -42,7 +42,7 @@ def test_a_search_ends_below_its_baselines_within_its_budget(
 ) -> None:
     search(config_file, tmp_path, "one")
     shown = capsys.readouterr().out
-    assert "test acc" in shown and "front: " in shown and "dense" in shown
+    assert "test acc" in shown and "best" in shown and "dense" in shown
     found = front(tmp_path, "one", capsys)
     assert min(row["val_loss"] for row in found["front"]) <= min(row["val_loss"] for row in found["baselines"])
     for row in found["front"] + found["baselines"]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from blendsearch.cli.main import main
 from blendsearch.errors import RunError
-from blendsearch.runs.parsing import MAX_DEPTH, ParsingError, parse_json, parse_yaml, read_json
+from blendsearch.runs.parsing import MAX_DEPTH, ParsingError, parse_json, read_json
 from blendsearch.runs.run import open_run
+from blendsearch.runs.yaml_parsing import parse_yaml
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)

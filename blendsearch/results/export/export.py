@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blendsearch.data.splits import Splits
 from blendsearch.errors import RunError
 from blendsearch.fitness.evaluator import make_request
-from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
+from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_fastest_passes
 from blendsearch.pipeline.problem.costs import describe_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.pipeline.problem.persistence import attach_stored_tune
@@ -201,7 +201,7 @@ def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> MeasuredLa
     how = problem.config.budget.measured
     channels, height, width = shape
     conditions = BenchmarkSettings((channels, height, width), how.batch_size, how.precision, how.repeats)
-    dense, pruned = measure_latencies(problem.model, problem.structure.maps, [cut], conditions)[0]
+    dense, pruned = measure_fastest_passes(problem.model, problem.structure.maps, [cut], conditions)[0]
     where = describe_conditions(problem.model, problem.config.budget)
     return {"dense_ms": 1e3 * float(dense), "pruned_ms": 1e3 * float(pruned), "where": where}
 

@@ -8,9 +8,9 @@ from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.results.export.description import ExportDescription, MeasuredLatency
 from blendsearch.results.export.formats import WrittenFile
 from blendsearch.results.formatting import format_budget
-from blendsearch.results.network import describe_network, describe_training
+from blendsearch.results.network import describe_network
 from blendsearch.results.records import FinalRecord, GroupRecord, NetworkDetails, NetworkRecord
-from blendsearch.results.summary import has_accuracy, summarize_run
+from blendsearch.results.summary import describe_training, has_accuracy, summarize_run
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.run import Run
 
@@ -102,7 +102,7 @@ def _format_costs(network: NetworkDetails, latency: MeasuredLatency | None) -> s
     if latency is not None:
         pruned, whole = latency["pruned_ms"], latency["dense_ms"]
         cells.append(["milliseconds a pass", f"{pruned:.3f}", f"{whole:.3f}", f"{pruned / whole:.2%}"])
-        after = f"\n\nTime was measured on {latency['where']}, in turns with the dense network, medians."
+        after = f"\n\nTime was measured on {latency['where']}, in turns with the dense network: the fastest of passes."
     return _format_table(["", "this network", "dense", "share"], cells) + after
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from blendsearch.blend.correlation_map import build_correlation_map
 from blendsearch.errors import BlendsearchError
+from blendsearch.results.answer import Answer, compose_answer
 from blendsearch.results.comparison import summarize_comparison
-from blendsearch.results.formatting import format_budget, format_share
+from blendsearch.results.formatting import format_budget, format_bytes, format_share, format_signed_points
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines, read_history
 from blendsearch.results.network import (
-    describe_training,
     list_decomposable_layers,
     list_decomposed_layers,
     make_group_reader,
@@ -25,7 +25,7 @@ from blendsearch.results.report.figures import draw_chart, draw_correlation_figu
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
 from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
-from blendsearch.results.summary import has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
@@ -88,6 +88,7 @@ class ReportFacts:
     run: Run
     title: str
     budget: str
+    answer: Answer
     sentences: list[str]
     history: SearchHistory
     numbers: RunSummary
@@ -107,15 +108,15 @@ class ReportFacts:
     config: str
 
 
-def write_report(run: Run, path: Path) -> list[str]:
-    """Write the page to `path`, completely or not at all, and return its first paragraph as sentences.
+def write_report(run: Run, path: Path) -> ReportFacts:
+    """Write the page to `path`, completely or not at all, and return its contents.
 
     Works for a run in any state. Raises RunError when the run is damaged or the file cannot be written.
     """
     facts = collect_report_facts(run)
     with open_draft(path, "report") as draft:
         draft.write_text(_render(facts), encoding="utf-8")
-    return facts.sentences
+    return facts
 
 
 def collect_report_facts(run: Run) -> ReportFacts:
@@ -130,6 +131,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
         run=run,
         title=run.config.model.title,
         budget=format_budget(run),
+        answer=compose_answer(run, numbers),
         sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
         history=history,
         numbers=numbers,
@@ -157,6 +159,8 @@ def _render(facts: ReportFacts) -> str:
     environment.filters["network_name"] = format_network_name
     environment.filters["share"] = format_share
     environment.filters["signed"] = format_correlation
+    environment.filters["bytes"] = format_bytes
+    environment.filters["points"] = format_signed_points
     environment.filters["duration"] = _format_duration
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(facts))
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from blendsearch.results.formatting import format_budget, format_points, format_share
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
 from blendsearch.results.ladder import format_ladder, format_noise
-from blendsearch.results.network import describe_training
 from blendsearch.results.records import EvaluationRecord, RunSummary
-from blendsearch.results.summary import has_accuracy
+from blendsearch.results.summary import describe_training, has_accuracy
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.checks import check_config
 from blendsearch.runs.config.method_registry import apply_method
 from blendsearch.runs.config.schema import Config, load_config_class
-from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, parse_yaml, read_text
+from blendsearch.runs.config.shares import expand_budget
+from blendsearch.runs.parsing import MAX_DEPTH, MAX_YAML_BYTES, ParsingError, read_text
 
 OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 """Fields that had other names in earlier versions."""
@@ -31,6 +31,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """
     source = "the digits example" if path is None else str(path)
     path = path or DIGITS
+    from blendsearch.runs.yaml_parsing import parse_yaml
+
     try:
         loaded = parse_yaml(read_text(path, MAX_YAML_BYTES))
     except OSError as error:
@@ -52,6 +54,8 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 def parse_config(tree: Any, source: str) -> Config:
     """Parse a tree of dicts, as YAML and JSON give it; `source` names it in messages."""
     _rename_old_fields(tree)
+    if isinstance(tree, dict) and "budget" in tree:
+        tree = {**tree, "budget": expand_budget(tree["budget"])}
     try:
         config = load_config_class().model_validate(apply_method(tree))
     except ValidationError as error:
@@ -83,6 +87,8 @@ def _rename_old_fields(tree: Any) -> None:
 
 def dump_config(config: Config) -> str:
     """Return the config as YAML with every default written out."""
+    import yaml
+
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -91,12 +97,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
     fields = place.strip().split(".")
     if not equals or not all(fields) or len(fields) > MAX_DEPTH:
         raise ConfigError(f"--set {override[:200]!r} is not understood: expected section.field=value")
+    from blendsearch.runs.yaml_parsing import parse_yaml
+
     try:
         value = parse_yaml(text)
     except ParsingError as error:
         raise ConfigError(f"--set {override[:200]!r}: the value is not YAML: {error}") from error
     fields = OLD_FIELDS.get(".".join(fields), ".".join(fields)).split(".")
     branch = tree
+    if fields[0] == "budget" and len(fields) > 1:
+        branch["budget"] = expand_budget(branch.get("budget"))
     for field in fields[:-1]:
         if branch.get(field) is None:
             branch[field] = {}

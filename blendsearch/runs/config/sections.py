@@ -3,10 +3,14 @@
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from blendsearch.runs.config.shares import parse_share
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Ratio = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, BeforeValidator(parse_share), Field(gt=0, le=1)]
+"""A share; a text such as ``50%`` is one too."""
+
 PathText = Annotated[str, AfterValidator(lambda text: os.path.expandvars(os.path.expanduser(text)))]
 """A path, relative to the working directory; ``~`` and ``$VARIABLES`` are expanded."""
 
@@ -16,7 +20,7 @@ FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

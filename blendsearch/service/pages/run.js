@@ -35,6 +35,7 @@ function receive(news) {
   if (news.state || news.child) state();
   if (news.generations) find("volume").textContent = number(history.generations.at(-1)?.hypervolume);
   if (news.front || news.tests) front();
+  if (news.front || news.tests || news.state?.state === "finished") answer();
   if (news.child) output();
   if (news.rows || news.dense || news.front || news.generations || news.head) draw();
 }
@@ -94,6 +95,23 @@ function front() {
     el("td", {}, history.name(row.id).startsWith("network ") ? `generation ${row.generation}` : history.name(row.id)),
     el("td", { class: "n" }, percent(row.cost)), el("td", { class: "n" }, percent(row.params)), el("td", { class: "n" }, number(row.loss)),
     el("td", { class: "n" }, row.error === null || !history.hasAccuracy() ? "–" : percent(1 - row.error)), el("td", { class: "n" }, percent(history.tests.get(row.id))))));
+}
+
+// The network to take, in a sentence: asked for at most every five seconds, and once more at the end.
+let asked = 0, waiting = null;
+function answer() {
+  if (waiting !== null) return;
+  waiting = setTimeout(async () => {
+    asked = Date.now();
+    waiting = null;
+    try {
+      const found = (await ask(`runs/${run}/front`)).answer;
+      find("answer").hidden = !found.rows.length;
+      find("sentence").textContent = found.sentences[0];
+      find("command").textContent = found.command;
+      find("hint").textContent = [...found.sentences.slice(1), found.hint].filter(Boolean).join(" ");
+    } catch (error) { showError(error); }
+  }, Math.max(0, asked + 5000 - Date.now()));
 }
 
 function output() {

@@ -1,0 +1,60 @@
+"""The answer of a run on the terminal: a sentence, the next command, and a short table."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from blendsearch.cli.terminal import make_table, print_table
+
+if TYPE_CHECKING:
+    from blendsearch.results.answer import Answer, AnswerRow
+
+
+def print_answer(answer: "Answer", *, table: bool = True) -> None:
+    """Print the answer; `table` says if its short table follows."""
+    for line in format_answer(answer):
+        print(line)
+    if table and answer.rows:
+        _print_rows(answer)
+
+
+def format_answer(answer: "Answer") -> Iterator[str]:
+    """Format the sentences, the next command and the hint as lines."""
+    yield answer.sentences[0]
+    yield f"  {answer.command}"
+    yield from answer.sentences[1:]
+    if answer.hint:
+        yield answer.hint
+
+
+def _print_rows(answer: "Answer") -> None:
+    rows = [*([] if answer.dense is None else [answer.dense]), *answer.rows]
+    timed = any(row.latency_ms is not None for row in rows)
+    tested = any(row.test_accuracy is not None for row in rows)
+    accurate = any(row.val_accuracy is not None for row in rows)
+    title = "after training" if answer.rows[0].trained else "before training"
+    columns = ["id", title, "", "MACs", "params", "size"]
+    columns += [*(["latency"] if timed else []), *(["val acc"] if accurate else ["val loss"])]
+    table = make_table(*columns, *(["test acc"] if tested else []))
+    for row in rows:
+        table.add_row(*_format_row(row, timed=timed, tested=tested, accurate=accurate))
+        if row is answer.dense:
+            table.add_section()
+    print_table(table)
+    if answer.conditions:
+        print(answer.conditions)
+
+
+def _format_row(row: "AnswerRow", *, timed: bool, tested: bool, accurate: bool) -> list[str]:
+    from blendsearch.results.formatting import format_bytes
+
+    cells = [str(row.id), row.name, row.mark, f"{row.macs_ratio:.1%}", f"{row.params_ratio:.1%}"]
+    cells.append(format_bytes(row.bytes))
+    if timed:
+        cells.append("" if row.latency_ms is None else f"{row.latency_ms:.2f} ms ({row.latency_ratio:.0%})")
+    if accurate:
+        cells.append("" if row.val_accuracy is None else f"{row.val_accuracy:.2%}")
+    else:
+        cells.append("" if row.val_loss is None else f"{row.val_loss:.4f}")
+    if tested:
+        cells.append("" if row.test_accuracy is None else f"{row.test_accuracy:.2%}")
+    return cells
