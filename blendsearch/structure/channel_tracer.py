@@ -208,9 +208,9 @@ def _record_path(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     return tuple(recorder.path)
 
 
-class _PathRecorder(EagerMode):
+class _PathRecorder(EagerMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.path: list[str] = []
 
     def __torch_dispatch__(
