@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from blendsearch.structure.eager_mode import EagerMode
 from blendsearch.task import seed_rngs
 
 
-class _MeanDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MeanDraws(EagerMode):  # type: ignore[no-untyped-call]
     """Executes random operations as their means; other random operations run as usual."""
 
     def __torch_dispatch__(
