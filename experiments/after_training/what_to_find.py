@@ -8,8 +8,9 @@ and random genomes. The JSON has, over all cuts and over the better two thirds:
 - `true_spread`: standard deviation between cuts of the mean test accuracy, with the noise of the seeds removed;
   `seed_spread`: standard deviation of one cut over seeds;
 - `tau_seed`: Kendall's tau of the accuracies on one seed and on another, the ceiling of every predictor;
-- `tau`: Kendall's tau of each predictor with the mean accuracy: losses before training (recalibrated, refitted), the
-  validation loss at 1/16, 1/8 and 1/4 of the schedule, parameters, and the least share kept of any group.
+- `tau`: Kendall's tau of each predictor with the mean accuracy: losses before training (recalibrated, refitted, and
+  with --tune-epochs inherited from an elastically tuned network), the validation loss at 1/16, 1/8 and 1/4 of the
+  schedule, parameters, and the least share kept of any group.
 
 Rows are written after every training, and a run that was stopped continues.
 """
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from compare import POOL, RATE, SETTINGS, WEIGHT
+from elastic import tune
 from scipy import stats
 from setting import Arguments, Results, load_problem
 
@@ -42,6 +44,9 @@ from blendsearch.training.training_store import FolderStore
 RULES = ("l1 uniform", "l1 global", "l2 global", "lamp global", "fisher global", "taylor_gate global")
 SHARES = (0.0625, 0.125, 0.25)
 SEARCHED, RANDOM = 3, 3
+PREDICTORS = (
+    *("recalibrated", "refitted", "inherited"), *(f"loss at {share:g}" for share in SHARES), "params", "least_share"
+)  # fmt: skip
 
 
 def main() -> None:
@@ -57,6 +62,8 @@ def main() -> None:
     cuts = load_cuts(problem, results, asked.evaluations)
     for name, cut in cuts.items():
         add_predictors(results, problem, name, cut)
+    if asked.tune_epochs:
+        add_inherited(results, problem, arguments, cuts, asked.tune_epochs)
     for seed in range(asked.seeds):
         for name, cut in cuts.items():
             add_training(results, problem, arguments, name, cut, seed)
@@ -74,6 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--base-epochs", type=float, default=20)
     parser.add_argument("--evaluations", type=int, default=150)
+    parser.add_argument("--tune-epochs", type=float, default=0, help="length of an elastic tune; 0 for none")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"what_to_find-{asked.setting}.json")
@@ -132,6 +140,21 @@ def add_predictors(results: Results, problem: Problem, name: str, cut: Cut) -> N
         params=-float(problem.structure.oracle.compute_ratio("params", counts)),
         least_share=-float((counts / maps.sizes).min()),
     )
+
+
+def add_inherited(
+    results: Results, problem: Problem, arguments: Arguments, cuts: dict[str, Cut], epochs: float
+) -> None:
+    """Add the loss of each cut out of the dense network after an elastic tune."""
+    if all(results.has(kind="inherited", cut=name) for name in cuts):
+        return
+    tuned = tune(problem, FolderStore(arguments.work / f"elastic-{arguments.tier}-{epochs:g}"), epochs)
+    evaluator = dataclasses.replace(problem.evaluator, tuned=tuned, refitter=None)
+    before, after = (100 - 100 * evaluator.measure(module, "val")[1] for module in (problem.model, tuned))
+    results.add(kind="unpruned", tune_epochs=epochs, val_before=round(before, 2), val_after=round(after, 2))
+    for name, cut in cuts.items():
+        loss = evaluator.evaluate(make_request(cut, "recalibrated", 0)).loss
+        results.add(kind="inherited", cut=name, inherited=round(loss, 5))
 
 
 def add_training(results: Results, problem: Problem, arguments: Arguments, name: str, cut: Cut, seed: int) -> None:
