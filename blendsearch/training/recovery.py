@@ -1,5 +1,6 @@
 """Recovery of a pruned network before its evaluation: none, new batch-norm statistics, or a fine-tune."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -182,16 +183,21 @@ def _make_options(context: RecoveryContext, distillation: float, *, keep: bool) 
 
 
 def make_teacher(context: RecoveryContext, weight: float) -> Teacher:
-    """Make a teacher from the dense network: its stored outputs, or, where images have no fixed views, the network."""
+    """Make a teacher from the dense network: its stored outputs, or, where images have no fixed views, the network.
+
+    No more views are stored than the long schedule has epochs, or the short one where only that is distilled.
+    """
     recipe = context.recipe
-    if not recipe.views or not can_load_views(context.splits):
+    longest = recipe.final if recipe.distillation else recipe.tuning
+    views = min(recipe.views, math.ceil(longest.epochs))
+    if not views or not can_load_views(context.splits):
         return LiveTeacher(context.dense, weight)
     logits = load_or_compute_logits(
         context.store,
         TEACHER_KEY,
         context.dense,
         context.splits,
-        recipe.views,
+        views,
         recipe.view_seed,
         context.device,
         recipe.precision,

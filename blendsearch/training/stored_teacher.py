@@ -16,6 +16,9 @@ from blendsearch.data.views import ViewBatch, load_views
 from blendsearch.training.device import Precision, autocast
 from blendsearch.training.training_store import TrainingStore
 
+HEADER = 32
+"""Bytes before the logits of a stored content: views, images, classes and the seed of the views, as int64."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredTeacher:
@@ -79,11 +82,21 @@ def load_or_compute_logits(
     precision: Precision = "float32",
 ) -> NDArray[np.float16]:
     """Return the logits that `store` holds under `key`; compute and store them where there are none."""
-    content = store.map(key)
-    size = views * len(splits.train)
-    if content is None or len(content) % (2 * size):
-        made = compute_logits(module, splits, views, seed, device, precision)
-        store.save(key, made.tobytes())
-        return made
-    logits: NDArray[np.float16] = content.view(np.float16).reshape(views, len(splits.train), -1)
+    shape = (views, len(splits.train))
+    stored = _unpack(store.map(key), (*shape, seed))
+    if stored is not None:
+        return stored
+    made = compute_logits(module, splits, views, seed, device, precision)
+    store.save(key, np.array((*made.shape, seed), dtype=np.int64).tobytes() + made.tobytes())
+    return made
+
+
+def _unpack(content: NDArray[np.uint8] | None, expected: tuple[int, int, int]) -> NDArray[np.float16] | None:
+    """Return the logits of a stored content; None unless they are of the `expected` views, images and seed."""
+    if content is None or len(content) < HEADER:
+        return None
+    views, images, classes, seed = content[:HEADER].view(np.int64).tolist()
+    if (views, images, seed) != expected or len(content) != HEADER + 2 * views * images * classes:
+        return None
+    logits: NDArray[np.float16] = content[HEADER:].view(np.float16).reshape(views, images, classes)
     return logits

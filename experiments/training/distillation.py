@@ -8,6 +8,7 @@ teacher's passes and the divergence take, on average over the seeds that share t
 """
 
 import dataclasses
+import math
 import time
 
 from setting import Results, compare_paired, load_problem, make_cut, parse_arguments
@@ -47,7 +48,7 @@ def main() -> None:
             processor_seconds=round(time.process_time() - start, 1),
         )
 
-    teacher_seconds = store_teacher(results, evaluator)
+    teacher_seconds = store_teacher(results, evaluator, min(VIEWS, math.ceil(arguments.epochs)))
     for seed in range(arguments.seeds):
         run("plain", seed, 0.0, schedule)
         run("distilled", seed, WEIGHT, schedule)
@@ -71,15 +72,15 @@ def main() -> None:
     )
 
 
-def store_teacher(results: Results, evaluator: Evaluator) -> float:
+def store_teacher(results: Results, evaluator: Evaluator, views: int) -> float:
     """Store the dense network's outputs, once; return the processor seconds that this took."""
     if not results.has(arm="teacher"):
         evaluator.store.delete(TEACHER_KEY)
     start, recipe = time.process_time(), evaluator.recipe
-    facts = evaluator.store, TEACHER_KEY, evaluator.model, evaluator.splits, VIEWS, recipe.view_seed
+    facts = evaluator.store, TEACHER_KEY, evaluator.model, evaluator.splits, views, recipe.view_seed
     load_or_compute_logits(*facts, evaluator.device, recipe.precision)
     if not results.has(arm="teacher"):
-        results.add(arm="teacher", views=VIEWS, processor_seconds=round(time.process_time() - start, 1))
+        results.add(arm="teacher", views=views, processor_seconds=round(time.process_time() - start, 1))
     return next(row["processor_seconds"] for row in results.rows if row["arm"] == "teacher")
 
 

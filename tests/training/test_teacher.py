@@ -124,6 +124,10 @@ def test_stored_logits_are_computed_once_and_mapped_into_memory(tmp_path: Path) 
     again = load_or_compute_logits(store, "teacher", teacher, splits, 2, 0, CPU)
     assert not calls and not again.flags.writeable
     np.testing.assert_array_equal(again, first)
+    for views, seed in ((1, 0), (2, 1)):  # the halves of two views would fit one with twice the classes
+        other = load_or_compute_logits(store, "teacher", teacher, splits, views, seed, CPU)
+        assert calls and other.shape == (views, len(splits.train), 10)
+        calls.clear()
     (tmp_path / "training" / "teacher.bin").write_bytes(b"damaged")
     np.testing.assert_array_equal(load_or_compute_logits(store, "teacher", teacher, splits, 2, 0, CPU), first)
     assert calls
