@@ -268,6 +268,15 @@ class Promoted(StepDone):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisionChosen(Event):
+    """The precision of products was chosen by the seconds of a forward pass in each."""
+
+    kind = "precision"
+    precision: str
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RateFound(Event):
     """The learning rate of the finals was chosen by the validation losses of short trainings."""
 

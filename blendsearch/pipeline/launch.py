@@ -34,7 +34,7 @@ def set_up_run(
     except BaseException:
         engine.close()
         raise
-    checkpoints.delete(compute_base_key(config))  # the run holds the trained network now
+    checkpoints.delete(compute_base_key(problem.config))  # the run holds the trained network now
     report(RunCreated(run=run.name, path=str(run.path)))
     return run, problem, engine
 

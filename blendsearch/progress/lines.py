@@ -22,6 +22,7 @@ from blendsearch.events import (
     LatencyMeasuring,
     MethodProgress,
     MetricChecked,
+    PrecisionChosen,
     RateFound,
     Resumed,
     RunCreated,
@@ -116,6 +117,9 @@ def format_event(event: Event) -> Iterator[str]:
                 yield f"{cached} of generation {generation + 1} were evaluated before and are not repeated"
         case GenerationDone():
             yield _format_generation(event)
+        case PrecisionChosen(precision=precision, seconds=seconds):
+            taken = ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in seconds.items())
+            yield f"precision {precision}: a forward pass takes {taken}"
         case RateFound(rate=rate, losses=losses):
             tried = ", ".join(f"{name}: {loss:.4f}" for name, loss in losses.items())
             yield f"learning rate {rate:g} for the final training; validation losses {tried}"

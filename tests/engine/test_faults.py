@@ -245,8 +245,8 @@ def kill_again_and_again(
 @pytest.mark.parametrize(
     ("schedule", "kills", "evaluations"),
     [
-        ("generational", 3, 40),
-        ("steady", 2, 40),
+        ("generational", 2, 40),
+        ("steady", 1, 40),
         pytest.param("generational", 50, 500, marks=pytest.mark.slow),
         pytest.param("steady", 50, 500, marks=pytest.mark.slow),
     ],
@@ -266,7 +266,7 @@ def test_a_controller_killed_at_random_resumes_to_the_same_front(
 
 
 @pytest.mark.parametrize(
-    ("where", "stops", "evaluations"), [("off", 2, 30), pytest.param("local", 4, 100, marks=pytest.mark.slow)]
+    ("where", "stops", "evaluations"), [("off", 1, 30), pytest.param("local", 4, 100, marks=pytest.mark.slow)]
 )
 def test_an_interrupted_search_keeps_its_results_and_exits_with_130(
     where: str, stops: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any

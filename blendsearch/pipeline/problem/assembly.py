@@ -100,7 +100,7 @@ def _make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
         view_seed=config.seed,
         probe_epochs=config.finals.probe.epochs,
         checkpoint_seconds=config.training.checkpoint_seconds,
-        precision=fitness.precision,
+        precision=fitness.get_precision(),
         task=traced.task,
         hooks=traced.hooks,
     )
@@ -126,7 +126,7 @@ def _make_refitter(
         device=device,
         options=RefitOptions(
             recalibration=fitness.fidelity != "raw",
-            precision=fitness.precision,
+            precision=fitness.get_precision(),
             all_layers=fitness.repair != "none",
         ),
     )

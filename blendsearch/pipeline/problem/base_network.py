@@ -1,5 +1,6 @@
 """The dense network before a search: its input and outputs, and its training where it has no weights."""
 
+import copy
 import hashlib
 import json
 
@@ -9,9 +10,15 @@ from torch import nn
 
 from blendsearch.data.splits import Splits, check_labels
 from blendsearch.errors import BlendsearchError, ModelError
-from blendsearch.events import BaseTrained, Reporter
+from blendsearch.events import BaseTrained, PrecisionChosen, Reporter
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.schema import Config
+from blendsearch.training.device import (
+    choose_precision,
+    convert_to_channels_last,
+    convert_to_contiguous,
+    measure_precisions,
+)
 from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.training_store import TrainingStore
 
@@ -30,17 +37,33 @@ def train_base(
         report(BaseTrained(done=done, loss=loss))
 
     options = TrainingOptions(
-        config.fitness.precision,
+        config.fitness.get_precision(),
         checkpoints=CheckpointOptions(store, key, config.training.checkpoint_seconds, keep=True),
     )
     rng = np.random.default_rng([config.seed, 0])
-    train(model, splits, make_schedule(config.model.train), device, rng, options, report_progress)
+    schedule = make_schedule(config.model.train)
+    train(convert_to_channels_last(model), splits, schedule, device, rng, options, report_progress)
+    convert_to_contiguous(model)
+
+
+def resolve_precision(
+    config: Config, model: nn.Module, splits: Splits, device: torch.device, report: Reporter
+) -> Config:
+    """Replace an automatic precision by the faster one, measured on one batch of training images."""
+    if config.fitness.precision != "auto":
+        return config
+    batches = splits.iter_batches(splits.train, batch_size=config.fitness.batch_size, device=device)
+    images, _ = next(batches)
+    seconds = measure_precisions(convert_to_channels_last(copy.deepcopy(model).eval()), images)
+    chosen = choose_precision(seconds)
+    report(PrecisionChosen(precision=chosen, seconds={str(name): value for name, value in seconds.items()}))
+    return config.model_copy(update={"fitness": config.fitness.model_copy(update={"precision": chosen})})
 
 
 def compute_base_key(config: Config) -> str:
     """Return the name of the base training's checkpoint; it depends on everything that determines the training."""
     facts = [config.model.model_dump(mode="json"), config.data.model_dump(mode="json"), config.seed]
-    digest = hashlib.sha256(json.dumps([*facts, config.fitness.precision], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([*facts, config.fitness.get_precision()], sort_keys=True).encode())
     return f"base-{digest.hexdigest()[:16]}"
 
 

@@ -22,6 +22,7 @@ from blendsearch.pipeline.problem.base_network import (
     count_outputs,
     get_input_shape,
     is_classifier,
+    resolve_precision,
     scores_classes,
     train_base,
 )
@@ -68,6 +69,7 @@ def build_problem(
     if "latency" in config.budget.get_spans() and base_run is None:
         traced = _add_latency(config, traced, report)
     config = resolve_finals(config, traced.task, traced.hooks)
+    config = resolve_precision(config, traced.model, traced.splits, traced.device, report)
     table, clusters = _score_criteria(config, traced, report, checkpoints)
     return assemble_problem(config, traced, table, clusters)
 
