@@ -22,7 +22,7 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 class CostOracle:
     """Multiply-accumulates and parameters of any cut.
 
-    Every parameter tensor is a term: a factor times the widths of its first two dimensions. A width is linear in the
+    Every parameter tensor is a term: a factor times the widths of two of its dimensions. A width is linear in the
     kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers: the
     size of a term times the number of positions at which the layer is applied. No cut of channels changes that number.
 
@@ -139,15 +139,16 @@ def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> Cos
     first, second, params, macs = [], [], [], []
     for name, parameter in model.named_parameters():
         touched_dims = dict(maps.slices.get(name, ()))
-        if any(dim > 1 for dim in touched_dims):
-            raise ValueError(f"{name}: groups index dimension {max(touched_dims)}, expected the first two only")
+        if len(touched_dims) > 2:
+            raise ValueError(f"{name}: groups index {len(touched_dims)} dimensions, expected at most two")
         shape = parameter.shape
+        # the first two dimensions, unless groups index others
+        dims = sorted(sorted(range(parameter.ndim), key=lambda dim: (dim not in touched_dims, dim))[:2])
         widths = [
-            by_source[touched_dims[dim]] if dim in touched_dims else add_width(shape[dim], slope[0])
-            for dim in range(min(2, parameter.ndim))
+            by_source[touched_dims[dim]] if dim in touched_dims else add_width(shape[dim], slope[0]) for dim in dims
         ]
         widths += [0] * (2 - len(widths))
-        rest = int(np.prod(shape[2:], dtype=np.int64))
+        rest = int(np.prod([size for dim, size in enumerate(shape) if dim not in dims], dtype=np.int64))
         first.append(widths[0])
         second.append(widths[1])
         params.append(rest)

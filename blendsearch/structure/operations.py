@@ -135,15 +135,39 @@ def _make_like(tracer: ChannelState, operation: Operation) -> None:
         tracer.set_labels(output, labels.expand(output.shape))
 
 
+def _restride(tracer: ChannelState, operation: Operation) -> None:
+    """Keep the labels of a tensor of which only the memory format changes."""
+    labels, output = tracer.get_labels(operation.args[0]), operation.outputs[0]
+    if labels.shape == output.shape:
+        tracer.set_labels(output, labels)
+        return
+    tracer.union_find.freeze(collapse(labels), f"{operation.location} reads all its channels at once")
+    tracer.set_labels(output, torch.full((), NO_CHANNEL).expand(output.shape))
+
+
 def _concatenate(tracer: ChannelState, operation: Operation) -> None:
     args, output = operation.args, operation.outputs[0]
     dim = args[1] if len(args) > 1 else operation.kwargs.get("dim", 0)
+    _unite_concatenated(tracer, operation, dim % output.ndim)
     parts = [tracer.get_labels(tensor) for tensor in args[0] if tensor.ndim == output.ndim and tensor.numel()]
     for other in range(output.ndim):
         if other != dim % output.ndim and all(is_flat(part, other) for part in parts):
             parts = [part.narrow(other, 0, 1) for part in parts]  # one slice represents all
     if parts:
         tracer.set_labels(output, compact(torch.cat(parts, dim).expand(output.shape)))
+
+
+def _unite_concatenated(tracer: ChannelState, operation: Operation, dim: int) -> None:
+    """Unite the channels of tensors that are joined along another dimension, such as tokens with a class token."""
+    vectors = [get_vector(tracer.get_labels(tensor)) for tensor in operation.args[0]]
+    dims = {vector[0] for vector in vectors if vector is not None}
+    if None in vectors or len(dims) != 1 or dims == {dim}:
+        return
+    first, *others = [vector[1] for vector in vectors if vector is not None]
+    for labels in others:
+        tracer.union_find.unite(first, labels, operation.location)
+    for tensor in operation.args[0]:
+        tracer.set_labels(tensor, tracer.canonicalize(tracer.get_labels(tensor)))
 
 
 def _pad(tracer: ChannelState, operation: Operation) -> None:
@@ -267,6 +291,7 @@ def _unite_parameters(tracer: ChannelState, operation: Operation, labels: Tensor
 
 
 SINGLE_INPUT_HANDLERS: dict[str, Handler] = {
+    "as_strided": _restride,
     **dict.fromkeys(IDENTITY_OPS | LIKE_OPS, _copy_labels),
     **dict.fromkeys(NEW_OPS, _make_like),
     **dict.fromkeys(VIEW_OPS | MOVE_OPS, _move),

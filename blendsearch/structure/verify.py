@@ -64,30 +64,40 @@ def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor]
     mode, and in training mode (without dropout and batch statistics) where the network runs in it.
     """
     cut = _draw_half_cut(maps, rng)
+    is_constant = True
     try:
         masked, pruned = mask_channels(model, maps, cut), narrow(model, maps, cut)
         for is_training in (False, True):
             with _use_training_code(masked, is_training), _use_training_code(pruned, is_training):
                 for images in batches:
-                    if reason := _compare_outputs(masked, pruned, images, is_training):
+                    expected = _run_masked(masked, images, is_training)
+                    if reason := "" if expected is None else _compare_outputs(expected, pruned, images):
                         return reason
+                    is_constant &= all(_is_constant(tensor) for tensor in expected or ())
     except Exception as error:  # a wrong cut may raise anything
         return f"the pruned network fails with {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    return ""
+    return "all outputs have one value on these images, so that it cannot be verified" if is_constant else ""
 
 
-def _compare_outputs(masked: nn.Module, pruned: nn.Module, images: Tensor, is_training: bool) -> str:
+def _run_masked(masked: nn.Module, images: Tensor, is_training: bool) -> list[Tensor] | None:
     try:
-        expected = run_with_mean_draws(masked, images)
+        return run_with_mean_draws(masked, images)
     except Exception:
         if is_training:  # training mode may need other inputs
-            return ""
+            return None
         raise
+
+
+def _compare_outputs(expected: Sequence[Tensor], pruned: nn.Module, images: Tensor) -> str:
     found = run_with_mean_draws(pruned, images)
     if len(expected) != len(found):
         return f"cutting it changes the number of output tensors from {len(expected)} to {len(found)}"
     reasons = (compare_tensors(*pair) for pair in zip(expected, found, strict=True))
     return next((reason for reason in reasons if reason), "")
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return not tensor.numel() or bool((tensor == tensor.flatten()[0]).all())
 
 
 def run_with_mean_draws(model: nn.Module, images: Tensor, seed: int = 0) -> list[Tensor]:

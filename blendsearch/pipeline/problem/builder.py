@@ -99,7 +99,11 @@ def _trace_dense(
     splits = build_splits(config, inputs)
     for gap in list_gaps(splits, has_validation=inputs.task.evaluate is None):
         report(Warned(text=gap))
-    model = build_dense_network(config, None if base_run is None else base_run.read_arrays("dense"), inputs)
+    if base_run is None:
+        model = build_dense_network(config, None, inputs)
+    else:
+        folded = base_run.structure.get("folded", [])
+        model = build_dense_network(config, base_run.read_arrays("dense"), inputs, folded)
     structure = trace_network(config, model, splits)
     if structure.unreached:
         report(Warned(text=describe_unreached(structure.unreached)))

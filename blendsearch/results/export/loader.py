@@ -15,6 +15,7 @@ from blendsearch.errors import ModelError
 from blendsearch.memory import get_available_bytes
 from blendsearch.results.export.description import WEIGHTS, NetworkSource, read_source
 from blendsearch.structure.depthwise import make_depthwise_pair
+from blendsearch.structure.folding import make_plain_layers
 from blendsearch.structure.surgery import copy_with_tensors, set_sizes
 from blendsearch.zoo.factory import build_untrusted_model, call_without_downloads
 from blendsearch.zoo.size_limits import SizeLimit
@@ -43,6 +44,7 @@ def load(
     with _open_weights(folder) as weights:
         shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
         dense = _make_dense(source, sum(map(math.prod, shapes.values())), factory, model)
+        _fold(dense, folder, source)
         _decompose(dense, folder, source)
         named = [*dense.named_parameters(), *dense.named_buffers()]
         _check_shapes(folder, source, shapes, dense)
@@ -85,13 +87,20 @@ def _make_dense(
 ) -> nn.Module:
     """Build the dense network within a limit that follows from the number of `stored` elements."""
     if model is not None:
-        return copy.deepcopy(model) if source.decomposed else model
+        return copy.deepcopy(model) if source.decomposed or source.folded else model
     free = get_available_bytes()
     elements = max(MIN_ELEMENTS, MAX_RATIO * stored)
     limit = SizeLimit(elements if free is None else min(elements, free // 4), f"and its file holds {stored:,} elements")
     if factory is None:
         return build_untrusted_model(source.factory, source.arguments, limit)
     return call_without_downloads(source.factory, factory, source.arguments, limit)
+
+
+def _fold(dense: nn.Module, folder: Path, source: NetworkSource) -> None:
+    try:
+        make_plain_layers(dense, source.folded)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _describe_misfit(folder, source, f"a folded layer is no convolution of it ({error})") from error
 
 
 def _decompose(dense: nn.Module, folder: Path, source: NetworkSource) -> None:
