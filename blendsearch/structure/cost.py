@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -118,8 +119,13 @@ class CostOracle:
         return np.asarray(self.compute_cost(name, sizes) - self.compute_cost(name, one_less), dtype=np.float64)
 
 
-def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
-    """Build the cost oracle of `model` from its tensors and one forward pass of `example`, (1, ...)."""
+def build_cost_oracle(
+    model: nn.Module, maps: IndexMaps, example: Tensor, products: Mapping[str, int] = MappingProxyType({})
+) -> CostOracle:
+    """Build the cost oracle of `model` from its tensors and one forward pass of `example`, (1, ...).
+
+    `products`: the multiply-accumulates per channel of products of activations, by their names in `maps`.
+    """
     groups = len(maps.groups)
     owner = np.repeat(np.arange(groups), maps.sizes)
     base, slope = [1], [np.zeros(groups, dtype=np.int64)]  # width 0 is the constant one
@@ -153,6 +159,13 @@ def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> Cos
         second.append(widths[1])
         params.append(rest)
         macs.append(rest * positions.get(name, 0))
+
+    for name, product in products.items():
+        if name in maps.slices:
+            first.append(by_source[maps.slices[name][0][1]])
+            second.append(0)
+            params.append(0)
+            macs.append(product)
 
     def to_array(values: list[int]) -> NDArray[np.int64]:
         return np.asarray(values, dtype=np.int64)

@@ -17,7 +17,7 @@ from blendsearch.structure.labels import (
     list_distinct,
 )
 from blendsearch.structure.operation import Operation, list_arguments
-from blendsearch.structure.operation_probe import find_places
+from blendsearch.structure.operation_probe import ATTENTION_OPS, count_macs_per_channel, find_places
 from blendsearch.structure.union_find import NO_CHANNEL
 
 IDENTITY_OPS = {"clone", "_to_copy", "alias", "detach", "lift_fresh", "native_dropout", "dropout"}
@@ -44,6 +44,7 @@ POINTWISE_OPS = {
     "zero",
 }  # pointwise, but without the tag
 FACTORY_OPS = {"empty", "zeros", "ones", "full", "rand", "randn"}
+PRODUCT_OPS = {"bmm", "baddbmm", *ATTENTION_OPS}
 REDUCTION_OPS = {"mean", "sum", "amax", "amin", "var", "std"}
 
 
@@ -92,6 +93,8 @@ def _probe(tracer: ChannelState, operation: Operation) -> None:
     (_, first), *others = known.values()
     for _, labels in others:
         tracer.union_find.unite(first, labels, operation.location)
+    if operation.name in PRODUCT_OPS:
+        tracer.record_product(operation.location, count_macs_per_channel(operation, len(first)), first)
     for tensor, place in zip(operation.outputs, places, strict=True):
         if place is not None:
             dim, channels = place
@@ -117,8 +120,17 @@ def _move(tracer: ChannelState, operation: Operation) -> None:
         elif not operation.name.startswith("pixel_"):
             # widths in a reshape or split are mostly constants in the code, which do not change with a cut
             tracer.union_find.freeze(before, f"{operation.location} splits or reorders its channels")
+    elif operation.name in VIEW_OPS:
+        _record_merged_size(tracer, before, moved[0])
     for tensor, labels in zip(operation.outputs, moved, strict=True):
         tracer.set_labels(tensor, labels)
+
+
+def _record_merged_size(tracer: ChannelState, before: Tensor, after: Tensor) -> None:
+    """Let attributes follow the width of parts that are put together again."""
+    parts, merged = get_vector(before), get_vector(after)
+    if parts and merged and len(parts[1]) != len(merged[1]) and tracer.union_find.is_assumed(merged[1]):
+        tracer.record_sizes(len(merged[1]), merged[1])
 
 
 def _is_reordered(before: Tensor, after: Tensor) -> bool:

@@ -6,7 +6,7 @@ operation in between (a softmax, a shuffle) depends on the number of channels. N
 masked network they normalise the kept channels only (`structure.masked_norms`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blendsearch.structure.cost import build_cost_oracle, count_macs
 from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
 from blendsearch.structure.masked_norms import normalize_kept_channels
 from blendsearch.structure.mean_draws import use_mean_draws
@@ -49,6 +50,24 @@ def verify_groups(
         frozen[widest.name] = f"it cannot be cut together with others: {reason}"
     by_name = {group.name: group for group in maps.groups}
     return kept, [_freeze_group(by_name[name], reason) for name, reason in frozen.items()]
+
+
+def exclude_uncounted_groups(
+    model: nn.Module, maps: IndexMaps, example: Tensor, products: Mapping[str, int], seed: int = 0
+) -> tuple[IndexMaps, list[FrozenGroup]]:
+    """Return the groups whose cost follows from their widths, as maps, and the others, frozen with the reason."""
+    rng = np.random.default_rng(seed)
+
+    def compare_macs(groups: Sequence[Group]) -> str:
+        part = build_index_maps(groups, maps.shapes)
+        cut = _draw_half_cut(part, rng)
+        predicted = build_cost_oracle(model, part, example, products).compute_cost("macs", part.count_kept(cut))
+        counted = count_macs(narrow(model, part, cut), example)
+        return "" if int(predicted) == counted else "its multiply-accumulates do not follow from its width"
+
+    failed = _find_failing_groups(list(maps.groups), compare_macs)
+    frozen = [FrozenGroup(group.name, group.channels, reason) for group, reason in failed]
+    return maps.exclude_groups({item.name for item in frozen}) if failed else maps, frozen
 
 
 def _freeze_group(group: Group, reason: str) -> FrozenGroup:
