@@ -78,16 +78,17 @@ class StructureFacts(ScoreFacts):
     """Groups, frozen groups, costs and inputs of the dense network.
 
     `layers` are decomposable layers. `sizes` are integer attributes that follow a cut: for each unit its channel in the
-    line of all groups, or -1 for a unit that is always kept. `task` holds the names of user-defined functions, and
-    `hooks` those of a training that the config does not name. `error` is stored with `task` and is false if networks
-    have no error rate; `trains_on_classes` is false if targets are not classes. `images`
-    counts those of each split.
+    line of all groups, or -1 for a unit that is always kept. `folded` are layers that computed their weights. `task`
+    holds the names of user-defined functions, and `hooks` those of a training that the config does not name. `error` is
+    stored with `task` and is false if networks have no error rate; `trains_on_classes` is false if targets are not
+    classes. `images` counts those of each split.
     """
 
     groups: list[GroupFacts]
     frozen: list[dict[str, Any]]
     layers: NotRequired[list[str]]
     sizes: NotRequired[dict[str, list[int]]]
+    folded: NotRequired[list[str]]
     dense: dict[str, int]
     splits: str
     input: NotRequired[InputDescription]

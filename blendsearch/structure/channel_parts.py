@@ -66,7 +66,7 @@ def _couple_view(tracer: ChannelState, operation: Operation, dim: int, channels:
     if math.prod(parts) != len(channels) or sum(size > 1 for size in parts) < 2:
         return False
     counted = [place for place, size in enumerate(parts) if size > 1 and tracer.has_size(size, HEADS)]
-    variable = counted[0] if counted else max(range(len(parts)), key=lambda place: (parts[place], place))
+    variable = counted[-1] if counted else max(range(len(parts)), key=lambda place: (parts[place], place))
     rows = channels.reshape(parts).movedim(variable, -1).reshape(-1, parts[variable])
     if not _couple_repeats(tracer, operation, rows):
         return False

@@ -14,7 +14,7 @@ from blendsearch.structure.layer_types import LEAVES
 from blendsearch.structure.reached import ReachRecord
 from blendsearch.structure.union_find import NO_CHANNEL, UnionFind
 
-Side = Literal["out", "in", "size"]
+Side = Literal["out", "in", "size", "cost"]
 
 
 class ChannelState:
@@ -25,6 +25,8 @@ class ChannelState:
     union_find: all labels, their coupling, and why some of them cannot be cut.
     tensor_labels: for each (tensor, its module, dimension, side) the label of each position, or ``NO_CHANNEL``. With
         the side ``size``, the tensor is an integer attribute of the module, with a position for each unit.
+    products: the multiply-accumulates per channel of products of activations, by the name of their labels, which have
+        the side ``cost``.
     reached: layers that the examples reach.
     """
 
@@ -36,6 +38,8 @@ class ChannelState:
         self._names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
         # of tensors with at least one label that is not FIXED
         self._labels: MutableMapping[Tensor, Labels] = WeakTensorKeyDictionary()
+        self.products: dict[str, int] = {}
+        self.counts_products = True
         self._fresh: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self._module_stack: list[tuple[str, nn.Module]] = []
         self._leaf_tensors = {
@@ -138,15 +142,27 @@ class ChannelState:
             owner = self._module_stack[-1][0]
             self._record_labels(f"{owner}.{name}" if owner else name, 0, "size", labels.numpy())
 
+    def record_product(self, location: str, macs: int, labels: Tensor) -> None:
+        """Record the multiply-accumulates per channel of a product of activations, in the first run only."""
+        if self.counts_products and macs:
+            name = f"{location} ({len(self.products)})"
+            self.products[name] = macs
+            self._record_labels(name, 0, "cost", labels.numpy())
+
     def _list_sizes(self, size: int) -> list[str]:
         attributes = vars(self._module_stack[-1][1]) if self._module_stack else {}
         return [
             name
             for name, value in attributes.items()
-            if type(value) is int and value == size and not name.startswith("_") and "dim" not in name.split("_")[1:]
+            if type(value) is int and value == size and not name.startswith("_") and not _is_head_width(name)
         ]
 
     def _record_activation(self, tensor: Tensor) -> None:
         labels = self._labels.get(tensor)
         if labels is not None:
             self.reached.add_activation(self._module_stack[-1][0] if self._module_stack else "", labels)
+
+
+def _is_head_width(name: str) -> bool:
+    """Return True for the name of an attribute that holds the width of one head, which no cut changes."""
+    return "head" in name and any(part in name for part in ("dim", "size", "width", "channel"))

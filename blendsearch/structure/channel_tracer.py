@@ -52,6 +52,7 @@ class ChannelTracer(EagerMode, ChannelState):
             path = None if len(examples) == 1 else _record_path(self._model, example)
             if path is None or path not in paths:
                 self._run(example)
+                self.counts_products = False
             paths.add(path)
         evaluated = self.union_find.count
         blocks = [module for module in self._model.modules() if any(True for _ in module.children())]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 class CostOracle:
     """Multiply-accumulates and parameters of any cut.
 
-    Every parameter tensor is a term: a factor times the widths of its first two dimensions. A width is linear in the
+    Every parameter tensor is a term: a factor times the widths of two of its dimensions. A width is linear in the
     kept channels per group. Multiply-accumulates (of one input image) are those of convolutions and linear layers: the
     size of a term times the number of positions at which the layer is applied. No cut of channels changes that number.
 
@@ -119,8 +120,13 @@ class CostOracle:
         return np.asarray(self.compute_cost(name, sizes) - self.compute_cost(name, one_less), dtype=np.float64)
 
 
-def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> CostOracle:
-    """Build the cost oracle of `model` from its tensors and one forward pass of `example`, (1, ...)."""
+def build_cost_oracle(
+    model: nn.Module, maps: IndexMaps, example: Tensor, products: Mapping[str, int] = MappingProxyType({})
+) -> CostOracle:
+    """Build the cost oracle of `model` from its tensors and one forward pass of `example`, (1, ...).
+
+    `products`: the multiply-accumulates per channel of products of activations, by their names in `maps`.
+    """
     groups = len(maps.groups)
     owner = np.repeat(np.arange(groups), maps.sizes)
     base, slope = [1], [np.zeros(groups, dtype=np.int64)]  # width 0 is the constant one
@@ -140,19 +146,27 @@ def build_cost_oracle(model: nn.Module, maps: IndexMaps, example: Tensor) -> Cos
     first, second, params, macs = [], [], [], []
     for name, parameter in model.named_parameters():
         touched_dims = dict(maps.slices.get(name, ()))
-        if any(dim > 1 for dim in touched_dims):
-            raise ValueError(f"{name}: groups index dimension {max(touched_dims)}, expected the first two only")
+        if len(touched_dims) > 2:
+            raise ValueError(f"{name}: groups index {len(touched_dims)} dimensions, expected at most two")
         shape = parameter.shape
+        # the first two dimensions, unless groups index others
+        dims = sorted(sorted(range(parameter.ndim), key=lambda dim: (dim not in touched_dims, dim))[:2])
         widths = [
-            by_source[touched_dims[dim]] if dim in touched_dims else add_width(shape[dim], slope[0])
-            for dim in range(min(2, parameter.ndim))
+            by_source[touched_dims[dim]] if dim in touched_dims else add_width(shape[dim], slope[0]) for dim in dims
         ]
         widths += [0] * (2 - len(widths))
-        rest = int(np.prod(shape[2:], dtype=np.int64))
+        rest = int(np.prod([size for dim, size in enumerate(shape) if dim not in dims], dtype=np.int64))
         first.append(widths[0])
         second.append(widths[1])
         params.append(rest)
         macs.append(rest * positions.get(name, 0))
+
+    for name, product in products.items():
+        if name in maps.slices:
+            first.append(by_source[maps.slices[name][0][1]])
+            second.append(0)
+            params.append(0)
+            macs.append(product)
 
     def to_array(values: list[int]) -> NDArray[np.int64]:
         return np.asarray(values, dtype=np.int64)

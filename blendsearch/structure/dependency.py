@@ -27,13 +27,16 @@ _EMPTY = np.zeros(0, dtype=np.int64)
 class CoupledGroups:
     """Groups of a network as index maps, frozen groups, and layers that no example reached.
 
-    `sizes`: the values of integer attributes that follow a cut, by name.
+    `sizes`: the values of integer attributes that follow a cut, by name. `products`: the multiply-accumulates per
+    channel of products of activations, by name; `widths`: their channels.
     """
 
     groups: list[Group]
     frozen: list[FrozenGroup]
     unreached: list[str]
     sizes: dict[str, int]
+    products: dict[str, int]
+    widths: dict[str, int]
 
 
 def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> CoupledGroups:
@@ -77,8 +80,14 @@ def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> Coupled
         [group for group, _ in sorted(groups.values(), key=lambda item: item[1])],
         sorted(frozen, key=lambda item: order[item.name]),
         tracer.reached.list_unreached(),
-        {tensor: len(labels) for (tensor, *_, side), labels in tracer.tensor_labels.items() if side == "size"},
+        _list_widths(tracer, "size"),
+        tracer.products,
+        _list_widths(tracer, "cost"),
     )
+
+
+def _list_widths(tracer: ChannelTracer, chosen: str) -> dict[str, int]:
+    return {tensor: len(labels) for (tensor, *_, side), labels in tracer.tensor_labels.items() if side == chosen}
 
 
 class _Part(NamedTuple):

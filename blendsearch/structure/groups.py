@@ -27,13 +27,14 @@ class Member:
 
     `index[c]` lists the positions that belong to the group's channel `c`: (C, m). m is 1 for a convolution, the number
     of pixels for a linear layer behind a flattened feature map, and more than 1 for a block of channels that go
-    together. With the side ``size``, `tensor` is an integer attribute with a position for each unit.
+    together. With the side ``size``, `tensor` is an integer attribute with a position for each unit; with
+    ``cost``, a product of activations with a position for each channel.
     """
 
     tensor: str
     module: str
     dim: int
-    side: Literal["out", "in", "size"]
+    side: Literal["out", "in", "size", "cost"]
     index: NDArray[np.int64]
 
 

@@ -76,7 +76,7 @@ def _round_up(widths: Counts, is_unit: NDArray[np.bool_]) -> Counts:
 
 def extract_layers(oracle: CostOracle) -> Layers:
     """Extract the layers behind the multiply-accumulates of `oracle`."""
-    terms = np.flatnonzero(oracle.macs)
+    terms = np.flatnonzero((oracle.macs > 0) & (oracle.params > 0))
     kernel = oracle.params[terms]
     positions = oracle.macs[terms] // kernel
     out, into = oracle.first[terms], oracle.second[terms]

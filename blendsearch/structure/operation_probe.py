@@ -6,12 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from blendsearch.structure.operation import Operation, list_arguments
 
 MAX_ELEMENTS = 2**26
 """Elements of the inputs of an operation that is executed again."""
 
+
+ATTENTION_OPS = {
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_attention_math",
+    "scaled_dot_product_attention",
+}
+"""Operations that are random with dropout only, which evaluation mode switches off."""
 
 Place = tuple[int, Tensor]
 """A dimension of an output, and the number of the channel at each of its positions."""
@@ -25,7 +33,8 @@ def find_places(operation: Operation, dims: Mapping[Tensor, int]) -> list[Place 
     may be repeated (patches). An output without elements has no place.
     """
     width = {tensor.shape[dim] for tensor, dim in dims.items()}.pop()
-    unsuitable = operation.func._schema.is_mutable or torch.Tag.nondeterministic_seeded in operation.func.tags
+    is_random = torch.Tag.nondeterministic_seeded in operation.func.tags and operation.name not in ATTENTION_OPS
+    unsuitable = operation.func._schema.is_mutable or is_random
     if unsuitable or width < 2 or sum(tensor.numel() for tensor in operation.inputs) > MAX_ELEMENTS:
         return None
     some = torch.arange(0, width, 2)
@@ -44,6 +53,13 @@ def find_places(operation: Operation, dims: Mapping[Tensor, int]) -> list[Place 
     found = [_find_place(one, other, width, some) for one, other in zip(complete, partial, strict=True)]
     lost = any(place is None and one.numel() for place, one in zip(found, complete, strict=True))
     return None if lost or all(place is None for place in found) else found
+
+
+def count_macs_per_channel(operation: Operation, width: int) -> int:
+    """Count the multiply-accumulates of an operation for each of its `width` channels."""
+    with FlopCounterMode(display=False) as counter:
+        operation.func(*operation.args, **operation.kwargs)
+    return int(counter.get_total_flops()) // 2 // width
 
 
 def _draw_values(tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from blendsearch.structure.labels import (
     list_distinct,
 )
 from blendsearch.structure.operation import Operation, list_arguments
-from blendsearch.structure.operation_probe import find_places
+from blendsearch.structure.operation_probe import ATTENTION_OPS, count_macs_per_channel, find_places
 from blendsearch.structure.union_find import NO_CHANNEL
 
 IDENTITY_OPS = {"clone", "_to_copy", "alias", "detach", "lift_fresh", "native_dropout", "dropout"}
@@ -44,6 +44,7 @@ POINTWISE_OPS = {
     "zero",
 }  # pointwise, but without the tag
 FACTORY_OPS = {"empty", "zeros", "ones", "full", "rand", "randn"}
+PRODUCT_OPS = {"bmm", "baddbmm", *ATTENTION_OPS}
 REDUCTION_OPS = {"mean", "sum", "amax", "amin", "var", "std"}
 
 
@@ -92,6 +93,8 @@ def _probe(tracer: ChannelState, operation: Operation) -> None:
     (_, first), *others = known.values()
     for _, labels in others:
         tracer.union_find.unite(first, labels, operation.location)
+    if operation.name in PRODUCT_OPS:
+        tracer.record_product(operation.location, count_macs_per_channel(operation, len(first)), first)
     for tensor, place in zip(operation.outputs, places, strict=True):
         if place is not None:
             dim, channels = place
@@ -117,8 +120,17 @@ def _move(tracer: ChannelState, operation: Operation) -> None:
         elif not operation.name.startswith("pixel_"):
             # widths in a reshape or split are mostly constants in the code, which do not change with a cut
             tracer.union_find.freeze(before, f"{operation.location} splits or reorders its channels")
+    elif operation.name in VIEW_OPS:
+        _record_merged_size(tracer, before, moved[0])
     for tensor, labels in zip(operation.outputs, moved, strict=True):
         tracer.set_labels(tensor, labels)
+
+
+def _record_merged_size(tracer: ChannelState, before: Tensor, after: Tensor) -> None:
+    """Let attributes follow the width of parts that are put together again."""
+    parts, merged = get_vector(before), get_vector(after)
+    if parts and merged and len(parts[1]) != len(merged[1]) and tracer.union_find.is_assumed(merged[1]):
+        tracer.record_sizes(len(merged[1]), merged[1])
 
 
 def _is_reordered(before: Tensor, after: Tensor) -> bool:
@@ -135,15 +147,39 @@ def _make_like(tracer: ChannelState, operation: Operation) -> None:
         tracer.set_labels(output, labels.expand(output.shape))
 
 
+def _restride(tracer: ChannelState, operation: Operation) -> None:
+    """Keep the labels of a tensor of which only the memory format changes."""
+    labels, output = tracer.get_labels(operation.args[0]), operation.outputs[0]
+    if labels.shape == output.shape:
+        tracer.set_labels(output, labels)
+        return
+    tracer.union_find.freeze(collapse(labels), f"{operation.location} reads all its channels at once")
+    tracer.set_labels(output, torch.full((), NO_CHANNEL).expand(output.shape))
+
+
 def _concatenate(tracer: ChannelState, operation: Operation) -> None:
     args, output = operation.args, operation.outputs[0]
     dim = args[1] if len(args) > 1 else operation.kwargs.get("dim", 0)
+    _unite_concatenated(tracer, operation, dim % output.ndim)
     parts = [tracer.get_labels(tensor) for tensor in args[0] if tensor.ndim == output.ndim and tensor.numel()]
     for other in range(output.ndim):
         if other != dim % output.ndim and all(is_flat(part, other) for part in parts):
             parts = [part.narrow(other, 0, 1) for part in parts]  # one slice represents all
     if parts:
         tracer.set_labels(output, compact(torch.cat(parts, dim).expand(output.shape)))
+
+
+def _unite_concatenated(tracer: ChannelState, operation: Operation, dim: int) -> None:
+    """Unite the channels of tensors that are joined along another dimension, such as tokens with a class token."""
+    vectors = [get_vector(tracer.get_labels(tensor)) for tensor in operation.args[0]]
+    dims = {vector[0] for vector in vectors if vector is not None}
+    if None in vectors or len(dims) != 1 or dims == {dim}:
+        return
+    first, *others = [vector[1] for vector in vectors if vector is not None]
+    for labels in others:
+        tracer.union_find.unite(first, labels, operation.location)
+    for tensor in operation.args[0]:
+        tracer.set_labels(tensor, tracer.canonicalize(tracer.get_labels(tensor)))
 
 
 def _pad(tracer: ChannelState, operation: Operation) -> None:
@@ -267,6 +303,7 @@ def _unite_parameters(tracer: ChannelState, operation: Operation, labels: Tensor
 
 
 SINGLE_INPUT_HANDLERS: dict[str, Handler] = {
+    "as_strided": _restride,
     **dict.fromkeys(IDENTITY_OPS | LIKE_OPS, _copy_labels),
     **dict.fromkeys(NEW_OPS, _make_like),
     **dict.fromkeys(VIEW_OPS | MOVE_OPS, _move),

@@ -12,7 +12,7 @@ from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import FrozenGroup, IndexMaps, build_index_maps
 from blendsearch.structure.outputs import list_tensors
 from blendsearch.structure.preconditions import check_structure
-from blendsearch.structure.verify import verify_groups
+from blendsearch.structure.verify import exclude_uncounted_groups, verify_groups
 from blendsearch.task import seed_rngs
 
 MAX_IMAGES = 8
@@ -60,13 +60,14 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
             )
         found = find_coupled_groups(model, examples)
         shapes = {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-        shapes |= {name: (size,) for name, size in found.sizes.items()}
+        shapes |= {name: (size,) for name, size in {**found.sizes, **found.widths}.items()}
         maps, failed = verify_groups(model, build_index_maps(found.groups, shapes), batches)
-        frozen = found.frozen + failed
+        maps, uncounted = exclude_uncounted_groups(model, maps, examples[0], found.products)
+        frozen = [*found.frozen, *failed, *uncounted]
         if not maps.groups:
             reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
             raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
-        oracle = build_cost_oracle(model, maps, examples[0])
+        oracle = build_cost_oracle(model, maps, examples[0], found.products)
         return Structure(maps, tuple(frozen), oracle, tuple(found.unreached))
 
 

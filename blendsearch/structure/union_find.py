@@ -61,6 +61,10 @@ class UnionFind:
             if label != NO_CHANNEL:
                 self._assumptions.setdefault(label, location)
 
+    def is_assumed(self, labels: Tensor) -> bool:
+        """Return True if some of the labels were united by an assumption."""
+        return any(label in self._assumptions for label in np.unique(labels.numpy()).tolist())
+
     def collect_assumptions(self) -> dict[int, str]:
         """Return the first assumption on each class that has one, by the lowest label."""
         found: dict[int, str] = {}

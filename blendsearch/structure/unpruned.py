@@ -45,7 +45,7 @@ def compute_shares(model: nn.Module, structure: Structure, cost: str = "macs") -
     factors = oracle.macs if cost == "macs" else oracle.params
     terms = widths[oracle.first] * widths[oracle.second] * factors
     shares: dict[str, float] = {}
-    for (name, _), term in zip(model.named_parameters(), terms.tolist(), strict=True):
+    for (name, _), term in zip(model.named_parameters(), terms.tolist(), strict=False):
         module = name.rpartition(".")[0]
         shares[module] = shares.get(module, 0.0) + term / max(1, oracle.dense[cost])
     return shares

@@ -6,7 +6,7 @@ operation in between (a softmax, a shuffle) depends on the number of channels. N
 masked network they normalise the kept channels only (`structure.masked_norms`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blendsearch.structure.cost import build_cost_oracle, count_macs
 from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
 from blendsearch.structure.masked_norms import normalize_kept_channels
 from blendsearch.structure.mean_draws import use_mean_draws
@@ -51,6 +52,24 @@ def verify_groups(
     return kept, [_freeze_group(by_name[name], reason) for name, reason in frozen.items()]
 
 
+def exclude_uncounted_groups(
+    model: nn.Module, maps: IndexMaps, example: Tensor, products: Mapping[str, int], seed: int = 0
+) -> tuple[IndexMaps, list[FrozenGroup]]:
+    """Return the groups whose cost follows from their widths, as maps, and the others, frozen with the reason."""
+    rng = np.random.default_rng(seed)
+
+    def compare_macs(groups: Sequence[Group]) -> str:
+        part = build_index_maps(groups, maps.shapes)
+        cut = _draw_half_cut(part, rng)
+        predicted = build_cost_oracle(model, part, example, products).compute_cost("macs", part.count_kept(cut))
+        counted = count_macs(narrow(model, part, cut), example)
+        return "" if int(predicted) == counted else "its multiply-accumulates do not follow from its width"
+
+    failed = _find_failing_groups(list(maps.groups), compare_macs)
+    frozen = [FrozenGroup(group.name, group.channels, reason) for group, reason in failed]
+    return maps.exclude_groups({item.name for item in frozen}) if failed else maps, frozen
+
+
 def _freeze_group(group: Group, reason: str) -> FrozenGroup:
     if group.assumption:
         reason = f"{group.assumption}, at sizes that do not follow a cut ({reason})"
@@ -64,30 +83,40 @@ def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor]
     mode, and in training mode (without dropout and batch statistics) where the network runs in it.
     """
     cut = _draw_half_cut(maps, rng)
+    is_constant = True
     try:
         masked, pruned = mask_channels(model, maps, cut), narrow(model, maps, cut)
         for is_training in (False, True):
             with _use_training_code(masked, is_training), _use_training_code(pruned, is_training):
                 for images in batches:
-                    if reason := _compare_outputs(masked, pruned, images, is_training):
+                    expected = _run_masked(masked, images, is_training)
+                    if reason := "" if expected is None else _compare_outputs(expected, pruned, images):
                         return reason
+                    is_constant &= all(_is_constant(tensor) for tensor in expected or ())
     except Exception as error:  # a wrong cut may raise anything
         return f"the pruned network fails with {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    return ""
+    return "all outputs have one value on these images, so that it cannot be verified" if is_constant else ""
 
 
-def _compare_outputs(masked: nn.Module, pruned: nn.Module, images: Tensor, is_training: bool) -> str:
+def _run_masked(masked: nn.Module, images: Tensor, is_training: bool) -> list[Tensor] | None:
     try:
-        expected = run_with_mean_draws(masked, images)
+        return run_with_mean_draws(masked, images)
     except Exception:
         if is_training:  # training mode may need other inputs
-            return ""
+            return None
         raise
+
+
+def _compare_outputs(expected: Sequence[Tensor], pruned: nn.Module, images: Tensor) -> str:
     found = run_with_mean_draws(pruned, images)
     if len(expected) != len(found):
         return f"cutting it changes the number of output tensors from {len(expected)} to {len(found)}"
     reasons = (compare_tensors(*pair) for pair in zip(expected, found, strict=True))
     return next((reason for reason in reasons if reason), "")
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return not tensor.numel() or bool((tensor == tensor.flatten()[0]).all())
 
 
 def run_with_mean_draws(model: nn.Module, images: Tensor, seed: int = 0) -> list[Tensor]:

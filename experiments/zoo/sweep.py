@@ -38,13 +38,17 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=300, metavar="SECONDS", help="per network and side")
     parser.add_argument("--table", action="store_true", help="print --out as Markdown and run nothing")
     parser.add_argument("--resume", action="store_true", help="keep what --out has and run the rest")
+    parser.add_argument("--again", action="store_true", help="run only blendsearch again, on --models")
     arguments = parser.parse_args()
     if arguments.table:
         print(format_table(json.loads(arguments.out.read_text())))
     else:
         names = arguments.models.split(",") if arguments.models else list_models()
-        done = json.loads(arguments.out.read_text())["models"] if arguments.resume else {}
-        sweep(names, arguments.limit, arguments.out, done)
+        done = json.loads(arguments.out.read_text())["models"] if arguments.resume or arguments.again else {}
+        if arguments.again:
+            sweep_again(names, arguments.limit, arguments.out, done)
+        else:
+            sweep(names, arguments.limit, arguments.out, done)
 
 
 def list_models() -> list[str]:
@@ -65,6 +69,14 @@ def sweep(names: list[str], limit: float, out: Path, results: dict[str, dict[str
         ours, theirs = format_result(row["ours"]), format_result(row["torch_pruning"])
         print(f"{name}: blendsearch {ours}; Torch-Pruning {theirs}", flush=True)
         results = dict(sorted(results.items()))
+        out.write_text(json.dumps({"limit_s": limit, "packages": list_versions(), "models": results}, indent=1) + "\n")
+
+
+def sweep_again(names: list[str], limit: float, out: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Run blendsearch on networks that `results` holds; what Torch-Pruning did stays."""
+    for name in names:
+        results[name]["ours"] = run_in_process("ours", name, limit)
+        print(f"{name}: {format_result(results[name]['ours'])}", flush=True)
         out.write_text(json.dumps({"limit_s": limit, "packages": list_versions(), "models": results}, indent=1) + "\n")
 
 
@@ -96,6 +108,11 @@ def send(side: str, name: str, there: Any) -> None:
 
 
 def check_own(name: str) -> dict[str, Any]:
+    return check_structure(make_network(name), get_image_side(name))
+
+
+def check_structure(model: Any, side: int) -> dict[str, Any]:
+    """Trace a network, cut half of it, compare with the masked network, and load the cut weights into the dense one."""
     import numpy as np
     import torch
 
@@ -105,7 +122,6 @@ def check_own(name: str) -> dict[str, Any]:
     from blendsearch.structure.trace import trace_structure
     from blendsearch.structure.verify import TOLERANCE, mask_channels
 
-    model, side = make_network(name), get_image_side(name)
     start = time.perf_counter()
     try:
         structure = trace_structure(model, (3, side, side))
@@ -120,6 +136,9 @@ def check_own(name: str) -> dict[str, Any]:
     with torch.inference_mode():
         expected, found = mask_channels(model, maps, cut)(images), small(images)
     apart = float((expected - found).abs().max() / expected.std())
+    loaded = load_into_dense(model, small, maps, cut)
+    with torch.inference_mode():
+        same = bool(torch.equal(loaded(images), found))
     counts = maps.count_kept(cut)
     macs, params = int(oracle.compute_cost("macs", counts)), int(oracle.compute_cost("params", counts))
     wrong = []
@@ -129,6 +148,8 @@ def check_own(name: str) -> dict[str, Any]:
         wrong.append("the oracle's multiply-accumulates are not those that torch counts")
     if params != sum(parameter.numel() for parameter in small.parameters()):
         wrong.append("the oracle's parameters are not those of the cut network")
+    if not same:
+        wrong.append("the cut weights loaded into the dense network give other outputs")
     frozen = [item for item in structure.frozen if item.reason not in HARMLESS]
     reasons = Counter(item.reason.partition(" in ")[0] for item in frozen if " in " in item.reason)
     return {
@@ -147,6 +168,22 @@ def check_own(name: str) -> dict[str, Any]:
         "trace_s": traced,
         "seconds": measure_since(start),
     }
+
+
+def load_into_dense(model: Any, small: Any, maps: Any, cut: Any) -> Any:
+    """Rebuild the cut network from its tensors by name and the dense one, as an exported network is loaded."""
+    import numpy as np
+
+    from blendsearch.structure.surgery import copy_with_tensors, set_sizes
+
+    def list_tensors(module: Any) -> list[Any]:
+        return [*module.named_parameters(), *module.named_buffers()]
+
+    stored, names = dict(list_tensors(small)), {id(tensor): name for name, tensor in list_tensors(model)}
+    loaded = copy_with_tensors(model, lambda tensor: stored[names[id(tensor)]].detach().clone())
+    padded = np.append(cut[: maps.offsets[-1]], True)
+    set_sizes(loaded, {name: int(padded[source].sum()) for name, source in maps.list_size_sources().items()})
+    return loaded
 
 
 def compute_reach(model: Any, maps: Any) -> float:

@@ -1,5 +1,6 @@
 """Assembly of a problem from its parts, wherever they come from."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.depthwise import compute_misfit
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
+from blendsearch.structure.folding import fold_computed_weights
+from blendsearch.structure.preconditions import check_structure
 from blendsearch.structure.trace import MAX_IMAGES, Structure, trace_structure
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
@@ -50,11 +53,21 @@ class TracedNetwork:
 
 
 def trace_network(config: Config, model: nn.Module, splits: Splits) -> Structure:
-    """Trace `model` on the CPU, on training images; with `transform: depthwise`, decomposable layers are marked."""
+    """Trace `model` on the CPU, on training images, after folding layers that compute their weights in place.
+
+    With `transform: depthwise`, decomposable layers are marked.
+    """
     shape = get_input_shape(splits)
     images, _ = next(splits.iter_batches(splits.train, batch_size=MAX_IMAGES, device=torch.device("cpu")))
+    check_structure(model)
+    _fold_layers(model.eval(), images[:2])
     structure = trace_structure(model, shape, images)
     return structure if config.transform == "none" else add_decomposable_layers(model, structure, shape)
+
+
+def _fold_layers(model: nn.Module, images: torch.Tensor) -> None:
+    with suppress(Exception):  # the tracing reports what the network does not accept
+        fold_computed_weights(model, images)
 
 
 def assemble_problem(config: Config, traced: TracedNetwork, table: ScoreTable, clusters: Clusters) -> Problem:

@@ -110,7 +110,8 @@ def _trace_dense(
     for text in (*splits.warnings, *list_gaps(splits, has_validation=inputs.task.evaluate is None)):
         report(Warned(text=text))
     stored = None if base_run is None else base_run.read_arrays("dense")
-    model = build_dense_network(config, stored, inputs, get_input_shape(splits), report)
+    folded = () if base_run is None else base_run.structure.get("folded", [])
+    model = build_dense_network(config, stored, inputs, get_input_shape(splits), report, folded)
     structure = trace_network(config, model, splits)
     if structure.unreached:
         report(Warned(text=describe_unreached(structure.unreached)))

@@ -1,7 +1,7 @@
 """Sources of a search's network and data: names in its config, or Python objects."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from blendsearch.runs.config.method_registry import get_method, list_methods
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 from blendsearch.runs.run import Run
 from blendsearch.runs.trust import check_trusted
+from blendsearch.structure.folding import make_plain_layers
 from blendsearch.structure.preconditions import check_structure
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
@@ -81,10 +82,12 @@ def build_dense_network(
     inputs: UserInputs = NO_USER_INPUTS,
     shape: tuple[int, int, int] | None = None,
     report: Reporter = ignore_event,
+    folded: Sequence[str] = (),
 ) -> nn.Module:
     """Build the dense network on the CPU, with the `dense` weights or those of the file that the config names.
 
-    A copy of a user's network is run on one input of `shape`, and hooks that it does not run are reported.
+    A copy of a user's network is run on one input of `shape`, and hooks that it does not run are reported. `folded` are
+    layers that were replaced by plain ones (`structure.folding`) before the `dense` weights were stored.
     """
     if inputs.model is not None:
         model = _copy_user_network(inputs.model, shape, report)
@@ -94,8 +97,9 @@ def build_dense_network(
         _check(model)
     if dense is not None:
         try:
+            make_plain_layers(model, folded)
             model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"this {type(model).__name__} is not the network of the run: {str(error).splitlines()[-1].strip()}"
             ) from error

@@ -42,6 +42,7 @@ from blendsearch.runs.run import ELASTIC_FILE, Run, create_run
 from blendsearch.runs.run_facts import GroupFacts, StructureFacts
 from blendsearch.runs.score_files import collect_score_arrays, describe_scores, read_scores
 from blendsearch.runs.trust import sign_run
+from blendsearch.structure.folding import list_folded_layers
 from blendsearch.structure.latency_model import LatencyModel
 from blendsearch.structure.trace import Structure
 from blendsearch.training.device import resolve_device
@@ -81,6 +82,8 @@ def record(
     }
     if problem.structure.maps.layers:
         structure["layers"] = list(problem.structure.maps.layers)
+    if folded := list_folded_layers(problem.model):
+        structure["folded"] = list(folded)
     if sizes := problem.structure.maps.list_size_sources():
         structure["sizes"] = {name: source.tolist() for name, source in sizes.items()}
     task = problem.evaluator.recipe.task
@@ -137,7 +140,8 @@ def restore(
     scores = hash_arrays(run.read_arrays("scores"))
     if run.provenance.get("scores_sha256", scores) != scores:
         raise RunError(f"run {run.name!r}: scores.safetensors is not the one its criteria gave: restore it")
-    model = build_dense_network(config, weights, inputs, get_input_shape(splits))
+    folded = run.structure.get("folded", [])
+    model = build_dense_network(config, weights, inputs, get_input_shape(splits), folded=folded)
     if weights.keys() != get_state_arrays(model).keys() or not all(
         np.isfinite(item).all() for item in weights.values()
     ):

@@ -13,7 +13,7 @@ from blendsearch.results.records import JsonObject, Record, omit
 from blendsearch.runs.parsing import read_json
 
 FORMAT = 3
-"""The newest layout: 3 where integer attributes follow the cut, 2 where layers are decomposed, 1 where neither is.
+"""The newest layout: 3 where attributes follow the cut or layers are folded, 2 where layers are decomposed, else 1.
 
 Readers of an older layout understand the lower numbers.
 """
@@ -41,6 +41,7 @@ class ExportDescription(Record):
     kept: the indices of the channels kept, by group.
     decomposed: the layers that are decomposed; None where none is.
     sizes: integer attributes of modules that follow the cut, by name; None where there are none.
+    folded: layers that are plain ones with a weight that the dense network computes; None where there are none.
     dense: the dense network's costs in units.
     cut: the cut's digest.
     latency: None where it was not measured.
@@ -52,6 +53,7 @@ class ExportDescription(Record):
     kept: Mapping[str, Sequence[int]]
     decomposed: tuple[str, ...] | None = omit()
     sizes: Mapping[str, int] | None = omit()
+    folded: tuple[str, ...] | None = omit()
     input: InputDescription
     macs: int
     params: int
@@ -73,6 +75,7 @@ class NetworkSource:
     ----------
     decomposed: the layers that are decomposed.
     sizes: integer attributes of modules, by name.
+    folded: layers that are replaced by plain ones.
     shape: (channels, height, width) of one input; None where the file does not have it.
     """
 
@@ -80,6 +83,7 @@ class NetworkSource:
     arguments: Mapping[str, object]
     decomposed: Sequence[str]
     sizes: Mapping[str, int]
+    folded: Sequence[str]
     shape: tuple[int, ...] | None
 
 
@@ -114,8 +118,11 @@ def read_source(folder: Path) -> NetworkSource:
     sizes = facts.get("sizes", {})
     if not isinstance(sizes, dict) or not all(map(_is_text, sizes)) or not all(map(_is_count, sizes.values())):
         raise ModelError(f"the network in {folder} does not fit {factory!r}: sizes are not numbers by name")
+    folded = facts.get("folded", [])
+    if not isinstance(folded, list) or not all(map(_is_text, folded)):
+        raise ModelError(f"the network in {folder} does not fit {factory!r}: folded is not a list of layers")
     known = tuple(shape) if isinstance(shape, list) else None
-    return NetworkSource(factory, facts["arguments"], decomposed, sizes, known)
+    return NetworkSource(factory, facts["arguments"], decomposed, sizes, folded, known)
 
 
 def _is_text(value: Any) -> bool:

@@ -249,18 +249,20 @@ def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> Expo
         list_decomposed_layers(run, row),
     )
     parts = np.split(cut[: ends[-1]], ends[:-1])
+    folded = run.structure.get("folded", [])
     padded = np.append(cut[: ends[-1]], True)
     sizes = {name: int(padded[source].sum()) for name, source in run.structure.get("sizes", {}).items()}
     kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
     taken = run.structure.get("input") or _require_splits(problem).describe_input()
     has_numbers = row.error is not None and has_accuracy(run)
     return ExportDescription(
-        format=FORMAT if sizes else 2 if layers else 1,
+        format=FORMAT if sizes or folded else 2 if layers else 1,
         factory=run.config.model.factory,
         arguments=run.config.model.arguments,
         kept=kept,
         decomposed=tuple(layers) if layers else None,
         sizes=sizes or None,
+        folded=tuple(folded) or None,
         input=taken,
         macs=row.macs,
         params=row.params,

@@ -14,6 +14,7 @@ from blendsearch.errors import ModelError
 from blendsearch.memory import get_available_bytes
 from blendsearch.results.export.description import WEIGHTS, NetworkSource, read_source
 from blendsearch.structure.depthwise import make_depthwise_pair
+from blendsearch.structure.folding import make_plain_layers
 from blendsearch.structure.surgery import copy_with_tensors, set_sizes
 from blendsearch.task import seed_rngs
 from blendsearch.zoo.factory import build_untrusted_model, call_without_downloads
@@ -45,6 +46,7 @@ def load(
         shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
         with seed_rngs(0):  # factories draw weights
             dense = _make_dense(source, sum(map(math.prod, shapes.values())), factory, model)
+        _fold(dense, folder, source)
         _decompose(dense, folder, source)
         named = [*dense.named_parameters(), *dense.named_buffers()]
         _check_shapes(folder, source, shapes, dense)
@@ -94,6 +96,13 @@ def _make_dense(
     if factory is None:
         return build_untrusted_model(source.factory, source.arguments, limit)
     return call_without_downloads(source.factory, factory, source.arguments, limit)
+
+
+def _fold(dense: nn.Module, folder: Path, source: NetworkSource) -> None:
+    try:
+        make_plain_layers(dense, source.folded)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _describe_misfit(folder, source, f"a folded layer is no convolution of it ({error})") from error
 
 
 def _decompose(dense: nn.Module, folder: Path, source: NetworkSource) -> None:
