@@ -79,7 +79,8 @@ class StructureFacts(ScoreFacts):
 
     `layers` are decomposable layers. `task` holds the names of user-defined functions, and `hooks` those of a training
     that the config does not name. `error` is stored with `task` and is false if networks have no error rate;
-    `trains_on_classes` is false if targets are not classes.
+    `trains_on_classes` is false if targets are not classes. `metric` is the name of the score, in [0, 1] and higher
+    better, that stands in place of the accuracy.
     """
 
     groups: list[GroupFacts]
@@ -92,6 +93,7 @@ class StructureFacts(ScoreFacts):
     hooks: NotRequired[dict[str, str]]
     error: NotRequired[bool]
     trains_on_classes: NotRequired[bool]
+    metric: NotRequired[str]
     latency: NotRequired[LatencyFacts]
 
 

@@ -23,15 +23,19 @@ SIGNATURE = "signature"
 """File of a run directory."""
 
 KEY_BYTES = 32
-BUILT_IN_PREFIXES = ("", "torchvision", PYTHON_PREFIX)
+BUILT_IN_PREFIXES = ("", "torchvision", "timm", PYTHON_PREFIX)
 """Prefixes of factories that import nothing of the user's."""
 
 
 def list_code(config: Config) -> list[str]:
     """List the user-defined modules that `config` names: of factory, criteria, transforms and training."""
     place = config.model.factory.rpartition(":")[0]
-    functions = [config.data.transforms, *config.training.get_function_names().values()]
-    named = [name.rpartition(":")[0] for name in functions]
+    functions = [
+        *(config.data.transforms, config.data.dataset),
+        *config.training.get_function_names().values(),
+        *config.task.get_function_names().values(),
+    ]
+    named = [place for name in functions if (place := name.rpartition(":")[0]) not in BUILT_IN_PREFIXES]
     modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named)]
     return list(dict.fromkeys(modules))
 
@@ -71,6 +75,10 @@ def _compute_signature(path: Path, config: Config, key: bytes) -> str:
         facts.append(config.data.transforms)
     if functions := config.training.get_function_names():
         facts.append(functions)
+    if tasks := config.task.get_function_names():
+        facts.append(tasks)
+    if config.data.dataset.rpartition(":")[0] not in BUILT_IN_PREFIXES:
+        facts.append(config.data.dataset)
     return hmac.new(key, json.dumps(facts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 

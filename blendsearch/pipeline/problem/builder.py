@@ -37,6 +37,7 @@ from blendsearch.pipeline.problem.inputs import (
     resolve_finals,
 )
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.tasks import load_task
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
@@ -60,6 +61,7 @@ def build_problem(
     `checkpoints`.
     """
     check_searchable(config)
+    inputs = replace(inputs, task=load_task(config, inputs.task))
     check_task(config, inputs.task)
     traced = _trace_dense(config, report, base_run, inputs)
     _check_budget(config, traced)
@@ -72,7 +74,8 @@ def build_problem(
 
 def score_config(config: Config, report: Reporter) -> tuple[ScoreTable, Clusters]:
     """Compute the score table and the clusters of the criteria, whatever the budget."""
-    return _score_criteria(config, _trace_dense(config, report), report)
+    inputs = replace(NO_USER_INPUTS, task=load_task(config, NO_USER_INPUTS.task))
+    return _score_criteria(config, _trace_dense(config, report, inputs=inputs), report)
 
 
 def _check_budget(config: Config, traced: TracedNetwork) -> None:
@@ -146,7 +149,11 @@ def _score_criteria(
 ) -> tuple[ScoreTable, Clusters]:
     """Train the network where it has no weights, score the channels by every criterion, and cluster the criteria."""
     model, splits, device = traced.model, traced.splits, traced.device
-    if config.model.weights is None and config.model.train is not None and not traced.is_trained:
+    if (
+        (config.model.weights is None or config.model.brings_weights)
+        and config.model.train is not None
+        and not traced.is_trained
+    ):
         train_base(model, splits, config, device, report, checkpoints)
     rng = np.random.default_rng([config.seed, 1])
     asked = config.criteria

@@ -25,7 +25,7 @@ from blendsearch.results.report.figures import draw_chart, draw_correlation_figu
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
 from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
-from blendsearch.results.summary import has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import get_accuracy_name, has_accuracy, has_budget_range, select_network, summarize_run
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
@@ -90,6 +90,7 @@ class ReportFacts:
     budget: str
     sentences: list[str]
     history: SearchHistory
+    measure: str
     numbers: RunSummary
     trained: str
     costs: Mapping[str, str]
@@ -132,6 +133,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
         budget=format_budget(run),
         sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
         history=history,
+        measure=get_accuracy_name(run),
         numbers=numbers,
         trained=describe_training(run),
         costs=_select_cost_columns(numbers.dense),
