@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
+from blendsearch.cli.inspect import inspect
 from blendsearch.cli.results import export, show_front, show_runs
 from blendsearch.cli.search import compare, fork, resume, search
 from blendsearch.cli.server import DEFAULT_PORT, serve
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_submit(verbs)
     _add_job(verbs)
     _add_criteria(verbs)
+    _add_inspect(verbs)
     return parser
 
 
@@ -206,6 +208,14 @@ def _add_criteria(verbs: "Verbs") -> None:
     )
     _add_trust(parser)
     _add_json(parser, "JSON instead of tables")
+
+
+def _add_inspect(verbs: "Verbs") -> None:
+    help = "show what a search can cut, reach and take, before it starts; or what a run found out about it"
+    parser = _add_verb(verbs, "inspect", inspect, help)
+    parser.add_argument("target", nargs="?", metavar="CONFIG|RUN", help="a YAML file, or the id of a run")
+    _add_set(parser, "change a field of the config")
+    _add_json(parser, ONE_OBJECT)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -35,8 +35,9 @@ def list_code(config: Config) -> list[str]:
         *config.training.get_function_names().values(),
         *config.task.get_function_names().values(),
     ]
+    hub = ["huggingface"] if config.data.dataset == "huggingface" else []  # whose loader may run a set's own code
     named = [place for name in functions if (place := name.rpartition(":")[0]) not in BUILT_IN_PREFIXES]
-    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named)]
+    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named), *hub]
     return list(dict.fromkeys(modules))
 
 
@@ -77,8 +78,9 @@ def _compute_signature(path: Path, config: Config, key: bytes) -> str:
         facts.append(functions)
     if tasks := config.task.get_function_names():
         facts.append(tasks)
-    if config.data.dataset.rpartition(":")[0] not in BUILT_IN_PREFIXES:
-        facts.append(config.data.dataset)
+    source = config.data.dataset.rpartition(":")[0]
+    if source not in BUILT_IN_PREFIXES or config.data.dataset == "huggingface":
+        facts.append([config.data.dataset, config.data.name, config.data.arguments])
     return hmac.new(key, json.dumps(facts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 

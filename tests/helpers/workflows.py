@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,12 +71,15 @@ class Scenes(Dataset[Any]):
 
 
 class Detector(nn.Module):
-    """Detector of one class without anchors: objectness and box of every cell, (images, 5, side / 4, side / 4)."""
+    """Detector of one class without anchors: (images, 5, cells, cells), of cells of 4 x 4 pixels.
+
+    Channels are objectness, and the distances from the cell's centre to the box's left, top, right and bottom sides.
+    """
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        for before, after, stride in ((3, width, 2), (width, 2 * width, 2), (2 * width, 2 * width, 1)):
+        for before, after, stride in ((3, width, 2), (width, 2 * width, 2), *[(2 * width, 2 * width, 1)] * 2):
             parts += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.body = nn.Sequential(*parts)
         self.objectness, self.box = nn.Conv2d(2 * width, 1, 1), nn.Conv2d(2 * width, 4, 1)
@@ -84,35 +89,49 @@ class Detector(nn.Module):
         return torch.cat([self.objectness(features), self.box(features)], dim=1)
 
 
-def make_detector(width: int = 16) -> nn.Module:
-    """Make a detector that brings its own weights: it is trained for a moment."""
+def make_detector(width: int = 8) -> nn.Module:
+    """Make a detector that brings its own weights."""
+    return copy.deepcopy(_train_detector(width))
+
+
+@cache
+def _train_detector(width: int) -> nn.Module:
     torch.manual_seed(0)
     model = Detector(width)
-    fit_detector(model, steps=60)
+    fit_detector(model, steps=40)
     return model.eval()
+
+
+def decode_boxes(output: Tensor) -> Tensor:
+    """Return the box of every cell, (images, 4, cells, cells), in parts of the side."""
+    cells = output.shape[2]
+    centre = (torch.arange(cells) + 0.5) / cells
+    x, y = centre.expand(cells, cells), centre[:, None].expand(cells, cells)
+    left, top, right, bottom = F.softplus(output[:, 1:]).unbind(1)
+    return torch.stack([x - left, y - top, x + right, y + bottom], dim=1)
 
 
 def fit_detector(model: nn.Module, steps: int) -> None:
     images = torch.stack([draw_scene(index)[0] for index in range(32)])
     boxes = torch.stack([draw_scene(index)[2] for index in range(32)]) / SIDE
+    rows = torch.arange(len(images))
     cells = SIDE // 4
-    centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 * cells).long().clamp(max=cells - 1)
+    column, row = ((boxes[:, :2] + boxes[:, 2:]) / 2 * cells).long().clamp(max=cells - 1).unbind(1)
+    hit = torch.zeros(len(images), cells, cells)
+    hit[rows, row, column] = 1
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     model.train()
     for _ in range(steps):
         output = model(images)
-        hit = torch.zeros(32, cells, cells)
-        hit[torch.arange(32), centre[:, 1], centre[:, 0]] = 1
-        found = output[torch.arange(32), 1:, centre[:, 1], centre[:, 0]]
-        weights = 1 + 20 * hit
-        loss = F.binary_cross_entropy_with_logits(output[:, 0], hit, weights) + F.l1_loss(found.sigmoid(), boxes)
+        found = decode_boxes(output)[rows, :, row, column]
+        loss = F.binary_cross_entropy_with_logits(output[:, 0], hit, 1 + 9 * hit) + 5 * F.l1_loss(found, boxes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
 def train_detector(module: nn.Module, context: TrainContext) -> None:
-    fit_detector(module, steps=max(1, round(10 * context.epochs)))
+    fit_detector(module, steps=max(1, round(8 * context.epochs)))
 
 
 def evaluate_detector(module: nn.Module) -> dict[str, float]:
@@ -128,9 +147,10 @@ def compute_precision(module: nn.Module, scenes: range) -> float:
     images = torch.stack([draw_scene(index)[0] for index in scenes])
     truth = torch.stack([draw_scene(index)[2] for index in scenes]) / SIDE
     with torch.no_grad():
-        output = module(images).flatten(2)
+        output = module(images)
+    found, output = decode_boxes(output).flatten(2), output.flatten(2)
     scores, best = output[:, 0].max(dim=1)
-    boxes = output[torch.arange(len(images)), 1:, best].sigmoid()
+    boxes = found[torch.arange(len(images)), :, best]
     low, high = torch.maximum(boxes[:, :2], truth[:, :2]), torch.minimum(boxes[:, 2:], truth[:, 2:])
     shared = (high - low).clamp(min=0).prod(1)
     sizes = [(item[:, 2:] - item[:, :2]).clamp(min=0).prod(1) for item in (boxes, truth)]

@@ -72,6 +72,14 @@ def build_problem(
     return assemble_problem(config, traced, table, clusters)
 
 
+def trace_config(config: Config, report: Reporter, inputs: UserInputs = NO_USER_INPUTS) -> TracedNetwork:
+    """Load and trace what `config` names, and check all that needs neither training nor scoring."""
+    check_searchable(config)
+    inputs = replace(inputs, task=load_task(config, inputs.task))
+    check_task(config, inputs.task)
+    return _trace_dense(config, report, inputs=inputs)
+
+
 def score_config(config: Config, report: Reporter) -> tuple[ScoreTable, Clusters]:
     """Compute the score table and the clusters of the criteria, whatever the budget."""
     inputs = replace(NO_USER_INPUTS, task=load_task(config, NO_USER_INPUTS.task))
@@ -154,7 +162,7 @@ def _score_criteria(
         and config.model.train is not None
         and not traced.is_trained
     ):
-        train_base(model, splits, config, device, report, checkpoints)
+        train_base(model, splits, config, traced.task, device, report, checkpoints)
     rng = np.random.default_rng([config.seed, 1])
     asked = config.criteria
 
