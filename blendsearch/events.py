@@ -163,10 +163,20 @@ class EvaluationReport:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseEvaluated(EvaluationReport, Event):
-    """The dense network was evaluated. `tells_error`: whether `error` is a classification error."""
+    """The dense network was evaluated. `tells_error`: whether `error` is a classification error.
+
+    `measure`: name of 1 - error; in JSON where it is not accuracy.
+    """
 
     kind = "dense"
     tells_error: bool
+    measure: str = "accuracy"
+
+    def to_dict(self) -> dict[str, Any]:
+        found = super().to_dict()
+        if self.measure == "accuracy":
+            del found["measure"]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

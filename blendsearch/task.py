@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blendsearch.errors import EvaluateError
+from blendsearch.scoring import Scorer, TorchMetric
 
 Loss = Callable[[Any, Any], Tensor]
 """Maps a network's output and a batch of targets to the mean loss over the batch, or to one loss per image."""
@@ -47,6 +48,9 @@ class Task:
     has_class_labels: True if labels are classes, so that cross-entropy is the default loss.
     counts_errors: True if outputs are scores of the classes, so that misclassified images are counted beside a
         user-defined loss too.
+    scorer: a score over the images besides the loss, such as mIoU; 1 - score replaces the error if it is a share.
+    metric: name of the score that replaces the accuracy; empty for accuracy.
+    configured: roles of functions that the config names, and not the user's Python code.
     """
 
     loss: Loss | None = None
@@ -54,10 +58,15 @@ class Task:
     evaluate_test: EvaluateFunction | None = None
     has_class_labels: bool = True
     counts_errors: bool = False
+    scorer: Scorer | None = None
+    metric: str = ""
+    configured: frozenset[str] = frozenset()
 
     @property
     def has_error(self) -> bool:
         """True if the evaluation on images gives the share of misclassified ones."""
+        if self.scorer is not None:
+            return self.scorer.is_share
         return self.loss is None or self.counts_errors
 
     @property
@@ -104,7 +113,12 @@ class Task:
 
     def list_functions(self) -> dict[str, Callable[..., Any]]:
         """Return the user-defined functions by their role."""
-        functions = {"loss": self.loss, "evaluate": self.evaluate, "evaluate_test": self.evaluate_test}
+        functions: dict[str, Any] = {
+            "loss": self.loss,
+            "evaluate": self.evaluate,
+            "evaluate_test": self.evaluate_test,
+            "metric": self.scorer.metric if isinstance(self.scorer, TorchMetric) else None,
+        }
         return {name: function for name, function in functions.items() if function is not None}
 
 
@@ -144,6 +158,41 @@ def run_user_evaluation(evaluate: EvaluateFunction, module: nn.Module, seed: int
             "another name for it"
         )
     return EvaluationResult(loss, error, numbers)
+
+
+@dataclass(frozen=True)
+class NamedEvaluation:
+    """An evaluation whose result is one number with a name and a direction, or a mapping that contains it.
+
+    The search minimizes the number, or 1 minus the number where higher is better. Up to 1, that is also the error.
+    """
+
+    function: Callable[[nn.Module], Any]
+    metric: str
+    is_higher_better: bool
+
+    @property
+    def __name__(self) -> str:
+        return get_function_name(self.function)
+
+    def __call__(self, module: nn.Module) -> dict[str, Any]:
+        found: Any = self.function(module)
+        if not isinstance(found, Mapping):
+            found = {self.metric: found}
+        if self.metric not in found:
+            raise EvaluateError(
+                f"{self.__name__} returned {', '.join(map(str, found))}: expected {self.metric} among them"
+            )
+        try:
+            value = float(found[self.metric])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise EvaluateError(
+                f"{self.__name__} returned {found[self.metric]!r:.80} as {self.metric}: expected a number"
+            ) from error
+        result = {name: item for name, item in found.items() if name not in ("loss", "error")} | {self.metric: value}
+        if self.is_higher_better and value <= 1:
+            result["error"] = min(1.0, 1 - value)
+        return result | {"loss": 1 - value if self.is_higher_better else value}
 
 
 def compute_proxy_error(loss: float) -> float:

@@ -10,6 +10,7 @@ from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
 from blendsearch.cli.housekeeping import delete, print_completion, print_schema
 from blendsearch.cli.init import init
+from blendsearch.cli.inspect import inspect
 from blendsearch.cli.probe_verb import probe
 from blendsearch.cli.results import export, show_front, show_runs
 from blendsearch.cli.search import compare, fork, resume, search
@@ -53,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_delete(verbs)
     _add_schema(verbs)
     _add_completion(verbs)
+    _add_inspect(verbs)
     return parser
 
 
@@ -292,6 +294,14 @@ def _add_criteria(verbs: "Verbs") -> None:
     )
     _add_trust(parser)
     _add_json(parser, "JSON instead of tables")
+
+
+def _add_inspect(verbs: "Verbs") -> None:
+    help = "show what a search can cut, reach and take, before it starts; or what a run found out about it"
+    parser = _add_verb(verbs, "inspect", inspect, help)
+    parser.add_argument("target", nargs="?", metavar="CONFIG|RUN", help="a YAML file, or the id of a run")
+    _add_set(parser, "change a field of the config")
+    _add_json(parser, ONE_OBJECT)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

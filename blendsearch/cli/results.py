@@ -85,9 +85,10 @@ def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
     from blendsearch.results.ladder import format_ladder, format_noise
 
     costs = _select_cost_columns(summary.dense)
+    measure = structure.get("metric", "accuracy").replace("accuracy", "acc")
     if summary.finals:
-        _print_finals(summary, costs)
-    _print_networks(summary, costs)
+        _print_finals(summary, costs, measure)
+    _print_networks(summary, costs, measure)
     for item in summary.fidelities:
         if item.tau is not None:
             print(
@@ -108,11 +109,14 @@ def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
         print("nothing has been evaluated yet")
 
 
-def _print_networks(summary: "RunSummary", costs: Mapping[str, str]) -> None:
+def _print_networks(summary: "RunSummary", costs: Mapping[str, str], measure: str) -> None:
     from blendsearch.runs.origin import Origin
 
     title = "before training" if summary.finals else "network"
-    table = make_table("id", title, *costs, "val loss", "val acc", "test acc")
+    rows = (*summary.dense, *summary.baselines, *summary.front)
+    further = [name for row in rows for name in row.further or {} if name != measure]
+    further = list(dict.fromkeys(further))
+    table = make_table("id", title, *costs, "val loss", f"val {measure}", f"test {measure}", *further)
     for section in (summary.dense, summary.baselines, summary.front):
         for row in section:
             table.add_row(
@@ -122,17 +126,20 @@ def _print_networks(summary: "RunSummary", costs: Mapping[str, str]) -> None:
                 f"{row.val_loss:.4f}",
                 _format_ratio(row.val_accuracy),
                 _format_ratio(row.test_accuracy),
+                *(f"{found:.4g}" if (found := (row.further or {}).get(name)) is not None else "" for name in further),
             )
         table.add_section()
     print_table(table)
 
 
-def _print_finals(summary: "RunSummary", costs: Mapping[str, str]) -> None:
+def _print_finals(summary: "RunSummary", costs: Mapping[str, str], measure: str) -> None:
     """Print the trained networks below the dense one; the last column is their accuracy in the search."""
     from blendsearch.runs.origin import Origin
 
     before = {row.cut: row.val_accuracy for row in (*summary.baselines, *summary.front)}
-    table = make_table("id", "after training", *costs, "val acc", "test acc", "seeds", "val acc before")
+    table = make_table(
+        "id", "after training", *costs, f"val {measure}", f"test {measure}", "seeds", f"val {measure} before"
+    )
     for dense in summary.dense:
         accuracies = _format_ratio(dense.val_accuracy), _format_ratio(dense.test_accuracy)
         table.add_row(str(dense.id), "dense, as it was", *_format_costs(dense, costs), *accuracies, "", "")

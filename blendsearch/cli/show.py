@@ -23,17 +23,19 @@ MIN_SHARE = 0.005
 
 def show_network(arguments: argparse.Namespace) -> None:
     from blendsearch.results.network import describe_network
+    from blendsearch.results.summary import get_accuracy_name
     from blendsearch.runs.run import open_run
 
-    network = describe_network(open_run(arguments.runs, arguments.run), read_pick(arguments))
+    run = open_run(arguments.runs, arguments.run)
+    network, measure = describe_network(run, read_pick(arguments)), get_accuracy_name(run)
     if arguments.json:
         print(format_json(network.to_dict(), indent=1))
         return
     print(f"network {network.id} of {network.run}: {_format_origin(network)}")
     print(f"costs: {_format_costs(network)}")
-    print(_format_evaluation(network))
+    print(_format_evaluation(network, measure))
     for final in network.finals:
-        print(_format_fine_tune(final, accuracies=network.val_accuracy is not None))
+        print(_format_fine_tune(final, measure if network.val_accuracy is not None else None))
     _print_groups(network.groups)
     if network.decomposed is not None:
         print(f"depthwise and pointwise: {', '.join(network.decomposed) or 'no layer'}")
@@ -92,20 +94,20 @@ def _format_costs(network: "NetworkDetails") -> str:
     return ", ".join([*named, *(f"{column} {ratio:.2%}" for column, ratio in known.items() if ratio is not None)])
 
 
-def _format_evaluation(network: "NetworkDetails") -> str:
+def _format_evaluation(network: "NetworkDetails", measure: str) -> str:
     recovered = ", cut from the dense network and recovered" if network.finals else ""
     metrics = [f"validation loss {network.val_loss:.4f}"]
     for split, accuracy in (("validation", network.val_accuracy), ("test", network.test_accuracy)):
         if accuracy is not None:
-            metrics.append(f"{split} accuracy {accuracy:.2%}")
-    metrics += [f"{name} {value:.4g}" for name, value in (network.further or {}).items()]
+            metrics.append(f"{split} {measure} {accuracy:.2%}")
+    metrics += [f"{name} {value:.4g}" for name, value in (network.further or {}).items() if name != measure]
     return f"evaluated at fidelity {network.fidelity} in {network.seconds:.1f} s{recovered}: {', '.join(metrics)}"
 
 
-def _format_fine_tune(final: "FineTuneRecord", *, accuracies: bool) -> str:
+def _format_fine_tune(final: "FineTuneRecord", measure: str | None) -> str:
     metrics = (
-        f"validation accuracy {final.val_accuracy:.2%}, test accuracy {final.test_accuracy:.2%}"
-        if accuracies
+        f"validation {measure} {final.val_accuracy:.2%}, test {measure} {final.test_accuracy:.2%}"
+        if measure is not None
         else f"validation loss {final.val_loss:.4f}, test loss {final.test_loss:.4f}"
     )
     return f"{final.how}, seed {final.repeat}: {metrics}"

@@ -62,7 +62,9 @@ def make_table(*columns: str) -> "Table":
         *("rho inside", "rho to others"),
     }
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left")
+        table.add_column(
+            column, justify="right" if column in numbers or column.startswith(("val ", "test ")) else "left"
+        )
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ def unpack_sample(sample: Any, name: str) -> tuple[Any, Any]:
         return sample[0], sample[1]
     if isinstance(sample, Tensor | np.ndarray | Image.Image):
         return sample, None
+    if isinstance(sample, Mapping):
+        raise DataError(
+            f"the {name} data yield a dictionary of {', '.join(map(str, sample))}: name image and target by data.keys "
+            "(in Python: splits={'keys': [image, target]})"
+        )
     raise DataError(f"the {name} data yield a {type(sample).__name__}: expected (image, target)")
 
 

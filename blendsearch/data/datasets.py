@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,8 @@ class DataSpec:
     - `augment`: names from `blendsearch.data.augment`.
     - `transforms`: a preset of `blendsearch.data.transforms`, or ``module:function`` of user-defined code.
     - `workers`: processes that read images which are not in memory; 0 for none.
+    - `name`: of a data set of Hugging Face; `arguments`: of its loader, of a torchvision class, or of a user-defined
+      function; `keys`: of image and target in items that are dictionaries.
     - `download`: True if a torchvision set that is not in `root` may be downloaded.
     """
 
@@ -64,6 +67,9 @@ class DataSpec:
     download: bool = False
     transforms: str = "none"
     workers: Workers = "auto"
+    name: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,8 @@ def load_raw(spec: DataSpec) -> RawData:
     if spec.dataset not in DATASETS:
         close = difflib.get_close_matches(spec.dataset, DATASETS, n=1)
         raise ConfigError(
-            f"data.dataset {spec.dataset!r} is unknown; expected one of {', '.join(sorted(DATASETS))}"
-            + (f"; did you mean {close[0]!r}?" if close else "")
+            f"data.dataset {spec.dataset!r} is unknown; expected one of {', '.join(sorted(DATASETS))}, huggingface, "
+            "torchvision:NAME or module:function" + (f"; did you mean {close[0]!r}?" if close else "")
         )
     return DATASETS[spec.dataset](spec)
 

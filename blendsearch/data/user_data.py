@@ -8,7 +8,7 @@ in every epoch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from blendsearch.data.conversion import (
 )
 from blendsearch.data.datasets import RawData
 from blendsearch.data.sampling import format_error
+from blendsearch.data.sources import UserData, select_items
 from blendsearch.data.split import MAX_CLASS, Split, Subset
 from blendsearch.data.splits import DataSpec, Splits, make_splits
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
@@ -53,21 +54,6 @@ TRAINING_NAMES = ("train", "full")
 """Sources of training images: random transforms of their Dataset are applied anew in every epoch."""
 
 
-@dataclass(frozen=True)
-class UserData:
-    """User-defined data by role. `whole` is divided into the three splits.
-
-    Each is a ``torch.utils.data.Dataset`` or any sequence of (image, target), a ``DataLoader``, or a pair of arrays or
-    tensors (images, targets). Float images have shape (channels, height, width) and reach the network unchanged. uint8
-    and PIL images are normalised by the mean and standard deviation of the training images, or by those of the config.
-    """
-
-    whole: Any = None
-    train: Any = None
-    val: Any = None
-    test: Any = None
-
-
 def load_user_splits(data: UserData, task: Task, spec: DataSpec, seed: int) -> Splits:
     """Divide user-defined data into three disjoint splits.
 
@@ -79,7 +65,11 @@ def load_user_splits(data: UserData, task: Task, spec: DataSpec, seed: int) -> S
 
 
 def _load_raw(data: UserData, task: Task, spec: DataSpec, seed: int) -> RawData:
-    sources = {name: value for name, value in vars(data).items() if value is not None}
+    sources = {
+        name: select_items(value, replace(spec, image_size=None))
+        for name, value in vars(data).items()
+        if value is not None
+    }
     if not sources.keys() & {"whole", "train"}:
         raise DataError("no training data: pass one data set to divide, or train=, val= and test=")
     if {"whole", "train"} <= sources.keys():
@@ -301,7 +291,7 @@ def _convert_item(sample: Any, index: int, name: str) -> tuple[Any, Any]:
             raise DataError("its image holds NaN or infinity: fix the transform that makes it")
     except DataError as error:
         raise DataError(f"item {index} of the {name} data: {error}") from error
-    return converted, target
+    return converted, np.asarray(target) if isinstance(target, Image.Image) else target
 
 
 def _describe_type(value: Any) -> str:

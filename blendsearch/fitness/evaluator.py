@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from blendsearch.data.splits import Split, Splits
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
+from blendsearch.scoring import start_scorer
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pack_cut, unpack_cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation, seed_rngs
@@ -223,6 +224,8 @@ class Evaluator:
     def _evaluate_on_split(self, module: nn.Module, split: SplitName) -> EvaluationResult:
         task = self.recipe.task
         targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
+        scorer = start_scorer(task.scorer)
+        counts_errors = task.has_error and scorer is None
         total, wrong, seen = 0.0, 0, 0
         for output, y in self._iter_outputs(module, split):
             if targets is None:
@@ -230,8 +233,14 @@ class Evaluator:
             else:
                 losses = F.kl_div(_soften(output), targets[seen : seen + len(y)], reduction="sum", log_target=True)
             total += float(losses.double())
-            wrong += int((output.argmax(dim=1) != y).sum()) if task.has_error else 0
+            wrong += int((output.argmax(dim=1) != y).sum()) if counts_errors else 0
+            if scorer is not None:
+                scorer.update(output, y)
             seen += len(y)
+        if scorer is not None:
+            value = scorer.compute()
+            error = min(1.0, max(0.0, 1 - value)) if scorer.is_share else compute_proxy_error(total / seen)
+            return EvaluationResult(total / seen, error, {scorer.name: value}, has_error=scorer.is_share)
         if not task.has_error:
             return EvaluationResult(total / seen, compute_proxy_error(total / seen), has_error=False)
         return EvaluationResult(total / seen, wrong / seen)

@@ -50,7 +50,8 @@ def evaluate_dense(session: SearchSession) -> None:
                 "weights, the normalisation (data.mean, data.std), and the numbering of the classes"
             )
         facts = vars(describe_row(row, problem))
-        session.report(DenseEvaluated(**facts, tells_error=problem.has_error))
+        measure = problem.evaluator.recipe.task.metric or "accuracy"
+        session.report(DenseEvaluated(**facts, tells_error=problem.has_error, measure=measure))
 
 
 def _is_near_chance(row: Evaluation, problem: Problem) -> bool:

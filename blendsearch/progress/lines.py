@@ -150,7 +150,9 @@ def _format_preparation(event: Traced | MetricChecked | BaseTrained | Scored | D
         case Scored():
             yield from _format_scores(event)
         case DenseEvaluated(loss=float(loss)):
-            accuracy = f"accuracy {1 - event.error:.2%}, " if event.tells_error and event.error is not None else ""
+            accuracy = (
+                f"{event.measure} {1 - event.error:.2%}, " if event.tells_error and event.error is not None else ""
+            )
             yield f"dense network: validation {accuracy}loss {loss:.4f}"
 
 

@@ -57,7 +57,7 @@ def list_state_rows(state: ProgressState) -> list[tuple[str, str]]:
         counts = [f"{state.done} done", f"{state.cached} from the store", f"{state.failed} failed"]
         found.append(("evaluations", f"generation {state.generation + 1}: " + ", ".join(counts)))
     if (best := state.best) is not None:
-        accuracy = f", accuracy {1 - (best.error or 0.0):.2%}" if state.has_accuracy else ""
+        accuracy = f", {state.measure} {1 - (best.error or 0.0):.2%}" if state.has_accuracy else ""
         spent = f"{best.macs_ratio:.2%} of MACs, {best.params_ratio:.2%} of params"
         found.append(("best in budget", f"network {best.id}: loss {best.loss:.4f}{accuracy}, {spent}"))
     if state.hypervolumes:

@@ -66,6 +66,7 @@ class ProgressState:
     failed: int = 0
     best: EvaluationReport | None = None
     has_accuracy: bool = True
+    measure: str = "accuracy"
     hypervolumes: list[float] = field(default_factory=list)
     busy: int = 0
     workers: int = 0
@@ -94,7 +95,7 @@ class ProgressState:
                 self.__init__(self.total, self.clock)  # type: ignore[misc]
                 self.name = event.name
             case DenseEvaluated():
-                self.has_accuracy = event.tells_error
+                self.has_accuracy, self.measure = event.tells_error, event.measure
             case Resumed():
                 self._resume(event)
             case GenerationAsked():

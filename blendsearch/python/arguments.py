@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 from torch.utils.data import DataLoader
 
-from blendsearch.data.user_data import UserData
+from blendsearch.data.sources import UserData
 from blendsearch.errors import ConfigError
 from blendsearch.pipeline.problem.inputs import UserInputs
 from blendsearch.python.budgets import Budget, BudgetShare
@@ -25,6 +25,7 @@ from blendsearch.runs.config.shares import expand_budget
 from blendsearch.runs.default_folder import get_default_folder
 from blendsearch.runs.latest import resolve_name
 from blendsearch.runs.run import Run, open_run
+from blendsearch.scoring import TorchMetric
 from blendsearch.task import Task
 from blendsearch.training.hooks import TrainingHooks
 
@@ -53,7 +54,7 @@ def make_config(
 
 def _make_sections(options: SearchOptions) -> dict[str, Section]:
     """Make the sections of the config that hold single fields or are options themselves."""
-    criteria = options.get("criteria")
+    criteria, task = options.get("criteria"), options.get("task") or {}
     pool = [criteria] if isinstance(criteria, str) else criteria
     fitness = _drop_none(fidelity=options.get("fidelity"), device=options.get("device"))
     return {
@@ -62,6 +63,7 @@ def _make_sections(options: SearchOptions) -> dict[str, Section]:
         "search": _drop_none(evaluations=options.get("evaluations")) | dict(options.get("evolution") or {}),
         "promote": dict(options.get("promote") or {}),
         "training": dict(options.get("training") or {}),
+        "task": {"kind": task} if isinstance(task, str) else dict(task),
         "finals": dict(options.get("finals") or {}),
         "engine": _drop_none(ray=options.get("ray")) | dict(options.get("engine") or {}),
     }
@@ -133,7 +135,11 @@ def collect_user_inputs(options: ReopenOptions) -> UserInputs | None:
 
 def make_task(options: InputOptions) -> Task:
     """Make the task of user-defined functions; without any, classification."""
-    return Task(options.get("loss"), options.get("evaluate"), options.get("evaluate_test"))
+    metric = options.get("metric")
+    if metric is not None and not (hasattr(metric, "update") and hasattr(metric, "compute")):
+        raise ConfigError(f"metric is a {type(metric).__name__}: expected a torchmetrics.Metric")
+    scorer = None if metric is None else TorchMetric(metric)
+    return Task(options.get("loss"), options.get("evaluate"), options.get("evaluate_test"), scorer=scorer)
 
 
 def make_hooks(options: InputOptions) -> TrainingHooks:

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from blendsearch.errors import RunError
 from blendsearch.results.answer import Answer
 from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails, NetworkRecord
+from blendsearch.results.summary import get_accuracy_name
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.run import Run
 
@@ -48,11 +49,11 @@ def format_headline(run: Run) -> str:
     return f"run {run.name} in {run.path}: {run.config.model.title}, {count} evaluations, {state}"
 
 
-def format_text_table(rows: Sequence[NetworkRecord]) -> str:
-    """Format networks as a table of aligned text."""
+def format_text_table(rows: Sequence[NetworkRecord], measure: str = "accuracy") -> str:
+    """Format networks as a table of aligned text; `measure` is the name of their accuracy."""
     if not rows:
         return "no network has been evaluated yet"
-    titles, cells = _format_cells(rows)
+    titles, cells = _format_cells(rows, measure)
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     lines = []
     for line in (titles, *cells):
@@ -64,11 +65,11 @@ def format_text_table(rows: Sequence[NetworkRecord]) -> str:
     return "\n".join(lines)
 
 
-def format_html_table(rows: Sequence[NetworkRecord]) -> str:
+def format_html_table(rows: Sequence[NetworkRecord], measure: str = "accuracy") -> str:
     """Format networks as an HTML table."""
     if not rows:
         return "<p>no network has been evaluated yet</p>"
-    titles, cells = _format_cells(rows)
+    titles, cells = _format_cells(rows, measure)
     head = Markup("").join(Markup("<th>{}</th>").format(title) for title in titles)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(text) for text in line))
@@ -105,7 +106,7 @@ def format_run_html(run: Run, answer: Answer, front: Sequence[NetworkRecord]) ->
             text, base64.b64encode(picture).decode("ascii")
         )
     headline = Markup("<p><small>{}</small></p>").format(format_headline(run))
-    return f"{_format_answer_html(answer)}{image}{format_html_table(front)}{headline}"
+    return f"{_format_answer_html(answer)}{image}{format_html_table(front, get_accuracy_name(run))}{headline}"
 
 
 def draw_front_png(run: Run) -> bytes | None:
@@ -121,16 +122,16 @@ def draw_front_png(run: Run) -> bytes | None:
         return path.read_bytes()
 
 
-def format_network_line(network: NetworkRecord) -> str:
-    """Format a network in one line."""
+def format_network_line(network: NetworkRecord, measure: str = "accuracy") -> str:
+    """Format a network in one line; `measure` is the name of its accuracy."""
     parts = [f"network {network.id} ({Origin.parse(network.origin).label})"]
     costs = ((column, column.read(network)) for column in COST_COLUMNS)
     parts += [f"{value:{column.form}} {column.title}" for column, value in costs if value is not None]
     parts.append(f"evaluated at fidelity {network.fidelity}: validation loss {network.val_loss:.4f}")
     for split, accuracy in (("validation", network.val_accuracy), ("test", network.test_accuracy)):
         if accuracy is not None:
-            parts.append(f"{split} accuracy {accuracy:.2%}")
-    parts += [f"{name} {value:.4g}" for name, value in (network.further or {}).items()]
+            parts.append(f"{split} {measure} {accuracy:.2%}")
+    parts += [f"{name} {value:.4g}" for name, value in (network.further or {}).items() if name != measure]
     finals = network.finals if isinstance(network, NetworkDetails) else ()
     accuracies = network.val_accuracy is not None
     return "; ".join([", ".join(parts), *(_format_fine_tune(final, accuracies=accuracies) for final in finals)])
@@ -181,8 +182,8 @@ def draw_network_png(network: NetworkRecord, groups: Sequence[GroupRecord]) -> b
     return held.getvalue()
 
 
-def _format_cells(rows: Sequence[NetworkRecord]) -> tuple[list[str], list[list[str]]]:
-    further = list(dict.fromkeys(name for row in rows for name in row.further or {}))
+def _format_cells(rows: Sequence[NetworkRecord], measure: str) -> tuple[list[str], list[list[str]]]:
+    further = list(dict.fromkeys(name for row in rows for name in row.further or {} if name != measure))
     columns = [column for column in COLUMNS if any(column.read(row) is not None for row in rows)]
     cells = []
     for row in rows:
@@ -190,4 +191,5 @@ def _format_cells(rows: Sequence[NetworkRecord]) -> tuple[list[str], list[list[s
         line = ["" if value is None else format(value, form) for value, form in values]
         own = row.further or {}
         cells.append(line + [f"{own[name]:.4g}" if name in own else "" for name in further])
-    return [column.title for column in columns] + further, cells
+    named = measure.replace("accuracy", "acc")
+    return [column.title.replace("acc", named) for column in columns] + further, cells

@@ -34,6 +34,7 @@ class InputOptions(TypedDict, total=False):
     loss: Loss | None
     evaluate: EvaluateFunction | None
     evaluate_test: EvaluateFunction | None
+    metric: Any | None
     train_fn: TrainFunction | None
     optimizer: Callable[[nn.Module, Schedule], Optimizer] | None
     scheduler: Callable[[Optimizer, int], Any] | None
@@ -72,6 +73,7 @@ class SectionOptions(TypedDict, total=False):
     promote: Section | None
     training: Section | None
     finals: Section | None
+    task: str | Section | None
     engine: Section | None
 
 

@@ -17,7 +17,7 @@ from blendsearch.results.answer import Answer, compose_answer
 from blendsearch.results.export.export import ExportResult, export, rebuild_network
 from blendsearch.results.network import describe_network
 from blendsearch.results.records import NetworkDetails, NetworkRecord
-from blendsearch.results.summary import select_network, summarize_run
+from blendsearch.results.summary import get_accuracy_name, select_network, summarize_run
 from blendsearch.runs.run import Run
 from blendsearch.task import seed_rngs
 
@@ -167,11 +167,15 @@ class Front(Sequence["Network"]):
         """The records of the networks."""
         return [network.record for network in self.networks]
 
+    @property
+    def _measure(self) -> str:
+        return get_accuracy_name(self.networks[0].owner.run) if self.networks else "accuracy"
+
     def __repr__(self) -> str:
-        return showing.format_text_table(self.records)
+        return showing.format_text_table(self.records, self._measure)
 
     def _repr_html_(self) -> str:
-        return showing.format_html_table(self.records)
+        return showing.format_html_table(self.records, self._measure)
 
     def _repr_png_(self) -> bytes | None:
         return showing.draw_front_png(self.networks[0].owner.run) if self.networks else None
@@ -299,7 +303,7 @@ class Network:
         return export(self.owner.run, problem, str(self.id), Path(folder), formats)
 
     def __repr__(self) -> str:
-        return showing.format_network_line(self.record)
+        return showing.format_network_line(self.record, get_accuracy_name(self.owner.run))
 
     def _repr_html_(self) -> str:
         return showing.format_network_html(self.record, self._describe().groups)

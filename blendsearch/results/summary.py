@@ -96,6 +96,11 @@ def has_accuracy(run: Run) -> bool:
     return bool(run.structure.get("error", True))
 
 
+def get_accuracy_name(run: Run) -> str:
+    """Return the name of what is shown as accuracy: a metric such as mIoU, where the task has one."""
+    return str(run.structure.get("metric", "accuracy"))
+
+
 def has_budget_range(run: Run) -> bool:
     """Check whether the run searched a range of budgets, so that its front is over costs."""
     return bool(run.config.budget.get_spanned_costs())

@@ -38,7 +38,7 @@ def hash_code(factory: str) -> dict[str, str]:
     """Compute SHA-256 of the code that determines results and of the model factory's file, comments stripped."""
     found = {"code": _hash_own_code()}
     module = factory.rpartition(":")[0]
-    if module and module != "torchvision":
+    if module and module not in ("torchvision", "timm"):
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
             text = Path(spec.origin).read_text(encoding="utf-8")

@@ -81,7 +81,8 @@ class StructureFacts(ScoreFacts):
     line of all groups, or -1 for a unit that is always kept. `folded` are layers that computed their weights. `task`
     holds the names of user-defined functions, and `hooks` those of a training that the config does not name. `error` is
     stored with `task` and is false if networks have no error rate; `trains_on_classes` is false if targets are not
-    classes. `images` counts those of each split.
+    classes. `images` counts those of each split. `metric` is the name of the score, in [0, 1] and higher
+    better, that stands in place of the accuracy.
     """
 
     groups: list[GroupFacts]
@@ -96,6 +97,7 @@ class StructureFacts(ScoreFacts):
     hooks: NotRequired[dict[str, str]]
     error: NotRequired[bool]
     trains_on_classes: NotRequired[bool]
+    metric: NotRequired[str]
     latency: NotRequired[LatencyFacts]
     images: NotRequired[dict[str, int]]
 

@@ -23,16 +23,21 @@ SIGNATURE = "signature"
 """File of a run directory."""
 
 KEY_BYTES = 32
-BUILT_IN_PREFIXES = ("", "torchvision", PYTHON_PREFIX)
+BUILT_IN_PREFIXES = ("", "torchvision", "timm", PYTHON_PREFIX)
 """Prefixes of factories that import nothing of the user's."""
 
 
 def list_code(config: Config) -> list[str]:
     """List the user-defined modules that `config` names: of factory, criteria, transforms and training."""
     place = config.model.factory.rpartition(":")[0]
-    functions = [config.data.transforms, *config.training.get_function_names().values()]
-    named = [name.rpartition(":")[0] for name in functions]
-    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named)]
+    functions = [
+        *(config.data.transforms, config.data.dataset),
+        *config.training.get_function_names().values(),
+        *config.task.get_function_names().values(),
+    ]
+    hub = ["huggingface"] if config.data.dataset == "huggingface" else []  # whose loader may run a set's own code
+    named = [place for name in functions if (place := name.rpartition(":")[0]) not in BUILT_IN_PREFIXES]
+    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named), *hub]
     return list(dict.fromkeys(modules))
 
 
@@ -71,6 +76,11 @@ def _compute_signature(path: Path, config: Config, key: bytes) -> str:
         facts.append(config.data.transforms)
     if functions := config.training.get_function_names():
         facts.append(functions)
+    if tasks := config.task.get_function_names():
+        facts.append(tasks)
+    source = config.data.dataset.rpartition(":")[0]
+    if source not in BUILT_IN_PREFIXES or config.data.dataset == "huggingface":
+        facts.append([config.data.dataset, config.data.name, config.data.arguments])
     return hmac.new(key, json.dumps(facts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 

@@ -104,6 +104,11 @@ def _check_names(config: Config) -> None:
             f"model.factory {config.model.factory[:80]!r} is not taken from a network: expected a network of the zoo, "
             "or torchvision:NAME; user-defined functions work from the command line"
         )
+    if config.model.brings_weights:
+        raise ConfigError(
+            "model.weights factory is not taken from a network, as it downloads weights: put a file of them below the "
+            "server's --data"
+        )
     for name, value in config.model.arguments.items():
         if name.startswith(("weights", "pretrained")) and value:
             raise ConfigError(
@@ -122,6 +127,11 @@ def _check_names(config: Config) -> None:
             f"training.{next(iter(functions))} is not taken from a network: user-defined functions work from the "
             "command line"
         )
+    if functions := config.task.get_function_names():
+        raise ConfigError(
+            f"task.{next(iter(functions))} is not taken from a network: user-defined functions work from the command "
+            "line"
+        )
     if ":" in config.data.transforms:
         raise ConfigError(
             "data.transforms MODULE:FUNCTION is not taken from a network: expected the name of a preset; user-defined "
@@ -131,6 +141,10 @@ def _check_names(config: Config) -> None:
         raise ConfigError("engine.ray is not taken from a network: expected off or local")
     if config.data.download:
         raise ConfigError("data.download is not taken from a network: put the data below the server's --data")
+    if config.data.dataset == "huggingface":
+        raise ConfigError(
+            "data.dataset huggingface is not taken from a network: put the data below the server's --data"
+        )
     names = [config.data.dataset, config.fitness.device.replace(":", ""), *config.criteria.pool]
     for name in (*names, *config.criteria.augment, *config.data.augment, config.data.transforms):
         if not NAME_PATTERN.fullmatch(name):

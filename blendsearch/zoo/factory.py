@@ -1,4 +1,4 @@
-"""Networks by name and arguments: bundled, torchvision's, or a user-defined function."""
+"""Networks by name and arguments: bundled, torchvision's, timm's, or a user-defined function."""
 
 import difflib
 import inspect
@@ -16,6 +16,7 @@ from blendsearch.user_code import import_function
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.cifar_vgg import cifar_vgg16_bn
 from blendsearch.zoo.digits_net import digits_net
+from blendsearch.zoo.library_models import FILE_ARGUMENTS, find_timm_builder, find_torchvision_builder
 from blendsearch.zoo.size_limits import NoValues, SizeLimit, limit_size
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
@@ -24,22 +25,30 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
     "digits_net": digits_net,
 }
 
-PRETRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-"""Arguments by which torchvision downloads weights."""
+PRETRAINED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", *FILE_ARGUMENTS)
+"""Arguments by which torchvision and timm download or read weights."""
+
+LIBRARIES: dict[str, dict[str, object]] = {"torchvision": {"weights": "DEFAULT"}, "timm": {"pretrained": True}}
+"""Sources of networks that are no user-defined code, with the arguments that ask for trained weights."""
 
 
-def build_model(factory: str, arguments: Mapping[str, object] | None = None) -> nn.Module:
-    """Build the network of `factory`: a bundled name, ``torchvision:NAME``, or ``module:function`` of user-defined
-    code.
+def build_model(
+    factory: str, arguments: Mapping[str, object] | None = None, *, brings_weights: bool = False
+) -> nn.Module:
+    """Build the network of `factory`: a bundled name, ``torchvision:NAME``, ``timm:NAME``, or ``module:function`` of
+    user-defined code.
 
-    Nothing is downloaded unless an argument asks for it: torchvision's default backbones have no trained weights here.
-    Raises ModelError for an unknown name, unsuitable arguments, a factory that does not return a module, or a network
-    that does not fit into memory.
+    With `brings_weights`, networks of torchvision and timm are built with their trained weights, unless an argument
+    names others. Otherwise nothing is downloaded unless an argument asks for it: torchvision's default backbones have
+    no trained weights here. Raises ModelError for an unknown name, unsuitable arguments, a factory that does not return
+    a module, or a network that does not fit into memory.
     """
+    if brings_weights and not any(name in PRETRAINED for name in arguments or {}):
+        arguments = {**(arguments or {}), **LIBRARIES.get(_get_source(factory), {})}
     make = _find_factory(factory, trusted=True)
     free = get_available_bytes()
     limit = SizeLimit(None if free is None else free // 4, f"more than fit into {format_bytes(free or 0)} of memory")
-    if _get_source(factory) not in ("", "torchvision"):
+    if _get_source(factory) not in ("", *LIBRARIES):
         limit = replace(limit, modules=None)
     if not any((arguments or {}).get(name) for name in PRETRAINED):
         _probe(factory, make, arguments or {}, limit)
@@ -104,11 +113,11 @@ def _get_source(factory: str) -> str:
 
 
 def _probe(factory: str, make: Callable[..., nn.Module], arguments: Mapping[str, object], limit: SizeLimit) -> None:
-    """Build a network of torchvision without memory for any tensor. Raises ModelError where it exceeds `limit`.
+    """Build a network of a library without memory for any tensor. Raises ModelError where it exceeds `limit`.
 
     Some fill a tensor before their module registers it. Bundled networks do not.
     """
-    if _get_source(factory) != "torchvision":
+    if _get_source(factory) not in LIBRARIES:
         return
     try:
         with torch.device("meta"), NoValues(), limit_size(factory, limit):
@@ -128,10 +137,12 @@ def _find_factory(factory: str, trusted: bool) -> Callable[..., nn.Module]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ModelError(
             f"no model is called {factory!r}: {hint}"
-            f"expected one of {', '.join(ZOO)}, torchvision:NAME or module:function"
+            f"expected one of {', '.join(ZOO)}, torchvision:NAME, timm:NAME or module:function"
         )
     if place == "torchvision":
-        return _find_torchvision_builder(name)
+        return _disable_downloads(find_torchvision_builder(name))
+    if place == "timm":
+        return find_timm_builder(name)
     if not trusted:
         raise ModelError(
             f"the model's factory {factory!r} is user-defined code and is not imported from a file: "
@@ -141,18 +152,6 @@ def _find_factory(factory: str, trusted: bool) -> Callable[..., nn.Module]:
         return import_function(factory, "model.factory")
     except ConfigError as error:
         raise ModelError(str(error)) from error
-
-
-def _find_torchvision_builder(name: str) -> Callable[..., nn.Module]:
-    from torchvision.models import get_model_builder, list_models
-
-    try:
-        builder: Callable[..., nn.Module] = get_model_builder(name)
-    except ValueError as error:
-        near = difflib.get_close_matches(name, list_models(), 3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ModelError(f"torchvision has no model {name!r}: {hint}see torchvision.models.list_models()") from error
-    return _disable_downloads(builder)
 
 
 def _disable_downloads(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:

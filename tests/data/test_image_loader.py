@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 
 from blendsearch.data import image_loader, worker_processes
 from blendsearch.data.share import Share
+from blendsearch.data.sources import UserData
 from blendsearch.data.splits import DataSpec, Splits, load_splits
-from blendsearch.data.user_data import UserData, load_user_splits
+from blendsearch.data.user_data import load_user_splits
 from blendsearch.data.worker_processes import limit_by_shared_memory, resolve_workers
 from blendsearch.errors import DataError
 from blendsearch.task import Task

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from blendsearch.data.sources import UserData
 from blendsearch.data.split import decode, open_image
 from blendsearch.data.splits import DataSpec, Splits, load_splits
-from blendsearch.data.user_data import UserData, load_user_splits
+from blendsearch.data.user_data import load_user_splits
 from blendsearch.errors import ConfigError, DataError
 from blendsearch.task import Task
 

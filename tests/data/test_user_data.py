@@ -10,8 +10,9 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from blendsearch.data.sources import UserData
 from blendsearch.data.splits import DataSpec, Splits
-from blendsearch.data.user_data import UserData, load_user_splits
+from blendsearch.data.user_data import load_user_splits
 from blendsearch.errors import DataError
 from blendsearch.task import CLASSIFICATION, Task
 

@@ -511,8 +511,9 @@ def test_all_kinds_of_data_are_read_alike() -> None:
 def test_pixels_are_normalised_and_floats_are_not() -> None:
     from PIL import Image
 
+    from blendsearch.data.sources import UserData
     from blendsearch.data.splits import DataSpec
-    from blendsearch.data.user_data import UserData, load_user_splits
+    from blendsearch.data.user_data import load_user_splits
     from blendsearch.task import Task
 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 8, 3), dtype=np.uint8)
@@ -537,8 +538,9 @@ def test_pixels_are_normalised_and_floats_are_not() -> None:
 
 @pytest.mark.parametrize("given", ["whole", "train test", "train val", "train val test"])
 def test_the_three_splits_share_no_image(given: str) -> None:
+    from blendsearch.data.sources import UserData
     from blendsearch.data.splits import DataSpec
-    from blendsearch.data.user_data import UserData, load_user_splits
+    from blendsearch.data.user_data import load_user_splits
     from blendsearch.task import Task
 
     images = torch.arange(90, dtype=torch.float32).reshape(90, 1, 1, 1)

@@ -74,7 +74,7 @@ def assemble_problem(config: Config, traced: TracedNetwork, table: ScoreTable, c
     """Make the decoder and the evaluator of a traced and scored network."""
     decoder = _make_decoder(config, traced, table, clusters)
     traced.model.eval()
-    evaluator = _make_evaluator(config, traced)
+    evaluator = make_evaluator(config, traced)
     return Problem(config, traced.structure, table, clusters, decoder, evaluator, traced.has_error, traced.dense_loss)
 
 
@@ -99,7 +99,8 @@ def _make_decoder(config: Config, traced: TracedNetwork, table: ScoreTable, clus
     )
 
 
-def _make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
+def make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
+    """Make the evaluator of a traced network."""
     fitness, structure = config.fitness, traced.structure
     recipe = Recipe(
         recalibration_images=fitness.recalibration_images,

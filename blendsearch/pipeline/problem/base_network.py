@@ -13,6 +13,8 @@ from blendsearch.errors import BlendsearchError, ModelError
 from blendsearch.events import BaseTrained, PrecisionChosen, Reporter
 from blendsearch.pipeline.problem.from_config import make_schedule
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.config.sections import TaskConfig
+from blendsearch.task import Task
 from blendsearch.training.device import (
     choose_precision,
     convert_to_channels_last,
@@ -24,9 +26,15 @@ from blendsearch.training.training_store import TrainingStore
 
 
 def train_base(
-    model: nn.Module, splits: Splits, config: Config, device: torch.device, report: Reporter, store: TrainingStore
+    model: nn.Module,
+    splits: Splits,
+    config: Config,
+    task: Task,
+    device: torch.device,
+    report: Reporter,
+    store: TrainingStore,
 ) -> None:
-    """Train the dense network in place by `model.train`, and report progress.
+    """Train the dense network in place by `model.train`, with the loss of `task`, and report progress.
 
     A training of the same network, data and seed that `store` holds is continued.
     """
@@ -38,6 +46,7 @@ def train_base(
 
     options = TrainingOptions(
         config.fitness.get_precision(),
+        task,
         checkpoints=CheckpointOptions(store, key, config.training.checkpoint_seconds, keep=True),
     )
     rng = np.random.default_rng([config.seed, 0])
@@ -63,6 +72,8 @@ def resolve_precision(
 def compute_base_key(config: Config) -> str:
     """Return the name of the base training's checkpoint; it depends on everything that determines the training."""
     facts = [config.model.model_dump(mode="json"), config.data.model_dump(mode="json"), config.seed]
+    if config.task != TaskConfig():
+        facts.append(config.task.model_dump(mode="json"))
     digest = hashlib.sha256(json.dumps([*facts, config.fitness.get_precision()], sort_keys=True).encode())
     return f"base-{digest.hexdigest()[:16]}"
 

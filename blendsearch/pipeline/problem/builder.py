@@ -39,6 +39,7 @@ from blendsearch.pipeline.problem.inputs import (
     resolve_finals,
 )
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.tasks import load_task
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
@@ -63,6 +64,7 @@ def build_problem(
     `checkpoints`.
     """
     check_searchable(config)
+    inputs = replace(inputs, task=load_task(config, inputs.task))
     check_task(config, inputs.task)
     traced = _trace_dense(config, report, base_run, inputs)
     _check_budget(config, traced)
@@ -74,9 +76,18 @@ def build_problem(
     return assemble_problem(config, traced, table, clusters)
 
 
+def trace_config(config: Config, report: Reporter, inputs: UserInputs = NO_USER_INPUTS) -> TracedNetwork:
+    """Load and trace what `config` names, and check all that needs neither training nor scoring."""
+    check_searchable(config)
+    inputs = replace(inputs, task=load_task(config, inputs.task))
+    check_task(config, inputs.task)
+    return _trace_dense(config, report, inputs=inputs)
+
+
 def score_config(config: Config, report: Reporter) -> tuple[ScoreTable, Clusters]:
     """Compute the score table and the clusters of the criteria, whatever the budget."""
-    return _score_criteria(config, _trace_dense(config, report), report)
+    inputs = replace(NO_USER_INPUTS, task=load_task(config, NO_USER_INPUTS.task))
+    return _score_criteria(config, _trace_dense(config, report, inputs=inputs), report)
 
 
 def _check_budget(config: Config, traced: TracedNetwork) -> None:
@@ -156,8 +167,12 @@ def _score_criteria(
 ) -> tuple[ScoreTable, Clusters]:
     """Train the network where it has no weights, score the channels by every criterion, and cluster the criteria."""
     model, splits, device = traced.model, traced.splits, traced.device
-    if config.model.weights is None and config.model.train is not None and not traced.is_trained:
-        train_base(model, splits, config, device, report, checkpoints)
+    if (
+        (config.model.weights is None or config.model.brings_weights)
+        and config.model.train is not None
+        and not traced.is_trained
+    ):
+        train_base(model, splits, config, traced.task, device, report, checkpoints)
     rng = np.random.default_rng([config.seed, 1])
     asked = config.criteria
 

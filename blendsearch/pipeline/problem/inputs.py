@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from blendsearch.data.sources import UserData, is_source, load_source
 from blendsearch.data.splits import DataSpec, Splits, load_splits
-from blendsearch.data.user_data import UserData, load_user_splits
+from blendsearch.data.user_data import load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError
 from blendsearch.events import Reporter, Warned, ignore_event
 from blendsearch.runs.config.checks import find_stage_conflict
@@ -25,7 +26,7 @@ from blendsearch.structure.preconditions import check_structure
 from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.user_code import import_function
-from blendsearch.zoo.factory import build_model
+from blendsearch.zoo.factory import LIBRARIES, PRETRAINED, build_model
 from blendsearch.zoo.network_copy import copy_network, unwrap
 from blendsearch.zoo.weights import find_bad_values, load_weights
 
@@ -66,6 +67,8 @@ def build_splits(config: Config, inputs: UserInputs = NO_USER_INPUTS) -> Splits:
         raise ConfigError(
             f"data.dataset {config.data.dataset} stands for data in Python: call blendsearch.search(model, data)"
         )
+    elif is_source(config.data.dataset):
+        splits = load_user_splits(load_source(spec), inputs.task, spec, seed)
     else:
         splits = load_splits(spec, seed)
     if config.promote.share and config.promote.images == "unused" and splits.unused is None:
@@ -93,7 +96,8 @@ def build_dense_network(
         model = _copy_user_network(inputs.model, shape, report)
     else:
         torch.manual_seed(config.seed)  # factories draw their first weights from torch's global stream
-        model = build_model(*_get_factory(config))
+        brings_weights = config.model.brings_weights and dense is None  # a run has them: nothing is downloaded again
+        model = build_model(*_get_factory(config, dense is not None), brings_weights=brings_weights)
         _check(model)
     if dense is not None:
         try:
@@ -103,7 +107,7 @@ def build_dense_network(
             raise ModelError(
                 f"this {type(model).__name__} is not the network of the run: {str(error).splitlines()[-1].strip()}"
             ) from error
-    elif config.model.weights is not None:
+    elif config.model.weights is not None and not config.model.brings_weights:
         load_weights(model, Path(config.model.weights))
     return model
 
@@ -198,12 +202,16 @@ def _has_python_data(config: Config) -> bool:
     return config.data.dataset.startswith(f"{PYTHON_PREFIX}:")
 
 
-def _get_factory(config: Config) -> tuple[str, Mapping[str, Any]]:
+def _get_factory(config: Config, has_weights: bool) -> tuple[str, Mapping[str, Any]]:
+    """Return the factory and its arguments; for libraries, without those that load weights where a run has them."""
     if is_in_python(config):
         raise ConfigError(
             f"model.factory {config.model.factory} stands for a network in Python: call blendsearch.search(model, data)"
         )
-    return config.model.factory, config.model.arguments
+    arguments = config.model.arguments
+    if has_weights and config.model.factory.partition(":")[0] in LIBRARIES:
+        arguments = {name: value for name, value in arguments.items() if name not in PRETRAINED}
+    return config.model.factory, arguments
 
 
 def _check_one_input(model: nn.Module) -> None:

@@ -32,6 +32,7 @@ from blendsearch.pipeline.problem.inputs import (
     resolve_finals,
 )
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.tasks import load_task
 from blendsearch.runs.compatibility import hash_code
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.config_changes import check_config_copy
@@ -87,12 +88,13 @@ def record(
     if sizes := problem.structure.maps.list_size_sources():
         structure["sizes"] = {name: source.tolist() for name, source in sizes.items()}
     task = problem.evaluator.recipe.task
-    if task.get_function_names():
-        structure |= {
-            "task": task.get_function_names(),
-            "error": problem.has_error,
-            "trains_on_classes": task.has_class_labels,
-        }
+    if task.get_function_names() or task.scorer is not None:
+        names = {role: name for role, name in task.get_function_names().items() if role not in task.configured}
+        structure |= {"error": problem.has_error, "trains_on_classes": task.has_class_labels}
+        if names:
+            structure["task"] = names
+        if task.metric and problem.has_error:
+            structure["metric"] = task.metric
     hooks = problem.evaluator.recipe.hooks.get_function_names()
     named = problem.config.training.get_function_names()
     if python_hooks := {role: name for role, name in hooks.items() if role not in named}:
@@ -124,6 +126,7 @@ def restore(
     searched with are missing in `inputs`.
     """
     check_user_inputs(run, inputs)
+    inputs = replace(inputs, task=load_task(run.config if fork is None else fork, inputs.task))
     if fork is None:
         check_config_copy(run)
     config = run.config if fork is None else fork

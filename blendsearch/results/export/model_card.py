@@ -10,7 +10,7 @@ from blendsearch.results.export.formats import WrittenFile
 from blendsearch.results.formatting import format_budget
 from blendsearch.results.network import describe_network
 from blendsearch.results.records import FinalRecord, GroupRecord, NetworkDetails, NetworkRecord
-from blendsearch.results.summary import describe_training, has_accuracy, summarize_run
+from blendsearch.results.summary import describe_training, get_accuracy_name, has_accuracy, summarize_run
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.run import Run
 
@@ -61,12 +61,12 @@ def _format_metrics(run: Run, network: NetworkDetails, dense: NetworkRecord | No
     ]
     if final is not None:
         rows.insert(0, (f"this network, {describe_training(run)}: these weights", final))
-    accuracies = has_accuracy(run)
+    accuracies, named = has_accuracy(run), get_accuracy_name(run)
     further = list(network.further or {})
-    titles = ["", "validation loss", *(("validation accuracy", "test accuracy") if accuracies else ()), *further]
+    titles = ["", "validation loss", *((f"validation {named}", f"test {named}") if accuracies else ()), *further]
     cells = [[name, *_format_row(row, accuracies, further)] for name, row in rows]
     seeds = "" if final is None or final.seeds == 1 else f" Fine-tuned figures are means over {final.seeds} seeds."
-    function = run.structure.get("task", {}).get("evaluate")
+    function = run.structure.get("task", {}).get("evaluate") or run.config.task.evaluate
     by = f" Evaluated by the user-defined function `{function}`." if function else ""
     fidelity = f"Evaluated at fidelity {network.fidelity}, with {run.config.fitness.precision} arithmetic.{by}{seeds}"
     return f"{_format_table(titles, cells)}\n\n{fidelity}"

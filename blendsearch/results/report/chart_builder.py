@@ -25,7 +25,7 @@ from blendsearch.results.report.chart import (
     XAxisName,
     YAxisName,
 )
-from blendsearch.results.summary import has_accuracy
+from blendsearch.results.summary import get_accuracy_name, has_accuracy
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import find_knee
 from blendsearch.runs.records import Evaluation, FinalResult
@@ -73,6 +73,14 @@ _MEASURES = {
 }
 
 
+def _name_measure(measure: _Measure, accuracy: str) -> _Measure:
+    """Return the measure under the name of the score that stands in place of the accuracy."""
+    if accuracy == "accuracy" or measure.name == "loss":
+        return measure
+    title = accuracy if measure.name == "accuracy" else f"1 - {accuracy}"
+    return replace(measure, label=f"{title} on validation data")
+
+
 class _ChartSource:
     """The networks of a run at their places on both axes."""
 
@@ -80,7 +88,7 @@ class _ChartSource:
         self.run, self.history = run, history
         self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
         self.cost, self._share = _choose_cost(run, history, options.x)
-        self.measure = _MEASURES[_choose_measure(run, options.y)]
+        self.measure = _name_measure(_MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
         self._finals = _read_finals(run)
         self._places = {row.id: place for place, row in enumerate(history.evaluated, 1)}
 
@@ -95,7 +103,11 @@ class _ChartSource:
         return ChartPoint(row.id, self.get_x(row), self.measure.require(row), self.format_tip(row), label)
 
     def format_tip(self, row: Evaluation) -> str:
-        accuracy = f"{format_share(1 - (row.error or 0.0), 2)} accuracy, " if has_accuracy(self.run) else ""
+        accuracy = (
+            f"{format_share(1 - (row.error or 0.0), 2)} {get_accuracy_name(self.run)}, "
+            if has_accuracy(self.run)
+            else ""
+        )
         name = "dense network" if row.origin == DENSE else format_network_name(row)
         loss = "no loss" if row.loss is None else f"loss {row.loss:.3f}"
         return f"{row.id}: {name}, {accuracy}{loss}, {format_share(self._share(row))} of {self.cost}"

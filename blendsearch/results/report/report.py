@@ -25,7 +25,14 @@ from blendsearch.results.report.figures import draw_chart, draw_correlation_figu
 from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
 from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
-from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import (
+    describe_training,
+    get_accuracy_name,
+    has_accuracy,
+    has_budget_range,
+    select_network,
+    summarize_run,
+)
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
@@ -91,6 +98,7 @@ class ReportFacts:
     answer: Answer
     sentences: list[str]
     history: SearchHistory
+    measure: str
     numbers: RunSummary
     trained: str
     costs: Mapping[str, str]
@@ -134,6 +142,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
         answer=compose_answer(run, numbers),
         sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
         history=history,
+        measure=get_accuracy_name(run),
         numbers=numbers,
         trained=describe_training(run),
         costs=_select_cost_columns(numbers.dense),

@@ -6,7 +6,7 @@ from blendsearch.results.formatting import format_budget, format_points, format_
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
 from blendsearch.results.ladder import format_ladder, format_noise
 from blendsearch.results.records import EvaluationRecord, RunSummary
-from blendsearch.results.summary import describe_training, has_accuracy
+from blendsearch.results.summary import describe_training, get_accuracy_name, has_accuracy
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
@@ -31,9 +31,10 @@ def format_sentences(
         if history.has_budget_range
         else _describe_best(run, history, picks["best"], accuracies)
     )
+    sentences = [text.replace("accuracy", get_accuracy_name(run)) for text in sentences]
     if not has_accuracy(run):
         sentences.append(
-            f"Networks were evaluated by loss alone ({', '.join(run.structure['task'].values())}): the best has "
+            f"Networks were evaluated by loss alone ({', '.join(list_task_functions(run))}): the best has "
             f"{picks['best'].loss:.4f} on validation."
         )
     sentences += [text for text in (format_noise(summary.noise), format_ladder(summary.ladder)) if text is not None]
@@ -50,6 +51,11 @@ def format_sentences(
     else:
         sentences.append("This is one seed: such differences can be chance. Controls on more seeds would show it.")
     return sentences
+
+
+def list_task_functions(run: Run) -> list[str]:
+    """List the names of the user-defined functions of the task, from Python and from the config."""
+    return [*run.structure.get("task", {}).values(), *run.config.task.get_function_names().values()]
 
 
 class _Accuracies:

@@ -28,7 +28,10 @@ def check_weights(config: Config) -> None:
     """Require weights, or a schedule to train by, for a network that is not a Python object."""
     model = config.model
     if model.weights is None and model.train is None and not model.factory.startswith(f"{PYTHON_PREFIX}:"):
-        raise ValueError("the model has no weights: set model.weights to a file, or model.train to train it first")
+        raise ValueError(
+            "the model has no weights: set model.weights to a file, or to factory where the factory brings them, or "
+            "model.train to train it first"
+        )
 
 
 def check_optimizer(config: Config) -> None:

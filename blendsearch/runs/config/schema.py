@@ -25,6 +25,7 @@ from blendsearch.runs.config.sections import (
     ScheduleConfig,
     Section,
     StagingConfig,
+    TaskConfig,
     TrainingConfig,
     TuningConfig,
 )
@@ -33,13 +34,26 @@ PYTHON_PREFIX = "python"
 """The prefix of a factory or data set that is a Python object and has no name."""
 
 
+FACTORY_WEIGHTS = "factory"
+"""Value of `model.weights` for a factory that brings its own weights."""
+
+
 class ModelConfig(Section):
-    """The dense network: a factory, and weights for it or a schedule to train it by."""
+    """The dense network: a factory, and weights for it or a schedule to train it by.
+
+    `weights`: a file, or ``factory`` for those that the factory brings: pretrained ones of torchvision and timm, or
+    whatever a user-defined function loads. With ``factory`` and `train`, training starts from them.
+    """
 
     factory: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: PathText | None = None
     train: ScheduleConfig | None = None
+
+    @property
+    def brings_weights(self) -> bool:
+        """Return True where the weights are those of the factory."""
+        return self.weights == FACTORY_WEIGHTS
 
     @property
     def title(self) -> str:
@@ -73,6 +87,9 @@ class DataConfig(Section):
     split_seed: Annotated[int, Field(ge=0)] | None = None
     transforms: str = "none"
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    name: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    keys: tuple[str, str] | None = None
 
 
 class CriteriaConfig(Section):
@@ -284,6 +301,7 @@ class Config(Section):
     ladder: LadderConfig = LadderConfig()
     engine: EngineConfig = EngineConfig()
     allocating: AllocationConfig = AllocationConfig()
+    task: TaskConfig = TaskConfig()
     # here come the sections of methods
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # the range that scikit-learn accepts
 

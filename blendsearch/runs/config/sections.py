@@ -142,6 +142,27 @@ class TrainingConfig(Section):
         return {role: name for role in roles if (name := getattr(self, role)) is not None}
 
 
+class TaskConfig(Section):
+    """The task of the network: a built-in `kind`, and user-defined functions that replace parts of it.
+
+    `loss`: from outputs and targets to the mean loss of a batch, or one loss per image. `evaluate`: from a network to
+    numbers by name, as ``evaluate=`` in Python; `evaluate_test`: the same on test data. With `metric`, `evaluate`
+    returns one number called `name`, or a mapping with it, of which the higher or the lower is better.
+    """
+
+    kind: Literal["classification", "multi-label", "segmentation"] = "classification"
+    loss: FunctionName | None = None
+    evaluate: FunctionName | None = None
+    evaluate_test: FunctionName | None = None
+    metric: Literal["higher", "lower"] | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][\w@.: -]{0,39}$")] = "metric"
+
+    def get_function_names(self) -> dict[str, str]:
+        """Return the names of the functions that are set, by their role."""
+        roles = ("loss", "evaluate", "evaluate_test")
+        return {role: name for role in roles if (name := getattr(self, role)) is not None}
+
+
 class AllocationConfig(Section):
     """Allocations that rank channels by one criterion: ``global``, and those that methods measure.
 
