@@ -19,6 +19,9 @@ from blendsearch.results.records import NetworkDetails, NetworkRecord
 from blendsearch.results.summary import select_network, summarize_run
 from blendsearch.runs.run import Run
 
+if TYPE_CHECKING:
+    import optuna
+
 
 class SearchRun:
     """A run, as `search`, `resume` and `open` return it.
@@ -52,6 +55,12 @@ class SearchRun:
     def answer(self) -> Answer:
         """The network to take in one sentence, the next command, and a short table."""
         return compose_answer(self.run)
+
+    def to_optuna(self, storage: str | None = None, name: str | None = None) -> "optuna.Study":
+        """Make an Optuna study with one trial per evaluated network; `storage` is a URL of Optuna."""
+        from blendsearch.results.export.optuna_study import export_study
+
+        return export_study(self.run, storage, name)
 
     def front(self) -> "Front":
         """The non-dominated networks in loss and cost, the cheapest first."""
