@@ -20,6 +20,16 @@ Reporter = Callable[[Event], None]
 """Receives every event of a search."""
 
 
+def join_reporters(receivers: Sequence[Reporter]) -> Reporter:
+    """Make a reporter that passes every event to all of `receivers`, in order."""
+
+    def report(event: Event) -> None:
+        for receive in receivers:
+            receive(event)
+
+    return report
+
+
 def ignore_event(event: Event) -> None:
     """Drop `event`: the reporter of callers that need none."""
 

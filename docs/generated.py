@@ -1,10 +1,11 @@
-"""Reference pages generated from the program: the config, the methods, the criteria, the command line.
+"""Reference pages generated from the program: the config, the methods, the criteria, the command line, the events.
 
 A page includes one with a line such as ``% generated: config``. A field without a description, and a description
 without a field, end the build (and a test) with the name.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+RECORDED = Path(__file__).parent / "recorded"
 FIELDS = Path(__file__).parent / "reference" / "fields.yaml"
 """Descriptions of the fields of the config, by section."""
 
@@ -253,7 +255,57 @@ def _format_verb(name: str, made: argparse.ArgumentParser) -> str:
     return "\n".join(lines)
 
 
-PAGES = {"config": describe_config, "methods": describe_methods, "criteria": describe_criteria, "cli": describe_cli}
+# --- the events -------------------------------------------------------------------------------------------------------
+
+
+def describe_events() -> str:
+    """Describe every event with its fields, in the order in which a search reports them."""
+    from blendsearch import events
+
+    kinds = [item for item in vars(events).values() if isinstance(item, type) and issubclass(item, events.Event)]
+    lines = []
+    for item in kinds:
+        if "kind" not in vars(item) or item is events.MethodProgress:
+            continue
+        words = " ".join((item.__doc__ or "").split("Attributes")[0].split())
+        named = [name for name in item.__dataclass_fields__ if name != "metrics"]
+        fields = ", ".join(f"`{name}`" for name in named) or "none"
+        lines += [f"`{item.kind}`", f": {_escape(words)}", f"  Fields: {fields}.", ""]
+    lines += [
+        "Methods report their own progress with `done`, `of` and further fields; the event has the method's name.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+# --- recorded commands ------------------------------------------------------------------------------------------------
+
+
+def describe_recorded() -> str:
+    """Describe the times that docs/recorded/record.py measured, before and now."""
+    times = {name: json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8")) for name in ("before", "after")}
+    rows = {
+        "a misspelt criterion is named": ("typo", "end"),
+        "first line of a search": ("search", "first line"),
+        "first sentence with a network": ("search", "sentence"),
+        "end of the search, with training": ("search", "end"),
+        "the results again, by `front`": ("front", "end"),
+    }
+    lines = ["| seconds until | before | now |", "| --- | --- | --- |"]
+    for title, (command, what) in rows.items():
+        before, now = (times[name][command][what] for name in ("before", "after"))
+        lines.append(f"| {title} | {'never' if before is None else before} | {now} |")
+    return "\n".join([*lines, "", f"Now: {times['after']['machine']}. Before: {times['before']['machine']}.", ""])
+
+
+PAGES = {
+    "recorded": describe_recorded,
+    "config": describe_config,
+    "methods": describe_methods,
+    "criteria": describe_criteria,
+    "cli": describe_cli,
+    "events": describe_events,
+}
 
 
 def fill_page(text: str) -> str:

@@ -52,9 +52,15 @@ def _format_row(row: "AnswerRow", *, timed: bool, tested: bool, accurate: bool) 
     if timed:
         cells.append("" if row.latency_ms is None else f"{row.latency_ms:.2f} ms ({row.latency_ratio:.0%})")
     if accurate:
-        cells.append("" if row.val_accuracy is None else f"{row.val_accuracy:.2%}")
+        cells.append(_format_accuracy(row.val_accuracy, row.val_spread))
     else:
         cells.append("" if row.val_loss is None else f"{row.val_loss:.4f}")
     if tested:
-        cells.append("" if row.test_accuracy is None else f"{row.test_accuracy:.2%}")
+        cells.append(_format_accuracy(row.test_accuracy, row.test_spread))
     return cells
+
+
+def _format_accuracy(mean: float | None, deviation: float | None) -> str:
+    """Format an accuracy in per cent, and its standard deviation in points."""
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    return "" if mean is None else f"{mean:.2%}{spread}"

@@ -318,6 +318,8 @@ def _add_pick(parser: argparse.ArgumentParser) -> None:
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and the result, no progress")
+    help = "also plot the search there: tensorboard:FOLDER, mlflow:EXPERIMENT or wandb:PROJECT"
+    parser.add_argument("--track", action="append", default=[], metavar="WHERE", help=help)
 
 
 def _add_out(parser: argparse.ArgumentParser, metavar: str, help: str) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from blendsearch.progress import JsonLines, TextProgress
+    from blendsearch.progress.tracking import TrackedProgress
     from blendsearch.runs.config.schema import Config
 
 
@@ -29,10 +30,19 @@ def read_pick(arguments: argparse.Namespace) -> str:
     return str(arguments.network or arguments.pick or "best")
 
 
-def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress":
+def make_reporter(arguments: argparse.Namespace, config: "Config") -> "JsonLines | TextProgress | TrackedProgress":
     from blendsearch.progress import JsonLines
 
-    return JsonLines() if arguments.json else make_text_progress(config, quiet=arguments.quiet)
+    view = JsonLines() if arguments.json else make_text_progress(config, quiet=arguments.quiet)
+    if not arguments.track:
+        return view
+    from blendsearch.progress.tracking import TrackedProgress, make_tracker
+
+    try:
+        return TrackedProgress(view, [make_tracker(text) for text in arguments.track])
+    except BaseException:
+        view.close()
+        raise
 
 
 def make_text_progress(config: "Config", *, to_stderr: bool = False, quiet: bool = False) -> "TextProgress":

@@ -21,6 +21,9 @@ from blendsearch.results.summary import get_accuracy_name, select_network, summa
 from blendsearch.runs.run import Run
 from blendsearch.task import seed_rngs
 
+if TYPE_CHECKING:
+    import optuna
+
 
 class SearchRun:
     """A run, as `search`, `resume` and `open` return it.
@@ -54,6 +57,12 @@ class SearchRun:
     def answer(self) -> Answer:
         """The network to take in one sentence, the next command, and a short table."""
         return compose_answer(self.run)
+
+    def to_optuna(self, storage: str | None = None, name: str | None = None) -> "optuna.Study":
+        """Make an Optuna study with one trial per evaluated network; `storage` is a URL of Optuna."""
+        from blendsearch.results.export.optuna_study import export_study
+
+        return export_study(self.run, storage, name)
 
     def front(self) -> "Front":
         """The non-dominated networks in loss and cost, the cheapest first."""

@@ -1,7 +1,7 @@
 """The functions search, resume, fork and open: a search for a network and data that are Python objects."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Unpack
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from blendsearch.engine.factory import check_engine, start_engine
-from blendsearch.events import Interrupted, Reporter, RunCreated, ignore_event
+from blendsearch.events import Interrupted, Reporter, RunCreated, ignore_event, join_reporters
 from blendsearch.pipeline.fork import fork as forked
 from blendsearch.pipeline.fork import make_fork_config
 from blendsearch.pipeline.launch import run_search, set_up_run
@@ -45,7 +45,7 @@ def search(
     budget: Budget | Section | BudgetShare,
     name: str | None = None,
     runs: str | Path | None = None,
-    progress: bool | Reporter = True,
+    progress: bool | Reporter | Sequence[bool | Reporter] = True,
     **options: Unpack[SearchOptions],
 ) -> SearchRun:
     """Search for smaller networks that do the task of `model` within `budget`.
@@ -67,7 +67,8 @@ def search(
     budget: ``macs(0.5)``, ``macs(0.2, 0.7)``, ``macs(0.5) & params(0.6)``; 0.5 or ``"50%"`` for MACs; or the
         `budget` section of a config.
     name, runs: the run's id and folder; by default the folder that BLENDSEARCH_RUNS names, or ``runs``.
-    progress: show the progress in a terminal or a notebook, or not; or a function that receives every event.
+    progress: show the progress in a terminal or a notebook, or not; or a function that receives every event, such as a
+        tracker of `blendsearch.progress.tracking`; or several of these.
     train, val, test: the three parts of the data, where they are separate. Without `test`, half of `val` is used.
     loss: maps outputs and targets to the mean loss of a batch, or to one loss per image. Default: cross-entropy. Used
         by criteria that read gradients, fine-tuning, and evaluation.
@@ -184,14 +185,19 @@ def _get_command() -> list[str]:
 
 
 @contextmanager
-def _open_reporter(progress: bool | Reporter, config: Config, path: Path, inputs: UserInputs) -> Iterator[Reporter]:
+def _open_reporter(
+    progress: bool | Reporter | Sequence[bool | Reporter], config: Config, path: Path, inputs: UserInputs
+) -> Iterator[Reporter]:
     """Open a reporter for a search. An interruption prints how to resume, and passes through."""
     shown: Progress | None = None
     report: Reporter = ignore_event
-    if progress is True:
-        report = shown = make_progress(config)
-    elif callable(progress):
-        report = progress
+    asked = list(progress) if isinstance(progress, Sequence) else [progress]
+    receivers: list[Reporter] = [item for item in asked if callable(item)]
+    if any(item is True for item in asked):
+        shown = make_progress(config)
+        receivers.insert(0, shown)
+    if receivers:
+        report = receivers[0] if len(receivers) == 1 else join_reporters(receivers)
     threads = torch.get_num_threads()  # a search may change it, for the same last digits everywhere
     try:
         with use_default_modes():

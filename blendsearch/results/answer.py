@@ -51,6 +51,7 @@ class AnswerRow(Record):
     bytes: size of its float32 parameters.
     latency_ms, latency_ratio: measured at the end of the search, beside the dense network; None where not measured.
     trained: the accuracies are those after the long fine-tune.
+    val_spread, test_spread: standard deviations of the accuracies over seeds; None of one seed.
     points: difference of accuracies to the dense network's, in [-1, 1]: on test images where there are any.
     """
 
@@ -66,6 +67,8 @@ class AnswerRow(Record):
     val_loss: float | None
     val_accuracy: float | None
     test_accuracy: float | None
+    val_spread: float | None
+    test_spread: float | None
     points: float | None
 
 
@@ -244,6 +247,8 @@ class _Composer:
             val_loss=row.val_loss,
             val_accuracy=row.val_accuracy,
             test_accuracy=row.test_accuracy,
+            val_spread=row.val_spread if isinstance(row, FinalRecord) and row.seeds > 1 else None,
+            test_spread=row.test_spread if isinstance(row, FinalRecord) and row.seeds > 1 else None,
             points=None if dense is None or row is dense else _compute_points(row, dense),
         )
 

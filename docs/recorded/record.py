@@ -1,0 +1,77 @@
+"""Record the first five minutes of a new user: ``python docs/recorded/record.py NAME [--package FOLDER]``.
+
+Runs the commands of docs/first-five-minutes.md in an empty folder, writes what they print to ``NAME-*.txt`` beside this
+file, and the times to ``NAME.json``. `--package` is a checkout of another version, for the picture before a change.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+COMMANDS = {
+    "typo": ["search", "--set", "criteria.pool=[l1, tailor_gate]"],
+    "search": ["search"],
+    "front": ["front", "digits-net-1"],
+}
+SENTENCES = ("Take network", "So far, take", "The best network found")
+MAX_LINES = 40
+"""A longer output is cut in its middle."""
+
+
+def run_command(words: list[str], folder: Path, package: Path) -> tuple[list[tuple[float, str]], float]:
+    """Run a command; return its lines, each with the seconds until it appeared, and the seconds of the whole."""
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(package), "COLUMNS": "110", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "blendsearch", *words]
+    lines = []
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append((time.perf_counter() - start, line.rstrip()))
+    return lines, time.perf_counter() - start
+
+
+def format_lines(words: list[str], lines: list[tuple[float, str]]) -> str:
+    """Format a command and its output with the seconds at which lines appeared, without the middle of a long one."""
+    shown = [f"{seconds:6.1f} s  {text}".rstrip() for seconds, text in lines]
+    if len(shown) > MAX_LINES:
+        shown = [*shown[: MAX_LINES // 2], "    ...", *shown[-MAX_LINES // 2 :]]
+    return "\n".join([f"$ blendsearch {' '.join(words)}", *shown]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("--package", type=Path, default=ROOT)
+    arguments = parser.parse_args()
+    times: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for title, words in COMMANDS.items():
+            lines, seconds = run_command(words, Path(place), arguments.package.resolve())
+            text = format_lines(words, lines)
+            (HERE / f"{arguments.name}-{title}.txt").write_text(text, encoding="utf-8")
+            sentence = next((when for when, line in lines if line.startswith(SENTENCES)), None)
+            times[title] = {
+                "first line": round(lines[0][0], 1) if lines else None,
+                "sentence": None if sentence is None else round(sentence, 1),
+                "end": round(seconds, 1),
+            }
+            print(text)
+    load = os.getloadavg()[0]
+    times["machine"] = f"{os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}"
+    (HERE / f"{arguments.name}.json").write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(times, indent=1))
+
+
+if __name__ == "__main__":
+    main()
