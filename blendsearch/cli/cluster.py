@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show_status(arguments: argparse.Namespace) -> None:
-    from blendsearch.results.ladder import format_ladder
+    from blendsearch.results.ladder_summary import format_ladder
     from blendsearch.results.status import read_status
     from blendsearch.runs.run import open_run
 

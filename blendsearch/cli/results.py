@@ -82,7 +82,7 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
 
 def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
     """Print the results of a run; `structure` describes its splits and latency measurements."""
-    from blendsearch.results.ladder import format_ladder, format_noise
+    from blendsearch.results.ladder_summary import format_ladder, format_noise
 
     costs = _select_cost_columns(summary.dense)
     measure = structure.get("metric", "accuracy").replace("accuracy", "acc")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from blendsearch.events import RungTrained
 from blendsearch.fitness.evaluator import Outcome, make_request
 from blendsearch.pipeline.final_training import train_finals
-from blendsearch.pipeline.ladder_rule import Climber, Promotion, Standings, choose_promotions
+from blendsearch.pipeline.ladder_rule import Climber, RungTraining, Standings, choose_promotions
 from blendsearch.pipeline.optimizers.base import CandidateResult
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.rate_probe import find_rate
@@ -49,9 +49,9 @@ class Ladder:
         self.rate: float | None = None
         self.is_prepared = False
         self._rows: dict[str, Evaluation] = {}
-        self._asked: dict[tuple[str, int], Promotion] = {}
+        self._asked: dict[tuple[str, int], RungTraining] = {}
         for item in session.store.read_rungs():
-            self.standings.start(Promotion(item.digest, self.standings.find_rung(item.digest), item.rung))
+            self.standings.start(RungTraining(item.digest, self.standings.find_rung(item.digest), item.rung))
             self.standings.finish(item.digest, item.rung, item.loss)
 
     @property
@@ -83,14 +83,14 @@ class Ladder:
                 for outcome in self.session.engine.iter_outcomes():
                     self.receive(outcome)
 
-    def choose_next(self, earned: float) -> Promotion | None:
+    def choose_next(self, earned: float) -> RungTraining | None:
         """Choose one promotion for a free worker, on the highest rung that has one; None where there is none."""
         for rung in reversed(range(1, self.plan.last)):
             if found := choose_promotions(self.plan, self.standings, rung, earned):
                 return found[0]
         return None
 
-    def submit(self, promotion: Promotion) -> None:
+    def submit(self, promotion: RungTraining) -> None:
         """Send a training to the engine."""
         problem = self.session.problem
         cut = unpack_cut(self._read_row(promotion.digest).cut, problem.structure.maps.channels)
@@ -132,7 +132,7 @@ class Ladder:
             found.append(item._replace(rung=rung, rung_loss=loss))
         return found
 
-    def _train_finalists(self, batch: Sequence[Promotion]) -> None:
+    def _train_finalists(self, batch: Sequence[RungTraining]) -> None:
         promotions, stored = {item.digest: item for item in batch}, self._read_finals()
         for promotion in batch:
             self.standings.start(promotion)
@@ -160,7 +160,7 @@ class Ladder:
                 pass
 
     def _store(
-        self, promotion: Promotion, numbers: tuple[float | None, float | None], seconds: float, failure: str
+        self, promotion: RungTraining, numbers: tuple[float | None, float | None], seconds: float, failure: str
     ) -> None:
         """Store and report the result of a training: loss and error, or None."""
         problem, row, plan = self.session.problem, self._rows[promotion.digest], self.plan

@@ -19,7 +19,7 @@ class Climber(NamedTuple):
     is_rule: bool
 
 
-class Promotion(NamedTuple):
+class RungTraining(NamedTuple):
     """A training from the rung `start`, 0 for none, up to `rung`."""
 
     digest: str
@@ -43,10 +43,10 @@ class Standings:
     climbers: dict[str, Climber] = field(default_factory=dict)
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
-    trained: list[Promotion] = field(default_factory=list)
+    trained: list[RungTraining] = field(default_factory=list)
     running: dict[int, set[str]] = field(default_factory=dict)
 
-    def start(self, promotion: Promotion) -> None:
+    def start(self, promotion: RungTraining) -> None:
         """Add a training that starts."""
         self.trained.append(promotion)
         self.running.setdefault(promotion.rung, set()).add(promotion.digest)
@@ -73,7 +73,7 @@ class Standings:
         return {*self.losses.get(rung, ()), *self.running.get(rung, ())} & self.climbers.keys()
 
 
-def choose_promotions(plan: LadderPlan, standings: Standings, rung: int, earned: float) -> list[Promotion]:
+def choose_promotions(plan: LadderPlan, standings: Standings, rung: int, earned: float) -> list[RungTraining]:
     """Choose the networks to train up to `rung` now; none where its places that are `earned` so far are taken.
 
     `earned`: the part of the search, in [0, 1], that is done. Networks come from the rung below; on the last rung, from
@@ -89,7 +89,7 @@ def choose_promotions(plan: LadderPlan, standings: Standings, rung: int, earned:
     return _keep_affordable(plan, standings, rung, chosen)
 
 
-def compute_charge(plan: LadderPlan, trained: Iterable[Promotion]) -> float:
+def compute_charge(plan: LadderPlan, trained: Iterable[RungTraining]) -> float:
     """Compute the sum of the parts of the schedule that `trained` cover, in full trainings of one network."""
     return sum(plan.compute_step(item.rung, item.start) for item in trained)
 
@@ -126,7 +126,9 @@ def _list_waiting(standings: Standings, rung: int, *, is_last: bool) -> list[Cli
     return [standings.climbers[digest] for digest in sorted(found, key=standings.rank)]
 
 
-def _keep_affordable(plan: LadderPlan, standings: Standings, rung: int, chosen: Sequence[Climber]) -> list[Promotion]:
+def _keep_affordable(
+    plan: LadderPlan, standings: Standings, rung: int, chosen: Sequence[Climber]
+) -> list[RungTraining]:
     """Keep the first of `chosen` that the cost allows, beside the planned trainings on higher rungs."""
     charge = compute_charge(plan, standings.trained)
     later = range(rung + 1, plan.last + 1)
@@ -135,7 +137,7 @@ def _keep_affordable(plan: LadderPlan, standings: Standings, rung: int, chosen: 
     )
     kept = []
     for item in chosen:
-        promotion = Promotion(item.digest, standings.find_rung(item.digest), rung)
+        promotion = RungTraining(item.digest, standings.find_rung(item.digest), rung)
         charge += plan.compute_step(rung, promotion.start)
         if charge > plan.cost + EPSILON:
             break

@@ -5,7 +5,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from blendsearch.results.records import Pace, Record, omit
+from blendsearch.results.record import Record, omit
+from blendsearch.results.records import Pace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,31 +3,14 @@
 # ruff: noqa: RUF009 (`omit` returns a dataclass field)
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
+
+from blendsearch.results.ladder_records import FinalsNoise, LadderRecord
+from blendsearch.results.record import Record, omit
 
 JsonObject = Mapping[str, Any]
 """A JSON object of a run directory that is passed on as it is."""
-
-
-def omit(unless: str = "") -> Any:
-    """A field, None by default, that JSON leaves out where it, or the field named `unless`, is None."""
-    return field(default=None, metadata={"unless": unless})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A frozen dataclass whose fields are the keys of its JSON object, in order."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON values."""
-        found = {}
-        for item in fields(self):
-            unless = item.metadata.get("unless")
-            if unless is not None and getattr(self, unless or item.name) is None:
-                continue
-            found[item.name] = _to_json(getattr(self, item.name))
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,73 +95,6 @@ class FidelityAgreement(Record):
     dearer: str
     networks: int
     tau: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RungRecord(Record):
-    """A rung of the ladder.
-
-    Attributes
-    ----------
-    share: the part of the schedule of the finals that ends there, in (0, 1].
-    networks: the networks that reached it.
-    failed: the networks whose training towards it failed.
-    """
-
-    rung: int
-    share: float
-    networks: int
-    failed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchCost(Record):
-    """What a search with a ladder has cost so far, in multiply-accumulates.
-
-    Attributes
-    ----------
-    evaluations: the search's own evaluations: recovery, and passes over the validation images. Refits are not counted.
-    probes: the trainings that found the learning rate.
-    rungs, finals: the trainings up to the last rung, and from there to the end.
-    further_seeds: the trainings of the finals on all seeds but the first.
-    one_training: a full training of the most expensive network that was trained.
-    trainings: rungs and finals together, in such trainings; at most `limit`, the config's ladder.cost.
-    """
-
-    evaluations: float
-    probes: float
-    rungs: float
-    finals: float
-    further_seeds: float
-    one_training: float
-    trainings: float
-    limit: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LadderRecord(Record):
-    """The ladder of a search, as far as it was climbed."""
-
-    rungs: tuple[RungRecord, ...]
-    cost: SearchCost
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinalsNoise(Record):
-    """The differences of the finals' validation accuracies, compared with what chance makes of as many images.
-
-    Attributes
-    ----------
-    networks: the number of finals.
-    spread: the highest minus the lowest accuracy.
-    standard_error: that of the highest accuracy, sqrt(p (1 - p) / images).
-    is_within: the spread is at most two standard errors.
-    """
-
-    networks: int
-    spread: float
-    standard_error: float
-    is_within: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,11 +328,3 @@ class RunStatus(Pace, _Progress):
     quiet: float | None
     best: BestNetwork | None
     ladder: LadderRecord | None = omit()
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_dict()
-    if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value

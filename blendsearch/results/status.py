@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from blendsearch.results.ladder import read_ladder
+from blendsearch.results.ladder_summary import read_ladder
 from blendsearch.results.records import BestNetwork, Pace, RunStatus
 from blendsearch.results.summary import has_accuracy
 from blendsearch.runs.origin import DENSE

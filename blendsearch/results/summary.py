@@ -8,13 +8,13 @@ from typing import NamedTuple
 from blendsearch.errors import RunError
 from blendsearch.results.agreement import compute_kendall_tau
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
-from blendsearch.results.ladder import compare_with_noise, read_ladder
+from blendsearch.results.ladder_records import LadderRecord
+from blendsearch.results.ladder_summary import compare_with_noise, read_ladder
 from blendsearch.results.records import (
     BudgetedCosts,
     EvaluationRecord,
     FidelityAgreement,
     FinalRecord,
-    LadderRecord,
     NetworkRecord,
     RunSummary,
 )

@@ -18,8 +18,8 @@ from verbs import refused
 from blendsearch.cli.main import main
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
-from blendsearch.results.ladder import compare_with_noise, format_noise
-from blendsearch.results.records import FinalsNoise
+from blendsearch.results.ladder_records import FinalsNoise
+from blendsearch.results.ladder_summary import compare_with_noise, format_noise
 from blendsearch.results.summary import summarize_run
 from blendsearch.runs.config.ladder_plan import make_plan
 from blendsearch.runs.origin import Origin
@@ -68,12 +68,11 @@ def test_networks_climb_as_planned(climbed: Path) -> None:
     counts = Counter(item.rung for item in rungs)
     assert [counts[rung] for rung in (1, 2, 3)] == list(plan.sizes)
     origins = {row.digest: Origin.parse(row.origin) for row in evaluations}
-    first = [item.digest for item in rungs if item.rung == 1]
-    rules = [digest for digest in first if origins[digest].is_baseline and not origins[digest].in_best_allocation]
-    assert len(rules) == plan.rules
+    is_rule = {digest: origin.is_baseline and not origin.in_best_allocation for digest, origin in origins.items()}
+    assert sum(is_rule[item.digest] for item in rungs if item.rung == 1) == plan.rules
     last = [item for item in rungs if item.rung == plan.last]
     assert {(item.digest, item.loss) for item in last} == {(item.digest, item.loss) for item in finals}
-    assert {origins[item.digest].is_baseline for item in last} == {False, True}
+    assert {is_rule[item.digest] for item in last} == {False, True}
     dense = run.structure["dense"]["macs"]
     assert sum(item.cost for item in rungs) <= plan.cost * 3 * dense * 0.5 * 256 * 2
     assert not (run.path / "training").exists()
@@ -142,6 +141,7 @@ def test_a_finished_ladder_is_extended_where_its_cost_is_raised(
     assert Counter(item.repeat for item in read(tmp_path, "one")[2]) == {0: 4, 1: 4}
 
 
+@pytest.mark.slow
 def test_a_ladder_killed_by_the_system_ends_bit_for_bit_the_same(
     climbed: Path, tmp_path: Path, small_config: dict[str, Any]
 ) -> None:

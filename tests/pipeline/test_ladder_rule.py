@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blendsearch.pipeline.ladder_rule import Climber, Promotion, Standings, choose_promotions, compute_charge
+from blendsearch.pipeline.ladder_rule import Climber, RungTraining, Standings, choose_promotions, compute_charge
 from blendsearch.runs.config.ladder_plan import EPSILON, LadderPlan, make_plan
 from blendsearch.runs.config.sections import LadderConfig
 
@@ -25,13 +25,13 @@ class World:
     failing: set[tuple[str, int]] = field(default_factory=set)
     generations: int = 4
 
-    def get_result(self, item: Promotion) -> float | None:
+    def get_result(self, item: RungTraining) -> float | None:
         return None if (item.digest, item.rung) in self.failing else self.losses[item.digest, item.rung]
 
 
 def climb(
-    world: World, stored: Sequence[Promotion] = (), begin: int = 1, stops_after: int = 10**6
-) -> tuple[list[Promotion], int]:
+    world: World, stored: Sequence[RungTraining] = (), begin: int = 1, stops_after: int = 10**6
+) -> tuple[list[RungTraining], int]:
     """Search with the ladder from generation `begin` and the `stored` trainings on; stop after so many further ones.
 
     Returns all trainings, and the generation in which the search stopped.

@@ -15,7 +15,7 @@ from blendsearch.engine.local import LocalEngine
 from blendsearch.events import Event, ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.pipeline import generational
-from blendsearch.pipeline.ladder_rule import Promotion, compute_charge
+from blendsearch.pipeline.ladder_rule import RungTraining, compute_charge
 from blendsearch.pipeline.loop import attach_training_store, search
 from blendsearch.pipeline.optimizers.base import CandidateResult
 from blendsearch.pipeline.problem.builder import build_problem
@@ -157,7 +157,7 @@ def test_failed_trainings_are_replaced_within_the_cost(schedule: str, prepared: 
     starts = {item.digest: 0 for item in rungs}
     trained = []
     for item in sorted(rungs, key=lambda item: item.rung):
-        trained.append(Promotion(item.digest, starts[item.digest], item.rung))
+        trained.append(RungTraining(item.digest, starts[item.digest], item.rung))
         starts[item.digest] = item.rung
     assert compute_charge(plan, trained) <= plan.cost + EPSILON
     assert len(finals) == plan.sizes[-1]

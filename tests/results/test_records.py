@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from blendsearch.results.record import Record
 from blendsearch.results.records import (
     BestNetwork,
     BlendWeight,
@@ -17,7 +18,6 @@ from blendsearch.results.records import (
     NetworkDetails,
     NetworkRecord,
     PairedDifference,
-    Record,
     RunListing,
     RunStatus,
     RunSummary,

@@ -9,7 +9,8 @@ from typing import Any, TypedDict
 
 from blendsearch.data.input_description import InputDescription
 from blendsearch.errors import ModelError
-from blendsearch.results.records import JsonObject, Record, omit
+from blendsearch.results.record import Record, omit
+from blendsearch.results.records import JsonObject
 from blendsearch.runs.parsing import read_json
 
 FORMAT = 3

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from blendsearch.blend.correlation_map import CorrelationMap
-from blendsearch.results.records import Record
+from blendsearch.results.record import Record
 from blendsearch.results.report.output_file import open_draft
 
 MAX_GROUP_MAPS = 30

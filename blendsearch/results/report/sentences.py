@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from blendsearch.results.formatting import format_budget, format_points, format_share
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
-from blendsearch.results.ladder import format_ladder, format_noise
+from blendsearch.results.ladder_summary import format_ladder, format_noise
 from blendsearch.results.records import EvaluationRecord, RunSummary
 from blendsearch.results.summary import describe_training, get_accuracy_name, has_accuracy
 from blendsearch.runs.origin import Origin

@@ -54,13 +54,15 @@ class LadderPlan:
 def can_use_ladder(config: Config) -> bool:
     """Return True where `config` asks for trainings during the search.
 
-    Its finals are, or may turn out to be, trained at one budget and in one stage, by a method that uses the ladder.
+    Its finals are, or may turn out to be, trained at one budget and in one stage, by a method that uses the ladder, and
+    are not chosen by a promotion.
     """
     finals, wants_finals = config.finals, config.finals.picks == "auto" or config.finals.count_picks() > 0
     return (
         bool(config.ladder.rungs)
         and wants_finals
         and finals.stages == 1
+        and not config.promote.share
         and config.training.train_fn is None
         and not config.budget.get_spanned_costs()
         and get_method(config.method).traits.ladder

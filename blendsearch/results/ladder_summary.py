@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 
-from blendsearch.results.records import FinalRecord, FinalsNoise, LadderRecord, RungRecord, SearchCost
+from blendsearch.results.ladder_records import FinalsNoise, LadderRecord, RungRecord, SearchCost
+from blendsearch.results.records import FinalRecord
 from blendsearch.runs.config.ladder_plan import LadderPlan, make_plan
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.records import Evaluation, RungResult
