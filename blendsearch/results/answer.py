@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blendsearch.results.formatting import COST_NAMES, format_bytes, format_factor, format_signed_points
-from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, Record, RunSummary
+from blendsearch.results.record import Record
+from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, RunSummary
 from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
 from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin

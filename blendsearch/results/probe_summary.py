@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from blendsearch.results.costs import make_cost_reader
 from blendsearch.results.formatting import COST_NAMES, format_share
-from blendsearch.results.records import Record
+from blendsearch.results.record import Record
 from blendsearch.runs.compression import group_by_factor
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import find_dense_network

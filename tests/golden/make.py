@@ -213,9 +213,29 @@ def fill() -> None:
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with one line per entry at the top."""
-    lines = (f"{json.dumps(key)}: {json.dumps(item, separators=(',', ':'))}" for key, item in content.items())
+    """Write JSON with one line per entry at the top, without answers: these measure latencies and name folders."""
+    kept = drop(content, "answer")
+    if "latency" not in path.name:
+        kept = clear_rows(kept, "latencies")
+    lines = (f"{json.dumps(key)}: {json.dumps(item, separators=(',', ':'))}" for key, item in kept.items())
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def drop(value: Any, key: str) -> Any:
+    """Drop the entries called `key` from a JSON value."""
+    if isinstance(value, Mapping):
+        return {name: drop(item, key) for name, item in value.items() if name != key}
+    return [drop(item, key) for item in value] if isinstance(value, list | tuple) else value
+
+
+def clear_rows(value: Any, table: str) -> Any:
+    """Empty the rows of a table of ``run.sqlite``, wherever it is in a JSON value."""
+    if isinstance(value, Mapping):
+        return {
+            name: {**item, "rows": []} if name == table and "rows" in item else clear_rows(item, table)
+            for name, item in value.items()
+        }
+    return [clear_rows(item, table) for item in value] if isinstance(value, list | tuple) else value
 
 
 def check_clean() -> None:

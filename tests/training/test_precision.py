@@ -18,9 +18,7 @@ from blendsearch.zoo.digits_net import digits_net
     ("seconds", "precision"),
     [((1.0, 0.5), "bfloat16"), ((1.0, 0.95), "float32"), ((1.0, 1.0), "float32"), ((1.0, 9.0), "float32")],
 )
-def test_bfloat16_is_chosen_where_it_is_faster_by_more_than_noise(
-    seconds: tuple[float, float], precision: str
-) -> None:
+def test_bfloat16_is_chosen_where_it_is_faster_by_more_than_noise(seconds: tuple[float, float], precision: str) -> None:
     assert choose_precision({"float32": seconds[0], "bfloat16": seconds[1]}) == precision
 
 

@@ -1,7 +1,7 @@
 """Charts of one run or two, built from the stored evaluations."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 from blendsearch.errors import RunError
@@ -20,11 +20,11 @@ from blendsearch.results.report.chart import (
     ChartPoint,
     ChartSeries,
     FrontChart,
-    Unit,
     Vertex,
     XAxisName,
     YAxisName,
 )
+from blendsearch.results.report.chart_measure import name_measure
 from blendsearch.results.summary import get_accuracy_name, has_accuracy
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import find_knee
@@ -34,53 +34,6 @@ from blendsearch.runs.run import Run
 BASELINE_STYLES = dict(zip(BASELINE_KINDS, ("single", "equal", "third", "fourth"), strict=True))
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """The value on the y axis. `read` gives None for a network without it."""
-
-    name: str
-    label: str
-    unit: Unit
-    read: Callable[[Evaluation], float | None]
-    sign: int = 1
-
-    def require(self, row: Evaluation) -> float:
-        value = self.read(row)
-        return self.get_worst() if value is None else value
-
-    def get_worst(self) -> float:
-        return 0.0 if self.sign < 0 else 1.0 if self.unit == "share" else float("inf")
-
-    def get_badness(self, row: Evaluation) -> float:
-        """The value on a scale where less is better."""
-        value = self.require(row)
-        return 1 - value if self.sign < 0 else value
-
-    def format(self, value: float) -> str:
-        return format_share(value) if self.unit == "share" else f"{value:.4f}"
-
-
-_MEASURES = {
-    "accuracy": _Measure(
-        "accuracy",
-        "accuracy on validation images",
-        "share",
-        lambda row: None if row.error is None else 1 - row.error,
-        -1,
-    ),
-    "error": _Measure("error", "error on validation images", "share", lambda row: row.error),
-    "loss": _Measure("loss", "loss on validation data", "number", lambda row: row.loss),
-}
-
-
-def _name_measure(measure: _Measure, accuracy: str) -> _Measure:
-    """Return the measure under the name of the score that stands in place of the accuracy."""
-    if accuracy == "accuracy" or measure.name == "loss":
-        return measure
-    title = accuracy if measure.name == "accuracy" else f"1 - {accuracy}"
-    return replace(measure, label=f"{title} on validation data")
-
-
 class _ChartSource:
     """The networks of a run at their places on both axes."""
 
@@ -88,7 +41,7 @@ class _ChartSource:
         self.run, self.history = run, history
         self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
         self.cost, self._share = _choose_cost(run, history, options.x)
-        self.measure = _name_measure(_MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
+        self.measure = name_measure(_MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
         self._finals = _read_finals(run)
         self._places = {row.id: place for place, row in enumerate(history.evaluated, 1)}
 
