@@ -41,7 +41,7 @@ class _ChartSource:
         self.run, self.history = run, history
         self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
         self.cost, self._share = _choose_cost(run, history, options.x)
-        self.measure = name_measure(_MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
+        self.measure = name_measure(MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
         self._finals = _read_finals(run)
         self._places = {row.id: place for place, row in enumerate(history.evaluated, 1)}
 

@@ -34,7 +34,7 @@ class Measure:
         return format_share(value) if self.unit == "share" else f"{value:.4f}"
 
 
-_MEASURES = {
+MEASURES = {
     "accuracy": Measure(
         "accuracy",
         "accuracy on validation images",
