@@ -67,7 +67,9 @@ def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> Coupled
         free = np.asarray([not unread and root not in reasons for root in part.classes])
         assumption = next((assumptions[root] for root in part.classes.tolist() if root in assumptions), "")
         if len(part.classes) == 1 and assumption and free.any():
-            reasons[int(part.classes[0])], free = f"{assumption}, which couples all of them", ~free
+            key = name, f"{assumption}, which couples all of them"
+            frozen_channels[key] = frozen_channels.get(key, 0) + part.count_channels(name)
+            continue
         for root in part.classes[~free].tolist():
             key = name, reasons.get(root, "no layer reads its channels")
             frozen_channels[key] = frozen_channels.get(key, 0) + 1
@@ -98,6 +100,10 @@ class _Part(NamedTuple):
 
     classes: NDArray[np.int64]
     members: tuple[Member, ...]
+
+    def count_channels(self, maker: str) -> int:
+        """Count the channels that the layer `maker` makes."""
+        return sum(item.index.size for item in self.members if item.tensor == f"{maker}.weight" and item.side == "out")
 
     def select_members(self, maker: str, free: NDArray[np.bool_]) -> tuple[Member, ...]:
         """Return the members of the free classes only, in the order in which the layer `maker` makes them."""

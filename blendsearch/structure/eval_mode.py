@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import fx, nn
 
 
 @contextmanager
@@ -15,6 +15,9 @@ def use_eval_mode(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
+        for module, training in modes:
+            if isinstance(module, fx.GraphModule) and module.training != training:
+                module.train(training)  # it may have a graph for each mode
         for module, training in modes:
             module.training = training
         for parameter, requires_grad in flags:

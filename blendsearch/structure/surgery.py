@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from blendsearch.structure.depthwise import decompose
 from blendsearch.structure.groups import Cut, IndexMaps
@@ -28,6 +28,7 @@ _SHARED_TYPES = (
     type,
     type(len),
     type(lambda: 0),
+    fx.Graph,  # code, which no cut changes
 )
 
 
@@ -145,6 +146,8 @@ def _copy_module(module: nn.Module, make_tensor: Callable[[Tensor], Tensor], mem
             state[key] = type(value)()  # about ten empty hook tables per module, for which deepcopy is slow
         else:  # other attributes may hold modules or tensors: the memo maps them to those of the new tree
             state[key] = copy.deepcopy(value, memo)
+    if isinstance(new, fx.GraphModule):  # its class is made for it, and gets its forward pass from the graph
+        new.recompile()
     return new
 
 

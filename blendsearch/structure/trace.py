@@ -16,7 +16,10 @@ from blendsearch.structure.verify import exclude_uncounted_groups, verify_groups
 from blendsearch.task import seed_rngs
 
 MAX_IMAGES = 8
-"""Images on which a network is traced and verified."""
+"""Images on which a network is traced."""
+
+MAX_BATCHES = 3
+"""Batches of two of these images on which groups are verified."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,4 +82,5 @@ def _divide_images(input_shape: tuple[int, int, int], images: Tensor | None) -> 
         return [images[:1]], [images[1:]]
     chosen = images[:MAX_IMAGES]
     pairs = chosen if len(chosen) > 1 else chosen.repeat(2, 1, 1, 1)
-    return list(chosen.unsqueeze(1)), [pairs[start : start + 2] for start in range(0, len(pairs) - 1, 2)]
+    starts = range(0, min(len(pairs) - 1, 2 * MAX_BATCHES), 2)
+    return list(chosen.unsqueeze(1)), [pairs[start : start + 2] for start in starts]

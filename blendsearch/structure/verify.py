@@ -80,7 +80,7 @@ def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor]
     """Return how cutting about half of every group of `maps` differs from masking it; empty if it does not.
 
     Each of `batches` has shape (N, channels, height, width). All tensors of the outputs are compared, in evaluation
-    mode, and in training mode (without dropout and batch statistics) where the network runs in it.
+    mode, and on the first batch in training mode (without dropout and batch statistics) where the network runs in it.
     """
     cut = _draw_half_cut(maps, rng)
     is_constant = True
@@ -88,7 +88,7 @@ def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor]
         masked, pruned = mask_channels(model, maps, cut), narrow(model, maps, cut)
         for is_training in (False, True):
             with _use_training_code(masked, is_training), _use_training_code(pruned, is_training):
-                for images in batches:
+                for images in batches[:1] if is_training else batches:
                     expected = _run_masked(masked, images, is_training)
                     if reason := "" if expected is None else _compare_outputs(expected, pruned, images):
                         return reason

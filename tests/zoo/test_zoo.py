@@ -21,6 +21,7 @@ TRAINING = "it runs in training only"
 
 FAMILIES = {
     "alexnet": 7,
+    "convnext_tiny": 22,
     "densenet121": 120,
     "efficientnet_b0": 40,
     "googlenet": 57,
@@ -36,7 +37,7 @@ FAMILIES = {
 }
 """Networks of which everything can be cut but their outputs, each with its number of groups."""
 
-PARTLY = {"convnext_tiny": 18, "shufflenet_v2_x0_5": 18, "swin_t": 12}
+PARTLY = {"shufflenet_v2_x0_5": 20, "swin_t": 12}
 """Networks in which an operation needs some channels whole."""
 
 
@@ -93,17 +94,19 @@ def test_frozen_groups_name_the_operation(name: str) -> None:
     _, structure, _ = checked(name)
     assert len(structure.maps.groups) == PARTLY[name]
     reasons = {item.reason for item in structure.frozen} - {OUTPUT, TRAINING}
-    operation = "view in stage" if "shuffle" in name else "layer_norm in features"
+    operation = "splits or reorders" if "shuffle" in name else "addmm in features"
     assert any(operation in reason for reason in reasons)
 
 
-def test_only_unshuffled_channels_of_shufflenet_can_be_cut() -> None:
+def test_shuffled_channels_of_shufflenet_are_coupled_to_blocks_or_unpruned() -> None:
     _, structure, _ = checked("shufflenet_v2_x0_5")
-    free = {group.name for group in structure.maps.groups}
+    free = {group.name: group.channels for group in structure.maps.groups}
     units = [f"stage{stage}.{unit}" for stage, count in ((2, 4), (3, 8), (4, 4)) for unit in range(count)]
-    assert free == {"conv1.0", "conv5.0", *(f"{unit}.branch2.0" for unit in units)}
+    assert free.keys() >= {"conv1.0", "conv5.0", *(f"{unit}.branch2.0" for unit in units)}
+    # the first unit of a stage makes the channels that its other units divide and shuffle
+    assert free["stage2.0.branch1.2"] == 3
     shuffled = {item.name for item in structure.frozen if "splits or reorders" in item.reason}
-    assert shuffled == {f"{unit}.branch2.5" for unit in units} | {f"stage{stage}.0.branch1.2" for stage in (2, 3, 4)}
+    assert shuffled == {"stage3.0.branch1.2"}
 
 
 def test_a_grouped_convolution_is_cut_by_complete_blocks() -> None:
