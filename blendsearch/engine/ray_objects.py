@@ -30,7 +30,7 @@ def check_sendable(objects: Mapping[str, Any]) -> None:
         ) from error
 
 
-class _Sink(io.RawIOBase):
+class _NullFile(io.RawIOBase):
     """A file that keeps nothing."""
 
     def writable(self) -> bool:
@@ -44,7 +44,7 @@ def _find_error(value: Any) -> Exception | None:
     from ray import cloudpickle
 
     try:
-        cloudpickle.CloudPickler(_Sink(), protocol=5, buffer_callback=lambda _: None).dump(value)
+        cloudpickle.CloudPickler(_NullFile(), protocol=5, buffer_callback=lambda _: None).dump(value)
     except Exception as error:  # objects raise anything when they are pickled
         return error
     return None

@@ -226,7 +226,7 @@ def test_the_user_defined_criteria_are_scored(
 
 def test_the_example_of_another_task_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    ((_, code),) = blocks("python", DOCS / "howto" / "own-task.md")
+    (_, code), *_ = blocks("python", DOCS / "howto" / "own-task.md")
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
     images = torch.randn(80, 1, 8, 8)
     given: dict[str, Any] = {

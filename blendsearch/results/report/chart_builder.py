@@ -73,14 +73,6 @@ _MEASURES = {
 }
 
 
-def _name_measure(measure: _Measure, accuracy: str) -> _Measure:
-    """Return the measure under the name of the score that stands in place of the accuracy."""
-    if accuracy == "accuracy" or measure.name == "loss":
-        return measure
-    title = accuracy if measure.name == "accuracy" else f"1 - {accuracy}"
-    return replace(measure, label=f"{title} on validation data")
-
-
 class _ChartSource:
     """The networks of a run at their places on both axes."""
 
@@ -88,7 +80,8 @@ class _ChartSource:
         self.run, self.history = run, history
         self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
         self.cost, self._share = _choose_cost(run, history, options.x)
-        self.measure = _name_measure(_MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
+        measure = _MEASURES[_choose_measure(run, options.y)]
+        self.measure = replace(measure, label=measure.label.replace("accuracy", get_accuracy_name(run)))
         self._finals = _read_finals(run)
         self._places = {row.id: place for place, row in enumerate(history.evaluated, 1)}
 
