@@ -24,7 +24,7 @@ from blendsearch.results.report.chart import (
     XAxisName,
     YAxisName,
 )
-from blendsearch.results.report.chart_measure import name_measure
+from blendsearch.results.report.chart_measure import MEASURES, name_measure
 from blendsearch.results.summary import get_accuracy_name, has_accuracy
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import find_knee
