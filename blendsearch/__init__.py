@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blendsearch.results.export.loader import load
     from blendsearch.training.hooks import StepInfo, TrainContext
     from blendsearch.training.schedule import Schedule
-    from blendsearch.version import __version__
+    from blendsearch.version import __version__ as __version__
 
 __all__ = [
     "Budget",
@@ -27,7 +27,6 @@ __all__ = [
     "SearchRun",
     "StepInfo",
     "TrainContext",
-    "__version__",
     "fork",
     "keep",
     "latency",

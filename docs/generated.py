@@ -291,10 +291,10 @@ def describe_recorded() -> str:
         "end of the search, with training": ("search", "end"),
         "the results again, by `front`": ("front", "end"),
     }
-    lines = ["| seconds until | before | now |", "| --- | --- | --- |"]
+    lines = ["| seconds until | before | now | now, of a processor |", "| --- " * 4 + "|"]
     for title, (command, what) in rows.items():
         before, now = (times[name][command][what] for name in ("before", "after"))
-        lines.append(f"| {title} | {'never' if before is None else before} | {now} |")
+        lines.append(f"| {title} | {'never' if before is None else before[0]} | {now[0]} | {now[1]} |")
     return "\n".join([*lines, "", f"Now: {times['after']['machine']}. Before: {times['before']['machine']}.", ""])
 
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -26,8 +27,25 @@ MAX_LINES = 40
 """A longer output is cut in its middle."""
 
 
-def run_command(words: list[str], folder: Path, package: Path) -> tuple[list[tuple[float, str]], float]:
-    """Run a command; return its lines, each with the seconds until it appeared, and the seconds of the whole."""
+class Line(NamedTuple):
+    """A line of output, with the seconds and the processor seconds of the command until it appeared."""
+
+    seconds: float
+    processor: float
+    text: str
+
+
+def read_processor_seconds(pid: int) -> float:
+    """Read the processor seconds of a process so far; 0 where the system does not tell them."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run_command(words: list[str], folder: Path, package: Path) -> tuple[list[Line], float]:
+    """Run a command; return its lines, and the seconds of the whole."""
     start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(package), "COLUMNS": "110", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "blendsearch", *words]
@@ -37,13 +55,13 @@ def run_command(words: list[str], folder: Path, package: Path) -> tuple[list[tup
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            lines.append((time.perf_counter() - start, line.rstrip()))
+            lines.append(Line(time.perf_counter() - start, read_processor_seconds(process.pid), line.rstrip()))
     return lines, time.perf_counter() - start
 
 
-def format_lines(words: list[str], lines: list[tuple[float, str]]) -> str:
+def format_lines(words: list[str], lines: list[Line]) -> str:
     """Format a command and its output with the seconds at which lines appeared, without the middle of a long one."""
-    shown = [f"{seconds:6.1f} s  {text}".rstrip() for seconds, text in lines]
+    shown = [f"{line.seconds:6.1f} s  {line.text}".rstrip() for line in lines]
     if len(shown) > MAX_LINES:
         shown = [*shown[: MAX_LINES // 2], "    ...", *shown[-MAX_LINES // 2 :]]
     return "\n".join([f"$ blendsearch {' '.join(words)}", *shown]) + "\n"
@@ -60,11 +78,11 @@ def main() -> None:
             lines, seconds = run_command(words, Path(place), arguments.package.resolve())
             text = format_lines(words, lines)
             (HERE / f"{arguments.name}-{title}.txt").write_text(text, encoding="utf-8")
-            sentence = next((when for when, line in lines if line.startswith(SENTENCES)), None)
+            sentence = next((line for line in lines if line.text.startswith(SENTENCES)), None)
+            places = {"first line": lines[0], "sentence": sentence, "end": lines[-1]._replace(seconds=seconds)}
             times[title] = {
-                "first line": round(lines[0][0], 1) if lines else None,
-                "sentence": None if sentence is None else round(sentence, 1),
-                "end": round(seconds, 1),
+                name: None if line is None else [round(line.seconds, 1), round(line.processor, 1)]
+                for name, line in places.items()
             }
             print(text)
     load = os.getloadavg()[0]

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,18 @@ def test_the_quickstart_in_python_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     exec(code.replace("evaluations=200", quick), names)
     assert names["best"].macs_ratio <= 0.5 and names["small"][0].out_channels < 8
+
+
+def test_the_quickstart_on_the_command_line_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = README.split("## Quickstart")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    small = ("search.evaluations=4", "criteria.pool=[l1]", "model.train.epochs=1", "finals.tuning.epochs=0.5")
+    monkeypatch.chdir(tmp_path)
+    for line in code.splitlines():
+        words = shlex.split(line, comments=True)
+        further = [word for item in small for word in ("--set", item)] if words[1] == "search" else []
+        main([*words[1:], *further])
+    assert (tmp_path / "small" / "weights.safetensors").exists() and (tmp_path / "config.yaml").exists()
 
 
 def test_the_user_defined_criterion_is_used_in_a_search(
