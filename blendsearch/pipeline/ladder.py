@@ -143,9 +143,11 @@ class Ladder:
         for digest, _, outcome in train_finals(
             self.session, [(row, 0) for row in rows], self.rate, self._count_finals()
         ):
-            failed = outcome.failure or outcome.test is None
-            numbers = (None, None) if failed else (outcome.loss, outcome.error)
-            self._store(promotions[digest], numbers, outcome.seconds, outcome.failure)
+            failure = outcome.failure or (
+                "" if outcome.test and outcome.weights else "it has no test result or weights"
+            )
+            numbers = (None, None) if failure else (outcome.loss, outcome.error)
+            self._store(promotions[digest], numbers, outcome.seconds, failure)
 
     def _repeat_finals(self) -> None:
         """Train the finalists on the further seeds of the finals."""

@@ -6,8 +6,7 @@ from statistics import fmean, stdev
 
 from blendsearch.errors import RunError
 from blendsearch.results.records import ComparisonTable, FoundNetwork, MethodSummary, PairedDifference, Spread
-from blendsearch.results.summary import describe_evaluation
-from blendsearch.runs.config.method_registry import get_method
+from blendsearch.results.summary import describe_evaluation, has_accuracy, rank_finals
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_evaluated, select_highest_fidelity
 from blendsearch.runs.records import Evaluation, FinalResult, TestResult
@@ -16,7 +15,10 @@ from blendsearch.runs.run import Run, list_runs, open_run
 CONFIDENCE = 0.95
 
 TRAINED_SUFFIX = ", trained"
-"""Ends the name of such a method where its network has these weights, not the recovered ones."""
+"""Ends the name of a row whose networks are compared after their training, not after the recovery of the search."""
+
+BEST_RULE = f"best rule{TRAINED_SUFFIX}"
+"""The best baseline among the networks that the run's own method trained."""
 
 Found = dict[int, FoundNetwork]
 """The best networks of one method by seed."""
@@ -25,16 +27,23 @@ Found = dict[int, FoundNetwork]
 def summarize_comparison(run: Run) -> ComparisonTable:
     """Compare `run` with its finished controls.
 
-    The baselines are rows too: those in the first generation of the run's own method. A method that trains its network
-    has two rows: the cut recovered from the dense weights like every other, and ``, trained``. Raises RunError where
-    the run has not finished.
+    The baselines are rows too: those in the first generation of the run's own method. A method with trained networks
+    has two rows: the best cut recovered from the dense weights like every other, and, after training, ``, trained``.
+    Where the run's own method trained networks, such rows are compared with its trained one, and decide the verdict.
+    Raises RunError where the run has not finished.
     """
     by_method = _collect_results(run)
     own = run.config.method
     if not by_method.get(own):
         raise RunError(f"run {run.name!r} has not finished: resume it, then compare")
-    rows = tuple(_summarize_method(name, by_method[own], found) for name, found in by_method.items())
-    return ComparisonTable(run=run.name, budget=_format_budget(run), methods=rows, verdict=_format_verdict(rows))
+    trained = by_method.get(f"{own}{TRAINED_SUFFIX}")
+    rows = tuple(
+        _summarize_method(name, trained if trained and name.endswith(TRAINED_SUFFIX) else by_method[own], found)
+        for name, found in by_method.items()
+    )
+    decisive = [row for row in rows if row.name.endswith(TRAINED_SUFFIX)] if trained else rows
+    verdict = _format_verdict(sorted(decisive, key=lambda row: row.difference is not None))
+    return ComparisonTable(run=run.name, budget=_format_budget(run), methods=rows, verdict=verdict)
 
 
 def _collect_results(run: Run) -> dict[str, Found]:
@@ -56,8 +65,11 @@ def _collect_run(run: Run, *, baselines: bool) -> dict[str, FoundNetwork]:
         probes = len(store.read_probes())
     method, best = run.config.method, _select_best(run, rows, promoted, tests)
     found: dict[str, FoundNetwork] = {method: replace(best, evaluations=best.evaluations + probes)}
-    if get_method(method).traits.trains_itself and finals:
-        found[f"{method}{TRAINED_SUFFIX}"] = _use_final_metrics(best, finals)
+    if finals:
+        found[f"{method}{TRAINED_SUFFIX}"] = _select_best_final(run, rows, finals, best.evaluations + probes)
+        rules = [row for row in rows if Origin.parse(row.origin).is_baseline and baselines]
+        if any(item.digest == row.digest for row in rules for item in finals):
+            found[BEST_RULE] = _select_best_final(run, rules, finals, len(rules))
     if baselines:
         kinds = _group_by_kind(rows)
         # a network of the method itself may have its name as a kind of baseline
@@ -73,11 +85,23 @@ def _group_by_kind(rows: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
     return kinds
 
 
-def _use_final_metrics(result: FoundNetwork, finals: Sequence[FinalResult]) -> FoundNetwork:
-    """Replace the metrics of a network by those of the weights that its method trained."""
-    chosen = next(item for item in finals if item.digest == result.cut)
-    val, test = 1 - chosen.error, 1 - chosen.test_error
-    return replace(result, val_loss=chosen.loss, val_accuracy=val, test_accuracy=test)
+def _select_best_final(
+    run: Run, rows: Sequence[Evaluation], finals: Sequence[FinalResult], evaluations: int
+) -> FoundNetwork:
+    """Select the network of `rows` with the lowest validation error after training; metrics are means over seeds."""
+    row, done = rank_finals(rows, finals)[0]
+    facts, accuracies = describe_evaluation(run, row, {}), has_accuracy(run)
+    return FoundNetwork(
+        seed=run.config.seed,
+        cut=facts.cut,
+        origin=Origin.parse(facts.origin).label,
+        evaluations=evaluations,
+        macs_ratio=facts.macs_ratio,
+        params_ratio=facts.params_ratio,
+        val_loss=fmean(item.loss for item in done),
+        val_accuracy=1 - fmean(item.error for item in done) if accuracies else None,
+        test_accuracy=1 - fmean(item.test_error for item in done) if accuracies else None,
+    )
 
 
 def _select_best(

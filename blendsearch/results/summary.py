@@ -29,7 +29,7 @@ from blendsearch.runs.pareto import (
     select_front,
     select_highest_fidelity,
 )
-from blendsearch.runs.records import Evaluation, FinalResult, Latency, Promotion, TestResult
+from blendsearch.runs.records import Evaluation, FinalResult, Latency, Promotion, RungResult, TestResult
 from blendsearch.runs.run import Run
 
 
@@ -41,7 +41,7 @@ def summarize_run(run: Run) -> RunSummary:
     costs, further = make_cost_reader(run), make_extra_metrics_reader(run)
     finals = tuple(
         _describe_final(run, row, done, costs(row, stored.latencies))
-        for row, done in _rank_finals(stored.rows, stored.finals)
+        for row, done in rank_finals(stored.rows, stored.finals)
     )
 
     def describe_rows(rows: Sequence[Evaluation]) -> tuple[NetworkRecord, ...]:
@@ -128,7 +128,7 @@ def select_network(run: Run, selector: str) -> Evaluation:
     """
     stored = _read_store(run)
     if selector == "best" and stored.finals:
-        return _read_completely(run, _rank_finals(stored.rows, stored.finals)[0][0])
+        return _read_completely(run, rank_finals(stored.rows, stored.finals)[0][0])
     if selector in ("best", "knee"):
         chosen = _select_on_front(run, selector, select_highest_fidelity(stored.rows, stored.promotions))
         return _read_completely(run, chosen)
@@ -167,6 +167,10 @@ def _compare_fidelities(run: Run, stored: "_StoredResults") -> tuple[FidelityAgr
         promote = run.config.promote
         images = ", unused images" if promote.images == "unused" else ""
         stages.append((f"{promote.fidelity}{images}", {item.digest: item.loss for item in stored.promotions}))
+    for rung in sorted({item.rung for item in stored.rungs}):
+        losses = {item.digest: item.loss for item in stored.rungs if item.rung == rung and not item.failure}
+        if rung <= len(run.config.ladder.rungs):
+            stages.append((f"rung {rung}", losses))
     if stored.finals:
         grouped = _group_finals(stored.finals)
         stages.append(("final", {key: fmean(item.loss for item in done) for key, done in grouped.items()}))
@@ -191,7 +195,7 @@ def _group_finals(finals: Sequence[FinalResult]) -> dict[str, list[FinalResult]]
     return by_digest
 
 
-def _rank_finals(
+def rank_finals(
     rows: Sequence[Evaluation], finals: Sequence[FinalResult]
 ) -> list[tuple[Evaluation, list[FinalResult]]]:
     """Rank the fine-tuned networks by mean validation error, the lowest first, each with its fine-tunes."""
@@ -224,6 +228,7 @@ class _StoredResults(NamedTuple):
     finals: list[FinalResult]
     latencies: dict[str, Latency]
     promotions: list[Promotion]
+    rungs: list[RungResult]
     ladder: LadderRecord | None
 
 
@@ -236,5 +241,6 @@ def _read_store(run: Run) -> _StoredResults:
             store.read_finals(),
             store.read_latencies(),
             store.read_promotions(),
+            store.read_rungs(),
             read_ladder(run, store),
         )

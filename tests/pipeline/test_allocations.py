@@ -221,3 +221,13 @@ def test_the_method_by_name_judges_one_network_of_its_own(
 def test_what_does_not_go_together_is_refused(quick: dict[str, Any], changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_config(quick | changes, "test")
+
+
+def test_torch_prunings_widths_seed_a_search(quick: dict[str, Any], useless: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("torch_pruning")
+    seeds = {"evaluations": 16, "population": 4, "seeds": ["torch-pruning"]}
+    searched(tmp_path, "from", quick_on(quick, useless, search=seeds), capsys)
+    with open_run(tmp_path, "from").open_store(read_only=True) as store:
+        rows = [row for row in store.read_evaluations() if "equal blend torch-pruning" in row.origin]
+    dense = open_run(tmp_path, "from").structure["dense"]["macs"]
+    assert len(rows) == 1 and rows[0].macs <= 0.5 * dense

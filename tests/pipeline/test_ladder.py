@@ -112,6 +112,9 @@ def test_costs_are_counted_and_shown(climbed: Path, capsys: pytest.CaptureFixtur
     assert plan.compute_cost() * 0.97 <= cost.trainings <= plan.compute_cost() <= cost.limit == 4.5
     # 24 networks at half the dense cost, each on 269 validation images and 128 for recalibration
     assert cost.evaluations == pytest.approx(24 * 0.5 * dense * (269 + 128), rel=0.03)
+    pairs = [(item.cheaper, item.dearer, item.networks) for item in summarize_run(run).fidelities]
+    names = ["recalibrated", "rung 1", "rung 2", "final"]
+    assert pairs == list(zip(names[:-1], names[1:], plan.sizes, strict=True))
     assert cost.probes == cost.further_seeds == 0
     assert cost.rungs + cost.finals == pytest.approx(cost.trainings * cost.one_training)
     sentence = f"{plan.sizes[0]} at 10%, {plan.sizes[1]} at 50%, {plan.sizes[2]} at 100%"
@@ -164,6 +167,29 @@ def test_a_ladder_killed_by_the_system_ends_bit_for_bit_the_same(
     assert forget_seconds(rungs) == forget_seconds(whole_rungs)
     assert forget_seconds(finals) == forget_seconds(whole_finals)
     assert [(row.digest, row.loss) for row in rows] == [(row.digest, row.loss) for row in others]
+
+
+def test_controls_are_compared_after_training(
+    climbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(climbed / "one", tmp_path / "one")
+    main(["compare", "one", "--runs", str(tmp_path), "--seeds", "1", "--controls", "random,scratch-long"])
+    random_rungs = read(tmp_path / "one" / "controls", "random-3")[1]
+    assert max(item.rung for item in random_rungs) == 3  # random networks climb the same ladder
+    assert not (tmp_path / "one" / "controls" / "random-3" / "training").exists()
+    capsys.readouterr()
+    main(["compare", "one", "--runs", str(tmp_path), "--controls", "none", "--json"])
+    table = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in table["methods"]}
+    trained = {"blended, trained", "best rule, trained", "random, trained", "scratch-long, trained"}
+    assert trained | {"blended", "random", "scratch-long"} <= rows.keys()
+    own = rows["blended, trained"]["found"][0]
+    best = min(read(tmp_path, "one")[2], key=lambda item: (item.error, item.loss))
+    assert own["cut"] == best.digest and own["test_accuracy"] == pytest.approx(1 - best.test_error)
+    for name in trained - {"blended, trained"}:
+        other = rows[name]["found"][0]["test_accuracy"]
+        assert rows[name]["difference"]["mean"] == pytest.approx(own["test_accuracy"] - other)
+    assert ", trained" in table["verdict"]
 
 
 def test_finals_within_noise_are_said_to_be() -> None:

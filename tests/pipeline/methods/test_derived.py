@@ -23,6 +23,7 @@ from blendsearch.pipeline.methods.derived.rates import (
     interpolate_widths,
     select_widths,
 )
+from blendsearch.pipeline.methods.derived.spec import DerivedConfig
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
 from blendsearch.pipeline.problem.problem import Problem
@@ -201,3 +202,26 @@ def test_it_ends_at_the_budget_and_goes_on_where_it_was_stopped(
 
 def _never(event: Event) -> None:
     raise AssertionError(f"{event.kind} again")
+
+
+@pytest.mark.slow
+def test_the_retrained_network_keeps_the_accuracy_of_the_digits(tmp_path: Path) -> None:
+    tree = {
+        "method": "derived",
+        "model": {"factory": "digits_net", "train": {"epochs": 20, "rate": 0.1, "batch_size": 64}},
+        "data": {"dataset": "digits", "val_size": 0.3},
+        "budget": {"macs": 0.4},
+        "fitness": {"device": "cpu"},
+        "engine": {"threads": 1},
+    }
+    problem = build_problem(parse_config(tree, "test"), ignore_event)
+    run = record(problem, tmp_path, "one", ["test"])
+    steps: list[MethodProgress] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, MethodProgress):
+            steps.append(event)
+
+    derive_widths(make_session(run, problem, report))
+    assert steps[-1].facts["macs_ratio"] <= 0.4 and steps[-1].facts["val_accuracy"] >= 0.96
+    assert len(steps) < problem.config.get_options(DerivedConfig).steps  # no step was forced

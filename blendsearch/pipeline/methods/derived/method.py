@@ -21,7 +21,9 @@ Only the abstract is public. Choices beyond it:
   small, after steps that were undone: the tolerance is doubled and the bound grows. The step that passes the budget is
   shortened to the budget, all groups by the same factor. At the search limit all groups are narrowed to the budget by
   one ratio. As an allocation at several budgets, widths between and beyond the steps are interpolated the same way.
-- Retraining starts from recalibrated batch-norms and follows `derived.tuning`; the last one adds `derived.final`.
+- Retraining starts from recalibrated batch-norms and follows `derived.tuning`; the last one adds `derived.final`. On a
+  small data set, one epoch is a few steps of SGD: nearly every step is then undone, and the last one, forced to the
+  budget, removes most channels at once.
 
 It runs in the searching process. A resumed run continues after its last step.
 """

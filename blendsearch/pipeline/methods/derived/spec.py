@@ -11,6 +11,20 @@ from blendsearch.runs.config.sections import Positive, ScheduleConfig, Section
 PruningRate = Annotated[float, Field(ge=0, lt=1)]
 
 
+class RetrainingConfig(ScheduleConfig):
+    """The retraining after every step. It must recover the accuracy, which decides whether the step stands."""
+
+    epochs: Annotated[float, Field(gt=0)] = 5.0
+    rate: Annotated[float, Field(gt=0)] = 0.03
+    batch_size: Positive = 64
+
+
+class LastRetrainingConfig(RetrainingConfig):
+    """The retraining of the last network, from which the last step may have removed many channels at once."""
+
+    epochs: Annotated[float, Field(gt=0)] = 20.0
+
+
 class DerivedConfig(Section):
     """Options of the derivation (method.py).
 
@@ -29,8 +43,8 @@ class DerivedConfig(Section):
     grow: Annotated[float, Field(gt=1)] = 2.0
     shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
     steps: Positive = 20
-    tuning: ScheduleConfig = ScheduleConfig(epochs=1.0)
-    final: ScheduleConfig | None = None
+    tuning: RetrainingConfig = RetrainingConfig()
+    final: LastRetrainingConfig | None = LastRetrainingConfig()
 
 
 SPEC = MethodSpec(

@@ -1,6 +1,7 @@
 """Method ``torch-pruning``: the channels that Torch-Pruning's own pruners would remove, as cuts of this package.
 
-Torch-Pruning is an optional dependency (``blendsearch[peers]``), used by this control only. Its pruner lists the
+As an allocation or a seed of other searches, it gives the widths of the global pruner. Torch-Pruning is an optional
+dependency (``blendsearch[peers]``), used here only. Its pruner lists the
 channels group by group and does not prune: the network is cut by this package's surgery, so that both sides are
 evaluated on equal terms.
 """
@@ -12,16 +13,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.genome import Genome
 from blendsearch.errors import ConfigError, ModelError
 from blendsearch.pipeline.methods.method import Method
 from blendsearch.pipeline.methods.one_network import FixedCandidates
 from blendsearch.pipeline.optimizers.base import Optimizer
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import ALWAYS, Cut
 from blendsearch.structure.trace import Structure
 from blendsearch.zoo.shortcut import PaddedShortcut
+
+NAME = "torch-pruning"
+WIDEST = 10.0
+"""Largest factor by which the widths of a cut are scaled to reach the budget."""
 
 STEPS = 18
 """Halvings of the interval of its pruning ratio; the last changes no channel of any known network."""
@@ -135,6 +142,17 @@ class TorchPruning(Method):
     def make_optimizer(self, problem: Problem) -> Optimizer:
         """Make the optimizer that proposes these networks alone."""
         return FixedCandidates(problem, make_torch_pruning_cuts(problem))
+
+    def prepare_allocation(self, session: SearchSession) -> PreparedAllocation | None:
+        """Find the widths of the global pruner at the budget, for other methods; this one has its own networks."""
+        problem = session.problem
+        if problem.config.method == NAME:
+            return None
+        ((_, cut), _) = make_torch_pruning_cuts(problem)
+        counts, allowed = problem.structure.maps.count_kept(cut).astype(np.float64), problem.decoder.allowed
+        # a pruning ratio is coarse: all groups are widened by one factor as far as the budget allows
+        rule = make_path_rule(NAME, allowed, lambda level: np.minimum(counts * level, allowed.sizes), (0.0, WIDEST))
+        return PreparedAllocation(rule)
 
     def make_baselines(self, problem: Problem) -> list[tuple[str, Genome]]:
         """Return none: the cuts come from Torch-Pruning."""

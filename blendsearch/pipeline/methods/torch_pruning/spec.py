@@ -12,6 +12,7 @@ SPEC = MethodSpec(
         transform="never",
         fixed_widths=False,
         population=False,
+        seeds_others=True,
         control="default",
     ),
     defaults={

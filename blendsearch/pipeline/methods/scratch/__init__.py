@@ -1,0 +1,1 @@
+"""Method ``scratch``: train the uniformly pruned network from random weights."""
