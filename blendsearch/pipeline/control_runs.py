@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from blendsearch.engine.factory import check_engine, start_engine
 from blendsearch.errors import ConfigError
-from blendsearch.events import ControlStarted, Reporter
+from blendsearch.events import ControlStarted, Reporter, ignore_event
 from blendsearch.pipeline.loop import attach_engine, attach_training_store, search
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
@@ -56,7 +56,7 @@ def run_control(
     running = start_engine(engine, problem.evaluator, config.finals.workers)
     try:
         with held.lock():
-            problem = attach_training_store(held, problem, running, report)
+            problem = attach_training_store(held, problem, running, ignore_event)
             search(held, problem, running, attach_engine(running, held, report))
     finally:
         running.close()

@@ -19,12 +19,6 @@ class RetrainingConfig(ScheduleConfig):
     batch_size: Positive = 64
 
 
-class LastRetrainingConfig(RetrainingConfig):
-    """The retraining of the last network, from which the last step may have removed many channels at once."""
-
-    epochs: Annotated[float, Field(gt=0)] = 20.0
-
-
 class DerivedConfig(Section):
     """Options of the derivation (method.py).
 
@@ -44,7 +38,7 @@ class DerivedConfig(Section):
     shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
     steps: Positive = 20
     tuning: RetrainingConfig = RetrainingConfig()
-    final: LastRetrainingConfig | None = LastRetrainingConfig()
+    final: RetrainingConfig | None = None
 
 
 SPEC = MethodSpec(
