@@ -36,8 +36,9 @@ def list_code(config: Config) -> list[str]:
         *config.task.get_function_names().values(),
     ]
     hub = ["huggingface"] if config.data.dataset == "huggingface" else []  # whose loader may run a set's own code
-    named = [place for name in functions if (place := name.rpartition(":")[0]) not in BUILT_IN_PREFIXES]
-    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *filter(None, named), *hub]
+    sources = [name.rpartition(":")[0] for name in functions]
+    named = [source for source in sources if source not in BUILT_IN_PREFIXES]
+    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *named, *hub]
     return list(dict.fromkeys(modules))
 
 

@@ -15,7 +15,7 @@ from run_files import row
 
 import blendsearch as bs
 from blendsearch.cli.main import main
-from blendsearch.errors import RunError
+from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs import trust
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import open_run
@@ -317,3 +317,41 @@ def test_files_have_the_permissions_of_the_umask(searched: Path, tmp_path: Path)
     assert {item.stat().st_mode & 0o777 for item in (tmp_path / "out").iterdir()} == {0o640}
     stored = {item.stat().st_mode & 0o777 for item in (searched / "one").rglob("*.safetensors")}
     assert stored == {0o666 & ~before}
+
+
+NAMED = {
+    "model": {"factory": "a:make", "weights": "factory"},
+    "data": {"dataset": "b.data:make"},
+    "task": {"evaluate": "c:evaluate", "evaluate_test": "c:test", "loss": "d:loss"},
+    "training": {"train_fn": "e:train"},
+    "budget": {"macs": 0.5},
+}
+
+
+def test_all_code_that_a_config_names_is_listed() -> None:
+    assert trust.list_code(parse_config(NAMED, "test")) == ["a", "b.data", "e", "d", "c"]
+    plain = {"factory": "timm:resnet18", "weights": "factory"}
+    for dataset, modules in (("digits", []), ("torchvision:CIFAR10", []), ("huggingface", ["huggingface"])):
+        tree = {**NAMED, "model": plain, "data": {"dataset": dataset}, "task": {}, "training": {}}
+        assert trust.list_code(parse_config(tree, "test")) == modules
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "model.factory"),
+        ({"model": {"factory": "timm:resnet18", "weights": "factory"}}, "model.factory"),
+        ({"model": {"factory": "torchvision:resnet18", "weights": "factory"}}, "model.weights factory .* downloads"),
+        ({"task": NAMED["task"]}, "task.loss is not taken from a network"),
+        ({"data": NAMED["data"]}, "is no name of a data set"),
+        ({"data": {"dataset": "torchvision:CIFAR10"}}, "is no name of a data set"),
+        ({"data": {"dataset": "huggingface", "name": "a/b"}}, "data.dataset huggingface is not taken from a network"),
+    ],
+)
+def test_code_and_downloads_are_not_taken_from_a_network(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    from blendsearch.service.config_policy import parse_remote_config
+
+    plain = {"model": {"factory": "digits_net", "train": {}}, "data": {"dataset": "digits"}, "budget": {"macs": 0.5}}
+    text = yaml.safe_dump({**plain, **change} if change else NAMED)
+    with pytest.raises(ConfigError, match=message):
+        parse_remote_config(text, [], tmp_path)
