@@ -185,6 +185,10 @@ class Evaluator:
 
     def build_network(self, request: Request) -> nn.Module:
         """Return the pruned, refitted and recovered network of a request, in evaluation mode."""
+        with seed_rngs(request.seed):  # of networks that draw random numbers in evaluation mode too
+            return self._build_network(request)
+
+    def _build_network(self, request: Request) -> nn.Module:
         cut = request.unpack_cut()
         source = self.model if self.tuned is None or cut.all() else self.tuned
         module = convert_to_channels_last(narrow(source, self.maps, cut).eval())

@@ -209,6 +209,13 @@ def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """Count the multiply-accumulates of one forward pass of `example`; torch counts them per operation."""
     skip_dynamo(_FlopCounterMode.__torch_dispatch__)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(example)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter would follow the gradient of a parameter that is a module's input
+        parameter.requires_grad_(False)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(example)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops()) // 2

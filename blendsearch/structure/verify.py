@@ -116,7 +116,8 @@ def _compare_outputs(expected: Sequence[Tensor], pruned: nn.Module, images: Tens
 
 
 def _is_constant(tensor: Tensor) -> bool:
-    return not tensor.numel() or bool((tensor == tensor.flatten()[0]).all())
+    """Return True if a tensor of several numbers shows no effect of the channels, or has no number."""
+    return not tensor.numel() or (tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()))
 
 
 def run_with_mean_draws(model: nn.Module, images: Tensor, seed: int = 0) -> list[Tensor]:

@@ -24,14 +24,16 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.one, self.norm, self.two = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 12, 3)
-        self.out, self.rare, self.couples = nn.Linear(12, 3), nn.Conv2d(12, 12, 1), couples
+        self.free, self.out = nn.Conv2d(12, 8, 1), nn.Linear(8, 3)
+        self.rare, self.couples = nn.Conv2d(12, 12, 1), couples
 
     def forward(self, x: Tensor) -> Tensor:
         z = F.relu(self.norm(self.one(x)))
         z = self.two(z.softmax(dim=1) if self.couples else z)
         if x.max() > 100:
             z = self.rare(z)
-        return self.out(F.dropout(F.relu(z), 0.2, training=True).mean(dim=(2, 3)))
+        z = F.relu(self.free(F.relu(z)))
+        return self.out(F.dropout(z, 0.2, training=True).mean(dim=(2, 3)))
 
 
 def search(tmp_path: Path, model: nn.Module, **options: Any) -> Any:

@@ -38,7 +38,7 @@ class Features(nn.Module):
         return self.head(torch.cat([found["low"].mean(dim=(2, 3)), found["high"].mean(dim=(2, 3))], dim=1))
 
 
-@pytest.mark.parametrize(("model", "prefix"), [(Features(), "body."), (fx.symbolic_trace(Body()), "")])
+@pytest.mark.parametrize(("model", "prefix"), [(Features(), "body."), (fx.symbolic_trace(Body().eval()), "")])
 def test_graph_modules_are_copied_and_cut(model: nn.Module, prefix: str) -> None:
     structure = trace_randomized(model, IMAGES)
     assert get_widths(structure) == {f"{prefix}one": 16, f"{prefix}two": 12}

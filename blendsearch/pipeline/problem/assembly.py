@@ -26,7 +26,7 @@ from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.folding import fold_computed_weights
 from blendsearch.structure.preconditions import check_structure
 from blendsearch.structure.trace import MAX_IMAGES, Structure, trace_structure
-from blendsearch.task import CLASSIFICATION, Task
+from blendsearch.task import CLASSIFICATION, Task, seed_rngs
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.refit import RefitOptions, Refitter, make_refitter
@@ -118,7 +118,8 @@ def make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
         task=traced.task,
         hooks=traced.hooks,
     )
-    refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
+    with seed_rngs(config.seed):
+        refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
     return Evaluator(traced.model, structure.maps, traced.splits, recipe, traced.device, refitter, fitness.against)
 
 

@@ -250,7 +250,7 @@ def _check(model: nn.Module) -> None:
             continue
         if parameter.dtype != torch.float32:
             raise ModelError(f"{called} has {parameter.dtype} parameters: give it in float32 (model.float())")
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(parameter.detach()).all():
             raise ModelError(f"{called} holds NaN or infinity in {name}: take its weights from before that")
     for name, buffer in model.named_buffers():
         if bad := find_bad_values(name, buffer, is_parameter=False):
