@@ -5,6 +5,7 @@ without a field, end the build (and a test) with the name.
 """
 
 import argparse
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -268,7 +269,7 @@ def describe_events() -> str:
         if "kind" not in vars(item) or item is events.MethodProgress:
             continue
         words = " ".join((item.__doc__ or "").split("Attributes")[0].split())
-        named = [name for name in item.__dataclass_fields__ if name != "metrics"]
+        named = [field.name for field in dataclasses.fields(item) if field.name != "metrics"]
         fields = ", ".join(f"`{name}`" for name in named) or "none"
         lines += [f"`{item.kind}`", f": {_escape(words)}", f"  Fields: {fields}.", ""]
     lines += [

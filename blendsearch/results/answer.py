@@ -79,7 +79,7 @@ class Answer(Record):
 
     Attributes
     ----------
-    sentences: the first names the network to take; a second one the knee, where it is another network.
+    sentences: the first names the network to take; a second one a smaller network, about as accurate or the knee.
     command: what to do next, as a shell command.
     hint: a further step that improves the network, or empty.
     dense, rows: the short table, the cheapest first.
@@ -271,15 +271,29 @@ class _Composer:
         if _is_poor(rows[best.id]):
             begin = "The best network found is"
         found = [f"{begin} {self._name(rows[best.id])}: {self._format_gains(rows[best.id], dense)}."]
-        if knee is not None and self._get_cost(knee) < SMALLER * self._get_cost(best):
-            gains = self._format_gains(rows[knee.id], dense)
-            found.append(f"Or, smaller, {self._name(rows[knee.id])} at the knee of the front: {gains}.")
+        other = self._find_smaller(best, knee, rows)
+        if other is not None:
+            place = " at the knee of the front" if other is knee else ""
+            gains = self._format_gains(rows[other.id], dense)
+            found.append(f"Or, smaller, {self._name(rows[other.id])}{place}: {gains}.")
         if not self._run.finished:
             state = "is running" if self._run.running else "stopped"
             with self._run.open_store(read_only=True) as store:
                 done = store.read_last_id()
             found.append(f"The search {state}: {done} of {self._run.config.search.evaluations} networks are evaluated.")
         return tuple(found)
+
+    def _find_smaller(
+        self,
+        best: NetworkRecord | FinalRecord,
+        knee: NetworkRecord | FinalRecord | None,
+        rows: Mapping[int, AnswerRow],
+    ) -> NetworkRecord | FinalRecord | None:
+        """Find a clearly cheaper network of the table: about as accurate by validation, or else the knee."""
+        least = self._get_quality(best) - MANY_POINTS
+        near = [row for row in self._candidates if row.id in rows and self._get_quality(row) >= least]
+        choices = [min(near, key=self._get_cost), *([] if knee is None else [knee])]
+        return next((row for row in choices if self._get_cost(row) < SMALLER * self._get_cost(best)), None)
 
     def _format_gains(self, row: AnswerRow, dense: AnswerRow | None) -> str:
         machine = "this machine" if self._is_here else "the machine of the search"

@@ -61,6 +61,7 @@ VOLATILE = (
     "left",
     "per_minute",
     "seconds_left",
+    "answer",  # composed from the other keys, and a latency that is measured when a search ends
     "bytes",
     "path",
     "at",

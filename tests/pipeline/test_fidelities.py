@@ -22,6 +22,8 @@ def searched(tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixtur
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(quick))
     main(["search", str(path), "--runs", str(tmp_path), "--name", "one"])
+    capsys.readouterr()
+    main(["front", "one", "--all", "--runs", str(tmp_path)])
     assert "Kendall's tau between recalibrated and tuned losses" in capsys.readouterr().out
     main(["front", "one", "--runs", str(tmp_path), "--json"])
     return tmp_path, json.loads(capsys.readouterr().out)

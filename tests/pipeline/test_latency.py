@@ -148,7 +148,7 @@ def test_a_search_is_held_to_all_four_budgets_and_reports_them(
         assert row["latency_predicted"] <= row["latency_ratio"]
         assert row["latency_measured"] <= row["latency_ratio"] + 0.01
     assert found["dense"][0]["memory_ratio"] == 1
-    main(["front", "four", "--runs", str(tmp_path)])
+    main(["front", "four", "--all", "--runs", str(tmp_path)])
     said = capsys.readouterr().out
     assert all(column in said for column in ("memory", "latency", "measured", "batch 1, float32"))
 

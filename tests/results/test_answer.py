@@ -104,6 +104,13 @@ def test_the_table_is_short_and_pareto_optimal_in_accuracy(runs: Path) -> None:
     assert sum("best" in row.mark for row in answer.rows) == 1
 
 
+def test_a_smaller_network_that_is_about_as_accurate_is_named(runs: Path) -> None:
+    run = open_run(runs, "digits")
+    rows = [network(run, 100, 0.2, 0.80), network(run, 101, 0.3, 0.886), network(run, 102, 0.5, 0.89)]
+    first, second = answer_of(run, rows).sentences
+    assert first.startswith("Take network 102") and second.startswith("Or, smaller, network 101: 3.3x fewer MACs")
+
+
 def test_a_network_that_loses_much_is_not_recommended(runs: Path) -> None:
     run = open_run(runs, "single")
     assert answer_of(run, [network(run, 13, 0.37, 0.5)]).sentences[0].startswith("The best network found is")
