@@ -190,7 +190,7 @@ def test_overrides_reach_nested_fields_and_paths_are_expanded(monkeypatch: pytes
     ("changes", "says"),
     [
         ({"search": {"optimizer": "cma"}, "budget": {"macs": [0.3, 0.5]}}, "cma searches at one budget"),
-        ({"search": {"optimizer": "cma", "blend": "group"}}, "with search.blend network"),
+        ({"search": {"optimizer": "cma", "blend": "group"}}, "with search.blend clusters or network"),
         ({"search": {"blend": "group", "population": 10}}, "multiple of 4"),
         ({"method": "legr", "criteria": {"pool": ["l1"]}}, "put it in criteria.pool"),
         ({"method": "legr", "budget": {"macs": [0.3, 0.5]}}, "searches at one budget"),
