@@ -127,7 +127,9 @@ def _copy_module(module: nn.Module, make_tensor: Callable[[Tensor], Tensor], mem
     done = memo.get(id(module))
     if done is not None:
         return done  # type: ignore[return-value]
-    new = object.__new__(module.__class__)  # an fx.GraphModule would make a class without forward
+    # an fx.GraphModule makes a class of its own, whose forward pass is compiled below
+    kind = module.__class__
+    new = kind.__new__(kind) if isinstance(module, fx.GraphModule) else object.__new__(kind)
     memo[id(module)] = new
     state: dict[str, object] = {}
     new.__dict__ = state
