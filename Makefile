@@ -8,7 +8,7 @@ check:
 	uv run lint-imports
 
 test:
-	uv run pytest
+	uv run pytest -n 2
 
 docs:
 	uv run --group docs sphinx-build -W --keep-going -q -b html docs docs/_build
