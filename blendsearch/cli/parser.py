@@ -144,6 +144,7 @@ def _add_probe(verbs: "Verbs") -> None:
     )
     parser.add_argument("--ray", metavar="WHERE", help=f"{RAY_CHOICES} (default: engine.ray)")
     parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
+    _add_quiet(parser)
     parser.set_defaults(trust=True)  # a config is the user's own
     _add_json(parser, "one JSON object at the end instead of text")
 

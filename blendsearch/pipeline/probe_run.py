@@ -7,6 +7,7 @@ from blendsearch.engine.base import Engine
 from blendsearch.errors import BudgetError, ConfigError
 from blendsearch.events import Reporter, Warned
 from blendsearch.pipeline.launch import set_up_run
+from blendsearch.pipeline.methods.rules.spec import SPEC
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import Config
@@ -40,8 +41,9 @@ def make_probe_config(config: Config, options: ProbeOptions) -> Config:
     tuning = tree["finals"]["tuning"]
     epochs = min(tuning["epochs"], max(LEAST_EPOCHS, options.share * tuning["epochs"]))
     finals = tree["finals"] | {"picks": 1, "seeds": 1, "stages": 1, "tuning": tuning | {"epochs": epochs}}
-    rules = {"factors": list(options.factors), "trained": options.rules}
-    return parse_config(tree | {"method": "rules", "budget": budget, "finals": finals, "rules": rules}, "the probe")
+    section = {"factors": list(options.factors), "trained": options.rules}
+    tree |= {"method": SPEC.name, "budget": budget, "finals": finals, SPEC.section_name: section}
+    return parse_config(tree, "the probe")
 
 
 def set_up_probe(

@@ -28,7 +28,7 @@ class Faulty(Evaluator):
         folder = Path(os.environ["FAULTS_DIR"])
         plan = json.loads((folder / "plan.json").read_text())
         fault = plan.get(asked.digest, plan.get("*", ""))
-        work = f"{asked.digest} {asked.fidelity} {asked.split} {asked.seed}"
+        work = f"{asked.digest} {asked.fidelity} {asked.split} {asked.seed} {asked.stop:g}"
         first = ("begin", work) not in lines(folder)
         write(folder, "begin", work)
         outcome = self._failing(fault, first, asked)

@@ -118,7 +118,7 @@ def test_costs_are_counted_and_shown(climbed: Path, capsys: pytest.CaptureFixtur
     assert cost.probes == cost.further_seeds == 0
     assert cost.rungs + cost.finals == pytest.approx(cost.trainings * cost.one_training)
     sentence = f"{plan.sizes[0]} at 10%, {plan.sizes[1]} at 50%, {plan.sizes[2]} at 100%"
-    for words in (["front", "one"], ["status", "one"], ["report", "one", "--to", str(climbed / "one.html")]):
+    for words in (["front", "one", "--all"], ["status", "one"], ["report", "one", "--to", str(climbed / "one.html")]):
         capsys.readouterr()
         main([*words, "--runs", str(climbed)])
         assert sentence in capsys.readouterr().out

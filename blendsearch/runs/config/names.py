@@ -18,6 +18,10 @@ MODELS = ("cifar_resnet", "cifar_vgg16_bn", "digits_net")
 """Bundled networks, the keys of `blendsearch.zoo.factory.ZOO`."""
 
 
+HUGGING_FACE = "huggingface"
+"""The data set whose name is `data.name`."""
+
+
 def check_names(config: Config) -> None:
     """Raise ConfigError or ModelError for a name that is neither bundled nor that of user-defined code."""
     for error in (find_wrong_model(config), find_wrong_data(config), find_wrong_criterion(config)):
@@ -40,9 +44,12 @@ def find_wrong_model(config: Config) -> BlendsearchError | None:
 
 def find_wrong_data(config: Config) -> BlendsearchError | None:
     """Find an unknown name of a data set or an augmentation."""
-    if config.criteria.modules or config.data.dataset.startswith(f"{PYTHON_PREFIX}:"):
+    dataset = config.data.dataset
+    if config.criteria.modules or dataset.startswith(f"{PYTHON_PREFIX}:"):
         return None  # user-defined modules may register any
-    wanted = [("data.dataset", config.data.dataset, list_bundled_names("data", "register_dataset"))]
+    wanted = []
+    if ":" not in dataset and dataset != HUGGING_FACE:
+        wanted = [("data.dataset", dataset, (*list_bundled_names("data", "register_dataset"), HUGGING_FACE))]
     known = list_bundled_names("data", "register_augmentation")
     wanted += [("augmentation", name, known) for name in (*config.data.augment, *config.criteria.augment)]
     for title, name, names in wanted:

@@ -25,7 +25,8 @@ QUICK: dict[str, Any] = {
 @pytest.mark.parametrize("name", list_method_names())
 def test_the_contract_of_a_method(name: str, quick: dict[str, Any], tmp_path: Path) -> None:
     module = f"blendsearch.pipeline.methods.{name.replace('-', '_')}.spec"
-    check_method(name, quick | QUICK, tmp_path, module=module)
+    spanned = {"budget": {"macs": [0.25, 0.5]}, name: {"factors": [2, 4], "trained": 1}} if name == "rules" else {}
+    check_method(name, quick | QUICK | spanned, tmp_path, module=module)
 
 
 def test_no_module_outside_a_method_names_it() -> None:
