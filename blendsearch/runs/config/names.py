@@ -37,7 +37,7 @@ def find_wrong_model(config: Config) -> BlendsearchError | None:
     near = difflib.get_close_matches(factory, MODELS, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ModelError(
-        f"no model is called {factory!r}: {hint}expected one of {', '.join(MODELS)}, torchvision:NAME or "
+        f"no model is called {factory!r}: {hint}expected one of {', '.join(MODELS)}, torchvision:NAME, timm:NAME or "
         "module:function"
     )
 
