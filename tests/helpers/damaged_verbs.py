@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.errors import BlendsearchError
+from blendsearch.runs.store import Store
 from blendsearch.service.app import make_app
 from blendsearch.service.security import Authenticator
 from blendsearch.service.workspace import Workspace
@@ -91,6 +92,10 @@ class Drive:
     def __post_init__(self) -> None:
         self.runs, self.out = self.folder / "runs", self.folder / "out"
         self.runs.mkdir(parents=True, exist_ok=True)
+        current = self.folder / "template"  # with the tables of this version, which opening a run for writing adds
+        restore_run(self.template, current)
+        Store(current / "run.sqlite").close()
+        self.template = current
         restore_run(self.template, self.runs / "other")
         self.client = TestClient(
             make_app(Workspace(self.runs), Authenticator(TOKEN), frozenset({"127.0.0.1"})),

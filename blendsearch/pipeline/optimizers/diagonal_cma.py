@@ -20,6 +20,9 @@ Vector = NDArray[np.float64]
 LEAST_VARIANCE = 1e-12
 """Least variance of a gene, as a part of its first one."""
 
+LARGEST = 1e9
+"""No number of a state is larger: genes are in [-1, 1]."""
+
 
 class Sample(np.ndarray):
     """A vector with a DEAP fitness: its rank, the best first."""
@@ -100,6 +103,10 @@ class DiagonalStrategy(cma.Strategy):  # type: ignore[misc]
             raise ValueError("the state of its strategy is not one of this space")
         if current["size"] < 1 or current["generation"] < 0 or not current["sigma"] > 0:
             raise ValueError("the state of its strategy is not one of this space")
+        if max(abs(item).max(initial=0) for item in (mean, spread, variances, *paths)) > LARGEST or (
+            current["sigma"] > LARGEST
+        ):
+            raise ValueError("a number in the state of its strategy is too large")
         if spread.min(initial=0) < 0 or variances.min(initial=1) <= 0:
             raise ValueError("a variance of its strategy is negative")
         found = cls(mean, spread, current["size"])
