@@ -40,10 +40,11 @@ def test_a_moved_run_stops_and_resumes_at_its_new_place(
     assert f"{search.run / 'run.sqlite'} was deleted or moved while it was in use" in line
     assert not list(search.run.iterdir())
     before = rows(tmp_path, "moved")
-    ended = len(faulty.counted(tmp_path, "end"))
+    # trainings of the ladder and of the rates are in tables of their own
+    ended = [work for work in faulty.counted(tmp_path, "end") if not {"probe", "final"} & set(work.split())]
     main(["resume", "moved", "--runs", str(tmp_path)])
     assert before <= rows(tmp_path, "moved")
-    assert len(before) == ended, "an evaluation that had ended was lost"
+    assert len(before) == len(ended), "an evaluation that had ended was lost"
     assert front(tmp_path, "moved", capsys) == front(tmp_path, "whole", capsys)
 
 
