@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters, merge_clusters
-from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, check_genes, normalize_ranks
+from blendsearch.blend.genome import Genome, GenomeFields, SignedSpace, check_genes, normalize_ranks
 from blendsearch.blend.network_space import DEVIATION_SCALE, WEIGHT_SCALE
 from blendsearch.criteria.table import ScoreTable
 
@@ -23,7 +23,7 @@ CLUSTER_SPREAD, MEMBER_SPREAD, DEVIATION_SPREAD = 0.175, 0.1, 0.15
 
 
 @dataclass(frozen=True, eq=False)
-class ClusterSpace(ClusteredSpace):
+class ClusterSpace(SignedSpace):
     """Space of one run, see `genome.Space`. All genes of a blend are in [-1, 1].
 
     They are a weight per cluster of the network (K), a gene per criterion, and with `deviations` one per group and
@@ -41,22 +41,10 @@ class ClusterSpace(ClusteredSpace):
         return merge_clusters(self.clusters, len(self.criteria))
 
     @property
-    def integers(self) -> int:
-        return 0
-
-    @cached_property
     def genes(self) -> int:
         """Number of genes of a blend."""
         clusters = len(self.network_clusters)
         return clusters + len(self.criteria) + (self.groups * clusters if self.deviations else 0)
-
-    @property
-    def low(self) -> NDArray[np.float64]:
-        return np.full(self.genes, -1.0)
-
-    @property
-    def high(self) -> NDArray[np.float64]:
-        return np.ones(self.genes)
 
     @property
     def spread(self) -> NDArray[np.float64]:

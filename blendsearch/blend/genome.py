@@ -162,6 +162,28 @@ class ClusteredSpace:
         return np.asarray(facts.get("transform", [-BASELINE_GENE] * self.layers), dtype=np.float64)
 
 
+@dataclass(frozen=True, eq=False)
+class SignedSpace(ClusteredSpace):
+    """Base of the spaces whose blend has real genes alone, all in [-1, 1]."""
+
+    @property
+    def genes(self) -> int:
+        """Number of genes of a blend."""
+        raise NotImplementedError
+
+    @property
+    def integers(self) -> int:
+        return 0
+
+    @property
+    def low(self) -> NDArray[np.float64]:
+        return np.full(self.genes, -1.0)
+
+    @property
+    def high(self) -> NDArray[np.float64]:
+        return np.ones(self.genes)
+
+
 def unflatten_genome(space: Space, genes: Sequence[float]) -> Genome:
     """Build the genome from the genes of `Genome.flatten`. Raises ValueError for another number of genes."""
     numbers = np.asarray(genes, dtype=np.float64)

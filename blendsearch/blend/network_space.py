@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.blend.clustering import Clusters
-from blendsearch.blend.genome import ClusteredSpace, Genome, GenomeFields, Space, check_genes, normalize_ranks
+from blendsearch.blend.genome import Genome, GenomeFields, SignedSpace, Space, check_genes, normalize_ranks
 from blendsearch.criteria.table import ScoreTable
 
 WEIGHT_SCALE = 4.0
@@ -30,7 +30,7 @@ class BlendSpace(Space, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkSpace(ClusteredSpace):
+class NetworkSpace(SignedSpace):
     """Space of one run, see `genome.Space`. A blend's genes, all in [-1, 1]: a weight per criterion, then deviations.
 
     With `deviations`, there is one for each group and cluster, (groups, K). A criterion's weight in a group is exp(4
@@ -40,21 +40,9 @@ class NetworkSpace(ClusteredSpace):
     deviations: bool = True
 
     @property
-    def integers(self) -> int:
-        return 0
-
-    @property
     def genes(self) -> int:
         """Number of genes of a blend."""
         return len(self.criteria) + (self.groups * self.max_clusters if self.deviations else 0)
-
-    @property
-    def low(self) -> NDArray[np.float64]:
-        return np.full(self.genes, -1.0)
-
-    @property
-    def high(self) -> NDArray[np.float64]:
-        return np.ones(self.genes)
 
     @property
     def spread(self) -> NDArray[np.float64]:

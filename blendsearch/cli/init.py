@@ -80,7 +80,7 @@ def _format_budget(text: str) -> str:
 
 
 def _describe_model(arguments: argparse.Namespace) -> tuple[str, list[str]]:
-    """Describe the section of the model, and what was found out about it."""
+    """Describe the section of the model, and its facts."""
     checkpoint: Path | None = arguments.checkpoint
     if checkpoint is None:
         factory = arguments.model or "digits_net"

@@ -16,10 +16,10 @@ from torch.utils.data import Dataset
 from blendsearch.data.datasets import DEFAULT_ROOT, DataSpec
 from blendsearch.data.pixel_depth import convert_pixels
 from blendsearch.data.sampling import format_error
+from blendsearch.data.source_names import HUGGING_FACE
 from blendsearch.errors import ConfigError, DataError
 from blendsearch.user_code import import_function
 
-HUGGING_FACE = "huggingface"
 PARTS = ("train", "val", "test")
 PART_NAMES = {"val": ("validation", "val", "valid"), "test": ("test",), "train": ("train",)}
 """Names of each part in data sets of Hugging Face; without a test part, the validation part is divided."""
@@ -71,11 +71,6 @@ class SelectedItems(Dataset[Any]):
         if self.image_size is not None:
             value = _crop(value, self.image_size, Image.Resampling.BILINEAR if is_image else Image.Resampling.NEAREST)
         return value if is_image else np.asarray(value)
-
-
-def is_source(dataset: str) -> bool:
-    """Return True for names that `load_source` reads."""
-    return ":" in dataset or dataset == HUGGING_FACE
 
 
 def load_source(spec: DataSpec) -> UserData:

@@ -14,6 +14,7 @@ import os
 import secrets
 from pathlib import Path
 
+from blendsearch.data.source_names import HUGGING_FACE
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
@@ -35,7 +36,7 @@ def list_code(config: Config) -> list[str]:
         *config.training.get_function_names().values(),
         *config.task.get_function_names().values(),
     ]
-    hub = ["huggingface"] if config.data.dataset == "huggingface" else []  # whose loader may run a set's own code
+    hub = [HUGGING_FACE] if config.data.dataset == HUGGING_FACE else []  # whose loader may run a set's own code
     sources = [name.rpartition(":")[0] for name in functions]
     named = [source for source in sources if source not in BUILT_IN_PREFIXES]
     modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *named, *hub]

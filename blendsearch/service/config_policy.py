@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from blendsearch.data.source_names import HUGGING_FACE
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
@@ -141,7 +142,7 @@ def _check_names(config: Config) -> None:
         raise ConfigError("engine.ray is not taken from a network: expected off or local")
     if config.data.download:
         raise ConfigError("data.download is not taken from a network: put the data below the server's --data")
-    if config.data.dataset == "huggingface":
+    if config.data.dataset == HUGGING_FACE:
         raise ConfigError(
             "data.dataset huggingface is not taken from a network: put the data below the server's --data"
         )

@@ -17,7 +17,6 @@ other arm, with its 95 % interval by the paired t-test over the seeds.
 """
 
 import argparse
-import copy
 import dataclasses
 import json
 import math
@@ -26,13 +25,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import yaml
-from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from setting import Arguments, load_problem, make_config
+from setting import Arguments, compare_paired, get_weights_path, load_problem, make_config, make_random_model
 
 from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.fitness.evaluator import make_request
@@ -48,6 +45,9 @@ from blendsearch.training.training_store import FolderStore
 
 RATE, WEIGHT = 0.05, 0.7
 POOL = ("l1", "l2", "fpgm", "lamp", "taylor_gate", "fisher", "bn_gamma", "apoz")
+
+ARMS = ("search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random")
+"""In the order in which they run: the costs of others follow from that of the search."""
 
 
 class Setting(NamedTuple):
@@ -70,41 +70,49 @@ SETTINGS = {
 
 def main() -> None:
     asked = parse_arguments()
-    setting = SETTINGS[asked.setting]
-    arguments = Arguments(
-        asked.work, asked.out, asked.tier, asked.seeds, asked.epochs, asked.base_epochs, setting.macs,
-        setting.network, setting.dataset, asked.precision,
-    )  # fmt: skip
+    arguments = make_arguments(asked)
     torch.set_num_threads(1)
     load_problem(arguments)  # trains the base network once
     table = Table(asked.out, {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs})
     for seed in range(asked.seeds):
         experiment = Experiment(arguments, asked.evaluations, table, seed)
-        for arm in ("search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random"):
+        for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
                 table.add(arm, **experiment.run(arm))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("setting", choices=SETTINGS)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data, base weights and runs")
-    parser.add_argument("--out", type=Path, help="default: SETTING.json beside this script")
-    parser.add_argument("--tier", choices=("small", "full"), default="small")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=float, default=30)
-    parser.add_argument("--base-epochs", type=float, default=20)
-    parser.add_argument("--evaluations", type=int, default=200)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser = make_parser(__doc__.splitlines()[0], seeds=5, evaluations=200)
     parser.add_argument(
-        "--arms",
-        type=lambda text: text.split(";"),
-        default=["search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random"],
-        help="arms, separated by semicolons",
+        "--arms", type=lambda text: text.split(";"), default=list(ARMS), help="arms, separated by semicolons"
     )
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}.json")
     return asked
+
+
+def make_parser(description: str, seeds: int, evaluations: int) -> argparse.ArgumentParser:
+    """Make the parser of the options that all experiments on `SETTINGS` share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, base weights, checkpoints and runs")
+    parser.add_argument("--out", type=Path, help="default: beside this script, named after the setting")
+    parser.add_argument("--tier", choices=("small", "full"), default="small")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--epochs", type=float, default=30)
+    parser.add_argument("--base-epochs", type=float, default=20)
+    parser.add_argument("--evaluations", type=int, default=evaluations)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    return parser
+
+
+def make_arguments(asked: argparse.Namespace) -> Arguments:
+    """Make the arguments of the network and data that the parsed setting names."""
+    setting = SETTINGS[asked.setting]
+    return Arguments(
+        asked.work, asked.out, asked.tier, asked.seeds, asked.epochs, asked.base_epochs, setting.macs,
+        setting.network, setting.dataset, asked.precision,
+    )  # fmt: skip
 
 
 class Experiment:
@@ -142,9 +150,7 @@ class Experiment:
     def _run_method(self, method: str, epochs: float) -> Run:
         name = f"{method}-{self.seed}"
         tree = make_config(self.arguments).model_dump(mode="json", exclude_defaults=True)
-        base = f"{self.arguments.network.replace(':', '')}-{self.arguments.dataset}-{self.arguments.tier}"
-        weights = self.arguments.work / f"{base}-{self.arguments.base_epochs:g}.safetensors"
-        tree["model"] = tree["model"] | {"weights": str(weights), "train": None}
+        tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
         tree["data"] |= {"val_limit": 2000}
         tree["criteria"] = {"pool": list(POOL)}
         tree["search"] = {"evaluations": self.evaluations}
@@ -217,16 +223,6 @@ class Experiment:
         }
 
 
-def make_random_model(problem: Problem, seed: int) -> torch.nn.Module:
-    """Copy the dense network with new random weights."""
-    model = copy.deepcopy(problem.model)
-    torch.manual_seed(seed)
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    return model.eval()
-
-
 class Table:
     """The rows of all arms, written after each; a row that is there is not made again."""
 
@@ -257,10 +253,8 @@ class Table:
             differences = [own[row["seed"]] - row["test"] for row in rows if row["seed"] in own]
             if name == "search" or not differences:
                 continue
-            mean, half = float(np.mean(differences)), math.nan
-            if len(differences) > 1:
-                error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-                half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+            interval = compare_paired(differences, [0.0] * len(differences))
+            mean, half = interval["mean"], interval["half_width"]
             low, high = (None, None) if math.isnan(half) else (round(mean - half, 2), round(mean + half, 2))
             entry = {"arm": name, "difference": round(mean, 2), "low": low, "high": high, "seeds": len(differences)}
             found.append(entry)

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from compare import POOL, RATE, SETTINGS, WEIGHT
+from compare import POOL, RATE, WEIGHT, make_arguments, make_parser
 from elastic import tune
 from scipy import stats
 from setting import Arguments, Results, load_problem
@@ -51,11 +51,7 @@ PREDICTORS = (
 
 def main() -> None:
     asked = parse_arguments()
-    setting = SETTINGS[asked.setting]
-    arguments = Arguments(
-        asked.work, asked.out, asked.tier, asked.seeds, asked.epochs, asked.base_epochs, setting.macs,
-        setting.network, setting.dataset, asked.precision,
-    )  # fmt: skip
+    arguments = make_arguments(asked)
     torch.set_num_threads(1)
     problem = load_problem(arguments, {"criteria": {"pool": list(POOL)}, "search": {"evaluations": asked.evaluations}})
     results = Results(arguments, setting=asked.setting, rate=RATE, weight=WEIGHT, evaluations=asked.evaluations)
@@ -72,17 +68,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("setting", choices=SETTINGS)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data, base weights and checkpoints")
-    parser.add_argument("--out", type=Path, help="default: what_to_find-SETTING.json beside this script")
-    parser.add_argument("--tier", choices=("small", "full"), default="small")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--epochs", type=float, default=30)
-    parser.add_argument("--base-epochs", type=float, default=20)
-    parser.add_argument("--evaluations", type=int, default=150)
+    parser = make_parser(__doc__.splitlines()[0], seeds=2, evaluations=150)
     parser.add_argument("--tune-epochs", type=float, default=0, help="length of an elastic tune; 0 for none")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"what_to_find-{asked.setting}.json")
     return asked

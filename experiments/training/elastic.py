@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
-from setting import Results, compare_paired, load_problem, parse_arguments
+from setting import Results, compare_paired, get_weights_path, load_problem, parse_arguments
 from torch import nn
 
 from blendsearch.fitness.evaluator import Evaluator, make_request
@@ -44,8 +44,7 @@ def main() -> None:
     problem = load_problem(arguments)
     tune_epochs = min(TUNE_EPOCHS, arguments.epochs / 3)
     results = Results(arguments, rate=RATE, weight=WEIGHT, tune_epochs=tune_epochs, tune_rate=TUNE_RATE)
-    name = f"{arguments.network.replace(':', '')}-{arguments.dataset}-{arguments.tier}-{arguments.base_epochs:g}"
-    store = FolderStore(arguments.work / f"elastic-{name}-{tune_epochs:g}")
+    store = FolderStore(arguments.work / f"elastic-{get_weights_path(arguments).stem}-{tune_epochs:g}")
     recipe = dataclasses.replace(problem.evaluator.recipe, distillation=WEIGHT, views=8)
     dense = dataclasses.replace(problem.evaluator, store=store, recipe=recipe)
     tuned = dataclasses.replace(dense, tuned=tune(problem, store, tune_epochs))

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 import math
@@ -110,11 +111,15 @@ def prepare_data(arguments: Arguments, split: str) -> Path:
     return small
 
 
+def get_weights_path(arguments: Arguments) -> Path:
+    """Return the file of the base weights, which is named after the network, data, tier and epochs."""
+    name = f"{arguments.network.replace(':', '')}-{arguments.dataset}-{arguments.tier}-{arguments.base_epochs:g}"
+    return arguments.work / f"{name}.safetensors"
+
+
 def load_problem(arguments: Arguments, sections: Mapping[str, dict] | None = None) -> Problem:
     """Build the problem with base weights trained once and kept in `work`; `sections` replace those of the config."""
-    config = make_config(arguments)
-    name = f"{arguments.network.replace(':', '')}-{arguments.dataset}-{arguments.tier}-{arguments.base_epochs:g}"
-    weights = arguments.work / f"{name}.safetensors"
+    config, weights = make_config(arguments), get_weights_path(arguments)
     if not weights.exists():
         _train(config, weights)
     tree = config.model_dump(mode="json")
@@ -145,6 +150,16 @@ def make_cut(problem: Problem, baseline: str = "l1 uniform") -> Cut:
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
+
+
+def make_random_model(problem: Problem, seed: int) -> torch.nn.Module:
+    """Copy the dense network with new random weights."""
+    model = copy.deepcopy(problem.model)
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return model.eval()
 
 
 class Results:

@@ -9,13 +9,11 @@ of the early stages of `staged` cost; and `scratch`, the same architecture from 
 percent. Staged cutting is accepted at +1.0 points at equal epochs and +0.5 points at equal MACs.
 """
 
-import copy
 import dataclasses
 import time
 
 import numpy as np
-import torch
-from setting import Results, compare_paired, load_problem, make_cut, parse_arguments
+from setting import Results, compare_paired, load_problem, make_cut, make_random_model, parse_arguments
 
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.problem import Problem
@@ -85,16 +83,6 @@ def compute_macs_ratio(problem: Problem, cut: Cut, epochs: float, staging: Stagi
     bounds = staging.compute_bounds(Schedule(epochs, RATE).count_steps(len(problem.splits.train)))
     macs = np.array([float(problem.structure.oracle.compute_ratio("macs", maps.count_kept(one))) for one in plan.cuts])
     return round(float((np.diff(bounds) * macs).sum() / (bounds[-1] * macs[-1])), 3)
-
-
-def make_random_model(problem: Problem, seed: int) -> torch.nn.Module:
-    """Copy the dense network with new random weights."""
-    model = copy.deepcopy(problem.model)
-    torch.manual_seed(seed)
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    return model.eval()
 
 
 def summarize(results: Results) -> dict[str, dict[str, float] | bool]:

@@ -172,7 +172,7 @@ def test_no_training_of_a_rung_is_repeated(schedule: str, prepared: Problem, tmp
 
 
 def test_the_optimizer_learns_ranks(prepared: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[list[CandidateResult]] = []
+    ranked: list[list[CandidateResult]] = []
     make = generational.make_search_optimizer
 
     def make_watched(problem: Problem) -> Any:
@@ -180,7 +180,7 @@ def test_the_optimizer_learns_ranks(prepared: Problem, tmp_path: Path, monkeypat
         tell = optimizer.tell
 
         def watch(results: Any) -> None:
-            told.append(list(results))
+            ranked.append(list(results))
             tell(results)
 
         optimizer.tell = watch  # type: ignore[method-assign]
@@ -188,7 +188,7 @@ def test_the_optimizer_learns_ranks(prepared: Problem, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(generational, "make_search_optimizer", make_watched)
     run_through(begin(prepared, tmp_path, "one"), prepared, LocalEngine(prepared.evaluator))
-    assert all(results == sorted(results, key=lambda item: item.rank) for results in told)
-    assert all(any(item.rung for item in results) for results in told)
-    for item in (item for results in told for item in results):
+    assert all(results == sorted(results, key=lambda item: item.rank) for results in ranked)
+    assert all(any(item.rung for item in results) for results in ranked)
+    for item in (item for results in ranked for item in results):
         assert (item.rung_loss is None) == (item.rung == 0)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from blendsearch.data.sources import UserData, is_source, load_source
+from blendsearch.data.source_names import is_source
+from blendsearch.data.sources import UserData, load_source
 from blendsearch.data.splits import DataSpec, Splits, load_splits
 from blendsearch.data.user_data import load_user_splits
 from blendsearch.errors import ConfigError, ModelError, RunError

@@ -11,15 +11,12 @@ from functools import cache
 from pathlib import Path
 
 from blendsearch.criteria.registry import ENTRY_POINTS, POOL_MODULES
+from blendsearch.data.source_names import HUGGING_FACE, is_source
 from blendsearch.errors import BlendsearchError, ConfigError, ModelError
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 
 MODELS = ("cifar_resnet", "cifar_vgg16_bn", "digits_net")
 """Bundled networks, the keys of `blendsearch.zoo.factory.ZOO`."""
-
-
-HUGGING_FACE = "huggingface"
-"""The data set whose name is `data.name`."""
 
 
 def check_names(config: Config) -> None:
@@ -48,7 +45,7 @@ def find_wrong_data(config: Config) -> BlendsearchError | None:
     if config.criteria.modules or dataset.startswith(f"{PYTHON_PREFIX}:"):
         return None  # user-defined modules may register any
     wanted = []
-    if ":" not in dataset and dataset != HUGGING_FACE:
+    if not is_source(dataset):
         wanted = [("data.dataset", dataset, (*list_bundled_names("data", "register_dataset"), HUGGING_FACE))]
     known = list_bundled_names("data", "register_augmentation")
     wanted += [("augmentation", name, known) for name in (*config.data.augment, *config.criteria.augment)]

@@ -1,0 +1,9 @@
+"""Names of data sets that come from outside; known without importing torch."""
+
+HUGGING_FACE = "huggingface"
+"""The data set whose name is `data.name`."""
+
+
+def is_source(dataset: str) -> bool:
+    """Return True for names that `data.sources.load_source` reads."""
+    return ":" in dataset or dataset == HUGGING_FACE
