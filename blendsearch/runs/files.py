@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 from blendsearch.errors import RunError
@@ -46,6 +47,8 @@ def check_in_place(path: Path, identity: tuple[int, int] | None) -> None:
     now = read_identity(path)
     if now == identity:
         return
+    if now is None:
+        _wait_for_deletion(path.parent)
     if path.parent.is_dir():
         event = "deleted or moved" if now is None else "replaced by another file"
         remedy = "move it back, with its -wal file, and resume"
@@ -53,6 +56,13 @@ def check_in_place(path: Path, identity: tuple[int, int] | None) -> None:
         path, event = path.parent, "deleted or moved"
         remedy = "if it was moved, resume it where it is now"
     raise RunError(f"{path} was {event} while it was in use: nothing more is written; {remedy}")
+
+
+def _wait_for_deletion(folder: Path, seconds: float = 1.0) -> None:
+    """Wait while `folder` may still be being deleted: its files go first, one by one, and it is the cause to name."""
+    end = time.monotonic() + seconds
+    while folder.is_dir() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def suggest_remedy(error: OSError) -> str:
