@@ -5,7 +5,7 @@
 Every seed searches once (`search`: the default method, from its first evaluation to the end of its finals) and counts
 the multiply-accumulates of all evaluations and trainings. The other arms are trained by the same recipe:
 
-- `rule`: the best known rule by the search's own evaluation, for the epochs of the finals;
+- `rule`: the known rule (one criterion, uniform or global) of the least loss in the search, for the epochs of the finals;
 - `rule, equal cost`: the same network, for as many epochs as the whole search cost;
 - `scratch, equal cost`: the architecture of that rule from random weights, for as many epochs;
 - `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
@@ -36,7 +36,7 @@ from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.results.summary import summarize_run
-from blendsearch.runs.pareto import select_best_baselines, select_evaluated
+from blendsearch.runs.pareto import select_evaluated
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.groups import Cut, unpack_cut
 from blendsearch.training.schedule import Schedule
@@ -172,7 +172,7 @@ class Experiment:
         run = open_run(self.runs, f"blended-{self.seed}")
         problem = restore(run)
         with run.open_store(read_only=True) as store:
-            rows = [row for row in select_best_baselines(select_evaluated(store.read_evaluations())) if row.id]
+            rows = [row for row in select_evaluated(store.read_evaluations()) if is_known_rule(row.origin)]
         best = min(rows, key=lambda row: (row.loss, row.id))
         cut = unpack_cut(best.cut, problem.structure.maps.channels)
         outcome = self._train(problem, cut, epochs, is_random=is_random)
@@ -221,6 +221,15 @@ class Experiment:
             "total_macs": total,
             "epochs": epochs,
         }
+
+
+def is_known_rule(origin: str) -> bool:
+    """Return whether an evaluation is of one criterion with uniform or global widths, which needs no search.
+
+    An evaluation that several baselines share has their names joined.
+    """
+    names = origin.split(" = ")
+    return any(name.endswith((" uniform", " global")) and "blend" not in name for name in names)
 
 
 class Table:

@@ -254,7 +254,7 @@ def run_script(folder: Path, tmp_path: Path, mode: str) -> "subprocess.Popen[str
 
 
 def test_a_script_without_a_main_guard_is_not_run_again(folder: Path, tmp_path: Path) -> None:
-    output, _ = run_script(folder, tmp_path, "run").communicate(timeout=120)
+    output, _ = run_script(folder, tmp_path, "run").communicate(timeout=400)
     assert output.split() == ["started", "reading", "5"]
 
 

@@ -309,8 +309,12 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "depthwise layers": {"transform": "depthwise", "budget": {"macs": 0.4}, "fitness": {"against": "dense"}},
 }
 
+QUICK = {"blended", "derived", "finals", "latency"}
 
-@pytest.mark.parametrize("name", SEARCHES)
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SEARCHES]
+)
 def test_a_search_runs_on_the_card_and_is_restored_there(name: str, tmp_path: Path) -> None:
     tree = copy.deepcopy(SEARCH)
     for section, values in SEARCHES[name].items():

@@ -113,13 +113,13 @@ def test_the_same_seed_proposes_the_same_cuts_and_another_seed_others(name: str)
     check_seeding(case(name))
 
 
-@pytest.mark.parametrize("workers", [1, 40])
+@pytest.mark.parametrize("workers", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EVERY)
 def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: str, workers: int) -> None:
     check_steady_candidates(case(name), workers)
 
 
-@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("workers", [1, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LEARNING)
 def test_one_at_a_time_better_cuts_are_found_than_the_first(name: str, workers: int) -> None:
     check_steady_learning(case(name), workers)
