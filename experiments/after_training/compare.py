@@ -5,7 +5,7 @@
 Every seed searches once (`search`: the default method, from its first evaluation to the end of its finals) and counts
 the multiply-accumulates of all evaluations and trainings. The other arms are trained by the same recipe:
 
-- `rule`: the known rule (one criterion, uniform or global) of the least loss in the search, for the epochs of the finals;
+- `rule`: the known rule (a criterion, uniform or global) of the least loss in the search, for the epochs of the finals;
 - `rule, equal cost`: the same network, for as many epochs as the whole search cost;
 - `scratch, equal cost`: the architecture of that rule from random weights, for as many epochs;
 - `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
