@@ -9,6 +9,7 @@ epochs and 0.5 at equal MACs.
 """
 
 import dataclasses
+import itertools
 import time
 
 from setting import Results, compare_paired, load_problem, make_cut, make_parser, read_arguments
@@ -69,7 +70,7 @@ def compute_cost_ratio(problem: Problem, cut: Cut, staging: Staging) -> float:
     oracle, steps = problem.structure.oracle, 1_000_000
     macs = [int(oracle.compute_cost("macs", held.maps.count_kept(stage))) for stage in plan.cuts]
     bounds = staging.compute_bounds(steps)
-    spent = sum(cost * (end - start) for cost, start, end in zip(macs, bounds, bounds[1:], strict=True))
+    spent = sum(cost * (end - start) for cost, (start, end) in zip(macs, itertools.pairwise(bounds), strict=True))
     return spent / (steps * macs[-1])
 
 
