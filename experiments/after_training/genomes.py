@@ -30,9 +30,9 @@ from blendsearch.structure.groups import unpack_cut
 
 GENOMES: dict[str, dict[str, Any]] = {
     "clusters, weights inside": {"blend": "clusters", "members": "weights"},
+    "a weight per criterion": {"blend": "network"},
     "clusters, choice inside": {"blend": "clusters", "members": "choice"},
     "clusters, mean inside": {"blend": "clusters", "members": "mean"},
-    "a weight per criterion": {"blend": "network"},
 }
 
 
@@ -46,8 +46,8 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in GENOMES}
     if asked.out.exists():
         rows |= {entry["name"]: entry["seeds"] for entry in json.loads(asked.out.read_text())["genomes"]}
-    for seed in range(asked.seeds):
-        for name in GENOMES:
+    for name in GENOMES:
+        for seed in range(asked.seeds):
             if all(row["seed"] != seed for row in rows[name]):
                 rows[name].append(run_search(arguments, name, seed, asked.evaluations))
                 print(name, rows[name][-1], flush=True)
