@@ -54,15 +54,6 @@ class Arguments:
 
 
 def parse_arguments(description: str, file: str, **defaults: object) -> Arguments:
-    return read_arguments(make_parser(description, file, **defaults).parse_args())
-
-
-def read_arguments(asked: argparse.Namespace) -> Arguments:
-    return Arguments(**vars(asked))
-
-
-def make_parser(description: str, file: str, **defaults: object) -> argparse.ArgumentParser:
-    """Make the parser of the options that all training experiments share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--work", type=Path, required=True, help="folder for decoded data and base weights")
     parser.add_argument("--out", type=Path, default=Path(file).with_suffix(".json"))
@@ -75,7 +66,7 @@ def make_parser(description: str, file: str, **defaults: object) -> argparse.Arg
     parser.add_argument("--dataset", choices=("cifar10", "cifar100"), default="cifar100")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.set_defaults(**defaults)
-    return parser
+    return Arguments(**vars(parser.parse_args()))
 
 
 def make_config(arguments: Arguments) -> Config:

@@ -1,90 +1,105 @@
-"""Cutting in stages during the training, against one cut before it, at equal epochs and at equal MACs.
+"""Staged, pressed cutting against one cut before training, at equal epochs and at equal training MACs.
 
-    python experiments/training/staged.py --work DIR [--tier small|full] [--seeds 5] [--epochs 12] [--stages 4]
+    python experiments/training/staged.py --work DIR [--tier small|full] [--seeds 5] [--epochs 12]
 
-One cut (uniform, by L1) of a network at the budget. Each seed trains it after one cut (refitted), and in stages from
-the dense network (`finals.stages`). Stages train wider networks, so that `equal MACs` gives the training after one cut
-as many more epochs as the stages cost. Accuracies are in percent. Staged cutting is accepted at 1.0 points at equal
-epochs and 0.5 at equal MACs.
+One cut (uniform, by L1) of a ResNet-20 (small tier) or ResNet-56 (full tier) on CIFAR-10, at 1/11.4 of its MACs. Each
+seed trains it by five arms: `one cut`; `staged`; `staged, long press`, where channels decay over whole stages and the
+final network has three quarters of the epochs; `one cut, equal macs`, with as many more epochs as the larger networks
+of the early stages of `staged` cost; and `scratch`, the same architecture from random weights. Accuracies are in
+percent. Staged cutting is accepted at +1.0 points at equal epochs and +0.5 points at equal MACs.
 """
 
 import dataclasses
-import itertools
 import time
 
-from setting import Results, compare_paired, load_problem, make_cut, make_parser, read_arguments
+import numpy as np
+from setting import Results, compare_paired, load_problem, make_cut, make_random_model, parse_arguments
 
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.structure.groups import Cut
-from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.staged import Staging, make_stage_plan
+from blendsearch.training.staged import ONE_CUT, Staging, make_stage_plan
 from blendsearch.training.training_store import FolderStore
 
 RATE = 0.05
+STAGINGS = {"staged": Staging(4), "staged, long press": Staging(4, last=0.75, press=1.0, power=8.0)}
+DEPTHS = {"small": 20, "full": 56}
+ACCEPTED = {"one cut": 1.0, "one cut, equal macs": 0.5}
 
 
 def main() -> None:
-    parser = make_parser(__doc__.splitlines()[0], __file__)
-    parser.add_argument("--stages", type=int, default=4)
-    asked = parser.parse_args()
-    staging = Staging(stages=asked.stages)
-    del asked.stages
-    arguments = read_arguments(asked)
+    arguments = parse_arguments(__doc__.splitlines()[0], __file__, network="", dataset="cifar10", macs=1 / 11.4)
+    arguments = dataclasses.replace(
+        arguments, network=arguments.network or f"cifar_resnet:{DEPTHS[arguments.tier]}", macs=round(arguments.macs, 4)
+    )
     problem = load_problem(arguments)
     cut = make_cut(problem)
-    ratio = compute_cost_ratio(problem, cut, staging)
-    facts = {"rate": RATE, "stages": staging.stages, "press": staging.press, "last": staging.last}
-    results = Results(arguments, cost_ratio=round(ratio, 3), **facts)
+    ratios = {arm: compute_macs_ratio(problem, cut, arguments.epochs, staging) for arm, staging in STAGINGS.items()}
+    stagings = {arm: dataclasses.asdict(staging) for arm, staging in STAGINGS.items()}
+    results = Results(arguments, rate=RATE, stagings=stagings, training_macs_ratios=ratios)
+    evaluator = dataclasses.replace(problem.evaluator, store=FolderStore(arguments.work / f"store-{arguments.tier}"))
     schedule = Schedule(arguments.epochs, RATE, warmup=0.05)
-    longer = dataclasses.replace(schedule, epochs=arguments.epochs * ratio)
-    recipe = dataclasses.replace(problem.evaluator.recipe, final=schedule)
-    recipes = {
-        "one cut": recipe,
-        "staged": dataclasses.replace(recipe, staging=staging),
-        "one cut, equal MACs": dataclasses.replace(recipe, final=longer),
+    longer = dataclasses.replace(schedule, epochs=arguments.epochs * ratios["staged"])
+
+    def run(arm: str, seed: int) -> None:
+        if results.has(arm=arm, seed=seed):
+            return
+        schedule, staging = arms[arm]
+        recipe = dataclasses.replace(evaluator.recipe, final=schedule, staging=staging)
+        used = dataclasses.replace(evaluator, recipe=recipe)
+        if arm == "scratch":
+            used = dataclasses.replace(used, model=make_random_model(problem, seed), refitter=None)
+        request = make_request(cut, "final", seed, "both", repeat=list(arms).index(arm))
+        start = time.process_time()
+        outcome = used.evaluate(request)
+        assert outcome.test is not None, outcome.failure
+        results.add(
+            arm=arm,
+            seed=seed,
+            epochs=round(schedule.epochs, 2),
+            val=round(100 - 100 * outcome.error, 2),
+            test=round(100 - 100 * outcome.test[1], 2),
+            processor_seconds=round(time.process_time() - start, 1),
+        )
+        evaluator.store.delete(request.key)
+
+    arms = {
+        "one cut": (schedule, ONE_CUT),
+        **{arm: (schedule, staging) for arm, staging in STAGINGS.items()},
+        "one cut, equal macs": (longer, ONE_CUT),
+        "scratch": (schedule, ONE_CUT),
     }
     for seed in range(arguments.seeds):
-        for number, (arm, held) in enumerate(recipes.items()):
-            if not results.has(arm=arm, seed=seed):
-                store = FolderStore(arguments.work / f"staged-{arguments.tier}-{number}")
-                results.add(arm=arm, seed=seed, epochs=held.final.epochs, **train(problem, cut, held, seed, store))
+        for arm in arms:
+            run(arm, seed)
         results.write(**summarize(results))
 
 
-def train(problem: Problem, cut: Cut, recipe: Recipe, seed: int, store: FolderStore) -> dict[str, float]:
-    """Train the cut by a recipe; return its accuracies in percent, and the processor seconds."""
-    start, request = time.process_time(), make_request(cut, "final", seed, "both")
-    outcome = dataclasses.replace(problem.evaluator, recipe=recipe, store=store).evaluate(request)
-    store.delete(request.key)
-    assert outcome.test is not None, outcome.failure
-    val, test = (round(100 - 100 * error, 2) for error in (outcome.error, outcome.test[1]))
-    return {"val": val, "test": test, "processor_seconds": round(time.process_time() - start, 1)}
+def compute_macs_ratio(problem: Problem, cut: Cut, epochs: float, staging: Staging) -> float:
+    """Return the training MACs of the stages over those of the final network in all epochs."""
+    evaluator, maps = problem.evaluator, problem.structure.maps
+    plan = make_stage_plan(problem.model, maps, cut, problem.splits, evaluator.device, staging)
+    bounds = staging.compute_bounds(Schedule(epochs, RATE).count_steps(len(problem.splits.train)))
+    macs = np.array([float(problem.structure.oracle.compute_ratio("macs", maps.count_kept(one))) for one in plan.cuts])
+    return round(float((np.diff(bounds) * macs).sum() / (bounds[-1] * macs[-1])), 3)
 
 
-def compute_cost_ratio(problem: Problem, cut: Cut, staging: Staging) -> float:
-    """Return the MACs of a training in stages, in units of the same training after one cut."""
-    held = problem.evaluator
-    plan = make_stage_plan(held.model, held.maps, cut, held.splits, held.device, staging)
-    oracle, steps = problem.structure.oracle, 1_000_000
-    macs = [int(oracle.compute_cost("macs", held.maps.count_kept(stage))) for stage in plan.cuts]
-    bounds = staging.compute_bounds(steps)
-    spent = sum(cost * (end - start) for cost, (start, end) in zip(macs, itertools.pairwise(bounds), strict=True))
-    return spent / (steps * macs[-1])
-
-
-def summarize(results: Results) -> dict[str, object]:
-    """Return the paired differences of `staged` to both other arms, on validation and test images."""
-    found = {(row["arm"], row["seed"]): row for row in results.rows}
-    seeds = sorted({row["seed"] for row in results.rows})
-    return {
-        f"{split} over {arm}": compare_paired(
-            [found["staged", seed][split] for seed in seeds], [found[arm, seed][split] for seed in seeds]
-        )
-        for split in ("val", "test")
-        for arm in ("one cut", "one cut, equal MACs")
-    }
+def summarize(results: Results) -> dict[str, dict[str, float] | bool]:
+    """Compare each kind of staged cutting with the other arms, paired over the seeds."""
+    found: dict[str, dict[int, dict]] = {}
+    for row in results.rows:
+        found.setdefault(row["arm"], {})[row["seed"]] = row
+    summary: dict[str, dict[str, float] | bool] = {}
+    for staged in STAGINGS:
+        for arm in found.keys() - STAGINGS.keys():
+            seeds = sorted(found[staged].keys() & found[arm].keys())
+            for split in ("val", "test"):
+                first, second = ([found[name][seed][split] for seed in seeds] for name in (staged, arm))
+                summary[f"{split} {staged} over {arm}"] = compare_paired(first, second)
+        means = [summary[f"test {staged} over {arm}"]["mean"] for arm in ACCEPTED]
+        summary[f"{staged} accepted"] = all(mean >= least for mean, least in zip(means, ACCEPTED.values(), strict=True))
+    return dict(sorted(summary.items()))
 
 
 if __name__ == "__main__":
