@@ -46,15 +46,15 @@ def show_front(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
-    if arguments.plot is not None:
+    if arguments.out is not None:
         from blendsearch.results.report.front_plot import draw_front
         from blendsearch.results.report.output_file import check_output_path
 
-        check_output_path(arguments.plot)
-        draw_front(run, arguments.plot)
+        check_output_path(arguments.out)
+        draw_front(run, arguments.out)
     print_summary(run, arguments)
-    if arguments.plot is not None and not arguments.json:
-        print(f"picture: {arguments.plot}")
+    if arguments.out is not None and not arguments.json:
+        print(f"picture: {arguments.out}")
 
 
 def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
@@ -68,7 +68,8 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
     if arguments.json:
         whole = {"run": run.name, "finished": run.finished, **found.to_dict(), "answer": answer.to_dict()}
         if arguments.verb is show_front:
-            print(format_json(whole, indent=1))
+            picture = {} if arguments.out is None else {"picture": str(arguments.out)}
+            print(format_json({**whole, **picture}, indent=1))
         else:
             print(format_json({"event": "result", **whole}))
         return

@@ -176,14 +176,14 @@ def test_an_undescribed_field_ends_the_build() -> None:
 
 
 def test_every_command_parses() -> None:
-    shown = 0
+    shown, parser = 0, make_parser()
     for page, code in blocks("sh"):
         for line in code.splitlines():
             words = shlex.split(line, comments=True)
             if "blendsearch" not in words[:6] or words[0] in ("pip", "docker"):
                 continue
             try:
-                arguments = make_parser().parse_args(words[words.index("blendsearch") + 1 :])
+                arguments = parser.parse_args(words[words.index("blendsearch") + 1 :])
             except SystemExit as problem:
                 raise AssertionError(f"{page.name}: {line}") from problem
             shown += 1
