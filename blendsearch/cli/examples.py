@@ -55,6 +55,7 @@ EXAMPLES = {
     "export": (
         ("blendsearch export latest", "the best network, as a folder of its own"),
         ("blendsearch export latest knee --out small --onnx", "the one at the knee of the front, also as ONNX"),
+        ("blendsearch export latest --out small8 --int8", "in 8-bit integers too, with the accuracy that they keep"),
     ),
     "submit": (
         ("blendsearch submit config.yaml --address http://HEAD:8265 --name big-one", "a search on a Ray cluster"),

@@ -220,6 +220,8 @@ def _add_export(verbs: "Verbs") -> None:
     _add_out(parser, "DIR", "a new or empty folder (default: RUN-PICK)")
     parser.add_argument("--pt2", action="store_true", help="also as PyTorch's exported program, checked")
     parser.add_argument("--onnx", action="store_true", help="also as ONNX, checked (needs blendsearch[onnx])")
+    help = "also as ONNX in 8-bit integers, calibrated on training images and evaluated (needs blendsearch[onnx])"
+    parser.add_argument("--int8", action="store_true", help=help)
     _add_trust(parser)
     _add_json(parser, ONE_OBJECT)
 

@@ -232,7 +232,7 @@ def export(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
-    formats = [name for name in ("pt2", "onnx") if getattr(arguments, name)]
+    formats = [name for name in ("pt2", "onnx", "int8") if getattr(arguments, name)]
     pick = read_pick(arguments)
     folder = arguments.out or Path(f"{run.name}-{pick}")
     select_network(run, pick)  # these before the data is loaded
@@ -256,6 +256,8 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> None:
+    from blendsearch.results.export.int8 import QuantizedFile, describe_int8
+
     hint = ", model=the dense network" if in_python else f", factory={factory.rpartition(':')[2]}"
     if ":" not in factory or factory.startswith("torchvision:"):
         hint = ""
@@ -272,6 +274,8 @@ def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> Non
     for item in done.files:
         checked = "" if item.difference is None else f", outputs within {item.difference:.1e} of the module's"
         allowed = "" if item.tolerance is None else f" (of their spread; allowed {item.tolerance:g})"
+        if isinstance(item, QuantizedFile):
+            checked = f", {describe_int8(item)}"
         print(f"  {item.name:<20} {item.bytes:>12,} bytes{checked}{allowed}")
     print(f"  the dense weights take {done.dense_bytes:,} bytes")
     print(f"load it with: blendsearch.load({str(done.folder)!r}{hint})")
