@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,3 +53,15 @@ def test_the_tested_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         "int8, by hand": f"{int8['val_accuracy']:.2%}",
         "exported program": f"{facts['val_accuracy']:.2%}",
     }
+
+
+def test_a_network_that_cannot_be_quantised_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from blendsearch.errors import RunError
+    from blendsearch.results.export.int8 import write_int8
+
+    (tmp_path / "network.onnx").write_bytes(b"no network")
+    splits = SimpleNamespace(train=[0], iter_batches=lambda *_, **__: iter(()))
+    evaluator: Any = SimpleNamespace(splits=splits)
+    with pytest.raises(RunError, match=r"cannot be written as int8: \w+"):
+        write_int8(tmp_path / "network.onnx", evaluator, 0, has_accuracy=True)
