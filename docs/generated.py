@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,14 +233,15 @@ def describe_cli() -> str:
     return "\n".join(_format_verb(name, made) for name, made in verbs.choices.items())
 
 
-def _format_verb(name: str, made: argparse.ArgumentParser) -> str:
+def _format_verb(name: str, made: Any) -> str:
     if not made.description:
         raise DescriptionError(f"verb {name} has no description")
-    made.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
+    made.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)  # of the usage, not of the help
     usage = "\n".join(line[len("usage: ") :] for line in made.format_usage().rstrip().splitlines())
     first, rest = made.description[0].upper(), made.description[1:]
     lines = [f"## `{name}`", "", f"{first}{rest}.", "", "```text", usage, "```", ""]
-    for action in sorted(made._actions, key=lambda action: (bool(action.option_strings), action.dest == "runs")):
+    shown = [action for action in made._actions if action.help is not argparse.SUPPRESS]
+    for action in sorted(shown, key=lambda action: (bool(action.option_strings), action.dest == "runs")):
         if isinstance(action, argparse._HelpAction):
             continue
         called = ", ".join(action.option_strings) or str(action.metavar or action.dest)
@@ -252,8 +253,12 @@ def _format_verb(name: str, made: argparse.ArgumentParser) -> str:
         if not words:
             raise DescriptionError(f"verb {name}: {called} has no help")
         needed = "; needed" if action.required and action.option_strings else ""
-        lines += [f"`{called}`", f": {_escape(words)}{needed}", ""]
-    return "\n".join(lines)
+        lines += [f"`{called}`", f": {_escape(words.replace('%%', '%'))}{needed}", ""]
+    return "\n".join([*lines, "```sh", *_format_examples(made.examples), "```", ""])
+
+
+def _format_examples(examples: Iterable[tuple[str, str]]) -> list[str]:
+    return [line for command, purpose in examples for line in (f"# {purpose}", command)]
 
 
 # --- the events -------------------------------------------------------------------------------------------------------

@@ -51,15 +51,25 @@ def _find_verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _list_options(parser: argparse.ArgumentParser) -> list[str]:
-    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    options = [option for action in _list_shown(parser) for option in action.option_strings if option.startswith("--")]
     return [
         *options,
-        *(str(choice) for action in parser._actions if not action.option_strings for choice in action.choices or ()),
+        *(
+            str(choice)
+            for action in _list_shown(parser)
+            if not action.option_strings
+            for choice in action.choices or ()
+        ),
     ]
 
 
+def _list_shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """List the arguments without the earlier spellings that are still accepted."""
+    return [action for action in parser._actions if action.help is not argparse.SUPPRESS]
+
+
 def _takes_run(parser: argparse.ArgumentParser) -> bool:
-    return any(action.metavar == RUN_METAVAR and not action.option_strings for action in parser._actions)
+    return any(RUN_METAVAR in str(action.metavar) and not action.option_strings for action in parser._actions)
 
 
 def _format_fish(verbs: dict[str, argparse.ArgumentParser]) -> Iterator[str]:

@@ -11,8 +11,10 @@ from blendsearch.json_output import format_json
 def delete(arguments: argparse.Namespace) -> None:
     """Delete runs, after a question on a terminal; a run that is being searched is refused."""
     from blendsearch.runs.deletion import check_deletable, delete_run, find_run
+    from blendsearch.runs.latest import resolve_name
 
-    found = [find_run(arguments.runs, name) for name in dict.fromkeys(arguments.names)]
+    names = dict.fromkeys(resolve_name(arguments.runs, name) for name in arguments.names)
+    found = [find_run(arguments.runs, name) for name in names]
     for path in found:
         check_deletable(path)
     if not arguments.yes and not _is_confirmed([path.name for path in found]):

@@ -1,13 +1,13 @@
 """The verb inspect: what a search can cut and reach, and how long it takes."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blendsearch.cli.terminal import make_table, print_table
 from blendsearch.errors import ConfigError
+from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
     from blendsearch.pipeline.inspection import Inspection
@@ -18,7 +18,7 @@ CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 def inspect(arguments: argparse.Namespace) -> None:
     found = _inspect_target(arguments)
     if arguments.json:
-        print(json.dumps(found.to_dict(), indent=1))
+        print(format_json(found.to_dict(), indent=1))
         return
     print(f"{found.model}; {found.data}")
     _print_parts("group", found.groups)
@@ -31,6 +31,7 @@ def _inspect_target(arguments: argparse.Namespace) -> "Inspection":
     from blendsearch.events import ignore_event
     from blendsearch.pipeline.inspection import inspect_config, inspect_run
     from blendsearch.runs.config.loading import load_config
+    from blendsearch.runs.latest import resolve_name
     from blendsearch.runs.run import open_run
 
     target = arguments.target
@@ -39,7 +40,7 @@ def _inspect_target(arguments: argparse.Namespace) -> "Inspection":
         return inspect_config(config, ignore_event)
     if arguments.set:
         raise ConfigError("--set changes a config, and this is a run: leave it out, or name a config")
-    return inspect_run(open_run(arguments.runs, target))
+    return inspect_run(open_run(arguments.runs, resolve_name(arguments.runs, target)))
 
 
 def _print_parts(title: str, parts: Sequence[dict[str, Any]]) -> None:

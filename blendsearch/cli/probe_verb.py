@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from blendsearch.cli.endings import set_next_step
 from blendsearch.cli.terminal import make_reporter, make_table, print_table
+from blendsearch.json_output import format_json
+from blendsearch.runs.default_folder import format_option
 
 if TYPE_CHECKING:
     from blendsearch.results.probe_summary import ProbeSummary
@@ -44,7 +46,7 @@ def probe(arguments: argparse.Namespace) -> None:
 
     found = summarize_probe(run, factors, images)
     if arguments.json:
-        print(json.dumps(found.to_dict()))
+        print(format_json({"event": "result", **found.to_dict()}))
     else:
         _print_probe(found, arguments)
 
@@ -52,9 +54,9 @@ def probe(arguments: argparse.Namespace) -> None:
 def _print_probe(found: "ProbeSummary", arguments: argparse.Namespace) -> None:
     """Print the sentence, the next commands, and the curve."""
     print(found.sentence)
-    runs = "" if str(arguments.runs) == "runs" else f" --runs {arguments.runs}"
+    runs = format_option(arguments.runs)
     if found.take is not None:
-        print(f"  blendsearch export {found.run} --pick {found.take}{runs}")
+        print(f"  blendsearch export {found.run} {found.take}{runs}")
     beyond = [item.factor for item in found.networks if item.factor > (found.recovers_up_to or 0)]
     if beyond:
         config = "" if arguments.config is None else f" {arguments.config}"

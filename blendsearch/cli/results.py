@@ -46,15 +46,15 @@ def show_front(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
-    if arguments.plot is not None:
+    if arguments.out is not None:
         from blendsearch.results.report.front_plot import draw_front
         from blendsearch.results.report.output_file import check_output_path
 
-        check_output_path(arguments.plot)
-        draw_front(run, arguments.plot)
+        check_output_path(arguments.out)
+        draw_front(run, arguments.out)
     print_summary(run, arguments)
-    if arguments.plot is not None and not arguments.json:
-        print(f"picture: {arguments.plot}")
+    if arguments.out is not None and not arguments.json:
+        print(f"picture: {arguments.out}")
 
 
 def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
@@ -68,7 +68,8 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
     if arguments.json:
         whole = {"run": run.name, "finished": run.finished, **found.to_dict(), "answer": answer.to_dict()}
         if arguments.verb is show_front:
-            print(format_json(whole, indent=1))
+            picture = {} if arguments.out is None else {"picture": str(arguments.out)}
+            print(format_json({**whole, **picture}, indent=1))
         else:
             print(format_json({"event": "result", **whole}))
         return
@@ -231,7 +232,7 @@ def export(arguments: argparse.Namespace) -> None:
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
-    formats = [name for name in ("pt2", "onnx") if getattr(arguments, name)]
+    formats = [name for name in ("pt2", "onnx", "int8") if getattr(arguments, name)]
     pick = read_pick(arguments)
     folder = arguments.out or Path(f"{run.name}-{pick}")
     select_network(run, pick)  # these before the data is loaded
@@ -255,6 +256,8 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> None:
+    from blendsearch.results.export.int8 import QuantizedFile, describe_int8
+
     hint = ", model=the dense network" if in_python else f", factory={factory.rpartition(':')[2]}"
     if ":" not in factory or factory.startswith("torchvision:"):
         hint = ""
@@ -271,6 +274,8 @@ def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> Non
     for item in done.files:
         checked = "" if item.difference is None else f", outputs within {item.difference:.1e} of the module's"
         allowed = "" if item.tolerance is None else f" (of their spread; allowed {item.tolerance:g})"
+        if isinstance(item, QuantizedFile):
+            checked = f", {describe_int8(item)}"
         print(f"  {item.name:<20} {item.bytes:>12,} bytes{checked}{allowed}")
     print(f"  the dense weights take {done.dense_bytes:,} bytes")
     print(f"load it with: blendsearch.load({str(done.folder)!r}{hint})")

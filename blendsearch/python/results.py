@@ -305,9 +305,9 @@ class Network:
         problem = self.owner.load_problem()
         return rebuild_network(self.owner.run, problem, select_network(self.owner.run, str(self.id)))[0]
 
-    def export(self, folder: str | Path, *, pt2: bool = False, onnx: bool = False) -> ExportResult:
+    def export(self, folder: str | Path, *, pt2: bool = False, onnx: bool = False, int8: bool = False) -> ExportResult:
         """Write the network to a new `folder`, as ``blendsearch export`` does; `blendsearch.load` reads it."""
-        formats = [name for name, asked in (("pt2", pt2), ("onnx", onnx)) if asked]
+        formats = [name for name, asked in (("pt2", pt2), ("onnx", onnx), ("int8", int8)) if asked]
         problem = self.owner.load_problem()
         return export(self.owner.run, problem, str(self.id), Path(folder), formats)
 

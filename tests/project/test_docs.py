@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,23 +172,6 @@ def test_an_undescribed_field_ends_the_build() -> None:
         generated._format_section("`here`", "here", section, {})
     with pytest.raises(generated.DescriptionError, match=r"here\.gone"):
         generated._format_section("`here`", "here", section, {"novel": "New.", "gone": "Old."})
-
-
-def test_every_command_parses() -> None:
-    shown = 0
-    for page, code in blocks("sh"):
-        for line in code.splitlines():
-            words = shlex.split(line, comments=True)
-            if "blendsearch" not in words[:6] or words[0] in ("pip", "docker"):
-                continue
-            try:
-                arguments = make_parser().parse_args(words[words.index("blendsearch") + 1 :])
-            except SystemExit as problem:
-                raise AssertionError(f"{page.name}: {line}") from problem
-            shown += 1
-            if arguments.verb.__name__ == "search" and arguments.config is None:
-                load_config(None, arguments.set)
-    assert shown > 25
 
 
 @pytest.mark.parametrize(("page", "code"), [pytest.param(page, code, id=page.stem) for page, code in blocks("yaml")])

@@ -35,6 +35,13 @@ def test_users_get_no_development_tools() -> None:
     assert not needed & (tools - {"ray"})
 
 
+def test_every_extra_is_documented() -> None:
+    page = (ROOT / "docs" / "howto" / "install.md").read_text(encoding="utf-8")
+    assert set(PROJECT["project"]["optional-dependencies"]) == set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)))
+    )
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build both distributions; the wheel is built from the source distribution."""

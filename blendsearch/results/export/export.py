@@ -28,6 +28,7 @@ from blendsearch.results.export.description import (
     MeasuredLatency,
 )
 from blendsearch.results.export.formats import WrittenFile, check_formats, write_format
+from blendsearch.results.export.int8 import write_int8
 from blendsearch.results.export.loader import load
 from blendsearch.results.export.model_card import render_model_card
 from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
@@ -80,8 +81,8 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
 
     The network is cut and recovered as for its evaluation, written, loaded back and evaluated again, so that the files
     match the front. A network that had a long fine-tune is exported after it. `formats` are further ones: ``pt2``,
-    ``onnx``. The folder is written completely or not at all. Raises RunError when the loss differs, or a format cannot
-    be written or gives other outputs.
+    ``onnx``, and ``int8``, which is made from ``onnx``. The folder is written completely or not at all. Raises RunError
+    when the loss differs, or a format cannot be written or gives other outputs.
     """
     row = select_network(run, selector)
     check_folder(folder)
@@ -97,13 +98,17 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
             loaded = load(draft, model=problem.model)
         else:
             loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
-        found += [write_format(loaded, shape, draft / f"network.{name}") for name in formats]
+        plain = [name for name in ("pt2", "onnx") if name in formats or (name == "onnx" and "int8" in formats)]
+        found += [write_format(loaded, shape, draft / f"network.{name}") for name in plain]
         evaluated = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
         if not abs(evaluated.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(evaluated.loss)):
             raise RunError(
                 f"network {row.id} gives validation loss {evaluated.loss:.4f} after export, {row.loss:.4f} in the "
                 "search: export on the device and with the versions it was searched with"
             )
+        if "int8" in formats:
+            source = draft / "network.onnx"
+            found.append(write_int8(source, problem.evaluator, row.seed, has_accuracy=has_accuracy(run)))
         found.append(_write_card(run, facts, found, draft))
     accuracy = 1 - evaluated.error if has_accuracy(run) else None
     return _make_result(run, row, folder, facts.latency, found, evaluated.loss, accuracy, True)

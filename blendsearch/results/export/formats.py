@@ -39,9 +39,9 @@ class WrittenFile:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raise RunError where one of `formats`, ``pt2`` or ``onnx``, cannot be written here."""
+    """Raise RunError where one of `formats`, ``pt2``, ``onnx`` or ``int8``, cannot be written here."""
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
-    if "onnx" in formats and missing:
+    if {"onnx", "int8"} & set(formats) and missing:
         raise RunError(f"ONNX needs {', '.join(missing)}: install blendsearch[onnx]")
 
 
@@ -56,7 +56,7 @@ def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> Written
     with torch.no_grad():
         wanted = _flatten_outputs(module(images))
     try:
-        with _silence_exporters(), torch.no_grad():
+        with silence_exporters(), torch.no_grad():
             found = write(module, images, path)(images)
     except OSError:
         raise
@@ -121,7 +121,7 @@ def _compute_difference(expected: Tensor, actual: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def _silence_exporters() -> Iterator[None]:
+def silence_exporters() -> Iterator[None]:
     """Suppress the progress output and warnings of exporters."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

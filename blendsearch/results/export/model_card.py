@@ -7,6 +7,7 @@ from blendsearch.data.input_description import InputDescription
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.results.export.description import ExportDescription, MeasuredLatency
 from blendsearch.results.export.formats import WrittenFile
+from blendsearch.results.export.int8 import QuantizedFile, describe_int8
 from blendsearch.results.formatting import format_budget
 from blendsearch.results.network import describe_network
 from blendsearch.results.records import FinalRecord, GroupRecord, NetworkDetails, NetworkRecord
@@ -127,6 +128,8 @@ def _format_files(files: Sequence[WrittenFile]) -> str:
                 f", whose outputs differ from the module's by {item.difference:.1e} of their spread "
                 f"(allowed: {item.tolerance:g})"
             )
+        if isinstance(item, QuantizedFile):
+            checked = f", {describe_int8(item)}"
         lines.append(f"- `{item.name}`, {item.bytes:,} bytes{checked}")
     return "\n".join(lines)
 
