@@ -41,7 +41,7 @@ def _quick() -> dict[str, Any]:
         "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 3, "rate": 0.1}},
         "data": {"dataset": "digits", "val_size": 0.3},
         "criteria": {"pool": ["l1", "bn_gamma", "apoz", "taylor_gate"], "images": 128},
-        "budget": {"macs": 0.5},
+        "budget": {"macs": 0.5, "round_to": 1},  # the network is narrow
         "fitness": {"recalibration_images": 128, "repair": "none", "device": "cpu"},
         "search": {"evaluations": 30, "population": 8},
         "finals": {"picks": 0},

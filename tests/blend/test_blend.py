@@ -1,5 +1,7 @@
 """Clusters, genomes and allocations: properties of every genome and every budget."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from decoders import DECODER, NAMES, RESNET, make_decoder
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from blendsearch.blend.allocation import (
+    RoundTo,
     allocate,
     allocate_globally,
     check_reachable,
@@ -23,6 +26,7 @@ from blendsearch.criteria.table import build_score_table
 from blendsearch.errors import BudgetError
 from blendsearch.structure.peak_memory import trace_peak_memory
 from blendsearch.structure.trace import trace_structure
+from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.digits_net import digits_net
 from blendsearch.zoo.factory import build_model
 
@@ -98,8 +102,8 @@ def test_two_budgets_hold_together() -> None:
         assert macs > 0.49 or params > 0.295
 
 
-@given(st.integers(0, 10_000), st.sampled_from(TOGETHER), st.floats(0.12, 0.95), st.sampled_from([1, 8]))
-def test_every_combination_of_budgets_is_met_and_used_up(seed: int, names: str, ratio: float, step: int) -> None:
+@given(st.integers(0, 10_000), st.sampled_from(TOGETHER), st.floats(0.12, 0.95), st.sampled_from([1, 8, "auto"]))
+def test_every_combination_of_budgets_is_met_and_used_up(seed: int, names: str, ratio: float, step: RoundTo) -> None:
     rng = np.random.default_rng(seed)
     allowed = make_widths(NET.maps.sizes, 2, 0.02, step)
     least = compute_min_ratios(ORACLE, allowed)
@@ -118,6 +122,37 @@ def test_every_combination_of_budgets_is_met_and_used_up(seed: int, names: str, 
         steps = np.where(np.eye(len(counts), dtype=bool), wider, counts)[counts < allowed.sizes]
         # nothing is left over: a budget is reached, or no group can be one step wider
         assert near or all(any(ORACLE.compute_ratio(name, row) > budget[name] for name in budget) for row in steps)
+
+
+def test_automatic_steps_leave_every_group_four_widths() -> None:
+    sizes = np.array([4, 7, 8, 15, 16, 24, 31, 32, 64, 1280])
+    allowed = make_widths(sizes, 1, 0.0, "auto")
+    assert allowed.step.tolist() == [1, 1, 2, 2, 4, 4, 4, 8, 8, 8]
+    assert (sizes // allowed.step >= 4).all()
+
+
+@given(st.integers(0, 10_000), st.floats(0.2, 0.7))
+def test_budgets_land_with_automatic_steps(seed: int, ratio: float) -> None:
+    allowed = make_widths(RESNET.maps.sizes, 2, 0.05, "auto")
+    share = np.random.default_rng(seed).uniform(-0.5, 0.5, len(RESNET.maps.groups))
+    counts = allocate(RESNET.oracle, allowed, {"macs": ratio}, share)
+    assert ratio - 0.01 <= float(RESNET.oracle.compute_ratio("macs", counts)) <= ratio
+    assert ((counts % allowed.step == 0) | (counts == allowed.sizes)).all()
+
+
+def test_exchanges_use_up_a_budget_that_coarse_steps_leave() -> None:
+    structure = trace_structure(cifar_resnet(20), (3, 32, 32))
+    coarse = make_widths(structure.maps.sizes, 2, 0.05, "auto")
+    left = []
+    for allowed in (coarse, replace(coarse, exchanges=False)):
+        rng = np.random.default_rng(0)
+        shares = [rng.uniform(-1, 1, len(coarse.sizes)) * rng.random() for _ in range(40)]
+        ratios = [
+            structure.oracle.compute_ratio("macs", allocate(structure.oracle, allowed, {"macs": 0.5}, row))
+            for row in shares
+        ]
+        left.append(sum(float(ratio) < 0.495 for ratio in ratios))
+    assert left[0] <= 2 < 8 <= left[1]
 
 
 def test_a_memory_budget_does_not_cut_outside_the_peak() -> None:

@@ -25,9 +25,10 @@ SMALL = (
     "fitness.device=cpu",
     "fitness.recalibration_images=128",
     "search.population=8",
+    "budget.round_to=1",
     *("fitness.repair=none", "finals.picks=0", "finals.tuning.rate=0.01", "finals.tuning.warmup=0"),
 )
-"""The last line holds the defaults of 0.1."""
+"""The last two lines hold the defaults of 0.1."""
 ONE = (*SMALL, "budget.macs=0.5", "fitness.fidelity=recalibrated", "search.evaluations=24")
 SPAN = (*SMALL, "budget.macs=[0.25, 0.6]", "fitness.fidelity=recalibrated", "search.anchors=1")
 STEPS = (
@@ -52,13 +53,18 @@ DIGITS = (
 )
 LATENCY = (
     *ONE,
-    "budget={macs: 0.7, memory: 0.9, latency: 1.0}",
+    "budget={macs: 0.7, memory: 0.9, latency: 1.0, round_to: 1}",
     "budget.measured={repeats: 3, cuts: 15}",
     "search.evaluations=16",
 )
 CFBS = (
     *("method=cfbs", "model.arguments.width=4", "model.train.epochs=8", "fitness.device=cpu"),
-    *("criteria.pool=[l1, l2, apoz, taylor_gamma]", "criteria.images=128", "criteria.clusters=2", "budget={keep: 0.5}"),
+    *(
+        "criteria.pool=[l1, l2, apoz, taylor_gamma]",
+        "criteria.images=128",
+        "criteria.clusters=2",
+        "budget={keep: 0.5, round_to: 1}",
+    ),
     *("fitness.tuning.epochs=0.2", "search.population=8", "search.evaluations=21"),
     *("finals.picks=1", "finals.tuning.epochs=0.5"),
 )

@@ -20,6 +20,9 @@ OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 ABSENT_SECTIONS: dict[str, dict[str, Any]] = {"ladder": {"rungs": []}}
 """Sections that runs of earlier versions do not have, with the values that mean the same."""
 
+ABSENT_FIELDS: dict[str, dict[str, Any]] = {"budget": {"round_to": 1}}
+"""The same for fields of sections that those runs have."""
+
 DIGITS = Path(__file__).with_name("digits.yaml")
 """The built-in example."""
 
@@ -71,6 +74,9 @@ def parse_stored_config(tree: Any, source: str) -> Config:
     """Parse the config of a run: what an earlier version did not have is off, whatever its default is now."""
     if isinstance(tree, dict):
         tree = {**tree, **{name: tree.get(name, values) for name, values in ABSENT_SECTIONS.items()}}
+        tree |= {
+            name: {**ABSENT_FIELDS[name], **tree[name]} for name in ABSENT_FIELDS if isinstance(tree.get(name), dict)
+        }
     return parse_config(tree, source)
 
 

@@ -131,6 +131,9 @@ class BudgetConfig(Section):
 
     `keep` sets fixed widths instead: the share of channels that every group keeps, or one share per pattern of group
     names (``{"layer1.*": 0.5, "*": 0.7}``; the first match applies, groups without one stay unpruned).
+
+    `round_to`: widths are multiples of it. auto chooses 8, 4, 2 or 1 by the width of the group, since kernels are slow
+    at other widths (blend/allocation.py).
     """
 
     macs: Span | None = None
@@ -141,7 +144,7 @@ class BudgetConfig(Section):
     keep: Ratio | dict[str, Ratio] | None = None
     min_channels: Positive = 2
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.05
-    round_to: Positive = 1
+    round_to: Positive | Literal["auto"] = "auto"
 
     @model_validator(mode="after")
     def _check_budgets(self) -> "BudgetConfig":
