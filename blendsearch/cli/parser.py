@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
-from blendsearch.cli.housekeeping import delete, print_completion, print_schema
+from blendsearch.cli.housekeeping import delete, print_completion, print_schema, tag
 from blendsearch.cli.init import init
 from blendsearch.cli.inspect import inspect
 from blendsearch.cli.probe_verb import probe
@@ -52,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_job(verbs)
     _add_criteria(verbs)
     _add_delete(verbs)
+    _add_tag(verbs)
     _add_schema(verbs)
     _add_completion(verbs)
     _add_inspect(verbs)
@@ -81,6 +82,16 @@ def _add_delete(verbs: "Verbs") -> None:
     parser = _add_verb(verbs, "delete", delete, "delete runs with all their results")
     parser.add_argument("names", nargs="+", metavar="RUN", help="the runs, by id")
     parser.add_argument("--yes", action="store_true", help="without asking")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_tag(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "tag", tag, "tag a run, or archive it: lists hide an archived run")
+    _add_run(parser)
+    parser.add_argument("tags", nargs="*", metavar="TAG", help="the tags to add")
+    parser.add_argument("--remove", action="append", default=[], metavar="TAG", help="remove a tag")
+    parser.add_argument("--archive", dest="archived", action="store_const", const=True, help="hide the run in lists")
+    parser.add_argument("--unarchive", dest="archived", action="store_const", const=False, help="show it in lists")
     _add_json(parser, ONE_OBJECT)
 
 
@@ -191,7 +202,9 @@ def _add_compare(verbs: "Verbs") -> None:
 
 
 def _add_runs(verbs: "Verbs") -> None:
-    _add_json(_add_verb(verbs, "runs", show_runs, "list the runs"), "a JSON list instead of a table")
+    parser = _add_verb(verbs, "runs", show_runs, "list the runs")
+    parser.add_argument("--archived", action="store_true", help="also archived runs, which JSON always lists")
+    _add_json(parser, "a JSON list instead of a table")
 
 
 def _add_front(verbs: "Verbs") -> None:
