@@ -64,6 +64,10 @@ EXAMPLES = {
         ("blendsearch job logs JOB --address http://HEAD:8265", "what the search of a job has printed"),
         ("blendsearch job stop JOB --address http://HEAD:8265", "its end; submit with the same --name resumes it"),
     ),
+    "tag": (
+        ("blendsearch tag latest candidate", "a tag, by which lists are searched"),
+        ("blendsearch tag latest --archive", "hidden in lists, and kept"),
+    ),
     "delete": (
         ("blendsearch delete digits-net-1 digits-net-2", "two runs, after a question"),
         ("blendsearch delete latest --yes", "the last run, without one"),

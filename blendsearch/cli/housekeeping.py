@@ -1,4 +1,4 @@
-"""The verbs around searches: delete a run, print the schema of configs, print a completion script."""
+"""The verbs around searches: delete or tag a run, print the schema of configs, print a completion script."""
 
 import argparse
 import json
@@ -32,6 +32,19 @@ def _is_confirmed(names: list[str]) -> bool:
         raise ConfigError("deleting asks for a confirmation, and there is no terminal: give --yes")
     print(f"delete {', '.join(names)} with all results? [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def tag(arguments: argparse.Namespace) -> None:
+    """Add and remove tags of a run, archive it or bring it back, and print its labels."""
+    from blendsearch.runs.deletion import find_run
+    from blendsearch.runs.run_labels import change_labels
+
+    path = find_run(arguments.runs, arguments.run)
+    labels = change_labels(path, add=arguments.tags, remove=arguments.remove, archived=arguments.archived)
+    if arguments.json:
+        print(format_json({"run": path.name, "tags": labels.tags, "archived": labels.archived}))
+        return
+    print(f"{path.name}: {', '.join(labels.tags) or 'no tags'}{', archived' if labels.archived else ''}")
 
 
 def print_schema(arguments: argparse.Namespace) -> None:

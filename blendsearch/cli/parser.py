@@ -11,7 +11,7 @@ from blendsearch.cli.cluster import manage_job, show_status, submit
 from blendsearch.cli.criteria import show_criteria
 from blendsearch.cli.examples import EXAMPLES, FIRST_STEPS
 from blendsearch.cli.help import VerbParser, add_hidden_alias, add_verb_group
-from blendsearch.cli.housekeeping import delete, print_completion, print_schema
+from blendsearch.cli.housekeeping import delete, print_completion, print_schema, tag
 from blendsearch.cli.init import init
 from blendsearch.cli.inspect import inspect
 from blendsearch.cli.probe_verb import probe
@@ -67,6 +67,16 @@ def _add_delete(verbs: "Verbs") -> None:
     parser = _add_verb(verbs, "delete", delete, "delete runs with all their results")
     parser.add_argument("names", nargs="+", metavar="RUN", help="the runs, by id, or latest")
     parser.add_argument("--yes", action="store_true", help="without asking")
+    _add_json(parser, ONE_OBJECT)
+
+
+def _add_tag(verbs: "Verbs") -> None:
+    parser = _add_verb(verbs, "tag", tag, "tag a run, or archive it: lists hide an archived run")
+    _add_run(parser)
+    parser.add_argument("tags", nargs="*", metavar="TAG", help="the tags to add")
+    parser.add_argument("--remove", action="append", default=[], metavar="TAG", help="remove a tag")
+    parser.add_argument("--archive", dest="archived", action="store_const", const=True, help="hide the run in lists")
+    parser.add_argument("--unarchive", dest="archived", action="store_const", const=False, help="show it in lists")
     _add_json(parser, ONE_OBJECT)
 
 
@@ -177,7 +187,9 @@ def _add_compare(verbs: "Verbs") -> None:
 
 
 def _add_runs(verbs: "Verbs") -> None:
-    _add_json(_add_verb(verbs, "runs", show_runs, "list the runs"), "a JSON list instead of a table")
+    parser = _add_verb(verbs, "runs", show_runs, "list the runs")
+    parser.add_argument("--archived", action="store_true", help="also archived runs, which JSON always lists")
+    _add_json(parser, "a JSON list instead of a table")
 
 
 def _add_front(verbs: "Verbs") -> None:
@@ -344,6 +356,6 @@ VERBS: dict[str, tuple[Callable[["Verbs"], None], ...]] = {
     "look at results": (_add_runs, _add_status, _add_front, _add_show, _add_report, _add_serve),
     "continue from a run": (_add_resume, _add_fork, _add_compare, _add_export),
     "use a cluster": (_add_submit, _add_job),
-    "keep house": (_add_delete, _add_schema, _add_completion),
+    "keep house": (_add_tag, _add_delete, _add_schema, _add_completion),
 }
 """Functions that add a verb, by the title of their group, in the order of the help."""

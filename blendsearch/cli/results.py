@@ -32,14 +32,20 @@ def show_runs(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(format_json([row.to_dict() for row in rows], indent=1))
         return
-    if not rows:
-        print(f"no runs in {arguments.runs}")
+    shown = [row for row in rows if arguments.archived or not row.archived]
+    hidden = f"; {len(rows) - len(shown)} archived: blendsearch runs --archived" if len(shown) < len(rows) else ""
+    if not shown:
+        print(f"no runs in {arguments.runs}{hidden}")
         return
-    table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state")
-    for row in rows:
-        done = f"{row.evaluations} of {row.asked}"
-        table.add_row(row.run, row.model, row.data, row.budget, done, _format_ratio(row.best_val_accuracy), row.state)
+    tagged = any(row.tags for row in shown)
+    table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state", *["tags"] * tagged)
+    for row in shown:
+        done, best = f"{row.evaluations} of {row.asked}", _format_ratio(row.best_val_accuracy)
+        tags = [", ".join(row.tags)] * tagged
+        table.add_row(row.run, row.model, row.data, row.budget, done, best, row.state, *tags)
     print_table(table)
+    if hidden:
+        print(hidden.removeprefix("; "))
 
 
 def show_front(arguments: argparse.Namespace) -> None:

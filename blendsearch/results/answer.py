@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from blendsearch.results.costs import BYTES_PER_WEIGHT
 from blendsearch.results.formatting import COST_NAMES, format_bytes, format_factor, format_signed_points
 from blendsearch.results.record import Record
 from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, RunSummary
@@ -16,9 +17,6 @@ from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin
 from blendsearch.runs.records import Latency
 from blendsearch.runs.run import Run
-
-BYTES_PER_WEIGHT = 4
-"""Bytes of a float32 parameter."""
 
 NEAR_COST = 0.001
 """Two networks cost about the same within this share of the dense network's cost."""

@@ -6,6 +6,9 @@ from blendsearch.results.records import BudgetedCosts
 from blendsearch.runs.records import Evaluation, Latency
 from blendsearch.runs.run import Run
 
+BYTES_PER_WEIGHT = 4
+"""Bytes of a float32 parameter."""
+
 CostReader = Callable[[Evaluation, Mapping[str, Latency]], BudgetedCosts]
 """From a network and the measured latencies by digest to its budgeted costs."""
 

@@ -36,6 +36,7 @@ class SearchHistory:
     cost: the name of the cost on the axis: MACs, or another cost that the budget ranges over.
     share: the cost of a network as a share of the dense network's.
     evaluated: all pruned networks with numbers, by id.
+    comparable: those of them at the highest fidelity, among which the front is.
     baselines: the best of every kind at each seeded budget.
     best_so_far: after each of `evaluated`, the one with the lowest validation loss until then.
     """
@@ -45,6 +46,7 @@ class SearchHistory:
     share: Callable[[Evaluation], float]
     dense: Evaluation | None
     evaluated: list[Evaluation]
+    comparable: list[Evaluation]
     baselines: list[Evaluation]
     front: list[Evaluation]
     best_so_far: list[Evaluation]
@@ -69,6 +71,7 @@ def read_history(run: Run, *, genomes: bool = True) -> SearchHistory:
         share,
         find_dense_network(rows, promotions),
         evaluated,
+        [row for row in valid if row.loss is not None and row.error is not None],
         select_best_baselines(valid),
         select_front(valid, make_ranged_cost_reader(run)),
         best,

@@ -12,10 +12,12 @@ from blendsearch.errors import BlendsearchError
 from blendsearch.results.records import RunListing
 from blendsearch.results.status import get_state
 from blendsearch.results.summary import has_accuracy
+from blendsearch.runs.latest import read_last_change
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.run import Run, is_locked, list_runs, open_run
+from blendsearch.runs.run_labels import LABELS_FILE, read_labels
 
-RUN_FILES = ("run.json", "run.sqlite", "run.sqlite-wal", "finished.json", "lock")
+RUN_FILES = ("run.json", "run.sqlite", "run.sqlite-wal", "finished.json", "lock", LABELS_FILE)
 """Files of a run that change with what the list shows of it."""
 
 SETTLED_NS = 2_000_000_000
@@ -101,7 +103,9 @@ def _describe_run(folder: Path, name: str) -> RunListing:
     except DAMAGE as error:
         row = RunListing(run=name, state=f"unreadable: it is damaged ({type(error).__name__})")
     model, data, budget, state = (_make_line(text) for text in (row.model, row.data, row.budget, row.state))
-    return replace(row, model=model, data=data, budget=budget, state=state)
+    labels, changed = read_labels(folder / name), read_last_change(folder / name) / 1e9 or None
+    row = replace(row, model=model, data=data, budget=budget, state=state)
+    return replace(row, tags=labels.tags, archived=labels.archived, changed=changed)
 
 
 def _make_line(text: str) -> str:

@@ -127,10 +127,18 @@ class EmptyRunState(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessOutput(Record):
-    """A process that this server started for the run: `lives` while it runs, and the last lines that it printed."""
+    """A process that this server, or one before it, started for the run.
+
+    Attributes
+    ----------
+    lives: True while it runs.
+    said: the last lines that it printed.
+    started: False where the run was started elsewhere.
+    """
 
     lives: bool
     said: tuple[str, ...]
+    started: bool
 
 
 @dataclass(frozen=True, kw_only=True)

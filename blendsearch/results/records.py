@@ -262,7 +262,15 @@ class ComparisonTable(_RunMember):
 
 @dataclass(frozen=True, kw_only=True)
 class RunListing(_RunMember):
-    """A run among others. `asked` is the number of evaluations to make; `state` may give the reason of a failure."""
+    """A run among others.
+
+    Attributes
+    ----------
+    asked: the number of evaluations to make.
+    state: one word, or the reason of a failure.
+    tags, archived: its labels.
+    changed: the time of the last change by a search, in seconds since 1970; None where unknown.
+    """
 
     model: str = ""
     data: str = ""
@@ -271,6 +279,9 @@ class RunListing(_RunMember):
     asked: int = 0
     best_val_accuracy: float | None = None
     state: str
+    tags: tuple[str, ...] = ()
+    archived: bool = False
+    changed: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

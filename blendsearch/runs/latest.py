@@ -17,10 +17,10 @@ def resolve_name(folder: Path, name: str) -> str:
     names = list_runs(folder)
     if not names:
         raise RunError(f"there is no latest run: {folder} has none")
-    return max(names, key=lambda name: (_read_last_change(folder / name), name))
+    return max(names, key=lambda name: (read_last_change(folder / name), name))
 
 
-def _read_last_change(path: Path) -> int:
+def read_last_change(path: Path) -> int:
     """Read the time of the last change in nanoseconds since 1970; 0 where it is unknown."""
     changes = [0]
     for file in CHANGING_FILES:

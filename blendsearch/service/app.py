@@ -6,13 +6,12 @@ import logging
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
@@ -20,103 +19,36 @@ from starlette.middleware.gzip import GZipMiddleware
 from blendsearch.errors import BlendsearchError, ConfigError
 from blendsearch.results.answer import compose_answer
 from blendsearch.results.listing import DAMAGE
-from blendsearch.results.report.chart import ChartOptions, XAxisName, YAxisName
+from blendsearch.results.report.chart_table import format_chart_csv
 from blendsearch.runs.config.loading import DIGITS, dump_config
-from blendsearch.service.charts import ChartCache, ChartKind
-from blendsearch.service.config_policy import MAX_CONFIG_SIZE
+from blendsearch.runs.run import Run
+from blendsearch.service.charts import ChartCache, build_chart
 from blendsearch.service.events import RunWatcher, format_compact_json
 from blendsearch.service.feeds import Feeds
 from blendsearch.service.limits import EventStream, StreamLimit, WorkLimit
+from blendsearch.service.schemas import (
+    AxesResponse,
+    ChartQuery,
+    ErrorResponse,
+    ExportRequest,
+    ExportStatus,
+    ForkRequest,
+    LabelsRequest,
+    LabelsRow,
+    NetworkSelector,
+    ResumeRequest,
+    RunName,
+    RunRow,
+    SearchRequest,
+    SessionRequest,
+    StartedRun,
+    StoppedRun,
+)
 from blendsearch.service.security import App, Authenticator, SecurityMiddleware, parse_session
 from blendsearch.service.workspace import NotFoundError, Workspace
 
 PAGES = Path(__file__).with_name("pages")
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-
-RunName = Annotated[str, InPath(pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the run's id")]
-NetworkSelector = Annotated[
-    str, InPath(pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
-]
-Override = Annotated[str, Field(max_length=2000, description="section.field=value")]
-Overrides = Annotated[list[Override], Field(max_length=100)]
-
-
-class RequestBody(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ErrorResponse(BaseModel):
-    """The reason for a refusal, in one line."""
-
-    error: str
-
-
-class RunRow(BaseModel):
-    """A run at a glance. `state` is running, starting, stopped or finished, or the reason why it failed."""
-
-    run: str
-    model: str
-    data: str
-    budget: str
-    evaluations: int
-    asked: int
-    best_val_accuracy: float | None
-    state: str
-
-
-class StartedRun(BaseModel):
-    """The run that a process was started for."""
-
-    run: str
-
-
-class StoppedRun(BaseModel):
-    """`stopped` is false while the process finishes an evaluation."""
-
-    run: str
-    stopped: bool
-
-
-class ExportStatus(BaseModel):
-    """The state of an export, and the last lines of its process."""
-
-    network: int
-    state: Literal["missing", "going", "done", "failed"]
-    said: list[str]
-
-
-class SessionRequest(RequestBody):
-    token: str = Field(max_length=500, description="the token that the server printed when it started")
-
-
-class SearchRequest(RequestBody):
-    """A search to start. A config from a network names only what is registered on this server."""
-
-    config: str = Field(max_length=MAX_CONFIG_SIZE, description="YAML, as for `blendsearch search`")
-    name: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the run's id")
-    set: Overrides = []
-
-
-class ResumeRequest(RequestBody):
-    set: Overrides = []
-
-
-class ForkRequest(ResumeRequest):
-    name: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the new run's id")
-
-
-class ExportRequest(RequestBody):
-    pick: str = Field("best", pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
-
-
-class ChartQuery(RequestBody):
-    """The axes of a chart. `auto` is the cost whose budget is a range, and accuracy where the run has it."""
-
-    kind: ChartKind = "front"
-    x: XAxisName = "auto"
-    y: YAxisName = "auto"
-    log: bool = Field(False, description="a logarithmic x axis")
-    beside: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="a second run in the same chart")
 
 
 def _document_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -262,6 +194,9 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
 
     charts = ChartCache()
 
+    def open_runs(run: str, query: ChartQuery) -> list[Run]:
+        return [workspace.open(name) for name in (run, query.beside) if name is not None]
+
     @router.get(
         "/api/runs/{run}/chart", response_class=Response, responses=missing | _document_content("image/svg+xml")
     )
@@ -269,11 +204,28 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         """A chart as SVG: the front, or at one budget the best network so far. Points have their id as `data-id`."""
 
         def draw() -> str:
-            runs = [workspace.open(name) for name in (run, query.beside) if name is not None]
-            return charts.render(runs, query.kind, ChartOptions(query.x, query.y, query.log))
+            return charts.render(open_runs(run, query), query.kind, query.get_options())
 
         text = await drawings.run(draw)
         return Response(text, media_type="image/svg+xml")
+
+    @router.get("/api/runs/{run}/chart.csv", response_class=Response, responses=missing | _document_content("text/csv"))
+    async def get_chart_table(run: RunName, query: Annotated[ChartQuery, Query()]) -> Response:
+        """The points of the chart as CSV."""
+
+        def format_points() -> str:
+            return format_chart_csv(build_chart(open_runs(run, query), query.kind, query.get_options()))
+
+        text = await drawings.run(format_points)
+        headers = {"content-disposition": f'attachment; filename="{run}-{query.kind}.csv"'}
+        return Response(text, media_type="text/csv", headers=headers)
+
+    @router.get("/api/runs/{run}/axes", response_model=AxesResponse, responses=missing)
+    def get_axes(run: RunName) -> Any:
+        """The axes and stages that charts of the run can have so far."""
+        from blendsearch.results.report.chart_axes import list_axes
+
+        return list_axes(workspace.open(run)).to_dict()
 
     @router.get("/api/runs/{run}/config", response_class=Response, responses=missing | text)
     def get_run_config(run: RunName) -> Response:
@@ -340,6 +292,17 @@ def _make_write_router(workspace: Workspace) -> APIRouter:
     def stop_search(run: RunName) -> Any:
         """Stop like an interrupt: evaluations are kept, and the run can be resumed."""
         return {"run": run, "stopped": workspace.stop(run)}
+
+    @router.post("/api/runs/{run}/labels", response_model=LabelsRow)
+    def label_run(run: RunName, body: LabelsRequest) -> Any:
+        labels = workspace.label(run, body.tags, body.archived)
+        return {"run": run, "tags": labels.tags, "archived": labels.archived}
+
+    @router.delete("/api/runs/{run}", status_code=204)
+    def delete_run(run: RunName) -> Response:
+        """Delete a run with all its results, as `blendsearch delete`; refused while it is searched."""
+        workspace.delete(run)
+        return Response(status_code=204)
 
     @router.post("/api/runs/{run}/resume", status_code=202, response_model=StartedRun)
     def resume_search(run: RunName, body: ResumeRequest) -> Any:

@@ -7,11 +7,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal, NamedTuple
 
-from blendsearch.results.report.chart import ChartOptions
+from blendsearch.results.report.chart import ChartOptions, FrontChart
 from blendsearch.runs.run import Run
 
 MAX_CHARTS = 64
 """Charts that are kept; the least recently used is dropped first."""
+
+MAX_TIPS = 2000
+"""Points up to which a chart of one run has tooltips; they would double the size of a larger one."""
 
 ChartKind = Literal["front", "hypervolume"]
 State = tuple[tuple[int, int], ...]
@@ -33,7 +36,7 @@ class ChartCache:
         self._charts: OrderedDict[ChartRequest, tuple[State, str]] = OrderedDict()
 
     def render(self, runs: Sequence[Run], kind: ChartKind, options: ChartOptions) -> str:
-        """Give the chart as SVG, with the ids of points, and for two runs with tooltips.
+        """Give the chart as SVG, with the ids of points, and up to `MAX_TIPS` points with tooltips.
 
         Raises RunError when there is nothing to draw.
         """
@@ -50,22 +53,26 @@ class ChartCache:
             return self._charts[request][1]
 
 
-def _draw(runs: Sequence[Run], request: ChartRequest) -> str:
-    # matplotlib is imported with the first chart
+def build_chart(runs: Sequence[Run], kind: ChartKind, options: ChartOptions) -> FrontChart:
+    """Describe a chart of one run, or of two. Raises RunError when there is nothing to draw."""
     from blendsearch.results.report.chart_builder import (
         build_comparison_chart,
         build_front_chart,
         build_hypervolume_chart,
     )
+
+    if kind == "hypervolume":
+        return build_hypervolume_chart(runs[0], options)
+    return build_comparison_chart(runs, options) if len(runs) > 1 else build_front_chart(runs[0], options)
+
+
+def _draw(runs: Sequence[Run], request: ChartRequest) -> str:
+    # matplotlib is imported with the first chart
     from blendsearch.results.report.figures import draw_chart
 
-    if request.kind == "hypervolume":
-        chart = build_hypervolume_chart(runs[0])
-    elif len(runs) > 1:
-        chart = build_comparison_chart(runs, request.options)
-    else:
-        chart = build_front_chart(runs[0], request.options)
-    return replace(draw_chart(chart), tips=len(runs) > 1).to_svg(standalone=True)
+    chart = build_chart(runs, request.kind, request.options)
+    tips = len(runs) > 1 or sum(len(series.points) for series in chart.series) <= MAX_TIPS
+    return replace(draw_chart(chart), tips=tips).to_svg(standalone=True)
 
 
 def _read_state(runs: Sequence[Path]) -> State:

@@ -6,7 +6,7 @@ from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from blendsearch.results.follower import Follower
-from blendsearch.results.live_messages import EmptyRunState, ProcessOutput, RunNews
+from blendsearch.results.live_messages import EmptyRunState, ProcessOutput, RunNews, RunState
 from blendsearch.results.news_log import NewsLog
 from blendsearch.runs.run import open_run
 from blendsearch.service.workspace import NotFoundError, Workspace
@@ -24,7 +24,8 @@ class RunWatcher:
     def __init__(self, workspace: Workspace, name: str, after: int = 0) -> None:
         self._workspace, self._name, self._after = workspace, name, after
         self._follower: Follower | None = None
-        self._reported_state: EmptyRunState | None = None
+        self._stored_state: RunState | None = None
+        self._reported_state: RunState | EmptyRunState | None = None
         self._reported_child: ProcessOutput | None = None
 
     def close(self) -> None:
@@ -38,11 +39,8 @@ class RunWatcher:
         """
         if self._follower is None and self._workspace.has_run(self._name):
             self._follower = Follower(open_run(self._workspace.runs, self._name), self._after)
-        news = self._poll_follower()
-        children = self._workspace.processes
-        child = ProcessOutput(lives=children.is_running(self._name), said=tuple(children.read_output(self._name)))
-        if self._follower is None:
-            news = self._report_empty_state(child)
+        news = self._report_state(self._poll_follower())
+        child = self._describe_child()
         if child != self._reported_child:
             self._reported_child, news = child, replace(news, child=child)
         return news
@@ -58,14 +56,31 @@ class RunWatcher:
             self._follower = None
             raise
 
-    def _report_empty_state(self, child: ProcessOutput) -> RunNews:
-        if not child.lives and not child.said:
-            raise NotFoundError(f"no run is called {self._name!r}")
-        state = EmptyRunState(state="starting" if child.lives else "failed")
+    def _describe_child(self) -> ProcessOutput:
+        children, name = self._workspace.processes, self._name
+        return ProcessOutput(
+            lives=children.is_running(name),
+            said=tuple(children.read_output(name)),
+            started=children.was_started(name),
+        )
+
+    def _report_state(self, news: RunNews) -> RunNews:
+        """Replace the state in `news` by that of run and process together, where this has changed."""
+        if isinstance(news.state, RunState):
+            self._stored_state = news.state
+        state = self._describe_state()
         if state == self._reported_state:
-            return RunNews()
+            return replace(news, state=None)
         self._reported_state = state
-        return RunNews(state=state)
+        return replace(news, state=state)
+
+    def _describe_state(self) -> RunState | EmptyRunState:
+        stored, workspace = self._stored_state, self._workspace
+        if stored is not None:
+            return replace(stored, state=workspace.get_state(self._name, stored.state))
+        if not workspace.processes.was_started(self._name):
+            raise NotFoundError(f"no run is called {self._name!r}")
+        return EmptyRunState(state=workspace.get_state(self._name, None))
 
 
 class EventText(NamedTuple):
@@ -111,7 +126,7 @@ class RunEvents:
                 self._log.add(news)
                 self._texts.clear()
                 if news.state is not None:
-                    self._active = news.state.state in ("running", "starting")
+                    self._active = news.state.state in ("running", "starting", "stopping")
             return self._log.version
 
     def format(self, since: int, after: int) -> EventText:

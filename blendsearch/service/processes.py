@@ -22,6 +22,9 @@ from blendsearch.runs.checkpoint import write_atomically
 FOLDER = ".service"
 """The folder beside the runs; no run can have this name."""
 
+STOP_MARK = "stop"
+"""The file in a process's folder that shows that it was asked to stop."""
+
 MAX_OUTPUT_BYTES, MAX_OUTPUT_LINES = 16_000, 40
 """Bytes and lines of the output that are shown."""
 
@@ -50,6 +53,7 @@ class ProcessManager:
                 raise RunError(f"{MAX_PROCESSES} processes are running already: wait for one, or stop one")
             place = self.get_folder(name)
             place.mkdir(parents=True, exist_ok=True)
+            (place / STOP_MARK).unlink(missing_ok=True)
             if config is not None:
                 write_atomically(place / "config.yaml", config)
             words = [str(place / "config.yaml") if word == "CONFIG" else word for word in arguments]
@@ -66,6 +70,21 @@ class ProcessManager:
                 )
             self._processes.append(process)
             write_atomically(place / "process.json", json.dumps({"pid": process.pid, "words": words}))
+
+    def was_started(self, name: str) -> bool:
+        """Return whether a process of that name runs, or has run."""
+        return (self.get_folder(name) / "process.json").exists()
+
+    def was_stopped(self, name: str) -> bool:
+        """Return whether the last process of that name was asked to stop."""
+        return (self.get_folder(name) / STOP_MARK).exists()
+
+    def get_start_time(self, name: str) -> float:
+        """Return the time at which the last process of that name was started; infinity without one."""
+        try:
+            return (self.get_folder(name) / "process.json").stat().st_mtime
+        except OSError:
+            return float("inf")
 
     def is_running(self, name: str) -> bool:
         """Return whether a process of that name runs."""
@@ -85,7 +104,10 @@ class ProcessManager:
         """
         if not self.is_running(name):
             raise RunError(f"no process of this server runs {name}: stop it where it was started")
-        facts = json.loads((self.get_folder(name) / "process.json").read_text(encoding="utf-8"))
+        place = self.get_folder(name)
+        with self._lock:  # a process that is being started has no id in the file yet
+            facts = json.loads((place / "process.json").read_text(encoding="utf-8"))
+        (place / STOP_MARK).touch()
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(int(facts["pid"]), signal.SIGTERM)
         until = time.monotonic() + timeout
@@ -124,7 +146,7 @@ class ProcessManager:
         """Return all names that ever had a process, in alphabetical order."""
         if not self._folder.is_dir():
             return []
-        return sorted(path.name for path in self._folder.iterdir() if (path / "process.json").exists())
+        return sorted(path.name for path in self._folder.iterdir() if self.was_started(path.name))
 
     def get_folder(self, name: str) -> Path:
         """Return the folder of that name, where its process may write."""

@@ -2,16 +2,20 @@
 
 import shutil
 import textwrap
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from blendsearch.errors import RunError
-from blendsearch.results.listing import RunLister
+from blendsearch.errors import BlendsearchError, RunError
+from blendsearch.results.listing import DAMAGE, RunLister
 from blendsearch.results.network import describe_network
+from blendsearch.results.records import RunListing
 from blendsearch.results.summary import select_network
 from blendsearch.runs.config.loading import dump_config
-from blendsearch.runs.run import NAME, Run, check_name, find_free_name, open_run
+from blendsearch.runs.deletion import delete_run
+from blendsearch.runs.run import NAME, Run, check_name, find_free_name, list_runs, open_run
+from blendsearch.runs.run_labels import Labels, change_labels, read_labels
 from blendsearch.service.config_policy import check_fork_overrides, check_resume_overrides, parse_remote_config
 from blendsearch.service.processes import ProcessManager
 
@@ -39,11 +43,18 @@ class Workspace:
     def open(self, name: str) -> Run:
         """Open a run. Raises NotFoundError when there is none, RunError for one not begun or unreadable."""
         if not self.has_run(name):
-            if NAME.fullmatch(name) and (said := self.processes.read_output(name)):
-                how = "has not started yet" if self.processes.is_running(name) else "did not start"
-                raise RunError(f"run {name!r} {how}: {said[-1]}")
+            if NAME.fullmatch(name) and self.processes.was_started(name):
+                raise RunError(f"run {name!r} {self._explain_absence(name)}")
             raise NotFoundError(f"no run is called {name!r}")
         return open_run(self.runs, name)
+
+    def _explain_absence(self, name: str) -> str:
+        said = self.processes.read_output(name)
+        if self.processes.is_running(name):
+            return f"has not started yet: {said[-1] if said else 'its process has no output yet'}"
+        if self.processes.was_stopped(name):
+            return "was stopped before it began: start it again"
+        return f"did not start: {said[-1] if said else 'its process ended without a reason'}"
 
     def get_network(self, name: str, selector: str) -> dict[str, Any]:
         """Describe a network of a run. Raises NotFoundError when there is none."""
@@ -54,27 +65,48 @@ class Workspace:
             raise NotFoundError(str(error)) from error
 
     def summarize_runs(self) -> list[dict[str, Any]]:
-        """List the runs, also those without a directory yet (``starting``) and those that failed to create one.
+        """List the runs, also those that have no directory yet, and those that failed to create one.
 
         The reason of a failure is the last line of its process.
         """
         self.processes.reap()
-        rows = [row.to_dict() for row in self.lister.list_runs()]
-        started = self.processes.list_names()
-        for row in rows:
-            name = row["run"]
-            if name in started and row["state"] in ("stopped", "finished") and self.processes.is_running(name):
-                row["state"] = "starting"  # it is being resumed
-        known = {row["run"] for row in rows}
-        for name in started:
-            if name in known or not NAME.fullmatch(name):
-                continue
-            lives, said = self.processes.is_running(name), self.processes.read_output(name)
-            row = {"run": name, "model": "", "data": "", "budget": "", "evaluations": 0, "asked": 0}
-            reason = textwrap.shorten(said[-1] if said else "without a reason", 160, placeholder=" …")
-            state = "starting" if lives else f"failed: {reason}"
-            rows.append({**row, "best_val_accuracy": None, "state": state})
-        return sorted(rows, key=lambda row: str(row["run"]))
+        rows = self.lister.list_runs()
+        known, started = {row.run for row in rows}, self.processes.list_names()
+        rows = [replace(row, state=self.get_state(row.run, row.state)) if row.run in started else row for row in rows]
+        waiting = [name for name in started if name not in known and NAME.fullmatch(name)]
+        rows += [RunListing(run=name, state=self._describe_waiting(name)) for name in waiting]
+        return [row.to_dict() for row in sorted(rows, key=lambda row: row.run)]
+
+    def get_state(self, name: str, state: str | None) -> str:
+        """Return the state of a run together with that of its process; `state` is None without a run directory.
+
+        A process needs seconds before the search, which is ``starting``, and after it, or after a request to stop.
+        """
+        lives, stopped = self.processes.is_running(name), self.processes.was_stopped(name)
+        if state is None:
+            return ("stopping" if stopped else "starting") if lives else "stopped" if stopped else "failed"
+        if not lives or state not in ("running", "stopped", "finished"):
+            return state
+        if stopped and state != "finished":
+            return "stopping"
+        if state == "running" or not self._has_searched(name):
+            return "running" if state == "running" else "starting"
+        return "finished" if state == "finished" else "stopping"
+
+    def _has_searched(self, name: str) -> bool:
+        """Return whether the last process of the run has begun its search."""
+        try:
+            started = open_run(self.runs, name).read_engine_facts().get("started", 0.0)
+        except (BlendsearchError, *DAMAGE):
+            return False
+        return started >= self.processes.get_start_time(name)
+
+    def _describe_waiting(self, name: str) -> str:
+        state, said = self.get_state(name, None), self.processes.read_output(name)
+        if state != "failed":
+            return state
+        reason = said[-1].removeprefix("blendsearch: ") if said else "its process ended without a reason"
+        return f"failed: {textwrap.shorten(reason, 160, placeholder=' …')}"
 
     def start(self, text: str, name: str | None, overrides: list[str]) -> str:
         """Start a search from a config that was received over the network, and return its name.
@@ -113,6 +145,35 @@ class Workspace:
         changes = [word for override in overrides for word in ("--set", override)]
         self.processes.start(new_name, ["fork", name, "--runs", str(self.runs), "--name", new_name, *changes])
         return new_name
+
+    def label(self, name: str, tags: Sequence[str] | None, archived: bool | None) -> Labels:
+        """Replace the tags of run `name`, archive it or bring it back; None changes nothing.
+
+        Raises NotFoundError, ConfigError for a tag that is not allowed, RunError when the labels cannot be written.
+        """
+        path = self._find(name)
+        known = read_labels(path).tags
+        return change_labels(path, add=tags or (), remove=() if tags is None else known, archived=archived)
+
+    def delete(self, name: str) -> None:
+        """Delete run `name` with the output and exports of its processes.
+
+        Raises NotFoundError, RunError while a process works on it.
+        """
+        children = [name, *(other for other in self.processes.list_names() if other.startswith(f"{name}.export-"))]
+        if any(map(self.processes.is_running, children)):
+            raise RunError(f"a process works on run {name!r}: wait for it, or stop it")
+        if name in list_runs(self.runs):
+            delete_run(self.runs / name)
+        elif not NAME.fullmatch(name) or not self.processes.was_started(name):
+            raise NotFoundError(f"no run is called {name!r}")
+        for child in children:
+            shutil.rmtree(self.processes.get_folder(child), ignore_errors=True)
+
+    def _find(self, name: str) -> Path:
+        if name not in list_runs(self.runs):
+            raise NotFoundError(f"no run is called {name!r}")
+        return self.runs / name
 
     def stop(self, name: str) -> bool:
         """Stop the search of `name` so that it can be resumed; returns whether it has stopped."""

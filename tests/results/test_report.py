@@ -289,6 +289,8 @@ def test_a_logarithmic_axis_has_few_round_ticks() -> None:
     axis = Axis("MACs", 0.02, 0.6, "share", log=True)
     texts = Page(draw_chart(make_chart(x=axis, series=())).to_svg()).text
     assert [text for text in texts if text.endswith("%")] == [f"{n}\N{NO-BREAK SPACE}%" for n in (2, 5, 10, 20, 50)]
+    texts = Page(draw_chart(make_chart(x=replace(axis, low=0.12, high=0.33), series=())).to_svg()).text
+    assert [text for text in texts if text.endswith("%")] == [f"{n}\N{NO-BREAK SPACE}%" for n in (15, 20, 30)]
 
 
 def test_a_chart_describes_the_front(config_file: Path, tmp_path: Path, capsys: Any) -> None:

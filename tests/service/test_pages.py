@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,15 @@ import yaml
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from browsing import Opener, needs_chromium, open_browser, open_pages, picture
+from playwright.sync_api import Browser, Page, expect
 from serving import TOKEN, Served, served
 
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no chromium on this machine: apt-get install chromium"
-)
-OPTIONS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
-expect.set_options(timeout=30_000)  # a machine may have other work
+pytestmark = needs_chromium
 HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>\'&'
 MANY = 10_000
 QUIET = os.getloadavg()[0] < 2 * (os.cpu_count() or 1)
@@ -88,41 +80,14 @@ def server(runs: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as found:
-        opened = found.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
-        yield opened
-        opened.close()
-
-
-Opener = Callable[..., Page]
+    with open_browser() as found:
+        yield found
 
 
 @pytest.fixture
 def at(browser: Browser, server: Served) -> Iterator[Opener]:
-    """Opens a page with the token; at the end no page has complained, or asked any other host."""
-    contexts: list[BrowserContext] = []
-    wrong: list[str] = []
-
-    def opened(path: str, width: int = 1280, scheme: Any = "light", token: str = TOKEN) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda asked: None if asked.url.startswith(server.url) else wrong.append(asked.url))
-        page.goto(f"{server.url}{path}" + (f"#token={token}" if token else ""), wait_until="commit")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    # what is refused on purpose is a line of the browser's own
-    assert [line for line in wrong if not line.startswith("Failed to load resource: the server responded")] == []
-
-
-def picture(page: Page, name: str) -> None:
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+    with open_pages(browser, server) as opened:
+        yield opened
 
 
 def painted(page: Page) -> bool:
@@ -229,7 +194,7 @@ def test_all_of_it_goes_by_keyboard(at: Opener) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
-    for _ in range(10):
+    for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.textContent") == "one":
             break
@@ -237,7 +202,7 @@ def test_all_of_it_goes_by_keyboard(at: Opener) -> None:
     expect(page.locator("#front tr")).not_to_have_count(0)
     expect(page.locator("#plot svg")).to_be_visible()
     page.locator("#report").focus()
-    for _ in range(4):
+    for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "plot":
             break

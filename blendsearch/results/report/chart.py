@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-XAxisName = Literal["auto", "evaluations", "macs", "params", "memory", "latency"]
+XAxisName = Literal["auto", "evaluations", "macs", "params", "bytes", "memory", "latency", "measured"]
 YAxisName = Literal["auto", "accuracy", "error", "loss"]
-Unit = Literal["share", "count", "number"]
+Stage = Literal["both", "before", "after"]
+Unit = Literal["share", "count", "number", "bytes"]
 Vertex = tuple[float, float]
+WIDTH, NARROW_WIDTH = 780.0, 400.0
+"""Widths of charts in pixels: of a page, and of a phone."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,15 @@ class ChartOptions:
     x: a cost or the number of evaluations; ``auto`` is the cost whose budget is a range, else the evaluations.
     y: ``auto`` is the accuracy on validation images, or the loss where the run has no accuracies.
     log: whether the x axis is logarithmic.
+    stage: the networks before the long fine-tune, after it, or both in one chart.
+    narrow: whether the chart is drawn for the width of a phone.
     """
 
     x: XAxisName = "auto"
     y: YAxisName = "auto"
     log: bool = False
+    stage: Stage = "both"
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,16 @@ class ChartPoint:
 
 @dataclass(frozen=True)
 class ChartSeries:
-    """Points and a line that share a style and a line of the legend; `style` is a key of `figure.STYLES`."""
+    """Points and a line that share a style and a line of the legend.
+
+    `style` is a key of `figures.STYLES`; `label` names the line at its end.
+    """
 
     name: str
     style: str
     points: tuple[ChartPoint, ...] = ()
     line: tuple[Vertex, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,3 +89,4 @@ class FrontChart:
     y: Axis
     series: tuple[ChartSeries, ...]
     height: float = 400.0
+    width: float = WIDTH

@@ -1,12 +1,12 @@
 """Charts of one run or two, built from the stored evaluations."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from blendsearch.errors import RunError
-from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader
-from blendsearch.results.formatting import COST_NAMES, format_share
+from blendsearch.results.costs import make_ranged_cost_reader
+from blendsearch.results.formatting import format_share
 from blendsearch.results.history import (
     BASELINE_KINDS,
     SearchHistory,
@@ -15,15 +15,17 @@ from blendsearch.results.history import (
     read_history,
 )
 from blendsearch.results.report.chart import (
+    NARROW_WIDTH,
+    WIDTH,
     Axis,
     ChartOptions,
     ChartPoint,
     ChartSeries,
     FrontChart,
     Vertex,
-    XAxisName,
     YAxisName,
 )
+from blendsearch.results.report.chart_axes import make_cost_axis
 from blendsearch.results.report.chart_measure import MEASURES, name_measure
 from blendsearch.results.summary import get_accuracy_name, has_accuracy
 from blendsearch.runs.origin import DENSE
@@ -38,19 +40,60 @@ class _ChartSource:
     """The networks of a run at their places on both axes."""
 
     def __init__(self, run: Run, history: SearchHistory, options: ChartOptions) -> None:
-        self.run, self.history = run, history
+        self.run = run
         self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
-        self.cost, self._share = _choose_cost(run, history, options.x)
+        self.cost = make_cost_axis(run, history, options.x)
         self.measure = name_measure(MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
-        self._finals = _read_finals(run)
-        self._places = {row.id: place for place, row in enumerate(history.evaluated, 1)}
+        self.after = options.stage == "after"
+        self._finals = {} if options.stage == "before" else _read_finals(run)
+        self.history = self._select(history)
+        self._places = {row.id: place for place, row in enumerate(self.history.evaluated, 1)}
+
+    def _select(self, history: SearchHistory) -> SearchHistory:
+        """Select the networks of the stage whose cost is known. Raises RunError where there are none."""
+        if self.after:
+            history = self._replace_by_tuned(history)
+        history = replace(
+            history,
+            evaluated=self._drop_unknown(history.evaluated),
+            comparable=self._drop_unknown(history.comparable),
+            baselines=self._drop_unknown(history.baselines),
+            front=self._drop_unknown(history.front),
+            best_so_far=self._drop_unknown(history.best_so_far),
+        )
+        if not history.evaluated:
+            raise RunError(f"run {self.run.name!r} has no such networks yet: let it search to its end")
+        return history
+
+    def _drop_unknown(self, rows: Sequence[Evaluation]) -> list[Evaluation]:
+        return [row for row in rows if self.cost.read(row) is not None] if self.cost.partial else list(rows)
+
+    def _replace_by_tuned(self, history: SearchHistory) -> SearchHistory:
+        tuned = self._list_tuned(history.evaluated)
+        if not tuned:
+            raise RunError(f"run {self.run.name!r} has no long fine-tunes: set finals.picks and resume it")
+        best: list[Evaluation] = []
+        for row in tuned:
+            best.append(min([*best[-1:], row], key=_rank_tuned))
+        known = self._drop_unknown(tuned)
+        front = [row for row in known if not any(self._dominates(other, row) for other in known)]
+        return replace(history, evaluated=tuned, comparable=tuned, baselines=[], front=front, best_so_far=best)
+
+    def _dominates(self, other: Evaluation, row: Evaluation) -> bool:
+        values = [(self.cost.read(item) or 0.0, self.measure.get_badness(item)) for item in (other, row)]
+        return values[0] != values[1] and all(one <= two for one, two in zip(*values, strict=True))
 
     @property
     def has_finals(self) -> bool:
-        return bool(self._finals)
+        """Whether networks after the fine-tune are drawn beside those before it."""
+        return bool(self._finals) and not self.after
 
     def get_x(self, row: Evaluation) -> float:
-        return self._share(row) if self.by_cost else float(self._places.get(row.id, 0))
+        return self.cost.read(row) or 0.0 if self.by_cost else float(self._places.get(row.id, 0))
+
+    def find_best(self, rows: Sequence[Evaluation]) -> Evaluation:
+        """Find the network to label: that of the lowest loss, or after the fine-tune of the lowest error."""
+        return min(rows, key=_rank_tuned if self.after else lambda row: (row.loss or 0.0, row.macs, row.id))
 
     def make_point(self, row: Evaluation, label: str = "") -> ChartPoint:
         return ChartPoint(row.id, self.get_x(row), self.measure.require(row), self.format_tip(row), label)
@@ -63,7 +106,7 @@ class _ChartSource:
         )
         name = "dense network" if row.origin == DENSE else format_network_name(row)
         loss = "no loss" if row.loss is None else f"loss {row.loss:.3f}"
-        return f"{row.id}: {name}, {accuracy}{loss}, {format_share(self._share(row))} of {self.cost}"
+        return f"{row.id}: {name}, {accuracy}{loss}, {self.cost.format(row)}".removesuffix(", ")
 
     def choose_limit(self) -> float:
         """The worst value that the chart has room for; networks far worse than most are drawn at its edge."""
@@ -85,13 +128,17 @@ class _ChartSource:
         return [*self.history.evaluated, *self.list_tuned(), *dense]
 
     def list_tuned(self) -> list[Evaluation]:
-        """The networks after the long fine-tune, with the means over its seeds."""
+        """The networks after the long fine-tune that are drawn beside those before it."""
+        return self._list_tuned(self.history.evaluated) if self.has_finals else []
+
+    def _list_tuned(self, rows: Sequence[Evaluation]) -> list[Evaluation]:
+        """List the networks after the long fine-tune, with the means over its seeds."""
         return [
             row._replace(
                 loss=fmean(item.loss for item in self._finals[row.digest]),
                 error=fmean(item.error for item in self._finals[row.digest]),
             )
-            for row in self.history.evaluated
+            for row in rows
             if row.digest in self._finals
         ]
 
@@ -112,6 +159,7 @@ def build_front_chart(run: Run, options: ChartOptions | None = None) -> FrontCha
         x,
         y,
         tuple(_list_series(source, x, y)),
+        *_choose_size(options),
     )
 
 
@@ -125,7 +173,7 @@ def build_comparison_chart(runs: Sequence[Run], options: ChartOptions | None = N
     costs = {history.cost if history.has_budget_range else None for history in histories}
     x = options.x if options.x != "auto" else "auto" if len(costs) == 1 else "evaluations"
     y = options.y if options.y != "auto" else "accuracy" if all(map(has_accuracy, runs)) else "loss"
-    chosen = ChartOptions(x, y, options.log)
+    chosen = replace(options, x=x, y=y)
     sources = [_ChartSource(run, history, chosen) for run, history in zip(runs, histories, strict=True)]
     axes = _make_axes(sources, chosen)
     series = [
@@ -135,10 +183,15 @@ def build_comparison_chart(runs: Sequence[Run], options: ChartOptions | None = N
     ]
     names = " and ".join(run.name for run in runs)
     description = f"All networks of {names}, and the {_name_line(sources[0])} of each. The table has the numbers."
-    return FrontChart("comparison", names, description, *axes, tuple(series))
+    return FrontChart("comparison", names, description, *axes, tuple(series), *_choose_size(options))
 
 
-def build_hypervolume_chart(run: Run) -> FrontChart:
+def _choose_size(options: ChartOptions) -> tuple[float, float]:
+    """Choose height and width."""
+    return (340.0, NARROW_WIDTH) if options.narrow else (400.0, WIDTH)
+
+
+def build_hypervolume_chart(run: Run, options: ChartOptions | None = None) -> FrontChart:
     """Describe the hypervolume after every generation. Raises RunError before the first."""
     store = run.open_store(read_only=True)
     try:
@@ -163,6 +216,7 @@ def build_hypervolume_chart(run: Run) -> FrontChart:
         Axis("hypervolume", min(values) - margin, max(values) + margin, "number"),
         (ChartSeries("", "front", tuple(points), tuple((point.x, point.y) for point in points)),),
         240.0,
+        _choose_size(options or ChartOptions())[1],
     )
 
 
@@ -179,21 +233,6 @@ def _choose_measure(run: Run, name: YAxisName) -> str:
     if name != "loss" and not has_accuracy(run):
         raise RunError(f"run {run.name!r} has losses alone: ask for y=loss")
     return name
-
-
-def _choose_cost(run: Run, history: SearchHistory, name: XAxisName) -> tuple[str, Callable[[Evaluation], float]]:
-    """The name of a cost, and from a network to its share of the dense network's."""
-    if name in ("auto", "evaluations"):
-        return history.cost, history.share
-    dense = run.structure["dense"]
-    if name == "macs":
-        return COST_NAMES[name], lambda row: float(row.macs / dense["macs"])
-    if name == "params":
-        return COST_NAMES[name], lambda row: float(row.params / dense["params"])
-    if name not in run.config.budget.get_spans():
-        raise RunError(f"run {run.name!r} has no budget of {name}: its networks were not measured by it")
-    read = make_cost_reader(run)
-    return COST_NAMES[name], lambda row: 1.0 if row.origin == DENSE else float(getattr(read(row, {}), f"{name}_ratio"))
 
 
 def _make_axes(sources: Sequence[_ChartSource], options: ChartOptions) -> tuple[Axis, Axis]:
@@ -214,16 +253,14 @@ def _make_axes(sources: Sequence[_ChartSource], options: ChartOptions) -> tuple[
 def _make_cost_axis(sources: Sequence[_ChartSource], options: ChartOptions) -> Axis:
     """The axis over the budgets and all networks."""
     shares = [source.get_x(row) for source in sources for row in source.history.evaluated]
-    for source in sources:
-        spans = source.run.config.budget.get_spans()
-        shares += next((list(span) for name, span in spans.items() if COST_NAMES[name] == source.cost), [])
+    shares += [end for source in sources for end in source.cost.ends]
     low, high = min(shares), max(shares)
     if options.log:
         low, high = low / 1.08, high * 1.08
     else:
         margin = 0.03 * (high - low) or 0.01
         low, high = max(0.0, low - margin), high + margin
-    return Axis(f"{sources[0].cost}, share of the dense network's", low, high, "share", options.log)
+    return Axis(sources[0].cost.label, low, high, sources[0].cost.unit, options.log)
 
 
 def _format_title(run: Run, history: SearchHistory) -> str:
@@ -233,20 +270,21 @@ def _format_title(run: Run, history: SearchHistory) -> str:
 
 def _describe_source(source: _ChartSource) -> str:
     history, measure = source.history, source.measure
-    best = min(history.front, key=lambda row: (row.loss or 0.0, row.id)) if history.front else history.best_so_far[-1]
-    found = f"The lowest loss is that of network {best.id}: {measure.name} {measure.format(measure.require(best))}."
+    best = source.find_best(history.front) if history.front else history.best_so_far[-1]
+    kind = "best fine-tuned network is" if source.after else "lowest loss is that of network"
+    found = f"The {kind} {best.id}: {measure.name} {measure.format(measure.require(best))}."
     if not source.by_cost:
         return f"{len(history.evaluated)} networks in the order of their ids. {found}"
-    shares = [source.get_x(row) for row in history.front]
-    span = f"from {min(shares):.0%} to {max(shares):.0%} of {source.cost}"
+    ordered = sorted(history.front or history.evaluated, key=source.get_x)
+    span = f"from {source.cost.format(ordered[0])} to {source.cost.format(ordered[-1])}"
     return f"{len(history.evaluated)} pruned networks, {len(history.front)} of them on the front, {span}. {found}"
 
 
 def _list_series(source: _ChartSource, x: Axis, y: Axis) -> Iterator[ChartSeries]:
     rows = source.history.evaluated
-    newest = None if source.run.finished else max(row.generation for row in rows)
+    newest = None if source.run.finished or source.after else max(row.generation for row in rows)
     old = [source.make_point(row) for row in rows if row.generation != newest]
-    yield ChartSeries("evaluated", "evaluated", tuple(old))
+    yield ChartSeries("after the long fine-tune" if source.after else "evaluated", "evaluated", tuple(old))
     if newest is not None:
         new = [source.make_point(row) for row in rows if row.generation == newest]
         yield ChartSeries("last generation", "newest", tuple(new))
@@ -261,7 +299,7 @@ def _list_series(source: _ChartSource, x: Axis, y: Axis) -> Iterator[ChartSeries
 def _make_dense_series(source: _ChartSource, dense: Evaluation, x: Axis, y: Axis) -> ChartSeries:
     value = source.measure.require(dense)
     line = ((x.low, value), (x.high, value)) if y.contains(value) else ()
-    return ChartSeries(f"dense network, {source.measure.format(value)}", "dense", (), line)
+    return ChartSeries(f"dense network, {source.measure.format(value)}", "dense", (), line, "dense")
 
 
 def _make_baseline_series(source: _ChartSource, kind: str, rows: Sequence[Evaluation], x: Axis, y: Axis) -> ChartSeries:
@@ -277,16 +315,16 @@ def _make_baseline_series(source: _ChartSource, kind: str, rows: Sequence[Evalua
 
 
 def _name_line(source: _ChartSource) -> str:
-    return "front" if source.by_cost else "lowest loss so far"
+    return "front" if source.by_cost else "best so far" if source.after else "lowest loss so far"
 
 
 def _make_front_series(source: _ChartSource, style: str, x: Axis) -> ChartSeries:
     """The front and the best value at every cost; at one budget the network of the lowest loss until then."""
     if source.by_cost:
         rows = sorted(source.history.front, key=lambda row: (source.get_x(row), row.loss or 0.0))
-        vertices = list(_trace_monotone(source, rows))
-        end = source.get_x(rows[-1]), vertices[-1][1]
-        return ChartSeries(_name_line(source), style, tuple(_label_front(source, rows)), (*vertices, end))
+        vertices = list(_trace_monotone(source, [*source.history.comparable, *rows]))
+        line = (*vertices, (max(x.high, vertices[-1][0]), vertices[-1][1])) if vertices else ()
+        return ChartSeries(_name_line(source), style, tuple(_label_front(source, rows)), line)
     rows = list(dict.fromkeys(source.history.best_so_far))
     vertices = list(_trace_steps((source.get_x(row), source.measure.require(row)) for row in rows))
     points = [source.make_point(row, "best" if row is rows[-1] and not source.has_finals else "") for row in rows]
@@ -295,18 +333,18 @@ def _make_front_series(source: _ChartSource, style: str, x: Axis) -> ChartSeries
 
 def _label_front(source: _ChartSource, rows: Sequence[Evaluation]) -> Iterator[ChartPoint]:
     labels: dict[int, str] = {}
-    if source.history.has_budget_range and rows:
+    if source.history.has_budget_range and rows and not source.after:
         labels[find_knee(source.history.front, make_ranged_cost_reader(source.run)).id] = "knee"
     if rows and not source.has_finals:
-        labels[min(rows, key=lambda row: (row.loss or 0.0, row.macs, row.id)).id] = "best"
+        labels[source.find_best(rows).id] = "best"
     for row in rows:
         yield source.make_point(row, labels.get(row.id, ""))
 
 
 def _trace_monotone(source: _ChartSource, rows: Sequence[Evaluation]) -> Iterator[Vertex]:
-    """A staircase: at every cost the best value that a network of the front has at no more cost."""
+    """A staircase: at every cost the best value that a network has at no more cost."""
     best: list[Vertex] = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (source.get_x(row), source.measure.get_badness(row))):
         if not best or source.measure.get_badness(row) < best[-1][1]:
             best.append((source.get_x(row), source.measure.get_badness(row)))
     turned = ((x, 1 - bad if source.measure.sign < 0 else bad) for x, bad in best)
@@ -335,10 +373,14 @@ def _read_finals(run: Run) -> dict[str, list[FinalResult]]:
     return by_digest
 
 
+def _rank_tuned(row: Evaluation) -> tuple[float, float]:
+    return row.error or 0.0, row.loss or 0.0
+
+
 def _list_finals(source: _ChartSource) -> Iterator[ChartSeries]:
     """The networks after the long fine-tune, where there was one."""
     if tuned := source.list_tuned():
-        best = min(tuned, key=lambda row: (row.error or 0.0, row.loss or 0.0))
+        best = min(tuned, key=_rank_tuned)
         points = (source.make_point(row, "best" if row is best else "") for row in tuned)
         marked = (replace(point, tip=f"after the long fine-tune: {point.tip}") for point in points)
         yield ChartSeries("after the long fine-tune", "final", tuple(marked))

@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from blendsearch.blend.correlation_map import CorrelationMap
+from blendsearch.results.formatting import format_bytes
 from blendsearch.results.records import MethodSummary
-from blendsearch.results.report.chart import Axis, ChartPoint, ChartSeries, FrontChart
+from blendsearch.results.report.chart import WIDTH, Axis, ChartPoint, ChartSeries, FrontChart
 from blendsearch.results.report.criteria_map import format_cluster_name, format_correlation
 from blendsearch.results.report.drawing import (
     BLUE,
@@ -35,9 +36,8 @@ from blendsearch.results.report.drawing import (
     styled,
 )
 
-WIDTH = 780.0
 LEFT, RIGHT, BOTTOM = 62.0, 16.0, 48.0
-LEGEND_ROW, LEGEND_COLUMNS = 16.0, 3
+LEGEND_ROW, LEGEND_COLUMN = 16.0, 260.0
 MAX_CURVE_MARKS = 200
 """Most points of a curve that are marked; more would hide the line."""
 
@@ -79,26 +79,26 @@ WALKED = ("front", "first", "second")
 def draw_chart(chart: FrontChart, *, titled: bool = False) -> Drawing:
     """Draw a chart: the one picture of a front for pages, reports, files and notebooks; `titled` for a file."""
     handles = _make_handles(chart)
-    rows = math.ceil(len(handles) / LEGEND_COLUMNS)
+    columns = max(1, int(chart.width // LEGEND_COLUMN))
+    rows = math.ceil(len(handles) / columns)
     top = (28.0 if titled else 0.0) + LEGEND_ROW * rows + 30.0
     height = chart.height + top
-    figure = make_figure(WIDTH, height)
-    axes = figure.add_axes(
-        (LEFT / WIDTH, BOTTOM / height, (WIDTH - LEFT - RIGHT) / WIDTH, (chart.height - BOTTOM) / height)
-    )
-    _set_axes(axes, chart.x, chart.y)
+    figure = make_figure(chart.width, height)
+    inner = chart.width - LEFT - RIGHT
+    axes = figure.add_axes((LEFT / chart.width, BOTTOM / height, inner / chart.width, (chart.height - BOTTOM) / height))
+    _set_axes(axes, chart.x, chart.y, inner)
     marks: dict[str, Sequence[Mark]] = {}
     for number, series in enumerate(chart.series):
         marks |= _draw_series(axes, series, f"{WALK if series.style in WALKED else 'series'}-{number}", chart)
     _label_points(axes, chart)
     if handles:
-        place = (LEFT / WIDTH - 0.008, 1 - (28.0 if titled else 0.0) / height)
+        place = ((LEFT - 6) / chart.width, 1 - (28.0 if titled else 0.0) / height)
         figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=place, ncols=LEGEND_COLUMNS, frameon=False, fontsize=11,
+            handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns, frameon=False, fontsize=11,
             borderpad=0.2, borderaxespad=0, columnspacing=1.2, handletextpad=0.5, labelspacing=0.35,
         )  # fmt: skip
     if titled:
-        figure.text(LEFT / WIDTH, 1 - 6 / height, chart.title, fontsize=14, fontweight="bold", va="top")
+        figure.text(LEFT / chart.width, 1 - 6 / height, chart.title, fontsize=14, fontweight="bold", va="top")
     return Drawing(figure, chart.name, chart.title, chart.description, marks)
 
 
@@ -199,6 +199,12 @@ def _label_points(axes: Axes, chart: FrontChart) -> None:
             point.label, place, (-8 if left else 8, 7), textcoords="offset points", ha="right" if left else "left",
             fontweight="bold", gid=f"{HALO}-{number}", annotation_clip=False,
         )  # fmt: skip
+    named = [series for series in chart.series if series.label and series.line]
+    for number, series in enumerate(named, len(labelled)):
+        axes.annotate(
+            series.label, series.line[-1], (0, 3), textcoords="offset points", ha="right", va="bottom",
+            fontweight="bold", gid=f"{HALO}-{number}", annotation_clip=False,
+        )  # fmt: skip
 
 
 def _compute_share(axis: Axis, value: float) -> float:
@@ -207,31 +213,40 @@ def _compute_share(axis: Axis, value: float) -> float:
     return (place - low) / (high - low)
 
 
-def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
+def _set_axes(axes: Axes, x: Axis, y: Axis, width: float) -> None:
     if x.log:
         axes.set_xscale("log")
     axes.set_xlim(x.low, x.high)
     axes.set_ylim(y.low, y.high)
     axes.set_xlabel(x.label, fontsize=12)
-    axes.set_title(y.label, loc="left", fontsize=12, color=SOFT, pad=8, x=-LEFT / (WIDTH - LEFT - RIGHT) + 0.02)
+    axes.set_title(y.label, loc="left", fontsize=12, color=SOFT, pad=8, x=-LEFT / width + 0.02)
     if x.log:
-        ticks = [value for value in (m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)) if x.low <= value <= x.high]
-        axes.set_xticks(ticks)
+        axes.set_xticks(_list_log_ticks(x, (1, 2, 5)) or _list_log_ticks(x, (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=x.unit == "count"))
+        ticks = max(3, round(width / 88))
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=x.unit == "count"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     for axis, unit in ((axes.xaxis, x.unit), (axes.yaxis, y.unit)):
         if unit == "share":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}\N{NO-BREAK SPACE}%"))
         elif unit == "count":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+        elif unit == "bytes":
+            axis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", color=FAINT, lw=1)
     axes.tick_params(axis="y", length=0, pad=6)
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
+
+
+def _list_log_ticks(axis: Axis, steps: Sequence[float]) -> list[float]:
+    """List the ticks of a logarithmic axis in `steps` of each power of ten; empty where there are fewer than three."""
+    values = (step * 10.0**power for power in range(-4, 12) for step in steps)
+    found = [value for value in values if axis.low <= value <= axis.high]
+    return found if len(found) > 2 or len(steps) > 3 else []
 
 
 @styled

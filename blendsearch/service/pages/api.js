@@ -53,6 +53,17 @@ export function span(seconds) {
   return minutes >= 2 ? `${minutes} min` : `${Math.round(seconds)} s`;
 }
 
+// Copy the text of an element; where the browser does not allow it, over plain HTTP, select it and return false.
+export async function copyText(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent);
+    return true;
+  } catch {
+    getSelection().selectAllChildren(element);
+    return false;
+  }
+}
+
 // A state is one word, or one word and a reason after a colon.
 export function showState(place, state) {
   place.className = `state ${state.split(":")[0].split(" ")[0]}`;

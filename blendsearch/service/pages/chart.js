@@ -4,6 +4,13 @@ import { askDrawing, el } from "./api.js";
 const REACH = 18; // pixels within which the nearest point is meant
 const PAUSE = 1000; // least milliseconds between two drawings
 
+// The tooltip of a shape, which the page shows in its own way.
+function takeTitle(shape) {
+  const title = shape.querySelector("title");
+  title?.remove();
+  return title?.textContent ?? null;
+}
+
 export class Chart {
   // `describe(id)` gives the text of a point, `open(id)` shows a network; without `open` the chart is a picture alone.
   constructor(place, label, describe, open) {
@@ -12,7 +19,7 @@ export class Chart {
     this.tip = el("div", { class: "tip", hidden: true });
     this.live = el("div", { class: "skip", "aria-live": "polite" });
     place.append(this.frame, this.tip, this.live);
-    place.tabIndex = 0; // it scrolls sideways on a phone
+    place.tabIndex = 0;
     place.setAttribute("role", "group");
     place.setAttribute("aria-label", open ? `${label}: the arrow keys walk along it, Enter opens a network` : label);
     if (!open) return;
@@ -32,10 +39,19 @@ export class Chart {
     while (this.waiting) {
       this.waiting = false;
       const start = performance.now();
-      try { this.show(await askDrawing(this.path)); } catch (error) { if (error.status === 401) throw error; }
+      try {
+        this.show(await askDrawing(this.path));
+        this.fail(null);
+      } catch (error) { if (error.status === 401) throw error; else this.fail(error); }
       await new Promise((done) => setTimeout(done, Math.max(PAUSE, 2 * (performance.now() - start))));
     }
     this.busy = false;
+  }
+
+  // Say why there is no chart in the place of the old one.
+  fail(error) {
+    this.place.classList.toggle("failed", error !== null);
+    if (error && error.status !== 503) this.frame.replaceChildren(el("p", { class: "soft" }, error.message));
   }
 
   show(drawing) {
@@ -46,6 +62,7 @@ export class Chart {
     title.remove();
     this.points = [...svg.querySelectorAll("[data-id]")].map((shape) => ({
       id: Number(shape.dataset.id), shape, x: Number(shape.getAttribute("x")), y: Number(shape.getAttribute("y")),
+      words: this.open ? takeTitle(shape) : null,
     }));
     this.svg = svg;
     this.frame.replaceChildren(svg);
@@ -74,7 +91,7 @@ export class Chart {
     const walk = this.points.filter((point) => point.shape.closest(".walk")).sort((a, b) => a.x - b.x);
     if (step && walk.length) {
       event.preventDefault();
-      const at = walk.findIndex((point) => point.id === this.current?.id);
+      const at = walk.indexOf(this.current);
       this.select(walk[at < 0 ? (step > 0 ? 0 : walk.length - 1) : Math.min(walk.length - 1, Math.max(0, at + step))]);
       this.live.textContent = this.tip.textContent;
     } else if ((event.key === "Enter" || event.key === " ") && this.current) {
@@ -90,10 +107,11 @@ export class Chart {
     this.tip.hidden = !point;
     if (!point) return;
     point.shape.classList.add("current");
-    this.tip.textContent = this.describe(point.id);
+    this.tip.textContent = point.words ?? this.describe(point.id);
     const [box, at] = [this.place.getBoundingClientRect(), point.shape.getBoundingClientRect()];
     const [left, top] = [at.left + at.width / 2 - box.left, at.top - box.top];
     const [right, scrolled] = [left > box.width / 2, left + this.place.scrollLeft];
+    this.tip.style.maxWidth = `${Math.max(120, (right ? left : box.width - left) - 16)}px`;
     this.tip.style.transform = `translate(calc(${scrolled}px ${right ? "- 100% - 12px" : "+ 12px"}), calc(${top}px + ${top < 60 ? "14px" : "-110%"}))`;
   }
 }

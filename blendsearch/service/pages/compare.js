@@ -5,6 +5,7 @@ import { SearchHistory } from "./history.js";
 
 const sides = [null, null];
 const ends = [null, null];
+const narrow = matchMedia("(max-width: 40rem)");
 const chart = new Chart(find("plot"), "Chart of both runs");
 
 function draw() {
@@ -12,7 +13,8 @@ function draw() {
   if (!known.length) return;
   const [first, second] = known.filter((side) => side.evaluated);
   find("both").hidden = !first;
-  if (first) chart.refresh(`runs/${first.head.run}/chart` + (second ? `?beside=${second.head.run}` : "")).catch(showError);
+  const words = new URLSearchParams({ ...(second && { beside: second.head.run }), ...(narrow.matches && { narrow: "true" }) });
+  if (first) chart.refresh(`runs/${first.head.run}/chart?${words}`).catch(showError);
   facts();
 }
 

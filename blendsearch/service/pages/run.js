@@ -1,8 +1,9 @@
 // The page of a run: what is there when it opens, and then every event.
-import { ask, el, enter, find, listen, number, percent, showError, showState, span } from "./api.js";
+import { ask, copyText, el, enter, find, listen, number, percent, showError, showState, span } from "./api.js";
 import { Chart } from "./chart.js";
 import { SearchHistory } from "./history.js";
 import { showNetwork } from "./network.js";
+import { ChartView } from "./view.js";
 
 const run = decodeURIComponent(location.pathname.split("/")[2]);
 const history = new SearchHistory();
@@ -10,6 +11,7 @@ let table = "", configured = false;
 
 const main = new Chart(find("plot"), "Chart of the networks", (id) => history.describe(id), open);
 const curve = new Chart(find("curve"), "Hypervolume after every generation");
+const view = new ChartView(run, () => draw());
 
 async function open(id) {
   main.mark(id);
@@ -23,10 +25,21 @@ function draw() {
   // some methods evaluate a network or two: there is no progress to draw, as in the report
   const few = history.state.state === "finished" && !history.head.spans && history.evaluated < 3;
   find("course").hidden = few;
+  find("caption").textContent = caption();
   find("volumes").hidden = few || !history.generations.length;
   if (few) return;
-  main.refresh(`runs/${run}/chart`).catch(showError);
-  if (history.generations.length) curve.refresh(`runs/${run}/chart?kind=hypervolume`).catch(showError);
+  main.refresh(view.chart()).catch(showError);
+  const narrow = view.narrow.matches ? "&narrow=true" : "";
+  if (history.generations.length) curve.refresh(`runs/${run}/chart?kind=hypervolume${narrow}`).catch(showError);
+}
+
+function caption() {
+  const { x = "auto" } = view.choice;
+  const ordered = x === "evaluations" || (x === "auto" && !history.head.spans);
+  return "Each dot is a network, pruned and evaluated. " + (ordered
+    ? "Networks are in the order of their ids. The line follows the best network so far. "
+    : `The front is by loss and ${history.head.cost}. The line is the best value that is reached at each cost. `)
+    + "Triangles at the edge are networks outside the range shown.";
 }
 
 function receive(news) {
@@ -37,6 +50,7 @@ function receive(news) {
   if (news.front || news.tests) front();
   if (news.front || news.tests || news.state?.state === "finished") answer();
   if (news.child) output();
+  if (news.head || news.state?.state === "finished") view.refresh().catch(showError);
   if (news.rows || news.dense || news.front || news.generations || news.head) draw();
 }
 
@@ -47,15 +61,13 @@ function head() {
   find("under").textContent = `Run ${run}, ${data}, method ${method}, fidelity ${fidelity}, seed ${seed}.`;
   find("main-h").textContent = spans ? `The front: ${history.measure()} against ${cost}` : "The best network so far";
   find("cost-h").textContent = cost;
-  find("caption").textContent = "Each dot is a network, pruned and evaluated. " + (spans
-    ? `The front is by loss and ${cost}. The line is the best value that a network of the front reaches at each cost. `
-    : "Networks are in the order of their ids. The line follows the network with the lowest loss so far. ")
-    + "Triangles at the edge are networks outside the range shown.";
   find("report").href = `/api/runs/${run}/report`;
   find("report").hidden = false;
   find("against").href = `/compare?one=${run}`;
   find("against").hidden = false;
   find("fork").hidden = false;
+  find("anew").hidden = true;
+  for (const part of ["tiles", "networks", "network"]) find(part).hidden = false;
   if (!configured) {
     configured = true;
     ask(`runs/${run}/config`).then((text) => { find("config").textContent = text; }).catch(showError);
@@ -65,8 +77,8 @@ function head() {
 function state() {
   const { state: word, evaluations, asked, failed, best, per_minute, utilisation, workers, seconds_left } = history.state;
   const lives = history.child?.lives ?? false;
-  const shown = lives && (word === "stopped" || word === "finished") ? "starting" : word;
-  showState(find("state"), shown ?? "");
+  showState(find("state"), word ?? "");
+  if (!history.head) waitForRun(word);
   find("done").textContent = evaluations ?? 0;
   find("asked").textContent = asked ? `of ${asked}${failed ? `, ${failed} failed` : ""}` : "";
   find("bar").value = asked ? Math.min(1, evaluations / asked) : 0;
@@ -74,13 +86,30 @@ function state() {
   find("best-id").textContent = best ? `network ${best.id}` : "";
   find("pace").textContent = per_minute ? `${per_minute.toFixed(per_minute < 10 ? 1 : 0)} a minute` : "–";
   find("workers").textContent = workers > 1 ? `${workers} workers${utilisation ? `, ${percent(utilisation, 0)} busy` : ""}` : "";
-  find("left").textContent = shown === "running" ? span(seconds_left) : "–";
-  find("stop").hidden = !lives;
-  find("resume").hidden = find("more").hidden = lives || !["stopped", "finished"].includes(word);
+  find("left").textContent = word === "running" ? span(seconds_left) : "–";
+  find("stop").hidden = !lives || word === "finished";
+  find("stop").textContent = word === "stopping" ? "Stop at once" : "Stop";
+  find("resume").hidden = find("more").hidden = lives || !history.head || !["stopped", "finished"].includes(word);
   find("resume").textContent = word === "finished" ? "Resume with more" : "Resume";
   const field = find("evaluations");
   if (asked && document.activeElement !== field && !field.value) { field.value = asked; }
   if (asked) field.min = asked;
+}
+
+const WAITING = {
+  starting: "The network and the data are loaded, the channels scored. The run appears here when the search begins.",
+  stopping: "The process is ending before the search began.",
+  stopped: "It was stopped before the search began, and nothing is stored.",
+  failed: "It ended before the search began, and nothing is stored.",
+};
+
+// There is only a process yet, or it has ended without a run.
+function waitForRun(word) {
+  find("title").textContent = `Run ${run}`;
+  document.title = `${run} · blendsearch`;
+  find("under").textContent = WAITING[word] ?? "";
+  find("anew").href = `/start?from=${run}`;
+  find("anew").hidden = !["stopped", "failed"].includes(word);
 }
 
 function front() {
@@ -92,9 +121,15 @@ function front() {
   const listed = history.dense ? [{ id: 0, cost: 1, params: 1, error: history.dense.error, loss: history.dense.loss }, ...rows] : rows;
   find("front").replaceChildren(...listed.map((row) => el("tr", note(row.id) ? { class: "chosen" } : {},
     el("th", { scope: "row" }, el("button", { type: "button", class: "link", "aria-label": `Network ${row.id}`, onclick: () => open(row.id) }, row.id), note(row.id) ? ` ${note(row.id)}` : ""),
-    el("td", {}, history.name(row.id).startsWith("network ") ? `generation ${row.generation}` : history.name(row.id)),
-    el("td", { class: "n" }, percent(row.cost)), el("td", { class: "n" }, percent(row.params)), el("td", { class: "n" }, number(row.loss)),
-    el("td", { class: "n" }, row.error === null || !history.hasAccuracy() ? "–" : percent(1 - row.error)), el("td", { class: "n" }, percent(history.tests.get(row.id))))));
+    el("td", { "data-label": "from" }, history.name(row.id).startsWith("network ") ? `generation ${row.generation}` : history.name(row.id)),
+    ...cells(row).map(([label, words]) => el("td", { class: "n", "data-label": label }, words)))));
+}
+
+function cells(row) {
+  return [
+    [history.head?.cost ?? "cost", percent(row.cost)], ["parameters", percent(row.params)], ["val. loss", number(row.loss)],
+    ["val. accuracy", row.error === null || !history.hasAccuracy() ? "–" : percent(1 - row.error)], ["test accuracy", percent(history.tests.get(row.id))],
+  ];
 }
 
 // The network to take, in a sentence: asked for at most every five seconds, and once more at the end.
@@ -116,10 +151,11 @@ function answer() {
 
 function output() {
   const place = find("output");
-  const lines = history.child.said;
-  place.textContent = lines.length ? lines.join("\n") : "It was not started by this server, or has no output yet.";
+  const { said: lines, lives, started } = history.child;
+  place.textContent = lines.length ? lines.join("\n") : !started ? "The search was not started by this server." : lives ? "There is no output yet." : "The process ended without output.";
   place.scrollTop = place.scrollHeight;
-  if (history.state.state === "failed") showError(new Error(lines.at(-1) ?? "It ended without a reason."));
+  const reason = /^blendsearch: (?!stopped)(.*)/.exec(lines.at(-1) ?? "")?.[1];
+  if (!lives && (reason || history.state.state === "failed")) showError(new Error(reason ?? lines.at(-1) ?? "The process ended without a reason."));
 }
 
 function act(button, path, body) {
@@ -127,6 +163,12 @@ function act(button, path, body) {
     showError(null);
     find(button).disabled = true;
     try { await ask(`runs/${run}/${path}`, body()); } catch (error) { showError(error); } finally { find(button).disabled = false; }
+  });
+}
+
+for (const part of ["command", "sentence"]) {
+  find(`copy-${part}`).addEventListener("click", async () => {
+    find("copied").textContent = await copyText(find(part)) ? `The ${part} is copied.` : `The ${part} is selected: press Ctrl+C.`;
   });
 }
 

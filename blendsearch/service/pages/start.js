@@ -3,7 +3,11 @@ import { ask, showError, enter, find } from "./api.js";
 
 enter(async () => {
   const example = async () => { find("config").value = await ask("example"); };
-  await example();
+  const from = new URLSearchParams(location.search).get("from");
+  if (from) {
+    find("name").value = from;
+    find("config").value = await ask(`runs/${encodeURIComponent(from)}/config`);
+  } else await example();
   find("example").addEventListener("click", () => example().catch(showError));
   find("file").addEventListener("change", async (event) => {
     const file = event.target.files[0];
