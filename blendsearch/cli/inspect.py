@@ -77,7 +77,8 @@ def _list_latencies(found: "Inspection") -> list[str]:
         for name, item in found.latency.items()
     ]
     macs = next((item["macs_ratio"] for item in found.latency.values()), 1.0)
-    slow = describe_slowness({name: item["ratio"] for name, item in found.latency.items()}, macs)
+    times = {name: (item["dense_ms"], item["pruned_ms"]) for name, item in found.latency.items()}
+    slow = describe_slowness(times, macs)
     return [*lines, *([f"warning: such a network is {slow}"] if slow else [])]
 
 

@@ -281,10 +281,11 @@ def _format_latency(done: "ExportResult") -> Iterator[str]:
     if (latency := done.latency) is None:
         return
     pairs = {"torch": latency, **({"onnxruntime": latency["onnxruntime"]} if "onnxruntime" in latency else {})}
-    ratios = {name: pair["pruned_ms"] / pair["dense_ms"] for name, pair in pairs.items()}
     for name, pair in pairs.items():
+        ratio = pair["pruned_ms"] / pair["dense_ms"]
         place = f"on {latency['where']}" if name == "torch" else f"in {RUNTIME_NAMES[name]}"
-        times = f"dense {pair['dense_ms']:.3f} ms, pruned {pair['pruned_ms']:.3f} ms ({ratios[name]:.1%})"
+        times = f"dense {pair['dense_ms']:.3f} ms, pruned {pair['pruned_ms']:.3f} ms ({ratio:.1%})"
         yield f"one pass {place}: {times}, the fastest of passes in turns"
-    if slow := describe_slowness(ratios, done.macs_ratio):
+    times = {name: (pair["dense_ms"], pair["pruned_ms"]) for name, pair in pairs.items()}
+    if slow := describe_slowness(times, done.macs_ratio):
         yield f"warning: the network is {slow}"

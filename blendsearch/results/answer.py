@@ -158,7 +158,7 @@ class _Composer:
         self._run, self._summary = run, summary
         with run.open_store(read_only=True) as store:
             self._latencies = store.read_latencies()
-            self._runtime_latencies = store.read_runtime_latencies()
+            self._further_latencies = store.read_runtime_latencies()
         self._dense = summary.dense[0] if summary.dense else None
         self._candidates: tuple[NetworkRecord | FinalRecord, ...] = summary.finals or summary.front
         spans = run.config.budget.get_spans()
@@ -282,17 +282,24 @@ class _Composer:
     def _get_runtimes(self, row: EvaluationRecord) -> dict[str, RuntimeRow]:
         """Get the latencies in further runtimes; the dense network's are those beside the best one measured there."""
         if row.origin != DENSE:
-            own = self._runtime_latencies.get(row.cut, {})
-            return {name: RuntimeRow(ms=1e3 * item.seconds, ratio=item.ratio) for name, item in own.items()}
-        beside = next((found for item in self._candidates if (found := self._runtime_latencies.get(item.cut))), {})
-        return {name: RuntimeRow(ms=1e3 * item.seconds / item.ratio, ratio=1.0) for name, item in beside.items()}
+            own = self._further_latencies.get(row.cut, {})
+            return {
+                name: RuntimeRow(ms=1e3 * item.seconds, ratio=item.ratio) for name, item in own.items() if item.ratio
+            }
+        beside = next((found for item in self._candidates if (found := self._further_latencies.get(item.cut))), {})
+        return {
+            name: RuntimeRow(ms=1e3 * item.seconds / item.ratio, ratio=1.0)
+            for name, item in beside.items()
+            if item.ratio
+        }
 
     def _compose_warning(self, best: AnswerRow) -> str:
         """Compose the line that says where the network to take is slower than its MACs promise."""
-        ratios = {name: item["ratio"] for name, item in best.runtimes.items()}
-        if best.latency_ratio is not None:
-            ratios[self._run.config.budget.measured.runtime] = best.latency_ratio
-        slow = describe_slowness(ratios, best.macs_ratio)
+        times = {name: (item["ms"] / item["ratio"], item["ms"]) for name, item in best.runtimes.items()}
+        if best.latency_ms is not None and best.latency_ratio:
+            runtime = self._run.config.budget.measured.runtime
+            times[runtime] = (best.latency_ms / best.latency_ratio, best.latency_ms)
+        slow = describe_slowness(times, best.macs_ratio)
         return f"warning: network {best.id} is {slow}" if slow else ""
 
     def _compose_sentences(

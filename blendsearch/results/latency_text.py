@@ -16,11 +16,17 @@ the MACs, and would always warn at 5 %, where the constant cost of a pass domina
 """
 
 
-def describe_slowness(ratios: Mapping[str, float], macs_ratio: float) -> str:
+LEAST_MS = 1.0
+"""Milliseconds of a dense pass below which no warning is reported: calls, not products, take most of such a pass."""
+
+
+def describe_slowness(times: Mapping[str, tuple[float, float]], macs_ratio: float) -> str:
     """Describe the runtime in which a network saves far less time than MACs; empty if there is none.
 
-    `ratios`: its share of the dense network's time by runtime. `macs_ratio`: its share of the MACs.
+    `times`: milliseconds of one pass of the dense network and of this one, by runtime. `macs_ratio`: this one's share
+    of the MACs.
     """
+    ratios = {name: pruned / dense for name, (dense, pruned) in times.items() if dense >= LEAST_MS}
     if not ratios or macs_ratio >= 1:
         return ""
     runtime = max(ratios, key=lambda name: ratios[name])
