@@ -25,6 +25,7 @@ import torch
 
 from blendsearch.blend.allocation import allocate, compute_min_ratios, make_widths
 from blendsearch.fitness import latency_benchmark as latency
+from blendsearch.fitness import timers
 from blendsearch.structure.trace import trace_structure
 from blendsearch.zoo.factory import build_model
 
@@ -38,7 +39,7 @@ def main() -> None:
     if "--cpu-clock" in words:
         words.remove("--cpu-clock")
         clock = "processor time"
-        latency.time = types.SimpleNamespace(perf_counter=time.thread_time)
+        timers.time = types.SimpleNamespace(perf_counter=time.thread_time)
     results = {f"resnet18 at {side} px": measure_side(int(side)) for side in words or (64, 128)}
     print(json.dumps(results, indent=1))
     path = Path(__file__).with_suffix(".json")

@@ -1,6 +1,6 @@
 """The answer of a run on the terminal: a sentence, the next command, and a short table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blendsearch.cli.terminal import make_table, print_table
@@ -22,21 +22,30 @@ def format_answer(answer: "Answer") -> Iterator[str]:
     yield answer.sentences[0]
     yield f"  {answer.command}"
     yield from answer.sentences[1:]
+    if answer.warning:
+        yield answer.warning
     if answer.hint:
         yield answer.hint
 
 
 def _print_rows(answer: "Answer") -> None:
+    from blendsearch.results.latency_text import RUNTIME_NAMES
+
     rows = [*([] if answer.dense is None else [answer.dense]), *answer.rows]
     timed = any(row.latency_ms is not None for row in rows)
     tested = any(row.test_accuracy is not None for row in rows)
     accurate = any(row.val_accuracy is not None for row in rows)
     title = "after training" if answer.rows[0].trained else "before training"
     columns = ["id", title, "", "MACs", "params", "size"]
-    columns += [*(["latency"] if timed else []), *(["val acc"] if accurate else ["val loss"])]
+    runtimes = list(dict.fromkeys(name for row in rows for name in row.runtimes))
+    columns += [
+        *(["latency"] if timed else []),
+        *(RUNTIME_NAMES[name] for name in runtimes),
+        *(["val acc"] if accurate else ["val loss"]),
+    ]
     table = make_table(*columns, *(["test acc"] if tested else []))
     for row in rows:
-        table.add_row(*_format_row(row, timed=timed, tested=tested, accurate=accurate))
+        table.add_row(*_format_row(row, runtimes, timed=timed, tested=tested, accurate=accurate))
         if row is answer.dense:
             table.add_section()
     print_table(table)
@@ -44,13 +53,15 @@ def _print_rows(answer: "Answer") -> None:
         print(answer.conditions)
 
 
-def _format_row(row: "AnswerRow", *, timed: bool, tested: bool, accurate: bool) -> list[str]:
+def _format_row(row: "AnswerRow", runtimes: Sequence[str], *, timed: bool, tested: bool, accurate: bool) -> list[str]:
     from blendsearch.results.formatting import format_bytes
 
     cells = [str(row.id), row.name, row.mark, f"{row.macs_ratio:.1%}", f"{row.params_ratio:.1%}"]
     cells.append(format_bytes(row.bytes))
     if timed:
         cells.append("" if row.latency_ms is None else f"{row.latency_ms:.2f} ms ({row.latency_ratio:.0%})")
+    known = [row.runtimes.get(name) for name in runtimes]
+    cells += ["" if item is None else f"{item['ms']:.2f} ms ({item['ratio']:.0%})" for item in known]
     if accurate:
         cells.append(_format_accuracy(row.val_accuracy, row.val_spread))
     else:

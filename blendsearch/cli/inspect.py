@@ -23,7 +23,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     print(f"{found.model}; {found.data}")
     _print_parts("group", found.groups)
     _print_parts("unpruned", found.unpruned)
-    for line in (*_list_costs(found), *_list_times(found)):
+    for line in (*_list_costs(found), *_list_latencies(found), *_list_times(found)):
         print(line)
 
 
@@ -67,6 +67,20 @@ def _list_costs(found: "Inspection") -> list[str]:
                 parts.append("OUT OF REACH")
         lines.append(", ".join(parts))
     return lines
+
+
+def _list_latencies(found: "Inspection") -> list[str]:
+    from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
+
+    lines = [
+        f"latency in {RUNTIME_NAMES[name]}: {item['dense_ms']:.3f} ms for the dense network, "
+        f"{item['pruned_ms']:.3f} ms ({item['ratio']:.0%}) for one with {item['macs_ratio']:.0%} of the MACs"
+        for name, item in found.latency.items()
+    ]
+    macs = next((item["macs_ratio"] for item in found.latency.values()), 1.0)
+    times = {name: (item["dense_ms"], item["pruned_ms"]) for name, item in found.latency.items()}
+    slow = describe_slowness(times, macs)
+    return [*lines, *([f"warning: such a network is {slow}"] if slow else [])]
 
 
 def _list_times(found: "Inspection") -> list[str]:

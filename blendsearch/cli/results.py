@@ -1,7 +1,7 @@
 """Verbs that read a run: runs, front, export; and the table of a comparison."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -273,10 +273,8 @@ def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> Non
         f"parameters ({done.params_ratio:.2%}), validation {accuracy} "
         f"{'after loading it back' if done.checked else 'in the search'}, {done.fidelity}"
     )
-    if (latency := done.latency) is not None:
-        ratio = latency["pruned_ms"] / latency["dense_ms"]
-        times = f"dense {latency['dense_ms']:.3f} ms, pruned {latency['pruned_ms']:.3f} ms ({ratio:.1%})"
-        print(f"one pass on {latency['where']}: {times}, the fastest of passes in turns")
+    for line in _format_latency(done):
+        print(line)
     for item in done.files:
         checked = "" if item.difference is None else f", outputs within {item.difference:.1e} of the module's"
         allowed = "" if item.tolerance is None else f" (of their spread; allowed {item.tolerance:g})"
@@ -285,3 +283,20 @@ def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> Non
         print(f"  {item.name:<20} {item.bytes:>12,} bytes{checked}{allowed}")
     print(f"  the dense weights take {done.dense_bytes:,} bytes")
     print(f"load it with: blendsearch.load({str(done.folder)!r}{hint})")
+
+
+def _format_latency(done: "ExportResult") -> Iterator[str]:
+    """Format the time of one pass in each runtime, and a warning where it is long for the MACs."""
+    from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
+
+    if (latency := done.latency) is None:
+        return
+    pairs = {"torch": latency, **({"onnxruntime": latency["onnxruntime"]} if "onnxruntime" in latency else {})}
+    for name, pair in pairs.items():
+        ratio = pair["pruned_ms"] / pair["dense_ms"]
+        place = f"on {latency['where']}" if name == "torch" else f"in {RUNTIME_NAMES[name]}"
+        times = f"dense {pair['dense_ms']:.3f} ms, pruned {pair['pruned_ms']:.3f} ms ({ratio:.1%})"
+        yield f"one pass {place}: {times}, the fastest of passes in turns"
+    times = {name: (pair["dense_ms"], pair["pruned_ms"]) for name, pair in pairs.items()}
+    if slow := describe_slowness(times, done.macs_ratio):
+        yield f"warning: the network is {slow}"

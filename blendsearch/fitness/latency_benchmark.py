@@ -1,8 +1,9 @@
-"""Latency measurements on the device at hand, and the latency model fitted to them."""
+"""Latency measurements of pruned networks beside the dense one, and the latency model fitted to them."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,14 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.blend.allocation import Budget, Widths, allocate
+from blendsearch.fitness.timers import BenchmarkSettings, Timer, make_timer
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut, IndexMaps
 from blendsearch.structure.latency_model import LatencyModel, extract_layers, fit_latency_model
 from blendsearch.structure.surgery import narrow
-from blendsearch.training.device import Precision, autocast
-
-MIN_TIMING_SECONDS = 0.005
-"""Shortest timing in seconds: a small network runs several times for it."""
+from blendsearch.training.device import autocast
 
 FASTEST_SECONDS = 0.5
 """Seconds after which the search for the fastest pass of a network ends, after at least `repeats` passes."""
@@ -29,16 +28,6 @@ NETWORKS_PER_ROUND = 8
 """Networks that take turns with the dense one. More would evict each other's weights from the caches for longer."""
 
 
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """Conditions of a latency measurement: images per pass, their shape, the precision, and `repeats` for medians."""
-
-    input_shape: tuple[int, int, int]
-    batch_size: int
-    precision: Precision
-    repeats: int
-
-
 LatencyMeasurement = Callable[[nn.Module, IndexMaps, Sequence[Cut], BenchmarkSettings], NDArray[np.float64]]
 """From a network and cuts to the seconds of one pass of the dense network and of each cut, (cuts, 2)."""
 
@@ -48,25 +37,24 @@ def measure_latencies(
 ) -> NDArray[np.float64]:
     """Measure the seconds of one pass of the dense network and of each cut: (cuts, 2), medians.
 
-    Runs on the device of `model`, after a warm-up. A few cuts and the dense network take turns, and each round is
-    divided by how slow it was for all of them. This cancels other load of the machine, so the ratio of a row is
-    steadier than its seconds.
+    Runs in the runtime of `conditions`, torch on the device of `model`, after a warm-up. A few cuts and the dense
+    network take turns, and each round is divided by how slow it was for all of them. This cancels other load of the
+    machine, so the ratio of a row is steadier than its seconds.
     """
-    device = next(model.parameters()).device
-    images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
     rows: list[NDArray[np.float64]] = []
-    with torch.inference_mode(), autocast(device, conditions.precision):
-        for start in range(0, len(cuts), NETWORKS_PER_ROUND):
-            networks = [model, *(narrow(model, maps, cut) for cut in cuts[start : start + NETWORKS_PER_ROUND])]
-            passes = [_choose_passes(network, images) for network in networks]
+    for start in range(0, len(cuts), NETWORKS_PER_ROUND):
+        networks = [model, *(narrow(model, maps, cut) for cut in cuts[start : start + NETWORKS_PER_ROUND])]
+        timers = [make_timer(network, conditions) for network in networks]
+        with _use_conditions(model, conditions):
+            passes = [timer.warm_up() for timer in timers]
             seconds = np.array(
                 [
-                    [_time_passes(network, images, count) for network, count in zip(networks, passes, strict=True)]
+                    [timer.time(count) for timer, count in zip(timers, passes, strict=True)]
                     for _ in range(conditions.repeats)
                 ]
             )
-            each = _polish_medians(seconds)
-            rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
+        each = _polish_medians(seconds)
+        rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
     return np.concatenate([np.empty((0, 2)), *rows])
 
 
@@ -78,22 +66,32 @@ def measure_fastest_passes(
     Each cut and the dense network take turns, pass by pass. On a machine that other processes use, the fastest pass is
     far steadier than the median one: they only ever make a pass slower.
     """
-    device = next(model.parameters()).device
-    images = torch.zeros(conditions.batch_size, *conditions.input_shape, device=device)
-    rows = []
-    with torch.inference_mode(), autocast(device, conditions.precision):
-        for cut in cuts:
-            networks = [model, narrow(model, maps, cut)]
-            for network in networks:
-                _choose_passes(network, images)
-            start, rounds, fastest = time.perf_counter(), 0, np.full(2, np.inf)
-            while rounds < conditions.repeats or (
-                rounds < MAX_ROUNDS and time.perf_counter() - start < FASTEST_SECONDS
-            ):
-                fastest = np.minimum(fastest, [_time_passes(network, images, 1) for network in networks])
-                rounds += 1
-            rows.append(fastest)
-    return np.array(rows).reshape(-1, 2)
+    if not cuts:
+        return np.empty((0, 2))
+    rows, dense = [], make_timer(model, conditions)
+    for cut in cuts:
+        timers = [dense, make_timer(narrow(model, maps, cut), conditions)]
+        with _use_conditions(model, conditions):
+            rows.append(_find_fastest(timers, conditions.repeats))
+    return np.array(rows)
+
+
+def _find_fastest(timers: Sequence[Timer], repeats: int) -> NDArray[np.float64]:
+    """Time all timers in turns; return the seconds of each one's fastest pass."""
+    for timer in timers:
+        timer.warm_up()
+    start, rounds, fastest = time.perf_counter(), 0, np.full(len(timers), np.inf)
+    while rounds < repeats or (rounds < MAX_ROUNDS and time.perf_counter() - start < FASTEST_SECONDS):
+        fastest = np.minimum(fastest, [timer.time(1) for timer in timers])
+        rounds += 1
+    return fastest
+
+
+@contextlib.contextmanager
+def _use_conditions(model: nn.Module, conditions: BenchmarkSettings) -> Iterator[None]:
+    """Run passes of torch without gradients and in the precision of `conditions`."""
+    with torch.inference_mode(), autocast(next(model.parameters()).device, conditions.precision):
+        yield
 
 
 def _polish_medians(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,25 +172,3 @@ def _draw_widths(allowed: Widths, rng: np.random.Generator) -> NDArray[np.int64]
 def _clip_budget(budget: Budget, oracle: CostOracle, allowed: Widths) -> Mapping[str, float]:
     """Raise `budget` to the cost of the narrowest network: the first model may predict less room than there is."""
     return {name: max(ratio, float(oracle.compute_ratio(name, allowed.low))) for name, ratio in budget.items()}
-
-
-def _choose_passes(network: nn.Module, images: torch.Tensor) -> int:
-    """Return the number of passes that fill the shortest timing; also warms the network up."""
-    _time_passes(network, images, 2)
-    return max(1, int(np.ceil(MIN_TIMING_SECONDS / _time_passes(network, images, 1))))
-
-
-def _time_passes(network: nn.Module, images: torch.Tensor, passes: int) -> float:
-    """Time `passes` passes together, after one that loads the weights into the caches; return seconds per pass."""
-    network(images)
-    _synchronize(images.device)
-    start = time.perf_counter()
-    for _ in range(passes):
-        network(images)
-    _synchronize(images.device)
-    return (time.perf_counter() - start) / passes
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -3,8 +3,8 @@
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypedDict
 
 import numpy as np
 from torch import nn
@@ -12,12 +12,15 @@ from torch import nn
 from blendsearch.blend.allocation import compute_min_ratios
 from blendsearch.events import Reporter
 from blendsearch.fitness.evaluator import Evaluator, make_request
+from blendsearch.fitness.runtimes import measure_in_runtimes
 from blendsearch.pipeline.problem.assembly import TracedNetwork, make_evaluator
 from blendsearch.pipeline.problem.builder import trace_config
+from blendsearch.pipeline.problem.costs import make_conditions
 from blendsearch.pipeline.problem.from_config import compute_allowed_widths, make_schedule
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, resolve_finals
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run
+from blendsearch.structure.groups import Cut
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.trainer import TrainingOptions, train
 
@@ -25,6 +28,15 @@ KEPT_SHARE = 0.7
 """Share of its channels that every group keeps in the network that is timed."""
 
 TIMED_STEPS = 2
+
+
+class LatencyComparison(TypedDict):
+    """Milliseconds of one pass of the dense and of a pruned network, and the pruned one's shares of time and MACs."""
+
+    dense_ms: float
+    pruned_ms: float
+    ratio: float
+    macs_ratio: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Inspection:
     final_seconds: of the long fine-tune of one network; None where networks are not fine-tuned, or by user code.
     base_seconds: of the training of the dense network; 0 where it has weights.
     finals: networks that are chosen for the long fine-tune. The best controls are fine-tuned too.
+    latency: one pass of the dense network and of one that is cut everywhere, by runtime; empty where not measured.
     """
 
     model: str
@@ -55,6 +68,7 @@ class Inspection:
     final_seconds: float | None
     base_seconds: float
     finals: int
+    latency: dict[str, LatencyComparison] = field(default_factory=dict)
 
     @property
     def search_seconds(self) -> float | None:
@@ -100,6 +114,7 @@ def inspect_config(config: Config, report: Reporter, inputs: UserInputs = NO_USE
         _time_training(traced, tuned) if finals and not by_user else None,
         0.0 if is_trained or base is None else _time_training(traced, make_schedule(base)) or 0.0,
         finals,
+        _measure_latency(config, traced),
     )
 
 
@@ -131,14 +146,37 @@ def _compute_mean(values: Sequence[float]) -> float | None:
 
 def _time_evaluation(config: Config, traced: TracedNetwork, evaluator: Evaluator) -> float:
     """Return the seconds of one evaluation at the config's fidelity, of a network that is cut everywhere."""
+    cut = _cut_everywhere(config, traced)
+    evaluator.warm_up_evaluation()
+    return evaluator.evaluate(make_request(cut, config.fitness.fidelity, config.seed)).seconds
+
+
+def _measure_latency(config: Config, traced: TracedNetwork) -> dict[str, LatencyComparison]:
+    """Measure the network that is cut everywhere beside the dense one; empty for networks that take no images."""
+    structure, cut = traced.structure, _cut_everywhere(config, traced)
+    macs_ratio = float(structure.oracle.compute_ratio("macs", structure.maps.count_kept(cut)))
+    try:
+        height, width, channels = traced.splits.train.shape
+        conditions = make_conditions(config.budget, (channels, height, width))
+        times = measure_in_runtimes(traced.model.eval(), structure.maps, cut, conditions)
+    except Exception:  # a network may need other inputs than images, and this figure is optional
+        return {}
+    return {
+        name: LatencyComparison(
+            dense_ms=1e3 * item.dense, pruned_ms=1e3 * item.pruned, ratio=item.ratio, macs_ratio=macs_ratio
+        )
+        for name, item in times.items()
+    }
+
+
+def _cut_everywhere(config: Config, traced: TracedNetwork) -> Cut:
+    """Cut every group to about `KEPT_SHARE` of its channels."""
     maps = traced.structure.maps
     counts = compute_allowed_widths(config, traced.structure).round(
         np.asarray(KEPT_SHARE * maps.sizes, dtype=np.float64)
     )
     parts = [np.arange(group.channels) < count for group, count in zip(maps.groups, counts, strict=True)]
-    cut = np.concatenate([*parts, np.ones(len(maps.layers), dtype=np.bool_)])
-    evaluator.warm_up_evaluation()
-    return evaluator.evaluate(make_request(cut, config.fitness.fidelity, config.seed)).seconds
+    return np.concatenate([*parts, np.ones(len(maps.layers), dtype=np.bool_)])
 
 
 def _time_training(traced: TracedNetwork, schedule: Schedule) -> float | None:

@@ -3,7 +3,9 @@
 The final result is chosen among the promoted networks, by their higher-fidelity evaluations, where there are any.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from blendsearch.events import LatenciesMeasured, Promoted, Tested
 from blendsearch.fitness.evaluator import EvaluationSplit, make_request
 from blendsearch.fitness.latency_benchmark import LatencyMeasurement, measure_fastest_passes, measure_latencies
+from blendsearch.fitness.runtimes import list_report_runtimes
+from blendsearch.fitness.timers import BenchmarkSettings
 from blendsearch.pipeline.final_training import train_finals
 from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import load_method
@@ -140,29 +144,59 @@ def measure_reported_latencies(session: SearchSession) -> None:
     """Measure the latency of every reported network once, beside the dense one.
 
     Where latency has no budget, these are the fine-tuned networks, the best, the knee and some of the front; a failure
-    is then a warning.
+    is then a warning. It is one too where a command measures, whose device may be away by then.
     """
-    if "latency" in session.problem.config.budget.get_spans():
-        _measure_budgeted_latencies(session)
-        return
+    budget = session.problem.config.budget
     try:
-        _measure_further_latencies(session)
+        if "latency" in budget.get_spans():
+            _measure_budgeted_latencies(session)
+        else:
+            _measure(session, _select_unmeasured(session), measure_fastest_passes)
     except Exception as error:  # a network may need other inputs than images, and the search is complete
+        if "latency" in budget.get_spans() and budget.measured.command is None:
+            raise
         session.warn(f"latency was not measured: {' '.join(str(error).split())[:200]}")
+        return
+    _measure_further_runtimes(session)
 
 
-def _measure_further_latencies(session: SearchSession) -> None:
+def _select_unmeasured(session: SearchSession) -> dict[str, Evaluation]:
+    """Select the reported networks without a latency, by digest."""
+    done = session.store.read_latencies()
+    return {digest: row for digest, row in _select_shown(session).items() if digest not in done}
+
+
+def _select_shown(session: SearchSession) -> dict[str, Evaluation]:
+    """Select the fine-tuned networks, the best, the knee and some of the front, by digest."""
     problem, store = session.problem, session.store
-    done = store.read_latencies()
     valid = select_highest_fidelity(store.read_evaluations(), store.read_promotions())
     front = select_front(valid, problem.compute_costs)
     if not front:
-        return
+        return {}
     finals = {item.digest for item in store.read_finals()}
     shown = [*(row for row in valid if row.digest in finals), *_select_along_front(front, 1)]
     shown += [find_knee(front, problem.compute_costs), *_select_along_front(front, MEASURED_NETWORKS)]
-    waiting = {row.digest: row for row in shown if row.digest not in done}
-    _measure(session, waiting, measure_fastest_passes)
+    return {row.digest: row for row in shown}
+
+
+def _measure_further_runtimes(session: SearchSession) -> None:
+    """Measure the reported networks in the runtimes that have no budget, as far as these can run them."""
+    problem, store = session.problem, session.store
+    conditions = _make_conditions(problem)
+    done = store.read_runtime_latencies()
+    for runtime in list_report_runtimes(conditions):
+        waiting = {key: row for key, row in _select_shown(session).items() if runtime not in done.get(key, {})}
+        cuts = [unpack_cut(row.cut, problem.structure.maps.channels) for row in waiting.values()]
+        settings = replace(conditions, runtime=runtime, command=None)
+        with contextlib.suppress(Exception):  # exporters raise many types, and these figures are optional
+            seconds = measure_fastest_passes(problem.model, problem.structure.maps, cuts, settings)
+            for digest, (dense, own) in zip(waiting, seconds, strict=True):
+                store.add_runtime_latency(digest, runtime, Latency(float(own / dense), float(own)))
+
+
+def _make_conditions(problem: Problem) -> BenchmarkSettings:
+    height, width, channels = problem.splits.train.shape
+    return make_conditions(problem.config.budget, (channels, height, width))
 
 
 def _measure(
@@ -170,10 +204,9 @@ def _measure(
 ) -> tuple[list[Cut], NDArray[np.float64]]:
     """Measure the networks of `rows`, by digest, and store their latencies; return the cuts and the seconds."""
     problem = session.problem
-    maps, height, width, channels = problem.structure.maps, *problem.splits.train.shape
+    maps = problem.structure.maps
     cuts = [unpack_cut(row.cut, maps.channels) for row in rows.values()]
-    conditions = make_conditions(problem.config.budget, (channels, height, width))
-    seconds = measure(problem.model, maps, cuts, conditions)
+    seconds = measure(problem.model, maps, cuts, _make_conditions(problem))
     for digest, (dense, own) in zip(rows, seconds, strict=True):
         session.store.add_latency(digest, Latency(float(own / dense), float(own)))
     return cuts, seconds

@@ -62,9 +62,10 @@ def memory(share: Share, upper: Share | None = None) -> Budget:
 
 
 def latency(share: Share, upper: Share | None = None, **conditions: Any) -> Budget:
-    """Limit the time of a forward pass on this device to a share, in (0, 1], of the dense network's, or search a range.
+    """Limit the time of a forward pass to a share, in (0, 1], of the dense network's, or search a range.
 
-    `conditions` are fields of the section `budget.measured`: ``batch_size``, ``precision``, ``repeats``, ``cuts``.
+    `conditions` are fields of the section `budget.measured`: ``batch_size``, ``precision``, ``repeats``, ``cuts``,
+    ``runtime``, ``command``, ``timeout``.
     """
     return Budget({"latency": _make_range(share, upper), **({"measured": conditions} if conditions else {})})
 

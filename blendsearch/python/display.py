@@ -80,7 +80,8 @@ def format_html_table(rows: Sequence[NetworkRecord], measure: str = "accuracy") 
 
 def format_answer_text(answer: Answer) -> str:
     """Format the answer as text: its sentences, and the Python that exports the network."""
-    return "\n".join([*answer.sentences, *_format_next_step(answer)])
+    warning = [answer.warning] if answer.warning else []
+    return "\n".join([*answer.sentences, *warning, *_format_next_step(answer)])
 
 
 def _format_next_step(answer: Answer) -> list[str]:

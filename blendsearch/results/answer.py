@@ -7,12 +7,15 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from blendsearch.results.costs import BYTES_PER_WEIGHT
 from blendsearch.results.formatting import COST_NAMES, format_bytes, format_factor, format_signed_points
+from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
 from blendsearch.results.record import Record
 from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, RunSummary
 from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.runs.config.schema import LatencyConfig
 from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin
 from blendsearch.runs.records import Latency
@@ -40,6 +43,13 @@ SAME = 0.02
 """A latency within this share of the dense network's is called as fast."""
 
 
+class RuntimeRow(TypedDict):
+    """Milliseconds of one pass of a network in a runtime, and its share of the dense network's time."""
+
+    ms: float
+    ratio: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnswerRow(Record):
     """A network beside the dense one.
@@ -49,6 +59,7 @@ class AnswerRow(Record):
     mark: ``best``, ``knee``, both, or empty.
     bytes: size of its float32 parameters.
     latency_ms, latency_ratio: measured at the end of the search, beside the dense network; None where not measured.
+    runtimes: milliseconds and ratio in further runtimes, by name, such as ``onnxruntime``.
     trained: the accuracies are those after the long fine-tune.
     val_spread, test_spread: standard deviations of the accuracies over seeds; None of one seed.
     points: difference of accuracies to the dense network's, in [-1, 1]: on test images where there are any.
@@ -62,6 +73,7 @@ class AnswerRow(Record):
     bytes: int
     latency_ms: float | None
     latency_ratio: float | None
+    runtimes: Mapping[str, RuntimeRow]
     trained: bool
     val_loss: float | None
     val_accuracy: float | None
@@ -83,6 +95,7 @@ class Answer(Record):
     dense, rows: the short table, the cheapest first.
     hidden: number of networks of the front and the baselines that the short table leaves out.
     conditions: how latency was measured; empty where it was not.
+    warning: a line where the best network saves far less time than MACs; empty elsewhere.
     """
 
     sentences: tuple[str, ...]
@@ -92,6 +105,7 @@ class Answer(Record):
     rows: tuple[AnswerRow, ...]
     hidden: int
     conditions: str
+    warning: str = ""
 
 
 def compose_answer(run: Run, summary: RunSummary | None = None) -> Answer:
@@ -105,15 +119,17 @@ def format_gains(row: AnswerRow, dense: AnswerRow | None, costs: Sequence[str], 
     if dense is not None:
         parts.append(f"{format_bytes(row.bytes)} instead of {format_bytes(dense.bytes)}")
     if row.latency_ratio is not None:
-        parts.append(_format_speed(row.latency_ratio, machine))
+        others = [f"{_format_speed(item['ratio'])} in {RUNTIME_NAMES[name]}" for name, item in row.runtimes.items()]
+        further = f" ({', '.join(others)})" if others else ""
+        parts.append(f"{_format_speed(row.latency_ratio)} on {machine}{further}")
     parts.append(_format_quality(row, dense, after))
     return ", ".join(part for part in parts if part)
 
 
-def _format_speed(ratio: float, machine: str) -> str:
+def _format_speed(ratio: float) -> str:
     if abs(ratio - 1) < SAME:
-        return f"as fast on {machine}"
-    return f"{1 / ratio:.1f}x faster on {machine}" if ratio < 1 else f"{ratio:.1f}x slower on {machine}"
+        return "as fast"
+    return f"{1 / ratio:.1f}x faster" if ratio < 1 else f"{ratio:.1f}x slower"
 
 
 def _format_quality(row: AnswerRow, dense: AnswerRow | None, after: str) -> str:
@@ -140,6 +156,7 @@ class _Composer:
         self._run, self._summary = run, summary
         with run.open_store(read_only=True) as store:
             self._latencies = store.read_latencies()
+            self._further_latencies = store.read_runtime_latencies()
         self._dense = summary.dense[0] if summary.dense else None
         self._candidates: tuple[NetworkRecord | FinalRecord, ...] = summary.finals or summary.front
         spans = run.config.budget.get_spans()
@@ -167,6 +184,7 @@ class _Composer:
             rows=rows,
             hidden=len(known) - len(rows),
             conditions=self._describe_conditions(rows),
+            warning=self._compose_warning(next(row for row in rows if row.id == best.id)),
         )
 
     def _compose_empty(self) -> Answer:
@@ -242,6 +260,7 @@ class _Composer:
             bytes=BYTES_PER_WEIGHT * round(row.params_ratio * facts["params"]),
             latency_ms=None if latency is None else 1e3 * latency.seconds,
             latency_ratio=None if latency is None else latency.ratio,
+            runtimes=self._get_runtimes(row),
             trained=isinstance(row, FinalRecord),
             val_loss=row.val_loss,
             val_accuracy=row.val_accuracy,
@@ -257,6 +276,29 @@ class _Composer:
             return self._latencies.get(row.cut)
         beside = next((found for item in self._candidates if (found := self._latencies.get(item.cut))), None)
         return None if beside is None or not beside.ratio else Latency(1.0, beside.seconds / beside.ratio)
+
+    def _get_runtimes(self, row: EvaluationRecord) -> dict[str, RuntimeRow]:
+        """Get the latencies in further runtimes; the dense network's are those beside the best one measured there."""
+        if row.origin != DENSE:
+            own = self._further_latencies.get(row.cut, {})
+            return {
+                name: RuntimeRow(ms=1e3 * item.seconds, ratio=item.ratio) for name, item in own.items() if item.ratio
+            }
+        beside = next((found for item in self._candidates if (found := self._further_latencies.get(item.cut))), {})
+        return {
+            name: RuntimeRow(ms=1e3 * item.seconds / item.ratio, ratio=1.0)
+            for name, item in beside.items()
+            if item.ratio
+        }
+
+    def _compose_warning(self, best: AnswerRow) -> str:
+        """Compose the line that says where the network to take is slower than its MACs promise."""
+        times = {name: (item["ms"] / item["ratio"], item["ms"]) for name, item in best.runtimes.items()}
+        if best.latency_ms is not None and best.latency_ratio:
+            runtime = self._run.config.budget.measured.runtime
+            times[runtime] = (best.latency_ms / best.latency_ratio, best.latency_ms)
+        slow = describe_slowness(times, best.macs_ratio)
+        return f"warning: network {best.id} is {slow}" if slow else ""
 
     def _compose_sentences(
         self,
@@ -327,12 +369,17 @@ class _Composer:
         if all(row.latency_ms is None for row in rows):
             return ""
         how = self._run.config.budget.measured
-        where = self._run.provenance["device"]
+        where = self._describe_place(how)
+        further = sorted({RUNTIME_NAMES[name] for row in rows for name in row.runtimes})
+        beside = f"; beside it in {', '.join(further)}" if further else ""
         value = "median" if "latency" in self._run.config.budget.get_spans() else "fastest"
         return (
             f"latency on {where}, batch {how.batch_size}, {how.precision}: {value} of passes in turns with the dense "
-            "network; size: float32 weights"
+            f"network{beside}; size: float32 weights"
         )
+
+    def _describe_place(self, how: LatencyConfig) -> str:
+        return self._run.provenance["device"] if how.runtime == "torch" else RUNTIME_NAMES[how.runtime]
 
 
 def _is_poor(row: AnswerRow) -> bool:

@@ -145,6 +145,15 @@ class StoredLatency(NamedTuple):
     seconds: float
 
 
+class StoredRuntimeLatency(NamedTuple):
+    """A row of the table of latencies in further runtimes."""
+
+    digest: str
+    runtime: str
+    ratio: float
+    seconds: float
+
+
 class StoredMetrics(NamedTuple):
     """A row of the table of further metrics; `numbers` is JSON."""
 

@@ -23,6 +23,7 @@ from blendsearch.runs.records import (
     StoredGeneration,
     StoredLatency,
     StoredMetrics,
+    StoredRuntimeLatency,
     StoredTest,
     Tally,
     TestResult,
@@ -264,6 +265,22 @@ class Store:
             return {}
         rows = self._read_records(StoredLatency, "latencies")
         return {row.digest: Latency(row.ratio, row.seconds) for row in rows}
+
+    def add_runtime_latency(self, digest: str, runtime: str, latency: Latency) -> None:
+        """Store the measured latency of a network in a further runtime; a repeated one changes nothing."""
+        with self._convert_write_errors():
+            self._connection.execute(
+                "INSERT OR IGNORE INTO runtime_latencies VALUES (?, ?, ?, ?)", (digest, runtime, *latency)
+            )
+
+    def read_runtime_latencies(self) -> dict[str, dict[str, Latency]]:
+        """Read latencies in further runtimes by digest and runtime; empty for a run of an older version."""
+        if not self._has("runtime_latencies"):
+            return {}
+        found: dict[str, dict[str, Latency]] = {}
+        for row in self._read_records(StoredRuntimeLatency, "runtime_latencies"):
+            found.setdefault(row.digest, {})[row.runtime] = Latency(row.ratio, row.seconds)
+        return found
 
     def add_extra_metrics(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
         """Store further metrics of a user-defined `evaluate` function for a network; repeated ones change nothing."""

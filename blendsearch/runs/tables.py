@@ -65,6 +65,13 @@ CREATE TABLE IF NOT EXISTS latencies (
     ratio       REAL NOT NULL,             -- to the dense network, measured alternately
     seconds     REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS runtime_latencies (
+    digest      TEXT NOT NULL,
+    runtime     TEXT NOT NULL,             -- another one than that of the table latencies
+    ratio       REAL NOT NULL,
+    seconds     REAL NOT NULL,
+    PRIMARY KEY (digest, runtime)
+);
 CREATE TABLE IF NOT EXISTS probes (
     digest      TEXT NOT NULL,
     fidelity    TEXT NOT NULL,

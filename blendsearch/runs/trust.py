@@ -1,4 +1,4 @@
-"""Trust in the code that a run directory names: its factory, its criteria modules, its transforms and its training.
+"""Trust in the code that a run directory names: its factory, criteria modules, transforms, training, latency command.
 
 A run directory may come from somebody else, and importing what it names runs that code. It is imported only where the
 user says so (``--trust``, ``trust=True``), or where this user made the run on this machine. The second is proved by a
@@ -29,7 +29,7 @@ BUILT_IN_PREFIXES = ("", "torchvision", "timm", PYTHON_PREFIX)
 
 
 def list_code(config: Config) -> list[str]:
-    """List the user-defined modules that `config` names: of factory, criteria, transforms and training."""
+    """List the user-defined code that `config` names: modules of functions, and the command that measures latency."""
     place = config.model.factory.rpartition(":")[0]
     functions = [
         *(config.data.transforms, config.data.dataset),
@@ -39,7 +39,9 @@ def list_code(config: Config) -> list[str]:
     hub = [HUGGING_FACE] if config.data.dataset == HUGGING_FACE else []  # whose loader may run a set's own code
     sources = [name.rpartition(":")[0] for name in functions]
     named = [source for source in sources if source not in BUILT_IN_PREFIXES]
-    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *named, *hub]
+    command = config.budget.measured.command
+    commands = [] if command is None else [f"the command {command!r}"]
+    modules = [*([] if place in BUILT_IN_PREFIXES else [place]), *config.criteria.modules, *named, *hub, *commands]
     return list(dict.fromkeys(modules))
 
 
@@ -57,7 +59,7 @@ def check_trusted(run: Run, trust: bool) -> None:
         return
     raise RunError(
         f"run {run.name!r} names user-defined code ({', '.join(modules)}) and was not made by you at this place on "
-        "this machine: importing it runs that code; read it first, then add --trust (in Python: trust=True)"
+        "this machine: continuing runs that code; read it first, then add --trust (in Python: trust=True)"
     )
 
 
@@ -83,6 +85,8 @@ def _compute_signature(path: Path, config: Config, key: bytes) -> str:
     source = config.data.dataset.rpartition(":")[0]
     if source not in BUILT_IN_PREFIXES or config.data.dataset == "huggingface":
         facts.append([config.data.dataset, config.data.name, config.data.arguments])
+    if config.budget.measured.command is not None:
+        facts.append(config.budget.measured.command)
     return hmac.new(key, json.dumps(facts, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 

@@ -23,6 +23,10 @@ MAX_DEPTH = 12
 MAX_ARGUMENT = 1_000_000
 """The largest number among the arguments of a factory: widths, depths, numbers of classes."""
 
+COMMAND_REFUSAL = (
+    "budget.measured.command is not taken from a network: a command that measures latency works from the command line"
+)
+
 FACTORY_PATTERN = re.compile(r"(torchvision:)?[A-Za-z0-9_]{1,80}")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 RESUME_PATTERN = re.compile(
@@ -86,7 +90,17 @@ def _check_overrides(overrides: Sequence[str], allowed: re.Pattern[str], expecte
                 f"--set {override[:80]!r} is not taken from a network: expected {expected}, or engine.FIELD= that "
                 "selects no machine"
             )
-        parse_remote_yaml(override.partition("=")[2])
+        place, _, text = override.partition("=")
+        value = parse_remote_yaml(text)
+        if place.strip().endswith(".command") or (place.startswith("budget.") and _has_key(value, "command")):
+            raise ConfigError(COMMAND_REFUSAL)
+
+
+def _has_key(value: Any, key: str) -> bool:
+    """Return True where `key` is a key of a mapping in `value`, at any depth."""
+    if isinstance(value, dict):
+        return key in value or any(_has_key(item, key) for item in value.values())
+    return isinstance(value, list) and any(_has_key(item, key) for item in value)
 
 
 def _check_spelling(tree: dict[Any, Any]) -> None:
@@ -133,6 +147,8 @@ def _check_names(config: Config) -> None:
             f"task.{next(iter(functions))} is not taken from a network: user-defined functions work from the command "
             "line"
         )
+    if config.budget.measured.command is not None:
+        raise ConfigError(COMMAND_REFUSAL)
     if ":" in config.data.transforms:
         raise ConfigError(
             "data.transforms MODULE:FUNCTION is not taken from a network: expected the name of a preset; user-defined "

@@ -31,8 +31,12 @@ def test_a_config_is_inspected_before_anything_starts(tmp_path: Path, capsys: An
     parts = found["base_seconds"] + 6 * found["evaluation_seconds"] + found["final_seconds"]
     assert found["total_seconds"] == pytest.approx(parts)
     assert not Path("runs").exists()
+    assert list(found["latency"]) == ["torch", "onnxruntime"][: len(found["latency"])]
+    for item in found["latency"].values():
+        assert item["ratio"] == pytest.approx(item["pruned_ms"] / item["dense_ms"]) and 0.3 < item["macs_ratio"] < 0.7
     main(["inspect", "digits.yaml", "--set", "budget.macs=0.001"])
     shown = capsys.readouterr().out
+    assert "latency in torch: " in shown and "for the dense network, " in shown
     assert "OUT OF REACH" in shown and "whole search: about" in shown and "evaluations: 6 of about" in shown
 
 

@@ -24,7 +24,12 @@ COMPUTED = READ | {
 """Keys that are masked in output computed by the test: times, hosts, and texts of the run that it makes."""
 
 
-ADDED = frozenset({".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"})
+ADDED = frozenset(
+    {
+        *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
+        *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
+    }
+)
 """Ends of the places of keys that later versions added: programs that read the output ignore unknown keys."""
 
 FILLED = (".latencies.rows",)

@@ -1,6 +1,7 @@
 """The latency model, on latencies that are made up and therefore known; and a search that is held to a measured one."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +178,55 @@ def test_a_latency_out_of_reach_is_refused_with_the_range_before_there_is_a_run(
         load_config(path, ["budget.keep=0.5"])
 
 
+def test_a_search_is_held_to_the_latency_of_a_board(quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("onnx")
+    board = tmp_path / "board.sh"
+    board.write_text('echo run >> "$0.log"\necho $(($(wc -c < "$1") / 100)).5\n')  # slower for larger files
+    measured = {"command": f"sh {shlex.quote(str(board))} {{onnx}}", "cuts": 15}
+    quick["search"] = {"evaluations": 6, "population": 4}
+    quick["criteria"] = {"pool": ["l1", "apoz"], "images": 32}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(quick | {"budget": {"latency": 0.7, "measured": measured, "round_to": 1}}))
+    main(["search", str(path), "--runs", str(tmp_path), "--name", "board"])
+    assert "the command 'sh " in capsys.readouterr().out
+    main(["front", "board", "--runs", str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert all(row["latency_ratio"] <= 0.7 for row in [*found["baselines"], *found["front"]])
+    assert all(row["latency_measured"] < 0.8 for row in found["front"])
+    assert {"torch"} <= set(found["answer"]["rows"][0]["runtimes"]) <= {"torch", "onnxruntime"}
+    assert len(Path(f"{board}.log").read_text().splitlines()) >= 3 * (15 + 3)
+
+    board.write_text("echo no route to board >&2; exit 255\n")
+    with pytest.raises(SystemExit):
+        main(["search", str(path), "--runs", str(tmp_path / "runs")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "budget.measured.command 'sh " in error and "ended with code 255: no route to board" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_latency_budget_in_onnx_runtime_names_it(quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("onnxruntime")
+    measured = {"runtime": "onnxruntime", "cuts": 15, "repeats": 3}
+    quick["search"], quick["criteria"] = {"evaluations": 4, "population": 4}, {"pool": ["l1"], "images": 32}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(quick | {"budget": {"latency": 1.0, "measured": measured}}))
+    main(["search", str(path), "--runs", str(tmp_path), "--name", "one"])
+    assert "ONNX Runtime, cpu, 1 of " in capsys.readouterr().out
+    with open_run(tmp_path, "one").open_store(read_only=True) as store:
+        further = store.read_runtime_latencies()
+    assert further and all(list(item) == ["torch"] for item in further.values())
+
+
 def test_a_run_from_before_latencies_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
     store.add_latency("a", Latency(0.5, 0.01))
     store.add_latency("a", Latency(0.6, 0.02))
     assert store.read_latencies() == {"a": Latency(0.5, 0.01)}
-    store._connection.execute("DROP TABLE latencies")
+    store.add_runtime_latency("a", "onnxruntime", Latency(0.7, 0.03))
+    store.add_runtime_latency("a", "onnxruntime", Latency(0.8, 0.04))
+    assert store.read_runtime_latencies() == {"a": {"onnxruntime": Latency(0.7, 0.03)}}
+    for table in ("latencies", "runtime_latencies"):
+        store._connection.execute(f"DROP TABLE {table}")
     store.close()
-    assert Store(tmp_path / "run.sqlite", read_only=True).read_latencies() == {}
+    old = Store(tmp_path / "run.sqlite", read_only=True)
+    assert old.read_latencies() == old.read_runtime_latencies() == {}

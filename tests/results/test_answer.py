@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from blendsearch.cli.answer_text import print_answer
 from blendsearch.cli.main import main
 from blendsearch.results.answer import MAX_ROWS, Answer, compose_answer
 from blendsearch.results.formatting import format_bytes, format_factor, format_signed_points
+from blendsearch.results.latency_text import describe_slowness
 from blendsearch.results.records import FinalRecord, NetworkRecord, RunSummary
 from blendsearch.results.summary import summarize_run
 from blendsearch.runs.records import Latency
@@ -63,6 +65,34 @@ def test_the_sentence_names_gains_and_losses(runs: Path) -> None:
     assert answer.dense is not None and answer.dense.latency_ms == pytest.approx(5.0)
     assert answer.command == f"blendsearch export single 13 --out single-13 --runs {runs}"
     assert answer.hint.startswith("It is not trained yet: blendsearch resume single --set finals.picks=1")
+
+
+def test_latency_in_onnx_runtime_is_beside_that_in_torch(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = open_run(runs, "single")
+    best = network(run, 14, 0.5, 0.891)
+    with run.open_store() as store:
+        store.add_latency(best.cut, Latency(0.8, 0.004))
+        store.add_runtime_latency(best.cut, "onnxruntime", Latency(1.3, 0.0026))
+    answer = answer_of(run, [best])
+    assert re.search(r"1\.2x faster on [\w ]+ \(1\.3x slower in ONNX Runtime\), ", answer.sentences[0])
+    assert answer.rows[0].runtimes == {"onnxruntime": {"ms": pytest.approx(2.6), "ratio": 1.3}}
+    assert answer.dense is not None and answer.dense.runtimes["onnxruntime"]["ms"] == pytest.approx(2.0)
+    assert answer.warning == (
+        "warning: network 14 is slower than its MACs promise: 50% of the MACs take 130% of the time in ONNX Runtime; a "
+        "coarser budget.round_to or a budget of latency can help"
+    )
+    print_answer(answer)
+    shown = capsys.readouterr().out
+    assert answer.warning in shown and "2.60 ms (130%)" in shown and "beside it in ONNX Runtime" in shown
+
+
+@pytest.mark.parametrize(
+    ("macs", "time", "slow"), [(0.5, 0.74, False), (0.5, 0.76, True), (0.9, 1.02, True), (0.05, 0.5, False)]
+)
+def test_a_warning_needs_less_than_half_of_the_saving(macs: float, time: float, slow: bool) -> None:
+    assert bool(describe_slowness({"torch": (2.0, 2.0 * time), "onnxruntime": (2.0, 0.01)}, macs)) == slow
+    assert describe_slowness({"torch": (0.5, 0.6)}, macs) == ""  # calls take most of so short a pass
+    assert describe_slowness({}, macs) == ""
 
 
 def test_the_command_exports_the_network(

@@ -60,6 +60,7 @@ def test_every_format_is_written_checked_and_measured(runs: Path, tmp_path: Path
     for name in ("network.pt2", "network.onnx"):
         assert files[name]["difference"] <= files[name]["tolerance"] == 1e-3
     assert facts["latency"]["dense_ms"] > 0 and facts["latency"]["pruned_ms"] > 0
+    assert facts["latency"]["onnxruntime"]["dense_ms"] > 0 and facts["latency"]["onnxruntime"]["pruned_ms"] > 0
     assert facts["fidelity"] == "final" and facts["checked"] and facts["macs_ratio"] <= 0.5
     final = bs.open("tuned", runs=runs).summary()["finals"][0]
     assert facts["val_loss"] == pytest.approx(final["val_loss"], rel=1e-5)  # it left fine-tuned
@@ -77,6 +78,7 @@ def test_every_format_is_written_checked_and_measured(runs: Path, tmp_path: Path
     main([*words[:4], "--to", str(tmp_path / "text")])
     said = capsys.readouterr().out
     assert "final" in said and "dense" in said and "weights.safetensors" in said
+    assert "one pass in ONNX Runtime: dense " in said
 
 
 def test_the_card_says_what_it_is(runs: Path, tmp_path: Path) -> None:
@@ -89,6 +91,7 @@ def test_the_card_says_what_it_is(runs: Path, tmp_path: Path) -> None:
     assert f"{done.macs:,}" in card and run.run.structure["splits"] in card
     assert "blendsearch.load(folder)" in card and run.run.provenance["data_sha256"] in card
     assert f"{done.latency['pruned_ms']:.3f}" in card
+    assert f"| in ONNX Runtime | {done.latency['onnxruntime']['pruned_ms']:.3f} | " in card
     for group, kept in best.kept().items():
         assert f"| `{group}` | {kept} of " in card
     widths = {line.count("|") - line.count("\\|") for line in card.splitlines() if line.startswith("| group")}

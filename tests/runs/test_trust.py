@@ -20,6 +20,7 @@ from blendsearch.runs import trust
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
+from blendsearch.service.config_policy import check_fork_overrides, parse_remote_config
 
 
 def fail(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -219,6 +220,41 @@ def test_the_own_run_is_trusted_until_it_is_edited_or_its_key_is_gone(
     assert not (tmp_path / "imported").exists()
     main(["export", "own", "--to", "other", "--trust", "--runs", str(own_run)])
     assert (tmp_path / "imported").exists()
+
+
+def test_a_copied_run_starts_no_command_without_trust(
+    quick: dict[str, Any], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    marker = tmp_path / "started"
+    quick |= {"search": {"evaluations": 6, "population": 4}, "criteria": {"pool": ["l1"], "images": 32}}
+    quick["budget"] = {"macs": 0.5, "measured": {"command": f"touch {marker}"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(quick))
+    main(["search", str(tmp_path / "config.yaml"), "--runs", str(tmp_path / "runs"), "--name", "own"])
+    assert "budget.measured.command 'touch " in capsys.readouterr().out  # a warning: it prints no milliseconds
+    marker.unlink()
+    shutil.copytree(tmp_path / "runs", tmp_path / "copied")
+    for verb in ("resume", "fork"):
+        error = fail(capsys, *VERBS[verb], "--runs", tmp_path / "copied")
+        assert "names user-defined code (the command 'touch " in error and "--trust" in error
+    assert not marker.exists()
+    main([*map(str, VERBS["resume"]), "--runs", str(tmp_path / "copied"), "--trust"])
+    assert marker.exists()
+    facts = json.loads((tmp_path / "runs" / "own" / "run.json").read_text())
+    facts["config"]["budget"]["measured"]["command"] += " other"
+    (tmp_path / "runs" / "own" / "run.json").write_text(json.dumps(facts))
+    assert "names user-defined code" in fail(capsys, *VERBS["fork"], "--runs", tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    "override", ["budget.measured.command=x", "budget.measured={command: x}", 'budget.measured={"c\\x6fmmand": x}']
+)
+def test_no_command_is_taken_from_a_network(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"budget\.measured\.command is not taken from a network"):
+        check_fork_overrides([override])
+    tree = "model: {factory: digits_net, train: {}}\ndata: {dataset: digits}\nbudget: {macs: 0.5}\n"
+    with pytest.raises(ConfigError, match=r"budget\.measured\.command is not taken from a network"):
+        parse_remote_config(tree, [override], None)
 
 
 def test_the_python_api_asks_for_trust_too(own_run: Path, tmp_path: Path) -> None:

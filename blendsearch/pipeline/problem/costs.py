@@ -8,8 +8,9 @@ from torch import nn
 
 from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ratios
 from blendsearch.events import LatencyFitted, LatencyMeasuring, Reporter, Warned
-from blendsearch.fitness.latency_benchmark import BenchmarkSettings, build_latency_model
-from blendsearch.runs.config.schema import BudgetConfig, Config
+from blendsearch.fitness.latency_benchmark import build_latency_model
+from blendsearch.fitness.timers import BenchmarkSettings
+from blendsearch.runs.config.schema import BudgetConfig, Config, LatencyConfig
 from blendsearch.runs.cost_files import add_cost
 from blendsearch.runs.run_facts import LatencyModelFacts
 from blendsearch.structure.cost import CostOracle
@@ -81,16 +82,24 @@ def describe_latency_model(model: LatencyModel) -> LatencyModelFacts:
 
 
 def describe_conditions(model: nn.Module, budget: BudgetConfig) -> str:
-    """Describe device, batch size and precision of latency measurements."""
+    """Describe the runtime, device, batch size and precision of latency measurements."""
+    how = budget.measured
+    return f"{_describe_place(model, how)}, batch {how.batch_size}, {how.precision}"
+
+
+def _describe_place(model: nn.Module, how: LatencyConfig) -> str:
+    if how.command is not None:
+        return f"the command {how.command[:80]!r}"
     device = next(model.parameters()).device
-    if device.type == "cuda":
-        place = torch.cuda.get_device_name(device)
-    else:
-        place = f"{device.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
-    return f"{place}, batch {budget.measured.batch_size}, {budget.measured.precision}"
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} threads"
+    if how.runtime == "onnxruntime":
+        return f"ONNX Runtime, cpu, {threads}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {threads}"
 
 
 def make_conditions(budget: BudgetConfig, input_shape: tuple[int, int, int]) -> BenchmarkSettings:
     """Make the benchmark settings that the config asks for."""
     how = budget.measured
-    return BenchmarkSettings(input_shape, how.batch_size, how.precision, how.repeats)
+    return BenchmarkSettings(
+        input_shape, how.batch_size, how.precision, how.repeats, how.runtime, how.command, how.timeout
+    )

@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from blendsearch.data.input_description import InputDescription
 from blendsearch.errors import ModelError
@@ -23,12 +23,18 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
 MAX_DESCRIPTION_BYTES = 16 * 2**20
 
 
-class MeasuredLatency(TypedDict):
-    """Milliseconds of one pass of the dense and of the pruned network; `where` names the device and the conditions."""
+class LatencyPair(TypedDict):
+    """Milliseconds of one pass of the dense and of the pruned network, measured in turns."""
 
     dense_ms: float
     pruned_ms: float
+
+
+class MeasuredLatency(LatencyPair):
+    """The latency in torch, and in ONNX Runtime where measured; `where` names the device and the conditions."""
+
     where: str
+    onnxruntime: NotRequired[LatencyPair]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from blendsearch.data.splits import Splits
 from blendsearch.errors import RunError
 from blendsearch.fitness.evaluator import make_request
-from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_fastest_passes
-from blendsearch.pipeline.problem.costs import describe_conditions
+from blendsearch.fitness.runtimes import PassTimes, measure_in_runtimes
+from blendsearch.pipeline.problem.costs import describe_conditions, make_conditions
 from blendsearch.pipeline.problem.inputs import is_in_python
 from blendsearch.pipeline.problem.persistence import attach_stored_tune
 from blendsearch.pipeline.problem.problem import Problem
@@ -25,6 +25,7 @@ from blendsearch.results.export.description import (
     FORMAT,
     WEIGHTS,
     ExportDescription,
+    LatencyPair,
     MeasuredLatency,
 )
 from blendsearch.results.export.formats import WrittenFile, check_formats, write_format
@@ -202,13 +203,20 @@ def _open_draft_folder(folder: Path) -> Iterator[Path]:
 
 
 def _measure_latency(problem: Problem, cut: Cut, shape: list[int]) -> MeasuredLatency:
-    """Measure one pass of the dense and of the pruned network in turns on this device."""
-    how = problem.config.budget.measured
+    """Measure one pass of the dense and of the pruned network: in torch and, where possible, in ONNX Runtime."""
     channels, height, width = shape
-    conditions = BenchmarkSettings((channels, height, width), how.batch_size, how.precision, how.repeats)
-    dense, pruned = measure_fastest_passes(problem.model, problem.structure.maps, [cut], conditions)[0]
-    where = describe_conditions(problem.model, problem.config.budget)
-    return {"dense_ms": 1e3 * float(dense), "pruned_ms": 1e3 * float(pruned), "where": where}
+    conditions = make_conditions(problem.config.budget, (channels, height, width))
+    times = measure_in_runtimes(problem.model, problem.structure.maps, cut, conditions)
+    where = describe_conditions(problem.model, problem.config.budget.without_runtime())
+    pair = _describe_times(times["torch"])
+    found: MeasuredLatency = {"dense_ms": pair["dense_ms"], "pruned_ms": pair["pruned_ms"], "where": where}
+    if "onnxruntime" in times:
+        found["onnxruntime"] = _describe_times(times["onnxruntime"])
+    return found
+
+
+def _describe_times(times: PassTimes) -> LatencyPair:
+    return {"dense_ms": 1e3 * times.dense, "pruned_ms": 1e3 * times.pruned}
 
 
 def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Module, Evaluation]:

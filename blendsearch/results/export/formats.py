@@ -4,13 +4,8 @@
 has just written.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import RunError
+from blendsearch.fitness.onnx_runtime import list_missing_packages, silence_exporters
 
 TOLERANCE = 1e-3
 """Largest allowed difference between outputs, in units of their spread: float32 in another order of summing."""
-
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 IMAGE_COUNT = 3
 """Random images that the outputs are compared on; the files take any number."""
@@ -40,7 +34,7 @@ class WrittenFile:
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raise RunError where one of `formats`, ``pt2``, ``onnx`` or ``int8``, cannot be written here."""
-    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    missing = list_missing_packages()
     if {"onnx", "int8"} & set(formats) and missing:
         raise RunError(f"ONNX needs {', '.join(missing)}: install blendsearch[onnx]")
 
@@ -118,16 +112,3 @@ def _compute_difference(expected: Tensor, actual: Tensor) -> float:
         return float("inf")
     spread = float(expected.std()) or 1.0
     return float((expected - actual).abs().max()) / spread
-
-
-@contextlib.contextmanager
-def silence_exporters() -> Iterator[None]:
-    """Suppress the progress output and warnings of exporters."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

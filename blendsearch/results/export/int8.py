@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from blendsearch.errors import RunError
 from blendsearch.fitness.evaluator import Evaluator
-from blendsearch.results.export.formats import WrittenFile, silence_exporters
+from blendsearch.fitness.onnx_runtime import silence_exporters
+from blendsearch.results.export.formats import WrittenFile
 
 INT8_FILE = "network.int8.onnx"
 CALIBRATION_IMAGES = 512

@@ -103,6 +103,9 @@ def _format_costs(network: NetworkDetails, latency: MeasuredLatency | None) -> s
     if latency is not None:
         pruned, whole = latency["pruned_ms"], latency["dense_ms"]
         cells.append(["milliseconds a pass", f"{pruned:.3f}", f"{whole:.3f}", f"{pruned / whole:.2%}"])
+        if (onnx := latency.get("onnxruntime")) is not None:
+            numbers = (onnx["pruned_ms"], onnx["dense_ms"])
+            cells.append(["in ONNX Runtime", *(f"{item:.3f}" for item in numbers), f"{numbers[0] / numbers[1]:.2%}"])
         after = f"\n\nTime was measured on {latency['where']}, in turns with the dense network: the fastest of passes."
     return _format_table(["", "this network", "dense", "share"], cells) + after
 

@@ -1,5 +1,6 @@
 """The config of a run: its sections and fields."""
 
+import shlex
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -114,13 +115,40 @@ COSTS = ("macs", "params", "memory", "latency")
 class LatencyConfig(Section):
     """The latency measurement: images per pass, precision, passes per median, cuts that the model is fitted on.
 
-    It runs on `fitness.device`, and on a CPU with `engine.threads` threads.
+    `runtime`: torch runs on `fitness.device`, and on a CPU with `engine.threads` threads; onnxruntime on the CPU with
+    as many; a `command` measures elsewhere, within `timeout` seconds (fitness/timers.py). A `command` selects that
+    runtime, and 3 repeats, since it measures many passes itself.
     """
 
     batch_size: Positive = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     repeats: Annotated[int, Field(ge=3)] = 15
     cuts: Annotated[int, Field(ge=15)] = 60
+    runtime: Literal["torch", "onnxruntime", "command"] = "torch"
+    command: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_command(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("command") is None:
+            return values
+        return {"runtime": "command", "repeats": 3, **values}
+
+    @model_validator(mode="after")
+    def _check_runtime(self) -> "LatencyConfig":
+        if (self.runtime == "command") != (self.command is not None):
+            raise ValueError("runtime command and a command belong together: give both, or neither")
+        if self.runtime != "torch" and self.precision != "float32":
+            raise ValueError(f"runtime {self.runtime} measures in float32: leave precision out")
+        if self.command is not None:
+            try:
+                words = shlex.split(self.command)
+            except ValueError as error:
+                raise ValueError(f"command {self.command[:200]!r} is no command: {error}") from error
+            if not words:
+                raise ValueError("command is empty: expected a program and its arguments, such as ./time {onnx}")
+        return self
 
 
 class BudgetConfig(Section):
@@ -157,6 +185,11 @@ class BudgetConfig(Section):
             if low > high:
                 raise ValueError(f"budget.{name} is [{low}, {high}]: the smaller ratio comes first")
         return self
+
+    def without_runtime(self) -> "BudgetConfig":
+        """Return the section with latency measured in torch, under else equal conditions."""
+        measured = self.measured.model_copy(update={"runtime": "torch", "command": None})
+        return self.model_copy(update={"measured": measured})
 
     def get_spanned_costs(self) -> tuple[str, ...]:
         """Return the costs whose budgets are a range."""

@@ -1,0 +1,85 @@
+"""Networks in ONNX Runtime, for measurements: written to a temporary file and run on the CPU."""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blendsearch.errors import RunError
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""Packages of the extra ``onnx``."""
+
+
+def list_missing_packages() -> list[str]:
+    """List the packages of the extra ``onnx`` that are not installed."""
+    return [name for name in PACKAGES if find_spec(name) is None]
+
+
+@contextlib.contextmanager
+def silence_exporters() -> Iterator[None]:
+    """Suppress the progress output and warnings of exporters."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
+    """Write `module`, in evaluation mode on the CPU, to `path` for inputs of exactly the shape of `images`.
+
+    The exporter by TorchScript is ten times as fast as that by Dynamo, which writes what the first cannot. Raises
+    RunError where neither can.
+    """
+    try:
+        with silence_exporters(), torch.no_grad():
+            try:
+                torch.onnx.export(module, (images,), str(path), dynamo=False, input_names=["images"])
+            except Exception:  # exporters raise many types for unsupported operations
+                torch.onnx.export(
+                    *(module, (images,), str(path)),
+                    dynamo=True,
+                    external_data=False,
+                    input_names=["images"],
+                    verbose=False,
+                )
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RunError(
+            f"the network cannot be written as onnx: {type(error).__name__}: {reason.strip()[:200]}"
+        ) from error
+
+
+class OnnxNetwork:
+    """A network as a session of ONNX Runtime on the CPU: a function from images to its outputs."""
+
+    def __init__(self, module: nn.Module, images: Tensor, threads: int) -> None:
+        """Write `module` for inputs of the shape of `images`, and load it to run on `threads` threads."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors alone
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            write_onnx(module, images, path)
+            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, images: NDArray[np.float32]) -> list[Any]:
+        """Return the outputs for `images`."""
+        return list(self._session.run(None, {self._input: images}))
