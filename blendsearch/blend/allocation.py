@@ -40,8 +40,10 @@ dense network with widths of any number, 0.71 times with multiples of 4, 0.61 wi
 """
 
 AUTO_WIDTHS = 4
-"""Least number of widths that `auto` leaves to a group: 8 from 32 channels, 4 from 16, 2 from 8.
+"""Least number of widths that `auto` leaves to a group, up to the width of a uniform cut at the budget.
 
+With the whole group: 8 from 32 channels, 4 from 16, 2 from 8. Small budgets need finer steps: at 12.5 % of the MACs of
+ResNet-20, steps chosen by the whole groups end a search of 100 evaluations at a loss of 4.04, steps of 1 at 3.64.
 With 8 widths, groups of 16 to 31 channels get a step of 2, and small networks stay slow: three of five networks of
 digits_net at half of the MACs were slower than the dense one. With 3, groups of 24 channels have three widths, and
 budgets are met less closely for no time.
@@ -78,24 +80,24 @@ class Widths:
         return np.asarray(np.maximum((-(-counts // self.step) - 1) * self.step, self.low))
 
 
-def make_widths(sizes: Counts, min_channels: int, min_keep: float, round_to: RoundTo) -> Widths:
+def make_widths(sizes: Counts, min_channels: int, min_keep: float, round_to: RoundTo, share: float = 1.0) -> Widths:
     """Make the allowed widths: at least `min_channels` and the share `min_keep` of each group, in multiples of
     `round_to`.
 
     A group narrower than the number `round_to` keeps all its channels. `auto` chooses the multiple by group: the
-    coarsest of `AUTO_STEPS` that leaves `AUTO_WIDTHS` widths.
+    coarsest of `AUTO_STEPS` that leaves `AUTO_WIDTHS` widths up to that of a uniform cut to the `share` of the cost.
     """
-    step = _choose_steps(sizes) if round_to == "auto" else np.where(sizes >= round_to, round_to, sizes)
+    step = _choose_steps(sizes, share) if round_to == "auto" else np.where(sizes >= round_to, round_to, sizes)
     least = np.maximum(min_channels, np.ceil(min_keep * sizes)).astype(np.int64)
     low = np.minimum(-(-least // step) * step, sizes)
     return Widths(sizes, low, step, exchanges=round_to == "auto")
 
 
-def _choose_steps(sizes: Counts) -> Counts:
-    """Choose the step of each group by `auto`: (groups,)."""
-    steps = np.ones_like(sizes)
+def _choose_steps(sizes: Counts, share: float) -> Counts:
+    """Choose the step of each group by `auto`: (groups,). Costs grow with the square of the widths."""
+    steps, uniform = np.ones_like(sizes), sizes * np.sqrt(share)
     for step in reversed(AUTO_STEPS):
-        steps[sizes // step >= AUTO_WIDTHS] = step
+        steps[uniform // step >= AUTO_WIDTHS] = step
     return steps
 
 

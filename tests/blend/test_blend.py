@@ -129,6 +129,8 @@ def test_automatic_steps_leave_every_group_four_widths() -> None:
     allowed = make_widths(sizes, 1, 0.0, "auto")
     assert allowed.step.tolist() == [1, 1, 2, 2, 4, 4, 4, 8, 8, 8]
     assert (sizes // allowed.step >= 4).all()
+    harder = make_widths(sizes, 1, 0.0, "auto", 0.125)  # a uniform cut keeps about a third of each group
+    assert harder.step.tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 4, 8]
 
 
 @given(st.integers(0, 10_000), st.floats(0.2, 0.7))

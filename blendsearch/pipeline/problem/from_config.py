@@ -1,5 +1,6 @@
 """Translate the config's widths, genomes and schedules into types of the layers below."""
 
+import math
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -41,7 +42,9 @@ def make_default_space(config: Config, table: ScoreTable, clusters: Clusters) ->
 def compute_allowed_widths(config: Config, structure: Structure) -> Widths:
     """Compute the widths that the budget section allows for each group."""
     budget = config.budget
-    return make_widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to)
+    middles = [math.sqrt(low * high) for low, high in budget.get_spans().values()]
+    share = min(middles, default=1.0)
+    return make_widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to, share)
 
 
 def make_fixed_widths(

@@ -160,8 +160,8 @@ class BudgetConfig(Section):
     `keep` sets fixed widths instead: the share of channels that every group keeps, or one share per pattern of group
     names (``{"layer1.*": 0.5, "*": 0.7}``; the first match applies, groups without one stay unpruned).
 
-    `round_to`: widths are multiples of it. auto chooses 8, 4, 2 or 1 by the width of the group, since kernels are slow
-    at other widths (blend/allocation.py).
+    `round_to`: widths are multiples of it. auto chooses 8, 4, 2 or 1 by the width of the group and the budget, since
+    kernels are slow at other widths (blend/allocation.py).
     """
 
     macs: Span | None = None
