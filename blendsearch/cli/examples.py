@@ -19,7 +19,7 @@ EXAMPLES = {
         ("blendsearch probe config.yaml --factors 2,4,8 --rules 1", "a quicker one"),
     ),
     "search": (
-        ("blendsearch search", "the digits example, in a minute"),
+        ("blendsearch search", "the digits example, in about two minutes"),
         ("blendsearch search config.yaml --budget 30%", "your network, with 30 % of its MACs"),
         ("blendsearch search config.yaml --budget 20%,60% --ray local", "a Pareto front, by processes of this machine"),
         ("blendsearch search config.yaml --set search.evaluations=500 --set seed=1", "other values of fields"),
@@ -80,7 +80,7 @@ EXAMPLES = {
 }
 
 FIRST_STEPS = (
-    ("blendsearch search", "the built-in example, in a minute"),
+    ("blendsearch search", "the built-in example, in about two minutes"),
     ("blendsearch init resnet.pt --data photos", "a config for your own network"),
     ("blendsearch VERB --help", "the options of a verb, with examples"),
 )

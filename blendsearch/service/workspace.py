@@ -189,7 +189,7 @@ class Workspace:
         if self.get_export_status(name, network)["state"] in ("missing", "failed"):
             to = self.get_export_folder(name, network)
             shutil.rmtree(to, ignore_errors=True)  # left by a process that was killed
-            words = ["export", name, "--runs", str(self.runs), "--pick", str(network), "--to", str(to), "--json"]
+            words = ["export", name, str(network), "--runs", str(self.runs), "--out", str(to), "--json"]
             self.processes.start(_get_export_name(name, network), words)
         return network
 

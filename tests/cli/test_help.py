@@ -27,6 +27,14 @@ WRITERS = {"init", "schema", "front", "report", "export", "criteria"}
 ON_A_RUN = {"status", "front", "show", "report", "resume", "fork", "compare", "export"}
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decide about colours and width as a user's plain environment does."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 def get_options(name: str, *, hidden: bool = False) -> set[str]:
     actions = VERB_PARSERS[name]._actions
     return {option for item in actions if hidden is (item.help is argparse.SUPPRESS) for option in item.option_strings}
@@ -34,10 +42,9 @@ def get_options(name: str, *, hidden: bool = False) -> set[str]:
 
 def read_from_terminal(words: list[str], **variables: str) -> str:
     """Run a command on a terminal of 80 columns, and return what it prints there."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     outer, inner = pty.openpty()
-    variables = {"TERM": "xterm-256color", "COLUMNS": "80", **variables}
-    with subprocess.Popen(words, stdout=inner, stderr=inner, stdin=inner, env={**environment, **variables}) as process:
+    variables = {**os.environ, "TERM": "xterm-256color", **variables}
+    with subprocess.Popen(words, stdout=inner, stderr=inner, stdin=inner, env=variables) as process:
         os.close(inner)
         parts = []
         while True:
@@ -101,9 +108,7 @@ def test_rich_is_not_imported_where_no_coloured_help_is_printed(words: list[str]
         "found = {'rich', 'rich_argparse', 'matplotlib', 'torch', 'ray'} & set(sys.modules)",
         "assert not found, found",
     )
-    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-    code = "\n".join(lines)
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path, env=environment)
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", VERB_PARSERS)
