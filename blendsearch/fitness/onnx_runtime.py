@@ -64,7 +64,7 @@ def write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
         ) from error
 
 
-class OnnxNetwork:
+class OnnxSession:
     """A network as a session of ONNX Runtime on the CPU: a function from images to its outputs."""
 
     def __init__(self, module: nn.Module, images: Tensor, threads: int) -> None:

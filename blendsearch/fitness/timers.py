@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.onnx_runtime import OnnxNetwork, list_missing_packages, write_onnx
+from blendsearch.fitness.onnx_runtime import OnnxSession, list_missing_packages, write_onnx
 from blendsearch.training.device import Precision
 
 Runtime = Literal["torch", "onnxruntime", "command"]
@@ -185,7 +185,7 @@ def _find_last_line(output: bytes) -> str:
 def _make_onnx_timer(network: nn.Module, images: torch.Tensor) -> PassTimer:
     if missing := list_missing_packages():
         raise ConfigError(f"latency in ONNX Runtime needs {', '.join(missing)}: install blendsearch[onnx]")
-    session, array = OnnxNetwork(_copy_to_cpu(network), images, torch.get_num_threads()), images.numpy()
+    session, array = OnnxSession(_copy_to_cpu(network), images, torch.get_num_threads()), images.numpy()
     return PassTimer(lambda: session(array), lambda: None)
 
 

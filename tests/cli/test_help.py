@@ -118,7 +118,7 @@ def test_the_verbs_have_one_grammar(name: str) -> None:
     assert "--json" in shown or name in ("schema", "completion"), "what is printed is for programs, or a script"
     assert ("--out" in shown) == (name in WRITERS)
     assert not {"--to", "--plot", "--pick"} & shown
-    assert (arguments[:1] == ["RUN"]) == (name in {*ON_A_RUN, "delete"})
+    assert (arguments[:1] == ["RUN"]) == (name in {*ON_A_RUN, "delete", "tag"})
     assert arguments == ["RUN", "PICK"] or name not in ("show", "export")
 
 
