@@ -113,6 +113,8 @@ class _ChartSource:
         history, measure = self.history, self.measure
         values = sorted(measure.get_badness(row) for row in history.evaluated)
         known = [measure.get_badness(row) for row in history.baselines]
+        if self.after:
+            return values[-1] + 0.002
         if not self.by_cost:
             # the first networks are often near chance, and would leave no room for the later ones
             usual = values[(len(values) - 1) * 3 // 4]

@@ -225,7 +225,7 @@ def _set_axes(axes: Axes, x: Axis, y: Axis, width: float) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.minorticks_off()
     else:
-        ticks = max(3, round(width / 88))
+        ticks = min(8, round(width / 60))
         axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10], integer=x.unit == "count"))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     for axis, unit in ((axes.xaxis, x.unit), (axes.yaxis, y.unit)):

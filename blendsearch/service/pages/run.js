@@ -34,11 +34,11 @@ function draw() {
 }
 
 function caption() {
-  const { x = "auto" } = view.choice;
+  const { x = "auto", stage } = view.choice;
   const ordered = x === "evaluations" || (x === "auto" && !history.head.spans);
   return "Each dot is a network, pruned and evaluated. " + (ordered
     ? "Networks are in the order of their ids. The line follows the best network so far. "
-    : `The front is by loss and ${history.head.cost}. The line is the best value that is reached at each cost. `)
+    : (x === "auto" && stage !== "after" ? `The front is by loss and ${history.head.cost}. ` : "") + "The line is the best value that is reached at each cost. ")
     + "Triangles at the edge are networks outside the range shown.";
 }
 
