@@ -17,7 +17,7 @@ from blendsearch.runs.run import open_run
 
 ROOT = Path(__file__).parents[2]
 PICTURES = Path(__file__).parent
-REPORT, LIVE, WHOLE = (860, 1000), (1000, 820), (860, 1130)
+REPORT, LIVE, WHOLE = (860, 1000), (1000, 1045), (860, 1130)
 """Width and height of the pages in pixels."""
 
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
@@ -49,6 +49,7 @@ def main(where: Path) -> None:
             save_screenshot(open_page(browser, report.as_uri(), REPORT, scheme), PICTURES / f"report-{scheme}.png")
             page = open_page(browser, f"{server.url}/runs/{run.name}#token={TOKEN}", LIVE, scheme)
             page.wait_for_selector("#plot svg .marks use", state="attached")
+            page.wait_for_selector("#answer")
             save_screenshot(page, PICTURES / f"live-{scheme}.png")
         save_screenshot(open_page(browser, report.as_uri(), WHOLE, "light"), ROOT / "docs" / "report.png")
         browser.close()

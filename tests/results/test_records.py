@@ -184,7 +184,7 @@ RUNNING = RunStatus(**STATUS | {"best": BestNetwork(**STATUS["best"])})
         (COMPARISON, COMPARED),
         (RUNNING, STATUS),
         (replace(RUNNING, best=None), STATUS | {"best": None}),
-        (RunListing(**LISTED), LISTED),
+        (RunListing(**LISTED), LISTED | {"tags": [], "archived": False, "changed": None}),
     ],
 )
 def test_json_has_the_fields_as_keys_in_their_order(record: Record, facts: dict[str, object]) -> None:
