@@ -39,6 +39,9 @@ dense network with widths of any number, 0.71 times with multiples of 4, 0.61 wi
 (experiments/performance/widths.py).
 """
 
+AUTO_LEAST = 4
+"""Multiple of the least width of a group by `auto`, where its step is coarser."""
+
 AUTO_WIDTHS = 4
 """Least number of widths that `auto` leaves to a group, up to the width of a uniform cut at the budget.
 
@@ -85,11 +88,13 @@ def make_widths(sizes: Counts, min_channels: int, min_keep: float, round_to: Rou
     `round_to`.
 
     A group narrower than the number `round_to` keeps all its channels. `auto` chooses the multiple by group: the
-    coarsest of `AUTO_STEPS` that leaves `AUTO_WIDTHS` widths up to that of a uniform cut to the `share` of the cost.
+    coarsest of `AUTO_STEPS` that leaves `AUTO_WIDTHS` widths up to that of a uniform cut to the `share` of the cost. Its
+    least width may be 4 where the multiple is 8, so that low budgets stay in reach.
     """
     step = _choose_steps(sizes, share) if round_to == "auto" else np.where(sizes >= round_to, round_to, sizes)
     least = np.maximum(min_channels, np.ceil(min_keep * sizes)).astype(np.int64)
-    low = np.minimum(-(-least // step) * step, sizes)
+    unit = np.minimum(step, AUTO_LEAST) if round_to == "auto" else step
+    low = np.minimum(-(-least // unit) * unit, sizes)
     return Widths(sizes, low, step, exchanges=round_to == "auto")
 
 
@@ -114,7 +119,7 @@ def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None
             raise BudgetError(
                 f"no cut keeps {ratio:.1%} of the dense {name}: reachable is {least[name]:.1%} to 100 % "
                 f"({int(oracle.compute_cost(name, allowed.low)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
-                f"raise the budget, or lower the minimum width of groups"
+                f"raise the budget, or lower the minimum width of groups (budget.min_channels, min_keep, round_to)"
             )
 
 

@@ -129,6 +129,12 @@ def test_automatic_steps_leave_every_group_four_widths() -> None:
     allowed = make_widths(sizes, 1, 0.0, "auto")
     assert allowed.step.tolist() == [1, 1, 2, 2, 4, 4, 4, 8, 8, 8]
     assert (sizes // allowed.step >= 4).all()
+    assert allowed.low.tolist() == [1, 1, 2, 2, 4, 4, 4, 4, 4, 4]
+    assert allowed.widen(allowed.low).tolist() == [2, 2, 4, 4, 8, 8, 8, 8, 8, 8]
+    assert allowed.narrow(allowed.widen(allowed.low)).tolist() == allowed.low.tolist()
+    assert allowed.narrow(np.array([4, 7, 8, 15, 16, 24, 31, 32, 64, 1275])).tolist() == [
+        *(3, 6, 6, 14, 12, 20, 28, 24, 56, 1272)
+    ]
     harder = make_widths(sizes, 1, 0.0, "auto", 0.125)  # a uniform cut keeps about a third of each group
     assert harder.step.tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 4, 8]
 
@@ -139,7 +145,7 @@ def test_budgets_land_with_automatic_steps(seed: int, ratio: float) -> None:
     share = np.random.default_rng(seed).uniform(-0.5, 0.5, len(RESNET.maps.groups))
     counts = allocate(RESNET.oracle, allowed, {"macs": ratio}, share)
     assert ratio - 0.01 <= float(RESNET.oracle.compute_ratio("macs", counts)) <= ratio
-    assert ((counts % allowed.step == 0) | (counts == allowed.sizes)).all()
+    assert ((counts % allowed.step == 0) | (counts == allowed.sizes) | (counts == allowed.low)).all()
 
 
 def test_exchanges_use_up_a_budget_that_coarse_steps_leave() -> None:

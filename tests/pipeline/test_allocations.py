@@ -130,7 +130,7 @@ def test_widths_allow_every_group_the_same_drop() -> None:
 
 
 def test_sensitivity_takes_first_what_is_provably_useless(quick: dict[str, Any], useless: Path, tmp_path: Path) -> None:
-    config = parse_config(quick_on(quick, useless, method="sensitivity", budget={"macs": 0.75}), "test")
+    config = parse_config(quick_on(quick, useless, method="sensitivity", budget={"macs": 0.75, "round_to": 1}), "test")
     problem = build_problem(config, ignore_event)
     run = record(problem, tmp_path, "one", [])
     store = run.open_store()

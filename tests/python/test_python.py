@@ -403,7 +403,8 @@ def test_exceptions_of_evaluate_end_the_search_on_the_dense_network_only(
             raise RuntimeError("too wide for me")
         return {"loss": float(module[0].out_channels)}
 
-    run = bs.search(network(), three(), budget=bs.macs(0.6), evaluate=picky, evaluations=16, runs=tmp_path, **QUICK)
+    budget = bs.macs(0.6).with_options(round_to=1)
+    run = bs.search(network(), three(), budget=budget, evaluate=picky, evaluations=16, runs=tmp_path, **QUICK)
     with run.run.open_store(read_only=True) as store:
         failures = [row.failure for row in store.read_evaluations()]
     assert any("too wide for me" in failure for failure in failures)

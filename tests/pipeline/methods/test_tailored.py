@@ -171,7 +171,7 @@ def test_a_budget_that_needs_a_group_which_cannot_be_pressed_is_refused(quick: d
         "data": {"dataset": "npz", "val_size": 0.3, **files},
         "criteria": {"pool": ["l1"], "images": 40},
         "method": "tailored",
-        "budget": {"macs": 0.02},
+        "budget": {"macs": 0.02, "round_to": 1},
     }
     problem = build_problem(parse_config(tree, "test"), ignore_event)
     with pytest.raises(BudgetError, match="no cut keeps 2.0% of the dense macs: reachable is"):
