@@ -88,8 +88,8 @@ def make_widths(sizes: Counts, min_channels: int, min_keep: float, round_to: Rou
     `round_to`.
 
     A group narrower than the number `round_to` keeps all its channels. `auto` chooses the multiple by group: the
-    coarsest of `AUTO_STEPS` that leaves `AUTO_WIDTHS` widths up to that of a uniform cut to the `share` of the cost. Its
-    least width may be 4 where the multiple is 8, so that low budgets stay in reach.
+    coarsest of `AUTO_STEPS` that leaves `AUTO_WIDTHS` widths up to that of a uniform cut to the `share` of the cost.
+    Its least width may be 4 where the multiple is 8, so that low budgets stay in reach.
     """
     step = _choose_steps(sizes, share) if round_to == "auto" else np.where(sizes >= round_to, round_to, sizes)
     least = np.maximum(min_channels, np.ceil(min_keep * sizes)).astype(np.int64)
