@@ -79,6 +79,13 @@ def test_runs_are_found_tagged_archived_and_deleted(at: Opener, runs: Path, tmp_
     expect(page.locator("#none")).to_have_text("No run matches the search.")
     page.get_by_label("Search names").fill("")
 
+    page.get_by_role("link", name="another-run").focus()
+    change_labels(runs / "another-run-with-a-long-name", add=["new"])
+    expect(page.locator("#rows .tag")).to_have_text(["paper", "new"])
+    expect(page.get_by_role("link", name="another-run")).to_be_focused()  # the list is updated under the focus
+    change_labels(runs / "another-run-with-a-long-name", remove=["new"])
+    expect(page.locator("#rows .tag")).to_have_count(1)
+
     page.get_by_label("Select one").check()
     page.get_by_role("button", name="Tag", exact=True).click()
     page.get_by_label("Tags, separated").fill("paper, <b>")

@@ -16,6 +16,7 @@ const DAY = 86400;
 const chosen = new Set();
 const view = { order: "run", falls: false, search: "", archived: false };
 let rows = [];
+let picked = []; // the runs of the dialog that is open
 
 function when(seconds) {
   const [date, old] = [new Date(seconds * 1000), Date.now() / 1000 - seconds];
@@ -75,12 +76,12 @@ function showHeads() {
 function makeRow(row) {
   const state = el("span", {});
   showState(state, row.state);
-  const box = el("input", { type: "checkbox", checked: chosen.has(row.run), "data-run": row.run, "aria-label": `Select ${row.run}`, onchange: (event) => {
+  const box = el("input", { type: "checkbox", checked: chosen.has(row.run), "aria-label": `Select ${row.run}`, onchange: (event) => {
     if (event.target.checked) chosen.add(row.run); else chosen.delete(row.run);
     showBar();
   } });
   const tags = row.tags.map((tag) => el("button", { type: "button", class: "tag", "aria-label": `Search for the tag ${tag}`, onclick: () => { view.search = tag; show(); } }, tag));
-  return el("tr", { class: row.archived && "archived" }, el("td", { class: "box" }, box),
+  return el("tr", { class: row.archived && "archived", "data-run": row.run }, el("td", { class: "box" }, box),
     el("th", { scope: "row" }, el("a", { href: `/runs/${encodeURIComponent(row.run)}` }, row.run), row.archived ? el("small", {}, " archived") : null, tags.length ? el("div", { class: "tags" }, ...tags) : null),
     el("td", { "data-label": "state" }, state),
     ...COLUMNS.slice(2).map(({ key, title, numeric, text }) => {
@@ -89,12 +90,21 @@ function makeRow(row) {
     }));
 }
 
+// The rows are made anew with every event: the same control of the same run keeps the focus.
+function holdFocus() {
+  const controls = "a, button, input";
+  const row = document.activeElement?.closest("#rows tr");
+  if (!row) return () => {};
+  const place = [...row.querySelectorAll(controls)].indexOf(document.activeElement);
+  return () => find("rows").querySelector(`tr[data-run="${CSS.escape(row.dataset.run)}"]`)?.querySelectorAll(controls)[place]?.focus();
+}
+
 function show() {
   const shown = listShown();
-  const held = document.activeElement?.dataset.run;
+  const held = holdFocus();
   for (const name of chosen) if (!shown.some((row) => row.run === name)) chosen.delete(name);
   find("rows").replaceChildren(...shown.map(makeRow));
-  if (held) find("rows").querySelector(`[data-run="${CSS.escape(held)}"]`)?.focus();
+  held();
   for (const head of find("heads").querySelectorAll("th")) {
     if (head.dataset.key === view.order) head.setAttribute("aria-sort", view.falls ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
@@ -116,15 +126,15 @@ function showNone(shown) {
 
 function showBar() {
   const shown = listShown();
-  const picked = shown.filter((row) => chosen.has(row.run));
+  const selected = shown.filter((row) => chosen.has(row.run));
   const hidden = rows.filter((row) => row.archived).length;
-  find("all").checked = picked.length > 0 && picked.length === shown.length;
-  find("all").indeterminate = picked.length > 0 && picked.length < shown.length;
-  find("count").textContent = picked.length ? `${picked.length} selected` : `${shown.length} of ${rows.length} runs${hidden && !view.archived ? `, ${hidden} archived` : ""}`;
-  find("compare").disabled = picked.length !== 2;
-  find("tag").disabled = picked.length !== 1;
-  find("archive").disabled = find("delete").disabled = !picked.length;
-  find("archive").textContent = picked.length && picked.every((row) => row.archived) ? "Unarchive" : "Archive";
+  find("all").checked = selected.length > 0 && selected.length === shown.length;
+  find("all").indeterminate = selected.length > 0 && selected.length < shown.length;
+  find("count").textContent = selected.length ? `${selected.length} selected` : `${shown.length} of ${rows.length} runs${hidden && !view.archived ? `, ${hidden} archived` : ""}`;
+  find("compare").disabled = selected.length !== 2;
+  find("tag").disabled = selected.length !== 1;
+  find("archive").disabled = find("delete").disabled = !selected.length;
+  find("archive").textContent = selected.length && selected.every((row) => row.archived) ? "Unarchive" : "Archive";
 }
 
 function pick() { return listShown().filter((row) => chosen.has(row.run)); }
@@ -132,10 +142,10 @@ function pick() { return listShown().filter((row) => chosen.has(row.run)); }
 const at = (run) => `runs/${encodeURIComponent(run)}`;
 
 // Do something to every selected run; the reason of the first failure is shown, and the others are done.
-async function changeEach(picked, change) {
+async function changeEach(changing, change) {
   showError(null);
   let failed = null;
-  for (const row of picked) {
+  for (const row of changing) {
     try { await change(row); } catch (error) { failed ??= error; }
   }
   rows = await ask("runs");
@@ -144,7 +154,8 @@ async function changeEach(picked, change) {
 }
 
 function openTagging() {
-  const [row] = pick();
+  picked = pick();
+  const [row] = picked;
   find("tagging-h").textContent = `Tags of ${row.run}`;
   find("tags").value = row.tags.join(", ");
   find("tagging-alert").textContent = "";
@@ -154,7 +165,7 @@ function openTagging() {
 async function saveTags(event) {
   if (event.submitter?.value !== "save") return;
   event.preventDefault();
-  const [row] = pick();
+  const [row] = picked;
   const tags = find("tags").value.split(",").map((tag) => tag.trim()).filter(Boolean);
   try {
     await ask(`${at(row.run)}/labels`, { tags });
@@ -165,7 +176,7 @@ async function saveTags(event) {
 }
 
 function openDeleting() {
-  const picked = pick();
+  picked = pick();
   find("deleting-h").textContent = picked.length === 1 ? `Delete ${picked[0].run}?` : `Delete ${picked.length} runs?`;
   find("doomed").replaceChildren(...picked.map((row) => el("li", {}, `${row.run}${row.evaluations ? `, ${row.evaluations} evaluations` : ""}`)));
   find("deleting").returnValue = "";
@@ -193,7 +204,7 @@ find("archive").addEventListener("click", () => {
 find("delete").addEventListener("click", openDeleting);
 find("deleting").addEventListener("close", () => {
   if (find("deleting").returnValue !== "delete") return;
-  changeEach(pick(), (row) => ask(at(row.run), undefined, "DELETE")).catch(showError);
+  changeEach(picked, (row) => ask(at(row.run), undefined, "DELETE")).catch(showError);
 });
 find("csv").addEventListener("click", () => {
   const names = ["run", "state", "model", "data", "budget", "evaluations", "asked", "best_val_accuracy", "tags", "archived", "changed"];
