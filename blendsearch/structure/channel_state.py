@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from blendsearch.structure.labels import Labels, collapse, expand_labels, find_varying_dims
+from blendsearch.structure.labels import Labels, collapse, expand_labels, find_varying_dims, get_vector
 from blendsearch.structure.layer_types import LEAVES
 from blendsearch.structure.reached import ReachRecord
+from blendsearch.structure.reduction_calls import CallCounter
 from blendsearch.structure.union_find import NO_CHANNEL, UnionFind
 
-Side = Literal["out", "in", "size", "cost"]
+Side = Literal["out", "in", "size", "cost", "statistic"]
 
 
 class ChannelState:
@@ -24,7 +25,8 @@ class ChannelState:
     ----------
     union_find: all labels, their coupling, and why some of them cannot be cut.
     tensor_labels: for each (tensor, its module, dimension, side) the label of each position, or ``NO_CHANNEL``. With
-        the side ``size``, the tensor is an integer attribute of the module, with a position for each unit.
+        the side ``size``, the tensor is an integer attribute of the module, with a position for each unit. With
+        ``statistic``, it is a call that reduces channels, with a position for each (`structure.channel_statistics`).
     products: the multiply-accumulates per channel of products of activations, by the name of their labels, which have
         the side ``cost``.
     reached: layers that the examples reach.
@@ -41,6 +43,14 @@ class ChannelState:
         self.products: dict[str, int] = {}
         self.counts_products = True
         self._fresh: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
+        self.calls = CallCounter()
+        self._positions: MutableMapping[Tensor, tuple[Labels, str]] = WeakTensorKeyDictionary()
+        self._plain = {
+            id(value): f"{name}.{attribute}" if name else attribute
+            for name, module in model.named_modules()
+            for attribute, value in vars(module).items()
+            if isinstance(value, Tensor)
+        }
         self._module_stack: list[tuple[str, nn.Module]] = []
         self._leaf_tensors = {
             id(tensor)
@@ -50,14 +60,19 @@ class ChannelState:
         }
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             wide = [dim for dim, size in enumerate(tensor.shape) if size > 1]
-            if id(tensor) not in self._leaf_tensors and len(wide) == 1 and tensor.is_floating_point():
+            is_scale = tensor.is_floating_point() or tensor.dtype == torch.bool
+            if id(tensor) not in self._leaf_tensors and len(wide) == 1 and is_scale:
                 self._label_tensor(name, tensor, wide[0])  # for example, a scale per channel
+
+    @property
+    def module_name(self) -> str:
+        """Name of the module whose forward pass is running, empty for the network."""
+        return self._module_stack[-1][0] if self._module_stack else ""
 
     @property
     def location(self) -> str:
         """Name of the module whose forward pass is running."""
-        inside = self._module_stack[-1][0] if self._module_stack else ""
-        return inside or type(self._model).__name__
+        return self.module_name or type(self._model).__name__
 
     def _record_labels(self, tensor: str, dim: int, side: Side, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Record the labels of a tensor's positions; unite them with labels recorded before."""
@@ -65,6 +80,14 @@ class ChannelState:
         if known is not labels:
             self.union_find.unite(torch.from_numpy(known), torch.from_numpy(labels), f"{tensor}, used several times,")
         return labels
+
+    def is_running(self, kind: type[nn.Module]) -> bool:
+        """Return True if the forward pass of a module of this kind is running."""
+        return bool(self._module_stack) and isinstance(self._module_stack[-1][1], kind)
+
+    def find_plain_name(self, tensor: Tensor) -> str:
+        """Return the name of an attribute that holds `tensor`, or what it is a view of; empty for other tensors."""
+        return self._plain.get(id(tensor), "") or self._plain.get(id(tensor._base), "")
 
     # Labels of tensors
 
@@ -126,6 +149,16 @@ class ChannelState:
         if counts and tensor.is_floating_point():
             self._label_tensor(name, tensor, max(counts, key=lambda dim: counts[dim]))
 
+    def label_filters(self, tensor: Tensor) -> Labels | None:
+        """Return the labels of a parameter or buffer of no layer along its first dimension; None for other tensors."""
+        name = self._names.get(id(tensor))
+        if name is None or id(tensor) in self._leaf_tensors:
+            return None
+        if tensor not in self._labels:
+            self._label_tensor(name, tensor, 0)
+        vector = get_vector(self._labels[tensor])
+        return vector[1] if vector is not None and vector[0] == 0 else None
+
     def _label_tensor(self, name: str, tensor: Tensor, dim: int) -> None:
         labels = self._record_labels(name, dim, "out", self.union_find.add_labels(tensor.shape[dim]))
         self.set_labels(tensor, expand_labels(labels, dim, tensor.shape))
@@ -136,9 +169,12 @@ class ChannelState:
         """Return True if the running module has an integer attribute of this size with `part` in its name."""
         return any(part in name for name in self._list_sizes(size))
 
-    def record_sizes(self, size: int, labels: Tensor) -> None:
-        """Let integer attributes of the running module that equal `size` follow a cut of `labels`, (size,)."""
-        for name in self._list_sizes(size):
+    def record_sizes(self, size: int, labels: Tensor, parts: Sequence[str] = ("",)) -> None:
+        """Let attributes of the running module that are `size`, or a tuple of it, follow a cut of `labels`, (size,).
+
+        Their names hold one of `parts`.
+        """
+        for name in [name for name in self._list_sizes(size) if any(part in name for part in parts)]:
             owner = self._module_stack[-1][0]
             self._record_labels(f"{owner}.{name}" if owner else name, 0, "size", labels.numpy())
 
@@ -149,12 +185,32 @@ class ChannelState:
             self.products[name] = macs
             self._record_labels(name, 0, "cost", labels.numpy())
 
+    def record_statistic(self, name: str, labels: Tensor) -> None:
+        """Record a call that reduces channels with `labels`, (C,)."""
+        known = self.tensor_labels.get((name, name.rpartition(".")[0], 0, "statistic"))
+        if known is not None and known.shape != labels.shape:  # the inputs differ between passes
+            self.union_find.freeze(labels, f"{name} reduces changing numbers of channels")
+            return
+        self._record_labels(name, 0, "statistic", labels.numpy())
+
+    def add_positions(self, tensor: Tensor, labels: Labels, location: str) -> None:
+        """Note that `tensor` holds positions of channels, which a cut changes."""
+        self._positions[tensor] = labels, location
+
+    def freeze_positions(self, tensors: Sequence[Tensor]) -> None:
+        """Freeze the channels whose positions some of `tensors` hold."""
+        for labels, location in [self._positions[tensor] for tensor in tensors if tensor in self._positions]:
+            self.union_find.freeze(collapse(labels), f"{location} gives positions of channels")
+
     def _list_sizes(self, size: int) -> list[str]:
-        attributes = vars(self._module_stack[-1][1]) if self._module_stack else {}
+        module = self._module_stack[-1][1] if self._module_stack else None
+        sizes: list[object] = [size]
+        if getattr(module, "weight", None) is None:  # with a weight, its shape sets that of a normalisation
+            sizes.append((size,))
         return [
             name
-            for name, value in attributes.items()
-            if type(value) is int and value == size and not name.startswith("_") and not _is_head_width(name)
+            for name, value in ({} if module is None else vars(module)).items()
+            if type(value) in (int, tuple) and value in sizes and not name.startswith("_") and not _is_head_width(name)
         ]
 
     def _record_activation(self, tensor: Tensor) -> None:

@@ -76,8 +76,10 @@ class ChannelTracer(EagerMode, ChannelState):
             self.union_find.freeze(torch.from_numpy(labels), reason)
 
     def _run(self, example: Tensor) -> None:
+        self.calls.reset()
         with self._register_hooks(), torch.no_grad(), self:
             output = self._model(example)
+        self.freeze_positions(list_tensors(output))
         self.freeze(list_tensors(output), "its channels are the network's output")
 
     def __torch_dispatch__(

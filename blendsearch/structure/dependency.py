@@ -28,7 +28,7 @@ class CoupledGroups:
     """Groups of a network as index maps, frozen groups, and layers that no example reached.
 
     `sizes`: the values of integer attributes that follow a cut, by name. `products`: the multiply-accumulates per
-    channel of products of activations, by name; `widths`: their channels.
+    channel of products of activations, by name; `widths`: their channels, and those of reductions over channels.
     """
 
     groups: list[Group]
@@ -84,7 +84,7 @@ def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> Coupled
         tracer.reached.list_unreached(),
         _list_widths(tracer, "size"),
         tracer.products,
-        _list_widths(tracer, "cost"),
+        _list_widths(tracer, "cost") | _list_widths(tracer, "statistic"),
     )
 
 

@@ -2,14 +2,22 @@
 
 Such a weight depends on the number of input channels, so the layers cannot be cut exactly. Each of them is replaced by
 a plain convolution with the weight that it computes: the outputs stay the same. It is then trained as any other.
+Attention is replaced by plain layers too (`structure.attention_folding`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from blendsearch.structure.attention_folding import (
+    FoldedAttention,
+    can_fold_attention,
+    fold_attention,
+    make_plain_attention,
+)
 
 TOLERANCE = 1e-4
 """Largest accepted difference between a layer and its plain form, relative to the largest output."""
@@ -43,7 +51,8 @@ PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
 
 def list_folded_layers(model: nn.Module) -> tuple[str, ...]:
     """List the names of folded layers."""
-    return tuple(name for name, module in model.named_modules() if isinstance(module, tuple(PLAIN.values())))
+    kinds = (*PLAIN.values(), FoldedAttention)
+    return tuple(name for name, module in model.named_modules() if isinstance(module, kinds))
 
 
 def make_plain_layers(model: nn.Module, names: Iterable[str]) -> None:
@@ -69,7 +78,16 @@ def fold_computed_weights(model: nn.Module, images: Tensor) -> tuple[str, ...]:
         if plain is not None:
             model.set_submodule(name, plain)
             folded.append(name)
-    return tuple(folded)
+    return (*folded, *_fold_attentions(model))
+
+
+def _fold_attentions(model: nn.Module) -> Iterator[str]:
+    """Replace attentions in place; yield their names."""
+    for name, module in list(model.named_modules()):
+        plain = fold_attention(module, TOLERANCE) if name and can_fold_attention(module) else None  # type: ignore[arg-type]
+        if plain is not None:
+            model.set_submodule(name, plain)
+            yield name
 
 
 def _overrides_forward(module: nn.Module) -> bool:
@@ -155,6 +173,8 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
 
 def _make_plain(layer: nn.Module) -> Any:
     """Make a plain layer with the sizes and the tensors of `layer`."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return make_plain_attention(layer)
     base = _find_base(layer)
     if base is None:
         raise TypeError(f"{type(layer).__name__} is no convolution or linear layer")

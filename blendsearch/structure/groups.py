@@ -28,13 +28,13 @@ class Member:
     `index[c]` lists the positions that belong to the group's channel `c`: (C, m). m is 1 for a convolution, the number
     of pixels for a linear layer behind a flattened feature map, and more than 1 for a block of channels that go
     together. With the side ``size``, `tensor` is an integer attribute with a position for each unit; with
-    ``cost``, a product of activations with a position for each channel.
+    ``cost``, a product of activations with a position for each channel; with ``statistic``, a reduction over channels.
     """
 
     tensor: str
     module: str
     dim: int
-    side: Literal["out", "in", "size", "cost"]
+    side: Literal["out", "in", "size", "cost", "statistic"]
     index: NDArray[np.int64]
 
 
@@ -93,6 +93,12 @@ class IndexMaps:
     def sized(self) -> tuple[str, ...]:
         """Names of integer attributes that follow a cut."""
         return tuple(sorted({item.tensor for group in self.groups for item in group.members if item.side == "size"}))
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of reductions over channels."""
+        members = (item for group in self.groups for item in group.members)
+        return tuple(sorted({item.tensor for item in members if item.side == "statistic"}))
 
     def list_size_sources(self) -> dict[str, NDArray[np.int64]]:
         """Return the source of each integer attribute that follows a cut, by its name."""

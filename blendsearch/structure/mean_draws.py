@@ -53,6 +53,10 @@ def _fill_uniform(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return args[0].fill_((low + high) / 2)
 
 
+def _return_mean(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return torch.zeros_like(func(*args, **kwargs)).add_(args[0])
+
+
 def _fill_normal(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("mean", 0.0))
 
@@ -69,6 +73,7 @@ _MEANS: Mapping[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]] = {
     "bernoulli_": _fill_probability,
     "native_dropout": _keep_all,
     "uniform_": _fill_uniform,
+    "normal": _return_mean,
     "normal_": _fill_normal,
     "rand": _make_constant(0.5),
     "rand_like": _make_constant(0.5),

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 class Operation:
     """One call of a torch operation.
 
-    `name` is without namespace, and without the underscore of in-place operations. `location` is for messages.
+    `name` is without namespace, and without the underscore of in-place operations. `location` is for messages. `call`
+    identifies a reduction (`structure.reduction_calls`).
     """
 
     func: Any
@@ -22,6 +23,7 @@ class Operation:
     kwargs: Mapping[str, Any]
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
+    call: str = ""
 
 
 def list_arguments(tree: object) -> list[Tensor]:

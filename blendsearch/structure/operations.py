@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from blendsearch.structure.channel_parts import couple_parts
 from blendsearch.structure.channel_state import ChannelState
+from blendsearch.structure.channel_statistics import get_reduced_dims, record_reduction
 from blendsearch.structure.labels import (
     collapse,
     compact,
@@ -18,6 +19,7 @@ from blendsearch.structure.labels import (
 )
 from blendsearch.structure.operation import Operation, list_arguments
 from blendsearch.structure.operation_probe import ATTENTION_OPS, count_macs_per_channel, find_places
+from blendsearch.structure.reduction_calls import NORMALIZATIONS, REDUCTIONS, format_statistic
 from blendsearch.structure.union_find import NO_CHANNEL
 
 IDENTITY_OPS = {"clone", "_to_copy", "alias", "detach", "lift_fresh", "native_dropout", "dropout"}
@@ -39,14 +41,18 @@ POINTWISE_OPS = {
     "hardsigmoid",
     "prelu",
     "bernoulli",
+    "normal",
     "copy",
     "fill",
     "zero",
 }  # pointwise, but without the tag
 FACTORY_OPS = {"empty", "zeros", "ones", "full", "rand", "randn"}
-PRODUCT_OPS = {"bmm", "baddbmm", *ATTENTION_OPS}
-REDUCTION_OPS = {"mean", "sum", "amax", "amin", "var", "std"}
+PRODUCT_OPS = {"mm", "bmm", "baddbmm", *ATTENTION_OPS}
+FRESH_OPS = {*FACTORY_OPS, "expand", "repeat"}
 
+
+WIDTHS = ("dim", "channel", "width", "planes", "embed", "hidden", "features")
+"""Parts of names of attributes that hold a number of channels."""
 
 Handler = Callable[[ChannelState, Operation], None]
 
@@ -59,14 +65,18 @@ def trace_operation(
     labelled = [tensor for tensor in inputs if tracer.has_labels(tensor)]
     name = func._schema.name.partition("::")[2]
     is_pointwise = torch.Tag.pointwise in func.tags
-    if name in FACTORY_OPS or (is_pointwise and not labelled and any(tracer.is_fresh(tensor) for tensor in inputs)):
+    call = tracer.calls.count(tracer.module_name, name) if name in (*REDUCTIONS, *NORMALIZATIONS) else ""
+    tracer.freeze_positions(inputs)
+    if (name in FRESH_OPS and not labelled) or (
+        is_pointwise and not labelled and any(tracer.is_fresh(tensor) for tensor in inputs)
+    ):
         tracer.add_fresh_tensor(output)
     if not labelled or not outputs:
         return
     location = f"{name} in {tracer.location}"
     if func._schema.is_mutable:
         name = name.rstrip("_")
-    operation = Operation(func, name, location, args, kwargs, inputs, outputs)
+    operation = Operation(func, name, location, args, kwargs, inputs, outputs, call)
     single = len(labelled) == 1 and args and args[0] is labelled[0]
     handler = SINGLE_INPUT_HANDLERS.get(name) if single else None
     if handler is None and is_pointwise:
@@ -121,16 +131,21 @@ def _move(tracer: ChannelState, operation: Operation) -> None:
             # widths in a reshape or split are mostly constants in the code, which do not change with a cut
             tracer.union_find.freeze(before, f"{operation.location} splits or reorders its channels")
     elif operation.name in VIEW_OPS:
-        _record_merged_size(tracer, before, moved[0])
+        _record_sizes(tracer, before, moved[0])
     for tensor, labels in zip(operation.outputs, moved, strict=True):
         tracer.set_labels(tensor, labels)
 
 
-def _record_merged_size(tracer: ChannelState, before: Tensor, after: Tensor) -> None:
-    """Let attributes follow the width of parts that are put together again."""
+def _record_sizes(tracer: ChannelState, before: Tensor, after: Tensor) -> None:
+    """Let attributes follow the width of parts that are put together again, or that is kept as pixels are merged."""
     parts, merged = get_vector(before), get_vector(after)
-    if parts and merged and len(parts[1]) != len(merged[1]) and tracer.union_find.is_assumed(merged[1]):
-        tracer.record_sizes(len(merged[1]), merged[1])
+    if not parts or not merged:
+        return
+    if len(parts[1]) != len(merged[1]):
+        if tracer.union_find.is_assumed(merged[1]):
+            tracer.record_sizes(len(merged[1]), merged[1])
+    elif before.ndim != after.ndim:
+        tracer.record_sizes(len(merged[1]), merged[1], WIDTHS)
 
 
 def _is_reordered(before: Tensor, after: Tensor) -> bool:
@@ -217,6 +232,7 @@ def _unite_inputs(tracer: ChannelState, operation: Operation) -> None:
     spread = [(tensor, tracer.get_labels(tensor).expand(shape)) for tensor in operation.inputs]
     varying = {dim for _, labels in spread for dim in find_varying_dims(labels)}
     united: list[Tensor] = []
+    plain = ""
     for tensor, labels in spread:
         if tracer.is_fresh(tensor) and not tracer.has_labels(tensor):
             continue  # its size may be that of the tensor it meets
@@ -225,7 +241,11 @@ def _unite_inputs(tracer: ChannelState, operation: Operation) -> None:
             tracer.freeze([tensor], f"{location} broadcasts it over the channels of another layer")
         else:
             united.append(labels)
+            plain = plain or tracer.find_plain_name(tensor)
     first = next((labels for labels in united if bool((collapse(labels) != NO_CHANNEL).any())), None)
+    if first is not None and plain:
+        reason = f"{location} uses {plain}, neither a parameter nor a buffer: register it as a buffer"
+        tracer.union_find.freeze(collapse(first), reason)
     for labels in united:
         if first is not None and labels is not first:
             flat = [dim for dim in range(len(shape)) if is_flat(first, dim) and is_flat(labels, dim)]
@@ -238,19 +258,17 @@ def _unite_inputs(tracer: ChannelState, operation: Operation) -> None:
 
 
 def _reduce(tracer: ChannelState, operation: Operation) -> None:
-    if len(operation.args) < 2:
-        _freeze_inputs(tracer, operation)
-        return
-    (tensor, axes), output = operation.args[:2], operation.outputs[0]
+    """Follow channels through a reduction of other dimensions; record one over channels."""
+    tensor, dims = operation.args[0], get_reduced_dims(operation)
     labels = tracer.get_labels(tensor)
-    axes = [axes] if isinstance(axes, int) else axes or range(tensor.ndim)
-    dims = sorted({dim % tensor.ndim for dim in axes}, reverse=True)
-    if set(dims) & set(find_varying_dims(labels)):
-        tracer.freeze([tensor], f"{operation.location} reads all its channels at once")
+    if dims is None or set(dims) & set(find_varying_dims(labels)):
+        if dims is None or not record_reduction(tracer, operation, dims):
+            _freeze_inputs(tracer, operation)
         return
-    for dim in dims:
-        labels = labels.narrow(dim, 0, 1) if output.ndim == tensor.ndim else labels.select(dim, 0)
-    tracer.set_labels(output, labels)
+    for dim in reversed(dims):
+        labels = labels.narrow(dim, 0, 1) if operation.outputs[0].ndim == tensor.ndim else labels.select(dim, 0)
+    for output in operation.outputs:
+        tracer.set_labels(output, labels)
 
 
 def _normalize_in_groups(tracer: ChannelState, operation: Operation) -> None:
@@ -261,18 +279,46 @@ def _normalize_in_groups(tracer: ChannelState, operation: Operation) -> None:
     tensor, weight, bias = operation.args[:3]
     blocks = int(operation.args[6])
     vector = get_vector(tracer.get_labels(tensor))
-    if vector is None or vector[0] != 1 or (blocks == 1 and weight is None):
+    if vector is None or vector[0] != 1:
         _freeze_inputs(tracer, operation)
         return
     labels = vector[1]
     if blocks > 1:
         coupled = labels.reshape(blocks, -1)
         tracer.union_find.unite(coupled[:, :1].expand_as(coupled), coupled, operation.location)
-    if weight is None:
-        tracer.record_sizes(blocks, labels[:: len(labels) // blocks])
-        tracer.record_sizes(len(labels), labels)
+        if weight is None or not tracer.is_running(nn.GroupNorm):
+            tracer.record_sizes(blocks, labels[:: len(labels) // blocks])
+            tracer.record_sizes(len(labels), labels)
+    elif weight is None:
+        _record_bare_norm(tracer, operation, 1, labels)
     _unite_parameters(tracer, operation, labels, weight, bias)
     tracer.set_labels(operation.outputs[0], tracer.get_labels(tensor))
+
+
+def _convolve(tracer: ChannelState, operation: Operation) -> None:
+    """Follow channels through a convolution by a function that has one filter per channel, such as a blur."""
+    tensor, weight, bias = operation.args[:3]
+    is_transposed, groups = operation.args[6], int(operation.args[8])
+    vector = get_vector(tracer.get_labels(tensor))
+    is_depthwise = groups == tensor.shape[1] == operation.outputs[0].shape[1] > 1
+    if vector is None or vector[0] != 1 or is_transposed or not is_depthwise:
+        _probe(tracer, operation)
+        return
+    channels, output = vector[1], operation.outputs[0]
+    for parameter in (weight, bias):
+        if parameter is None:
+            continue
+        filters = tracer.label_filters(parameter)
+        if filters is not None:
+            tracer.union_find.unite(channels, filters, operation.location)
+        elif tracer.is_fresh(parameter):
+            tracer.union_find.assume(channels, f"{operation.location} applies computed filters")
+        else:
+            _freeze_inputs(tracer, operation)
+            return
+    tracer.record_sizes(groups, channels)
+    tracer.record_product(operation.location, count_macs_per_channel(operation, groups), channels)
+    tracer.set_labels(output, channels.reshape(-1, *[1] * (output.ndim - 2)).expand(output.shape))
 
 
 def _normalize_last_dims(tracer: ChannelState, operation: Operation) -> None:
@@ -286,13 +332,21 @@ def _normalize_last_dims(tracer: ChannelState, operation: Operation) -> None:
     if all(other < tensor.ndim - len(normalized) for other in varying):
         tracer.set_labels(operation.outputs[0], labels)
         return
-    if len(normalized) > 1 or dim not in varying or weight is None:
+    if len(normalized) > 1 or dim not in varying:
         _freeze_inputs(tracer, operation)
         return
     channels = torch.from_numpy(tracer.unite_along(labels, dim, operation.location))
     _unite_parameters(tracer, operation, channels, weight, bias)
+    if weight is None:
+        _record_bare_norm(tracer, operation, dim, channels)
     tracer.record_sizes(len(channels), channels)
     tracer.set_labels(operation.outputs[0], channels.expand(tensor.shape))
+
+
+def _record_bare_norm(tracer: ChannelState, operation: Operation, dim: int, labels: Tensor) -> None:
+    """Record a normalisation over channels that has no weight of its own."""
+    tracer.record_statistic(format_statistic(operation.call, dim), labels)
+    tracer.record_sizes(len(labels), labels)
 
 
 def _unite_parameters(tracer: ChannelState, operation: Operation, labels: Tensor, *parameters: Tensor | None) -> None:
@@ -313,10 +367,11 @@ SINGLE_INPUT_HANDLERS: dict[str, Handler] = {
 HANDLERS: dict[str, Handler] = {
     "cat": _concatenate,
     "constant_pad_nd": _pad,
+    "convolution": _convolve,
     "native_group_norm": _normalize_in_groups,
     "native_layer_norm": _normalize_last_dims,
     **dict.fromkeys(POINTWISE_OPS, _unite_inputs),
     **dict.fromkeys(POOLING_OPS, _pool),
-    **dict.fromkeys(REDUCTION_OPS, _reduce),
+    **dict.fromkeys(REDUCTIONS, _reduce),
 }
 """Handlers of other operations without the tag `pointwise`."""

@@ -69,10 +69,11 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None
 
 
 def set_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Set integer attributes of the modules of `model`, by their names."""
+    """Set integer attributes of the modules of `model`, or tuples of one integer, by their names."""
     for name, size in sizes.items():
         owner, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, size)
+        module = model.get_submodule(owner)
+        setattr(module, attribute, (size,) if isinstance(getattr(module, attribute, size), tuple) else size)
 
 
 def _take(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:
@@ -112,7 +113,7 @@ def fit_attributes(module: nn.Module) -> None:
             if module.num_groups > 1:
                 module.num_groups = module.weight.shape[0] // (module.num_channels // module.num_groups)
             module.num_channels = module.weight.shape[0]
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         if module.weight is not None:
             module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.modules.batchnorm._NormBase):

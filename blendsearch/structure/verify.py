@@ -2,8 +2,8 @@
 
 In the dense network, channels are masked where they are read: the slices of every weight that read them are zeroed. In
 the pruned network they are removed. Equal outputs show that the group's index maps are right. They also show that no
-operation in between (a softmax, a shuffle) depends on the number of channels. Normalisations over channels do: in the
-masked network they normalise the kept channels only (`structure.masked_norms`).
+operation in between (a softmax, a shuffle) depends on the number of channels. Normalisations over channels and their
+means do: in the masked network they see the kept channels only (`structure.masked_norms`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blendsearch.structure.cost import build_cost_oracle, count_macs
 from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
-from blendsearch.structure.masked_norms import normalize_kept_channels
+from blendsearch.structure.masked_norms import normalize_kept_channels, reduce_kept_channels
 from blendsearch.structure.mean_draws import use_mean_draws
 from blendsearch.structure.outputs import list_tensors
 from blendsearch.structure.surgery import copy_with_tensors, narrow
@@ -163,7 +163,8 @@ def _use_training_code(model: nn.Module, is_training: bool) -> Iterator[None]:
 def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
     """Copy the dense network and zero the slices that read the channels which `cut` removes.
 
-    Layer normalisations over channels, and group normalisations in one group, use the statistics of the kept channels.
+    Layer normalisations over channels, group normalisations in one group, and other reductions over channels use the
+    kept channels only.
     """
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     reading: dict[str, list[tuple[int, NDArray[np.int64]]]] = {}
@@ -189,6 +190,7 @@ def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
             if name in parameters and parameters[name].ndim == 1
         },
     )
+    reduce_kept_channels(masked, {name: torch.from_numpy(kept[maps.slices[name][0][1]]) for name in maps.statistics})
     return masked
 
 

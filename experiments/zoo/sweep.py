@@ -4,7 +4,7 @@
     python experiments/zoo/sweep.py --models resnet18,vit_b_16 --out some.json
     python experiments/zoo/sweep.py --table                          # sweep.json as the table of docs/zoo.md
 
-blendsearch: `trace_structure`, then half of the channels of every group (random, at least one), cut by `narrow`. The
+blendsearch: layers that compute weights, and attention, are folded as in a search. `trace_structure`, then half of the channels of every group (random, at least one), cut by `narrow`. The
 narrow network must equal the dense one with the same channels masked (largest difference below 1e-3 of the outputs'
 spread), and torch's counts of it must equal the oracle's multiply-accumulates and parameters. Torch-Pruning: a
 `BasePruner` with magnitude importance at a ratio of 0.5, the output layers ignored, one step; the forward pass after it
@@ -108,7 +108,13 @@ def send(side: str, name: str, there: Any) -> None:
 
 
 def check_own(name: str) -> dict[str, Any]:
-    return check_structure(make_network(name), get_image_side(name))
+    import torch
+
+    from blendsearch.structure.folding import fold_computed_weights
+
+    model, side = make_network(name), get_image_side(name)
+    fold_computed_weights(model, torch.randn(2, 3, side, side))
+    return check_structure(model, side)
 
 
 def check_structure(model: Any, side: int) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def check_structure(model: Any, side: int) -> dict[str, Any]:
     cut = np.concatenate([rng.permutation(size) < max(1, size // 2) for size in maps.sizes])
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     small = narrow(model, maps, cut)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected, found = mask_channels(model, maps, cut)(images), small(images)
     apart = float((expected - found).abs().max() / expected.std())
     loaded = load_into_dense(model, small, maps, cut)

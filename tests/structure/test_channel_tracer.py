@@ -23,7 +23,7 @@ class Between(nn.Module):
         self.blocks = nn.Conv2d(8, 4, 3, padding=1, groups=2)
         self.up = nn.ConvTranspose2d(8, 8, 2, stride=2, groups=4)
         self.out = nn.Linear(8, 4)
-        self.operation = operation
+        self.operation, self.plain = operation, torch.rand(8, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.two(self.operation(self, F.relu(self.one(x)))))
@@ -50,6 +50,10 @@ FREE = {
     "a mask for all channels": lambda net, x: x * torch.sigmoid(net.mask(x)),
     "a scale per channel": lambda net, x: x * net.scale,
     "a number": lambda net, x: 2 * x + 1,
+    "a mean of channels": lambda net, x: x - x.mean(dim=1, keepdim=True),
+    "a largest number": lambda net, x: x / (x.max() + 9),
+    "a check of values": lambda net, x: x if torch.isfinite(x).all() and not x.isnan().any() else x[:, :0],
+    "normal noise": lambda net, x: torch.normal(x, 0.1),
     "a sum of two layers": lambda net, x: x + net.spare(x),
     "hardswish": lambda net, x: F.hardswish(x),
     "dropout in training": lambda net, x: F.dropout(x, training=net.training),
@@ -62,7 +66,11 @@ FREE = {
 STOPPED = {
     "channels rolled": (lambda net, x: x.roll(1, dims=1), "roll in Between splits or reorders its channels"),
     "softmax over channels": (lambda net, x: x.softmax(dim=1), "_softmax in Between reads all its channels at once"),
-    "a mean of channels": (lambda net, x: x - x.mean(dim=1, keepdim=True), "mean in Between reads all its channels"),
+    "the place of the largest channel": (
+        lambda net, x: x * (x.max(dim=1, keepdim=True).indices > 2),
+        "max in Between gives positions of channels",
+    ),
+    "a tensor of the module": (lambda net, x: x + net.plain, "add in Between uses plain, neither a parameter nor"),
     "a constant per channel": (
         lambda net, x: x + torch.ones(8, 1, 1),
         "add in Between couples it to positions that are never cut",

@@ -172,26 +172,25 @@ class CountsChannels(nn.Module):
         return self.out(F.relu(self.two(x / x.shape[1])).mean(dim=(2, 3)))
 
 
-class NormalisesChannels(nn.Module):
-    """A LayerNorm over cut channels normalises fewer of them: cutting and masking differ."""
+class SharesChannels(nn.Module):
+    """A softmax over channels divides one among all of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.norm = nn.Linear(6, 12), nn.LayerNorm(12, elementwise_affine=False)
-        self.two, self.out = nn.Linear(12, 9), nn.Linear(9, 3)
+        self.one, self.two, self.out = nn.Linear(6, 12), nn.Linear(12, 9), nn.Linear(9, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.relu(self.two(self.norm(self.one(x.mean(dim=3).flatten(1))))))
+        return self.out(F.relu(self.two(self.one(x.mean(dim=3).flatten(1)).softmax(dim=1))))
 
 
 @pytest.mark.parametrize(
     ("model", "shape", "frozen", "free", "reason"),
     [
         (CountsChannels(), (2, 5, 5), "one", "two", "the outputs of cutting and masking differ"),
-        (NormalisesChannels(), (2, 3, 5), "one", "two", "layer_norm in norm reads all its channels"),
+        (SharesChannels(), (2, 3, 5), "one", "two", "_softmax in SharesChannels reads all its channels"),
         (PadsChannels(), (3, 8, 8), "outer", "stem", "add in PadsChannels couples it to positions that are never cut"),
     ],
-    ids=["count", "layer-norm", "pad"],
+    ids=["count", "softmax", "pad"],
 )
 def test_unprunable_groups_are_frozen_with_the_reason(
     model: nn.Module, shape: tuple[int, int, int], frozen: str, free: str, reason: str

@@ -92,6 +92,83 @@ class FunctionalLayerNorm(nn.Module):
         return x.transpose(1, 2).unflatten(2, (8, 8))
 
 
+class BareLayerNorm(nn.Module):
+    """A layer normalisation by a function, without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), (self.width,)).permute(0, 3, 1, 2)
+
+
+class FunctionalGroupNorm(nn.Module):
+    """A group normalisation by a function, with the number of groups in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = 4
+        self.scale, self.shift = nn.Parameter(torch.rand(16) + 0.5), nn.Parameter(torch.rand(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.groups, self.scale, self.shift)
+
+
+class ScaledChannels(nn.Module):
+    """A normalisation by hand, with a scale and a shift per channel."""
+
+    def __init__(self, normalize: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.scale, self.shift = nn.Parameter(torch.rand(16) + 0.5), nn.Parameter(torch.rand(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale[:, None, None] * self.normalize(x) + self.shift[:, None, None]
+
+
+def standardize(x: Tensor) -> Tensor:
+    """The layer normalisation of ConvNeXt, over channels that come first."""
+    mean = x.mean(1, keepdim=True)
+    return (x - mean) / torch.sqrt((x - mean).pow(2).mean(1, keepdim=True) + 1e-6)
+
+
+def standardize_at_once(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=1, keepdim=True, unbiased=False)
+    return (x - mean) * torch.rsqrt(variance + 1e-6)
+
+
+def respond(x: Tensor) -> Tensor:
+    """The global response normalisation of ConvNeXt v2."""
+    lengths = x.norm(dim=(2, 3), keepdim=True)
+    return x * (lengths / (lengths.mean(dim=1, keepdim=True) + 1e-6))
+
+
+class ChannelMask(nn.Module):
+    """A buffer of booleans."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.arange(16) % 3 > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.mask.view(-1, 1, 1), x, 0.5 * x)
+
+
+class Blur(nn.Module):
+    """A fixed filter for each channel, applied by a function."""
+
+    def __init__(self, choose: Callable[["Blur", Tensor], tuple[Tensor, int]]) -> None:
+        super().__init__()
+        self.choose, self.channels = choose, 16
+        self.register_buffer("filter", torch.rand(1, 1, 3, 3))
+        self.register_buffer("filters", torch.rand(16, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters, channels = self.choose(self, x)
+        return F.conv2d(x, filters, stride=2, padding=1, groups=channels)
+
+
 NORMS = {
     "frozen batch-norm of torchvision": (FrozenBatchNorm2d(16), 16),
     "buffers per channel": (ChannelAffine(16), 16),
@@ -111,6 +188,25 @@ NORMS = {
     "layer normalisation of timm": (timm.layers.LayerNorm2d(16), 16),
     "layer normalisation by a function": (FunctionalLayerNorm(), 16),
     "layer normalisation over space": (nn.LayerNorm([8, 8]), 16),
+    "layer normalisation without weights": (ChannelsLast(nn.LayerNorm(16, elementwise_affine=False)), 16),
+    "layer normalisation by a function, without weights": (BareLayerNorm(), 16),
+    "group normalisation in one group, without weights": (nn.GroupNorm(1, 16, affine=False), 16),
+    "group normalisation by a function": (FunctionalGroupNorm(), 4),
+    "root mean square": (ChannelsLast(nn.RMSNorm(16)), 16),
+    "root mean square without weights": (ChannelsLast(nn.RMSNorm(16, elementwise_affine=False)), 16),
+    "layer normalisation by hand": (ScaledChannels(standardize), 16),
+    "layer normalisation by var_mean": (ScaledChannels(standardize_at_once), 16),
+    "unit length of a pixel": (ScaledChannels(lambda x: F.normalize(x, dim=1)), 16),
+    "global response": (ScaledChannels(respond), 16),
+    "mean and maximum of channels": (
+        Apply(lambda x: x * torch.sigmoid(x.mean(1, keepdim=True) + x.max(1, keepdim=True)[0])),
+        16,
+    ),
+    "a mask per channel": (ChannelMask(), 16),
+    "a blur of its own width": (Blur(lambda blur, x: (blur.filters, blur.channels)), 16),
+    "a blur of the input's width": (Blur(lambda blur, x: (blur.filters, x.shape[1])), 16),
+    "an expanded blur": (Blur(lambda blur, x: (blur.filter.expand(x.shape[1], -1, -1, -1), x.shape[1])), 16),
+    "a repeated blur": (Blur(lambda blur, x: (blur.filter.repeat(x.shape[1], 1, 1, 1), x.shape[1])), 16),
 }
 
 
@@ -278,9 +374,8 @@ def test_spatial_operations_keep_channels_apart(operation: Callable[[Tensor], Te
 
 MIXING = {
     "softmax over channels": lambda x: x.softmax(dim=1),
-    "norm over channels": lambda x: F.normalize(x, dim=1),
     "sum of channels": lambda x: x + x.cumsum(dim=1),
-    "maximum over channels": lambda x: x * x.max(dim=1, keepdim=True).values,
+    "place of the largest channel": lambda x: x * (x.argmax(dim=1, keepdim=True) > 3),
     "response normalisation": lambda x: F.local_response_norm(x, 3),
     "sorted channels": lambda x: x.sort(dim=1).values,
 }
