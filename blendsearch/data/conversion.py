@@ -40,7 +40,10 @@ def unpack_sample(sample: Any, name: str) -> tuple[Any, Any]:
 def convert_to_array(value: Any) -> NDArray[Any]:
     """Convert a value to an array. Raises ValueError for a value without a shape."""
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError("a tensor on the meta device has no values")
         value = value.detach().cpu()
+        value = value if value.layout == torch.strided else value.to_dense()
         plain: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
         return plain
     if isinstance(value, Image.Image):
@@ -61,11 +64,13 @@ def make_memory_split(images: NDArray[Any], targets: NDArray[Any], name: str) ->
         return ArraySplit(_move_channels_last(images, name), labels)
     if images.dtype.kind != "f":
         raise DataError(
-            f"the {name} images are {images.dtype}: expected float32 as the network takes it, or uint8 pixels"
+            f"the {name} images are {images.dtype}: expected float32 as the network takes it, or uint8 pixels; convert "
+            "them"
         )
     if images.ndim != 4:
         raise DataError(
-            f"the {name} images have shape {images.shape}: expected (images, channels, height, width) of floats"
+            f"the {name} images have shape {images.shape}: expected (images, channels, height, width) of floats; add "
+            "an axis of size 1 to grey images; for sequences and volumes, add or merge axes, and undo that in forward()"
         )
     inputs = np.ascontiguousarray(images, dtype=np.float32)
     if not np.isfinite(inputs).all():

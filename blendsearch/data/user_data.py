@@ -150,14 +150,19 @@ def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) 
     source = _zip_image_list(source)
     pair = _get_array_pair(source)
     if pair is not None:
-        images, targets = pair
         try:
-            return make_memory_split(convert_to_array(images), convert_to_array(targets), name)
+            images = convert_to_array(pair[0])
+        except ValueError as error:
+            raise DataError(f"the {name} images cannot be used ({error}): expected an array of numbers") from error
+        try:
+            return make_memory_split(images, convert_to_array(pair[1]), name)
         except ValueError as error:
             raise DataError(
                 f"the {name} targets are text or objects: expected an integer per image, 0 for the first class; number "
                 "them (numpy.unique(..., return_inverse=True)[1])"
             ) from error
+    if not images_only:
+        _check_targets(source, name)
     dataset, workers = _find_map_style_dataset(source), _get_workers(source)
     if dataset is not None and len(dataset) and (labels := get_declared_labels(dataset)) is not None:
         with seed_rngs(seed):
@@ -205,6 +210,14 @@ def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
     elif not isinstance(targets, np.ndarray | Tensor):
         targets = np.asarray(targets)
     return (images, targets) if targets.ndim and (images.ndim == 4 or len(images) == len(targets)) else None
+
+
+def _check_targets(source: Any, name: str) -> None:
+    """Raise DataError for a pair of an array of images and targets that are no array or list."""
+    if isinstance(source, tuple | list) and len(source) == 2 and getattr(source[0], "ndim", 0) == 4:
+        raise DataError(
+            f"the {name} targets are {_describe_type(source[1])}: expected an array or a list with one entry per image"
+        )
 
 
 def _zip_image_list(source: Any) -> Any:
@@ -282,8 +295,10 @@ def _convert_item(sample: Any, index: int, name: str) -> tuple[Any, Any]:
         try:
             converted = convert_to_array(image)
         except (TypeError, ValueError) as error:
+            if isinstance(image, Image.Image | Tensor):
+                raise DataError(f"its image cannot be used: {error}") from error
             raise DataError(
-                f"its image is {_describe_type(image)}: expected a PIL image, an array or a tensor"
+                f"its image is {_describe_type(image)}: expected a PIL image, or an array or tensor of numbers"
             ) from error
         if converted.ndim < 2:
             raise DataError(f"its image has shape {converted.shape}: expected (channels, height, width)")
@@ -295,6 +310,8 @@ def _convert_item(sample: Any, index: int, name: str) -> tuple[Any, Any]:
 
 
 def _describe_type(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
     return "None" if value is None else f"a {type(value).__name__}"
 
 
@@ -329,7 +346,8 @@ class _SampleCollector:
         if self.images and stacked.shape[1:] != self.images[0].shape[1:]:
             raise DataError(
                 f"the {self.name} images have shapes {self.images[0].shape[1:]} and, from item {self.count}, "
-                f"{stacked.shape[1:]}: expected the same of all; resize and crop them in the transform"
+                f"{stacked.shape[1:]}: expected the same of all; convert them to one mode, and resize and crop them, "
+                "in the transform"
             )
         if self.images and stacked.dtype != self.images[0].dtype:
             raise DataError(
@@ -349,7 +367,10 @@ class _SampleCollector:
                 "'image-folder', 'root': ...}), which are decoded when needed"
             )
         if (targets is None or (isinstance(targets, list) and targets[0] is None)) and not self.images_only:
-            raise DataError(f"the {self.name} data yield images without targets: expected (image, target)")
+            raise DataError(
+                f"the {self.name} data yield images without targets, from item {self.count - len(stacked)}: expected "
+                "(image, target)"
+            )
         if targets is None or not self.images_only:
             self.targets.append([0] * len(stacked) if targets is None else self._convert_targets(targets, len(stacked)))
         else:

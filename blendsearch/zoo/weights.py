@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import ModelError
-from blendsearch.zoo.unreadable_weights import describe_unreadable
+from blendsearch.zoo.unreadable_weights import describe_unreadable, is_safetensors
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "model_ema", "state_dict_ema", "ema")
 """Keys under which training scripts save a state dict; plain weights are preferred to averaged ones."""
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or is_safetensors(path):
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -108,7 +108,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     for key in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
         keys = f" with {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else ""
         raise ModelError(
             f"weights {path} hold a {type(content).__name__}{keys}, expected a state dict of tensors, by itself or "

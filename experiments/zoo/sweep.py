@@ -4,11 +4,11 @@
     python experiments/zoo/sweep.py --models resnet18,vit_b_16 --out some.json
     python experiments/zoo/sweep.py --table                          # sweep.json as the table of docs/zoo.md
 
-blendsearch: layers that compute weights, and attention, are folded as in a search. `trace_structure`, then half of the channels of every group (random, at least one), cut by `narrow`. The
-narrow network must equal the dense one with the same channels masked (largest difference below 1e-3 of the outputs'
-spread), and torch's counts of it must equal the oracle's multiply-accumulates and parameters. Torch-Pruning: a
-`BasePruner` with magnitude importance at a ratio of 0.5, the output layers ignored, one step; the forward pass after it
-must work and return 1000 classes. Its choice of channels is not checked.
+blendsearch: attention is folded as in a search. `trace_structure`, then half of the channels of every group (random, at
+least one), cut by `narrow`. The narrow network must equal the dense one with the same channels masked (largest
+difference below 1e-3 of the outputs' spread), and torch's counts of it must equal the oracle's multiply-accumulates and
+parameters. Torch-Pruning: a `BasePruner` with magnitude importance at a ratio of 0.5, the output layers ignored, one
+step; the forward pass after it must work and return 1000 classes. Its choice of channels is not checked.
 
 Weights are random, with batch-norms as after training, so that nothing is zero or one by accident. Each network runs in
 two separate processes, one thread each, with a time limit. Images have 96 px a side, but 299 for Inception (its

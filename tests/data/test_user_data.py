@@ -89,7 +89,13 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "hole": (lambda: (X[0] * float("nan"), 1), "item 40 of the full data: its image holds NaN"),
     "shape": (lambda: (X[0, :, :4], 1), r"from item 40, \(3, 4, 8\)"),
     "type": (lambda: ((X[0] * 255).byte(), 1), "float32 and, from item 40, uint8"),
-    "no target": (lambda: (X[0], None), "without targets|item 40"),
+    "no target": (lambda: (X[0], None), "without targets, from item 40: expected"),
+    "no values": (
+        lambda: (X[0].to("meta"), 1),
+        "item 40 of the full data: its image cannot be used: a tensor",
+    ),
+    "unknown depth": (lambda: (Image.new("I", (8, 8)), 1), "item 40 .* its image cannot be used: it has 32-bit pixels"),
+    "objects": (lambda: (np.array([[None]]), 1), "item 40 of the full data: its image is an array of object"),
     "text target": (lambda: (X[0], "cat"), "item 40: a str"),
     "long target": (lambda: (X[0], [1, 2]), r"item 40 has shape \(2,\)"),
 }
@@ -109,3 +115,32 @@ def test_items_of_loaders_and_streams_are_named(name: str, wrap: Callable[[Items
     make, message = BROKEN[name]
     with pytest.raises(DataError, match=message):
         load(wrap(Items(make)))
+
+
+ODD_PAIRS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a dictionary of targets": (
+        lambda: (X, dict(enumerate(Y))),
+        "the full targets are a dict: expected an array",
+    ),
+    "a generator of targets": (lambda: (X, (int(item) for item in Y)), "the full targets are a generator: expected"),
+    "no targets": (lambda: (X, None), "the full targets are None: expected an array or a list with one entry"),
+    "sequences": (
+        lambda: (X[:, :, 0], Y),
+        "expected .images, channels, height, width. of floats; add an axis",
+    ),
+    "integers": (lambda: ((X * 9).int(), Y), "the full images are int32: expected float32 .* convert them"),
+    "no values": (lambda: (X.to("meta"), Y), "the full images cannot be used .a tensor on the meta device"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_PAIRS)
+def test_pairs_that_cannot_be_used_are_described(name: str) -> None:
+    make, message = ODD_PAIRS[name]
+    with pytest.raises(DataError, match=message) as caught:
+        load(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_sparse_images_are_read() -> None:
+    splits = load((X.to_sparse(), Y))
+    assert len(splits.train) + len(splits.val) + len(splits.test) == len(X)

@@ -1,12 +1,14 @@
 """Checkpoints of training frameworks, and files that cannot be read without running code."""
 
 import argparse
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -69,6 +71,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "network inside": ({"model": SOURCE}, "hold an object of blendsearch.zoo.digits_net.DigitsNet beside the tensors"),
     "namespace": ({"state_dict": STATE, "args": argparse.Namespace(a=1)}, "hold an object of argparse.Namespace"),
     "scalar": ({"state_dict": STATE, "best": np.float64(0.9)}, "hold an object of numpy.*beside"),
+    "numbers as names": ({1: torch.ones(1)}, "hold a dict with 1, expected a state dict of tensors"),
     "other network": (prefix("encoder."), "lacks classifier.bias.*has in addition encoder.classifier.bias"),
 }
 
@@ -90,3 +93,31 @@ def test_scripted_networks_and_pointers_are_named(tmp_path: Path) -> None:
     (tmp_path / "v.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(ModelError, match="are a pointer of Git LFS"):
         load_weights(digits_net(), tmp_path / "v.pt")
+
+
+OTHER_FORMATS = {
+    "empty": (b"", "are an empty file"),
+    "part": (b"PK\x03\x04" + bytes(400), "are not complete"),
+    "web page": (b"<!DOCTYPE html><html>", "are a web page or XML: download the file itself"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "are an HDF5 file"),
+    "JSON": (b'{"weight_map": {}}', "are JSON, which holds no tensors"),
+    "text": (b"hello world", r"cannot be read as plain tensors \(no checkpoint of torch\): save a state dict"),
+    "pickle": (pickle.dumps({"a": 1}), r"cannot be read as plain tensors \(no checkpoint of torch\)"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_files_of_other_formats_are_named(name: str, tmp_path: Path) -> None:
+    content, message = OTHER_FORMATS[name]
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_weights(digits_net(), tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_numpy_archives_are_named_and_safetensors_are_read_by_their_content(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", **{name: tensor.numpy() for name, tensor in STATE.items()})
+    with pytest.raises(ModelError, match="are NumPy arrays, which are not read"):
+        load_weights(digits_net(), tmp_path / "w.npz")
+    save_file({name: tensor.clone() for name, tensor in STATE.items()}, tmp_path / "w.pt")
+    load_weights(digits_net(), tmp_path / "w.pt")
