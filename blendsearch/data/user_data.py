@@ -247,12 +247,13 @@ def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
                 f"the {name} data cannot be read ({last}); correct them, or the code that reads them"
             ) from (error)
         return
-    if not hasattr(source, "__getitem__") and not isinstance(source, Iterable):
+    is_iterable = hasattr(source, "__getitem__") or isinstance(source, Iterable)
+    if not is_iterable or isinstance(source, Mapping | str):
         raise DataError(
-            f"the {name} data are a {type(source).__name__}: expected a Dataset, a DataLoader, or a pair (images, "
+            f"the {name} data are {_describe_type(source)}: expected a Dataset, a DataLoader, or a pair (images, "
             "targets) of arrays or tensors"
         )
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         samples: Iterable[tuple[Any, Any]] = (_read_item(source, index, name) for index in range(len(source)))
     else:
         samples = _iter_items(source, name)

@@ -84,7 +84,7 @@ def fold_computed_weights(model: nn.Module, images: Tensor) -> tuple[str, ...]:
 def _fold_attentions(model: nn.Module) -> Iterator[str]:
     """Replace attentions in place; yield their names."""
     for name, module in list(model.named_modules()):
-        plain = fold_attention(module, TOLERANCE) if name and can_fold_attention(module) else None  # type: ignore[arg-type]
+        plain = fold_attention(module, TOLERANCE) if name and can_fold_attention(module) else None
         if plain is not None:
             model.set_submodule(name, plain)
             yield name

@@ -116,7 +116,7 @@ def reduce_kept_channels(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
         modes[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def leave(*_: object) -> None:
-        modes.pop().__exit__(None, None, None)
+        modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     if not kept:
         return

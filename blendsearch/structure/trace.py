@@ -68,10 +68,20 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
         maps, uncounted = exclude_uncounted_groups(model, maps, examples[0], found.products)
         frozen = [*found.frozen, *failed, *uncounted]
         if not maps.groups:
-            reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
+            reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or _describe_layers(model)
             raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
         oracle = build_cost_oracle(model, maps, examples[0], found.products)
         return Structure(maps, tuple(frozen), oracle, tuple(found.unreached))
+
+
+def _describe_layers(model: nn.Module) -> str:
+    """Describe why a network has no group at all."""
+    if not any(parameter.ndim > 1 for parameter in model.parameters()):
+        return "it has no convolution"
+    return (
+        "none of its weights belongs to a convolution or linear layer of torch.nn, as in an exported program; give the "
+        "network that it was made from"
+    )
 
 
 def _divide_images(input_shape: tuple[int, int, int], images: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:

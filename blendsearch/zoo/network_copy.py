@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -120,6 +121,11 @@ def _deepcopy(model: nn.Module, tables: list[_HookTable], memo: dict[int, Any]) 
             table.copied.update(copy.deepcopy(table.list_own(), memo))
         return copied.cpu().eval()
     except Exception as error:  # a user-defined network may contain anything
+        if computed := _find_computed_tensor(model):
+            raise ModelError(
+                f"{type(model).__name__} holds {computed}, the result of a computation with gradients, and cannot be "
+                "copied: detach it, or remove it after use"
+            ) from error
         reason = next(iter(str(error).splitlines()), "no reason given")
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {reason}): a search works on a copy; "
@@ -127,9 +133,25 @@ def _deepcopy(model: nn.Module, tables: list[_HookTable], memo: dict[int, Any]) 
         ) from error
 
 
+def _find_computed_tensor(model: nn.Module) -> str:
+    """Return the name of an attribute that holds the result of a computation with gradients; empty for none."""
+    return next(
+        (
+            f"{place}.{name}" if place else name
+            for place, module in model.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor) and value.grad_fn is not None
+        ),
+        "",
+    )
+
+
 def _restore_compiled_forwards(model: nn.Module, memo: dict[int, Any]) -> None:
-    """Remove from the copy what ``module.forward = torch.compile(module.forward)`` set."""
+    """Let the copy run what ``torch.compile`` wrapped, where it was applied to the forward of a module or a class."""
     for module in model.modules():
+        of_class = getattr(type(module).forward, "_torchdynamo_orig_callable", None)
+        if of_class is not None and "forward" not in module.__dict__ and id(module) in memo:
+            memo[id(module)].__dict__["forward"] = MethodType(of_class, memo[id(module)])
         plain = getattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable", None)
         copied = memo.get(id(module))
         if plain is not None and isinstance(copied, nn.Module) and getattr(plain, "__self__", None) is module:
@@ -149,8 +171,15 @@ def _copy_needed_hooks(
     if not forward:
         return tables
     expected = _run(model, copied, example, forward, lambda hook: isolate(hook, memo))
-    if expected is None or _are_equal(_run(model, copied, example), expected):
+    without = _run(model, copied, example)
+    if without is not None and (expected is None or _are_equal(without, expected)):
         return tables
+    if expected is None:
+        raise ModelError(
+            f"{type(model).__name__} does not run without the hook on {forward[0].place}, or does not accept one input "
+            f"of shape {tuple(example.shape[1:])}: write what the hook does into forward(), or make it a method of the "
+            "network"
+        )
     owned = [table for table in forward if any(_is_copyable(hook, memo) for hook in table.left_out.values())]
     if not _are_equal(_run(model, copied, example, owned, lambda hook: copy.deepcopy(hook, memo)), expected):
         raise ModelError(

@@ -117,13 +117,17 @@ def test_items_of_loaders_and_streams_are_named(name: str, wrap: Callable[[Items
         load(wrap(Items(make)))
 
 
-ODD_PAIRS: dict[str, tuple[Callable[[], Any], str]] = {
+ODD_DATA: dict[str, tuple[Callable[[], Any], str]] = {
     "a dictionary of targets": (
         lambda: (X, dict(enumerate(Y))),
         "the full targets are a dict: expected an array",
     ),
     "a generator of targets": (lambda: (X, (int(item) for item in Y)), "the full targets are a generator: expected"),
     "no targets": (lambda: (X, None), "the full targets are None: expected an array or a list with one entry"),
+    "a dictionary": (
+        lambda: {"image": X, "label": Y},
+        "the full data are a dict: expected a Dataset",
+    ),
     "sequences": (
         lambda: (X[:, :, 0], Y),
         "expected .images, channels, height, width. of floats; add an axis",
@@ -133,9 +137,9 @@ ODD_PAIRS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD_PAIRS)
-def test_pairs_that_cannot_be_used_are_described(name: str) -> None:
-    make, message = ODD_PAIRS[name]
+@pytest.mark.parametrize("name", ODD_DATA)
+def test_data_that_cannot_be_used_are_described(name: str) -> None:
+    make, message = ODD_DATA[name]
     with pytest.raises(DataError, match=message) as caught:
         load(make())
     assert "\n" not in str(caught.value)

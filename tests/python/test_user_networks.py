@@ -94,3 +94,20 @@ def test_accuracy_is_shown_beside_a_loss_of_classes(loss: nn.Module, tmp_path: P
     problem = again.load_problem()
     network = again.best().module()
     assert problem.evaluator.measure(network, "val")[1] == pytest.approx(1 - best.val_accuracy)
+
+
+class Listed(Net):
+    """Keeps its layers in a list of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layers[1](self.layers[0](x)).mean((2, 3)))
+        return out
+
+
+def test_layers_in_a_list_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Listed holds layers in a list \(layers\), .* use torch.nn.ModuleList"):
+        bs.search(Listed(), (X, Y), budget=bs.macs(0.6), runs=tmp_path, progress=False, **QUICK)

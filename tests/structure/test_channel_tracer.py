@@ -156,3 +156,19 @@ def test_zero_dimensional_tensors_are_traced() -> None:
 
     found = trace_structure(Scaled(), (3, 4, 4))
     assert [group.channels for group in found.maps.groups] == [8]
+
+
+class Functions(nn.Module):
+    """Weights in functions, as in an exported program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.rand(8, 3, 3, 3)), nn.Parameter(torch.rand(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.conv2d(x, self.one).mean(dim=(2, 3)), self.two)
+
+
+def test_a_network_without_layers_is_explained() -> None:
+    with pytest.raises(TraceError, match="none of its weights belongs to a convolution .* that it was made from"):
+        trace_structure(Functions().eval(), (3, 4, 4))

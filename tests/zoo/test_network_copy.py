@@ -156,6 +156,7 @@ def test_copies_of_wrapped_and_patched_networks_are_cut_like_the_plain_network(
 
 def test_networks_with_compiled_methods_are_copied() -> None:
     copied = copy_network(MethodCompiledNet(), SHAPE).module
+    assert not hasattr(copied.forward, "_torchdynamo_orig_callable")
     torch.testing.assert_close(copied(X), Net().eval()(X))
     assert len(cut_in_half(copied)[1].groups) == 2
 
@@ -216,6 +217,32 @@ def test_hooks_that_a_network_needs_are_copied() -> None:
     found = copy_network(model, SHAPE)
     torch.testing.assert_close(found.module(X), Net().eval()(X))
     assert found.hooked == () and model.features == [] and len(cut_in_half(found.module)[1].groups) == 2
+
+
+class LambdaHookedNet(Net):
+    """Reads a feature that a hook with a closure over the network stores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features: list[Tensor] = []
+        self.body[1].register_forward_hook(lambda module, inputs, output: self.features.append(output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.body(x)
+        out: Tensor = self.head(self.features.pop().mean((2, 3)))
+        return out
+
+
+def test_a_needed_hook_that_cannot_be_copied_is_named() -> None:
+    with pytest.raises(ModelError, match=r"does not run without the hook on body.1, .*make it a method"):
+        copy_network(LambdaHookedNet(), SHAPE)
+
+
+def test_a_result_of_a_computation_in_an_attribute_is_named() -> None:
+    model = Net()
+    model.head.kept = model.head.weight * 2
+    with pytest.raises(ModelError, match="Net holds head.kept, the result of a computation with gradients.*detach it"):
+        copy_network(model, SHAPE)
 
 
 @pytest.mark.parametrize(

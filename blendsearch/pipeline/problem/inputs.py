@@ -215,6 +215,21 @@ def _get_factory(config: Config, has_weights: bool) -> tuple[str, Mapping[str, A
     return config.model.factory, arguments
 
 
+def _check_lists(model: nn.Module) -> None:
+    """Raise ModelError for layers in a list or dictionary of Python, which a network does not know as its own."""
+    known = {id(parameter) for parameter in model.parameters()}
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            layers = [item for item in items if isinstance(item, nn.Module)] if not attribute.startswith("_") else []
+            if any(id(parameter) not in known for layer in layers for parameter in layer.parameters()):
+                kind = "torch.nn.ModuleDict" if isinstance(value, dict) else "torch.nn.ModuleList"
+                raise ModelError(
+                    f"{name or type(model).__name__} holds layers in a {type(value).__name__} ({attribute}), so that "
+                    f"they are not part of the network: use {kind}"
+                )
+
+
 def _check_one_input(model: nn.Module) -> None:
     """Raise ModelError for a network whose forward pass takes several inputs."""
     try:
@@ -239,6 +254,7 @@ def _check(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             part = f"{called}.{name} is a scripted part" if name else f"{called} is a scripted network"
             raise ModelError(f"{part}, whose layers cannot be cut: give the one it was made from")
+    _check_lists(model)
     _check_one_input(model)
     check_structure(model)
     for name, parameter in model.named_parameters():
