@@ -56,6 +56,13 @@ def convert_to_array(value: Any) -> NDArray[Any]:
     return found
 
 
+def describe_type(value: Any) -> str:
+    """Return what kind of object a value is, with an article, for a message."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def make_memory_split(images: NDArray[Any], targets: NDArray[Any], name: str) -> Split:
     if len(images) != len(targets):
         raise DataError(f"the {name} data have {len(images)} images but {len(targets)} targets; expected one per image")

@@ -26,11 +26,13 @@ from torch.utils.data import (
     default_collate,
 )
 
+from blendsearch.data.array_pairs import check_targets, get_array_pair, zip_image_list
 from blendsearch.data.conversion import (
     convert_image,
     convert_labels,
     convert_to_array,
     convert_to_classes,
+    describe_type,
     make_memory_split,
     unpack_sample,
 )
@@ -147,8 +149,8 @@ def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) 
     """
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         source = source.tensors
-    source = _zip_image_list(source)
-    pair = _get_array_pair(source)
+    source = zip_image_list(source)
+    pair = get_array_pair(source)
     if pair is not None:
         try:
             images = convert_to_array(pair[0])
@@ -162,7 +164,7 @@ def read_split(source: Any, name: str, seed: int, *, images_only: bool = False) 
                 "them (numpy.unique(..., return_inverse=True)[1])"
             ) from error
     if not images_only:
-        _check_targets(source, name)
+        check_targets(source, name)
     dataset, workers = _find_map_style_dataset(source), _get_workers(source)
     if dataset is not None and len(dataset) and (labels := get_declared_labels(dataset)) is not None:
         with seed_rngs(seed):
@@ -198,39 +200,6 @@ def _get_workers(source: Any) -> int | None:
     return source.num_workers if isinstance(source, DataLoader) else None
 
 
-def _get_array_pair(source: Any) -> tuple[Any, Any] | None:
-    """Return images and targets where `source` is a pair of them: arrays, or lists of one entry per image."""
-    if not isinstance(source, tuple | list) or len(source) != 2:
-        return None
-    images, targets = source
-    if not isinstance(images, np.ndarray | Tensor) or images.ndim < 3 or not hasattr(targets, "__len__"):
-        return None  # with fewer dimensions it is one sample: an image and its target
-    if isinstance(targets, list | tuple) and targets and isinstance(targets[0], Tensor):
-        targets = torch.stack(list(targets))
-    elif not isinstance(targets, np.ndarray | Tensor):
-        targets = np.asarray(targets)
-    return (images, targets) if targets.ndim and (images.ndim == 4 or len(images) == len(targets)) else None
-
-
-def _check_targets(source: Any, name: str) -> None:
-    """Raise DataError for a pair of an array of images and targets that are no array or list."""
-    if isinstance(source, tuple | list) and len(source) == 2 and getattr(source[0], "ndim", 0) == 4:
-        raise DataError(
-            f"the {name} targets are {_describe_type(source[1])}: expected an array or a list with one entry per image"
-        )
-
-
-def _zip_image_list(source: Any) -> Any:
-    """Return samples where `source` is a pair of a list of images and their targets; else `source` itself."""
-    if not isinstance(source, tuple | list) or len(source) != 2:
-        return source
-    images, targets = source
-    if not isinstance(images, list | tuple) or not hasattr(targets, "__len__") or len(images) != len(targets):
-        return source
-    are_images = all(isinstance(item, Image.Image) or getattr(item, "ndim", 0) >= 2 for item in images)
-    return list(zip(images, targets, strict=True)) if images and are_images else source
-
-
 def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
     """Iterate over pairs of stacked or listed images and targets."""
     if isinstance(source, DataLoader):
@@ -250,7 +219,7 @@ def _iter_batches(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
     is_iterable = hasattr(source, "__getitem__") or isinstance(source, Iterable)
     if not is_iterable or isinstance(source, Mapping | str):
         raise DataError(
-            f"the {name} data are {_describe_type(source)}: expected a Dataset, a DataLoader, or a pair (images, "
+            f"the {name} data are {describe_type(source)}: expected a Dataset, a DataLoader, or a pair (images, "
             "targets) of arrays or tensors"
         )
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
@@ -299,7 +268,7 @@ def _convert_item(sample: Any, index: int, name: str) -> tuple[Any, Any]:
             if isinstance(image, Image.Image | Tensor):
                 raise DataError(f"its image cannot be used: {error}") from error
             raise DataError(
-                f"its image is {_describe_type(image)}: expected a PIL image, or an array or tensor of numbers"
+                f"its image is {describe_type(image)}: expected a PIL image, or an array or tensor of numbers"
             ) from error
         if converted.ndim < 2:
             raise DataError(f"its image has shape {converted.shape}: expected (channels, height, width)")
@@ -308,12 +277,6 @@ def _convert_item(sample: Any, index: int, name: str) -> tuple[Any, Any]:
     except DataError as error:
         raise DataError(f"item {index} of the {name} data: {error}") from error
     return converted, np.asarray(target) if isinstance(target, Image.Image) else target
-
-
-def _describe_type(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype}"
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _disable_shuffling(loader: DataLoader[Any]) -> Iterable[Any]:
@@ -388,7 +351,7 @@ class _SampleCollector:
         except (TypeError, ValueError) as error:
             target = targets[0] if isinstance(targets, list) else targets
             raise DataError(
-                f"the {self.name} targets cannot be stacked (item {self.count - images}: {_describe_type(target)}): "
+                f"the {self.name} targets cannot be stacked (item {self.count - images}: {describe_type(target)}): "
                 "expected an integer or an array of one shape per image; for others pass evaluate="
             ) from error
         if self.targets and found.shape[1:] != self.targets[0].shape[1:]:

@@ -2,7 +2,8 @@
 
 Such a weight depends on the number of input channels, so the layers cannot be cut exactly. Each of them is replaced by
 a plain convolution with the weight that it computes: the outputs stay the same. It is then trained as any other.
-Attention is replaced by plain layers too (`structure.attention_folding`).
+Attention, and channel shuffles, are replaced by plain layers too (`structure.attention_folding`,
+`structure.shuffle_folding`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from blendsearch.structure.attention_folding import (
     fold_attention,
     make_plain_attention,
 )
+from blendsearch.structure.shuffle_folding import FoldedShuffleStage, can_fold_stage, fold_shuffles, fold_stage
 
 TOLERANCE = 1e-4
 """Largest accepted difference between a layer and its plain form, relative to the largest output."""
@@ -51,7 +53,7 @@ PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
 
 def list_folded_layers(model: nn.Module) -> tuple[str, ...]:
     """List the names of folded layers."""
-    kinds = (*PLAIN.values(), FoldedAttention)
+    kinds = (*PLAIN.values(), FoldedAttention, FoldedShuffleStage)
     return tuple(name for name, module in model.named_modules() if isinstance(module, kinds))
 
 
@@ -78,7 +80,7 @@ def fold_computed_weights(model: nn.Module, images: Tensor) -> tuple[str, ...]:
         if plain is not None:
             model.set_submodule(name, plain)
             folded.append(name)
-    return (*folded, *_fold_attentions(model))
+    return (*folded, *_fold_attentions(model), *fold_shuffles(model, images, TOLERANCE))
 
 
 def _fold_attentions(model: nn.Module) -> Iterator[str]:
@@ -171,19 +173,22 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
     return float((one - other).abs().max()) <= TOLERANCE * max(1e-12, float(other.abs().max()))
 
 
-def _make_plain(layer: nn.Module) -> Any:
+def _make_plain(layer: Any) -> Any:
     """Make a plain layer with the sizes and the tensors of `layer`."""
+    if isinstance(layer, FoldedAttention | FoldedShuffleStage):
+        return layer
     if isinstance(layer, nn.MultiheadAttention):
         return make_plain_attention(layer)
+    if can_fold_stage(layer):
+        return fold_stage(layer, torch.arange(layer[0].branch1[0].in_channels))[0]
     base = _find_base(layer)
     if base is None:
         raise TypeError(f"{type(layer).__name__} is no convolution or linear layer")
-    given: Any = layer
-    has_bias = given.bias is not None
+    has_bias = layer.bias is not None
     if base is nn.Linear:
-        plain: Any = FoldedLinear(given.in_features, given.out_features, has_bias, device="meta")
+        plain: Any = FoldedLinear(layer.in_features, layer.out_features, has_bias, device="meta")
     else:
-        sizes = (given.in_channels, given.out_channels, given.kernel_size, given.stride, given.padding, given.dilation)
-        plain = PLAIN[base](*sizes, given.groups, has_bias, given.padding_mode, device="meta")
-    plain.weight, plain.bias = given.weight, given.bias
+        sizes = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        plain = PLAIN[base](*sizes, layer.groups, has_bias, layer.padding_mode, device="meta")
+    plain.weight, plain.bias = layer.weight, layer.bias
     return plain.train(layer.training)

@@ -36,6 +36,8 @@ def collapse(labels: Labels, dims: Sequence[int] | None = None) -> Labels:
 
 def compact(labels: Tensor) -> Labels:
     """Return labels with stride 0 along dimensions in which they do not vary."""
+    if not labels.numel():
+        return labels
     small = collapse(labels)
     for dim in find_varying_dims(small):
         one = small.narrow(dim, 0, 1)

@@ -51,6 +51,8 @@ def find_places(operation: Operation, dims: Mapping[Tensor, int]) -> list[Place 
     except Exception:  # sizes among its arguments do not fit fewer channels
         return None
     found = [_find_place(one, other, width, some) for one, other in zip(complete, partial, strict=True)]
+    if not any(output.numel() for output in complete):
+        return found
     lost = any(place is None and one.numel() for place, one in zip(found, complete, strict=True))
     return None if lost or all(place is None for place in found) else found
 

@@ -12,6 +12,7 @@ from blendsearch.structure.channel_statistics import get_reduced_dims, record_re
 from blendsearch.structure.labels import (
     collapse,
     compact,
+    expand_labels,
     find_varying_dims,
     get_vector,
     is_flat,
@@ -67,10 +68,13 @@ def trace_operation(
     is_pointwise = torch.Tag.pointwise in func.tags
     call = tracer.calls.count(tracer.module_name, name) if name in (*REDUCTIONS, *NORMALIZATIONS) else ""
     tracer.freeze_positions(inputs)
-    if (name in FRESH_OPS and not labelled) or (
-        is_pointwise and not labelled and any(tracer.is_fresh(tensor) for tensor in inputs)
+    if not labelled and (
+        name in FRESH_OPS
+        or any(not tensor.numel() for tensor in inputs)
+        or (is_pointwise and any(tracer.is_fresh(tensor) for tensor in inputs))
     ):
-        tracer.add_fresh_tensor(output)
+        for tensor in outputs:
+            tracer.add_fresh_tensor(tensor)
     if not labelled or not outputs:
         return
     location = f"{name} in {tracer.location}"
@@ -122,7 +126,8 @@ def _move(tracer: ChannelState, operation: Operation) -> None:
         moved = [before.reshape(operation.outputs[0].shape)]
     else:
         moved = list_arguments(operation.func(before, *operation.args[1:], **operation.kwargs))
-    moved = [compact(labels) for labels in moved]
+    moved = [compact(labels) for labels in moved if labels.numel()]
+    outputs = [tensor for tensor in operation.outputs if tensor.numel()]
     if any(_is_reordered(before, labels) for labels in moved):
         if couple_parts(tracer, operation, before):
             before = tracer.canonicalize(before)
@@ -130,9 +135,9 @@ def _move(tracer: ChannelState, operation: Operation) -> None:
         elif not operation.name.startswith("pixel_"):
             # widths in a reshape or split are mostly constants in the code, which do not change with a cut
             tracer.union_find.freeze(before, f"{operation.location} splits or reorders its channels")
-    elif operation.name in VIEW_OPS:
+    elif operation.name in VIEW_OPS and moved:
         _record_sizes(tracer, before, moved[0])
-    for tensor, labels in zip(operation.outputs, moved, strict=True):
+    for tensor, labels in zip(outputs, moved, strict=True):
         tracer.set_labels(tensor, labels)
 
 
@@ -321,6 +326,19 @@ def _convolve(tracer: ChannelState, operation: Operation) -> None:
     tracer.set_labels(output, channels.reshape(-1, *[1] * (output.ndim - 2)).expand(output.shape))
 
 
+def _gate(tracer: ChannelState, operation: Operation) -> None:
+    """Unite the channels at equal places of two halves, of which one gates the other."""
+    tensor, output = operation.args[0], operation.outputs[0]
+    dim = (operation.args[1] if len(operation.args) > 1 else -1) % tensor.ndim
+    vector = get_vector(tracer.get_labels(tensor))
+    if vector is None or vector[0] != dim:
+        _probe(tracer, operation)
+        return
+    first, second = vector[1].reshape(2, -1)
+    tracer.union_find.unite(first, second, operation.location)
+    tracer.set_labels(output, expand_labels(first.numpy(), dim, output.shape))
+
+
 def _normalize_last_dims(tracer: ChannelState, operation: Operation) -> None:
     """Follow channels through a layer normalisation; over the channels, it normalises those that are kept.
 
@@ -368,6 +386,7 @@ HANDLERS: dict[str, Handler] = {
     "cat": _concatenate,
     "constant_pad_nd": _pad,
     "convolution": _convolve,
+    "glu": _gate,
     "native_group_norm": _normalize_in_groups,
     "native_layer_norm": _normalize_last_dims,
     **dict.fromkeys(POINTWISE_OPS, _unite_inputs),

@@ -54,7 +54,8 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
         except Exception as error:  # user-defined networks may raise anything
             raise TraceError(
                 f"{type(model).__name__} does not accept one image of shape {tuple(input_shape)}: "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels"
+                f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels, "
+                "and that forward() takes one batch of images"
             ) from error
         if outputs and not any(torch.isfinite(output).any() for output in outputs if output.numel()):
             raise TraceError(

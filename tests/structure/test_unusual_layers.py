@@ -203,6 +203,7 @@ NORMS = {
         16,
     ),
     "a mask per channel": (ChannelMask(), 16),
+    "a gated unit": (Apply(lambda x: torch.cat([F.glu(x, dim=1), F.glu(x, dim=1)], dim=1)), 8),
     "a blur of its own width": (Blur(lambda blur, x: (blur.filters, blur.channels)), 16),
     "a blur of the input's width": (Blur(lambda blur, x: (blur.filters, x.shape[1])), 16),
     "an expanded blur": (Blur(lambda blur, x: (blur.filter.expand(x.shape[1], -1, -1, -1), x.shape[1])), 16),
@@ -420,4 +421,19 @@ def test_transposed_convolutions_in_groups_are_cut_by_groups(layer: nn.Module, r
     model = Sandwich(layer, reads)
     structure = trace_randomized(model, IMAGES)
     assert get_widths(structure) == {"one": channels, "two": 12}
+    check_cuts(model, structure, IMAGES)
+
+
+EMPTY = {
+    "an empty slice": lambda x: x + x[..., 8:].sum(dim=(2, 3), keepdim=True),
+    "an empty part": lambda x: torch.cat([x, x[:, :0]], dim=1),
+    "no pixel": lambda x: x + x.flatten(2).topk(0, dim=-1).values.sum(dim=-1)[..., None, None],
+}
+
+
+@pytest.mark.parametrize("operation", EMPTY.values(), ids=EMPTY)
+def test_empty_tensors_freeze_nothing(operation: Callable[[Tensor], Tensor]) -> None:
+    model = Sandwich(Apply(operation))
+    structure = trace_randomized(model, IMAGES)
+    assert get_widths(structure) == {"one": 16, "two": 12}
     check_cuts(model, structure, IMAGES)
