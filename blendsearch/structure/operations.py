@@ -71,7 +71,7 @@ def trace_operation(
     if not labelled and (
         name in FRESH_OPS
         or any(not tensor.numel() for tensor in inputs)
-        or (is_pointwise and any(tracer.is_fresh(tensor) for tensor in inputs))
+        or ((is_pointwise or name in VIEW_OPS | MOVE_OPS) and any(tracer.is_fresh(tensor) for tensor in inputs))
     ):
         for tensor in outputs:
             tracer.add_fresh_tensor(tensor)

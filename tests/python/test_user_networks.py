@@ -111,3 +111,12 @@ class Listed(Net):
 def test_layers_in_a_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Listed holds layers in a list \(layers\), .* use torch.nn.ModuleList"):
         bs.search(Listed(), (X, Y), budget=bs.macs(0.6), runs=tmp_path, progress=False, **QUICK)
+
+
+def test_modes_of_the_caller_do_not_reach_a_search(tmp_path: Path) -> None:
+    expected = bs.search(Net(), (X, Y), budget=bs.macs(0.6), runs=tmp_path, progress=False, **QUICK)
+    model = Net()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        found = bs.search(model, (X, Y), budget=bs.macs(0.6), runs=tmp_path, progress=False, **QUICK)
+        assert torch.is_autocast_enabled("cpu") and torch.zeros(1).is_meta
+    assert found.best().val_loss == expected.best().val_loss
