@@ -105,7 +105,7 @@ def fold_shuffles(model: nn.Module, images: Tensor, tolerance: float) -> Iterato
         originals = {place: module.get_submodule(place) for place in replaced}
         expected = _run(model, images)
         _set_submodules(module, replaced)
-        if _gives(model, images, expected, tolerance):
+        if _has_outputs(model, images, expected, tolerance):
             yield from (start + stage for stage in STAGES)
         else:  # a network that reads the channels of a stage itself
             _set_submodules(module, originals)
@@ -131,7 +131,7 @@ def _run(model: nn.Module, images: Tensor) -> list[Tensor]:
         return list_tensors(model(images))
 
 
-def _gives(model: nn.Module, images: Tensor, expected: Sequence[Tensor], tolerance: float) -> bool:
+def _has_outputs(model: nn.Module, images: Tensor, expected: Sequence[Tensor], tolerance: float) -> bool:
     try:
         found = _run(model, images)
     except Exception:  # a network that uses the parts of a stage

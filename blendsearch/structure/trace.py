@@ -10,6 +10,7 @@ from blendsearch.structure.cost import CostOracle, build_cost_oracle
 from blendsearch.structure.dependency import find_coupled_groups
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import FrozenGroup, IndexMaps, build_index_maps
+from blendsearch.structure.layer_types import LEAVES
 from blendsearch.structure.outputs import list_tensors
 from blendsearch.structure.preconditions import check_structure
 from blendsearch.structure.verify import exclude_uncounted_groups, verify_groups
@@ -69,19 +70,28 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
         maps, uncounted = exclude_uncounted_groups(model, maps, examples[0], found.products)
         frozen = [*found.frozen, *failed, *uncounted]
         if not maps.groups:
-            reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or _describe_layers(model)
-            raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}")
+            reasons = "; ".join(f"{item.name}: {item.reason}" for item in frozen[:3]) or "it has no convolution"
+            functions = _describe_functions(model)
+            raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}{functions}")
         oracle = build_cost_oracle(model, maps, examples[0], found.products)
         return Structure(maps, tuple(frozen), oracle, tuple(found.unreached))
 
 
-def _describe_layers(model: nn.Module) -> str:
-    """Describe why a network has no group at all."""
-    if not any(parameter.ndim > 1 for parameter in model.parameters()):
-        return "it has no convolution"
+def _describe_functions(model: nn.Module) -> str:
+    """Describe modules that use weights of their own in functions, as clause of a message; empty for none."""
+    names = [
+        name or type(model).__name__
+        for name, module in model.named_modules()
+        if (type(module) is nn.Module or not type(module).__module__.startswith("torch.nn"))
+        and not isinstance(module, LEAVES)
+        and any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+    ]
+    if not names:
+        return ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        "none of its weights belongs to a convolution or linear layer of torch.nn, as in an exported program; give the "
-        "network that it was made from"
+        f"; {', '.join(names[:3])}{more} use weights in functions, as an exported program does, and these are not "
+        "traced: make them layers of torch.nn, or give the network that it was made from"
     )
 
 

@@ -170,5 +170,5 @@ class Functions(nn.Module):
 
 
 def test_a_network_without_layers_is_explained() -> None:
-    with pytest.raises(TraceError, match="none of its weights belongs to a convolution .* that it was made from"):
+    with pytest.raises(TraceError, match="Functions use weights in functions, .* make them layers"):
         trace_structure(Functions().eval(), (3, 4, 4))
