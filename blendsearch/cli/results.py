@@ -286,6 +286,6 @@ def _format_latency(done: "ExportResult") -> Iterator[str]:
         place = f"on {latency['where']}" if name == "torch" else f"in {RUNTIME_NAMES[name]}"
         times = f"dense {pair['dense_ms']:.3f} ms, pruned {pair['pruned_ms']:.3f} ms ({ratio:.1%})"
         yield f"one pass {place}: {times}, the fastest of passes in turns"
-    times = {name: (pair["dense_ms"], pair["pruned_ms"]) for name, pair in pairs.items()}
-    if slow := describe_slowness(times, done.macs_ratio):
+    known = {name: (pair["dense_ms"], pair["pruned_ms"]) for name, pair in pairs.items()}
+    if slow := describe_slowness(known, done.macs_ratio):
         yield f"warning: the network is {slow}"
