@@ -27,6 +27,9 @@ def own(view):
 def pool_as_before():
     load_pool()
     before = dict(CRITERIA)
+    for name, item in before.items():
+        if not item.score.__module__.startswith("blendsearch."):  # registered by another test of this process
+            del CRITERIA[name]
     yield
     CRITERIA.clear()
     CRITERIA.update(before)

@@ -59,6 +59,7 @@ VOLATILE = (
     "seconds",
     "wall",
     "started",
+    "changed",
     "left",
     "per_minute",
     "seconds_left",

@@ -32,7 +32,7 @@ TREE: dict[str, Any] = {
     "model": {"factory": "digits_net", "arguments": {"width": 4}, "train": {"epochs": 2, "rate": 0.1}},
     "data": {"dataset": "digits", "val_size": 0.3, "train_limit": 256},
     "criteria": {"pool": ["l1", "bn_gamma"], "images": 64},
-    "budget": {"macs": 0.5},
+    "budget": {"macs": 0.5, "round_to": 1},
     "fitness": {"recalibration_images": 64, "device": "cpu", "repair": "none"},
     "search": {"evaluations": EVALUATIONS, "population": 8},
     "finals": {"picks": 1, "tuning": {"epochs": 2, "batch_size": 32}, "probe": {"rates": [0.02, 0.1], "epochs": 0.25}},
