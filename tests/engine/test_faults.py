@@ -246,7 +246,7 @@ def kill_again_and_again(
     ("schedule", "kills", "evaluations"),
     [
         ("generational", 2, 40),
-        ("steady", 1, 40),
+        pytest.param("steady", 1, 40, marks=pytest.mark.slow),
         pytest.param("generational", 50, 500, marks=pytest.mark.slow),
         pytest.param("steady", 50, 500, marks=pytest.mark.slow),
     ],

@@ -76,7 +76,7 @@ def test_every_evaluated_cut_is_decoded_once(
     assert len(decoded) == len(set(decoded)) >= problem.config.search.evaluations
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("optimizer", ["auto", "nsga2", "random"])
 def test_a_steady_search_resumes_from_a_checkpoint_as_from_its_whole_journal(
     optimizer: str, workers: int, prepared: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -162,7 +162,7 @@ def test_with_one_worker_a_search_stopped_anywhere_ends_as_the_undisturbed_one(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 99), workers=st.integers(1, 12), stops=st.lists(st.integers(1, 25), max_size=3))
 def test_however_often_it_is_stopped_nothing_that_was_stored_is_lost_or_judged_again(
     schedule: str, seed: int, workers: int, stops: list[int], prepared: Problem, tmp_path_factory: Any

@@ -114,7 +114,16 @@ def load_modules(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     return harness, run_all
 
 
-@pytest.mark.parametrize("name", ["correctness", "training_speed", "data_loading", "throughput", "several_candidates"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "correctness",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)  # the dry run has these parts too, on the CPU
+            for name in ("training_speed", "data_loading", "throughput", "several_candidates")
+        ),
+    ],
+)
 def test_a_part_runs_on_the_fake_card(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps but those with threads, which do not see the fake card."""
     harness, _ = load_modules(monkeypatch)
