@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "closure": (make_closure(), r"evaluate cannot be sent to Ray's workers, as it holds a RLock \(lock\)"),
     "generator": (make_nested(), r"it holds a generator \(numbers\)"),
     "method": (Metric().evaluate, r"it holds a sqlite3.Connection \(database\)"),
-    "partial": (partial(print, threading.Lock()), r"it holds a lock \(an argument\)"),
+    "partial": (partial(len, threading.Lock()), r"it holds a lock \(an argument\)"),
     "itself": (threading.Lock(), "it is a lock"),
 }
 
