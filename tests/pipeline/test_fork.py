@@ -39,7 +39,7 @@ def numbers(of: Run) -> dict[str, tuple[Any, ...]]:
         ("generational", "cma"),
         ("generational", "nsga2"),
         ("steady", "cma"),
-        ("steady", "random"),
+        pytest.param("steady", "random", marks=pytest.mark.slow),
     ],
 )
 def test_a_fork_begins_with_what_was_found_and_judges_none_of_it_again(

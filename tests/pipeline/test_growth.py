@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_schedules import SCHEDULES, TREE, OutOfOrder, Stopped, begun, gone_through, with_search
+from test_schedules import TREE, OutOfOrder, Stopped, begun, gone_through, with_search
 
 from blendsearch.blend.decoder import Decoder
 from blendsearch.engine.local import LocalEngine
@@ -37,7 +37,7 @@ def read_rows(run: Run) -> list[tuple[Any, ...]]:
         return [row._replace(seconds=0.0) for row in store.read_evaluations()]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["generational", pytest.param("steady", marks=pytest.mark.slow)])
 def test_no_generation_reads_the_rows_of_earlier_ones(
     schedule: str, prepared: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

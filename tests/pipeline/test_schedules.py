@@ -145,7 +145,7 @@ def test_every_evaluation_asked_for_is_judged_once_and_the_end_is_below_the_base
     assert json.loads((run.path / "finished.json").read_text())["evaluations"] == EVALUATIONS
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["generational", pytest.param("steady", marks=pytest.mark.slow)])
 def test_with_one_worker_a_search_stopped_anywhere_ends_as_the_undisturbed_one(
     schedule: str, prepared: Problem, tmp_path: Path
 ) -> None:
@@ -241,7 +241,7 @@ def test_a_steady_search_goes_on_with_more_evaluations(config_file: Path, tmp_pa
     assert journal(open_run(tmp_path, "short")) == journal(open_run(tmp_path, "long"))
 
 
-@pytest.mark.parametrize("optimizer", ["cma", "nsga2"])
+@pytest.mark.parametrize("optimizer", ["cma", pytest.param("nsga2", marks=pytest.mark.slow)])
 def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_what_was_judged(
     optimizer: str, prepared: Problem, tmp_path: Path
 ) -> None:

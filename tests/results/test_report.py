@@ -193,7 +193,7 @@ def test_an_unfinished_run_has_a_report(config_file: Path, tmp_path: Path, capsy
     assert "let it search first" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["cfbs", "legr", "torch-pruning", "derived"])
+@pytest.mark.parametrize("method", [pytest.param("cfbs", marks=pytest.mark.slow), "legr", "torch-pruning", "derived"])
 def test_other_methods_have_reports(method: str, quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     del quick["criteria"]["pool"]
     short = {"evaluations": 24, "population": 4} if method == "cfbs" else {"evaluations": 4}
