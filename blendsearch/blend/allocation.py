@@ -34,8 +34,8 @@ MAX_EXCHANGES = 8
 AUTO_STEPS = (8, 4, 2)
 """Steps of `auto`, the coarsest first; 1 where none of them applies.
 
-Kernels compute channels in blocks. In ONNX Runtime, at 50 % of its MACs, MobileNetV2 takes 1.27 times as long as the
-dense network with widths of any number, 0.71 times with multiples of 4, 0.61 with 8 and 0.60 with 16
+Kernels compute channels in blocks. In ONNX Runtime, at 50 % of its MACs, MobileNetV2 takes 1.23 times as long as the
+dense network with widths of any number, 0.58 times with multiples of 4, 0.57 with 8 and 0.56 with 16
 (experiments/performance/widths.py).
 """
 

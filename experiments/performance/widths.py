@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from blendsearch.blend.allocation import RoundTo, allocate, make_widths
-from blendsearch.fitness.onnx_runtime import OnnxNetwork
+from blendsearch.fitness.onnx_runtime import OnnxSession
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.zoo.factory import build_model
@@ -69,7 +69,7 @@ def prune(model: nn.Module, structure: Structure) -> tuple[dict[str, nn.Module],
     shares = [np.zeros(len(sizes)), *(SPREAD * rng.uniform(-1, 1, (RANDOM_SHARES, len(sizes))))]
     networks, macs = {"dense": model}, {str(setting): [] for setting in SETTINGS}
     for setting in SETTINGS:
-        allowed = make_widths(sizes, 2, 0.05, setting)
+        allowed = make_widths(sizes, 2, 0.05, setting, BUDGET)
         for number, share in enumerate(shares):
             counts = allocate(oracle, allowed, {"macs": BUDGET}, share)
             cut = np.concatenate([np.arange(size) < kept for size, kept in zip(sizes, counts, strict=True)])
@@ -83,7 +83,7 @@ def make_torch_pass(network: nn.Module, images: torch.Tensor) -> Pass:
 
 
 def make_onnx_pass(network: nn.Module, images: torch.Tensor) -> Pass:
-    session, array = OnnxNetwork(network, images, threads=1), images.numpy()
+    session, array = OnnxSession(network, images, threads=1), images.numpy()
     return lambda: session(array)
 
 
