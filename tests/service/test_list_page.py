@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api")
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Opener, needs_chromium, open_browser, open_pages, picture
-from playwright.sync_api import Browser, Page, expect
+from browsing import Opener, needs_chromium, picture
+from playwright.sync_api import Page, expect
 from serving import Served, served
 
 from blendsearch.runs.run_labels import change_labels, read_labels
@@ -44,18 +44,6 @@ def runs(searched: Path, tmp_path: Path) -> Path:
 def server(runs: Path) -> Iterator[Served]:
     with served(runs) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
-
-
-@pytest.fixture
-def at(browser: Browser, server: Served) -> Iterator[Opener]:
-    with open_pages(browser, server) as opened:
-        yield opened
 
 
 def check_accessible(page: Page) -> None:

@@ -17,8 +17,8 @@ import yaml
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api")
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Opener, needs_chromium, open_browser, open_pages, picture
-from playwright.sync_api import Browser, Page, expect
+from browsing import Opener, needs_chromium, picture
+from playwright.sync_api import Page, expect
 from serving import TOKEN, Served, served
 
 from blendsearch.runs.records import Evaluation
@@ -76,18 +76,6 @@ def _another(row: Evaluation, number: int, error: float) -> Evaluation:
 def server(runs: Path) -> Iterator[Served]:
     with served(runs) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
-
-
-@pytest.fixture
-def at(browser: Browser, server: Served) -> Iterator[Opener]:
-    with open_pages(browser, server) as opened:
-        yield opened
 
 
 def painted(page: Page) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import timm.layers
 import torch
 import torch.nn.functional as F
+from brief_search import search_briefly
 from brute_force import check_cuts, get_widths, make_images, trace_randomized
 from torch import Tensor, nn
 
@@ -98,17 +99,7 @@ def test_a_layer_that_does_more_is_not_folded() -> None:
 def test_a_folded_network_is_searched_exported_and_loaded(tmp_path: Path) -> None:
     model = Net(Standardized)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = bs.search(
-        model,
-        (IMAGES, torch.arange(60) % 3),
-        budget=bs.macs(0.6),
-        runs=str(tmp_path / "runs"),
-        name="folded",
-        progress=False,
-        evaluations=4,
-        criteria=["l1"],
-        finals={"picks": 0},
-    )
+    run = search_briefly(model, (IMAGES, torch.arange(60) % 3), 0.6, tmp_path / "runs")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [group["name"] for group in run.run.structure["groups"]] == ["one", "two"]
     again = bs.open("folded", runs=str(tmp_path / "runs"), model=Net(Standardized), data=(IMAGES, torch.arange(60) % 3))

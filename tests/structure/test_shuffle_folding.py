@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from brief_search import search_briefly
 from brute_force import check_cuts, get_reasons, make_images, trace_randomized
 from torch import Tensor, nn
 from torchvision.models import ShuffleNetV2, VisionTransformer
@@ -89,18 +90,7 @@ def test_networks_with_replaced_parts_are_searched_exported_and_loaded(
     make: Callable[[int], nn.Module], tmp_path: Path
 ) -> None:
     data = (IMAGES, torch.arange(30) % 3)
-    run = bs.search(
-        make(0),
-        data,
-        budget=bs.macs(0.7),
-        runs=str(tmp_path / "runs"),
-        name="folded",
-        progress=False,
-        evaluations=4,
-        criteria=["l1"],
-        finals={"picks": 0},
-        engine={"threads": 1},
-    )
+    run = search_briefly(make(0), data, 0.7, tmp_path / "runs")
     assert {item["name"] for item in run.run.structure["frozen"]} <= {"fc", "heads.head"}
     again = bs.open("folded", runs=str(tmp_path / "runs"), model=make(0), data=data)
     again.best().export(tmp_path / "out")
