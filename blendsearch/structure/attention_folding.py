@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blendsearch.structure.outputs import are_close
+
 TOKENS = 5
 """Tokens of the random sequences on which both forms are compared."""
 
@@ -94,13 +96,9 @@ def fold_attention(attention: nn.MultiheadAttention, tolerance: float) -> Folded
         for need_weights in (False, True):
             expected, found = (item(*inputs, need_weights=need_weights) for item in (attention, plain))
             for one, other in zip(expected, found, strict=True):
-                if one is not None and not _are_close(one, other, tolerance):
+                if one is not None and not are_close(other, one, tolerance):
                     return None
     return plain
-
-
-def _are_close(expected: Tensor, found: Tensor, tolerance: float) -> bool:
-    return float((expected - found).abs().max()) <= tolerance * max(1e-12, float(expected.abs().max()))
 
 
 def _compute_weights(query: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> Tensor:

@@ -19,6 +19,7 @@ from blendsearch.structure.attention_folding import (
     fold_attention,
     make_plain_attention,
 )
+from blendsearch.structure.outputs import are_close
 from blendsearch.structure.shuffle_folding import FoldedShuffleStage, can_fold_stage, fold_shuffles, fold_stage
 
 TOLERANCE = 1e-4
@@ -163,14 +164,9 @@ def _fold(layer: nn.Module, inputs: Tensor) -> nn.Module | None:
     if bias is not None:
         plain.bias = nn.Parameter(bias.detach().clone(), own.requires_grad)
     with torch.no_grad():
-        same = all(_are_close(plain(given), output) for given, output in zip((inputs, others), outputs, strict=True))
+        pairs = zip((inputs, others), outputs, strict=True)
+        same = all(are_close(plain(given), output, TOLERANCE) for given, output in pairs)
     return plain if same else None
-
-
-def _are_close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    return float((one - other).abs().max()) <= TOLERANCE * max(1e-12, float(other.abs().max()))
 
 
 def _make_plain(layer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tensors inside the outputs of user-defined networks."""
+"""Tensors inside the outputs of user-defined networks, and their comparison."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -12,6 +12,13 @@ MAX_DEPTH = 8
 def list_tensors(tree: object) -> list[Tensor]:
     """List all tensors in nested tuples, lists, mappings, dataclasses and objects with attributes, in their order."""
     return list(_iter_tensors(tree, MAX_DEPTH))
+
+
+def are_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Return True for equal shapes, and differences of at most `tolerance` of the largest value expected."""
+    if found.shape != expected.shape:
+        return False
+    return float((found - expected).abs().max()) <= tolerance * max(1e-12, float(expected.abs().max()))
 
 
 def _iter_tensors(tree: object, depth: int) -> Iterator[Tensor]:

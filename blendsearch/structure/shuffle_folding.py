@@ -8,13 +8,12 @@ channels, and nothing is shuffled. The outputs and the costs stay the same.
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blendsearch.structure.outputs import list_tensors
+from blendsearch.structure.outputs import are_close, list_tensors
 from blendsearch.structure.surgery import fit_attributes
 
 STAGES = ("stage2", "stage3", "stage4")
@@ -136,13 +135,8 @@ def _has_outputs(model: nn.Module, images: Tensor, expected: Sequence[Tensor], t
         found = _run(model, images)
     except Exception:  # a network that uses the parts of a stage
         return False
-    return len(found) == len(expected) and all(map(partial(_are_close, tolerance), expected, found))
-
-
-def _are_close(tolerance: float, expected: Tensor, found: Tensor) -> bool:
-    return expected.shape == found.shape and bool(
-        (expected - found).abs().max() <= tolerance * max(1e-12, float(expected.abs().max()))
-    )
+    pairs = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(are_close(*pair, tolerance) for pair in pairs)
 
 
 def _list_read_channels(units: int, half: int) -> dict[int, Tensor]:
