@@ -1,4 +1,4 @@
-"""Networks in ONNX Runtime, for measurements: written to a temporary file and run on the CPU."""
+"""Networks in ONNX Runtime on the CPU: written for a measurement, or read from a file."""
 
 import contextlib
 import io
@@ -58,26 +58,35 @@ def write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
                     verbose=False,
                 )
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise RunError(
-            f"the network cannot be written as onnx: {type(error).__name__}: {reason.strip()[:200]}"
-        ) from error
+        raise make_format_error("onnx", error) from error
+
+
+def make_format_error(name: str, error: Exception) -> RunError:
+    """Make the error for a network that the exporter of the format `name` cannot write, with its first line."""
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return RunError(f"the network cannot be written as {name}: {type(error).__name__}: {reason.strip()[:200]}")
+
+
+def convert_to_onnx(module: nn.Module, images: Tensor) -> bytes:
+    """Return the content of the file that `write_onnx` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        write_onnx(module, images, path)
+        return path.read_bytes()
 
 
 class OnnxSession:
     """A network as a session of ONNX Runtime on the CPU: a function from images to its outputs."""
 
-    def __init__(self, module: nn.Module, images: Tensor, threads: int) -> None:
-        """Write `module` for inputs of the shape of `images`, and load it to run on `threads` threads."""
+    def __init__(self, content: bytes, threads: int | None = None) -> None:
+        """Load the `content` of an ONNX file, for a measurement to run on so many threads, without warnings."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors alone
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            write_onnx(module, images, path)
-            self._session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.log_severity_level = 3  # errors alone
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: NDArray[np.float32]) -> list[Any]:

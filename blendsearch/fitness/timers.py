@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.onnx_runtime import OnnxSession, list_missing_packages, write_onnx
+from blendsearch.fitness.onnx_runtime import OnnxSession, convert_to_onnx, list_missing_packages
 from blendsearch.training.device import Precision
 
 Runtime = Literal["torch", "onnxruntime", "command"]
@@ -111,10 +111,7 @@ class CommandTimer:
 
     def __init__(self, network: nn.Module, images: torch.Tensor, command: str, timeout: float) -> None:
         self._command, self._timeout = command, timeout
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / ONNX_FILE
-            write_onnx(_copy_to_cpu(network), images, path)
-            self._content = path.read_bytes()
+        self._content = convert_to_onnx(_copy_to_cpu(network), images)
 
     def warm_up(self) -> int:
         """Return one pass: the command warms up by itself."""
@@ -185,7 +182,8 @@ def _find_last_line(output: bytes) -> str:
 def _make_onnx_timer(network: nn.Module, images: torch.Tensor) -> PassTimer:
     if missing := list_missing_packages():
         raise ConfigError(f"latency in ONNX Runtime needs {', '.join(missing)}: install blendsearch[onnx]")
-    session, array = OnnxSession(_copy_to_cpu(network), images, torch.get_num_threads()), images.numpy()
+    content, array = convert_to_onnx(_copy_to_cpu(network), images), images.numpy()
+    session = OnnxSession(content, torch.get_num_threads())
     return PassTimer(lambda: session(array), lambda: None)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from blendsearch.blend.allocation import RoundTo, allocate, make_widths
-from blendsearch.fitness.onnx_runtime import OnnxSession
+from blendsearch.fitness.onnx_runtime import OnnxSession, convert_to_onnx
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.zoo.factory import build_model
@@ -83,7 +83,7 @@ def make_torch_pass(network: nn.Module, images: torch.Tensor) -> Pass:
 
 
 def make_onnx_pass(network: nn.Module, images: torch.Tensor) -> Pass:
-    session, array = OnnxSession(network, images, threads=1), images.numpy()
+    session, array = OnnxSession(convert_to_onnx(network, images), threads=1), images.numpy()
     return lambda: session(array)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import RunError
-from blendsearch.fitness.onnx_runtime import list_missing_packages, silence_exporters
+from blendsearch.fitness.onnx_runtime import OnnxSession, list_missing_packages, make_format_error, silence_exporters
 
 TOLERANCE = 1e-3
 """Largest allowed difference between outputs, in units of their spread: float32 in another order of summing."""
@@ -55,10 +55,7 @@ def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> Written
     except OSError:
         raise
     except Exception as error:  # exporters raise many types for unsupported operations
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise RunError(
-            f"the network cannot be written as {path.suffix[1:]}: {type(error).__name__}: {reason.strip()[:200]}"
-        ) from error
+        raise make_format_error(path.suffix[1:], error) from error
     difference = max(map(_compute_difference, wanted, found), default=0.0)
     if len(wanted) != len(found) or not difference <= TOLERANCE:
         raise RunError(
@@ -89,11 +86,8 @@ def _export_onnx(module: nn.Module, images: Tensor, path: Path) -> Forward:
         input_names=["images"],
         verbose=False,
     )
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: [torch.from_numpy(array) for array in session.run(None, {name: x.numpy()})]
+    session = OnnxSession(path.read_bytes())
+    return lambda x: [torch.from_numpy(array) for array in session(x.numpy())]
 
 
 def _make_dynamic_shapes(module: nn.Module) -> tuple[dict[int, Any], ...]:

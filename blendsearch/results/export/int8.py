@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.errors import RunError
 from blendsearch.fitness.evaluator import Evaluator
-from blendsearch.fitness.onnx_runtime import silence_exporters
+from blendsearch.fitness.onnx_runtime import OnnxSession, make_format_error, silence_exporters
 from blendsearch.results.export.formats import WrittenFile
 
 INT8_FILE = "network.int8.onnx"
@@ -41,14 +40,11 @@ class OnnxNetwork(nn.Module):
     """A network that ONNX Runtime computes on the CPU; outputs are on the device of the images."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
         super().__init__()
-        self._session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        self._name = self._session.get_inputs()[0].name
+        self._session = OnnxSession(path.read_bytes())
 
     def forward(self, images: Tensor) -> Any:
-        arrays = self._session.run(None, {self._name: images.float().cpu().numpy()})
+        arrays = self._session(images.float().cpu().numpy())
         found = tuple(torch.from_numpy(array).to(images.device) for array in arrays)
         return found[0] if len(found) == 1 else found
 
@@ -68,8 +64,7 @@ def write_int8(source: Path, evaluator: Evaluator, seed: int, *, has_accuracy: b
     except OSError:
         raise
     except Exception as error:  # ONNX Runtime raises many types for unsupported operations
-        reason = next((line for line in str(error).splitlines() if line.strip()), "").strip()[:200]
-        raise RunError(f"the network cannot be written as int8: {type(error).__name__}: {reason}") from error
+        raise make_format_error("int8", error) from error
     accuracy = 1 - found.error if has_accuracy else None
     return QuantizedFile(INT8_FILE, path.stat().st_size, None, None, found.loss, accuracy, images)
 
