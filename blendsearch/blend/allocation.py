@@ -320,7 +320,7 @@ def _fill(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, i
     for _ in range(MAX_EXCHANGES if allowed.exchanges else 0):
         slack = float(_compute_slack(oracle, budget, counts))
         is_coarse = EXCHANGE_TOLERANCE < slack < np.inf
-        found = _find_exchange(oracle, allowed, budget, counts, ideal) if is_coarse else None
+        found = _find_exchange(oracle, allowed, budget, counts, ideal, slack) if is_coarse else None
         if found is None:
             break
         counts = _widen_while_able(oracle, allowed, budget, found, ideal)
@@ -328,16 +328,16 @@ def _fill(oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, i
 
 
 def _find_exchange(
-    oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64]
+    oracle: CostOracle, allowed: Widths, budget: Budget, counts: Counts, ideal: NDArray[np.float64], left: float
 ) -> Counts | None:
-    """Find counts with one group a step narrower and another a step wider, which leave less of the budget.
+    """Find counts with one group a step narrower and another a step wider, which leave less of the budget than `left`.
 
     Returns those nearest to `ideal` among the ones within `EXCHANGE_TOLERANCE`, or else those that leave least; None if
     there are none.
     """
     pairs = _exchange_each(allowed, counts)
     slack = _compute_slack(oracle, budget, pairs)
-    better = _make_budget_check(oracle, budget)(pairs) & (slack < _compute_slack(oracle, budget, counts))
+    better = _make_budget_check(oracle, budget)(pairs) & (slack < left)
     if not better.any():
         return None
     near = better & (slack <= EXCHANGE_TOLERANCE)

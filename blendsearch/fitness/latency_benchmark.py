@@ -41,10 +41,12 @@ def measure_latencies(
     network take turns, and each round is divided by how slow it was for all of them. This cancels other load of the
     machine, so the ratio of a row is steadier than its seconds.
     """
-    rows: list[NDArray[np.float64]] = []
+    if not cuts:
+        return np.empty((0, 2))
+    rows, dense = [], make_timer(model, conditions)
     for start in range(0, len(cuts), NETWORKS_PER_ROUND):
-        networks = [model, *(narrow(model, maps, cut) for cut in cuts[start : start + NETWORKS_PER_ROUND])]
-        timers = [make_timer(network, conditions) for network in networks]
+        pruned = (narrow(model, maps, cut) for cut in cuts[start : start + NETWORKS_PER_ROUND])
+        timers = [dense, *(make_timer(network, conditions) for network in pruned)]
         with _use_conditions(model, conditions):
             passes = [timer.warm_up() for timer in timers]
             seconds = np.array(
@@ -55,7 +57,7 @@ def measure_latencies(
             )
         each = _polish_medians(seconds)
         rows.append(np.stack([np.full(len(each) - 1, each[0]), each[1:]], axis=1))
-    return np.concatenate([np.empty((0, 2)), *rows])
+    return np.concatenate(rows)
 
 
 def measure_fastest_passes(

@@ -1,7 +1,6 @@
 """The runtimes in which a network is timed for a report, beside the one of its budget."""
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
 from torch import nn
 
@@ -27,7 +26,7 @@ class PassTimes:
 def list_report_runtimes(conditions: BenchmarkSettings) -> tuple[Runtime, ...]:
     """List the runtimes that reports show beside that of `conditions`: torch, and ONNX Runtime where installed."""
     has_onnx = conditions.precision == "float32" and not list_missing_packages()
-    known = [name for name in get_args(Runtime) if name == "torch" or (name == "onnxruntime" and has_onnx)]
+    known: tuple[Runtime, ...] = ("torch", "onnxruntime") if has_onnx else ("torch",)
     return tuple(name for name in known if name != conditions.runtime)
 
 

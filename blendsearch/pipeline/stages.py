@@ -148,22 +148,19 @@ def measure_reported_latencies(session: SearchSession) -> None:
     """
     budget = session.problem.config.budget
     try:
+        shown = _select_shown(session)
         if "latency" in budget.get_spans():
             _measure_budgeted_latencies(session)
         else:
-            _measure(session, _select_unmeasured(session), measure_fastest_passes)
+            done = session.store.read_latencies()
+            waiting = {digest: row for digest, row in shown.items() if digest not in done}
+            _measure(session, waiting, measure_fastest_passes)
     except Exception as error:  # a network may need other inputs than images, and the search is complete
         if "latency" in budget.get_spans() and budget.measured.command is None:
             raise
         session.warn(f"latency was not measured: {' '.join(str(error).split())[:200]}")
         return
-    _measure_further_runtimes(session)
-
-
-def _select_unmeasured(session: SearchSession) -> dict[str, Evaluation]:
-    """Select the reported networks without a latency, by digest."""
-    done = session.store.read_latencies()
-    return {digest: row for digest, row in _select_shown(session).items() if digest not in done}
+    _measure_further_runtimes(session, shown)
 
 
 def _select_shown(session: SearchSession) -> dict[str, Evaluation]:
@@ -179,13 +176,13 @@ def _select_shown(session: SearchSession) -> dict[str, Evaluation]:
     return {row.digest: row for row in shown}
 
 
-def _measure_further_runtimes(session: SearchSession) -> None:
-    """Measure the reported networks in the runtimes that have no budget, as far as these can run them."""
+def _measure_further_runtimes(session: SearchSession, shown: Mapping[str, Evaluation]) -> None:
+    """Measure the networks `shown`, by digest, in the runtimes that have no budget, as far as these can run them."""
     problem, store = session.problem, session.store
     conditions = _make_conditions(problem)
     done = store.read_runtime_latencies()
     for runtime in list_report_runtimes(conditions):
-        waiting = {key: row for key, row in _select_shown(session).items() if runtime not in done.get(key, {})}
+        waiting = {key: row for key, row in shown.items() if runtime not in done.get(key, {})}
         cuts = [unpack_cut(row.cut, problem.structure.maps.channels) for row in waiting.values()]
         settings = replace(conditions, runtime=runtime, command=None)
         with contextlib.suppress(Exception):  # exporters raise many types, and these figures are optional

@@ -83,7 +83,7 @@ def _compute_signature(path: Path, config: Config, key: bytes) -> str:
     if tasks := config.task.get_function_names():
         facts.append(tasks)
     source = config.data.dataset.rpartition(":")[0]
-    if source not in BUILT_IN_PREFIXES or config.data.dataset == "huggingface":
+    if source not in BUILT_IN_PREFIXES or config.data.dataset == HUGGING_FACE:
         facts.append([config.data.dataset, config.data.name, config.data.arguments])
     if config.budget.measured.command is not None:
         facts.append(config.budget.measured.command)
