@@ -41,7 +41,7 @@ def _compute_cost(run: Run, store: Store, results: Sequence[RungResult], plan: L
     trained = sum(item.cost for item in results)
     finals = sum(item.cost for item in results if item.rung == plan.last)
     return SearchCost(
-        evaluations=_compute_evaluation_cost(run, rows),
+        evaluations=compute_evaluation_cost(run, rows),
         probes=_compute_probe_cost(run, store, macs),
         rungs=trained - finals,
         finals=finals,
@@ -52,7 +52,7 @@ def _compute_cost(run: Run, store: Store, results: Sequence[RungResult], plan: L
     )
 
 
-def _compute_evaluation_cost(run: Run, rows: Iterable[Evaluation]) -> float:
+def compute_evaluation_cost(run: Run, rows: Iterable[Evaluation]) -> float:
     """Compute the cost of evaluations: passes over validation images, recalibration and short fine-tunes."""
     fitness, images = run.config.fitness, run.structure.get("images", {})
     each = float(images.get("val", 0))

@@ -11,6 +11,9 @@ the multiply-accumulates of all evaluations and trainings. The other arms are tr
 - `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
 - `random`: random genomes on the same ladder (method `random`).
 
+With `--no-ladder`, the searches train one network, that of the least loss: their cost is that of the evaluations and of
+one training, which may be longer at equal total cost.
+
 Networks are chosen by validation; each is tested once, in its last epoch. Rows are written after every training, and a
 run that was stopped continues. `SETTING.json` has `arms` and `paired`: the difference in points of `search` to each
 other arm, with its 95 % interval by the paired t-test over the seeds.
@@ -35,6 +38,7 @@ from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.results.ladder_summary import compute_evaluation_cost
 from blendsearch.results.summary import summarize_run
 from blendsearch.runs.pareto import select_evaluated
 from blendsearch.runs.run import Run, open_run
@@ -73,9 +77,11 @@ def main() -> None:
     arguments = make_arguments(asked)
     torch.set_num_threads(1)
     load_problem(arguments)  # trains the base network once
-    table = Table(asked.out, {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs})
+    facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
+    table = Table(asked.out, facts | {"evaluations": asked.evaluations})
     for seed in range(asked.seeds):
-        experiment = Experiment(arguments, asked.evaluations, table, seed)
+        search = {"search": {"evaluations": asked.evaluations}} | ({"ladder": {"rungs": []}} if asked.no_ladder else {})
+        experiment = Experiment(arguments, search, table, seed)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
                 table.add(arm, **experiment.run(arm))
@@ -86,8 +92,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--arms", type=lambda text: text.split(";"), default=list(ARMS), help="arms, separated by semicolons"
     )
+    parser.add_argument("--no-ladder", action="store_true", help="searches train their network of the least loss only")
     asked = parser.parse_args()
-    asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}.json")
+    asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
     return asked
 
 
@@ -118,8 +125,8 @@ def make_arguments(asked: argparse.Namespace) -> Arguments:
 class Experiment:
     """All arms of one seed."""
 
-    def __init__(self, arguments: Arguments, evaluations: int, table: "Table", seed: int) -> None:
-        self.arguments, self.evaluations, self.table, self.seed = arguments, evaluations, table, seed
+    def __init__(self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int) -> None:
+        self.arguments, self.sections, self.table, self.seed = arguments, sections, table, seed
         self.runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{arguments.epochs:g}"
 
     def run(self, arm: str) -> dict[str, Any]:
@@ -142,7 +149,9 @@ class Experiment:
             cost = summary.ladder.cost
             total = cost.evaluations + cost.probes + cost.rungs + cost.finals
         else:
-            total = self._compute_cost(round(best.macs_ratio * macs), epochs)
+            with run.open_store(read_only=True) as store:
+                evaluations = compute_evaluation_cost(run, store.read_bare_evaluations())
+            total = evaluations + self._compute_cost(round(best.macs_ratio * macs), epochs)
         return self._make_row(
             best.origin, best.val_accuracy, best.test_accuracy, best.macs_ratio, best.params_ratio, total, epochs
         )
@@ -153,7 +162,7 @@ class Experiment:
         tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
         tree["data"] |= {"val_limit": 2000}
         tree["criteria"] = {"pool": list(POOL)}
-        tree["search"] = {"evaluations": self.evaluations}
+        tree |= self.sections
         tree["finals"] = {
             "picks": 1, "distillation": WEIGHT, "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
         }  # fmt: skip
