@@ -53,7 +53,8 @@ def main() -> None:
     asked = parse_arguments()
     arguments = make_arguments(asked)
     torch.set_num_threads(1)
-    problem = load_problem(arguments, {"criteria": {"pool": list(POOL)}, "search": {"evaluations": asked.evaluations}})
+    sections = {"criteria": {"pool": list(POOL)}, "search": {"evaluations": asked.evaluations}}
+    problem = load_problem(arguments, sections | {"budget": {"macs": arguments.macs, "round_to": 1}})
     results = Results(arguments, setting=asked.setting, rate=RATE, weight=WEIGHT, evaluations=asked.evaluations)
     cuts = load_cuts(problem, results, asked.evaluations)
     for name, cut in cuts.items():
@@ -199,13 +200,8 @@ def describe(
             key: compute_tau(
                 [-value for value in read_predictor(results, key, [names[place] for place in places])], means
             )
-            for key in (
-                "recalibrated",
-                "refitted",
-                *(f"loss at {share:g}" for share in SHARES),
-                "params",
-                "least_share",
-            )
+            for key in PREDICTORS
+            if any(key in row for row in results.rows)
         },
     }
 

@@ -1,6 +1,6 @@
 """Elastic tune: does the inherited loss predict the accuracy after training, and is that accuracy higher?
 
-    python experiments/training/elastic.py --work DIR [--tier small|full] [--seeds 2] [--epochs 12]
+    python experiments/training/elastic.py --work DIR [--tier small|full] [--seeds 2] [--epochs 12] [--only CUT;CUT]
 
 A dozen cuts of a ResNet-20 at 12.5 % of its MACs: known rules, and random genomes. Losses on validation images right
 after the cut: recalibrated and refitted, of slices of the dense network; inherited (recalibrated) and inherited with
@@ -58,9 +58,9 @@ def main() -> None:
         "equal": (tuned, arguments.epochs - tune_epochs),
     }
     for seed in range(arguments.seeds):
-        for name, cut in cuts.items():
+        for name in arguments.only or cuts:
             for arm, (evaluator, epochs) in arms.items():
-                add_final(results, name, cut, arm, evaluator, epochs, seed)
+                add_final(results, name, cuts[name], arm, evaluator, epochs, seed)
             results.write(**summarize(results, cuts))
 
 

@@ -51,6 +51,7 @@ class Arguments:
     network: str
     dataset: str
     precision: str
+    only: tuple[str, ...] = ()
 
 
 def parse_arguments(description: str, file: str, **defaults: object) -> Arguments:
@@ -65,6 +66,10 @@ def parse_arguments(description: str, file: str, **defaults: object) -> Argument
     parser.add_argument("--network", default="cifar_resnet:20")
     parser.add_argument("--dataset", choices=("cifar10", "cifar100"), default="cifar100")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--only", type=lambda text: tuple(text.split(";")), default=(), metavar="NAME;NAME",
+        help="arms (staged.py) or cuts (elastic.py) that are trained; default: all",
+    )  # fmt: skip
     parser.set_defaults(**defaults)
     return Arguments(**vars(parser.parse_args()))
 
@@ -167,7 +172,7 @@ class Results:
 
     def __init__(self, arguments: Arguments, **facts: object) -> None:
         self.path = arguments.out
-        stated = {key: value for key, value in vars(arguments).items() if key not in ("work", "out")}
+        stated = {key: value for key, value in vars(arguments).items() if key not in ("work", "out", "only")}
         self.facts = stated | facts
         self.rows: list[dict] = json.loads(self.path.read_text())["rows"] if self.path.exists() else []
 
