@@ -40,7 +40,9 @@ from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.results.ladder_summary import compute_evaluation_cost
 from blendsearch.results.summary import summarize_run
+from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import select_evaluated
+from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.groups import Cut, unpack_cut
 from blendsearch.training.schedule import Schedule
@@ -80,7 +82,9 @@ def main() -> None:
     facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
     table = Table(asked.out, facts | {"evaluations": asked.evaluations})
     for seed in range(asked.seeds):
-        search = {"search": {"evaluations": asked.evaluations}} | ({"ladder": {"rungs": []}} if asked.no_ladder else {})
+        search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
+        if asked.no_ladder:
+            search |= {"ladder": {"rungs": []}, "finals": {"picks": 0}}
         experiment = Experiment(arguments, search, table, seed)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
@@ -127,12 +131,15 @@ class Experiment:
 
     def __init__(self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int) -> None:
         self.arguments, self.sections, self.table, self.seed = arguments, sections, table, seed
+        self.has_ladder = "ladder" not in sections
         self.runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{arguments.epochs:g}"
 
     def run(self, arm: str) -> dict[str, Any]:
         """Run an arm; return its row."""
         start = time.process_time()
-        if arm in ("search", "random"):
+        if arm == "search" and not self.has_ladder:
+            row = self._train_best()
+        elif arm in ("search", "random"):
             row = self._search("blended" if arm == "search" else "random", self.arguments.epochs)
         elif arm == "torch-pruning, equal cost":
             row = self._search("torch-pruning", self._count_epochs())
@@ -162,11 +169,10 @@ class Experiment:
         tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
         tree["data"] |= {"val_limit": 2000}
         tree["criteria"] = {"pool": list(POOL)}
-        tree |= self.sections
         tree["finals"] = {
             "picks": 1, "distillation": WEIGHT, "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
         }  # fmt: skip
-        tree |= {"method": method, "seed": self.seed}
+        tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
         self.runs.mkdir(parents=True, exist_ok=True)
@@ -177,22 +183,35 @@ class Experiment:
             sys.exit(f"the search {name} ended with exit code {code}")
         return open_run(self.runs, name)
 
+    def _train_best(self) -> dict[str, Any]:
+        """Search without trainings, then train the network of the least loss."""
+        run = self._run_method("blended", 0)
+        with run.open_store(read_only=True) as store:
+            rows = select_evaluated(store.read_evaluations())
+            searched = compute_evaluation_cost(run, store.read_bare_evaluations())
+        best = min((row for row in rows if row.origin != DENSE), key=lambda row: (row.loss, row.id))
+        row = self._train_row(run, best, self.arguments.epochs)
+        return row | {"total_macs": row["total_macs"] + searched}
+
     def _train_rule(self, epochs: float, *, is_random: bool) -> dict[str, Any]:
         run = open_run(self.runs, f"blended-{self.seed}")
-        problem = restore(run)
         with run.open_store(read_only=True) as store:
             rows = [row for row in select_evaluated(store.read_evaluations()) if is_known_rule(row.origin)]
-        best = min(rows, key=lambda row: (row.loss, row.id))
-        cut = unpack_cut(best.cut, problem.structure.maps.channels)
+        return self._train_row(run, min(rows, key=lambda row: (row.loss, row.id)), epochs, is_random=is_random)
+
+    def _train_row(self, run: Run, row: Evaluation, epochs: float, *, is_random: bool = False) -> dict[str, Any]:
+        """Train an evaluated network from its slice of the dense one, or from random weights."""
+        problem = restore(run)
+        cut = unpack_cut(row.cut, problem.structure.maps.channels)
         outcome = self._train(problem, cut, epochs, is_random=is_random)
         dense = run.structure["dense"]
-        ratios = best.macs / dense["macs"], best.params / dense["params"]
-        cost = self._compute_cost(best.macs, epochs)
-        return self._make_row(best.origin, 1 - outcome[0], 1 - outcome[1], *ratios, cost, epochs)
+        ratios = row.macs / dense["macs"], row.params / dense["params"]
+        cost = self._compute_cost(row.macs, epochs)
+        return self._make_row(row.origin, 1 - outcome[0], 1 - outcome[1], *ratios, cost, epochs)
 
     def _train(self, problem: Problem, cut: Cut, epochs: float, *, is_random: bool) -> tuple[float, float]:
         evaluator = problem.evaluator
-        recipe = dataclasses.replace(evaluator.recipe, final=dataclasses.replace(evaluator.recipe.final, epochs=epochs))
+        recipe = dataclasses.replace(evaluator.recipe, final=Schedule(epochs, RATE, warmup=0.05), distillation=WEIGHT)
         store = FolderStore(self.runs / f"training-{self.seed}")
         held = dataclasses.replace(evaluator, recipe=recipe, store=store)
         if is_random:
