@@ -84,7 +84,7 @@ def main() -> None:
     for seed in range(asked.seeds):
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
-            search |= {"ladder": {"rungs": []}, "finals": {"picks": 0}}
+            search |= {"ladder": {"rungs": []}}
         experiment = Experiment(arguments, search, table, seed)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
@@ -170,8 +170,10 @@ class Experiment:
         tree["data"] |= {"val_limit": 2000}
         tree["criteria"] = {"pool": list(POOL)}
         tree["finals"] = {
-            "picks": 1, "distillation": WEIGHT, "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
-        }  # fmt: skip
+            "picks": int(self.has_ladder),
+            "distillation": WEIGHT,
+            "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
+        }
         tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
@@ -185,7 +187,7 @@ class Experiment:
 
     def _train_best(self) -> dict[str, Any]:
         """Search without trainings, then train the network of the least loss."""
-        run = self._run_method("blended", 0)
+        run = self._run_method("blended", self.arguments.epochs)
         with run.open_store(read_only=True) as store:
             rows = select_evaluated(store.read_evaluations())
             searched = compute_evaluation_cost(run, store.read_bare_evaluations())
@@ -211,7 +213,7 @@ class Experiment:
 
     def _train(self, problem: Problem, cut: Cut, epochs: float, *, is_random: bool) -> tuple[float, float]:
         evaluator = problem.evaluator
-        recipe = dataclasses.replace(evaluator.recipe, final=Schedule(epochs, RATE, warmup=0.05), distillation=WEIGHT)
+        recipe = dataclasses.replace(evaluator.recipe, final=dataclasses.replace(evaluator.recipe.final, epochs=epochs))
         store = FolderStore(self.runs / f"training-{self.seed}")
         held = dataclasses.replace(evaluator, recipe=recipe, store=store)
         if is_random:

@@ -47,7 +47,7 @@ def main() -> None:
             asked.work, part, "full", asked.seeds, EPOCHS, 20, budget, "digits_net", "digits", "float32"
         )
         for seed in range(asked.seeds):
-            experiment = DigitsExperiment(arguments, asked.evaluations, table, seed)
+            experiment = DigitsExperiment(arguments, {"search": {"evaluations": asked.evaluations}}, table, seed)
             for arm in ARMS:
                 if not table.has(arm, seed):
                     table.add(arm, **experiment.run(arm))
@@ -62,8 +62,8 @@ class DigitsExperiment(Experiment):
         name = f"{method}-{self.seed}"
         tree: dict[str, Any] = load_config(None, []).model_dump(mode="json", exclude_defaults=True)
         tree |= {"budget": {"macs": self.arguments.macs}, "seed": self.seed, "method": method}
-        tree["search"] = {"evaluations": self.evaluations}
         tree["finals"] = {"picks": 1, "tuning": {"epochs": epochs, "rate": RATE, "batch_size": 64}}
+        tree |= self.sections
         self.runs.mkdir(parents=True, exist_ok=True)
         config = self.runs / f"{name}.yaml"
         config.write_text(yaml.safe_dump(tree))
