@@ -4,6 +4,23 @@ Every message states on one line the problem, the expected input and the fix. Th
 traceback and exits with code 2.
 """
 
+import re
+
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+MAX_LENGTH = 500
+
+
+def format_error(error: BaseException) -> str:
+    """Return the type and the reason of an exception of other code, in one line."""
+    reason, name = format_reason(error), type(error).__name__
+    return name if reason == name else f"{name}: {reason}"
+
+
+def format_reason(error: BaseException) -> str:
+    """Return the first line of an exception's text without terminal escapes, at most 500 characters; else its type."""
+    lines = ESCAPES.sub("", str(error)).strip().splitlines()
+    return lines[0][:MAX_LENGTH] if lines else type(error).__name__
+
 
 class BlendsearchError(Exception):
     """Base class of all errors that a user can fix."""

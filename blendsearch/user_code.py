@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from blendsearch.errors import ConfigError
+from blendsearch.errors import ConfigError, format_error
 
 
 def import_function(name: str, field: str) -> Callable[..., Any]:
@@ -16,8 +16,9 @@ def import_function(name: str, field: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(place), attribute)
     except Exception as error:  # user-defined modules may raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{field}: {name!r} could not be imported ({reason}); expected module:function") from error
+        raise ConfigError(
+            f"{field}: {name!r} could not be imported ({format_error(error)}); expected module:function"
+        ) from error
     if not callable(found):
         raise ConfigError(f"{field}: {name!r} is a {type(found).__name__}, expected a function")
     function: Callable[..., Any] = found

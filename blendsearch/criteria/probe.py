@@ -23,6 +23,7 @@ from blendsearch.criteria.activation_stats import ActivationStats, StatsAccumula
 from blendsearch.criteria.needs import NEEDS, Need
 from blendsearch.criteria.second_order import compute_squared_gradient, estimate_hessian_diagonals
 from blendsearch.criteria.synaptic_flow import compute_synaptic_flow
+from blendsearch.errors import format_error, format_reason
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Group, IndexMaps, Member
 
@@ -273,7 +274,7 @@ class _Pass:
                     lambda x, y: self._compute_loss(self.model(x), y), weights, images, labels
                 )
         except RuntimeError as error:  # an operation without second derivative, or too little memory for the graph
-            self.failures["hessian"] = f"the Hessian could not be sampled: {error}".splitlines()[0]
+            self.failures["hessian"] = f"the Hessian could not be sampled: {format_reason(error)}"
             return {}
 
     def _compute_flow(self) -> dict[str, Tensor]:
@@ -282,7 +283,7 @@ class _Pass:
         try:
             return compute_synaptic_flow(self.model, self.maps, self.image_shape)
         except Exception as error:  # user-defined networks may raise anything on an image of ones in float64
-            self.failures["flow"] = f"the synaptic flow failed with {type(error).__name__}: {error}".splitlines()[0]
+            self.failures["flow"] = f"the synaptic flow failed with {format_error(error)}"
             return {}
 
     @contextmanager

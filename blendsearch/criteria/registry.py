@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from blendsearch.criteria.needs import NEEDS, Need
-from blendsearch.errors import ConfigError
+from blendsearch.errors import ConfigError, format_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ def load_pool() -> None:
                 entry.load()
         except Exception as error:  # other packages' modules may raise anything
             warnings.warn(
-                f"criteria of the entry point {entry.name!r} ({entry.value}) are left out: {_format_error(error)}",
+                f"criteria of the entry point {entry.name!r} ({entry.value}) are left out: {format_error(error)}",
                 stacklevel=2,
             )
 
@@ -148,7 +148,7 @@ def load_criteria(modules: Sequence[str]) -> None:
                 importlib.import_module(module)
         except Exception as error:  # user-defined modules may raise anything
             raise ConfigError(
-                f"criteria module {module!r} could not be imported: {_format_error(error)}; expected a module on "
+                f"criteria module {module!r} could not be imported: {format_error(error)}; expected a module on "
                 "Python's path that registers criteria with @criterion"
             ) from error
 
@@ -166,7 +166,3 @@ def _restore_on_error() -> Iterator[None]:
         CRITERIA.clear()
         CRITERIA.update(before)
         raise
-
-
-def _format_error(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from blendsearch.errors import format_error
+
 
 @dataclass(frozen=True)
 class ExcludedCriterion:
@@ -65,7 +67,7 @@ def _parse_row(result: object, channels: int) -> tuple[NDArray[np.float64], str]
     if result is None:
         return nothing, "does not apply"
     if isinstance(result, Exception):
-        return nothing, f"failed with {type(result).__name__}: {result}".splitlines()[0]
+        return nothing, f"failed with {format_error(result)}"
     row = np.asarray(result, dtype=np.float64)
     if row.shape != (channels,):
         return nothing, f"returned scores of shape {row.shape}, expected ({channels},)"

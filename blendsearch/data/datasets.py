@@ -21,7 +21,7 @@ from blendsearch.data.paths import PathList
 from blendsearch.data.split import ArraySplit, FolderSplit, Split
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
 from blendsearch.data.worker_processes import Workers
-from blendsearch.errors import ConfigError, DataError
+from blendsearch.errors import ConfigError, DataError, format_reason
 
 DEFAULT_ROOT = "~/.cache/blendsearch"
 IMAGE_SUFFIXES = frozenset(
@@ -165,7 +165,7 @@ def _load_torchvision(name: str, spec: DataSpec, classes: int) -> RawData:
         try:
             found = getattr(torchvision_datasets, name)(str(root), train=train, download=spec.download)
         except (RuntimeError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = format_reason(error)
             hint = (
                 "the download failed; copy the files there by hand, or use an npz file"
                 if spec.download

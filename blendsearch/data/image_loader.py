@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from blendsearch.data.sampling import format_error, load_batch
+from blendsearch.data.sampling import load_batch
 from blendsearch.data.split import Indices, Split
 from blendsearch.data.worker_processes import (
     Workers,
@@ -23,7 +23,7 @@ from blendsearch.data.worker_processes import (
     limit_by_shared_memory,
     resolve_workers,
 )
-from blendsearch.errors import DataError
+from blendsearch.errors import DataError, format_error
 
 MIN_WORKER_IMAGES = 512
 """Images below which no process is started; the first start in a process takes seconds."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.data.split import MAX_CLASS, Labels, Pixels
-from blendsearch.errors import DataError
+from blendsearch.errors import DataError, format_reason
 from blendsearch.memory import format_bytes, get_available_bytes
 
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                 f"{path}: holds Python objects, which are never unpickled; expected plain arrays; save x as uint8, y as"
                 " an integer array and classes as an array of strings"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = format_reason(error)
         raise DataError(f"{path}: is damaged ({reason}); expected a complete .npz archive; write it again") from error
     if (classes := arrays.get("classes")) is not None and classes.ndim != 1:
         raise DataError(

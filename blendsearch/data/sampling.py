@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from blendsearch.data.conversion import convert_image, convert_labels, convert_to_array
 from blendsearch.data.split import Indices, Inputs, Labels, Split, resolve_view
-from blendsearch.errors import DataError
+from blendsearch.errors import DataError, format_error
 from blendsearch.task import seed_rngs
 
 Batch = tuple[Inputs, Labels | None]
@@ -142,12 +142,6 @@ def set_seeds(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
-
-
-def format_error(error: BaseException) -> str:
-    """Return the type and the first line of an exception."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _is_class_label(labels: Labels) -> bool:

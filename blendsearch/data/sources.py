@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 
 from blendsearch.data.datasets import DEFAULT_ROOT, DataSpec
 from blendsearch.data.pixel_depth import convert_pixels
-from blendsearch.data.sampling import format_error
 from blendsearch.data.source_names import HUGGING_FACE
-from blendsearch.errors import ConfigError, DataError
+from blendsearch.errors import ConfigError, DataError, format_error
 from blendsearch.user_code import import_function
 
 PARTS = ("train", "val", "test")

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from blendsearch.data.pixel_depth import convert_pixels
-from blendsearch.errors import DataError
+from blendsearch.errors import DataError, format_reason
 
 Pixels = NDArray[np.uint8]
 Inputs = NDArray[Any]
@@ -210,7 +210,7 @@ def _open_rgb(file: Path, image_size: int | None) -> tuple[Image.Image, tuple[in
             # a side that is no multiple of the factor is rounded up: the box ends where the image does
             return convert_pixels(image).convert("RGB"), size, None if drafted is None else drafted[1]
     except Exception as error:  # Pillow raises a dozen types for broken files, depending on the format
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = format_reason(error)
         raise DataError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error
 
 

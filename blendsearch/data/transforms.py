@@ -16,14 +16,13 @@ from blendsearch.data.datasets import DataSpec, RawData
 from blendsearch.data.sampling import (
     Batch,
     SampledSplit,
-    format_error,
     get_source,
     has_training_transforms,
     load_batch,
     reads_on_demand,
 )
 from blendsearch.data.split import FolderSplit, Indices, Split, resolve_view
-from blendsearch.errors import ConfigError, DataError
+from blendsearch.errors import ConfigError, DataError, format_error
 
 TRANSFORMS = "transforms"
 """Name, beside the augmentations of `Splits.augment`, of the training transforms that a split has itself."""

@@ -37,13 +37,12 @@ from blendsearch.data.conversion import (
     unpack_sample,
 )
 from blendsearch.data.datasets import RawData
-from blendsearch.data.sampling import format_error
 from blendsearch.data.sources import UserData, select_items
 from blendsearch.data.split import MAX_CLASS, Split, Subset
 from blendsearch.data.splits import DataSpec, Splits, make_splits
 from blendsearch.data.stratify import allocate_proportionally, split_stratified
 from blendsearch.data.streaming import AugmentedSplit, StreamedSplit, changes_by_seed, get_declared_labels
-from blendsearch.errors import DataError
+from blendsearch.errors import DataError, format_error
 from blendsearch.task import Task, seed_rngs
 
 MAX_BYTES = 4 * 2**30

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from blendsearch.data.split import Split
+from blendsearch.errors import format_reason
 
 Workers = int | Literal["auto"]
 
@@ -98,7 +99,7 @@ def _find_obstacle(split: Split) -> str | None:
     except _TooLargeError:
         return f"has more than {MAX_PICKLE_BYTES // 2**20} MiB in memory"
     except Exception as error:  # a user-defined object may raise anything
-        return f"cannot be pickled ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return f"cannot be pickled ({format_reason(error)})"
     if pickler.tensor_bytes > _get_free_shared_memory() // 4:
         return f"has tensors of {pickler.tensor_bytes // 2**20} MiB, too many for the shared memory"
     return "is defined in the main script or notebook" if sink.names_main else None

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from blendsearch.engine.ray_watchdog import start_watchdog
-from blendsearch.errors import EngineError
+from blendsearch.errors import EngineError, format_reason
 
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in submitted jobs; their submission already required the token."""
@@ -110,7 +110,7 @@ def connect(cluster: str) -> Connection:
 
 
 def _describe_failure(cluster: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = format_reason(error)
     if cluster == "local":
         return f"Ray did not start on this machine: {reason}; its logs are in the newest folder of /tmp/ray"
     return f"no Ray at {cluster!r}: {reason}; check that the cluster is up and has your token, or use local"

@@ -8,7 +8,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
-from blendsearch.errors import EngineError
+from blendsearch.errors import EngineError, format_reason
 
 MAX_DEPTH = 5
 
@@ -23,7 +23,7 @@ def check_sendable(objects: Mapping[str, Any]) -> None:
         held = (
             f"it holds {_describe(part)}{place and f' ({place})'}" if part is not value else f"it is {_describe(value)}"
         )
-        reason = str(error).split("\n")[0] or type(error).__name__
+        reason = format_reason(error)
         raise EngineError(
             f"{name} cannot be sent to Ray's workers, as {held}: {reason[:200]}; make that inside the function that "
             "uses it, or search with ray off"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from blendsearch.errors import format_error
 from blendsearch.events import Event
 from blendsearch.fitness.evaluator import Outcome, Request
 from blendsearch.runs.worker_logs import WorkerLogs
@@ -42,7 +43,7 @@ class Telemetry:
         follows.
         """
         trace = "" if event != "failed" else _format_trace(error)
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+        reason = format_error(error)
         self._write_line(
             worker, event, {**_describe_request(request), "reason": reason, "again": will_retry, "trace": trace}
         )

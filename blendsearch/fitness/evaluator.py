@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.data.splits import Split, Splits
+from blendsearch.errors import format_error
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
 from blendsearch.scoring import start_scorer
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pack_cut, unpack_cut
@@ -286,5 +287,4 @@ def _soften(logits: Tensor) -> Tensor:
 
 def make_failed_outcome(request: Request, error: BaseException) -> Outcome:
     """Make the outcome of a request that raised `error`."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Outcome(request.digest, np.nan, np.nan, 0.0, reason[:500], request.seed)
+    return Outcome(request.digest, np.nan, np.nan, 0.0, format_error(error), request.seed)

@@ -10,10 +10,11 @@ from blendsearch.runs.run_labels import MAX_TAGS
 from blendsearch.service.charts import ChartKind
 from blendsearch.service.config_policy import MAX_CONFIG_SIZE
 
-RunName = Annotated[str, InPath(pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the run's id")]
-NetworkSelector = Annotated[
-    str, InPath(pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
-]
+RUN_ID = "^[a-z0-9][a-z0-9-]{0,63}$"
+PICK = "^(best|knee|[0-9]{1,9})$"
+
+RunName = Annotated[str, InPath(pattern=RUN_ID, description="the run's id")]
+NetworkSelector = Annotated[str, InPath(pattern=PICK, description="best, knee, or the id of a network")]
 Override = Annotated[str, Field(max_length=2000, description="section.field=value")]
 Overrides = Annotated[list[Override], Field(max_length=100)]
 
@@ -73,7 +74,7 @@ class SearchRequest(RequestBody):
     """A search to start. A config from a network names only what is registered on this server."""
 
     config: str = Field(max_length=MAX_CONFIG_SIZE, description="YAML, as for `blendsearch search`")
-    name: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the run's id")
+    name: str | None = Field(None, pattern=RUN_ID, description="the run's id")
     set: Overrides = []
 
 
@@ -97,11 +98,11 @@ class LabelsRow(BaseModel):
 
 
 class ForkRequest(ResumeRequest):
-    name: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="the new run's id")
+    name: str | None = Field(None, pattern=RUN_ID, description="the new run's id")
 
 
 class ExportRequest(RequestBody):
-    pick: str = Field("best", pattern="^(best|knee|[0-9]{1,9})$", description="best, knee, or the id of a network")
+    pick: str = Field("best", pattern=PICK, description="best, knee, or the id of a network")
 
 
 class ChartQuery(RequestBody):
@@ -113,7 +114,7 @@ class ChartQuery(RequestBody):
     log: bool = Field(False, description="a logarithmic x axis")
     stage: Stage = Field("both", description="networks before the long fine-tune, after it, or both")
     narrow: bool = Field(False, description="drawn for the width of a phone")
-    beside: str | None = Field(None, pattern="^[a-z0-9][a-z0-9-]{0,63}$", description="a second run in the same chart")
+    beside: str | None = Field(None, pattern=RUN_ID, description="a second run in the same chart")
 
     def get_options(self) -> ChartOptions:
         return ChartOptions(self.x, self.y, self.log, self.stage, self.narrow)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blendsearch.errors import TraceError
+from blendsearch.errors import TraceError, format_error
 from blendsearch.structure.channel_tracer import ChannelTracer
 from blendsearch.structure.groups import FrozenGroup, Group, Member
 from blendsearch.structure.layer_types import MAKERS
@@ -51,7 +51,7 @@ def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> Coupled
     except Exception as error:  # user-defined networks may raise anything
         raise TraceError(
             f"the channels of {type(model).__name__} cannot be traced through {tracer.location}: "
-            f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}; rewrite that operation"
+            f"{format_error(error)}; rewrite that operation"
         ) from error
     order = {name: position for position, (name, _) in enumerate(model.named_modules())}
     makers = {name for name, module in model.named_modules() if isinstance(module, MAKERS)}

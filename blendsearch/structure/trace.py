@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blendsearch.errors import TraceError
+from blendsearch.errors import TraceError, format_error
 from blendsearch.structure.cost import CostOracle, build_cost_oracle
 from blendsearch.structure.dependency import find_coupled_groups
 from blendsearch.structure.eval_mode import use_eval_mode
@@ -55,7 +55,7 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
         except Exception as error:  # user-defined networks may raise anything
             raise TraceError(
                 f"{type(model).__name__} does not accept one image of shape {tuple(input_shape)}: "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}; check the data's image size and channels, "
+                f"{format_error(error)}; check the data's image size and channels, "
                 "and that forward() takes one batch of images"
             ) from error
         if outputs and not any(torch.isfinite(output).any() for output in outputs if output.numel()):

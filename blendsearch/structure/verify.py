@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blendsearch.errors import format_error
 from blendsearch.structure.cost import build_cost_oracle, count_macs
 from blendsearch.structure.groups import Cut, FrozenGroup, Group, IndexMaps, build_index_maps
 from blendsearch.structure.masked_norms import normalize_kept_channels, reduce_kept_channels
@@ -94,7 +95,7 @@ def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor]
                         return reason
                     is_constant &= all(_is_constant(tensor) for tensor in expected or ())
     except Exception as error:  # a wrong cut may raise anything
-        return f"the pruned network fails with {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+        return f"the pruned network fails with {format_error(error)}"
     return "all outputs have one value on these images, so that it cannot be verified" if is_constant else ""
 
 

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from blendsearch.errors import format_reason
+
 MODULE, OPTIMIZER, AVERAGE = "module/", "optimizer/", "average/"
 CPU_RANDOM, CUDA_RANDOM = "random/cpu", "random/cuda"
 
@@ -45,7 +47,7 @@ def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str
     try:
         module.load_state_dict(own)
     except RuntimeError as error:
-        raise ValueError(f"not the state of this network: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"not the state of this network: {format_reason(error)}") from error
 
 
 def collect_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from blendsearch.errors import ConfigError, ModelError
+from blendsearch.errors import ConfigError, ModelError, format_error
 from blendsearch.memory import format_bytes, get_available_bytes
 from blendsearch.user_code import import_function
 from blendsearch.zoo.cifar_resnet import cifar_resnet
@@ -100,7 +100,7 @@ def call_factory(title: str, make: Callable[..., nn.Module], arguments: Mapping[
         raise
     except Exception as error:
         is_memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        reason = "it does not fit into memory" if is_memory else _format_error(error)
+        reason = "it does not fit into memory" if is_memory else format_error(error)
         raise ModelError(f"model {title!r} could not be built with {_abbreviate(arguments)}: {reason}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {title!r} returned a {type(model).__name__}, expected a torch.nn.Module")
@@ -158,10 +158,6 @@ def _disable_downloads(builder: Callable[..., nn.Module]) -> Callable[..., nn.Mo
     """Return torchvision's `builder` without default weights: backbones of detection and segmentation have some."""
     weights = [parameter for parameter in inspect.signature(builder).parameters if parameter.startswith("weights")]
     return partial(builder, **dict.fromkeys(weights))
-
-
-def _format_error(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _abbreviate(arguments: Mapping[str, object]) -> str:

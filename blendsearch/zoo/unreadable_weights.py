@@ -7,8 +7,9 @@ import re
 import zipfile
 from pathlib import Path
 
+from blendsearch.errors import format_reason
+
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 STARTS = {
     b"version https://git-lfs": "are a pointer of Git LFS: get the file itself (git lfs pull)",
@@ -30,7 +31,7 @@ def describe_unreadable(path: Path, error: BaseException) -> str:
         return described
     found = GLOBAL.search(str(error))
     if found is None:
-        reason = ESCAPES.sub("", str(error).split("\n")[0]) or type(error).__name__
+        reason = format_reason(error)
         cause = "no checkpoint of torch" if "weights_only" in reason or len(reason) < 4 else reason[:200]
         return f"cannot be read as plain tensors ({cause}): save a state dict, best as safetensors"
     root = _read_root_class(path)

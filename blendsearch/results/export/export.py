@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.data.splits import Splits
-from blendsearch.errors import RunError
+from blendsearch.errors import RunError, format_reason
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.fitness.runtimes import PassTimes, measure_in_runtimes
 from blendsearch.pipeline.problem.costs import describe_conditions, make_conditions
@@ -198,7 +198,7 @@ def _open_draft_folder(folder: Path) -> Iterator[Path]:
         with open_draft_folder(folder) as draft:
             yield draft
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or format_reason(error)
         raise RunError(f"{folder} could not be written: {reason}") from error
 
 

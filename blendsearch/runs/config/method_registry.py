@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from blendsearch.errors import ConfigError
+from blendsearch.errors import ConfigError, format_reason
 from blendsearch.runs.config.method_spec import MethodSpec, merge_trees
 
 ENTRY_POINTS = "blendsearch.methods"
@@ -65,9 +65,9 @@ def load_methods() -> None:
         try:
             _load_entry(entry)
         except Exception as error:  # code of another package may fail in any way
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             warnings.warn(
-                f"methods of the entry point {entry.name!r} ({entry.value}) are left out: {reason}", stacklevel=2
+                f"methods of the entry point {entry.name!r} ({entry.value}) are left out: {format_reason(error)}",
+                stacklevel=2,
             )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.genome import Genome
-from blendsearch.errors import ConfigError, ModelError
+from blendsearch.errors import ConfigError, ModelError, format_reason
 from blendsearch.pipeline.methods.method import Method
 from blendsearch.pipeline.methods.one_network import FixedCandidates
 from blendsearch.pipeline.optimizers.base import Optimizer
@@ -58,8 +58,7 @@ def compute_torch_pruning_cut(
         try:
             cut = _make_cut(readable, structure, torch.zeros(1, *shape), ratio, global_pruning)
         except Exception as error:  # its own bugs come as any type
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ModelError(f"Torch-Pruning cannot prune this network: {reason}") from error
+            raise ModelError(f"Torch-Pruning cannot prune this network: {format_reason(error)}") from error
         counts = structure.maps.count_kept(cut)
         if all(float(structure.oracle.compute_ratio(name, counts)) <= most for name, most in budget.items()):
             best, high = cut, ratio
