@@ -55,7 +55,8 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.json:
         plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in facts.sentences]
         written = {"run": run.name, "report": str(path), "bytes": path.stat().st_size}
-        print(format_json({**written, "sentences": plain, "answer": facts.answer.to_dict()}))
+        results = {"answer": facts.answer.to_dict(), "importance": facts.importance.to_dict()}
+        print(format_json({**written, "sentences": plain, **results}))
         return
     print_answer(facts.answer, table=False)
     print("\n".join(facts.sentences).replace("\N{NO-BREAK SPACE}", " "))

@@ -11,6 +11,7 @@ from blendsearch.results.answer import Answer, compose_answer
 from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.formatting import format_budget, format_bytes, format_share, format_signed_points
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines, read_history
+from blendsearch.results.importance import RunImportance, describe_importance, measure_importance
 from blendsearch.results.network import (
     list_decomposable_layers,
     list_decomposed_layers,
@@ -107,6 +108,8 @@ class ReportFacts:
     main: Drawing | None
     second: Drawing | None
     picks: list[Pick]
+    importance: RunImportance
+    importance_note: str
     controls: ComparisonTable | None
     differences: Drawing | None
     criteria: CriteriaSection | None
@@ -134,6 +137,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
     picked = {name: row for name, (row, _) in reasons.items()}
     generations, finals = _read_times(run)
     criteria, order = _describe_criteria(run)
+    importance = measure_importance(run)
     anchors = _list_anchors(numbers)
     return ReportFacts(
         run=run,
@@ -151,6 +155,8 @@ def collect_report_facts(run: Run) -> ReportFacts:
         main=_draw_main_figure(run, history, frozenset(anchors)),
         second=_draw_second_figure(run, history, generations),
         picks=[_describe_pick(run, name, row, reason, order) for name, (row, reason) in reasons.items()],
+        importance=importance,
+        importance_note=describe_importance(importance),
         controls=controls,
         differences=_draw_differences(controls),
         criteria=criteria,

@@ -2,6 +2,7 @@
 import { ask, copyText, el, enter, find, listen, number, percent, showError, showState, span } from "./api.js";
 import { Chart } from "./chart.js";
 import { SearchHistory } from "./history.js";
+import { showImportance } from "./importance.js";
 import { showNetwork } from "./network.js";
 import { ChartView } from "./view.js";
 
@@ -49,6 +50,7 @@ function receive(news) {
   if (news.generations) find("volume").textContent = number(history.generations.at(-1)?.hypervolume);
   if (news.front || news.tests) front();
   if (news.front || news.tests || news.state?.state === "finished") answer();
+  if (news.front || news.state?.state === "finished") importance();
   if (news.child) output();
   if (news.head || news.state?.state === "finished") view.refresh().catch(showError);
   if (news.rows || news.dense || news.front || news.generations || news.head) draw();
@@ -147,6 +149,16 @@ function answer() {
       find("hint").textContent = [...found.sentences.slice(1), found.hint].filter(Boolean).join(" ");
     } catch (error) { showError(error); }
   }, Math.max(0, asked + 5000 - Date.now()));
+}
+
+// Importance changes slowly: it is asked for at most once a minute.
+let measured = 0, measuring = null;
+function importance() {
+  measuring ??= setTimeout(async () => {
+    measured = Date.now();
+    measuring = null;
+    try { await showImportance(run, find("importance"), find("importance-body")); } catch (error) { showError(error); }
+  }, Math.max(0, measured + 60_000 - Date.now()));
 }
 
 function output() {
