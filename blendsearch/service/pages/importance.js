@@ -26,8 +26,7 @@ function table(title, head, words, rows, chance) {
 
 function format(rho, chance) {
   if (rho === null) return "–";
-  const words = (rho < 0 ? "−" : "+") + Math.abs(rho).toFixed(2);
-  return Math.abs(rho) < chance ? `(${words})` : words;
+  return Math.abs(rho) < chance ? `(${rho.toFixed(2)})` : rho.toFixed(2);
 }
 
 function bar(rho) {
