@@ -220,7 +220,8 @@ def _measure_criteria(
     parts = _read_parts(run, sample.rows, len(names))
     members = [(number,) for number in range(len(names))]
     criteria = _measure_parts(names, members, parts, sample)
-    clusters = _list_network_clusters(run.structure["clusters"], len(names)) if criteria else ()
+    stored = tuple(tuple(tuple(members) for members in found) for found in run.structure["clusters"])
+    clusters = _list_network_clusters(stored, len(names)) if criteria else ()
     return criteria, _measure_parts(names, clusters, parts, sample) if 1 < len(clusters) < len(criteria) else ()
 
 
@@ -240,7 +241,7 @@ def _read_parts(run: Run, rows: Sequence[Evaluation], criteria: int) -> Matrix:
 def _measure_parts(
     names: Sequence[str], clusters: Sequence[tuple[int, ...]], parts: Matrix, sample: _Sample
 ) -> tuple[CriterionImportance, ...]:
-    blended = ~np.isnan(parts).any(axis=0)
+    blended = np.isfinite(parts.sum(axis=0))
     sums = np.array([parts[list(members)].sum(axis=0) for members in clusters])
     if not len(sums) or not (blended & sample.best).any():
         return ()

@@ -152,7 +152,8 @@ class Store:
     def tally(self, dense: str) -> Tally:
         """Count all evaluations except those of origin `dense`."""
         query = (
-            "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END) "
+            "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END), "
+            "min(CASE WHEN failure = '' THEN loss END) "
             "FROM evaluations WHERE origin != ?"
         )
         (found,) = self._decode(self._read(query, (dense,)), Tally, "evaluations")

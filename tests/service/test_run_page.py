@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api")
 from axe_playwright_python.sync_playwright import Axe
 from browsing import CUT_OFF, Opener, needs_chromium, picture
+from metric_runs import METRICS, copy_with_metric
 from playwright.sync_api import expect
 from serving import Served, served
 
@@ -85,3 +86,39 @@ def test_a_report_fits_a_phone(at: Opener) -> None:
     assert json.dumps([item["id"] for item in results.response["violations"]]) == "[]"
     page.set_viewport_size({"width": 1280, "height": 900})
     assert page.locator(".wide svg").first.is_visible() and not page.locator(".narrow svg").first.is_visible()
+
+
+def test_a_metric_keeps_its_name_on_every_page(at: Opener, server: Served, runs: Path) -> None:
+    for run, metric in METRICS.items():
+        if not (runs / run).exists():
+            copy_with_metric(runs / "one", runs / run, **metric)
+        name, direction = metric["name"], f"{'higher' if metric['higher'] else 'lower'} is better"
+        page = at(f"/runs/{run}", 390)
+        expect(page.locator("#under")).to_contain_text(f"compared by {name}: {direction}")
+        expect(page.locator("#best-id")).to_contain_text(name)
+        expect(page.locator(f"#front td[data-label='val. {name}']")).not_to_have_count(0)
+        expect(page.locator("#plot svg text").filter(has_text=f"{name} on validation data, {direction}")).to_have_count(
+            1
+        )
+        expect(page.locator("#sentence")).to_contain_text(name)
+        page.locator("#front button").last.click()
+        expect(page.locator("#network-body dl")).to_contain_text(name)
+        expect(page.get_by_label("Vertical").locator("option").nth(1)).to_have_text(name)
+        assert "accuracy" not in page.locator("main").inner_text().partition("Config")[0]
+        expect(page.locator("#front td[data-label='val. loss']")).to_have_count(2 if name == "mAP" else 0)
+        assert page.evaluate(CUT_OFF) == []
+        picture(page, f"metric-{run}")
+        best = server.ask(f"runs/{run}/course")["state"]["best"]
+        value = {
+            "map": f"{100 * (1 - best['error']):.2f} %",
+            "psnr": f"{1 - best['loss']:.4f}",
+            "rmse": f"{best['loss']:.4f}",
+        }
+        expect(page.locator("#best")).to_have_text(value[run])
+    listed = at("/")
+    for run, metric in METRICS.items():
+        expect(listed.locator(f"tr[data-run='{run}']")).to_contain_text(metric["name"])
+    expect(listed.locator("tr[data-run='one']")).to_contain_text("accuracy")
+    sides = at("/compare?one=map&other=rmse")
+    expect(sides.locator("#facts tr").filter(has_text="metric")).to_contain_text("mAP, higher is better")
+    expect(sides.locator("#facts tr").filter(has_text="metric")).to_contain_text("RMSE, lower is better")

@@ -250,7 +250,7 @@ def _list_log_ticks(axis: Axis, steps: Sequence[float]) -> list[float]:
 
 
 @styled
-def draw_difference_figure(rows: Sequence[MethodSummary], *, narrow: bool = False) -> Drawing:
+def draw_difference_figure(rows: Sequence[MethodSummary], metric: str = "accuracy", *, narrow: bool = False) -> Drawing:
     """Draw how many points more the run has than each control, on test images, with confidence intervals if known."""
     shown = [
         (row.name, 100 * row.difference.mean, 100 * (row.difference.half_width or 0.0))
@@ -273,7 +273,7 @@ def draw_difference_figure(rows: Sequence[MethodSummary], *, narrow: bool = Fals
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks(range(len(shown)), [name for name, _, _ in shown], color=INK)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 else f"{value:+.3g}"))
-    axes.set_xlabel("points of test accuracy; right: this run is better")
+    axes.set_xlabel(f"points of test {metric}; right: this run is better")
     axes.axvline(0, color=SOFT, lw=1, zorder=0)
     axes.grid(axis="x", color=FAINT)
     axes.tick_params(length=0)

@@ -12,6 +12,7 @@ from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.formatting import format_budget, format_bytes, format_share, format_signed_points
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines, read_history
 from blendsearch.results.importance import RunImportance, describe_importance, measure_importance
+from blendsearch.results.metrics import RunMetric
 from blendsearch.results.network import (
     list_decomposable_layers,
     list_decomposed_layers,
@@ -28,7 +29,7 @@ from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
 from blendsearch.results.summary import (
     describe_training,
-    get_accuracy_name,
+    get_metric,
     has_accuracy,
     has_budget_range,
     select_network,
@@ -101,6 +102,7 @@ class ReportFacts:
     answer: Answer
     sentences: list[str]
     history: SearchHistory
+    metric: RunMetric
     measure: str
     numbers: RunSummary
     trained: str
@@ -142,7 +144,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
     picked = {name: row for name, (row, _) in reasons.items()}
     generations, finals = _read_times(run)
     criteria, order = _describe_criteria(run)
-    importance = measure_importance(run)
+    importance, metric = measure_importance(run), get_metric(run)
     anchors = _list_anchors(numbers)
     return ReportFacts(
         run=run,
@@ -151,7 +153,8 @@ def collect_report_facts(run: Run) -> ReportFacts:
         answer=compose_answer(run, numbers),
         sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
         history=history,
-        measure=get_accuracy_name(run),
+        metric=metric,
+        measure=metric.name,
         numbers=numbers,
         trained=describe_training(run),
         costs=_select_cost_columns(numbers.dense),
@@ -165,8 +168,8 @@ def collect_report_facts(run: Run) -> ReportFacts:
         importance=importance,
         importance_note=describe_importance(importance),
         controls=controls,
-        differences=_draw_differences(controls, WIDE),
-        narrow_differences=_draw_differences(controls, NARROW),
+        differences=_draw_differences(controls, metric, WIDE),
+        narrow_differences=_draw_differences(controls, metric, NARROW),
         criteria=criteria,
         generations=generations,
         timing=_summarize_timing(generations, finals),
@@ -208,10 +211,17 @@ def _select_picks(run: Run, history: SearchHistory) -> dict[str, tuple[Evaluatio
     if not history.evaluated:
         return {}
     tuned = bool(_read_times(run)[1])
-    reason = f"The highest validation accuracy {describe_training(run)}." if tuned else "The lowest validation loss."
+    metric = get_metric(run)
+    extreme, falls = ("highest", "falls") if metric.higher else ("lowest", "rises")
+    reason = f"The {extreme} validation {metric.name} {describe_training(run)}."
+    if not tuned:
+        reason = "The lowest validation loss." if metric.share else f"The {extreme} validation {metric.name}."
     picks = {"best": (select_network(run, "best"), reason)}
     if has_budget_range(run):
-        picks["knee"] = (select_network(run, "knee"), "The bend of the front: below it, accuracy falls fast with cost.")
+        picks["knee"] = (
+            select_network(run, "knee"),
+            f"The bend of the front: below it, {metric.name} {falls} fast with cost.",
+        )
     singles = group_baselines(history).get("single criterion", [])
     if singles:
         least = min(singles, key=lambda row: (row.loss or 0.0, row.id))
@@ -267,9 +277,9 @@ def _has_figure(history: SearchHistory) -> bool:
     return len(history.evaluated) >= (1 if history.has_budget_range else MIN_NETWORKS)
 
 
-def _draw_differences(controls: ComparisonTable | None, options: ChartOptions) -> Drawing | None:
+def _draw_differences(controls: ComparisonTable | None, metric: RunMetric, options: ChartOptions) -> Drawing | None:
     rows = () if controls is None else controls.methods[1:]
-    return draw_difference_figure(rows, narrow=options.narrow) if rows else None
+    return draw_difference_figure(rows, metric.name, narrow=options.narrow) if rows else None
 
 
 def _select_cost_columns(dense: Sequence[NetworkRecord]) -> dict[str, str]:
