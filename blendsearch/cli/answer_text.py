@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.terminal import make_table, print_table
+from blendsearch.cli.terminal import make_table, print_table, shorten_metric
 
 if TYPE_CHECKING:
     from blendsearch.results.answer import Answer, AnswerRow
+    from blendsearch.results.metrics import RunMetric
 
 
 def print_answer(answer: "Answer", *, table: bool = True) -> None:
@@ -34,18 +35,18 @@ def _print_rows(answer: "Answer") -> None:
     rows = [*([] if answer.dense is None else [answer.dense]), *answer.rows]
     timed = any(row.latency_ms is not None for row in rows)
     tested = any(row.test_accuracy is not None for row in rows)
-    accurate = any(row.val_accuracy is not None for row in rows)
     title = "after training" if answer.rows[0].trained else "before training"
     columns = ["id", title, "", "MACs", "params", "size"]
     runtimes = list(dict.fromkeys(name for row in rows for name in row.runtimes))
     columns += [
         *(["latency"] if timed else []),
         *(RUNTIME_NAMES[name] for name in runtimes),
-        *(["val acc"] if accurate else ["val loss"]),
+        f"val {shorten_metric(answer.metric.name)}",
+        *([f"test {shorten_metric(answer.metric.name)}"] if tested else []),
     ]
-    table = make_table(*columns, *(["test acc"] if tested else []))
+    table = make_table(*columns)
     for row in rows:
-        table.add_row(*_format_row(row, runtimes, timed=timed, tested=tested, accurate=accurate))
+        table.add_row(*_format_row(row, runtimes, answer.metric, timed=timed, tested=tested))
         if row is answer.dense:
             table.add_section()
     print_table(table)
@@ -53,7 +54,9 @@ def _print_rows(answer: "Answer") -> None:
         print(answer.conditions)
 
 
-def _format_row(row: "AnswerRow", runtimes: Sequence[str], *, timed: bool, tested: bool, accurate: bool) -> list[str]:
+def _format_row(
+    row: "AnswerRow", runtimes: Sequence[str], metric: "RunMetric", *, timed: bool, tested: bool
+) -> list[str]:
     from blendsearch.results.formatting import format_bytes
 
     cells = [str(row.id), row.name, row.mark, f"{row.macs_ratio:.1%}", f"{row.params_ratio:.1%}"]
@@ -62,10 +65,10 @@ def _format_row(row: "AnswerRow", runtimes: Sequence[str], *, timed: bool, teste
         cells.append("" if row.latency_ms is None else f"{row.latency_ms:.2f} ms ({row.latency_ratio:.0%})")
     known = [row.runtimes.get(name) for name in runtimes]
     cells += ["" if item is None else f"{item['ms']:.2f} ms ({item['ratio']:.0%})" for item in known]
-    if accurate:
+    if metric.share:
         cells.append(_format_accuracy(row.val_accuracy, row.val_spread))
     else:
-        cells.append("" if row.val_loss is None else f"{row.val_loss:.4f}")
+        cells.append("" if row.val_loss is None else f"{metric.convert_loss(row.val_loss):.4f}")
     if tested:
         cells.append(_format_accuracy(row.test_accuracy, row.test_spread))
     return cells

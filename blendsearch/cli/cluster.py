@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
+    from blendsearch.results.metrics import RunMetric
     from blendsearch.results.records import BestNetwork, RunStatus
 
 
 def show_status(arguments: argparse.Namespace) -> None:
     from blendsearch.results.ladder_summary import format_ladder
     from blendsearch.results.status import read_status
+    from blendsearch.results.summary import get_metric
     from blendsearch.runs.run import open_run
 
-    status = read_status(open_run(arguments.runs, arguments.run))
+    run = open_run(arguments.runs, arguments.run)
+    status = read_status(run)
     if arguments.json:
         print(format_json(status.to_dict()))
         return
@@ -29,7 +32,7 @@ def show_status(arguments: argparse.Namespace) -> None:
     if status.state == "running" and (status.quiet or 0) > 5 * (status.seconds_each or 60) + 60:
         print(f"no evaluation completed for {_format_duration(status.quiet or 0)}")
     if status.best is not None:
-        print(_format_best(status.best))
+        print(_format_best(status.best, get_metric(run)))
     if (sentence := format_ladder(status.ladder)) is not None:
         print(sentence)
 
@@ -41,12 +44,13 @@ def _format_pace(status: "RunStatus") -> str:
     return pace + (f"; {_format_duration(status.seconds_left)} left at this pace" if status.seconds_left else "")
 
 
-def _format_best(best: "BestNetwork") -> str:
+def _format_best(best: "BestNetwork", metric: "RunMetric") -> str:
     from blendsearch.runs.origin import Origin
 
-    accuracy = "" if best.val_accuracy is None else f"accuracy {best.val_accuracy:.2%}, "
+    accuracy = "" if best.val_accuracy is None else f"{metric.name} {best.val_accuracy:.2%}, "
+    loss = f"{metric.loss_name} {metric.convert_loss(best.val_loss):.4f}"
     return (
-        f"best so far: network {best.id} ({Origin.parse(best.origin).label}), validation loss {best.val_loss:.4f}, "
+        f"best so far: network {best.id} ({Origin.parse(best.origin).label}), validation {loss}, "
         f"{accuracy}{best.macs_ratio:.2%} of MACs"
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table, read_pick
+from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table, read_pick, shorten_metric
 from blendsearch.json_output import format_json
 from blendsearch.runs.default_folder import format_option
 
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blendsearch.results.export.export import ExportResult
+    from blendsearch.results.metrics import RunMetric
     from blendsearch.results.records import (
         FinalRecord,
         MethodSummary,
         NetworkRecord,
         PairedDifference,
+        RunListing,
         RunSummary,
         Spread,
     )
@@ -38,14 +40,23 @@ def show_runs(arguments: argparse.Namespace) -> None:
         print(f"no runs in {arguments.runs}{hidden}")
         return
     tagged = any(row.tags for row in shown)
-    table = make_table("run", "model", "data", "budget", "evaluations", "best accuracy", "state", *["tags"] * tagged)
+    # one column has metrics of several tasks: its title names accuracy where all runs have it
+    named = any(row.metric.name != "accuracy" for row in shown)
+    best_title = "best" if named else "best accuracy"
+    table = make_table("run", "model", "data", "budget", "evaluations", best_title, "state", *["tags"] * tagged)
     for row in shown:
-        done, best = f"{row.evaluations} of {row.asked}", _format_ratio(row.best_val_accuracy)
+        done, best = f"{row.evaluations} of {row.asked}", _format_best(row, named=named)
         tags = [", ".join(row.tags)] * tagged
         table.add_row(row.run, row.model, row.data, row.budget, done, best, row.state, *tags)
     print_table(table)
     if hidden:
         print(hidden.removeprefix("; "))
+
+
+def _format_best(row: "RunListing", *, named: bool) -> str:
+    if row.best_metric is None:
+        return ""
+    return f"{row.metric.name} {row.metric.format(row.best_metric)}" if named else _format_ratio(row.best_val_accuracy)
 
 
 def show_front(arguments: argparse.Namespace) -> None:
@@ -82,20 +93,19 @@ def print_summary(run: "Run", arguments: argparse.Namespace) -> None:
     whole_table = getattr(arguments, "all", False)
     print_answer(answer, table=not whole_table)
     if whole_table:
-        _print_front(found, run.structure)
+        _print_front(found, answer.metric, run.structure)
     elif answer.hidden > 0:
         print(f"{answer.hidden} more networks: blendsearch front {run.name} --all{format_option(arguments.runs)}")
 
 
-def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
+def _print_front(summary: "RunSummary", metric: "RunMetric", structure: "StructureFacts") -> None:
     """Print the results of a run; `structure` describes its splits and latency measurements."""
     from blendsearch.results.ladder_summary import format_ladder, format_noise
 
     costs = _select_cost_columns(summary.dense)
-    measure = structure.get("metric", "accuracy").replace("accuracy", "acc")
     if summary.finals:
-        _print_finals(summary, costs, measure)
-    _print_networks(summary, costs, measure)
+        _print_finals(summary, costs, metric)
+    _print_networks(summary, costs, metric)
     for item in summary.fidelities:
         if item.tau is not None:
             print(
@@ -116,52 +126,65 @@ def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
         print("nothing has been evaluated yet")
 
 
-def _print_networks(summary: "RunSummary", costs: Mapping[str, str], measure: str) -> None:
+def _print_networks(summary: "RunSummary", costs: Mapping[str, str], metric: "RunMetric") -> None:
     from blendsearch.runs.origin import Origin
 
     title = "before training" if summary.finals else "network"
     rows = (*summary.dense, *summary.baselines, *summary.front)
-    further = [name for row in rows for name in row.further or {} if name != measure]
+    further = [name for row in rows for name in row.further or {} if name != metric.name]
     further = list(dict.fromkeys(further))
-    table = make_table("id", title, *costs, "val loss", f"val {measure}", f"test {measure}", *further)
+    name = shorten_metric(metric.name)
+    accuracies = (f"val {name}", f"test {name}") if metric.share else ()
+    table = make_table("id", title, *costs, f"val {metric.loss_name}", *accuracies, *further)
     for section in (summary.dense, summary.baselines, summary.front):
         for row in section:
             table.add_row(
                 str(row.id),
                 f"{'front: ' if section is summary.front else ''}{Origin.parse(row.origin).label}",
                 *_format_costs(row, costs),
-                f"{row.val_loss:.4f}",
-                _format_ratio(row.val_accuracy),
-                _format_ratio(row.test_accuracy),
+                "" if row.val_loss is None else f"{metric.convert_loss(row.val_loss):.4f}",
+                *([_format_ratio(row.val_accuracy), _format_ratio(row.test_accuracy)] if metric.share else []),
                 *(f"{found:.4g}" if (found := (row.further or {}).get(name)) is not None else "" for name in further),
             )
         table.add_section()
     print_table(table)
 
 
-def _print_finals(summary: "RunSummary", costs: Mapping[str, str], measure: str) -> None:
-    """Print the trained networks below the dense one; the last column is their accuracy in the search."""
+def _print_finals(summary: "RunSummary", costs: Mapping[str, str], metric: "RunMetric") -> None:
+    """Print the trained networks below the dense one; the last column is their metric in the search."""
     from blendsearch.runs.origin import Origin
 
-    before = {row.cut: row.val_accuracy for row in (*summary.baselines, *summary.front)}
-    table = make_table(
-        "id", "after training", *costs, f"val {measure}", f"test {measure}", "seeds", f"val {measure} before"
-    )
+    before = {row.cut: row for row in (*summary.baselines, *summary.front)}
+    name = shorten_metric(metric.name)
+    tested = [f"test {name}"] if metric.share else []
+    table = make_table("id", "after training", *costs, f"val {name}", *tested, "seeds", f"val {name} before")
     for dense in summary.dense:
-        accuracies = _format_ratio(dense.val_accuracy), _format_ratio(dense.test_accuracy)
-        table.add_row(str(dense.id), "dense, as it was", *_format_costs(dense, costs), *accuracies, "", "")
+        cells = _format_costs(dense, costs)
+        table.add_row(str(dense.id), "dense, as it was", *cells, *_format_metrics(dense, metric), "", "")
     table.add_section()
     for row in summary.finals:
+        earlier = before.get(row.cut)
         table.add_row(
             str(row.id),
             Origin.parse(row.origin).label,
             *_format_costs(row, costs),
-            _format_accuracy_spread(row.val_accuracy, row.val_spread if row.seeds > 1 else None),
-            _format_accuracy_spread(row.test_accuracy, row.test_spread if row.seeds > 1 else None),
+            *_format_metrics(row, metric),
             str(row.seeds),
-            _format_ratio(before.get(row.cut)),
+            "" if earlier is None else _format_metrics(earlier, metric)[0],
         )
     print_table(table)
+
+
+def _format_metrics(row: "NetworkRecord | FinalRecord", metric: "RunMetric") -> list[str]:
+    """Format the metric on validation and, where it is a share, on test data; with the deviation over seeds."""
+    if not metric.share:
+        return ["" if row.val_loss is None else metric.format(metric.convert_loss(row.val_loss))]
+    several = getattr(row, "seeds", 1) > 1
+    val_spread, test_spread = (getattr(row, name) if several else None for name in ("val_spread", "test_spread"))
+    return [
+        _format_accuracy_spread(row.val_accuracy, val_spread),
+        _format_accuracy_spread(row.test_accuracy, test_spread),
+    ]
 
 
 def _select_cost_columns(rows: "Sequence[NetworkRecord]") -> dict[str, str]:
@@ -190,13 +213,15 @@ def _format_accuracy_spread(mean: float | None, deviation: float | None) -> str:
 def print_comparison(run: "Run", arguments: argparse.Namespace) -> None:
     """Print a run and its controls, as far as they have been searched."""
     from blendsearch.results.comparison import summarize_comparison
+    from blendsearch.results.summary import get_accuracy_name
 
     found = summarize_comparison(run)
     if arguments.json:
         event = {} if arguments.controls == "none" else {"event": "result"}
         print(format_json({**event, **found.to_dict()}))
         return
-    table = make_table("method", "seeds", "val loss", "val acc", "test acc", "test difference in points, 95 %")
+    name = shorten_metric(get_accuracy_name(run))
+    table = make_table("method", "seeds", "val loss", f"val {name}", f"test {name}", "test difference in points, 95 %")
     for row in found.methods:
         table.add_row(*_format_method(row))
     print(f"{run.name} at {found.budget}, each with {run.config.search.evaluations} evaluations a seed")
@@ -234,7 +259,7 @@ def export(arguments: argparse.Namespace) -> None:
     from blendsearch.pipeline.problem.persistence import restore
     from blendsearch.results.export.export import check_folder, export, export_stored_weights
     from blendsearch.results.export.formats import check_formats
-    from blendsearch.results.summary import select_network
+    from blendsearch.results.summary import get_metric, select_network
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
@@ -258,19 +283,20 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(format_json(done.to_dict()))
         return
-    _print_export(done, run.config.model.factory, in_python=own)
+    _print_export(done, run.config.model.factory, get_metric(run), in_python=own)
 
 
-def _print_export(done: "ExportResult", factory: str, *, in_python: bool) -> None:
+def _print_export(done: "ExportResult", factory: str, metric: "RunMetric", *, in_python: bool) -> None:
     from blendsearch.results.export.int8 import QuantizedFile, describe_int8
 
     hint = ", model=the dense network" if in_python else f", factory={factory.rpartition(':')[2]}"
     if ":" not in factory or factory.startswith("torchvision:"):
         hint = ""
-    accuracy = f"loss {done.val_loss:.4f}" if done.val_accuracy is None else f"accuracy {done.val_accuracy:.2%}"
+    value = metric.convert_loss(done.val_loss) if done.val_accuracy is None else done.val_accuracy
+    quality = f"{metric.name} {value:.2%}" if metric.share else f"{metric.loss_name} {value:.4f}"
     print(
         f"network {done.id} in {done.folder}: {done.macs:,} MACs ({done.macs_ratio:.2%} of dense), {done.params:,} "
-        f"parameters ({done.params_ratio:.2%}), validation {accuracy} "
+        f"parameters ({done.params_ratio:.2%}), validation {quality} "
         f"{'after loading it back' if done.checked else 'in the search'}, {done.fidelity}"
     )
     for line in _format_latency(done):

@@ -10,6 +10,7 @@ from blendsearch.cli.terminal import COST_COLUMNS, make_table, print_table, read
 from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
+    from blendsearch.results.metrics import RunMetric
     from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails
 
 BAR_LENGTH = 20
@@ -23,19 +24,19 @@ MIN_SHARE = 0.005
 
 def show_network(arguments: argparse.Namespace) -> None:
     from blendsearch.results.network import describe_network
-    from blendsearch.results.summary import get_accuracy_name
+    from blendsearch.results.summary import get_metric
     from blendsearch.runs.run import open_run
 
     run = open_run(arguments.runs, arguments.run)
-    network, measure = describe_network(run, read_pick(arguments)), get_accuracy_name(run)
+    network, metric = describe_network(run, read_pick(arguments)), get_metric(run)
     if arguments.json:
         print(format_json(network.to_dict(), indent=1))
         return
     print(f"network {network.id} of {network.run}: {_format_origin(network)}")
     print(f"costs: {_format_costs(network)}")
-    print(_format_evaluation(network, measure))
+    print(_format_evaluation(network, metric))
     for final in network.finals:
-        print(_format_fine_tune(final, measure if network.val_accuracy is not None else None))
+        print(_format_fine_tune(final, metric))
     _print_groups(network.groups)
     if network.decomposed is not None:
         print(f"depthwise and pointwise: {', '.join(network.decomposed) or 'no layer'}")
@@ -55,7 +56,8 @@ def report(arguments: argparse.Namespace) -> None:
     if arguments.json:
         plain = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in facts.sentences]
         written = {"run": run.name, "report": str(path), "bytes": path.stat().st_size}
-        print(format_json({**written, "sentences": plain, "answer": facts.answer.to_dict()}))
+        results = {"answer": facts.answer.to_dict(), "importance": facts.importance.to_dict()}
+        print(format_json({**written, "sentences": plain, **results}))
         return
     print_answer(facts.answer, table=False)
     print("\n".join(facts.sentences).replace("\N{NO-BREAK SPACE}", " "))
@@ -94,21 +96,24 @@ def _format_costs(network: "NetworkDetails") -> str:
     return ", ".join([*named, *(f"{column} {ratio:.2%}" for column, ratio in known.items() if ratio is not None)])
 
 
-def _format_evaluation(network: "NetworkDetails", measure: str) -> str:
+def _format_evaluation(network: "NetworkDetails", metric: "RunMetric") -> str:
     recovered = ", cut from the dense network and recovered" if network.finals else ""
-    metrics = [f"validation loss {network.val_loss:.4f}"]
+    metrics = []
+    if network.val_loss is not None:
+        metrics.append(f"validation {metric.loss_name} {metric.convert_loss(network.val_loss):.4f}")
     for split, accuracy in (("validation", network.val_accuracy), ("test", network.test_accuracy)):
         if accuracy is not None:
-            metrics.append(f"{split} {measure} {accuracy:.2%}")
-    metrics += [f"{name} {value:.4g}" for name, value in (network.further or {}).items() if name != measure]
+            metrics.append(f"{split} {metric.name} {accuracy:.2%}")
+    metrics += [f"{name} {value:.4g}" for name, value in (network.further or {}).items() if name != metric.name]
     return f"evaluated at fidelity {network.fidelity} in {network.seconds:.1f} s{recovered}: {', '.join(metrics)}"
 
 
-def _format_fine_tune(final: "FineTuneRecord", measure: str | None) -> str:
+def _format_fine_tune(final: "FineTuneRecord", metric: "RunMetric") -> str:
     metrics = (
-        f"validation {measure} {final.val_accuracy:.2%}, test {measure} {final.test_accuracy:.2%}"
-        if measure is not None
-        else f"validation loss {final.val_loss:.4f}, test loss {final.test_loss:.4f}"
+        f"validation {metric.name} {final.val_accuracy:.2%}, test {metric.name} {final.test_accuracy:.2%}"
+        if metric.share
+        else f"validation {metric.loss_name} {metric.convert_loss(final.val_loss):.4f}, "
+        f"test {metric.loss_name} {metric.convert_loss(final.test_loss):.4f}"
     )
     return f"{final.how}, seed {final.repeat}: {metrics}"
 

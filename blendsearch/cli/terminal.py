@@ -78,6 +78,11 @@ def make_table(*columns: str) -> "Table":
     return table
 
 
+def shorten_metric(name: str) -> str:
+    """Shorten the name of a metric for the head of a column."""
+    return name.replace("accuracy", "acc")
+
+
 def print_table(table: "Table") -> None:
     from rich.console import Console
 

@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from blendsearch.results.costs import BYTES_PER_WEIGHT
-from blendsearch.results.formatting import COST_NAMES, format_bytes, format_factor, format_signed_points
+from blendsearch.results.gains import format_gains
 from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
+from blendsearch.results.metrics import ACCURACY, RunMetric
 from blendsearch.results.record import Record
 from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, RunSummary
-from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import (
+    describe_training,
+    get_metric,
+    has_accuracy,
+    has_budget_range,
+    select_network,
+    summarize_run,
+)
 from blendsearch.runs.config.schema import LatencyConfig
 from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin
@@ -38,9 +46,6 @@ MAX_LOSS = 0.1
 
 USELESS = 0.3
 """A network with less accuracy than the best by this difference is not shown, however small it is."""
-
-SAME = 0.02
-"""A latency within this share of the dense network's is called as fast."""
 
 
 class RuntimeRow(TypedDict):
@@ -96,6 +101,7 @@ class Answer(Record):
     hidden: number of networks of the front and the baselines that the short table leaves out.
     conditions: how latency was measured; empty where it was not.
     warning: a line where the best network saves far less time than MACs; empty elsewhere.
+    metric: what accuracies and losses of the rows are.
     """
 
     sentences: tuple[str, ...]
@@ -106,42 +112,12 @@ class Answer(Record):
     hidden: int
     conditions: str
     warning: str = ""
+    metric: RunMetric = ACCURACY
 
 
 def compose_answer(run: Run, summary: RunSummary | None = None) -> Answer:
     """Compose the answer of `run`, in any state."""
     return _Composer(run, summarize_run(run) if summary is None else summary).compose()
-
-
-def format_gains(row: AnswerRow, dense: AnswerRow | None, costs: Sequence[str], machine: str, after: str) -> str:
-    """Format what a network gains and loses: ``2.7x fewer MACs, 68 kB instead of 174 kB, ...``."""
-    parts = [format_factor(getattr(row, f"{cost}_ratio"), f"fewer {COST_NAMES[cost]}") for cost in costs]
-    if dense is not None:
-        parts.append(f"{format_bytes(row.bytes)} instead of {format_bytes(dense.bytes)}")
-    if row.latency_ratio is not None:
-        others = [f"{_format_speed(item['ratio'])} in {RUNTIME_NAMES[name]}" for name, item in row.runtimes.items()]
-        further = f" ({', '.join(others)})" if others else ""
-        parts.append(f"{_format_speed(row.latency_ratio)} on {machine}{further}")
-    parts.append(_format_quality(row, dense, after))
-    return ", ".join(part for part in parts if part)
-
-
-def _format_speed(ratio: float) -> str:
-    if abs(ratio - 1) < SAME:
-        return "as fast"
-    return f"{1 / ratio:.1f}x faster" if ratio < 1 else f"{ratio:.1f}x slower"
-
-
-def _format_quality(row: AnswerRow, dense: AnswerRow | None, after: str) -> str:
-    if row.val_accuracy is None:
-        instead = "" if dense is None or dense.val_loss is None else f" instead of {dense.val_loss:.4g}"
-        return "" if row.val_loss is None else f"validation loss {row.val_loss:.4g}{instead} {after}"
-    tested = row.test_accuracy is not None
-    own, images = (row.test_accuracy, "test") if tested else (row.val_accuracy, "validation")
-    if row.points is None or dense is None:
-        return f"{images} accuracy {own:.1%} {after}"
-    other = dense.test_accuracy if tested else dense.val_accuracy
-    return f"{format_signed_points(row.points)} {after} ({images} accuracy {own:.1%} instead of {other:.1%})"
 
 
 class _Composer:
@@ -157,6 +133,7 @@ class _Composer:
         with run.open_store(read_only=True) as store:
             self._latencies = store.read_latencies()
             self._further_latencies = store.read_runtime_latencies()
+        self._metric = get_metric(run)
         self._dense = summary.dense[0] if summary.dense else None
         self._candidates: tuple[NetworkRecord | FinalRecord, ...] = summary.finals or summary.front
         spans = run.config.budget.get_spans()
@@ -185,6 +162,7 @@ class _Composer:
             hidden=len(known) - len(rows),
             conditions=self._describe_conditions(rows),
             warning=self._compose_warning(next(row for row in rows if row.id == best.id)),
+            metric=self._metric,
         )
 
     def _compose_empty(self) -> Answer:
@@ -197,6 +175,7 @@ class _Composer:
             rows=(),
             hidden=0,
             conditions="",
+            metric=self._metric,
         )
 
     def _find_best(self) -> NetworkRecord | FinalRecord:
@@ -337,7 +316,7 @@ class _Composer:
 
     def _format_gains(self, row: AnswerRow, dense: AnswerRow | None) -> str:
         machine = "this machine" if self._is_here else "the machine of the search"
-        return format_gains(row, dense, self._costs, machine, self._describe_state(row))
+        return format_gains(row, dense, self._costs, machine, self._describe_state(row), self._metric)
 
     def _describe_state(self, row: AnswerRow) -> str:
         if row.trained:

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 from blendsearch.errors import RunError
 from blendsearch.results.records import ComparisonTable, FoundNetwork, MethodSummary, PairedDifference, Spread
-from blendsearch.results.summary import describe_evaluation, has_accuracy, rank_finals
+from blendsearch.results.summary import describe_evaluation, get_accuracy_name, has_accuracy, rank_finals
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_evaluated, select_highest_fidelity
 from blendsearch.runs.records import Evaluation, FinalResult, TestResult
@@ -42,7 +42,8 @@ def summarize_comparison(run: Run) -> ComparisonTable:
         for name, found in by_method.items()
     )
     decisive = [row for row in rows if row.name.endswith(TRAINED_SUFFIX)] if trained else rows
-    verdict = _format_verdict(sorted(decisive, key=lambda row: row.difference is not None))
+    ranked = sorted(decisive, key=lambda row: row.difference is not None)
+    verdict = _format_verdict(ranked, get_accuracy_name(run))
     return ComparisonTable(run=run.name, budget=_format_budget(run), methods=rows, verdict=verdict)
 
 
@@ -159,7 +160,7 @@ def compute_paired_difference(pairs: Sequence[tuple[float, float]]) -> PairedDif
     return PairedDifference(mean=fmean(differences) if differences else None, half_width=half, pairs=len(differences))
 
 
-def _format_verdict(rows: Sequence[MethodSummary]) -> str:
+def _format_verdict(rows: Sequence[MethodSummary], metric: str) -> str:
     """Compare the first row with the control that comes closest, in a sentence without a full stop."""
     controls = [
         (row.difference.mean, row.difference, row.name)
@@ -169,7 +170,7 @@ def _format_verdict(rows: Sequence[MethodSummary]) -> str:
     if not controls:
         return "no controls to compare with yet"
     gain, difference, name = min(controls, key=lambda item: item[0])
-    points = f"{_format_points(gain)} points of test accuracy"
+    points = f"{_format_points(gain)} points of test {metric}"
     half = difference.half_width
     if half is None:
         return f"{points} against the best control, {name}; one seed gives no interval: compare on more seeds"

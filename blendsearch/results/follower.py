@@ -21,7 +21,7 @@ from blendsearch.results.live_messages import (
 )
 from blendsearch.results.news_log import REORDER_WINDOW
 from blendsearch.results.status import PACE_WINDOW, estimate_pace, get_state
-from blendsearch.results.summary import has_accuracy, has_budget_range
+from blendsearch.results.summary import get_metric, has_accuracy, has_budget_range
 from blendsearch.runs.origin import DENSE, EVOLVED, Origin
 from blendsearch.runs.pareto import (
     find_knee,
@@ -222,6 +222,7 @@ class Follower:
             budget=format_budget(self._run),
             spans=has_budget_range(self._run),
             errors=has_accuracy(self._run),
+            metric=get_metric(self._run),
             cost=self._cost,
             method=config.method,
             fidelity=config.fitness.fidelity,

@@ -48,6 +48,6 @@ def format_factor(ratio: float, words: str) -> str:
     return f"{1 / ratio:.1f}x {words}" if ratio < 1 else f"{ratio:.1f}x {words.replace('fewer', 'more')}"
 
 
-def format_signed_points(difference: float) -> str:
-    """Format a difference of accuracies: ``-0.9 points``."""
-    return "no accuracy lost" if abs(difference) < 0.0005 else f"{100 * difference:+.1f} points"
+def format_signed_points(difference: float, name: str = "accuracy") -> str:
+    """Format a difference of accuracies, or of scores called `name`: ``-0.9 points``."""
+    return f"no {name} lost" if abs(difference) < 0.0005 else f"{100 * difference:+.1f} points"

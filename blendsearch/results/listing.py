@@ -11,7 +11,7 @@ from typing import NamedTuple
 from blendsearch.errors import BlendsearchError
 from blendsearch.results.records import RunListing
 from blendsearch.results.status import get_state
-from blendsearch.results.summary import has_accuracy
+from blendsearch.results.summary import get_metric
 from blendsearch.runs.latest import read_last_change
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.run import Run, is_locked, list_runs, open_run
@@ -116,7 +116,9 @@ def _make_line(text: str) -> str:
 def _read_run(run: Run) -> RunListing:
     with run.open_store(read_only=True) as store:
         found = store.tally(DENSE)
-    accuracy = None if found.least_error is None or not has_accuracy(run) else 1 - found.least_error
+    metric = get_metric(run)
+    accuracy = None if found.least_error is None or not metric.share else 1 - found.least_error
+    best = accuracy if metric.share or found.least_loss is None else metric.convert_loss(found.least_loss)
     return RunListing(
         run=run.name,
         model=run.config.model.factory,
@@ -125,6 +127,8 @@ def _read_run(run: Run) -> RunListing:
         evaluations=found.evaluations,
         asked=run.config.search.evaluations,
         best_val_accuracy=accuracy if accuracy is not None and math.isfinite(accuracy) else None,
+        metric=metric,
+        best_metric=best if best is not None and math.isfinite(best) else None,
         state=get_state(run),
     )
 

@@ -5,6 +5,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from blendsearch.results.metrics import RunMetric
 from blendsearch.results.record import Record, omit
 from blendsearch.results.records import Pace
 
@@ -17,6 +18,7 @@ class RunHeader(Record):
     ----------
     spans: True if the budget is a range.
     errors: False where networks have no accuracy; errors elsewhere are then stand-ins.
+    metric: what networks are shown by.
     cost: the name of the cost on the axis.
     dense: the dense network's costs in units.
     """
@@ -27,6 +29,7 @@ class RunHeader(Record):
     budget: str
     spans: bool
     errors: bool
+    metric: RunMetric
     cost: str
     method: str
     fidelity: str

@@ -115,7 +115,7 @@ def make_group_reader(run: Run) -> GroupReader:
     sizes = [int(group["channels"]) for group in groups]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     criteria = list(run.structure["criteria"])
-    read_weights = _make_weights_reader(run)
+    read_weights = make_weights_reader(run)
 
     def read(row: Evaluation) -> list[GroupRecord]:
         kept = np.add.reduceat(unpack_cut(row.cut, sum(sizes)), starts, dtype=np.int64)
@@ -169,7 +169,8 @@ def _make_space(kind: str, run: Run, table: ScoreTable, clusters: Clusters) -> S
     return make_network_space(table, clusters) if kind == "weight" else make_group_space(table, clusters)
 
 
-def _make_weights_reader(run: Run) -> WeightsReader:
+def make_weights_reader(run: Run) -> WeightsReader:
+    """Make the function from a stored genome to its weights. Raises RunError where scores are damaged."""
     spaces: dict[str, Space] = {}
 
     def load_space(kind: str) -> Space:

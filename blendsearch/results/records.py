@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blendsearch.results.ladder_records import FinalsNoise, LadderRecord
+from blendsearch.results.metrics import ACCURACY, RunMetric
 from blendsearch.results.record import Record, omit
 
 JsonObject = Mapping[str, Any]
@@ -267,6 +268,7 @@ class RunListing(_RunMember):
     Attributes
     ----------
     asked: the number of evaluations to make.
+    metric, best_metric: what the run's networks are shown by, and its best value on validation data.
     state: one word, or the reason of a failure.
     tags, archived: its labels.
     changed: the time of the last change by a search, in seconds since 1970; None where unknown.
@@ -278,6 +280,8 @@ class RunListing(_RunMember):
     evaluations: int = 0
     asked: int = 0
     best_val_accuracy: float | None = None
+    metric: RunMetric = ACCURACY
+    best_metric: float | None = None
     state: str
     tags: tuple[str, ...] = ()
     archived: bool = False

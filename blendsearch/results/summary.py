@@ -10,6 +10,7 @@ from blendsearch.results.agreement import compute_kendall_tau
 from blendsearch.results.costs import make_cost_reader, make_ranged_cost_reader, needs_cuts_for_costs
 from blendsearch.results.ladder_records import LadderRecord
 from blendsearch.results.ladder_summary import compare_with_noise, read_ladder
+from blendsearch.results.metrics import RunMetric
 from blendsearch.results.records import (
     BudgetedCosts,
     EvaluationRecord,
@@ -99,6 +100,16 @@ def has_accuracy(run: Run) -> bool:
 def get_accuracy_name(run: Run) -> str:
     """Return the name of what is shown as accuracy: a metric such as mIoU, where the task has one."""
     return str(run.structure.get("metric", "accuracy"))
+
+
+def get_metric(run: Run) -> RunMetric:
+    """Return the metric of a run."""
+    task = run.config.task
+    if has_accuracy(run):
+        return RunMetric(name=get_accuracy_name(run))
+    if task.metric is not None:
+        return RunMetric(name=task.name, higher=task.metric == "higher", share=False)
+    return RunMetric(name="loss", higher=False, share=False)
 
 
 def has_budget_range(run: Run) -> bool:

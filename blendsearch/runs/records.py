@@ -23,11 +23,12 @@ class Evaluation(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Counts of evaluated pruned networks and of failures, and the least error."""
+    """Counts of evaluated pruned networks and of failures, the least error and the least loss."""
 
     evaluations: int
     failed: int
     least_error: float | None
+    least_loss: float | None
 
 
 class Completion(NamedTuple):

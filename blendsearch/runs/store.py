@@ -122,6 +122,16 @@ class Store:
             found += self._read(query, (*part, fidelity))
         return self._decode(found, Evaluation, "evaluations")
 
+    def read_evaluations_by_id(self, numbers: Sequence[int]) -> list[Evaluation]:
+        """Read the evaluations with these ids, ordered by id, without a check of their cuts."""
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(numbers), MAX_QUERY_VALUES):
+            part = numbers[start : start + MAX_QUERY_VALUES]
+            found += self._read(f"SELECT * FROM evaluations WHERE id IN ({', '.join('?' * len(part))})", part)
+        rows = self._decode(sorted(found), Evaluation, "evaluations")
+        self._check_evaluations(rows, cuts=False)
+        return rows
+
     def read_evaluation(self, number: int) -> Evaluation | None:
         """Read the evaluation with id `number`; None where there is none."""
         rows = self._read("SELECT * FROM evaluations WHERE id = ?", (number,))
@@ -142,7 +152,8 @@ class Store:
     def tally(self, dense: str) -> Tally:
         """Count all evaluations except those of origin `dense`."""
         query = (
-            "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END) "
+            "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END), "
+            "min(CASE WHEN failure = '' THEN loss END) "
             "FROM evaluations WHERE origin != ?"
         )
         (found,) = self._decode(self._read(query, (dense,)), Tally, "evaluations")

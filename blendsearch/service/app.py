@@ -135,6 +135,7 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
     router = APIRouter(tags=["reading"])
     feeds, streams = Feeds(workspace), StreamLimit()
     reports, drawings = WorkLimit("reports", 2, 8), WorkLimit("charts", 1, 64)
+    measurements = WorkLimit("measurements of importance", 1, 64)
     missing = _document_errors(404, 409)
     text, page, stream = (_document_content(kind) for kind in ("text/plain", "text/html", "text/event-stream"))
 
@@ -165,6 +166,11 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         numbers = summarize_run(found)
         results = {**numbers.to_dict(), "answer": compose_answer(found, numbers).to_dict()}
         return {"run": found.name, "finished": found.finished, **results, "notes": notes}
+
+    @router.get("/api/runs/{run}/importance", responses=missing)
+    async def get_run_importance(run: RunName) -> dict[str, Any]:
+        """The importance of criteria, clusters and groups, and a note on its meaning; empty where there is none."""
+        return await measurements.run(_measure_importance, workspace, run)
 
     @router.get("/api/runs/{run}/networks/{what}", responses=missing)
     def get_network(run: RunName, what: NetworkSelector) -> dict[str, Any]:
@@ -260,6 +266,13 @@ def _make_read_router(workspace: Workspace) -> APIRouter:
         return Response(body, media_type="application/zip", headers=headers)
 
     return router
+
+
+def _measure_importance(workspace: Workspace, run: str) -> dict[str, Any]:
+    from blendsearch.results.importance import describe_importance, measure_importance
+
+    found = measure_importance(workspace.open(run))
+    return {"run": run, **found.to_dict(), "note": describe_importance(found)}
 
 
 def _make_report(workspace: Workspace, run: str) -> str:

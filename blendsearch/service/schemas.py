@@ -29,6 +29,14 @@ class ErrorResponse(BaseModel):
     error: str
 
 
+class MetricRow(BaseModel):
+    """What the networks of a run are shown by. Values that are no `share` are stored as loss, or 1 minus the loss."""
+
+    name: str
+    higher: bool = Field(description="whether higher is better")
+    share: bool = Field(description="whether values are in [0, 1] and stored as 1 minus the error")
+
+
 class RunRow(BaseModel):
     """A run at a glance. `state` is starting, running, stopping, stopped or finished, or the reason why it failed."""
 
@@ -39,6 +47,8 @@ class RunRow(BaseModel):
     evaluations: int
     asked: int
     best_val_accuracy: float | None
+    metric: MetricRow
+    best_metric: float | None = Field(None, description="the best value of the metric on validation data")
     state: str
     tags: list[str] = []
     archived: bool = False

@@ -19,6 +19,12 @@ OPTIONS = (
     "--disable-component-update --disable-sync"
 )
 PICTURES = Path(__file__).parents[2] / "build" / "screenshots"
+CUT_OFF = """() => [...document.querySelectorAll("main *, header *")].filter((item) => {
+  const box = item.getBoundingClientRect();
+  return box.width && !item.closest("svg, .skip, .cards thead") && (box.right > innerWidth + 1 || box.left < -1);
+}).map((item) => item.outerHTML.slice(0, 80))"""
+"""What reaches beyond the window."""
+
 Opener = Callable[..., Page]
 expect.set_options(timeout=30_000)  # a machine may have other work
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from blendsearch.results.metrics import RunMetric
 from blendsearch.results.record import Record
 from blendsearch.results.records import (
     BestNetwork,
@@ -130,6 +131,8 @@ LISTED: dict[str, Any] = {
     "evaluations": 4,
     "asked": 9,
     "best_val_accuracy": None,
+    "metric": {"name": "accuracy", "higher": True, "share": True},
+    "best_metric": None,
     "state": "stopped",
 }
 
@@ -184,7 +187,7 @@ RUNNING = RunStatus(**STATUS | {"best": BestNetwork(**STATUS["best"])})
         (COMPARISON, COMPARED),
         (RUNNING, STATUS),
         (replace(RUNNING, best=None), STATUS | {"best": None}),
-        (RunListing(**LISTED), LISTED | {"tags": [], "archived": False, "changed": None}),
+        (RunListing(**LISTED | {"metric": RunMetric()}), LISTED | {"tags": [], "archived": False, "changed": None}),
     ],
 )
 def test_json_has_the_fields_as_keys_in_their_order(record: Record, facts: dict[str, object]) -> None:

@@ -12,18 +12,13 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright.sync_api")
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Opener, needs_chromium, picture
+from browsing import CUT_OFF, Opener, needs_chromium, picture
 from playwright.sync_api import Page, expect
 from serving import Served, served
 
 from blendsearch.runs.run_labels import change_labels, read_labels
 
 pytestmark = needs_chromium
-CUT_OFF = """() => [...document.querySelectorAll("main *, header *")].filter((item) => {
-  const box = item.getBoundingClientRect();
-  return box.width && !item.closest("svg, .skip, .cards thead") && (box.right > innerWidth + 1 || box.left < -1);
-}).map((item) => item.outerHTML.slice(0, 80))"""
-"""What reaches beyond the window."""
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from blendsearch.results.report.chart import (
 )
 from blendsearch.results.report.chart_axes import make_cost_axis
 from blendsearch.results.report.chart_measure import MEASURES, name_measure
-from blendsearch.results.summary import get_accuracy_name, has_accuracy
+from blendsearch.results.summary import get_metric, has_accuracy
 from blendsearch.runs.origin import DENSE
 from blendsearch.runs.pareto import find_knee
 from blendsearch.runs.records import Evaluation, FinalResult
@@ -41,9 +41,10 @@ class _ChartSource:
 
     def __init__(self, run: Run, history: SearchHistory, options: ChartOptions) -> None:
         self.run = run
+        self.metric = get_metric(run)
         self.by_cost = options.x != "evaluations" and (options.x != "auto" or history.has_budget_range)
         self.cost = make_cost_axis(run, history, options.x)
-        self.measure = name_measure(MEASURES[_choose_measure(run, options.y)], get_accuracy_name(run))
+        self.measure = name_measure(MEASURES[_choose_measure(run, options.y)], self.metric)
         self.after = options.stage == "after"
         self._finals = {} if options.stage == "before" else _read_finals(run)
         self.history = self._select(history)
@@ -99,13 +100,10 @@ class _ChartSource:
         return ChartPoint(row.id, self.get_x(row), self.measure.require(row), self.format_tip(row), label)
 
     def format_tip(self, row: Evaluation) -> str:
-        accuracy = (
-            f"{format_share(1 - (row.error or 0.0), 2)} {get_accuracy_name(self.run)}, "
-            if has_accuracy(self.run)
-            else ""
-        )
+        metric = self.metric
+        accuracy = f"{format_share(1 - (row.error or 0.0), 2)} {metric.name}, " if metric.share else ""
         name = "dense network" if row.origin == DENSE else format_network_name(row)
-        loss = "no loss" if row.loss is None else f"loss {row.loss:.3f}"
+        loss = "no loss" if row.loss is None else f"{metric.loss_name} {metric.convert_loss(row.loss):.3f}"
         return f"{row.id}: {name}, {accuracy}{loss}, {self.cost.format(row)}".removesuffix(", ")
 
     def choose_limit(self) -> float:
@@ -273,8 +271,9 @@ def _format_title(run: Run, history: SearchHistory) -> str:
 def _describe_source(source: _ChartSource) -> str:
     history, measure = source.history, source.measure
     best = source.find_best(history.front) if history.front else history.best_so_far[-1]
-    kind = "best fine-tuned network is" if source.after else "lowest loss is that of network"
-    found = f"The {kind} {best.id}: {measure.name} {measure.format(measure.require(best))}."
+    kind = "lowest loss is that of network" if source.metric.loss_name == "loss" else "best is network"
+    kind = "best fine-tuned network is" if source.after else kind
+    found = f"The {kind} {best.id}: {measure.title or measure.name} {measure.format(measure.require(best))}."
     if not source.by_cost:
         return f"{len(history.evaluated)} networks in the order of their ids. {found}"
     ordered = sorted(history.front or history.evaluated, key=source.get_x)
@@ -317,7 +316,8 @@ def _make_baseline_series(source: _ChartSource, kind: str, rows: Sequence[Evalua
 
 
 def _name_line(source: _ChartSource) -> str:
-    return "front" if source.by_cost else "best so far" if source.after else "lowest loss so far"
+    by_loss = source.metric.loss_name == "loss" and not source.after
+    return "front" if source.by_cost else "lowest loss so far" if by_loss else "best so far"
 
 
 def _make_front_series(source: _ChartSource, style: str, x: Axis) -> ChartSeries:

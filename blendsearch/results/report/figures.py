@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from blendsearch.blend.correlation_map import CorrelationMap
 from blendsearch.results.formatting import format_bytes
 from blendsearch.results.records import MethodSummary
-from blendsearch.results.report.chart import WIDTH, Axis, ChartPoint, ChartSeries, FrontChart
+from blendsearch.results.report.chart import NARROW_WIDTH, WIDTH, Axis, ChartPoint, ChartSeries, FrontChart
 from blendsearch.results.report.criteria_map import format_cluster_name, format_correlation
 from blendsearch.results.report.drawing import (
     BLUE,
@@ -250,7 +250,7 @@ def _list_log_ticks(axis: Axis, steps: Sequence[float]) -> list[float]:
 
 
 @styled
-def draw_difference_figure(rows: Sequence[MethodSummary]) -> Drawing:
+def draw_difference_figure(rows: Sequence[MethodSummary], metric: str = "accuracy", *, narrow: bool = False) -> Drawing:
     """Draw how many points more the run has than each control, on test images, with confidence intervals if known."""
     shown = [
         (row.name, 100 * row.difference.mean, 100 * (row.difference.half_width or 0.0))
@@ -259,8 +259,9 @@ def draw_difference_figure(rows: Sequence[MethodSummary]) -> Drawing:
     ]
     names = 14.0 + max(6.8 * len(name) for name, _, _ in shown)
     height = 70.0 + 28 * len(shown)
-    figure = make_figure(WIDTH, height)
-    axes = figure.add_axes((names / WIDTH, 50 / height, (WIDTH - names - 24) / WIDTH, (height - 58) / height))
+    width = NARROW_WIDTH if narrow else WIDTH
+    figure = make_figure(width, height)
+    axes = figure.add_axes((names / width, 50 / height, (width - names - 24) / width, (height - 58) / height))
     marks: dict[str, Sequence[Mark]] = {}
     for number, (name, mean, half) in enumerate(shown):
         if half:
@@ -272,14 +273,15 @@ def draw_difference_figure(rows: Sequence[MethodSummary]) -> Drawing:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_yticks(range(len(shown)), [name for name, _, _ in shown], color=INK)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if abs(value) < 1e-9 else f"{value:+.3g}"))
-    axes.set_xlabel("points of test accuracy; right: this run is better")
+    axes.set_xlabel(f"points of test {metric}; right: this run is better")
     axes.axvline(0, color=SOFT, lw=1, zorder=0)
     axes.grid(axis="x", color=FAINT)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
-    return Drawing(figure, "differences", "Difference on test images", "The table below has the numbers.", marks)
+    name = "narrow-differences" if narrow else "differences"
+    return Drawing(figure, name, "Difference on test images", "The table below has the numbers.", marks)
 
 
 @dataclass(frozen=True)

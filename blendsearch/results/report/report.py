@@ -11,13 +11,15 @@ from blendsearch.results.answer import Answer, compose_answer
 from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.formatting import format_budget, format_bytes, format_share, format_signed_points
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines, read_history
+from blendsearch.results.importance import RunImportance, describe_importance, measure_importance
+from blendsearch.results.metrics import RunMetric
 from blendsearch.results.network import (
     list_decomposable_layers,
     list_decomposed_layers,
     make_group_reader,
 )
 from blendsearch.results.records import ComparisonTable, GroupRecord, NetworkRecord, RunSummary
-from blendsearch.results.report.chart import ChartOptions
+from blendsearch.results.report.chart import ChartOptions, FrontChart
 from blendsearch.results.report.chart_builder import build_front_chart, build_hypervolume_chart
 from blendsearch.results.report.criteria_map import CriteriaMapRecord, describe_map, format_correlation
 from blendsearch.results.report.drawing import Drawing
@@ -27,7 +29,7 @@ from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
 from blendsearch.results.summary import (
     describe_training,
-    get_accuracy_name,
+    get_metric,
     has_accuracy,
     has_budget_range,
     select_network,
@@ -41,6 +43,8 @@ from blendsearch.runs.score_files import read_scores
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
+
+WIDE, NARROW = ChartOptions(), ChartOptions(narrow=True)
 
 MIN_NETWORKS = 3
 """Fewer networks at one budget have no figure: some methods evaluate one or two."""
@@ -98,6 +102,7 @@ class ReportFacts:
     answer: Answer
     sentences: list[str]
     history: SearchHistory
+    metric: RunMetric
     measure: str
     numbers: RunSummary
     trained: str
@@ -105,10 +110,15 @@ class ReportFacts:
     names: Mapping[int, str]
     anchors: Mapping[int, str]
     main: Drawing | None
+    narrow_main: Drawing | None
     second: Drawing | None
+    narrow_second: Drawing | None
     picks: list[Pick]
+    importance: RunImportance
+    importance_note: str
     controls: ComparisonTable | None
     differences: Drawing | None
+    narrow_differences: Drawing | None
     criteria: CriteriaSection | None
     generations: list[GenerationRow]
     timing: Timing
@@ -134,6 +144,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
     picked = {name: row for name, (row, _) in reasons.items()}
     generations, finals = _read_times(run)
     criteria, order = _describe_criteria(run)
+    importance, metric = measure_importance(run), get_metric(run)
     anchors = _list_anchors(numbers)
     return ReportFacts(
         run=run,
@@ -142,17 +153,23 @@ def collect_report_facts(run: Run) -> ReportFacts:
         answer=compose_answer(run, numbers),
         sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
         history=history,
-        measure=get_accuracy_name(run),
+        metric=metric,
+        measure=metric.name,
         numbers=numbers,
         trained=describe_training(run),
         costs=_select_cost_columns(numbers.dense),
         names={row.id: f"{name} ({row.id})" for name, row in picked.items()},
         anchors=anchors,
-        main=_draw_main_figure(run, history, frozenset(anchors)),
-        second=_draw_second_figure(run, history, generations),
+        main=_draw_main_figure(run, history, frozenset(anchors), WIDE),
+        narrow_main=_draw_main_figure(run, history, frozenset(anchors), NARROW),
+        second=_draw_second_figure(run, history, generations, WIDE),
+        narrow_second=_draw_second_figure(run, history, generations, NARROW),
         picks=[_describe_pick(run, name, row, reason, order) for name, (row, reason) in reasons.items()],
+        importance=importance,
+        importance_note=describe_importance(importance),
         controls=controls,
-        differences=_draw_differences(controls),
+        differences=_draw_differences(controls, metric, WIDE),
+        narrow_differences=_draw_differences(controls, metric, NARROW),
         criteria=criteria,
         generations=generations,
         timing=_summarize_timing(generations, finals),
@@ -194,10 +211,17 @@ def _select_picks(run: Run, history: SearchHistory) -> dict[str, tuple[Evaluatio
     if not history.evaluated:
         return {}
     tuned = bool(_read_times(run)[1])
-    reason = f"The highest validation accuracy {describe_training(run)}." if tuned else "The lowest validation loss."
+    metric = get_metric(run)
+    extreme, falls = ("highest", "falls") if metric.higher else ("lowest", "rises")
+    reason = f"The {extreme} validation {metric.name} {describe_training(run)}."
+    if not tuned:
+        reason = "The lowest validation loss." if metric.share else f"The {extreme} validation {metric.name}."
     picks = {"best": (select_network(run, "best"), reason)}
     if has_budget_range(run):
-        picks["knee"] = (select_network(run, "knee"), "The bend of the front: below it, accuracy falls fast with cost.")
+        picks["knee"] = (
+            select_network(run, "knee"),
+            f"The bend of the front: below it, {metric.name} {falls} fast with cost.",
+        )
     singles = group_baselines(history).get("single criterion", [])
     if singles:
         least = min(singles, key=lambda row: (row.loss or 0.0, row.id))
@@ -224,26 +248,38 @@ def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: lis
     )
 
 
-def _draw_main_figure(run: Run, history: SearchHistory, listed: frozenset[int]) -> Drawing | None:
+def _draw_main_figure(
+    run: Run, history: SearchHistory, listed: frozenset[int], options: ChartOptions
+) -> Drawing | None:
     """The front, or the best network so far; points link to the table of networks where they are `listed` in it."""
-    return replace(draw_chart(build_front_chart(run)), links=listed) if _has_figure(history) else None
+    return _draw(build_front_chart(run, options), options, listed) if _has_figure(history) else None
 
 
-def _draw_second_figure(run: Run, history: SearchHistory, generations: list[GenerationRow]) -> Drawing | None:
+def _draw_second_figure(
+    run: Run, history: SearchHistory, generations: list[GenerationRow], options: ChartOptions
+) -> Drawing | None:
     if not _has_figure(history):
         return None
     if not history.has_budget_range:
-        return draw_chart(build_front_chart(run, ChartOptions(y="loss"))) if has_accuracy(run) else None
-    return draw_chart(build_hypervolume_chart(run)) if len(generations) > 1 else None
+        return _draw(build_front_chart(run, replace(options, y="loss")), options) if has_accuracy(run) else None
+    return _draw(build_hypervolume_chart(run, options), options) if len(generations) > 1 else None
+
+
+def _draw(chart: FrontChart, options: ChartOptions, listed: frozenset[int] = frozenset()) -> Drawing:
+    """Draw a chart; the one for phones has a name of its own, and neither links nor tooltips, which need a pointer."""
+    drawing = draw_chart(chart)
+    if options.narrow:
+        return replace(drawing, name=f"narrow-{drawing.name}", tips=False)
+    return replace(drawing, links=listed)
 
 
 def _has_figure(history: SearchHistory) -> bool:
     return len(history.evaluated) >= (1 if history.has_budget_range else MIN_NETWORKS)
 
 
-def _draw_differences(controls: ComparisonTable | None) -> Drawing | None:
+def _draw_differences(controls: ComparisonTable | None, metric: RunMetric, options: ChartOptions) -> Drawing | None:
     rows = () if controls is None else controls.methods[1:]
-    return draw_difference_figure(rows) if rows else None
+    return draw_difference_figure(rows, metric.name, narrow=options.narrow) if rows else None
 
 
 def _select_cost_columns(dense: Sequence[NetworkRecord]) -> dict[str, str]:

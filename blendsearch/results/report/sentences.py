@@ -6,7 +6,7 @@ from blendsearch.results.formatting import format_budget, format_points, format_
 from blendsearch.results.history import SearchHistory, format_network_name, group_baselines
 from blendsearch.results.ladder_summary import format_ladder, format_noise
 from blendsearch.results.records import EvaluationRecord, RunSummary
-from blendsearch.results.summary import describe_training, get_accuracy_name, has_accuracy
+from blendsearch.results.summary import describe_training, get_accuracy_name, get_metric
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run
@@ -32,10 +32,12 @@ def format_sentences(
         else _describe_best(run, history, picks["best"], accuracies)
     )
     sentences = [text.replace("accuracy", get_accuracy_name(run)) for text in sentences]
-    if not has_accuracy(run):
+    metric = get_metric(run)
+    if not metric.share:
+        details = [*list_task_functions(run), *([] if metric.name == "loss" else [metric.direction])]
         sentences.append(
-            f"Networks were evaluated by loss alone ({', '.join(list_task_functions(run))}): the best has "
-            f"{picks['best'].loss:.4f} on validation."
+            f"Networks were evaluated by {metric.name} alone ({', '.join(details)}): the best has "
+            f"{metric.convert_loss(picks['best'].loss or 0.0):.4f} on validation."
         )
     sentences += [text for text in (format_noise(summary.noise), format_ladder(summary.ladder)) if text is not None]
     if not run.finished:
@@ -68,6 +70,7 @@ class _Accuracies:
         self.finals = [row.id for row in summary.finals]
         self.fine_tuned = bool(self.finals)
         self.tested = run.finished
+        self.is_named = get_metric(run).name not in ("accuracy", "loss")
         self.images = "unseen test images" if run.finished else "validation images"
 
     def select_best_of_kind(self, history: SearchHistory, kind: str) -> Evaluation | None:
@@ -100,7 +103,8 @@ def _describe_best(run: Run, history: SearchHistory, best: Evaluation, accuracie
         else f"the given widths, {format_share(history.share(best))} of MACs"
     )
     if own is None:
-        return [f"At {budget} the best network by validation is {format_network_name(best)}; it has no accuracy."]
+        lacks = "" if accuracies.is_named else "; it has no accuracy"
+        return [f"At {budget} the best network by validation is {format_network_name(best)}{lacks}."]
     after = f" {describe_training(run)}" if accuracies.fine_tuned else ""
     beside = []
     itself = ""

@@ -46,6 +46,17 @@ export const find = (id) => document.getElementById(id);
 export const percent = (value, digits = 2) => value === null || value === undefined ? "–" : `${(value * 100).toFixed(digits)} %`;
 export const number = (value, digits = 4) => value === null || value === undefined ? "–" : value.toFixed(digits);
 
+export const isKnown = (value) => value !== null && value !== undefined;
+
+// The value of a metric that is stored as loss, or as 1 minus the loss where higher is better.
+export const convertLoss = (metric, loss) => isKnown(loss) && metric.higher && !metric.share ? 1 - loss : loss;
+export const formatMetric = (metric, value) => metric.share ? percent(value) : number(value);
+
+// "accuracy" needs no direction.
+export function describeMetric({ name, higher }) {
+  return ["accuracy", "loss"].includes(name) ? "" : ` Networks are compared by ${name}: ${higher ? "higher" : "lower"} is better.`;
+}
+
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   const minutes = Math.round(seconds / 60);

@@ -1,5 +1,5 @@
 // Two runs in one chart and one table.
-import { ask, el, enter, find, listen, number, percent, showError, showState } from "./api.js";
+import { ask, el, enter, find, formatMetric, isKnown, listen, number, percent, showError, showState } from "./api.js";
 import { Chart } from "./chart.js";
 import { SearchHistory } from "./history.js";
 
@@ -20,17 +20,19 @@ function draw() {
 
 function facts() {
   const volume = (side) => side.generations.at(-1)?.hypervolume;
+  const show = (side, row) => !isKnown(row?.loss) ? "–" : formatMetric(side.metric(), side.metric().share ? 1 - row.error : side.convertLoss(row.loss));
   const best = (side) => side.rows.get(side.front.best);
   const lines = [
     ["state", (side) => { const state = el("span", {}); showState(state, side.state.state ?? ""); return state; }],
     ["model", (side) => side.head.title], ["data", (side) => side.head.data], ["budget", (side) => side.head.budget],
     ["method", (side) => `${side.head.method}, fidelity ${side.head.fidelity}, seed ${side.head.seed}`],
     ["evaluations", (side) => `${side.state.evaluations} of ${side.state.asked}`],
-    ["dense, val. accuracy", (side) => side.dense?.error === undefined || !side.hasAccuracy() ? "–" : percent(1 - side.dense.error)],
-    ["best, val. accuracy", (side) => best(side) ? `${side.hasAccuracy() ? percent(1 - best(side).error) : "–"} (network ${best(side).id})` : "–"],
-    ["best, val. loss", (side) => number(best(side)?.loss)],
+    ["metric", (side) => side.metric().name + (side.metric().higher ? ", higher is better" : ", lower is better")],
+    ["dense, validation", (side) => show(side, side.dense)],
+    ["best, validation", (side) => best(side) ? `${show(side, best(side))} (network ${best(side).id})` : "–"],
+    ["best, val. loss", (side) => side.metric().share ? number(best(side)?.loss) : "–"],
     ["best, cost", (side) => best(side) ? `${percent(best(side).cost)} of ${side.head.cost}, ${percent(best(side).params)} of parameters` : "–"],
-    ["best, test accuracy", (side) => percent(side.tests.get(side.front.best))],
+    ["best, test", (side) => side.metric().share ? percent(side.tests.get(side.front.best)) : "–"],
     ["on the front", (side) => side.front.ids.length], ["hypervolume", (side) => number(volume(side))],
   ];
   find("names").replaceChildren(el("th", { scope: "col" }, "run"), ...sides.map((side) => el("th", { scope: "col" }, side?.head ? el("a", { href: `/runs/${encodeURIComponent(side.head.run)}` }, side.head.run) : "–")));

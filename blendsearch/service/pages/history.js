@@ -1,5 +1,5 @@
 // What a page knows of one run, put together from the events of it.
-import { percent } from "./api.js";
+import { convertLoss, isKnown, number, percent } from "./api.js";
 
 const PARTS = ["head", "state", "dense", "front", "baselines", "generations", "child"];
 
@@ -33,10 +33,19 @@ export class SearchHistory {
     for (const [key, text] of Object.entries(origins)) this.origins.set(Number(key), text);
   }
 
-  // Some user-defined evaluations give losses alone.
-  hasAccuracy() { return this.head?.errors ?? true; }
+  metric() { return this.head?.metric ?? { name: "accuracy", higher: true, share: true }; }
 
-  measure() { return this.hasAccuracy() ? "accuracy" : "loss"; }
+  // The name of what is stored as loss, and its value: those of a metric that is no share.
+  lossName() { return this.metric().share ? "loss" : this.metric().name; }
+
+  convertLoss(loss) { return convertLoss(this.metric(), loss); }
+
+  // The names of the columns of a metric, and its values for a network with error and loss.
+  list(row, tested) {
+    const { name, share } = this.metric();
+    const loss = [`val. ${this.lossName()}`, number(this.convertLoss(row?.loss))];
+    return share ? [loss, [`val. ${name}`, percent(isKnown(row?.error) ? 1 - row.error : null)], [`test ${name}`, percent(tested)]] : [loss];
+  }
 
   name(id) {
     const origin = this.origins.get(id);
@@ -46,8 +55,9 @@ export class SearchHistory {
   describe(id) {
     const row = id === 0 ? { id, cost: 1, ...this.dense } : this.rows.get(id);
     if (!row) return `${id}`;
-    const accuracy = this.hasAccuracy() ? `${percent(1 - row.error)} accuracy, ` : "";
-    return `${id}: ${this.name(id)}, ${accuracy}loss ${row.loss.toFixed(3)}, ${percent(row.cost, 1)} of ${this.head.cost}`;
+    const { name, share } = this.metric();
+    const accuracy = share ? `${percent(1 - row.error)} ${name}, ` : "";
+    return `${id}: ${this.name(id)}, ${accuracy}${this.lossName()} ${this.convertLoss(row.loss).toFixed(3)}, ${percent(row.cost, 1)} of ${this.head.cost}`;
   }
 
   onFront() { return this.front.ids.map((id) => this.rows.get(id)).filter(Boolean); }

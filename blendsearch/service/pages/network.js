@@ -1,19 +1,22 @@
 // One network: the channels that each group keeps, the weights of its blend, its costs, and its export.
-import { ask, el, number, percent } from "./api.js";
+import { ask, convertLoss, el, number, percent } from "./api.js";
 
 const SHOWN = 4, LEAST = .005;
 
-export async function showNetwork(run, id, place) {
+export async function showNetwork(run, id, place, metric) {
   place.setAttribute("aria-busy", "true");
   try {
     const facts = await ask(`runs/${run}/networks/${id}`);
-    place.replaceChildren(...parts(run, facts));
+    place.replaceChildren(...parts(run, facts, metric));
   } catch (error) {
     place.replaceChildren(el("p", { class: "alert", role: "alert" }, error.message));
   } finally { place.removeAttribute("aria-busy"); }
 }
 
-function parts(run, facts) {
+function parts(run, facts, metric) {
+  const { name, share } = metric;
+  const loss = (value) => `${share ? "loss" : name} ${number(convertLoss(metric, value))}`;
+  const further = Object.entries(facts.further ?? {}).filter(([key]) => key !== name);
   const origin = facts.origin.split(" = ");
   const rows = [
     ["from", facts.origin === "dense" ? "the dense network" : `${origin[0]}, generation ${facts.generation}${facts.on_front ? ", on the front" : ""}`],
@@ -21,10 +24,11 @@ function parts(run, facts) {
     ["parameters", `${percent(facts.params_ratio)} (${facts.params.toLocaleString("en")})`],
     ["memory", facts.memory_ratio === undefined ? null : percent(facts.memory_ratio)],
     ["latency", facts.latency_ratio === undefined ? null : `${percent(facts.latency_ratio)} charged`],
-    ["validation", `loss ${number(facts.val_loss)}, accuracy ${percent(facts.val_accuracy)}`],
-    ["test", facts.test_accuracy === null ? null : `accuracy ${percent(facts.test_accuracy)}`],
+    ["validation", loss(facts.val_loss) + (share ? `, ${name} ${percent(facts.val_accuracy)}` : "")],
+    ["test", facts.test_accuracy === null ? null : `${name} ${percent(facts.test_accuracy)}`],
+    ...further.map(([key, value]) => [key, value.toPrecision(4)]),
     ["evaluated", `${facts.fidelity}, ${facts.seconds.toFixed(1)} s`],
-    ...facts.finals.map((final) => [`${final.how}, seed ${final.repeat}`, `validation ${percent(final.val_accuracy)}, test ${percent(final.test_accuracy)}`]),
+    ...facts.finals.map((final) => [`${final.how}, seed ${final.repeat}`, share ? `validation ${percent(final.val_accuracy)}, test ${percent(final.test_accuracy)}` : `validation ${loss(final.val_loss)}, test ${loss(final.test_loss)}`]),
     ["cut", facts.cut.slice(0, 16)],
   ].filter(([, words]) => words !== null);
   const list = el("dl", { class: "facts" }, ...rows.flatMap(([name, words]) => [el("dt", {}, name), el("dd", {}, words)]));

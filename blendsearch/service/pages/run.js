@@ -1,7 +1,8 @@
 // The page of a run: what is there when it opens, and then every event.
-import { ask, copyText, el, enter, find, listen, number, percent, showError, showState, span } from "./api.js";
+import { ask, copyText, describeMetric, el, enter, find, listen, number, percent, showError, showState, span } from "./api.js";
 import { Chart } from "./chart.js";
 import { SearchHistory } from "./history.js";
+import { showImportance } from "./importance.js";
 import { showNetwork } from "./network.js";
 import { ChartView } from "./view.js";
 
@@ -15,7 +16,7 @@ const view = new ChartView(run, () => draw());
 
 async function open(id) {
   main.mark(id);
-  await showNetwork(run, id, find("network-body"));
+  await showNetwork(run, id, find("network-body"), history.metric());
   find("network-h").textContent = id === 0 ? "The dense network" : `Network ${id}`;
   if (matchMedia("(max-width: 62rem)").matches) find("network").scrollIntoView({ block: "start" });
 }
@@ -49,8 +50,9 @@ function receive(news) {
   if (news.generations) find("volume").textContent = number(history.generations.at(-1)?.hypervolume);
   if (news.front || news.tests) front();
   if (news.front || news.tests || news.state?.state === "finished") answer();
+  if (news.front || news.state?.state === "finished") importance();
   if (news.child) output();
-  if (news.head || news.state?.state === "finished") view.refresh().catch(showError);
+  if (news.head || news.state?.state === "finished") view.refresh(history.metric()).catch(showError);
   if (news.rows || news.dense || news.front || news.generations || news.head) draw();
 }
 
@@ -58,9 +60,9 @@ function head() {
   const { title, budget, data, method, fidelity, seed, cost, spans } = history.head;
   find("title").textContent = `${title} at ${budget}`;
   document.title = `${run} · blendsearch`;
-  find("under").textContent = `Run ${run}, ${data}, method ${method}, fidelity ${fidelity}, seed ${seed}.`;
-  find("main-h").textContent = spans ? `The front: ${history.measure()} against ${cost}` : "The best network so far";
-  find("cost-h").textContent = cost;
+  find("under").textContent = `Run ${run}, ${data}, method ${method}, fidelity ${fidelity}, seed ${seed}.${describeMetric(history.metric())}`;
+  find("main-h").textContent = spans ? `The front: ${history.metric().name} against ${cost}` : "The best network so far";
+  find("front-heads").replaceChildren(...["network", "from"].map((name) => el("th", { scope: "col" }, name)), ...cells({}).map(([name]) => el("th", { scope: "col", class: "n" }, name)));
   find("report").href = `/api/runs/${run}/report`;
   find("report").hidden = false;
   find("against").href = `/compare?one=${run}`;
@@ -77,13 +79,14 @@ function head() {
 function state() {
   const { state: word, evaluations, asked, failed, best, per_minute, utilisation, workers, seconds_left } = history.state;
   const lives = history.child?.lives ?? false;
+  const { name, share } = history.metric();
   showState(find("state"), word ?? "");
   if (!history.head) waitForRun(word);
   find("done").textContent = evaluations ?? 0;
   find("asked").textContent = asked ? `of ${asked}${failed ? `, ${failed} failed` : ""}` : "";
   find("bar").value = asked ? Math.min(1, evaluations / asked) : 0;
-  find("best").textContent = best ? (history.hasAccuracy() ? percent(1 - best.error) : number(best.loss)) : "–";
-  find("best-id").textContent = best ? `network ${best.id}` : "";
+  find("best").textContent = best ? (share ? percent(1 - best.error) : number(history.convertLoss(best.loss))) : "–";
+  find("best-id").textContent = best ? `${name === "accuracy" ? "" : `${name}, `}network ${best.id}` : "";
   find("pace").textContent = per_minute ? `${per_minute.toFixed(per_minute < 10 ? 1 : 0)} a minute` : "–";
   find("workers").textContent = workers > 1 ? `${workers} workers${utilisation ? `, ${percent(utilisation, 0)} busy` : ""}` : "";
   find("left").textContent = word === "running" ? span(seconds_left) : "–";
@@ -126,10 +129,7 @@ function front() {
 }
 
 function cells(row) {
-  return [
-    [history.head?.cost ?? "cost", percent(row.cost)], ["parameters", percent(row.params)], ["val. loss", number(row.loss)],
-    ["val. accuracy", row.error === null || !history.hasAccuracy() ? "–" : percent(1 - row.error)], ["test accuracy", percent(history.tests.get(row.id))],
-  ];
+  return [[history.head?.cost ?? "cost", percent(row.cost)], ["parameters", percent(row.params)], ...history.list(row, history.tests.get(row.id))];
 }
 
 // The network to take, in a sentence: asked for at most every five seconds, and once more at the end.
@@ -147,6 +147,16 @@ function answer() {
       find("hint").textContent = [...found.sentences.slice(1), found.hint].filter(Boolean).join(" ");
     } catch (error) { showError(error); }
   }, Math.max(0, asked + 5000 - Date.now()));
+}
+
+// Importance changes slowly: it is asked for at most once a minute.
+let measured = 0, measuring = null;
+function importance() {
+  measuring ??= setTimeout(async () => {
+    measured = Date.now();
+    measuring = null;
+    try { await showImportance(run, find("importance"), find("importance-body")); } catch (error) { showError(error); }
+  }, Math.max(0, measured + 60_000 - Date.now()));
 }
 
 function output() {

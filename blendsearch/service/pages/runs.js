@@ -1,5 +1,5 @@
 // The list of runs: sorted, searched, tagged, archived and deleted.
-import { ask, el, enter, find, listen, percent, showError, showState } from "./api.js";
+import { ask, el, enter, find, formatMetric, listen, showError, showState } from "./api.js";
 import { saveCsv } from "./csv.js";
 
 const COLUMNS = [
@@ -9,7 +9,7 @@ const COLUMNS = [
   { key: "data", title: "data" },
   { key: "budget", title: "budget" },
   { key: "evaluations", title: "evaluations", numeric: true, text: (row) => row.asked ? `${row.evaluations} of ${row.asked}` : "" },
-  { key: "best_val_accuracy", title: "best val. accuracy", numeric: true, text: (row) => row.best_val_accuracy === null ? "" : percent(row.best_val_accuracy) },
+  { key: "best_metric", title: "best, validation", numeric: true, text: (row) => row.best_metric === null ? "" : `${row.metric.name} ${formatMetric(row.metric, row.best_metric)}` },
   { key: "changed", title: "last change", numeric: true, text: (row) => row.changed === null ? "" : when(row.changed) },
 ];
 const DAY = 86400;
@@ -207,8 +207,8 @@ find("deleting").addEventListener("close", () => {
   changeEach(picked, (row) => ask(at(row.run), undefined, "DELETE")).catch(showError);
 });
 find("csv").addEventListener("click", () => {
-  const names = ["run", "state", "model", "data", "budget", "evaluations", "asked", "best_val_accuracy", "tags", "archived", "changed"];
-  saveCsv("runs.csv", [names, ...listShown().map((row) => names.map((name) => name === "tags" ? row.tags.join(", ") : name === "changed" && row.changed !== null ? new Date(row.changed * 1000).toISOString() : row[name]))]);
+  const names = ["run", "state", "model", "data", "budget", "evaluations", "asked", "best_val_accuracy", "metric", "best_metric", "tags", "archived", "changed"];
+  saveCsv("runs.csv", [names, ...listShown().map((row) => names.map((name) => name === "tags" ? row.tags.join(", ") : name === "metric" ? row.metric.name : name === "changed" && row.changed !== null ? new Date(row.changed * 1000).toISOString() : row[name]))]);
 });
 
 enter(async () => {

@@ -11,7 +11,7 @@ const NAMES = {
 export class ChartView {
   // `changed()` is called after every choice.
   constructor(run, changed) {
-    Object.assign(this, { run, changed, narrow: matchMedia("(max-width: 40rem)") });
+    Object.assign(this, { run, changed, names: { ...NAMES }, narrow: matchMedia("(max-width: 40rem)") });
     this.choice = Object.fromEntries(new URLSearchParams(location.search));
     find("view").addEventListener("change", () => this.take());
     find("view").addEventListener("submit", (event) => event.preventDefault());
@@ -19,7 +19,9 @@ export class ChartView {
   }
 
   // Offer what the run has so far.
-  async refresh() {
+  async refresh(metric) {
+    if (metric.share) Object.assign(this.names, { accuracy: metric.name, error: metric.name === "accuracy" ? "error" : `1 - ${metric.name}` });
+    else this.names.loss = metric.name;
     const { x, y, stages } = await ask(`runs/${this.run}/axes`);
     this.fill("x", ["auto", ...x]);
     this.fill("y", ["auto", ...y]);
@@ -32,7 +34,7 @@ export class ChartView {
   fill(name, values) {
     const list = find(`view-${name}`);
     const wanted = values.includes(this.choice[name]) ? this.choice[name] : values[0];
-    list.replaceChildren(...values.map((value) => el("option", { value, selected: value === wanted }, NAMES[value] ?? value)));
+    list.replaceChildren(...values.map((value) => el("option", { value, selected: value === wanted }, this.names[value] ?? value)));
     this.choice[name] = wanted;
   }
 
