@@ -5,8 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 from blendsearch.blend.clustering import ClusteringMethod, Clusters, cluster, compute_rank_correlation
 from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
@@ -165,6 +163,9 @@ def compute_leaf_order(correlation: NDArray[np.float64], labels: NDArray[np.int6
     Optimal leaf ordering (Bar-Joseph et al. 2001) of the average-linkage tree on 1 - rho. Of the two directions, the
     one that begins with the larger cluster, then with the smaller row number.
     """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
     n = len(correlation)
     if n < 3:
         return np.argsort(labels, kind="stable").astype(np.int64)

@@ -7,6 +7,7 @@ Splitting, limits and normalisation are done in `data.splits`.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blendsearch.data.npz import load_npz
 from blendsearch.data.paths import PathList
@@ -124,17 +126,35 @@ def load_raw(spec: DataSpec) -> RawData:
 @register_dataset("digits")
 def load_sklearn_digits(spec: DataSpec) -> RawData:
     """1,797 grey 8x8 digits of scikit-learn; half train, half test, the same halves in every run."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = found.target.astype(np.int64)
+    table = _read_digits()
+    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)[..., None]
+    labels = table[:, -1].astype(np.int64)
     counts = allocate_proportionally(np.bincount(labels), len(labels) // 2, spare=1)
     assert counts is not None  # each digit has about 180 images
     train, test = split_stratified(labels, counts, np.random.Generator(np.random.PCG64(0)))
     return RawData(
         ArraySplit(images[train], labels[train]), ArraySplit(images[test], labels[test]), val=None, classes=10
     )
+
+
+def _read_digits() -> NDArray[np.float64]:
+    """Read the pixels (0 to 16) and the label of every digit, (1797, 65), without the slow import of scikit-learn."""
+    path = _find_digits()
+    if path is not None:
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return np.column_stack([found.data, found.target])
+
+
+def _find_digits() -> Path | None:
+    """Find the file of the digits in scikit-learn's package; None in a version that keeps it elsewhere."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    return path if path.is_file() else None
 
 
 @register_dataset("cifar10")

@@ -65,7 +65,7 @@ class Ladder:
             assert row.loss is not None
             origin = Origin.parse(row.origin)
             is_rule = origin.is_baseline and not origin.in_best_allocation
-            self.standings.climbers[row.digest] = Climber(row.digest, row.id, row.loss, is_rule)
+            self.standings.add(Climber(row.digest, row.id, row.loss, is_rule))
             self._rows[row.digest] = row._replace(cut=b"", genome="")
 
     def prepare(self) -> None:

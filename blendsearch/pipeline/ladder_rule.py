@@ -3,8 +3,10 @@
 The same results give the same promotions, whatever their order of arrival and wherever a search was interrupted.
 """
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from blendsearch.runs.config.ladder_plan import EPSILON, LadderPlan
@@ -17,6 +19,11 @@ class Climber(NamedTuple):
     id: int
     loss: float
     is_rule: bool
+
+    @property
+    def place(self) -> tuple[float, int, str]:
+        """Return the sort key among networks on no rung."""
+        return self.loss, self.id, self.digest
 
 
 class RungTraining(NamedTuple):
@@ -33,7 +40,7 @@ class Standings:
 
     Attributes
     ----------
-    climbers: the evaluated networks, by digest.
+    climbers: the evaluated networks, by digest; `add` adds one.
     losses: the loss of each network on each rung that it was trained up to, by rung and digest.
     failed: digests of networks whose training failed; they are not promoted again.
     trained: all trainings so far, failed or not, and those that run.
@@ -45,6 +52,29 @@ class Standings:
     failed: set[str] = field(default_factory=set)
     trained: list[RungTraining] = field(default_factory=list)
     running: dict[int, set[str]] = field(default_factory=dict)
+    _places: dict[bool, list[tuple[float, int, str]]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        every = self.climbers.values()
+        self._places = {kind: sorted(item.place for item in every if item.is_rule == kind) for kind in (True, False)}
+
+    def add(self, climber: Climber) -> None:
+        """Add an evaluated network, or replace the one with its digest."""
+        known = self.climbers.get(climber.digest)
+        if known is not None:
+            self._places[known.is_rule].remove(known.place)
+        self.climbers[climber.digest] = climber
+        insort(self._places[climber.is_rule], climber.place)
+
+    def count_rules(self) -> int:
+        """Count the known rules among the networks."""
+        return len(self._places[True])
+
+    def list_untrained(self, count: int, *, is_rule: bool) -> list[Climber]:
+        """List the best `count` networks of a kind that no training has started for, the best first."""
+        started = {item.digest for item in self.trained} | self.failed
+        free = (digest for _, _, digest in self._places[is_rule] if digest not in started)
+        return [self.climbers[digest] for digest in islice(free, count)]
 
     def start(self, promotion: RungTraining) -> None:
         """Add a training that starts."""
@@ -95,13 +125,13 @@ def compute_charge(plan: LadderPlan, trained: Iterable[RungTraining]) -> float:
 
 
 def _choose_first(plan: LadderPlan, standings: Standings, earned: float) -> list[Climber]:
-    taken, waiting = standings.list_on(1), _list_waiting(standings, 1, is_last=False)
-    rules = min(plan.rules, sum(item.is_rule for item in standings.climbers.values()))
+    taken, rules = standings.list_on(1), min(plan.rules, standings.count_rules())
     searched = int(earned * (plan.sizes[0] - rules) + EPSILON)
     chosen = []
     for is_rule, places in ((True, rules), (False, searched)):
         held = sum(standings.climbers[digest].is_rule == is_rule for digest in taken)
-        chosen += [item for item in waiting if item.is_rule == is_rule][: max(0, places - held)]
+        if places > held:
+            chosen += standings.list_untrained(places - held, is_rule=is_rule)
     return chosen
 
 
@@ -119,10 +149,11 @@ def _choose_mixed(standings: Standings, rung: int, places: int, size: int, *, is
 
 
 def _list_waiting(standings: Standings, rung: int, *, is_last: bool) -> list[Climber]:
-    """List the networks that may be trained up to `rung`, the best first."""
-    started = {item.digest for item in standings.trained if item.rung >= rung}
-    below = {digest: standings.find_rung(digest) for digest in standings.climbers.keys() - started - standings.failed}
-    found = [digest for digest, own in below.items() if own == rung - 1 or is_last]
+    """List the networks that may be trained up to `rung`, above the first, the best first."""
+    started = {item.digest for item in standings.trained if item.rung >= rung} | standings.failed
+    pool = standings.climbers.keys() if is_last else standings.losses.get(rung - 1, {}).keys()
+    free = [digest for digest in pool if digest in standings.climbers and digest not in started]
+    found = [digest for digest in free if is_last or standings.find_rung(digest) == rung - 1]
     return [standings.climbers[digest] for digest in sorted(found, key=standings.rank)]
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_digits
 
+from blendsearch.data import datasets
 from blendsearch.data import split as images_module
 from blendsearch.data.splits import DataSpec, Split, Splits, load_splits
 from blendsearch.errors import ConfigError, DataError
@@ -33,6 +35,14 @@ def load_npz(folder: Path, train: dict[str, object], test: dict[str, object] | N
 def test_an_unknown_data_set_is_refused_with_the_known_ones_and_a_guess() -> None:
     with pytest.raises(ConfigError, match="'cifar-10' is unknown.*cifar10, cifar100.*did you mean 'cifar10'"):
         load_splits(DataSpec("cifar-10"), 0)
+
+
+def test_digits_are_those_of_scikit_learn_wherever_its_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_digits()
+    table = datasets._read_digits()
+    assert (table[:, :-1].reshape(-1, 8, 8) == expected.images).all() and (table[:, -1] == expected.target).all()
+    monkeypatch.setattr(datasets, "_find_digits", lambda: None)
+    assert (datasets._read_digits() == table).all()
 
 
 def test_digits_use_the_full_range_and_the_same_halves_for_every_seed() -> None:

@@ -141,6 +141,35 @@ def test_a_rule_is_the_only_finalist_where_there_is_one() -> None:
     assert [item.digest for item in done if item.rung == 3] == ["a"]
 
 
+def test_networks_that_are_added_one_by_one_stand_as_those_of_a_resumed_search() -> None:
+    items = [Climber(f"n{number % 7}", number % 7, (number * 5 % 9) / 9, number % 3 == 0) for number in range(30)]
+    grown = Standings()
+    for item in items:
+        grown.add(item)
+    resumed = Standings(dict(grown.climbers))
+    for is_rule in (True, False):
+        assert grown.list_untrained(9, is_rule=is_rule) == resumed.list_untrained(9, is_rule=is_rule)
+    assert grown.count_rules() == sum(item.is_rule for item in grown.climbers.values())
+
+
+def test_a_choice_ranks_no_networks_that_were_never_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(LadderConfig(), 1)
+    standings = Standings({f"n{number}": Climber(f"n{number}", number, number / 9, False) for number in range(5_000)})
+    looked, find_rung = [0], Standings.find_rung
+
+    def count_calls(standings: Standings, digest: str) -> int:
+        looked[0] += 1
+        return find_rung(standings, digest)
+
+    monkeypatch.setattr(Standings, "find_rung", count_calls)
+    for rung in (1, 2):
+        while batch := choose_promotions(plan, standings, rung, 1.0):
+            for item in batch:
+                standings.start(item)
+                standings.finish(item.digest, rung, 1.0)
+    assert len(standings.losses[1]) == plan.sizes[0] and looked[0] < 100
+
+
 def test_the_default_plan() -> None:
     plan = make_plan(LadderConfig(), 1)
     assert plan.sizes == (14, 4, 3) and plan.rules == 7 and plan.compute_cost() == 3.875

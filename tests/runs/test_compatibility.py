@@ -1,6 +1,9 @@
 """Compatibility of runs with code, versions and devices. Comments do not count."""
 
+import ast
+import io
 import json
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,48 @@ def test_comments_docstrings_and_blank_lines_are_not_code() -> None:
         != strip_comments(one.replace("# no", "# some"))
     )
     assert hash_code("digits_net") == hash_code("torchvision:resnet18")
+
+
+UNUSUAL_SOURCE = '''
+A = r'\\\\'  # 'one'
+B = 'it\\'s #1'  # "two"
+C = """a "# b"" # c"""
+D = ('x'  # y
+     'z')
+if A:
+    \'\'\'Says\'\'\'
+elif B:
+    'again'
+else:
+    try:
+        'inside'
+    except ValueError:
+        'caught'
+    finally:
+        'last'
+match C:
+    case 1:
+        'one'
+'''
+
+
+def strip_with_tokenizer(text: str) -> str:
+    """Strip comments and string statements by Python's tokenizer and all nodes of the syntax tree."""
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            last = node.end_lineno or node.lineno
+            lines[node.lineno - 1 : last] = [""] * (last - node.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def test_comments_are_found_as_the_tokenizer_finds_them() -> None:
+    package = Path(compatibility.__file__).parents[1]
+    texts = [UNUSUAL_SOURCE, *(path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py")))]
+    assert [strip_comments(text) for text in texts] == [strip_with_tokenizer(text) for text in texts]
 
 
 def facts(path: Path) -> dict[str, Any]:
