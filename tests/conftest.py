@@ -1,5 +1,7 @@
 """Fixtures of several test files: shared data, small networks, and a search that takes seconds."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 settings.register_profile("blendsearch", deadline=None, max_examples=25)
 settings.load_profile("blendsearch")
+sys.dont_write_bytecode = False  # tests start many processes, and each would compile torch and Ray again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 torch.set_num_threads(1)  # two threads that share two cores with anything else wait for each other
 
 
