@@ -19,6 +19,17 @@ sys.dont_write_bytecode = False  # tests start many processes, and each would co
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 torch.set_num_threads(1)  # two threads that share two cores with anything else wait for each other
 
+LONGEST = {
+    *("test_faults.py", "test_signals.py", "test_pages.py", "test_local_cluster.py", "test_engine.py"),
+    *("test_service_searching.py", "test_schedules.py", "test_growth.py", "test_devices.py", "test_golden.py"),
+    *("test_elastic_search.py", "test_report.py", "test_damaged_runs.py", "test_safety.py", "test_moved_runs.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no core is idle at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
