@@ -37,7 +37,7 @@ def read_rows(run: Run) -> list[tuple[Any, ...]]:
         return [row._replace(seconds=0.0) for row in store.read_evaluations()]
 
 
-@pytest.mark.parametrize("schedule", ["generational", "steady"])
+@pytest.mark.parametrize("schedule", ["generational", pytest.param("steady", marks=pytest.mark.slow)])
 def test_no_generation_reads_the_rows_of_earlier_ones(
     schedule: str, prepared: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
