@@ -1,5 +1,7 @@
 """Fixtures of several test files: shared data, small networks, and a search that takes seconds."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,20 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 settings.register_profile("blendsearch", deadline=None, max_examples=25)
 settings.load_profile("blendsearch")
+sys.dont_write_bytecode = False  # tests start many processes, and each would compile torch and Ray again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 torch.set_num_threads(1)  # two threads that share two cores with anything else wait for each other
+
+LONGEST = {
+    *("test_faults.py", "test_signals.py", "test_pages.py", "test_local_cluster.py", "test_engine.py"),
+    *("test_service_searching.py", "test_schedules.py", "test_growth.py", "test_devices.py", "test_golden.py"),
+    *("test_elastic_search.py", "test_report.py", "test_damaged_runs.py", "test_safety.py", "test_moved_runs.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no core is idle at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

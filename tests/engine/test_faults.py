@@ -31,7 +31,7 @@ from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.runs.config.schema import EngineConfig
 from blendsearch.runs.worker_logs import WorkerLogs, read_logs
 
-HANGS_AFTER = 15
+HANGS_AFTER = 10
 """Seconds: on a machine that others use too, the first evaluation of a new worker may take more than five."""
 
 
@@ -118,6 +118,7 @@ def test_dead_workers_are_replaced_and_their_requests_retried(engine: Engine, fo
     check_good(folder, outcomes, [once, *good])
 
 
+@pytest.mark.slow
 def test_a_worker_killed_during_an_evaluation_loses_no_request(engine: Engine, folder: Path) -> None:
     requests = make_requests(4)
     planned(folder, requests, "wait once")
@@ -168,10 +169,11 @@ def test_the_time_limit_does_not_count_the_start_of_new_workers(engine: Engine, 
     assert events == [("lost", requests[0].digest), ("killed", requests[1].digest)]
 
 
+@pytest.mark.slow  # test_retries.py tests the rule
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        pytest.param("hang", r"not done after 2 s \(engine.timeout\); raise that limit", marks=pytest.mark.slow),
+        ("hang", r"not done after 2 s \(engine.timeout\); raise that limit"),
         ("die", "; check the memory of the nodes"),
     ],
 )
@@ -245,8 +247,8 @@ def kill_again_and_again(
 @pytest.mark.parametrize(
     ("schedule", "kills", "evaluations"),
     [
-        ("generational", 2, 40),
-        pytest.param("steady", 1, 40, marks=pytest.mark.slow),
+        ("steady", 1, 24),  # test_search.py kills a generational one
+        pytest.param("generational", 2, 40, marks=pytest.mark.slow),
         pytest.param("generational", 50, 500, marks=pytest.mark.slow),
         pytest.param("steady", 50, 500, marks=pytest.mark.slow),
     ],
@@ -265,9 +267,8 @@ def test_a_controller_killed_at_random_resumes_to_the_same_front(
     assert repeated <= kills  # no more than the one under way, which had ended but was not yet stored
 
 
-@pytest.mark.parametrize(
-    ("where", "stops", "evaluations"), [("off", 1, 30), pytest.param("local", 4, 100, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "stops", "evaluations"), [("off", 2, 40), ("local", 4, 100)])
 def test_an_interrupted_search_keeps_its_results_and_exits_with_130(
     where: str, stops: int, evaluations: int, config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:

@@ -44,7 +44,7 @@ def restore_signals() -> None:
     [
         ("SIGINT", "import argparse", "front", 130),
         pytest.param("SIGINT", "import numpy._core._multiarray_umath", "report", 130, marks=pytest.mark.slow),
-        ("SIGINT", "destructor", "export", 130),
+        pytest.param("SIGINT", "destructor", "export", 130, marks=pytest.mark.slow),
         pytest.param("SIGHUP", "import torch", "compare", 130, marks=pytest.mark.slow),
         ("SIGTERM", "call blendsearch.results.export.export:_write_card", "export", 130),
         pytest.param("SIGINT", "call blendsearch.results.report.report:_render", "report", 130, marks=pytest.mark.slow),
@@ -68,27 +68,32 @@ def test_two_signals_at_once_end_a_command_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+LOCKED = ("SIGINT", "call blendsearch.runs.run:Run.lock")
+STORED = ("SIGHUP", "call blendsearch.pipeline.generational:store_row")
+SAVED = ("SIGINT", "call blendsearch.runs.checkpoint:write_atomically")
+ENDING = ("SIGTERM", "call blendsearch.pipeline.loop:save_front_weights")
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [[STORED, ENDING], pytest.param([LOCKED, STORED, SAVED, ENDING], marks=pytest.mark.slow)],
+    ids=["two moments", "every moment"],
+)
 def test_a_search_that_is_stopped_at_bad_moments_loses_and_repeats_nothing(
-    config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
+    moments: list[tuple[str, str]], config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
     longer(config_file, quick, 16)
     runs = tmp_path / "runs"
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
     begin = ["search", str(config_file), "--name", "one", "--runs", str(runs)]
     resume = ["resume", "one", "--runs", str(runs)]
-    evaluated = "call blendsearch.pipeline.generational:store_row"
     before = interrupt("SIGINT", "call blendsearch.pipeline.launch:start_engine", *begin)
     again = "no run was made; the same command continues the training of the base network"
     assert before == (130, f"blendsearch: stopped; {again}") and [item.name for item in runs.iterdir()] == [".training"]
     hint = f"blendsearch: stopped; continue with: blendsearch resume one --runs {runs}"
     stored: set[tuple[Any, ...]] = set()
-    moments = [
-        ("SIGINT", "call blendsearch.runs.run:Run.lock", begin),
-        ("SIGHUP", evaluated, resume),
-        ("SIGINT", "call blendsearch.runs.checkpoint:write_atomically", resume),
-        ("SIGTERM", "call blendsearch.pipeline.loop:save_front_weights", resume),
-    ]
-    for number, moment, words in moments:
+    for number, moment in moments:
+        words = resume if (runs / "one").exists() else begin
         assert interrupt(number, moment, *words) == (130, hint)
         assert stored <= rows(runs, "one")
         stored = rows(runs, "one")

@@ -105,7 +105,8 @@ def test_a_run_without_its_tuned_weights_is_not_exported(tuned_runs: Path, tmp_p
         opened.best().module()
 
 
-@pytest.mark.parametrize("during", ["tune", pytest.param("search", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_elastic.py interrupts the tune
+@pytest.mark.parametrize("during", ["tune", "search"])
 def test_a_killed_search_ends_as_without_the_kill(tuned_runs: Path, tmp_path: Path, during: str) -> None:
     words = search(tuned_runs / "config.yaml", tmp_path, "killed")
     process = subprocess.Popen([sys.executable, "-m", "blendsearch", *words], stdout=subprocess.DEVNULL)

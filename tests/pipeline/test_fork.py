@@ -37,7 +37,7 @@ def numbers(of: Run) -> dict[str, tuple[Any, ...]]:
     ("schedule", "optimizer"),
     [
         ("generational", "cma"),
-        ("generational", "nsga2"),
+        pytest.param("generational", "nsga2", marks=pytest.mark.slow),
         ("steady", "cma"),
         pytest.param("steady", "random", marks=pytest.mark.slow),
     ],
@@ -90,7 +90,7 @@ def test_a_fork_at_another_budget_judges_the_same_genomes_there(
     assert all(row.params_ratio <= 0.6 for row in found.front) and len(found.front) > 2
 
 
-@pytest.mark.parametrize("change", ["fitness.fidelity=raw", "seed=9"])
+@pytest.mark.parametrize("change", ["fitness.fidelity=raw", pytest.param("seed=9", marks=pytest.mark.slow)])
 def test_where_it_judges_otherwise_everything_is_judged_again(
     change: str, config_file: Path, tmp_path: Path, judged: list[str], capsys: Any
 ) -> None:

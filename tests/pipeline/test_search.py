@@ -129,7 +129,9 @@ def test_a_front_over_a_span_of_budgets_is_exported_and_loaded_as_reported(
         assert written["val_accuracy"] == row["val_accuracy"]
 
 
-@pytest.mark.parametrize("spans", [{"params": [0.3, 0.6]}, {"macs": [0.3, 0.6], "params": [0.3, 0.6]}])
+@pytest.mark.parametrize(
+    "spans", [pytest.param({"params": [0.3, 0.6]}, marks=pytest.mark.slow), {"macs": [0.3, 0.6], "params": [0.3, 0.6]}]
+)
 def test_a_front_is_over_the_costs_whose_budgets_span(
     spans: dict[str, Any], tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,7 +132,9 @@ def test_seeds_decompose_no_layer_all_layers_and_as_few_as_meet_the_budget(probl
     assert float(held.oracle.decompose_except(whole).compute_ratio("macs", maps.sizes)) <= 0.4
 
 
-@pytest.mark.parametrize("optimizer", ["cma", "nsga2", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "optimizer", ["cma", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nsga2", "random"))]
+)
 def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path, quick: dict[str, Any], optimizer: str) -> None:
     tree = quick | {"transform": "depthwise", "budget": {"macs": 0.3}}
     tree["search"] = {"evaluations": 36, "population": 8, "optimizer": optimizer}

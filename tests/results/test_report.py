@@ -132,7 +132,11 @@ def test_one_network_is_shown_as_it_was_stored(config_file: Path, tmp_path: Path
     assert "expected best, knee or an id" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [SPANS, (), ("--set", "search.blend=group")], ids=["span", "budget", "group"])
+@pytest.mark.parametrize(
+    "words",
+    [SPANS, (), pytest.param(("--set", "search.blend=group"), marks=pytest.mark.slow)],
+    ids=["span", "budget", "group"],
+)
 def test_a_report_says_what_the_front_says(
     words: tuple[str, ...], config_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -156,7 +160,7 @@ def test_a_report_says_what_the_front_says(
 
 
 def test_finals_and_controls_stand_in_the_report(config_file: Path, tmp_path: Path, capsys: Any) -> None:
-    tuned = "finals={picks: 1, seeds: 2, tuning: {epochs: 0.5}}"
+    tuned = "finals={picks: 1, seeds: 2, tuning: {epochs: 0.2}}"
     searched(config_file, tmp_path / "runs", "--set", tuned, "--set", "search.evaluations=20")
     main(["compare", "one", "--runs", str(tmp_path / "runs"), "--controls", "random", "--seeds", "2"])
     page, found = reported(tmp_path / "runs", capsys)

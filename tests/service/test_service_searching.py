@@ -50,7 +50,6 @@ def read_refusal(server: Served, path: str, body: Any = None) -> str:
 
 def test_a_search_from_start_to_export(quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick["search"] = {"evaluations": 100_000, "population": 8}
-    quick["fitness"] |= {"fidelity": "tuned", "tuning": {"epochs": 1}}
     runs, search = tmp_path / "runs", {"config": yaml.safe_dump(quick), "name": "one"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(quick))
     monkeypatch.setenv("BLENDSEARCH_TOKEN", TOKEN)

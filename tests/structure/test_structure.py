@@ -49,7 +49,10 @@ def check_cuts(model: nn.Module, structure: Structure, shape: tuple[int, int, in
 
 @pytest.mark.parametrize(
     ("factory", "groups"),
-    [("resnet18", 12), ("resnet50", 37), ("vgg16_bn", 15), ("mobilenet_v2", 25), ("densenet121", 120)],
+    [
+        *(("resnet18", 12), ("resnet50", 37), ("mobilenet_v2", 25), ("densenet121", 120)),
+        pytest.param("vgg16_bn", 15, marks=pytest.mark.slow),  # test_zoo.py cuts vgg11_bn
+    ],
 )
 def test_torchvision_networks_are_cut_exactly(factory: str, groups: int) -> None:
     torch.manual_seed(0)

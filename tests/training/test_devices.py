@@ -137,7 +137,7 @@ def test_training(name: str, splits: Splits) -> None:
     assert_close(*run_on_both(run), tolerance=1e-3 if options.precision == "float32" else 5e-2)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float16"])
 def test_a_training_continues_from_its_checkpoint(precision: Any, splits: Splits, tmp_path: Path) -> None:
     def run(device: torch.device, name: str, stops: tuple[float, ...]) -> dict[str, np.ndarray]:
         module, rng = make_digits_net(device), np.random.default_rng(0)
@@ -309,7 +309,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "depthwise layers": {"transform": "depthwise", "budget": {"macs": 0.4}, "fitness": {"against": "dense"}},
 }
 
-QUICK = {"blended", "derived", "finals", "latency"}
+QUICK = {"finals"}  # with the method blended; every step of the others is tested above
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,8 @@ def killed(folder: Path, tree: dict[str, Any], name: str, epochs: int) -> None:
     assert mark.exists() and not (folder / name / "finished.json").exists()
 
 
-@pytest.mark.parametrize("epochs", [2, pytest.param(6, marks=pytest.mark.slow)])  # before arrival, and after
+@pytest.mark.slow  # test_golden.py resumes a run of this method that was killed
+@pytest.mark.parametrize("epochs", [2, 6])  # before arrival, and after
 def test_a_killed_run_goes_on_from_its_last_epoch_and_ends_the_same(
     quick: dict[str, Any], useless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int
 ) -> None:

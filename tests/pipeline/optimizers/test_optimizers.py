@@ -96,6 +96,12 @@ def case(name: str) -> OptimizerCase:
 CLUSTERS = ["cma clusters", "cma choice", "cma mean", "nsga2 clusters"]
 EVERY = ["nsga2", "nsga2 networkwide", "cfbs", "cma", "random", "legr", *CLUSTERS]
 LEARNING = ["nsga2", "nsga2 networkwide", "cma", "legr", *CLUSTERS]
+SLOW = {"cma choice", "cma mean", "nsga2 clusters"}
+"""Optimizers that are tested for long with the slow tests only: each differs from another in one part."""
+
+
+def mark_slow(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -114,18 +120,18 @@ def test_the_same_seed_proposes_the_same_cuts_and_another_seed_others(name: str)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(40, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", mark_slow(EVERY))
 def test_one_at_a_time_there_is_always_another_distinct_cut_at_the_budget(name: str, workers: int) -> None:
     check_steady_candidates(case(name), workers)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mark_slow(LEARNING))
 def test_one_at_a_time_better_cuts_are_found_than_the_first(name: str, workers: int) -> None:
     check_steady_learning(case(name), workers)
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mark_slow(LEARNING))
 def test_better_cuts_are_found_than_the_first(name: str) -> None:
     check_learning(case(name))
 
