@@ -219,7 +219,7 @@ def format_table(models: dict[str, dict[str, Any]]) -> str:
         if row["status"] == "error":
             cells = [f"error: {row['message'].replace('|', '/')[:200]}", "", "", "", ""]
         else:
-            first = (row.get("frozen_first") or [""])[0].replace("|", "/")[:160]
+            first = (row.get("frozen_first") or [""])[0].replace("|", "/").partition(" (the pruned")[0]
             cells = [
                 "ok" if row["status"] == "ok" else f"ok, some unpruned ({first})",
                 str(row["groups"]),
