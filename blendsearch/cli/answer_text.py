@@ -35,15 +35,16 @@ def _print_rows(answer: "Answer") -> None:
     timed = any(row.latency_ms is not None for row in rows)
     tested = any(row.test_accuracy is not None for row in rows)
     accurate = any(row.val_accuracy is not None for row in rows)
+    score = answer.metric or "acc"
     title = "after training" if answer.rows[0].trained else "before training"
     columns = ["id", title, "", "MACs", "params", "size"]
     runtimes = list(dict.fromkeys(name for row in rows for name in row.runtimes))
     columns += [
         *(["latency"] if timed else []),
         *(RUNTIME_NAMES[name] for name in runtimes),
-        *(["val acc"] if accurate else ["val loss"]),
+        *([f"val {score}"] if accurate else ["val loss"]),
     ]
-    table = make_table(*columns, *(["test acc"] if tested else []))
+    table = make_table(*columns, *([f"test {score}"] if tested else []))
     for row in rows:
         table.add_row(*_format_row(row, runtimes, timed=timed, tested=tested, accurate=accurate))
         if row is answer.dense:

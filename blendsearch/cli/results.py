@@ -92,7 +92,7 @@ def _print_front(summary: "RunSummary", structure: "StructureFacts") -> None:
     from blendsearch.results.ladder_summary import format_ladder, format_noise
 
     costs = _select_cost_columns(summary.dense)
-    measure = structure.get("metric", "accuracy").replace("accuracy", "acc")
+    measure = structure.get("metric", "acc")
     if summary.finals:
         _print_finals(summary, costs, measure)
     _print_networks(summary, costs, measure)
@@ -196,7 +196,10 @@ def print_comparison(run: "Run", arguments: argparse.Namespace) -> None:
         event = {} if arguments.controls == "none" else {"event": "result"}
         print(format_json({**event, **found.to_dict()}))
         return
-    table = make_table("method", "seeds", "val loss", "val acc", "test acc", "test difference in points, 95 %")
+    measure = run.structure.get("metric", "acc")
+    table = make_table(
+        *("method", "seeds", "val loss", f"val {measure}", f"test {measure}", "test difference in points, 95 %")
+    )
     for row in found.methods:
         table.add_row(*_format_method(row))
     print(f"{run.name} at {found.budget}, each with {run.config.search.evaluations} evaluations a seed")

@@ -12,9 +12,16 @@ from typing import TypedDict
 from blendsearch.results.costs import BYTES_PER_WEIGHT
 from blendsearch.results.formatting import COST_NAMES, format_bytes, format_factor, format_signed_points
 from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
-from blendsearch.results.record import Record
+from blendsearch.results.record import Record, omit
 from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, RunSummary
-from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
+from blendsearch.results.summary import (
+    describe_training,
+    get_accuracy_name,
+    has_accuracy,
+    has_budget_range,
+    select_network,
+    summarize_run,
+)
 from blendsearch.runs.config.schema import LatencyConfig
 from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin
@@ -96,6 +103,7 @@ class Answer(Record):
     hidden: number of networks of the front and the baselines that the short table leaves out.
     conditions: how latency was measured; empty where it was not.
     warning: a line where the best network saves far less time than MACs; empty elsewhere.
+    metric: name of the score that stands in place of the accuracy, such as ``mIoU``; None for the accuracy.
     """
 
     sentences: tuple[str, ...]
@@ -106,6 +114,7 @@ class Answer(Record):
     hidden: int
     conditions: str
     warning: str = ""
+    metric: str | None = omit()
 
 
 def compose_answer(run: Run, summary: RunSummary | None = None) -> Answer:
@@ -113,8 +122,13 @@ def compose_answer(run: Run, summary: RunSummary | None = None) -> Answer:
     return _Composer(run, summarize_run(run) if summary is None else summary).compose()
 
 
-def format_gains(row: AnswerRow, dense: AnswerRow | None, costs: Sequence[str], machine: str, after: str) -> str:
-    """Format what a network gains and loses: ``2.7x fewer MACs, 68 kB instead of 174 kB, ...``."""
+def format_gains(
+    row: AnswerRow, dense: AnswerRow | None, costs: Sequence[str], machine: str, after: str, score: str = "accuracy"
+) -> str:
+    """Format what a network gains and loses: ``2.7x fewer MACs, 68 kB instead of 174 kB, ...``.
+
+    `score` is the name of what stands in place of the accuracy.
+    """
     parts = [format_factor(getattr(row, f"{cost}_ratio"), f"fewer {COST_NAMES[cost]}") for cost in costs]
     if dense is not None:
         parts.append(f"{format_bytes(row.bytes)} instead of {format_bytes(dense.bytes)}")
@@ -122,7 +136,7 @@ def format_gains(row: AnswerRow, dense: AnswerRow | None, costs: Sequence[str], 
         others = [f"{_format_speed(item['ratio'])} in {RUNTIME_NAMES[name]}" for name, item in row.runtimes.items()]
         further = f" ({', '.join(others)})" if others else ""
         parts.append(f"{_format_speed(row.latency_ratio)} on {machine}{further}")
-    parts.append(_format_quality(row, dense, after))
+    parts.append(_format_quality(row, dense, after, score))
     return ", ".join(part for part in parts if part)
 
 
@@ -132,16 +146,16 @@ def _format_speed(ratio: float) -> str:
     return f"{1 / ratio:.1f}x faster" if ratio < 1 else f"{ratio:.1f}x slower"
 
 
-def _format_quality(row: AnswerRow, dense: AnswerRow | None, after: str) -> str:
+def _format_quality(row: AnswerRow, dense: AnswerRow | None, after: str, score: str) -> str:
     if row.val_accuracy is None:
         instead = "" if dense is None or dense.val_loss is None else f" instead of {dense.val_loss:.4g}"
         return "" if row.val_loss is None else f"validation loss {row.val_loss:.4g}{instead} {after}"
     tested = row.test_accuracy is not None
     own, images = (row.test_accuracy, "test") if tested else (row.val_accuracy, "validation")
     if row.points is None or dense is None:
-        return f"{images} accuracy {own:.1%} {after}"
+        return f"{images} {score} {own:.1%} {after}"
     other = dense.test_accuracy if tested else dense.val_accuracy
-    return f"{format_signed_points(row.points)} {after} ({images} accuracy {own:.1%} instead of {other:.1%})"
+    return f"{format_signed_points(row.points)} {after} ({images} {score} {own:.1%} instead of {other:.1%})"
 
 
 class _Composer:
@@ -185,6 +199,7 @@ class _Composer:
             hidden=len(known) - len(rows),
             conditions=self._describe_conditions(rows),
             warning=self._compose_warning(next(row for row in rows if row.id == best.id)),
+            metric=self._run.structure.get("metric"),
         )
 
     def _compose_empty(self) -> Answer:
@@ -337,7 +352,7 @@ class _Composer:
 
     def _format_gains(self, row: AnswerRow, dense: AnswerRow | None) -> str:
         machine = "this machine" if self._is_here else "the machine of the search"
-        return format_gains(row, dense, self._costs, machine, self._describe_state(row))
+        return format_gains(row, dense, self._costs, machine, self._describe_state(row), get_accuracy_name(self._run))
 
     def _describe_state(self, row: AnswerRow) -> str:
         if row.trained:

@@ -45,6 +45,12 @@ def check_onnx(place: Path, module: nn.Module, images: Tensor, select: Callable[
     np.testing.assert_allclose(session.run(None, {name: images.numpy()})[0], expected.numpy(), atol=1e-3)
 
 
+def assert_names_metric(shown: str, metric: str) -> None:
+    """Check the printed answer and its table."""
+    assert f"val {metric}" in shown and f"test {metric}" in shown
+    assert f" {metric} " in shown.splitlines()[0] and "acc" not in shown
+
+
 @pytest.mark.slow
 def test_a_timm_classifier_with_its_own_weights_on_an_image_folder(tmp_path: Path, capsys: Any) -> None:
     rng = np.random.default_rng(0)
@@ -92,7 +98,8 @@ def test_a_segmentation_network_of_torchvision_with_its_mean_iou(tmp_path: Path,
     capsys.readouterr()
     main(["front", "one", "--runs", str(tmp_path / "runs")])
     shown = capsys.readouterr().out
-    assert "val mIoU" in shown and "val acc" not in shown and "val mIoU" in repr(run.front())
+    assert_names_metric(shown, "mIoU")
+    assert "val mIoU" in repr(run.front())
     best = run.best()
     assert best.val_accuracy is not None and 0 < best.val_accuracy < 1
     page = run.report(tmp_path / "report.html").read_text("utf-8")
@@ -118,6 +125,8 @@ def test_a_detector_with_its_mean_average_precision(tmp_path: Path, capsys: Any)
     }
     run = search(tmp_path, config)
     capsys.readouterr()
+    main(["front", "one", "--runs", str(tmp_path / "runs")])
+    assert_names_metric(capsys.readouterr().out, "mAP")
     main(["front", "one", "--json", "--runs", str(tmp_path / "runs")])
     found = json.loads(capsys.readouterr().out)
     best = run.best()
