@@ -14,14 +14,7 @@ from blendsearch.results.formatting import COST_NAMES, format_bytes, format_fact
 from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
 from blendsearch.results.record import Record, omit
 from blendsearch.results.records import EvaluationRecord, FinalRecord, NetworkRecord, RunSummary
-from blendsearch.results.summary import (
-    describe_training,
-    get_accuracy_name,
-    has_accuracy,
-    has_budget_range,
-    select_network,
-    summarize_run,
-)
+from blendsearch.results.summary import describe_training, has_accuracy, has_budget_range, select_network, summarize_run
 from blendsearch.runs.config.schema import LatencyConfig
 from blendsearch.runs.default_folder import format_option
 from blendsearch.runs.origin import DENSE, Origin
@@ -125,10 +118,7 @@ def compose_answer(run: Run, summary: RunSummary | None = None) -> Answer:
 def format_gains(
     row: AnswerRow, dense: AnswerRow | None, costs: Sequence[str], machine: str, after: str, score: str = "accuracy"
 ) -> str:
-    """Format what a network gains and loses: ``2.7x fewer MACs, 68 kB instead of 174 kB, ...``.
-
-    `score` is the name of what stands in place of the accuracy.
-    """
+    """Format what a network gains and loses: ``2.7x fewer MACs, 68 kB instead of 174 kB, ...``."""
     parts = [format_factor(getattr(row, f"{cost}_ratio"), f"fewer {COST_NAMES[cost]}") for cost in costs]
     if dense is not None:
         parts.append(f"{format_bytes(row.bytes)} instead of {format_bytes(dense.bytes)}")
@@ -168,6 +158,7 @@ class _Composer:
 
     def __init__(self, run: Run, summary: RunSummary) -> None:
         self._run, self._summary = run, summary
+        self._metric: str | None = run.structure.get("metric")
         with run.open_store(read_only=True) as store:
             self._latencies = store.read_latencies()
             self._further_latencies = store.read_runtime_latencies()
@@ -199,7 +190,7 @@ class _Composer:
             hidden=len(known) - len(rows),
             conditions=self._describe_conditions(rows),
             warning=self._compose_warning(next(row for row in rows if row.id == best.id)),
-            metric=self._run.structure.get("metric"),
+            metric=self._metric,
         )
 
     def _compose_empty(self) -> Answer:
@@ -352,7 +343,7 @@ class _Composer:
 
     def _format_gains(self, row: AnswerRow, dense: AnswerRow | None) -> str:
         machine = "this machine" if self._is_here else "the machine of the search"
-        return format_gains(row, dense, self._costs, machine, self._describe_state(row), get_accuracy_name(self._run))
+        return format_gains(row, dense, self._costs, machine, self._describe_state(row), self._metric or "accuracy")
 
     def _describe_state(self, row: AnswerRow) -> str:
         if row.trained:

@@ -1,11 +1,13 @@
 """Coupling of channels that an operation divides into parts.
 
 Sizes of parts are often computed from the number of channels (`chunk`, ``x[:, : c // 2]``), or are attributes of the
-module. Equal places in the parts are then cut together, so that the parts keep their proportion. This is an assumption
-about code that is not visible here. The verification of a group refutes it where it is wrong.
+module. Equal places in the parts are then cut together, so that the parts keep their proportion. Parts whose sizes are
+items of a list of the module are cut apart from each other. This is an assumption about code that is not visible here.
+The verification of a group refutes it where it is wrong.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,11 +48,34 @@ def _couple_slices(tracer: ChannelState, operation: Operation, dim: int, channel
         sizes = [start, end - start, width - end]
     else:
         sizes = [tensor.shape[dim] for tensor in operation.outputs]
+    parts = torch.split(channels, sizes)
+    if operation.name == "split_with_sizes" and tracer.record_parts(sizes, parts):
+        tracer.union_find.assume(channels, f"{operation.location} splits or reorders its channels")
+        return True
     unit = math.gcd(*sizes)
     if not _couple_repeats(tracer, operation, channels.reshape(-1, unit)):
-        return False
+        return _couple_equal_parts(tracer, operation, parts)
     for size in {*sizes, width} - {0}:
         tracer.record_sizes(size, channels[:size])
+    return True
+
+
+def _couple_equal_parts(tracer: ChannelState, operation: Operation, parts: Sequence[Tensor]) -> bool:
+    """Unite the channels of parts whose size is an attribute, and freeze the others; return False without such parts.
+
+    A score beside keys and values, for example, is a part of constant size.
+    """
+    sizes = {len(part) for part in parts if len(part) > 1 and tracer.has_size(len(part), "")}
+    if operation.name != "split_with_sizes" or not sizes:
+        return False
+    for size in sizes:
+        rows = torch.stack([part for part in parts if len(part) == size])
+        tracer.union_find.unite(rows[:1].expand_as(rows), rows, operation.location)
+        tracer.union_find.assume(rows, f"{operation.location} splits or reorders its channels")
+        tracer.record_sizes(size, rows[0])
+    for part in parts:
+        if len(part) not in sizes:
+            tracer.union_find.freeze(part, f"{operation.location} splits or reorders its channels")
     return True
 
 

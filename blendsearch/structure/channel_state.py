@@ -1,6 +1,6 @@
 """Labels of the tensors of a network while its channels are traced."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from blendsearch.structure.labels import Labels, collapse, expand_labels, find_v
 from blendsearch.structure.layer_types import LEAVES
 from blendsearch.structure.reached import ReachRecord
 from blendsearch.structure.reduction_calls import CallCounter
+from blendsearch.structure.size_attributes import SEQUENCES
 from blendsearch.structure.union_find import NO_CHANNEL, UnionFind
 
 Side = Literal["out", "in", "size", "cost", "statistic"]
@@ -177,6 +178,35 @@ class ChannelState:
         for name in [name for name in self._list_sizes(size) if any(part in name for part in parts)]:
             owner = self._module_stack[-1][0]
             self._record_labels(f"{owner}.{name}" if owner else name, 0, "size", labels.numpy())
+
+    def record_parts(self, sizes: Sequence[int], parts: Sequence[Tensor]) -> bool:
+        """Let items of lists that are `sizes` follow cuts of `parts`, the labels of each; return False for no list."""
+        names = list(self._list_sequences(sizes))
+        for name in names:
+            for place, labels in enumerate(parts):
+                self._record_item(name, place, labels)
+        return bool(names)
+
+    def record_shape(self, shape: Sequence[int], dim: int, labels: Tensor) -> None:
+        """Let items of lists that are the last sizes of `shape` follow a cut of `labels`, those along `dim`."""
+        for count in range(2, len(shape) + 1):
+            place = dim - len(shape) + count
+            for name in self._list_sequences(shape[-count:]) if place >= 0 else ():
+                self._record_item(name, place, labels)
+
+    def _list_sequences(self, sizes: Sequence[int]) -> Iterator[str]:
+        """List the lists and tuples of the running module that hold `sizes`, or -1 in place of some."""
+        module = self._module_stack[-1][1] if self._module_stack else None
+        for name, value in ({} if module is None else vars(module)).items():
+            if isinstance(value, SEQUENCES) and len(value) == len(sizes) and not name.startswith("_"):
+                pairs = zip(value, sizes, strict=True)
+                if all(type(item) is int and item in (size, -1) for item, size in pairs):
+                    yield name
+
+    def _record_item(self, name: str, place: int, labels: Tensor) -> None:
+        owner, module = self._module_stack[-1]
+        if vars(module)[name][place] == len(labels):
+            self._record_labels(f"{owner}.{name}[{place}]".lstrip("."), 0, "size", labels.numpy())
 
     def record_product(self, location: str, macs: int, labels: Tensor) -> None:
         """Record the multiply-accumulates per channel of a product of activations, in the first run only."""

@@ -138,6 +138,9 @@ def _move(tracer: ChannelState, operation: Operation) -> None:
     elif operation.name in VIEW_OPS and moved:
         _record_sizes(tracer, before, moved[0])
     for tensor, labels in zip(outputs, moved, strict=True):
+        vector = get_vector(labels) if operation.name in VIEW_OPS else None
+        if vector is not None:
+            tracer.record_shape(tensor.shape, *vector)
         tracer.set_labels(tensor, labels)
 
 

@@ -5,7 +5,7 @@ Only kept channels are copied. The module tree is copied without tensors and the
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from blendsearch.structure.depthwise import decompose
 from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.size_attributes import set_sizes
 
 _SHARED_TYPES = (
     int,
@@ -66,14 +67,6 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None
     for name in maps.find_decomposed_layers(cut):
         decompose(narrowed, name)
     return narrowed
-
-
-def set_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Set integer attributes of the modules of `model`, or tuples of one integer, by their names."""
-    for name, size in sizes.items():
-        owner, _, attribute = name.rpartition(".")
-        module = model.get_submodule(owner)
-        setattr(module, attribute, (size,) if isinstance(getattr(module, attribute, size), tuple) else size)
 
 
 def _take(tensor: Tensor, dim: int, positions: NDArray[np.int64]) -> Tensor:

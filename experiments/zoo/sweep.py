@@ -180,7 +180,8 @@ def load_into_dense(model: Any, small: Any, maps: Any, cut: Any) -> Any:
     """Rebuild the cut network from its tensors by name and the dense one, as an exported network is loaded."""
     import numpy as np
 
-    from blendsearch.structure.surgery import copy_with_tensors, set_sizes
+    from blendsearch.structure.size_attributes import set_sizes
+    from blendsearch.structure.surgery import copy_with_tensors
 
     def list_tensors(module: Any) -> list[Any]:
         return [*module.named_parameters(), *module.named_buffers()]

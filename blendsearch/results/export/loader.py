@@ -15,7 +15,8 @@ from blendsearch.memory import get_available_bytes
 from blendsearch.results.export.description import WEIGHTS, NetworkSource, read_source
 from blendsearch.structure.depthwise import make_depthwise_pair
 from blendsearch.structure.folding import make_plain_layers
-from blendsearch.structure.surgery import copy_with_tensors, set_sizes
+from blendsearch.structure.size_attributes import get_size, set_sizes
+from blendsearch.structure.surgery import copy_with_tensors
 from blendsearch.task import seed_rngs
 from blendsearch.zoo.factory import build_untrusted_model, call_without_downloads
 from blendsearch.zoo.network_copy import copy_network
@@ -134,11 +135,9 @@ def _check_shapes(folder: Path, source: NetworkSource, shapes: Mapping[str, tupl
 
 def _check_sizes(folder: Path, source: NetworkSource, dense: nn.Module) -> None:
     """Raise ModelError unless the stored sizes are integer attributes of modules of `dense`, none of them greater."""
-    modules = dict(dense.named_modules())
     for name, size in source.sizes.items():
-        owner, _, attribute = name.rpartition(".")
-        most = vars(modules[owner]).get(attribute) if owner in modules and not attribute.startswith("_") else None
-        if type(most) is not int or size > most:
+        most = get_size(dense, name)
+        if most is None or size > most:
             raise _describe_misfit(folder, source, f"{name} is {size}, expected an attribute of that size or more")
 
 
