@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from blendsearch.cli.terminal import make_table, print_table, shorten_metric
 
 if TYPE_CHECKING:
-    from blendsearch.results.answer import Answer, AnswerRow
+    from blendsearch.results.answer import Answer
+    from blendsearch.results.answer_row import AnswerRow
     from blendsearch.results.metrics import RunMetric
 
 

@@ -7,10 +7,9 @@ import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
+from blendsearch.results.answer_row import AnswerRow, RuntimeRow, format_gains
 from blendsearch.results.costs import BYTES_PER_WEIGHT
-from blendsearch.results.gains import format_gains
 from blendsearch.results.latency_text import RUNTIME_NAMES, describe_slowness
 from blendsearch.results.metrics import ACCURACY, RunMetric
 from blendsearch.results.record import Record
@@ -46,46 +45,6 @@ MAX_LOSS = 0.1
 
 USELESS = 0.3
 """A network with less accuracy than the best by this difference is not shown, however small it is."""
-
-
-class RuntimeRow(TypedDict):
-    """Milliseconds of one pass of a network in a runtime, and its share of the dense network's time."""
-
-    ms: float
-    ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerRow(Record):
-    """A network beside the dense one.
-
-    Attributes
-    ----------
-    mark: ``best``, ``knee``, both, or empty.
-    bytes: size of its float32 parameters.
-    latency_ms, latency_ratio: measured at the end of the search, beside the dense network; None where not measured.
-    runtimes: milliseconds and ratio in further runtimes, by name, such as ``onnxruntime``.
-    trained: the accuracies are those after the long fine-tune.
-    val_spread, test_spread: standard deviations of the accuracies over seeds; None of one seed.
-    points: difference of accuracies to the dense network's, in [-1, 1]: on test images where there are any.
-    """
-
-    id: int
-    name: str
-    mark: str
-    macs_ratio: float
-    params_ratio: float
-    bytes: int
-    latency_ms: float | None
-    latency_ratio: float | None
-    runtimes: Mapping[str, RuntimeRow]
-    trained: bool
-    val_loss: float | None
-    val_accuracy: float | None
-    test_accuracy: float | None
-    val_spread: float | None
-    test_spread: float | None
-    points: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

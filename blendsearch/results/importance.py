@@ -107,7 +107,7 @@ def measure_importance(run: Run) -> RunImportance:
         best = _select_best(run, select_highest_fidelity(rows, promotions))
         chosen = {row.id for row in _space_evenly(evaluated)}
         whole = store.read_evaluations_by_id(sorted(chosen | best))
-    sample = _Sample(run, whole, chosen, best)
+    sample = _NetworkSample(run, whole, chosen, best)
     found = _measure_criteria(run, sample)
     return RunImportance(
         evaluations=len(evaluated),
@@ -147,7 +147,7 @@ def correlate_ranks(values: Matrix, target: Matrix, controls: Matrix) -> Matrix:
     return np.asarray(np.clip(residuals[:-1] @ residuals[-1] / norms[:-1] / norms[-1], -1, 1))
 
 
-class _Sample:
+class _NetworkSample:
     """Networks with their losses and ranged costs; `mask` marks those of the correlations, `best` the best ones."""
 
     def __init__(self, run: Run, rows: Sequence[Evaluation], chosen: set[int], best: set[int]) -> None:
@@ -191,7 +191,7 @@ def _space_evenly(rows: Sequence[Evaluation]) -> list[Evaluation]:
     return [rows[place] for place in places]
 
 
-def _measure_groups(run: Run, sample: _Sample) -> tuple[GroupImportance, ...]:
+def _measure_groups(run: Run, sample: _NetworkSample) -> tuple[GroupImportance, ...]:
     sizes = np.array([int(group["channels"]) for group in run.structure["groups"]])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     cuts = (unpack_cut(row.cut, int(sizes.sum())) for row in sample.rows)
@@ -213,7 +213,7 @@ def _measure_groups(run: Run, sample: _Sample) -> tuple[GroupImportance, ...]:
 
 
 def _measure_criteria(
-    run: Run, sample: _Sample
+    run: Run, sample: _NetworkSample
 ) -> tuple[tuple[CriterionImportance, ...], tuple[CriterionImportance, ...]]:
     """Measure criteria and clusters; nothing where networks have no blend, or all the same one."""
     names = [str(name) for name in run.structure["criteria"]]
@@ -239,7 +239,7 @@ def _read_parts(run: Run, rows: Sequence[Evaluation], criteria: int) -> Matrix:
 
 
 def _measure_parts(
-    names: Sequence[str], clusters: Sequence[tuple[int, ...]], parts: Matrix, sample: _Sample
+    names: Sequence[str], clusters: Sequence[tuple[int, ...]], parts: Matrix, sample: _NetworkSample
 ) -> tuple[CriterionImportance, ...]:
     blended = np.isfinite(parts.sum(axis=0))
     sums = np.array([parts[list(members)].sum(axis=0) for members in clusters])

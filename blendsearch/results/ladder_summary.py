@@ -76,10 +76,14 @@ def _count_images(run: Run, limit: int | None) -> int:
 
 
 def compare_with_noise(run: Run, finals: Sequence[FinalRecord]) -> FinalsNoise | None:
-    """Compare the spread of the finals with the standard error of an accuracy; None where it is not known."""
+    """Compare the spread of the finals with the standard error of an accuracy; None where it is not known.
+
+    Metrics such as mIoU are no shares of images, and have none.
+    """
     accuracies = [item.val_accuracy for item in finals if item.val_accuracy is not None]
     images = run.structure.get("images", {}).get("val", 0)
-    if len(accuracies) < 2 or not images or "evaluate" in run.structure.get("task", {}):
+    counted = "metric" not in run.structure and "evaluate" not in run.structure.get("task", {})
+    if len(accuracies) < 2 or not images or not counted:
         return None
     best = max(accuracies)
     error, spread = sqrt(best * (1 - best) / images), best - min(accuracies)
