@@ -1,7 +1,7 @@
 """Folding of batch-norms into the preceding convolutions during evaluation: the same outputs with fewer passes.
 
 In evaluation mode a batch-norm is a scale and a shift per channel, which the convolution's weights can absorb. This
-saves a quarter of a ResNet-56's forward pass (experiments/evaluation_speed.py).
+saves a quarter of a ResNet-56's forward pass (experiments/performance/evaluation_speed.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -21,7 +21,7 @@ from blendsearch.fitness.evaluator import Evaluator, Request
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import autocast, convert_to_channels_last
 
-sys.path.insert(0, str(ROOT / "experiments"))
+sys.path.insert(0, str(ROOT / "experiments" / "performance"))
 from batched_passes import make_batched_pass, mask_network
 
 NAME = "several_candidates"

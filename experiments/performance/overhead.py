@@ -1,6 +1,6 @@
 """Measure the cost of a search outside its evaluations: per candidate, and relative to 400 evaluations of one second.
 
-    python experiments/overhead.py [--out overhead.json]
+    python experiments/performance/overhead.py [--out overhead.json]
 
 Runs whole searches of a ResNet-56 (random weights; scores and losses do not matter here) with an engine that answers at
 once. All measured time is spent in decoding, the optimizer, the store, checkpoints and progress. Reports processor

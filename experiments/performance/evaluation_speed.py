@@ -1,6 +1,6 @@
 """Measure the gain of channels-last memory and of folded batch-norms in forward passes of an evaluation.
 
-    python experiments/evaluation_speed.py CONFIG [--images 500] [--repeats 5] [--out FILE] [--set F=V ...]
+    python experiments/performance/evaluation_speed.py CONFIG [--images 500] [--repeats 5] [--out FILE] [--set F=V ...]
 
 Evaluates the network of CONFIG's equal blend on some of its validation images in four ways, in alternation, and prints
 the shortest processor time of each and its ratio to the plain way.

@@ -1,6 +1,6 @@
 """Compare the time to make a candidate's module by slicing with that of Torch-Pruning's copy and step.
 
-    python experiments/surgery_speed.py [MODEL ...]          # torchvision names; default resnet50 densenet121
+    python experiments/performance/surgery_speed.py [MODEL ...]     # torchvision names; default resnet50 densenet121
 
 Both make a narrower copy of the same dense network in the same process, in alternation. blendsearch slices a random
 half of every group into a new module. Torch-Pruning copies the network, builds its graph and steps its magnitude pruner

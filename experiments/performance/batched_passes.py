@@ -1,6 +1,6 @@
 """Compare one batched forward pass over candidates with one pass per candidate.
 
-    python experiments/batched_passes.py CONFIG [--candidates 8] [--images 500] [--repeats 3] [--set F=V ...]
+    python experiments/performance/batched_passes.py CONFIG [--candidates 8] [--images 500] [--set F=V ...]
 
 One pass per candidate, as a search does it, runs physically smaller networks. The batched pass runs the dense network
 with removed channels set to zero, all candidates' tensors stacked, mapped by torch.func.vmap; convolutions become

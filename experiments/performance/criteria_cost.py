@@ -1,6 +1,6 @@
 """Measure the cost of criteria: seconds per criterion, and the pool relative to one forward and backward pass.
 
-    python experiments/criteria_cost.py torchvision:resnet50 --images 64 --size 224
+    python experiments/performance/criteria_cost.py torchvision:resnet50 --images 64 --size 224
 
 Prints for every criterion the seconds it adds: its scoring of all groups, and its probe alone on a few images minus a
 plain forward pass over them, scaled to all images. Then the seconds of the plain pass, of the one probe for the whole

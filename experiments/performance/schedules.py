@@ -1,6 +1,6 @@
 """Simulate both schedules with uneven evaluations on 2 to 64 workers: busy time, duration and loss.
 
-    python experiments/schedules.py [--out schedules.json]
+    python experiments/performance/schedules.py [--out schedules.json]
 
 The search is real: its loop, its optimizers, its store. Time is simulated: an engine with a virtual clock assigns each
 evaluation a duration between 2 and 20 s (log-uniform, drawn from the cut's seed, so that a cut takes as long under

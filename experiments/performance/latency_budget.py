@@ -1,6 +1,6 @@
 """Measure how closely networks keep a latency budget of 0.6, for ResNet-18 on one CPU thread of this machine.
 
-    python experiments/latency_budget.py [--cpu-clock] [SIDE ...]          # image sides; default 64 128
+    python experiments/performance/latency_budget.py [--cpu-clock] [SIDE ...]          # image sides; default 64 128
 
 With --cpu-clock a pass is timed by the processor time of its thread instead of the wall clock. This excludes other
 processes of the machine; the error of the model itself remains.

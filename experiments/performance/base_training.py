@@ -1,0 +1,75 @@
+"""Measure steps of base training in channels-last memory, relative to channels first.
+
+    python experiments/performance/base_training.py [--steps 4] [--repeats 3] [--out base_training.json]
+
+Trains networks with random weights on random images of 32 px: one forward and backward pass and an update of SGD with
+momentum per step of 64 images, in both layouts in alternation. Prints the least processor milliseconds per step of one
+thread, and the ratio.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blendsearch.training.device import convert_to_channels_last
+from blendsearch.zoo.factory import build_model
+
+NETWORKS: dict[str, dict[str, int]] = {"cifar_resnet": {"depth": 20}, "cifar_vgg": {}}
+BATCH = 64
+
+
+def measure_network(factory: str, steps: int, repeats: int) -> dict[str, float]:
+    found: dict[str, list[float]] = {"channels first": [], "channels last": []}
+    torch.manual_seed(0)
+    x, y = torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
+    for _ in range(repeats + 1):
+        first = build_model(factory, NETWORKS[factory])
+        last = convert_to_channels_last(build_model(factory, NETWORKS[factory]))
+        found["channels first"].append(time_steps(first, x, y, steps))
+        layout = x.to(memory_format=torch.channels_last)
+        found["channels last"].append(time_steps(last, layout, y, steps))
+    first_ms, last_ms = (1e3 * min(times[1:]) / steps for times in found.values())
+    return {
+        "channels_first_ms": round(first_ms, 1),
+        "channels_last_ms": round(last_ms, 1),
+        "ratio": round(last_ms / first_ms, 3),
+    }
+
+
+def time_steps(network: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> float:
+    """Measure processor seconds of the steps."""
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
+    network.train()
+    start = time.process_time()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    return time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    results: dict[str, Any] = {"machine": machine}
+    for factory in NETWORKS:
+        results[factory] = measure_network(factory, arguments.steps, arguments.repeats)
+        print(f"{factory}: {json.dumps(results[factory])}", flush=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
