@@ -127,7 +127,14 @@ def gone_through(run: Run, problem: Problem, engine: Engine) -> list[str]:
         *((1, "auto"), (3, "nsga2"), (60, "random")),
         *(
             pytest.param(workers, optimizer, marks=pytest.mark.slow)
-            for workers, optimizer in ((3, "auto"), (60, "auto"), (1, "nsga2"), (60, "nsga2"), (1, "random"), (3, "random"))
+            for workers, optimizer in (
+                (3, "auto"),
+                (60, "auto"),
+                (1, "nsga2"),
+                (60, "nsga2"),
+                (1, "random"),
+                (3, "random"),
+            )
         ),
     ],
 )
