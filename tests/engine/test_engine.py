@@ -50,16 +50,6 @@ def test_every_request_returns_once_and_equals_a_direct_evaluation(engine: Engin
     assert len({outcome.loss for outcome in outcomes.values()}) > 1
 
 
-def test_an_evaluator_with_refit_equals_a_direct_evaluation(where: str) -> None:
-    torch.set_num_threads(1)
-    held, requests = make_evaluator(repair=True), make_requests(3)
-    started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
-    outcomes = check_outcomes(started, held, requests)
-    started.close()
-    for item in requests:
-        assert outcomes[item.digest].loss != make_evaluator().evaluate(item).loss, "it was not repaired"
-
-
 def test_candidates_are_sliced_out_of_an_attached_network_and_the_dense_one_stays(where: str) -> None:
     torch.set_num_threads(1)
     held, requests = make_evaluator(), make_requests(3)
@@ -75,9 +65,23 @@ def test_candidates_are_sliced_out_of_an_attached_network_and_the_dense_one_stay
     found = check_outcomes(started, expected, requests)
     started.close()
     assert [found[item.digest].loss == dense[item.digest].loss for item in requests] == [False, False, False, True]
-    begun = start_engine(EngineConfig(ray=where, workers=1, threads=1), expected)
-    check_outcomes(begun, expected, requests[:1])
-    begun.close()
+
+
+def test_an_evaluator_with_a_refit_or_a_tuned_network_equals_a_direct_evaluation(where: str) -> None:
+    torch.set_num_threads(1)
+    held, requests = make_evaluator(repair=True), make_requests(3)
+    with torch.no_grad():
+        tuned = copy.deepcopy(held.model)
+        for parameter in tuned.parameters():
+            parameter.mul_(1.1)
+    held = dataclasses.replace(held, tuned=tuned)
+    started = start_engine(EngineConfig(ray=where, workers=1, threads=1), held)
+    outcomes = check_outcomes(started, held, requests)
+    started.close()
+    without_refit, without_tuned = dataclasses.replace(make_evaluator(), tuned=tuned), make_evaluator(repair=True)
+    for item in requests:
+        assert outcomes[item.digest].loss != without_refit.evaluate(item).loss, "it was not repaired"
+        assert outcomes[item.digest].loss != without_tuned.evaluate(item).loss, "it was not sliced out of that network"
 
 
 def test_a_failing_request_is_a_failed_outcome_and_others_succeed(engine: Engine) -> None:

@@ -27,7 +27,7 @@ def count_stored(store: Path) -> int:
 def test_a_moved_run_stops_and_resumes_at_its_new_place(
     config_file: Path, quick: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
-    longer(config_file, quick, 40)
+    longer(config_file, quick, 24)
     main(["search", str(config_file), "--runs", str(tmp_path), "--name", "whole"])
     search = LiveSearch(tmp_path, config_file)
     process = search.start()

@@ -28,7 +28,7 @@ ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
         *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
-        *(".metric", ".best_metric"),
+        *(".metric", ".best_metric", ".importance", "/importance"),
     }
 )
 """Ends of the places of keys that later versions added: programs that read the output ignore unknown keys."""

@@ -108,16 +108,26 @@ def read_trainings(run: Run) -> tuple[list[RungResult], list[Any]]:
         return rungs, [item._replace(seconds=0.0) for item in store.read_finals()]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+STOPS = [(9, 4, 2), (12, 1), (15, 11, 3, 3), (44, 1)]
+"""Numbers of outcomes after which a search stops, one after another."""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "all_stops"),
+    [
+        *(("generational", STOPS[2:]), ("steady", STOPS[:2])),
+        *(pytest.param(schedule, STOPS, marks=pytest.mark.slow) for schedule in SCHEDULES),
+    ],
+)
 def test_a_ladder_stopped_anywhere_ends_as_the_undisturbed_one(
-    schedule: str, prepared: Problem, tmp_path: Path
+    schedule: str, all_stops: list[tuple[int, ...]], prepared: Problem, tmp_path: Path
 ) -> None:
     problem = use_schedule(prepared, schedule)
     whole = begin(problem, tmp_path, "whole")
     run_through(whole, problem, LocalEngine(problem.evaluator))
     rungs, finals = read_trainings(whole)
     assert {item.rung for item in rungs} == {1, 2, 3} and len(finals) == 3
-    for stops in ((9, 4, 2), (12, 1), (15, 11, 3, 3), (44, 1)):
+    for stops in all_stops:
         run = begin(problem, tmp_path, f"stopped-{stops[0]}")
         for lasts in stops:
             with pytest.raises(Stopped):
@@ -128,7 +138,7 @@ def test_a_ladder_stopped_anywhere_ends_as_the_undisturbed_one(
         assert not (run.path / "training").exists()
 
 
-@pytest.mark.parametrize("failing", ["", "0123"])
+@pytest.mark.parametrize("failing", [pytest.param("", marks=pytest.mark.slow), "0123"])
 def test_a_generational_ladder_is_the_same_with_any_workers(failing: str, prepared: Problem, tmp_path: Path) -> None:
     runs = []
     for workers, stops in ((1, ()), (4, ()), (3, (20, 5))):

@@ -128,8 +128,12 @@ def gone_through(run: Run, problem: Problem, engine: Engine) -> list[str]:
         *(
             pytest.param(workers, optimizer, marks=pytest.mark.slow)
             for workers, optimizer in (
-                *((3, "auto"), (60, "auto"), (1, "nsga2"), (60, "nsga2")),
-                *((1, "random"), (3, "random")),
+                (3, "auto"),
+                (60, "auto"),
+                (1, "nsga2"),
+                (60, "nsga2"),
+                (1, "random"),
+                (3, "random"),
             )
         ),
     ],

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 
+import blendsearch
 from blendsearch.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +122,9 @@ def test_the_script_in_python_runs(
 ) -> None:
     script = ROOT / "experiments" / "own_network.py"
     assert "experiments/own_network.py" in README and "own_network.py" in how_to("python")
+    search = blendsearch.search
+    small = {"evaluations": 12, "finals": {"picks": 1, "tuning": {"epochs": 1}}}
+    monkeypatch.setattr(blendsearch, "search", lambda *data, **options: search(*data, **options | small))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script))
     assert "Conv2d(1, " in capsys.readouterr().out

@@ -28,8 +28,18 @@ from blendsearch.runs.store import Store
 pytestmark = needs_chromium
 HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>\'&'
 MANY = 10_000
-QUIET = os.getloadavg()[0] < 2 * (os.cpu_count() or 1)
-"""Whether times are this page's, and not those of other work on the machine."""
+PAGES = {
+    "/": "#rows a",
+    "/runs/one": "#front button",
+    "/start": "#config",
+    "/compare?one=one&other=hostile": "#facts tr",
+}
+"""Pages, and what each of them shows once it is there."""
+
+
+def is_quiet() -> bool:
+    """Return whether times are this page's, and not those of other work on the machine."""
+    return os.getloadavg()[0] < 1.5 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +136,7 @@ def test_ten_thousand_evaluations_are_there_in_two_seconds(at: Opener, server: S
     seconds = min(took)
     kept = sum(warm.evaluate("performance.getEntries().map((entry) => entry.encodedBodySize ?? 0)"))
     print(f"\n{MANY} evaluations open in {seconds:.2f} s; {sum(sizes) / 1000:.0f} kB sent, {kept / 1000:.0f} kB in all")
-    assert kept < 400_000 and seconds < (8 if QUIET else 30)
+    assert kept < 400_000 and seconds < (8 if is_quiet() else 60)
 
 
 def test_a_running_search_is_followed_within_a_second(at: Opener, runs: Path) -> None:
@@ -148,7 +158,7 @@ def test_a_running_search_is_followed_within_a_second(at: Opener, runs: Path) ->
     print(
         f"\nan evaluation is shown {statistics.median(delays):.2f} s after it was stored, at most {max(delays):.2f} s"
     )
-    assert statistics.median(delays) < (1 if QUIET else 10)
+    assert statistics.median(delays) < (1 if is_quiet() else 20)
     expect(page.locator("#best-id")).to_have_text(f"network {MANY + 20}")
     expect(page.locator("#state")).to_have_text("stopped")
 
@@ -207,17 +217,20 @@ def test_all_of_it_goes_by_keyboard(at: Opener) -> None:
     expect(page.locator("#network-h")).to_have_text("The dense network")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_no_page_has_what_axe_finds(at: Opener, scheme: str, width: int) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "width", "paths"),
+    [
+        ("light", 1280, list(PAGES)[:2]),
+        ("dark", 390, list(PAGES)[2:]),
+        pytest.param("light", 1280, list(PAGES)[2:], marks=pytest.mark.slow),
+        pytest.param("dark", 390, list(PAGES)[:2], marks=pytest.mark.slow),
+    ],
+)
+def test_no_page_has_what_axe_finds(at: Opener, scheme: str, width: int, paths: list[str]) -> None:
     found = {}
-    for path, ready in {
-        "/": "#rows a",
-        "/runs/one": "#front button",
-        "/start": "#config",
-        "/compare?one=one&other=many": "#facts tr",
-    }.items():
+    for path in paths:
         page = at(path, width, scheme)
-        expect(page.locator(ready).first).to_be_visible()
+        expect(page.locator(PAGES[path]).first).to_be_visible()
         if path == "/runs/one":
             page.locator("#front button").last.click()
             expect(page.locator("#network-body .bar").first).to_be_visible()

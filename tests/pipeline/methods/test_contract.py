@@ -13,10 +13,11 @@ from blendsearch.testing import check_method
 
 TUNING = {"epochs": 1, "rate": 0.05, "batch_size": 64}
 QUICK: dict[str, Any] = {
+    "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 1, "rate": 0.1}},
     "criteria": {"pool": ["l1", "l2"], "images": 32},
     "fitness": {"fidelity": "raw", "device": "cpu"},
     "search": {"evaluations": 8, "population": 4},
-    "finals": {"picks": 0},
+    "finals": {"picks": 0, "tuning": TUNING},
     "derived": {"batches": 2, "steps": 2, "tuning": TUNING},
     "tailored": {"tuning": TUNING | {"epochs": 2}},
 }
