@@ -45,13 +45,22 @@ def read_processor_seconds(pid: int) -> float:
 
 
 def run_command(words: list[str], folder: Path, package: Path) -> tuple[list[Line], float]:
-    """Run a command; return its lines, and the seconds of the whole."""
+    """Run a command of blendsearch; return its lines, and the seconds of the whole."""
+    return run_python(["-m", "blendsearch", *words], folder, package)
+
+
+def run_python(arguments: list[str], folder: Path, package: Path) -> tuple[list[Line], float]:
+    """Run Python with the blendsearch of `package`; return its lines, and the seconds of the whole."""
     start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(package), "COLUMNS": "110", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "blendsearch", *words]
     lines = []
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
