@@ -27,6 +27,7 @@ COMPUTED = READ | {
 ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
+        *(".metric", ".best_metric", ".importance"),
         *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
         *(".metric", ".best_metric", ".importance", "/importance"),
     }
