@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.structure.channel_state import ChannelState
+from blendsearch.structure.decisions import READS, DecisionRecord
 from blendsearch.structure.eager_mode import EagerMode
 from blendsearch.structure.labels import expand_labels, find_varying_dims
 from blendsearch.structure.layer_types import (
@@ -41,6 +42,8 @@ class ChannelTracer(EagerMode, ChannelState):
         self._leaf_depth = 0
         self._output_labels: dict[str, NDArray[np.int64]] = {}
         self._used_elsewhere: set[str] = set()
+        self._decisions = DecisionRecord()
+        self.undecided: list[str] = []
 
     def trace(self, examples: Sequence[Tensor]) -> None:
         """Run the model, which must be in evaluation mode, on each of `examples`, (1, ...).
@@ -54,6 +57,7 @@ class ChannelTracer(EagerMode, ChannelState):
                 self._run(example)
                 self.counts_products = False
             paths.add(path)
+        self.undecided = self._decisions.list_undecided()
         evaluated = self.union_find.count
         blocks = [module for module in self._model.modules() if any(True for _ in module.children())]
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
@@ -77,6 +81,7 @@ class ChannelTracer(EagerMode, ChannelState):
 
     def _run(self, example: Tensor) -> None:
         self.calls.reset()
+        self._decisions.add_images([example])
         with self._register_hooks(), torch.no_grad(), self:
             output = self._model(example)
         self.freeze_positions(list_tensors(output))
@@ -87,6 +92,7 @@ class ChannelTracer(EagerMode, ChannelState):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         inputs = list_arguments((args, kwargs or {}))
+        self._record_decision(func, inputs, output)
         if any(tensor.numel() for tensor in list_arguments(output)):
             self.reached.add_tensors(self._names[id(tensor)] for tensor in inputs if id(tensor) in self._names)
         if not self._leaf_depth:
@@ -95,6 +101,12 @@ class ChannelTracer(EagerMode, ChannelState):
             for tensor in list_arguments(output):
                 self._record_activation(tensor)
         return output
+
+    def _record_decision(self, func: Any, inputs: Sequence[Tensor], output: Any) -> None:
+        name = func._schema.name.partition("::")[2]
+        if name in READS and not self._leaf_depth and self._decisions.depends(inputs):
+            self._decisions.add_value(self.calls.count(self.module_name, name), self.location, output)
+        self._decisions.follow(inputs, list_arguments(output))
 
     # Layers
 

@@ -27,6 +27,7 @@ _EMPTY = np.zeros(0, dtype=np.int64)
 class CoupledGroups:
     """Groups of a network as index maps, frozen groups, and layers that no example reached.
 
+    `undecided`: modules that read numbers of activations, and decide the same way on all examples.
     `sizes`: the values of integer attributes that follow a cut, by name. `products`: the multiply-accumulates per
     channel of products of activations, by name; `widths`: their channels, and those of reductions over channels.
     """
@@ -34,6 +35,7 @@ class CoupledGroups:
     groups: list[Group]
     frozen: list[FrozenGroup]
     unreached: list[str]
+    undecided: list[str]
     sizes: dict[str, int]
     products: dict[str, int]
     widths: dict[str, int]
@@ -82,6 +84,7 @@ def find_coupled_groups(model: nn.Module, examples: Sequence[Tensor]) -> Coupled
         [group for group, _ in sorted(groups.values(), key=lambda item: item[1])],
         sorted(frozen, key=lambda item: order[item.name]),
         tracer.reached.list_unreached(),
+        tracer.undecided,
         _list_widths(tracer, "size"),
         tracer.products,
         _list_widths(tracer, "cost") | _list_widths(tracer, "statistic"),

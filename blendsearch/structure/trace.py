@@ -27,13 +27,15 @@ MAX_BATCHES = 3
 class Structure:
     """Groups of a network that can be cut, frozen groups, and the cost of any cut.
 
-    `unreached`: layers that ran on none of the images.
+    `unreached`: layers that ran on none of the images. `undecided`: modules that may branch on numbers of activations,
+    and took one way on all images.
     """
 
     maps: IndexMaps
     frozen: tuple[FrozenGroup, ...]
     oracle: CostOracle
     unreached: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
 
 def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images: Tensor | None = None) -> Structure:
@@ -74,7 +76,7 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
             functions = _describe_functions(model)
             raise TraceError(f"no group of {type(model).__name__} can be cut: {reasons}{functions}")
         oracle = build_cost_oracle(model, maps, examples[0], found.products)
-        return Structure(maps, tuple(frozen), oracle, tuple(found.unreached))
+        return Structure(maps, tuple(frozen), oracle, tuple(found.unreached), tuple(found.undecided))
 
 
 def _describe_functions(model: nn.Module) -> str:

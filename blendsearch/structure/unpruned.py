@@ -15,11 +15,23 @@ OUTPUT = "its channels are the network's output"
 
 def describe_unreached(names: Sequence[str]) -> str:
     """Describe layers that no traced image reached, for a warning."""
-    listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     return (
-        f"{listed} did not run on any of the traced training images: what such a layer may read stays unpruned; remove "
-        "layers that are never used"
+        f"{_list_names(names)} did not run on any of the traced training images: what such a layer may read stays "
+        "unpruned; remove layers that are never used"
     )
+
+
+def describe_undecided(names: Sequence[str]) -> str:
+    """Describe modules that may run other code for other images, for a warning."""
+    return (
+        f"the code of {_list_names(names)} reads numbers of activations, and took one way on all traced training "
+        "images: a way that only other images take is not verified, and pruned networks may fail there; check an "
+        "export on such an image"
+    )
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def describe_unpruned(model: nn.Module, structure: Structure, cost: str = "macs") -> str:

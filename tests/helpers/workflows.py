@@ -70,18 +70,49 @@ class Scenes(Dataset[Any]):
         return image, {"boxes": box[None], "labels": torch.ones(1, dtype=torch.int64)}
 
 
+def make_block(before: int, after: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.SiLU())
+
+
+class Bottleneck(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cv1, self.cv2 = make_block(width, width), make_block(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.cv2(self.cv1(x))
+
+
+class C2f(nn.Module):
+    """The block of YOLOv8: halves, of which one passes through bottlenecks, and all are joined."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.c = width // 2
+        self.cv1, self.cv2 = make_block(width, width, kernel=1), make_block((2 + depth) * self.c, width, kernel=1)
+        self.m = nn.ModuleList(Bottleneck(self.c) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.cv1(x).chunk(2, 1))
+        for bottleneck in self.m:
+            parts.append(bottleneck(parts[-1]))
+        return self.cv2(torch.cat(parts, 1))
+
+
 class Detector(nn.Module):
     """Detector of one class without anchors: (images, 5, cells, cells), of cells of 4 x 4 pixels.
 
     Channels are objectness, and the distances from the cell's centre to the box's left, top, right and bottom sides.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, body: str = "plain") -> None:
         super().__init__()
-        parts: list[nn.Module] = []
-        for before, after, stride in ((3, width, 2), (width, 2 * width, 2), *[(2 * width, 2 * width, 1)] * 2):
-            parts += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.body = nn.Sequential(*parts)
+        wide = 2 * width
+        blocks = [C2f(wide, 2)] if body == "c2f" else [make_block(wide, wide), make_block(wide, wide)]
+        self.body = nn.Sequential(make_block(3, width, 2), make_block(width, wide, 2), *blocks)
         self.objectness, self.box = nn.Conv2d(2 * width, 1, 1), nn.Conv2d(2 * width, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,15 +120,15 @@ class Detector(nn.Module):
         return torch.cat([self.objectness(features), self.box(features)], dim=1)
 
 
-def make_detector(width: int = 8) -> nn.Module:
+def make_detector(width: int = 8, body: str = "plain") -> nn.Module:
     """Make a detector that brings its own weights."""
-    return copy.deepcopy(_train_detector(width))
+    return copy.deepcopy(_train_detector(width, body))
 
 
 @cache
-def _train_detector(width: int) -> nn.Module:
+def _train_detector(width: int, body: str) -> nn.Module:
     torch.manual_seed(0)
-    model = Detector(width)
+    model = Detector(width, body)
     fit_detector(model, steps=40)
     return model.eval()
 

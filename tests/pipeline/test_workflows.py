@@ -111,9 +111,10 @@ def test_a_segmentation_network_of_torchvision_with_its_mean_iou(tmp_path: Path,
     assert "validation mIoU" in card
 
 
-def test_a_detector_with_its_mean_average_precision(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("body", ["plain", pytest.param("c2f", marks=pytest.mark.slow)])
+def test_a_detector_with_its_mean_average_precision(body: str, tmp_path: Path, capsys: Any) -> None:
     config = {
-        "model": {"factory": "workflows:make_detector", "arguments": {"width": 8}, "weights": "factory"},
+        "model": {"factory": "workflows:make_detector", "arguments": {"width": 8, "body": body}, "weights": "factory"},
         "data": {"dataset": "workflows:Scenes"},
         "task": {
             "evaluate": "workflows:evaluate_detector",
@@ -124,6 +125,8 @@ def test_a_detector_with_its_mean_average_precision(tmp_path: Path, capsys: Any)
         "training": {"train_fn": "workflows:train_detector"},
     }
     run = search(tmp_path, config)
+    unpruned = {item["name"] for item in run.run.structure["frozen"]}
+    assert unpruned == {"objectness", "box"}  # the outputs
     capsys.readouterr()
     main(["front", "one", "--runs", str(tmp_path / "runs")])
     assert_names_metric(capsys.readouterr().out, "mAP")

@@ -44,7 +44,7 @@ from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
 from blendsearch.runs.run import Run
-from blendsearch.structure.unpruned import describe_unpruned, describe_unreached
+from blendsearch.structure.unpruned import describe_undecided, describe_unpruned, describe_unreached
 from blendsearch.task import EvaluateFunction, Task, get_function_name, run_user_evaluation
 from blendsearch.training.device import resolve_device
 from blendsearch.training.training_store import NO_STORE, TrainingStore
@@ -126,6 +126,8 @@ def _trace_dense(
     structure = trace_network(config, model, splits)
     if structure.unreached:
         report(Warned(text=describe_unreached(structure.unreached)))
+    if structure.undecided:
+        report(Warned(text=describe_undecided(structure.undecided)))
     task = replace(inputs.task, has_class_labels=splits.classes > 0)
     if task.evaluate is None and task.loss is None:
         check_labels(splits, count_outputs(model, splits))
