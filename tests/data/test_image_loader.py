@@ -253,6 +253,7 @@ def run_script(folder: Path, tmp_path: Path, mode: str) -> "subprocess.Popen[str
     return subprocess.Popen([sys.executable, str(script), str(folder), mode], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_not_run_again(folder: Path, tmp_path: Path) -> None:
     output, _ = run_script(folder, tmp_path, "run").communicate(timeout=400)
     assert output.split() == ["started", "reading", "5"]
@@ -274,6 +275,7 @@ def test_no_process_survives_a_killed_search(folder: Path, tmp_path: Path) -> No
         started = list_descendants(process.pid)
         assert len(started) >= 3  # the server, and two that read
         process.send_signal(signal.SIGKILL)
+        assert process.stdout.read() == "", "another process ran the script too"
     deadline = time.monotonic() + 20
     while (alive := {pid for pid in started if Path(f"/proc/{pid}").exists()}) and time.monotonic() < deadline:
         time.sleep(0.2)

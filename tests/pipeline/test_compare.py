@@ -22,6 +22,7 @@ from blendsearch.runs.run import open_run
 def test_every_control_has_the_same_budget_evaluations_and_splits(
     tmp_path: Path, quick: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    quick["search"]["evaluations"] = 16
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(quick))
     main(["search", str(path), "--runs", str(tmp_path), "--name", "one"])

@@ -114,12 +114,14 @@ def test_a_model_is_the_same_when_it_has_been_stored() -> None:
 def test_the_dense_network_beside_itself_takes_as_long() -> None:
     model = digits_net()
     maps = trace_structure(model, (1, 8, 8)).maps
-    seconds = measure_latencies(
-        model.eval(), maps, [maps.make_unpruned_cut()] * 3, BenchmarkSettings((1, 8, 8), 4, "float32", 9)
-    )
-    assert seconds.shape == (3, 2)
-    assert (seconds > 0).all()
-    assert 0.5 < np.median(seconds[:, 1] / seconds[:, 0]) < 2  # machines that test do other things too
+    settings = BenchmarkSettings((1, 8, 8), 4, "float32", 9)
+    for _ in range(5):  # machines that test do other things too
+        seconds = measure_latencies(model.eval(), maps, [maps.make_unpruned_cut()] * 3, settings)
+        assert seconds.shape == (3, 2)
+        assert (seconds > 0).all()
+        if 0.5 < (ratio := np.median(seconds[:, 1] / seconds[:, 0])) < 2:
+            break
+    assert 0.5 < ratio < 2
     assert measure_latencies(model, maps, [], BenchmarkSettings((1, 8, 8), 1, "float32", 3)).shape == (0, 2)
 
 

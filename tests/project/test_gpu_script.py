@@ -28,26 +28,27 @@ def read_steps(folder: Path, part: str) -> dict[str, Any]:
     return steps
 
 
-@pytest.fixture(scope="module")
-def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("gpu")
-    done = run_script(folder)
+def check_run(folder: Path, parts: list[str], *words: str) -> str:
+    """Run the script, check that every step of `parts` has a result, and return its table."""
+    done = run_script(folder, *words)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    return folder, done.stdout
-
-
-def test_a_dry_run_runs_every_step_of_every_part(dry_run: tuple[Path, str]) -> None:
-    folder, table = dry_run
-    assert len(PARTS) == 7
-    for part in PARTS:
+    for part in parts:
         steps = read_steps(folder, part)
         assert steps and all("result" in row for row in steps.values()), (part, steps)
-        assert part in table
+        assert part in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_dry_run_runs_every_step_of_every_part(tmp_path: Path) -> None:
+    assert len(PARTS) == 7
+    table = check_run(tmp_path, PARTS)
     assert "paths that agree with the CPU" in table and "reached" in table
 
 
-def test_a_second_run_continues_and_measures_nothing_again(dry_run: tuple[Path, str]) -> None:
-    folder, _ = dry_run
+def test_a_second_run_continues_and_measures_nothing_again(tmp_path: Path) -> None:
+    folder = tmp_path
+    check_run(folder, ["data_loading"], "--only", "data_loading")
     path = folder / "data_loading-toy.json"
     stored = json.loads(path.read_text("utf-8"))
     missing = next(iter(stored["steps"]))
@@ -117,10 +118,10 @@ def load_modules(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "name",
     [
-        "correctness",
+        *("data_loading", "throughput"),
         *(
-            pytest.param(name, marks=pytest.mark.slow)  # the dry run has these parts too, on the CPU
-            for name in ("training_speed", "data_loading", "throughput", "several_candidates")
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("correctness", "training_speed", "several_candidates")
         ),
     ],
 )

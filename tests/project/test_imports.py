@@ -19,11 +19,12 @@ SCRIPT = """
 import json, sys
 import blendsearch.cli.main as cli
 
+DYNAMO = {"torch._dynamo", "torch._inductor"}
 found = {"import": sorted({name.partition(".")[0] for name in sys.modules})}
 for words in json.loads(sys.argv[1]):
     sys.argv = ["blendsearch", *words]
     cli.main(words)
-    found[words[0]] = sorted({name.partition(".")[0] for name in sys.modules})
+    found[words[0]] = sorted({name.partition(".")[0] for name in sys.modules} | DYNAMO & set(sys.modules))
 print("\\n" + json.dumps(found))
 """
 
@@ -38,6 +39,7 @@ def run_verbs(folder: Path, *verbs: list[str]) -> dict[str, set[str]]:
 
 def test_a_search_without_ray_imports_neither_ray_nor_matplotlib(config_file: Path, tmp_path: Path) -> None:
     small = ["--set", "search.evaluations=4", "--set", "finals.picks=1", "--set", "finals.tuning.epochs=0.5"]
+    small += ["--set", "finals.tuning.rate=0.01"]
     found = run_verbs(
         tmp_path,
         ["search", str(config_file), "--name", "one", "--ray", "off", *small],
@@ -47,6 +49,7 @@ def test_a_search_without_ray_imports_neither_ray_nor_matplotlib(config_file: Pa
     )
     assert not {"torch", "numpy", "rich", "yaml", "pydantic"} & found["import"]
     assert "torch" in found["search"] and not (HEAVY - MEASURING) & found["search"]
+    assert not {"torch._dynamo", "torch._inductor"} & found["search"], "their import takes seconds"
     assert not (HEAVY - MEASURING) & found["export"], "after search, front and export"
     assert (tmp_path / "front.svg").exists() and "ray" not in found["front"]
 
