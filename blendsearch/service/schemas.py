@@ -47,7 +47,7 @@ class RunRow(BaseModel):
     evaluations: int
     asked: int
     best_val_accuracy: float | None
-    metric: MetricRow
+    metric: MetricRow = Field(default_factory=lambda: MetricRow(name="accuracy", higher=True, share=True))
     best_metric: float | None = Field(None, description="the best value of the metric on validation data")
     state: str
     tags: list[str] = []

@@ -27,7 +27,7 @@ COMPUTED = READ | {
 ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
-        *(".metric", ".best_metric", ".importance"),
+        *(".metric", ".best_metric", ".importance", "/importance"),
         *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
         *(".metric", ".best_metric", ".importance", "/importance"),
     }
