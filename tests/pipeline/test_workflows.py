@@ -103,7 +103,7 @@ def test_a_segmentation_network_of_torchvision_with_its_mean_iou(tmp_path: Path,
     best = run.best()
     assert best.val_accuracy is not None and 0 < best.val_accuracy < 1
     page = run.report(tmp_path / "report.html").read_text("utf-8")
-    assert "mIoU on validation images" in page and "val. mIoU" in page
+    assert "mIoU on validation data" in page and "val. mIoU" in page
     loaded = bs.load(tmp_path / "out")
     images = torch.stack([draw_scene(index)[0] for index in range(2)])
     check_onnx(tmp_path, loaded, images, lambda output: output["out"])
