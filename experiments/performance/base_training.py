@@ -3,8 +3,8 @@
     python experiments/performance/base_training.py [--steps 4] [--repeats 3] [--out base_training.json]
 
 Trains a ResNet-20 with random weights on random images of 32 px: one forward and backward pass and an update of SGD
-with momentum per step of 64 images, in both layouts in alternation. Prints the least processor milliseconds per step of one
-thread, and the ratio.
+with momentum per step of 64 images, in both layouts in alternation. Prints the least processor milliseconds per step of
+one thread, and the ratio.
 """
 
 import argparse
