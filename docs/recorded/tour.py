@@ -7,6 +7,7 @@ Takes about four minutes, and needs chromium.
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -94,10 +95,11 @@ def main() -> None:
             (HERE / f"tour-{title}.txt").write_text(text, encoding="utf-8")
         lines, _ = run_python(["-c", LAYERS], folder, ROOT)
         (HERE / "tour-layers.txt").write_text("".join(f"{line.text}\n" for line in lines), encoding="utf-8")
-        run = open_run(folder / "runs", RUN)
+        os.chdir(folder)  # commands in the pictures then name no folder of runs
+        run = open_run(Path("runs"), RUN)
         (HERE / "tour-fidelities.md").write_text(format_fidelities(run), encoding="utf-8")
         draw(run, None)
-        take_screenshots(folder / "runs" / RUN)
+        take_screenshots(Path("runs", RUN))
     STAMP.write_text(json.dumps({"shown": digest}, indent=1) + "\n", encoding="utf-8")
 
 
