@@ -15,4 +15,4 @@ def get_default_folder() -> Path:
 
 def format_option(folder: Path) -> str:
     """Format the option that names `folder` in a command, with a space before it; empty for the default folder."""
-    return "" if folder == get_default_folder() else f" --runs {shlex.quote(str(folder))}"
+    return "" if folder.absolute() == get_default_folder().absolute() else f" --runs {shlex.quote(str(folder))}"

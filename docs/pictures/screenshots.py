@@ -1,6 +1,7 @@
 """Take the site's screenshots of a run: ``python docs/pictures/screenshots.py RUN``, RUN a run's path.
 
-Makes the report and the live page, in light and dark. Needs chromium, and the development tools of this repository.
+Makes the report and the live page, in light and dark, on a desktop and on a phone. Needs chromium, and the development
+tools of this repository.
 """
 
 import io
@@ -17,7 +18,7 @@ from blendsearch.runs.run import open_run
 
 ROOT = Path(__file__).parents[2]
 PICTURES = Path(__file__).parent
-REPORT, LIVE, WHOLE = (860, 1000), (1000, 1045), (860, 1130)
+REPORT, LIVE, WHOLE, PHONE = (860, 1000), (1000, 1045), (860, 1130), (390, 844)
 """Width and height of the pages in pixels."""
 
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
@@ -46,11 +47,13 @@ def main(where: Path) -> None:
         report = Path(folder) / "report.html"
         write_report(run, report)
         for scheme in ("light", "dark"):
-            save_screenshot(open_page(browser, report.as_uri(), REPORT, scheme), PICTURES / f"report-{scheme}.png")
-            page = open_page(browser, f"{server.url}/runs/{run.name}#token={TOKEN}", LIVE, scheme)
-            page.wait_for_selector("#plot svg .marks use", state="attached")
-            page.wait_for_selector("#answer")
-            save_screenshot(page, PICTURES / f"live-{scheme}.png")
+            for prefix, sizes in (("", (REPORT, LIVE)), ("phone-", (PHONE, PHONE))):
+                page = open_page(browser, report.as_uri(), sizes[0], scheme)
+                save_screenshot(page, PICTURES / f"{prefix}report-{scheme}.png")
+                page = open_page(browser, f"{server.url}/runs/{run.name}#token={TOKEN}", sizes[1], scheme)
+                page.wait_for_selector("#plot svg .marks use", state="attached")
+                page.wait_for_selector("#answer")
+                save_screenshot(page, PICTURES / f"{prefix}live-{scheme}.png")
         save_screenshot(open_page(browser, report.as_uri(), WHOLE, "light"), ROOT / "docs" / "report.png")
         browser.close()
 
