@@ -9,14 +9,13 @@ one thread, and the ratio.
 
 import argparse
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from machine import describe_machine
 from torch import nn
 
 from blendsearch.training.device import convert_to_channels_last
@@ -63,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    machine = describe_machine()
     results: dict[str, Any] = {"machine": machine}
     for factory in NETWORKS:
         results[factory] = measure_network(factory, arguments.steps, arguments.repeats)

@@ -9,8 +9,6 @@ allocation alone with their ratio, and the least and largest share of the dense 
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import describe_machine
 
 from blendsearch.blend.allocation import make_widths
 from blendsearch.blend.decoder import Decoder
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    machine = describe_machine()
     results: dict[str, Any] = {"machine": machine}
     for name in NETWORKS:
         results[name] = measure_network(name, arguments.genomes, arguments.repeats)

@@ -11,13 +11,12 @@ alternation, and the ratio.
 
 import argparse
 import json
-import os
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import describe_machine
 from torch import Tensor, nn
 
 from blendsearch.data.split import ArraySplit
@@ -80,7 +79,7 @@ def main() -> None:
         evaluator.evaluate(request)
         evaluations.append(time.process_time() - start)
         bare.append(time_bare_passes(network, batches, len(batches) // 2, batches[0][:1]))
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    machine = describe_machine()
     results = {
         "machine": machine,
         "images": arguments.images,

@@ -9,8 +9,6 @@ milliseconds per image of both, and the ratio.
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from machine import describe_machine
 from PIL import Image
 
 from blendsearch.data.split import FolderSplit
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    machine = describe_machine()
     results: dict[str, Any] = {"machine": machine}
     with tempfile.TemporaryDirectory() as folder:
         for side in SIDES:

@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import describe_machine
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
@@ -146,10 +146,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    results["machine"] = (
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
-        f"bfloat16 in hardware: {'yes' if has_bfloat16() else 'no'}"
-    )
+    results["machine"] = f"{describe_machine()}, bfloat16 in hardware: {'yes' if has_bfloat16() else 'no'}"
     for name in [arguments.case] if arguments.case else CASES:
         if name == "resnet56" and arguments.work is None and not arguments.shared.exists():
             print(f"{name} is left out: no data at {arguments.shared}")

@@ -18,9 +18,7 @@ Prints how many workers each part keeps busy; the least is the first bottleneck.
 import argparse
 import heapq
 import json
-import os
 import pickle
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import describe_machine
 from scale_engine import LONGEST, SHORTEST, compute_duration, measure_engine
 
 from blendsearch.blend.decoder import Decoder
@@ -333,7 +332,7 @@ def main() -> None:
     torch.set_num_threads(1)
     numbers = [int(word) for word in arguments.workers.split(",")]
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    results["machine"] = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    results["machine"] = describe_machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         problem = make_problem(folder)

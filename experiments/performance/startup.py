@@ -13,13 +13,14 @@ load of the machine does not change as much. The runs that are read are the gold
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "golden" / "runs"
@@ -100,7 +101,7 @@ def main() -> None:
             found[name] |= {"processor_before": round(earlier, 3), "ratio": round(processor / earlier, 3)}
             text += f", {processor / earlier:.2f} of the earlier {earlier:.2f} s"
         print(text, flush=True)
-    machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    machine = describe_machine()
     print(machine)
     if out is not None:
         out.write_text(json.dumps({"machine": machine, "found": found}, indent=1) + "\n", encoding="utf-8")
