@@ -70,7 +70,9 @@ SETTINGS = {
     "resnet56-cifar10-2x": Setting("cifar_resnet:56", "cifar10", 0.5),
     "resnet56-cifar10-3.6x": Setting("cifar_resnet:56", "cifar10", 1 / 3.6),
     "resnet56-cifar10-11.4x": Setting("cifar_resnet:56", "cifar10", 1 / 11.4),
-    "vgg19-cifar100-8.9x": Setting("cifar_vgg:19", "cifar100", 1 / 8.9),
+    "vgg19-cifar100-8.9x": Setting("vgg19", "cifar100", 1 / 8.9),
+    "vgg11-cifar100-8.9x": Setting("half_vgg11", "cifar100", 1 / 8.9),
+    "mobilenet-cifar100-4x": Setting("half_mobilenet", "cifar100", 0.25),
 }
 
 
@@ -80,12 +82,13 @@ def main() -> None:
     torch.set_num_threads(1)
     load_problem(arguments)  # trains the base network once
     facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
-    table = Table(asked.out, facts | {"evaluations": asked.evaluations})
+    facts |= {"evaluations": asked.evaluations, "rate": asked.rate, "distillation": asked.distillation}
+    table = Table(asked.out, facts)
     for seed in range(asked.seeds):
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
-        experiment = Experiment(arguments, search, table, seed)
+        experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
                 table.add(arm, **experiment.run(arm))
@@ -97,6 +100,8 @@ def parse_arguments() -> argparse.Namespace:
         "--arms", type=lambda text: text.split(";"), default=list(ARMS), help="arms, separated by semicolons"
     )
     parser.add_argument("--no-ladder", action="store_true", help="searches train their network of the least loss only")
+    parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
+    parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
     return asked
@@ -129,8 +134,12 @@ def make_arguments(asked: argparse.Namespace) -> Arguments:
 class Experiment:
     """All arms of one seed."""
 
-    def __init__(self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int) -> None:
+    def __init__(
+        self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int,
+        rate: float = RATE, distillation: float = WEIGHT,
+    ) -> None:  # fmt: skip
         self.arguments, self.sections, self.table, self.seed = arguments, sections, table, seed
+        self.rate, self.distillation = rate, distillation
         self.has_ladder = "ladder" not in sections
         self.runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{arguments.epochs:g}"
 
@@ -171,8 +180,8 @@ class Experiment:
         tree["criteria"] = {"pool": list(POOL)}
         tree["finals"] = {
             "picks": int(self.has_ladder),
-            "distillation": WEIGHT,
-            "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
+            "distillation": self.distillation,
+            "tuning": {"epochs": epochs, "rate": self.rate, "warmup": 0.05},
         }
         tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
@@ -236,7 +245,7 @@ class Experiment:
 
     def _compute_cost(self, macs: int, epochs: float) -> float:
         images = open_run(self.runs, f"blended-{self.seed}").structure["images"]["train"]
-        return compute_training_cost(macs, Schedule(epochs, RATE), images)
+        return compute_training_cost(macs, Schedule(epochs, self.rate), images)
 
     @staticmethod
     def _make_row(

@@ -36,6 +36,16 @@ from blendsearch.training.training_store import FolderStore
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIDES = {"small": 16, "full": 32}
 
+NETWORKS = {
+    "vgg19": ("networks:make_vgg", {"depth": 19}),
+    "half_vgg11": ("networks:make_vgg", {"depth": 11, "width": 0.5}),
+    "half_mobilenet": ("networks:make_mobilenet", {"width": 0.5}),
+}
+"""Factories and arguments of networks that are not bundled; others are a bundled factory and a depth."""
+
+PUBLIC_WEIGHTS = {("cifar_resnet:56", "cifar10", "full"): SHARED / "cifar10-resnet56.safetensors"}
+"""Base weights by network, data and tier, which have memorised the training images: validation is half of the test set."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -76,10 +86,11 @@ def parse_arguments(description: str, file: str, **defaults: object) -> Argument
 
 def make_config(arguments: Arguments) -> Config:
     """Make the config of the experiment's network, data and budget."""
-    factory, _, depth = arguments.network.partition(":")
+    factory, sizes = _parse_network(arguments.network)
     classes = 100 if arguments.dataset == "cifar100" else 10
-    sizes = {"depth": int(depth)} if depth else {}
-    data = {name: str(prepare_data(arguments, name)) for name in ("train", "test")}
+    data: dict[str, object] = {name: str(prepare_data(arguments, name)) for name in ("train", "test")}
+    if _has_public_weights(arguments):
+        data |= {"val_from": "test", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     return parse_config(
         {
             "model": {
@@ -95,6 +106,15 @@ def make_config(arguments: Arguments) -> Config:
         },
         "experiment",
     )
+
+
+def _parse_network(network: str) -> tuple[str, dict[str, object]]:
+    factory, _, depth = network.partition(":")
+    return NETWORKS.get(network) or (factory, {"depth": int(depth)} if depth else {})
+
+
+def _has_public_weights(arguments: Arguments) -> bool:
+    return (arguments.network, arguments.dataset, arguments.tier) in PUBLIC_WEIGHTS
 
 
 def prepare_data(arguments: Arguments, split: str) -> Path:
@@ -117,7 +137,9 @@ def prepare_data(arguments: Arguments, split: str) -> Path:
 
 
 def get_weights_path(arguments: Arguments) -> Path:
-    """Return the file of the base weights, which is named after the network, data, tier and epochs."""
+    """Return the file of the base weights, which is named after the network, data, tier and epochs, or is public."""
+    if _has_public_weights(arguments):
+        return PUBLIC_WEIGHTS[arguments.network, arguments.dataset, arguments.tier]
     name = f"{arguments.network.replace(':', '')}-{arguments.dataset}-{arguments.tier}-{arguments.base_epochs:g}"
     return arguments.work / f"{name}.safetensors"
 
