@@ -44,7 +44,7 @@ NETWORKS = {
 """Factories and arguments of networks that are not bundled; others are a bundled factory and a depth."""
 
 PUBLIC_WEIGHTS = {("cifar_resnet:56", "cifar10", "full"): SHARED / "cifar10-resnet56.safetensors"}
-"""Base weights by network, data and tier, which have memorised the training images: validation is half of the test set."""
+"""Base weights by network, data and tier. They memorised the training images: validation is half of the test set."""
 
 
 @dataclasses.dataclass(frozen=True)
