@@ -177,7 +177,7 @@ class Experiment:
         tree = make_config(self.arguments).model_dump(mode="json", exclude_defaults=True)
         tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
         tree["data"] |= {"val_limit": 2000}
-        tree["criteria"] = {"pool": list(POOL)}
+        tree["criteria"] = tree["criteria"] | {"pool": list(POOL)}
         tree["finals"] = {
             "picks": int(self.has_ladder),
             "distillation": self.distillation,

@@ -28,6 +28,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.groups import Cut, build_index_maps
+from blendsearch.task import Task
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
@@ -89,7 +90,9 @@ def make_config(arguments: Arguments) -> Config:
     factory, sizes = _parse_network(arguments.network)
     classes = 100 if arguments.dataset == "cifar100" else 10
     data: dict[str, object] = {name: str(prepare_data(arguments, name)) for name in ("train", "test")}
+    augment: list[str] = []
     if _has_public_weights(arguments):
+        augment = ["flip", "crop"]
         data |= {"val_from": "test", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     return parse_config(
         {
@@ -99,7 +102,7 @@ def make_config(arguments: Arguments) -> Config:
                 "train": {"epochs": arguments.base_epochs, "rate": 0.1, "warmup": 0.05},
             },
             "data": {"dataset": "npz", **data, "val_size": 5000, "split_seed": 0, "augment": ["flip", "crop"]},
-            "criteria": {"pool": ["l1", "fisher", "taylor_gate"]},
+            "criteria": {"pool": ["l1", "fisher", "taylor_gate"], "augment": augment},
             "budget": {"macs": arguments.macs},
             "fitness": {"precision": arguments.precision, "repair": "refit"},
             "engine": {"threads": 1},
@@ -162,7 +165,8 @@ def _train(config: Config, weights: Path) -> None:
         if isinstance(event, BaseTrained):
             print(f"base {event.done:.0%}, loss {event.loss:.3f}", flush=True)
 
-    train_base(model.to(device), splits, config, device, print_progress, FolderStore(weights.parent / "base"))
+    store = FolderStore(weights.parent / "base")
+    train_base(model.to(device), splits, config, Task(), device, print_progress, store)
     recipe = Recipe(512, 500, Schedule(1, 0.01), Schedule(1, 0.01))
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     print(f"base network: validation accuracy {1 - error:.2%}, loss {loss:.4f}", flush=True)
