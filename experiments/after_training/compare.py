@@ -9,6 +9,7 @@ the multiply-accumulates of all evaluations and trainings. The other arms are tr
 - `rule, equal cost`: the same network, for as many epochs as the whole search cost;
 - `scratch, equal cost`: the architecture of that rule from random weights, for as many epochs;
 - `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
+- `torch-pruning, as used`: the same networks without refit and distillation, tuned at rate 0.01 as its examples do;
 - `random`: random genomes on the same ladder (method `random`).
 
 With `--no-ladder`, the searches train one network, that of the least loss: their cost is that of the evaluations and of
@@ -50,9 +51,16 @@ from blendsearch.training.training_cost import compute_training_cost
 from blendsearch.training.training_store import FolderStore
 
 RATE, WEIGHT = 0.05, 0.7
+
+PLAIN_RATE = 0.01
+"""The rate at which Torch-Pruning's examples tune pruned CIFAR networks."""
+
 POOL = ("l1", "l2", "fpgm", "lamp", "taylor_gate", "fisher", "bn_gamma", "apoz")
 
-ARMS = ("search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random")
+ARMS = (
+    "search", "rule, equal cost", "rule", "scratch, equal cost",
+    "torch-pruning, equal cost", "torch-pruning, as used", "random",
+)  # fmt: skip
 """In the order in which they run: the costs of others follow from that of the search."""
 
 
@@ -150,15 +158,15 @@ class Experiment:
             row = self._train_best()
         elif arm in ("search", "random"):
             row = self._search("blended" if arm == "search" else "random", self.arguments.epochs)
-        elif arm == "torch-pruning, equal cost":
-            row = self._search("torch-pruning", self._count_epochs())
+        elif arm.startswith("torch-pruning"):
+            row = self._search("torch-pruning", self._count_epochs(), is_plain=arm.endswith("as used"))
         else:
             epochs = self.arguments.epochs if arm == "rule" else self._count_epochs()
             row = self._train_rule(epochs, is_random=arm.startswith("scratch"))
         return {"seed": self.seed, **row, "processor_seconds": round(time.process_time() - start, 1)}
 
-    def _search(self, method: str, epochs: float) -> dict[str, Any]:
-        run = self._run_method(method, epochs)
+    def _search(self, method: str, epochs: float, *, is_plain: bool = False) -> dict[str, Any]:
+        run = self._run_method(method, epochs, is_plain=is_plain)
         summary = summarize_run(run)
         best, macs = summary.finals[0], run.structure["dense"]["macs"]
         if summary.ladder is not None:
@@ -172,17 +180,20 @@ class Experiment:
             best.origin, best.val_accuracy, best.test_accuracy, best.macs_ratio, best.params_ratio, total, epochs
         )
 
-    def _run_method(self, method: str, epochs: float) -> Run:
-        name = f"{method}-{self.seed}"
+    def _run_method(self, method: str, epochs: float, *, is_plain: bool = False) -> Run:
+        """Search with a method; `is_plain` leaves refit and distillation out and tunes at the rate `PLAIN_RATE`."""
+        name = f"{method}{'-plain' * is_plain}-{self.seed}"
         tree = make_config(self.arguments).model_dump(mode="json", exclude_defaults=True)
         tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
         tree["data"] |= {"val_limit": 2000}
         tree["criteria"] = tree["criteria"] | {"pool": list(POOL)}
         tree["finals"] = {
             "picks": int(self.has_ladder),
-            "distillation": self.distillation,
-            "tuning": {"epochs": epochs, "rate": self.rate, "warmup": 0.05},
+            "distillation": 0.0 if is_plain else self.distillation,
+            "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05},
         }
+        if is_plain:
+            tree["fitness"] = tree["fitness"] | {"repair": "none"}
         tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
