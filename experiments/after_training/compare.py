@@ -96,7 +96,7 @@ def main() -> None:
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
-        experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation)
+        experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation, asked.val_limit)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
                 table.add(arm, **experiment.run(arm))
@@ -110,6 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-ladder", action="store_true", help="searches train their network of the least loss only")
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
     parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
+    parser.add_argument("--val-limit", type=int, default=2000, help="validation images of an evaluation")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
     return asked
@@ -144,10 +145,10 @@ class Experiment:
 
     def __init__(
         self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int,
-        rate: float = RATE, distillation: float = WEIGHT,
+        rate: float = RATE, distillation: float = WEIGHT, val_limit: int = 2000,
     ) -> None:  # fmt: skip
         self.arguments, self.sections, self.table, self.seed = arguments, sections, table, seed
-        self.rate, self.distillation = rate, distillation
+        self.rate, self.distillation, self.val_limit = rate, distillation, val_limit
         self.has_ladder = "ladder" not in sections
         self.runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{arguments.epochs:g}"
 
@@ -185,7 +186,7 @@ class Experiment:
         name = f"{method}{'-plain' * is_plain}-{self.seed}"
         tree = make_config(self.arguments).model_dump(mode="json", exclude_defaults=True)
         tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
-        tree["data"] |= {"val_limit": 2000}
+        tree["data"] |= {"val_limit": self.val_limit}
         tree["criteria"] = tree["criteria"] | {"pool": list(POOL)}
         tree["finals"] = {
             "picks": int(self.has_ladder),
