@@ -209,12 +209,15 @@ class FitnessConfig(Section):
     `repair`: whether each layer is refitted to its outputs in the dense network before recovery (training/refit.py).
     `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
     outputs, which needs fewer images to distinguish two networks.
+    `temperature`: whether a classifier's loss is taken at the temperature of the logits that suits each network best,
+    or at the one it has. Training corrects the temperature within a few steps (fitness/temperature.py).
     `precision` of the products: auto is bfloat16 where that is measurably faster than float32 on the device.
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "refit"
     against: Literal["labels", "dense"] = "labels"
+    temperature: Literal["fitted", "own"] = "fitted"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: TuningConfig = TuningConfig()
