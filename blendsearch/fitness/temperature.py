@@ -31,6 +31,8 @@ def compute_fitted_loss(logits: Tensor, targets: Tensor) -> float:
     """
     if not bool(torch.isfinite(logits).all()):
         return float("nan")
+    if logits.device.type == "mps":  # which has no float64
+        logits, targets = logits.cpu(), targets.cpu()
     logits = logits.double()
     scale = fit_scale(logits, targets)
     if targets.ndim == 1:

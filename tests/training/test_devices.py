@@ -206,6 +206,11 @@ EVALUATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "no refit": ("recalibrated", {"repair": False}),
     "recalibrated": ("recalibrated", {}),
     "against the dense network": ("recalibrated", {"loss_target": "dense"}),
+    "fitted temperature": ("recalibrated", {"fits_temperature": True}),
+    "fitted temperature, against the dense network": (
+        "recalibrated",
+        {"fits_temperature": True, "loss_target": "dense"},
+    ),
     "bfloat16": ("recalibrated", {"recipe": {"precision": "bfloat16"}}),
     "tuned": ("tuned", {"recipe": {"tuning_distillation": 0.5}}),
     "final": ("final", {"recipe": {"distillation": 0.5, "views": 2}}),
