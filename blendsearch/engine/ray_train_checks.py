@@ -1,9 +1,13 @@
 """Checks of fine-tunes on several workers, before anything that takes time."""
 
+from typing import TYPE_CHECKING
+
 from blendsearch.errors import EngineError
 from blendsearch.extras import format_missing, list_missing_packages
-from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.runs.config.schema import EngineConfig
+
+if TYPE_CHECKING:
+    from blendsearch.fitness.evaluator import Evaluator
 
 
 def check_ray_train(config: EngineConfig, size: int) -> None:
@@ -19,7 +23,7 @@ def check_ray_train(config: EngineConfig, size: int) -> None:
         raise EngineError(f"{format_missing(f'finals.workers: {size}', 'train', missing)}, here and on every node")
 
 
-def check_batches(evaluator: Evaluator, size: int) -> None:
+def check_batches(evaluator: "Evaluator", size: int) -> None:
     """Raise EngineError if a batch of the long fine-tune cannot be divided into `size` equal shares."""
     schedule = evaluator.recipe.final
     images = min(len(evaluator.splits.train), schedule.images or len(evaluator.splits.train))
