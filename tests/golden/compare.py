@@ -28,7 +28,14 @@ ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
         *(".metric", ".best_metric", ".importance", "/importance"),
-        *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
+        *(
+            ".measured.runtime",
+            ".measured.command",
+            ".measured.timeout",
+            ".measured.max_margin",
+            ".runtime_latencies",
+            ".latency.onnxruntime",
+        ),
         *(".metric", ".best_metric", ".importance", "/importance"),
     }
 )
