@@ -27,7 +27,7 @@ COMPUTED = READ | {
 ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
-        *(".metric", ".best_metric", ".importance", "/importance", ".fitness.temperature"),
+        *(".metric", ".best_metric", ".importance", "/importance", ".fitness.temperature", ".measured.max_margin"),
         *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
     }
 )

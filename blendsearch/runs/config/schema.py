@@ -117,7 +117,8 @@ class LatencyConfig(Section):
 
     `runtime`: torch runs on `fitness.device`, and on a CPU with `engine.threads` threads; onnxruntime on the CPU with
     as many; a `command` measures elsewhere, within `timeout` seconds (fitness/timers.py). A `command` selects that
-    runtime, and 3 repeats, since it measures many passes itself.
+    runtime, and 3 repeats, since it measures many passes itself. A search ends where cuts would be charged more than
+    `max_margin` beyond the model's prediction, as a share of it.
     """
 
     batch_size: Positive = 1
@@ -127,6 +128,7 @@ class LatencyConfig(Section):
     runtime: Literal["torch", "onnxruntime", "command"] = "torch"
     command: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    max_margin: Annotated[float, Field(gt=0)] = 0.5
 
     @model_validator(mode="before")
     @classmethod
