@@ -18,7 +18,14 @@ from blendsearch.runs.config.loading import dump_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
-from blendsearch.runs.files import apply_umask, refuse_links, suggest_remedy
+from blendsearch.runs.files import (
+    apply_umask,
+    convert_system_error,
+    open_regular,
+    refuse_links,
+    remove_file,
+    suggest_remedy,
+)
 from blendsearch.runs.parsing import read_json
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run_facts import (
@@ -111,7 +118,7 @@ class Run:
             save_arrays(arrays, draft)
             os.replace(draft, path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            remove_file(draft)
             raise RunError(f"{path} could not be written ({error.strerror}): {suggest_remedy(error)}") from error
 
     def has_weights(self, digest: str, repeat: int | None) -> bool:
@@ -130,11 +137,12 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Lock the run for this process.
 
-        Raises RunError when another process holds the lock, when the run is read-only, and when it contains links.
+        Raises RunError when another process holds the lock, when the run is read-only, and when it contains links, or
+        files that are not regular.
         """
         refuse_links(self.path, self.name)
         try:
-            file = (self.path / "lock").open("w", encoding="ascii")
+            file = (self.path / "lock").open("a", encoding="ascii")
         except OSError as error:
             raise RunError(
                 f"run {self.name!r} cannot be written to ({error.strerror}): it can only be read and exported"
@@ -178,12 +186,16 @@ class Run:
 def is_locked(path: Path) -> bool:
     """Check if a process holds the lock of the run directory `path`."""
     try:
-        with open(path / "lock", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        file = open_regular(path / "lock")
+    except PermissionError:
+        return True  # it belongs to another user, who may be searching
     except OSError:
-        return True
+        return False  # missing, or nothing that a search could have locked
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False
 
 
@@ -296,12 +308,16 @@ def _make_weights_name(digest: str, repeat: int | None) -> str:
 
 
 def save_arrays(arrays: "Mapping[str, NDArray[Any]]", path: Path) -> None:
-    """Write a safetensors file."""
+    """Write a safetensors file. Raises OSError when it cannot be written."""
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # np.ascontiguousarray would add a dimension to scalars
-    save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
+    try:
+        # np.ascontiguousarray would add a dimension to scalars
+        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
+    except SafetensorError as error:
+        raise convert_system_error(error) from error
     apply_umask(path)
 
 
@@ -311,6 +327,7 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     from safetensors.numpy import load_file
 
     try:
+        open_regular(path).close()
         return load_file(path)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
