@@ -40,6 +40,14 @@ def convert_system_error(error: Exception) -> OSError:
     return OSError(errno.EIO, str(error)) if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
 
 
+def check_encoding(path: Path) -> None:
+    """Raise RunError where `path` is not UTF-8: safetensors opens no such file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RunError(f"{os.fsencode(path)!r} is not UTF-8: choose a folder whose path is") from error
+
+
 def remove_file(path: Path) -> None:
     """Remove the file at `path`. What cannot be removed, as a folder of that name, stays."""
     with suppress(OSError):

@@ -20,6 +20,7 @@ from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import (
     apply_umask,
+    check_encoding,
     convert_system_error,
     open_regular,
     refuse_links,
@@ -205,9 +206,13 @@ def check_name(folder: Path, name: str) -> None:
         raise RunError(
             f"a run cannot be called {name!r}: expected 1 to 64 lower-case letters, digits and dashes, no dash first"
         )
+    check_encoding(folder.absolute())
     _check_folder(folder)
     if (folder / name).exists():
         raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"no run can be made in {folder}: no permission to write to {existing}; choose another --runs")
 
 
 def find_free_name(folder: Path, stem: str, reserved: Collection[str] = ()) -> str:
@@ -294,8 +299,11 @@ def list_runs(folder: Path) -> list[str]:
 
 
 def _is_run(path: Path) -> bool:
-    """Return True for a run, also for one whose ``run.json`` is missing or a link to nothing."""
-    return os.path.lexists(path / "run.json") or (path / "run.sqlite").is_file()
+    """Return True for a run, also for one whose ``run.json`` is missing or a link to nothing, or that is unreadable."""
+    try:
+        return os.path.lexists(path / "run.json") or (path / "run.sqlite").is_file()
+    except PermissionError:
+        return True
 
 
 def _check_folder(folder: Path) -> None:

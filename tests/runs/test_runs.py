@@ -63,6 +63,12 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
         open_run(tmp_path, name)
 
 
+def test_a_run_is_not_made_below_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"xff' is not UTF-8"):
+        made(tmp_path / "bad\udcff")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_read_only_run_is_read_and_not_resumed(tmp_path: Path) -> None:
     made(tmp_path)
     (
