@@ -235,7 +235,9 @@ def _list_json_cells(file: str, path: Path, table: str, column: str, count: int)
     with closing(sqlite3.connect(path)) as connection:
         texts = [text for (text,) in connection.execute(f"SELECT {column} FROM {table} ORDER BY rowid")]
     for text in ("{", "{}", "[]", "null", "NaN", "1", '"x"', "[" * 100_000, "9" * 10_000):
-        yield _make_cell_damage(file, table, column, count, text)
+        made = _make_cell_damage(file, table, column, count, text)
+        # networks of other methods than the blend have no genome
+        yield Damage(file, made.name, made.apply, made.plausible or (column, text) == ("genome", "{}"))
     for name, changed, plausible in change_json(json.loads(texts[-1])):
         found = _make_cell_damage(file, table, column, count, json.dumps(changed))
         yield Damage(file, f"{table}.{column} {count}: {name}", found.apply, plausible)

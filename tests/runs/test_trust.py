@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -392,6 +393,31 @@ def test_files_have_the_permissions_of_the_umask(searched: Path, tmp_path: Path)
     assert {item.stat().st_mode & 0o777 for item in (tmp_path / "out").iterdir()} == {0o640}
     stored = {item.stat().st_mode & 0o777 for item in (searched / "one").rglob("*.safetensors")}
     assert stored == {0o666 & ~before}
+
+
+@pytest.mark.parametrize("words", [["report", "one", "--to", "page.html"], ["export", "one", "--to", "out"]])
+def test_modules_beside_somebody_elses_run_do_not_stand_in_for_installed_ones(
+    words: list[str], searched: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    for name in (
+        "numpy",
+        "torch",
+        "yaml",
+        "rich",
+        "matplotlib",
+        "jinja2",
+        "safetensors",
+        "onnxruntime",
+        "onnx",
+        "timm",
+    ):
+        (tmp_path / f"{name}.py").write_text(f"open('{name}-was-imported', 'w').close()\nraise ImportError\n")
+    # -P, as for the installed command: python -m puts the working folder first by itself
+    command = [sys.executable, "-P", "-m", "blendsearch", *words, "--runs", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("*-was-imported"))
 
 
 NAMED = {
