@@ -1,5 +1,6 @@
 """A run directory. It is created completely or not at all, and one process works on it at a time."""
 
+import errno
 import fcntl
 import json
 import os
@@ -252,6 +253,8 @@ def create_run(
             with Store(draft / "run.sqlite") as store:
                 store.add_inherited(inherited)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # found free when the search began
+            raise RunError(f"another search has just made a run called {name!r} in {folder}: resume it") from error
         raise RunError(f"run {name!r} could not be created in {folder}: {error.strerror or error}") from error
     return Run(folder / name, config, provenance, structure)
 

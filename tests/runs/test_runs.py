@@ -89,6 +89,14 @@ def test_a_taken_name_is_refused_and_a_failed_creation_leaves_nothing(tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
 
 
+def test_two_searches_of_one_name_make_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    monkeypatch.setattr("blendsearch.runs.run.check_name", lambda *_: None)  # as it was before the other one ended
+    with pytest.raises(RunError, match="another search has just made a run called 'one'"):
+        made(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
 def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
