@@ -8,9 +8,9 @@ and random genomes. The JSON has, over all cuts and over the better two thirds:
 - `true_spread`: standard deviation between cuts of the mean test accuracy, with the noise of the seeds removed;
   `seed_spread`: standard deviation of one cut over seeds;
 - `tau_seed`: Kendall's tau of the accuracies on one seed and on another, the ceiling of every predictor;
-- `tau`: Kendall's tau of each predictor with the mean accuracy: losses before training (recalibrated, refitted, and
-  with --tune-epochs inherited from an elastically tuned network), the validation loss at 1/16, 1/8 and 1/4 of the
-  schedule, parameters, and the least share kept of any group.
+- `tau`: Kendall's tau of each predictor with the mean accuracy: losses before training (recalibrated, refitted,
+  refitted at the temperature that suits each network, and with --tune-epochs inherited from an elastically tuned
+  network), the validation loss at 1/16, 1/8 and 1/4 of the schedule, parameters, and the least share kept of any group.
 
 Rows are written after every training, and a run that was stopped continues.
 """
@@ -45,7 +45,8 @@ RULES = ("l1 uniform", "l1 global", "l2 global", "lamp global", "fisher global",
 SHARES = (0.0625, 0.125, 0.25)
 SEARCHED, RANDOM = 3, 3
 PREDICTORS = (
-    *("recalibrated", "refitted", "inherited"), *(f"loss at {share:g}" for share in SHARES), "params", "least_share"
+    *("recalibrated", "refitted", "fitted", "inherited"), *(f"loss at {share:g}" for share in SHARES),
+    *("params", "least_share"),
 )  # fmt: skip
 
 
@@ -59,6 +60,9 @@ def main() -> None:
     cuts = load_cuts(problem, results, asked.evaluations)
     for name, cut in cuts.items():
         add_predictors(results, problem, name, cut)
+        if not results.has(kind="fitted", cut=name):
+            loss = problem.evaluator.evaluate(make_request(cut, "recalibrated", 0)).loss
+            results.add(kind="fitted", cut=name, fitted=round(loss, 5))
     if asked.tune_epochs:
         add_inherited(results, problem, arguments, cuts, asked.tune_epochs)
     for seed in range(asked.seeds):
@@ -117,14 +121,15 @@ def add_predictors(results: Results, problem: Problem, name: str, cut: Cut) -> N
     """Add what is known of a cut before any training: losses, parameters, least share kept."""
     if results.has(kind="predictors", cut=name):
         return
-    plain = dataclasses.replace(problem.evaluator, refitter=None)
+    own = dataclasses.replace(problem.evaluator, fits_temperature=False)
+    plain = dataclasses.replace(own, refitter=None)
     request, maps = make_request(cut, "recalibrated", 0), problem.structure.maps
     counts = maps.count_kept(cut)
     results.add(
         kind="predictors",
         cut=name,
         recalibrated=round(plain.evaluate(request).loss, 5),
-        refitted=round(problem.evaluator.evaluate(request).loss, 5),
+        refitted=round(own.evaluate(request).loss, 5),
         params=-float(problem.structure.oracle.compute_ratio("params", counts)),
         least_share=-float((counts / maps.sizes).min()),
     )
@@ -137,7 +142,7 @@ def add_inherited(
     if all(results.has(kind="inherited", cut=name) for name in cuts):
         return
     tuned = tune(problem, FolderStore(arguments.work / f"elastic-{arguments.tier}-{epochs:g}"), epochs)
-    evaluator = dataclasses.replace(problem.evaluator, tuned=tuned, refitter=None)
+    evaluator = dataclasses.replace(problem.evaluator, tuned=tuned, refitter=None, fits_temperature=False)
     before, after = (100 - 100 * evaluator.measure(module, "val")[1] for module in (problem.model, tuned))
     results.add(kind="unpruned", tune_epochs=epochs, val_before=round(before, 2), val_after=round(after, 2))
     for name, cut in cuts.items():
@@ -153,7 +158,7 @@ def add_training(results: Results, problem: Problem, arguments: Arguments, name:
         problem.evaluator.recipe, final=Schedule(arguments.epochs, RATE, warmup=0.05), distillation=WEIGHT, views=8
     )
     store = FolderStore(arguments.work / f"store-{arguments.tier}")
-    evaluator = dataclasses.replace(problem.evaluator, recipe=recipe, store=store)
+    evaluator = dataclasses.replace(problem.evaluator, recipe=recipe, store=store, fits_temperature=False)
     request, row = make_request(cut, "final", seed), dict[str, Any]()
     for share in SHARES:
         row[f"loss at {share:g}"] = round(evaluator.evaluate(request._replace(stop=share)).loss, 5)
