@@ -49,8 +49,8 @@ LONG_SEARCH = 1_000
 It has then converged to the resolution of cuts, and each known cut costs a decoding for nothing: of a ResNet-20, up to
 7.5 per evaluation. Shorter searches restart where no draw is new.
 """
-MAX_KNOWN_DRAWS = 4
-"""Known cuts that a long search may draw besides that fifth."""
+WIDENINGS = (1.0, 2.0, 4.0, 8.0)
+"""Factors of the standard deviations of a long search's restarts: the cuts near the best become known one by one."""
 
 Vector = NDArray[np.float64]
 
@@ -229,14 +229,14 @@ class Cma:
             centre = centre._replace(blend=self.space.make_blend(np.clip(weights, -1, 0)))
         self.strategy = self._make_strategy(centre)
 
-    def _make_strategy(self, centre: Genome) -> DiagonalStrategy:
+    def _make_strategy(self, centre: Genome, scale: float = 1.0) -> DiagonalStrategy:
         spread = [
             *self.space.spread,
             *[SHARE_STEP if self.evolves_widths else 0.0] * self.space.groups,
             *[compute_flip_step(self.space.layers)] * self.space.layers,
             0.0,
         ]
-        return DiagonalStrategy(np.array(centre.flatten()), np.array(spread), self.size)
+        return DiagonalStrategy(np.array(centre.flatten()), scale * np.array(spread), self.size)
 
     def _sample_or_restart(self, count: int, known: set[str]) -> list[Candidate]:
         """Sample the strategy; where it has converged to known cuts, restart it around the best candidate.
@@ -244,15 +244,30 @@ class Cma:
         Where nothing new is near the best either, as in a small network, sample the whole space.
         """
         assert self.strategy is not None
-        is_long = len(known) >= LONG_SEARCH
-        found = self._sample_strategy(self.strategy, count, known, count * 5 // 4 + MAX_KNOWN_DRAWS if is_long else 0)
-        if len(found) == count or (found and not is_long):
-            return found
-        self.strategy = self._make_strategy(self._make_best_genome())
-        self._vectors.clear()  # the new strategy learns from its own samples
+        if len(known) >= LONG_SEARCH:
+            return self._sample_or_widen(count, known)
+        found = self._sample_strategy(self.strategy, count, known)
+        if not found:
+            self.strategy = self._make_strategy(self._make_best_genome())
+            found = self._sample_strategy(self.strategy, count, known) or self._sample_space(count, known)
+        return found
+
+    def _sample_or_widen(self, count: int, known: set[str]) -> list[Candidate]:
+        """Sample the strategy; after a few known cuts, restart it around the best candidate, wider until they are rare.
+
+        The candidates that no strategy yields come from the whole space.
+        """
+        assert self.strategy is not None
+        found = self._sample_strategy(self.strategy, count, known, tries=_limit_tries(count))
+        for scale in WIDENINGS:
+            if len(found) == count:
+                return found
+            self.strategy = self._make_strategy(self._make_best_genome(), scale)
+            self._vectors.clear()  # the new strategy learns from its own samples
+            missing, others = count - len(found), {item.digest for item in found}
+            found += self._sample_strategy(self.strategy, missing, known, _limit_tries(missing), others)
         missing, others = count - len(found), {item.digest for item in found}
-        around = self._sample_strategy(self.strategy, missing, known, others=others)
-        return found + (around or self._sample_space(missing, known, others))
+        return found + (self._sample_space(missing, known, others) if missing else [])
 
     def _sample_strategy(
         self,
@@ -286,6 +301,11 @@ class Cma:
                 if len(found) == count:
                     break
         return list(found.values())
+
+
+def _limit_tries(count: int) -> int:
+    """Limit the draws for `count` new candidates of a long search: a fifth of them may be known, and four more."""
+    return count * 5 // 4 + 4
 
 
 def _describe_result(item: CandidateResult) -> StageResultState:
