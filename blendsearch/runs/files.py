@@ -6,8 +6,8 @@ import re
 import stat
 import time
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from blendsearch.errors import RunError
 
@@ -22,7 +22,7 @@ def apply_umask(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open the regular file at `path` for reading. Raises OSError for others: opening a pipe waits for a writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode

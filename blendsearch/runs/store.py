@@ -29,7 +29,7 @@ from blendsearch.runs.records import (
     TestResult,
 )
 from blendsearch.runs.run_facts import GenerationRow, GenerationSummary
-from blendsearch.runs.tables import SCHEMA
+from blendsearch.runs.tables import AGES, SCHEMA
 
 MAX_QUERY_VALUES = 500
 """Largest number of values in one query; SQLite allows 999 or more."""
@@ -158,6 +158,9 @@ class Store:
             "FROM evaluations WHERE origin != ?"
         )
         (found,) = self._decode(self._read(query, (dense,)), Tally, "evaluations")
+        with self._convert_damage("evaluations"):
+            if self._read("SELECT count(*) - count(DISTINCT id) FROM evaluations")[0][0]:
+                raise ValueError("an id is there twice")
         return found
 
     def read_version(self) -> int:
@@ -314,7 +317,11 @@ class Store:
         self._connection.close()
 
     def _has(self, table: str) -> bool:
-        return bool(self._read(f"SELECT name FROM sqlite_master WHERE name = '{table}'"))
+        """Return False where the run is of a version without `table`. Raises RunError where a later one is there."""
+        names = {name for (name,) in self._read("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if table not in names and any(AGES[name] > AGES[table] for name in names & AGES.keys()):
+            raise RunError(f"{self.path} is damaged (the table {table} is missing): restore it from a copy")
+        return table in names
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
         try:

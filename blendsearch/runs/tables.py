@@ -106,3 +106,11 @@ CREATE TABLE IF NOT EXISTS generations (
     summary     TEXT NOT NULL              -- JSON
 );
 """
+
+AGES = {
+    **dict.fromkeys(("finals", "latencies", "rejudged"), 1),
+    **dict.fromkeys(("completions", "further", "inherited", "probes"), 2),
+    "rungs": 3,
+    "runtime_latencies": 4,
+}
+"""Order in which versions added tables: a run that has one of them has all earlier ones."""

@@ -56,6 +56,7 @@ VERBS = (*COMMANDS, "text", "python", *PAGES)
 LATENCIES = ("dense_ms", "pruned_ms")
 VOLATILE = (
     "quiet",
+    "latency_measured",
     "seconds",
     "wall",
     "started",

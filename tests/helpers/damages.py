@@ -17,11 +17,16 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from blendsearch.runs.provenance import hash_arrays
+from blendsearch.runs.tables import AGES
 
 VALUES = (None, float("nan"), -1, 1e308, 10**30, "x", True, [], [[1]], {})
 """What replaces each value of a JSON file."""
 CELLS = (None, float("inf"), -1, 1e308, 2**62, "x", b"\xff\x00", "")
 """What replaces each value of an SQLite row."""
+
+
+NEWEST = max(AGES, key=AGES.__getitem__)
+"""The table that runs of the version before do not have."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ def _list_sqlite(file: str, path: Path) -> Iterator[Damage]:
     for name, content in (("junk", b"junk" * 2000), ("nothing", b"")):
         yield Damage(file, f"a log of {name} beside it", _make_writer(f"{file}-wal", content))
     for table in tables:
-        yield _make_sql_damage(file, f"{table} dropped", f"DROP TABLE {table}")
+        yield _make_sql_damage(file, f"{table} dropped", f"DROP TABLE {table}", plausible=table == NEWEST)
         for column in columns[table]:
             yield _make_sql_damage(file, f"{table}.{column} missing", *_drop_column(table, column, columns[table]))
         if not counts[table]:

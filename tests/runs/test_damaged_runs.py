@@ -78,6 +78,9 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
     ("name", "file", "kind", "verbs"),
     [
         ("digits", "run.sqlite", "tests, all rows removed", ["text", "python"]),
+        ("digits", "run.sqlite", "finals dropped", ["status", "text", "api network"]),
+        ("digits", "run.sqlite", "evaluations, rows doubled", ["runs", "api list"]),
+        ("digits", "dense.safetensors", "signed, classifier.bias shorter", ["fork"]),
         ("killed-nsga2", "run.sqlite", "first cut = x''", ["resume"]),
         ("killed-nsga2", "dense.safetensors", "a pipe", ["resume", "export"]),
         ("killed-nsga2", "run.sqlite", "a hard link", ["status", "resume"]),

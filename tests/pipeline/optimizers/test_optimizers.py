@@ -16,7 +16,7 @@ from blendsearch.pipeline.methods.cfbs.method import Cfbs
 from blendsearch.pipeline.methods.legr.method import Legr
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.optimizers.cma_es import Cma
+from blendsearch.pipeline.optimizers.cma_es import LONG_SEARCH, Cma
 from blendsearch.pipeline.optimizers.evolution import Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2, Nsga3
 from blendsearch.pipeline.optimizers.random_search import RandomSearch
@@ -195,3 +195,27 @@ def test_three_objectives_are_spread_by_nsga3_and_resume_exactly() -> None:
     twin.load_state_dict(state)
     assert on(twin, seen, 3) == one
     assert len(held.population) == 12
+
+
+def test_a_long_search_restarts_instead_of_decoding_known_cuts() -> None:
+    decoded = 0
+
+    def decode(genome: Any) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return networkwide().decode(genome)
+
+    optimizer = Cma(NETWORKWIDE, decode, 12, np.random.default_rng(0))
+    seeds = optimizer.ask_first(make_baselines(networkwide(), 1), 100)
+    optimizer.tell([CandidateResult(item.genome, (loss(item),), item.digest, item.origin) for item in seeds])
+    known = {item.digest for item in seeds} | {f"earlier {number}" for number in range(LONG_SEARCH)}
+    strategies, asked, first = set(), 0, decoded
+    for _ in range(150):
+        found = optimizer.ask(12, known)
+        assert len({item.digest for item in found} | known) == len(known) + len(found)
+        known |= {item.digest for item in found}
+        asked += len(found)
+        optimizer.tell([CandidateResult(item.genome, (loss(item),), item.digest, item.origin) for item in found])
+        strategies.add(id(optimizer.strategy))
+    assert len(strategies) > 2
+    assert decoded - first < 1.6 * asked
