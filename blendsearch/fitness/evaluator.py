@@ -231,24 +231,27 @@ class Evaluator:
         targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
         scorer = start_scorer(task.scorer)
         counts_errors = task.has_error and scorer is None
-        total, wrong, seen = 0.0, 0, 0
+        # sums stay on the device and are read at the end: the CPU runs ahead of a GPU
+        total, wrong = (torch.zeros((), dtype=kind, device=self.device) for kind in (torch.float64, torch.int64))
+        seen = 0
         for output, y in self._iter_outputs(module, split):
             if targets is None:
                 losses = task.compute_summed_loss(output, y)
             else:
                 losses = F.kl_div(_soften(output), targets[seen : seen + len(y)], reduction="sum", log_target=True)
-            total += float(losses.double())
-            wrong += int((output.argmax(dim=1) != y).sum()) if counts_errors else 0
+            total = total + losses.double()
+            wrong = wrong + (output.argmax(dim=1) != y).sum() if counts_errors else wrong
             if scorer is not None:
                 scorer.update(output, y)
             seen += len(y)
+        loss = float(total) / seen
         if scorer is not None:
             value = scorer.compute()
-            error = min(1.0, max(0.0, 1 - value)) if scorer.is_share else compute_proxy_error(total / seen)
-            return EvaluationResult(total / seen, error, {scorer.name: value}, has_error=scorer.is_share)
+            error = min(1.0, max(0.0, 1 - value)) if scorer.is_share else compute_proxy_error(loss)
+            return EvaluationResult(loss, error, {scorer.name: value}, has_error=scorer.is_share)
         if not task.has_error:
-            return EvaluationResult(total / seen, compute_proxy_error(total / seen), has_error=False)
-        return EvaluationResult(total / seen, wrong / seen)
+            return EvaluationResult(loss, compute_proxy_error(loss), has_error=False)
+        return EvaluationResult(loss, int(wrong) / seen)
 
     @cached_property
     def _pairs(self) -> tuple[ConvNormPair, ...]:
