@@ -28,6 +28,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.groups import Cut, build_index_maps
+from blendsearch.task import CLASSIFICATION
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
@@ -140,7 +141,9 @@ def _train(config: Config, weights: Path) -> None:
         if isinstance(event, BaseTrained):
             print(f"base {event.done:.0%}, loss {event.loss:.3f}", flush=True)
 
-    train_base(model.to(device), splits, config, device, print_progress, FolderStore(weights.parent / "base"))
+    train_base(
+        model.to(device), splits, config, CLASSIFICATION, device, print_progress, FolderStore(weights.parent / "base")
+    )
     recipe = Recipe(512, 500, Schedule(1, 0.01), Schedule(1, 0.01))
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     print(f"base network: validation accuracy {1 - error:.2%}, loss {loss:.4f}", flush=True)
