@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from blendsearch.blend.ranking import rank_rows
 from blendsearch.criteria.table import ScoreTable
+from blendsearch.garbage import pause_garbage_collection
 
 ClusteringMethod = Literal["kmeans", "agglomerative"]
 Clusters = tuple[tuple[tuple[int, ...], ...], ...]
@@ -83,9 +84,16 @@ def merge_clusters(clusters: Clusters, criteria: int) -> tuple[tuple[int, ...], 
     return tuple(tuple(members) for members in merged.values())
 
 
+def import_scikit_learn() -> None:
+    """Import what clusters the criteria; it takes more than a second."""
+    with pause_garbage_collection():
+        import sklearn.cluster  # noqa: F401
+
+
 def _fit_labels(
     correlation: NDArray[np.float64], method: ClusteringMethod, clusters: int, seed: int
 ) -> NDArray[np.int64]:
+    import_scikit_learn()
     from sklearn.cluster import AgglomerativeClustering, KMeans
 
     # criteria with equal rankings leave fewer distinct rows than clusters

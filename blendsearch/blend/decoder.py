@@ -131,9 +131,17 @@ class Decoder:
 
 def keep_best(scores: Sequence[NDArray[np.float64]], counts: Counts) -> Cut:
     """Keep the `counts[g]` channels of each group with the highest scores; the first ones of equals."""
-    cuts = []
-    for values, count in zip(scores, counts, strict=True):
-        kept = np.zeros(len(values), dtype=np.bool_)
-        kept[np.argsort(-values, kind="stable")[:count]] = True
-        cuts.append(kept)
-    return np.concatenate(cuts)
+    return np.concatenate([_keep_highest(values, int(count)) for values, count in zip(scores, counts, strict=True)])
+
+
+def _keep_highest(values: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """Keep what a stable sort puts first; a partition takes a third of its time."""
+    if count >= len(values) or count < 1:
+        return np.full(len(values), count >= 1)
+    falling = -values
+    last = np.partition(falling, count - 1)[count - 1]
+    if np.isnan(last):  # NaN is the least score
+        return np.isin(np.arange(len(values)), np.argsort(falling, kind="stable")[:count])
+    kept = falling < last
+    kept[np.flatnonzero(falling == last)[: count - int(np.count_nonzero(kept))]] = True
+    return kept

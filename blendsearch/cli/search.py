@@ -10,6 +10,7 @@ from blendsearch.cli.endings import set_next_step
 from blendsearch.cli.results import print_comparison, print_summary
 from blendsearch.cli.terminal import describe_start, make_reporter
 from blendsearch.errors import ConfigError
+from blendsearch.garbage import pause_garbage_collection
 
 if TYPE_CHECKING:
     from blendsearch.runs.config.schema import Config
@@ -46,7 +47,8 @@ def search(arguments: argparse.Namespace) -> None:
     report = make_reporter(arguments, config)
     try:
         report.announce(describe_start(config))
-        from blendsearch.pipeline.launch import run_search, set_up_run
+        with pause_garbage_collection(freeze=True):
+            from blendsearch.pipeline.launch import run_search, set_up_run
 
         run, problem, engine = set_up_run(config, arguments.runs, name, ["blendsearch", *sys.argv[1:]], report)
         run_search(run, problem, engine, report)
@@ -88,11 +90,12 @@ def resume(arguments: argparse.Namespace) -> None:
     report = make_reporter(arguments, run.config)
     try:
         report.announce(f"resuming {run.name}: {describe_start(run.config)}")
-        from blendsearch.engine.engine_checks import check_engine
-        from blendsearch.engine.factory import start_engine
-        from blendsearch.pipeline.launch import run_search
-        from blendsearch.pipeline.problem.inputs import UserInputs
-        from blendsearch.pipeline.problem.persistence import restore
+        with pause_garbage_collection(freeze=True):
+            from blendsearch.engine.engine_checks import check_engine
+            from blendsearch.engine.factory import start_engine
+            from blendsearch.pipeline.launch import run_search
+            from blendsearch.pipeline.problem.inputs import UserInputs
+            from blendsearch.pipeline.problem.persistence import restore
 
         chosen = run.config.engine
         if arguments.ray is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blendsearch.errors import ConfigError
+from blendsearch.transfer import send
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -46,7 +47,7 @@ def resolve_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
 @register_augmentation("flip")
 def flip(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror each image left to right with probability 0.5. Not suitable for digits or letters."""
-    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+    mirrored = send(torch.from_numpy(rng.random(len(images)) < 0.5), images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
@@ -81,15 +82,15 @@ def crop_randomly(padded: Tensor, size: Sequence[int], rng: np.random.Generator)
     # unfold is a view of every window; indexing it copies only the chosen ones.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     count, _, rows, columns = windows.shape[:4]
-    top = torch.from_numpy(rng.integers(rows, size=count)).to(padded.device)
-    left = torch.from_numpy(rng.integers(columns, size=count)).to(padded.device)
+    top = send(torch.from_numpy(rng.integers(rows, size=count)), padded.device)
+    left = send(torch.from_numpy(rng.integers(columns, size=count)), padded.device)
     return windows[torch.arange(count, device=padded.device), :, top, left].contiguous()
 
 
 def pad_by_index(images: Tensor, top: int, left: int, mode: str) -> Tensor:
     """Pad the height by `top` and the width by `left` on both sides. Unlike torch's padding, this accepts uint8."""
     rows, columns = (
-        torch.from_numpy(np.pad(np.arange(side), margin, mode=mode)).to(images.device)  # type: ignore[call-overload]
+        send(torch.from_numpy(np.pad(np.arange(side), margin, mode=mode)), images.device)  # type: ignore[call-overload]
         for side, margin in zip(images.shape[2:], (top, left), strict=True)
     )
     return images[:, :, rows][:, :, :, columns]

@@ -17,6 +17,7 @@ from blendsearch.data.sampling import get_source, has_training_transforms, load_
 from blendsearch.data.share import Share
 from blendsearch.data.split import ArraySplit, Indices, Split, resolve_view
 from blendsearch.data.worker_processes import Workers
+from blendsearch.transfer import send
 
 MAX_RESIDENT_BYTES = 2**30
 """Largest split that is kept on a GPU."""
@@ -87,7 +88,7 @@ def iter_pass(
             assert drawn.draws is not None
             x = change(x, drawn.draws)
         y = torch.from_numpy(split.labels[chosen]) if targets is None else targets
-        yield x, _move(y, device)
+        yield x, send(y, device)
 
 
 def _iter_images(
@@ -107,11 +108,7 @@ def _iter_images(
 
 def move_to_input(images: Tensor, device: torch.device) -> Tensor:
     """Return (n, height, width, channels) as (n, channels, height, width) on `device`."""
-    return _move(images, device).permute(0, 3, 1, 2).contiguous()
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=tensor.is_pinned() if device.type == "cuda" else False)
+    return send(images, device).permute(0, 3, 1, 2).contiguous()
 
 
 def _skip_draws(split: Split, drawn: EpochPlan, changes: Sequence[Augmentation], skip: int) -> None:
@@ -144,7 +141,7 @@ def load_from_memory(split: Split, chosen: Indices, device: torch.device) -> Ten
     if isinstance(source, ArraySplit) and device.type == "cuda":
         images = _find_resident(source, device)
         if images is not None:
-            return images[torch.from_numpy(rows).to(device)]
+            return images[send(torch.from_numpy(rows), device)]
     return torch.from_numpy(split.load_images(chosen))
 
 

@@ -21,6 +21,7 @@ from blendsearch.data.stratify import allocate_proportionally, split_stratified
 from blendsearch.data.transforms import TRANSFORMS, apply_transforms, complete_spec, list_augmentations
 from blendsearch.data.worker_processes import Workers
 from blendsearch.errors import ConfigError, DataError
+from blendsearch.transfer import send
 
 __all__ = [
     "ArraySplit",
@@ -144,8 +145,8 @@ class Splits:
         if x.is_floating_point():
             return x
         # (pixel / 255 - mean) / std as one multiplication and one addition
-        scale = torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float().to(x.device)[:, None, None]
-        offset = torch.from_numpy(-self.mean.astype(np.float64) / self.std).float().to(x.device)[:, None, None]
+        scale = send(torch.from_numpy(1 / (255 * self.std.astype(np.float64))).float(), x.device)[:, None, None]
+        offset = send(torch.from_numpy(-self.mean.astype(np.float64) / self.std).float(), x.device)[:, None, None]
         return x.float().mul_(scale).add_(offset)
 
     def _list_splits(self) -> tuple[tuple[str, Split], ...]:

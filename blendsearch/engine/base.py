@@ -35,8 +35,9 @@ class Engine(Protocol):
     def iter_outcomes(self, feed: Callable[[], None] = submit_nothing) -> Iterator[Outcome]:
         """Yield the outcomes of all submitted requests as they arrive; ends when none is outstanding.
 
-        `feed` is called before every wait and may submit more requests, so that no worker is idle. A failed evaluation
-        is an outcome with its `failure`, never an exception.
+        `feed` is called before every wait and may submit more requests, so that no worker is idle. Outcomes that are
+        ready together are yielded without a call of it in between: it stores them in one transaction. A failed
+        evaluation is an outcome with its `failure`, never an exception.
         """
 
     def attach_store(self, store: TrainingStore) -> None:

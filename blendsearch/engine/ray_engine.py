@@ -33,6 +33,9 @@ from blendsearch.training.training_store import NO_STORE, FolderStore, TrainingS
 RESIZE_SECONDS = 5.0
 """Interval at which the engine checks how many workers the cluster has room for."""
 
+MAX_READY = 64
+"""Largest number of outcomes that are received together; the search stores them in one transaction."""
+
 MAX_FAILED_STARTS = 6
 """Number of consecutive workers that fail to start before the engine raises an error."""
 
@@ -133,6 +136,8 @@ class RayEngine:
                 time.sleep(0.2)
                 continue
             ready, _ = self._ray.wait(pending, num_returns=1, timeout=1.0)
+            if ready:
+                ready, _ = self._ray.wait(pending, num_returns=min(len(pending), MAX_READY), timeout=0)
             self._report_progress()
             for reference in ready:
                 if reference in self._starting:

@@ -235,30 +235,31 @@ class Evaluator:
         targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
         scorer = start_scorer(task.scorer)
         counts_errors = task.has_error and scorer is None
-        total, wrong, seen = 0.0, 0, 0
         fits = self.fits_temperature and task.loss is None and split != "test"
         kept: list[tuple[Tensor, Tensor]] = []
+        # sums stay on the device and are read at the end: the CPU runs ahead of a GPU
+        total, wrong = (torch.zeros((), dtype=kind, device=self.device) for kind in (torch.float64, torch.int64))
+        seen = 0
         for output, y in self._iter_outputs(module, split):
             target = y if targets is None else targets[seen : seen + len(y)]
             if fits and output.ndim == 2 and y.ndim == 1:
                 kept.append((output, target))
             elif targets is None:
-                total += float(task.compute_summed_loss(output, y).double())
+                total = total + task.compute_summed_loss(output, y).double()
             else:
-                total += float(F.kl_div(_soften(output), target, reduction="sum", log_target=True).double())
-            wrong += int((output.argmax(dim=1) != y).sum()) if counts_errors else 0
+                total = total + F.kl_div(_soften(output), target, reduction="sum", log_target=True).double()
+            wrong = wrong + (output.argmax(dim=1) != y).sum() if counts_errors else wrong
             if scorer is not None:
                 scorer.update(output, y)
             seen += len(y)
-        if kept:
-            total = seen * compute_fitted_loss(*(torch.cat(part) for part in zip(*kept, strict=True)))
+        loss = compute_fitted_loss(*map(torch.cat, zip(*kept, strict=True))) if kept else float(total) / seen
         if scorer is not None:
             value = scorer.compute()
-            error = min(1.0, max(0.0, 1 - value)) if scorer.is_share else compute_proxy_error(total / seen)
-            return EvaluationResult(total / seen, error, {scorer.name: value}, has_error=scorer.is_share)
+            error = min(1.0, max(0.0, 1 - value)) if scorer.is_share else compute_proxy_error(loss)
+            return EvaluationResult(loss, error, {scorer.name: value}, has_error=scorer.is_share)
         if not task.has_error:
-            return EvaluationResult(total / seen, compute_proxy_error(total / seen), has_error=False)
-        return EvaluationResult(total / seen, wrong / seen)
+            return EvaluationResult(loss, compute_proxy_error(loss), has_error=False)
+        return EvaluationResult(loss, int(wrong) / seen)
 
     @cached_property
     def _pairs(self) -> tuple[ConvNormPair, ...]:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, TypedDict
 
 from blendsearch.events import GenerationAsked, StoppedEarly
-from blendsearch.fitness.evaluator import make_request
+from blendsearch.fitness.evaluator import Outcome, make_request
 from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
@@ -24,7 +24,8 @@ from blendsearch.pipeline.recording import (
     make_row,
     record_generation,
     report_evaluation,
-    store_row,
+    store_on_interruption,
+    store_rows,
     warn_of_baselines,
     warn_of_exhaustion,
 )
@@ -126,8 +127,8 @@ class GenerationalSearch:
     def _evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """Evaluate `candidates`; return their rows in order.
 
-        Each result is stored as soon as it arrives. Results that the store already holds, from before a crash or
-        inherited by a fork, are not evaluated again.
+        Results are stored as they arrive, those that are ready together in one transaction. Results that the store
+        already holds, from before a crash or inherited by a fork, are not evaluated again.
         """
         problem, engine, store = self.session.problem, self.session.engine, self.session.store
         fidelity = problem.config.fitness.fidelity
@@ -139,15 +140,27 @@ class GenerationalSearch:
         for digest in missing:
             if digest not in self.inherited:
                 engine.submit(requests[digest])
+        arrived: list[tuple[Evaluation, Outcome]] = []
+
+        def receive() -> None:
+            """Store what has arrived, then report it."""
+            if arrived:
+                found, outcomes = zip(*arrived, strict=True)
+                store_rows(found, outcomes, store, self.asked + len(candidates), self.archive)
+                arrived.clear()
+                for row in found:
+                    rows[row.digest] = row
+                    report_evaluation(row, self.session)
+
         reused = (self.inherited[digest] for digest in missing if digest in self.inherited)
-        for outcome in chain(reused, engine.iter_outcomes()):
-            number, candidate = numbered[outcome.digest]
-            genome_values = self.optimizer.serialize_genome(candidate.genome)
-            request = requests[outcome.digest]
-            row = make_row(number, candidate, genome_values, self.generation, request, outcome, problem)
-            store_row(row, outcome, store, self.asked + len(candidates), self.archive)
-            rows[outcome.digest] = row
-            report_evaluation(row, self.session)
+        with store_on_interruption(receive):
+            for outcome in chain(reused, engine.iter_outcomes(receive)):
+                number, candidate = numbered[outcome.digest]
+                genome_values = self.optimizer.serialize_genome(candidate.genome)
+                request = requests[outcome.digest]
+                row = make_row(number, candidate, genome_values, self.generation, request, outcome, problem)
+                arrived.append((row, outcome))
+            receive()
         return [rows[candidate.digest] for candidate in candidates]
 
     def _report_start(self, candidates: int, cached: int) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,7 @@ def evaluate_dense(session: SearchSession) -> None:
             (outcome,) = session.engine.iter_outcomes()
         candidate = Candidate(problem.decoder.space.make_equal_blend(), whole, evaluation_request.digest, DENSE)
         row = make_row(0, candidate, {}, 0, evaluation_request, outcome, problem)
-        store_row(row, outcome, store)
+        store_rows([row], [outcome], store)
         if outcome.failure:
             session.warn(f"the dense network could not be evaluated: {outcome.failure}")
         known = problem.dense_loss
@@ -106,17 +109,31 @@ def make_row(
     )
 
 
-def store_row(
-    row: Evaluation, outcome: Outcome, store: Store, asked: int = 0, archive: SearchArchive | None = None
-) -> None:
-    """Store `row` and further metrics of a user-defined `evaluate=`, and add it to `archive`.
+def store_rows(
+    rows: Sequence[Evaluation],
+    outcomes: Sequence[Outcome],
+    store: Store,
+    asked: int = 0,
+    archive: SearchArchive | None = None,
+) -> list[bool]:
+    """Store the `rows` of `outcomes` in one transaction, and add new ones to `archive`; see `Store.add_all`."""
+    extra_metrics = {outcome.digest: outcome.extra_metrics for outcome in outcomes if outcome.extra_metrics}
+    added = store.add_all(rows, asked, extra_metrics)
+    if archive is not None:
+        for row in compress(rows, added):
+            archive.add(row)
+    return added
 
-    See `Store.add` for `asked`.
-    """
-    if store.add(row, asked) and archive is not None:
-        archive.add(row)
-    if outcome.extra_metrics:
-        store.add_extra_metrics(row.digest, row.fidelity, outcome.extra_metrics)
+
+@contextmanager
+def store_on_interruption(store_arrived: Callable[[], object]) -> Iterator[None]:
+    """Call `store_arrived` also where the block is left by an exception: nothing that has arrived is lost."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the store may be what failed
+            store_arrived()
+        raise
 
 
 def make_candidate_result(candidate: Candidate, row: Evaluation, problem: Problem) -> CandidateResult | None:

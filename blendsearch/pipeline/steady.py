@@ -1,5 +1,7 @@
 """The steady schedule: a free worker gets the next candidate at once, each outcome goes to the optimizer on arrival.
 
+Outcomes that are ready together are stored in one transaction, before the optimizer receives the first of them.
+
 The order of arrival is part of the result, so the store records it: which evaluation arrived, and how many had been
 asked for by then. With the run's seed, this journal reproduces every step. After a crash the optimizer is in the state
 it had when the last evaluation was stored, nothing stored is evaluated again, and pending candidates are asked for
@@ -43,12 +45,14 @@ from blendsearch.pipeline.recording import (
     make_row,
     record_generation,
     report_evaluation,
-    store_row,
+    store_on_interruption,
+    store_rows,
     warn_of_baselines,
     warn_of_exhaustion,
 )
 from blendsearch.pipeline.stopping import find_stop_reason
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
+from blendsearch.runs.records import Evaluation
 from blendsearch.structure.groups import pack_cut, unpack_cut
 
 CHECKPOINT_INTERVAL = 500
@@ -192,6 +196,7 @@ class SteadySearch:
         self.saved = self.tracker.num_told
         self.replayed, self.generation_start = self.tracker.num_told, time.perf_counter()
         self.stop_reason: str | None = None
+        self.arrived: list[Outcome] = []
 
     def run(self) -> None:
         """Evaluate until the evaluations are used up, the space is, or a stop rule holds."""
@@ -211,14 +216,17 @@ class SteadySearch:
         generation = self.replayed // self.config.population
         if self.replayed:
             self.session.report(describe_progress(self.replayed, generation, self.session, self.archive))
-        if len(self.archive.generations) < generation:  # stopped between an evaluation and this record
-            record_generation(generation, 0.0, self.session, self.archive)
+        # stopped between evaluations and the records of the generations that they complete
+        for missing in range(len(self.archive.generations) + 1, generation + 1):
+            record_generation(missing, 0.0, self.session, self.archive)
 
     def _drain(self) -> None:
         """Receive outcomes, and feed the workers, until nothing is outstanding."""
-        for outcome in self.session.engine.iter_outcomes(self._feed):
-            if self.ladder is None or not self.ladder.receive(outcome):
-                self._receive(outcome)
+        with store_on_interruption(self._store_arrived):
+            for outcome in self.session.engine.iter_outcomes(self._feed):
+                if self.ladder is None or not self.ladder.receive(outcome):
+                    self.arrived.append(outcome)
+            self._receive_arrived()
 
     def _prepare_ladder(self) -> bool:
         """Find the ladder's learning rate; return False where it is not needed or known."""
@@ -229,13 +237,15 @@ class SteadySearch:
 
     def _send(self, candidate: Candidate) -> None:
         if candidate.digest in self.inherited:
-            self._receive(self.inherited[candidate.digest])
+            self.arrived.append(self.inherited[candidate.digest])
+            self._receive_arrived()
         else:
             config = self.session.problem.config
             self.session.engine.submit(make_request(candidate.cut, config.fitness.fidelity, config.seed))
 
     def _feed(self) -> None:
-        """Send trainings and candidates while workers are free."""
+        """Receive what has arrived, then send trainings and candidates while workers are free."""
+        self._receive_arrived()
         while self._count_outstanding() < self.session.engine.workers:
             if self.ladder is not None and self.tracker.has_begun:
                 if not self.ladder.is_prepared:
@@ -257,23 +267,48 @@ class SteadySearch:
     def _has_more(self) -> bool:
         return self.stop_reason is None and self.tracker.num_asked < self.config.evaluations
 
-    def _receive(self, outcome: Outcome) -> None:
-        """Store and report an outcome, and pass it to the optimizer."""
-        problem, tracker, size = self.session.problem, self.tracker, self.config.population
+    def _receive_arrived(self) -> None:
+        """Store what has arrived in one transaction; then report it and pass it to the optimizer, in that order."""
+        is_generation_complete = False
+        for row, is_new in self._store_arrived():
+            if is_new:
+                self.archive.add(row)
+            is_generation_complete |= self._learn(row)
+        if is_generation_complete:
+            self._save_checkpoint()  # now, when the optimizer knows all that is stored
+
+    def _store_arrived(self) -> list[tuple[Evaluation, bool]]:
+        """Store what has arrived; return the rows, with False for those that were stored already."""
+        if not self.arrived:
+            return []
+        rows = [self._make_row(outcome, place) for place, outcome in enumerate(self.arrived)]
+        added = store_rows(rows, self.arrived, self.session.store, self.tracker.num_asked)
+        self.arrived.clear()
+        return list(zip(rows, added, strict=True))
+
+    def _make_row(self, outcome: Outcome, place: int) -> Evaluation:
+        """Make the row of an outcome, the one at `place` of those that have arrived."""
+        problem, tracker = self.session.problem, self.tracker
         number, candidate = tracker.pending[outcome.digest]
         genome_values = tracker.optimizer.serialize_genome(candidate.genome)
         request = make_request(candidate.cut, problem.config.fitness.fidelity, problem.config.seed)
-        row = make_row(number, candidate, genome_values, tracker.num_told // size, request, outcome, problem)
-        store_row(row, outcome, self.session.store, tracker.num_asked, self.archive)
+        generation = (tracker.num_told + place) // self.config.population
+        return make_row(number, candidate, genome_values, generation, request, outcome, problem)
+
+    def _learn(self, row: Evaluation) -> bool:
+        """Report a stored row and pass it to the optimizer; return True if it completes a generation."""
+        tracker, size = self.tracker, self.config.population
         report_evaluation(row, self.session)
         if self.ladder is not None:
             self.ladder.add([row])
-        tracker.tell(row.digest, make_candidate_result(candidate, row, problem))
-        if tracker.num_told % size == 0:
-            self._record_generation(tracker.num_told // size)
-            self._save_checkpoint()
-            self.generation_start = time.perf_counter()
-            self.stop_reason = self.stop_reason or find_stop_reason(self.config, self.archive.generations)
+        _, candidate = tracker.pending[row.digest]
+        tracker.tell(row.digest, make_candidate_result(candidate, row, self.session.problem))
+        if tracker.num_told % size:
+            return False
+        self._record_generation(tracker.num_told // size)
+        self.generation_start = time.perf_counter()
+        self.stop_reason = self.stop_reason or find_stop_reason(self.config, self.archive.generations)
+        return True
 
     def _save_checkpoint(self) -> None:
         """Save a checkpoint where the last one is old enough."""

@@ -44,7 +44,7 @@ class Difference(NamedTuple):
 
 def hash_code(factory: str) -> dict[str, str]:
     """Compute SHA-256 of the code that determines results and of the model factory's file, comments stripped."""
-    found = {"code": _hash_own_code()}
+    found = {"code": hash_own_code()}
     module = factory.rpartition(":")[0]
     if module and module not in ("torchvision", "timm"):
         spec = find_user_module(module)
@@ -55,7 +55,8 @@ def hash_code(factory: str) -> dict[str, str]:
 
 
 @cache  # the imported code runs, even if the files change later
-def _hash_own_code() -> str:
+def hash_own_code() -> str:
+    """Compute SHA-256 of the code that determines results, comments stripped; it takes some tenths of a second."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for layer in HASHED_PACKAGES:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from blendsearch.errors import RunError
@@ -80,17 +81,35 @@ class Store:
         self.close()
 
     def add(self, evaluation: Evaluation, asked: int = 0) -> bool:
-        """Store one evaluation; return False where one with its id, or its cut and fidelity, is stored already.
+        """Store one evaluation; see `add_all`."""
+        return self.add_all([evaluation], asked)[0]
+
+    def add_all(
+        self,
+        evaluations: Sequence[Evaluation],
+        asked: int = 0,
+        extra_metrics: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    ) -> list[bool]:
+        """Store evaluations that are ready together in one transaction, which waits for the disk once.
+
+        Returns False for each whose id, or cut and fidelity, is stored already.
 
         `asked`: the number of evaluations requested so far. Together with the order of completion, it makes a steady
-        search reproducible.
+        search reproducible. `extra_metrics`: further metrics of a user-defined `evaluate` function, by digest; repeated
+        ones change nothing.
         """
-        marks = ", ".join("?" * len(evaluation))
         with self._convert_write_errors(), self._open_transaction():
-            added = self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
-            if added.rowcount:
-                came = (evaluation.id, asked, time.time())
-                self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
+            return [self._insert(row, asked, extra_metrics.get(row.digest, {})) for row in evaluations]
+
+    def _insert(self, evaluation: Evaluation, asked: int, extra_metrics: Mapping[str, float]) -> bool:
+        marks = ", ".join("?" * len(evaluation))
+        added = self._connection.execute(f"INSERT OR IGNORE INTO evaluations VALUES ({marks})", evaluation)
+        if added.rowcount:
+            came = (evaluation.id, asked, time.time())
+            self._connection.execute("INSERT INTO completions (id, asked, at) VALUES (?, ?, ?)", came)
+        if extra_metrics:
+            numbers = (evaluation.digest, evaluation.fidelity, json.dumps(dict(extra_metrics)))
+            self._connection.execute("INSERT OR IGNORE INTO further VALUES (?, ?, ?)", numbers)
         return bool(added.rowcount)
 
     def read_evaluations(self) -> list[Evaluation]:
@@ -296,13 +315,6 @@ class Store:
         for row in self._read_records(StoredRuntimeLatency, "runtime_latencies"):
             found.setdefault(row.digest, {})[row.runtime] = Latency(row.ratio, row.seconds)
         return found
-
-    def add_extra_metrics(self, digest: str, fidelity: str, numbers: Mapping[str, float]) -> None:
-        """Store further metrics of a user-defined `evaluate` function for a network; repeated ones change nothing."""
-        with self._convert_write_errors():
-            self._connection.execute(
-                "INSERT OR IGNORE INTO further VALUES (?, ?, ?)", (digest, fidelity, json.dumps(dict(numbers)))
-            )
 
     def read_extra_metrics(self) -> dict[str, dict[str, float]]:
         """Read further metrics by digest; empty for a run without a user-defined `evaluate` function."""

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from blendsearch.data.splits import Splits
 from blendsearch.data.views import ViewBatch
 from blendsearch.structure.groups import Cut, IndexMaps
-from blendsearch.structure.surgery import narrow
+from blendsearch.structure.surgery import narrow, send_positions
 from blendsearch.training.auxiliary import get_logits
 from blendsearch.training.device import autocast
 from blendsearch.training.schedule import Schedule
@@ -116,12 +116,11 @@ def call_sub_network(module: nn.Module, maps: IndexMaps, cut: Cut, images: Tenso
 
 def slice_parameters(module: nn.Module, maps: IndexMaps, cut: Cut) -> dict[str, Tensor]:
     """Return the kept slices of the parameters of `module` as functions of them."""
-    kept = maps.find_kept_positions(cut)
-    sliced: dict[str, Tensor] = {}
+    kept, sliced = send_positions(maps.find_kept_positions(cut), next(module.parameters()).device), {}
     for name, parameter in module.named_parameters():
         part: Tensor = parameter
         for dim, source in maps.slices.get(name, ()):
             if len(kept[source]) < part.shape[dim]:
-                part = part.index_select(dim, torch.from_numpy(kept[source]).to(part.device))
+                part = part.index_select(dim, kept[source])
         sliced[name] = part
     return sliced

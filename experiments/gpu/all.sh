@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run all checks and measurements that need a card, in under 25 minutes, and print one table of the goals.
+# Run all checks and measurements that need a card, in under 15 minutes, and print one table of the goals.
 #
 #     experiments/gpu/all.sh                      on the first CUDA device
 #     experiments/gpu/all.sh --device cpu --toy   a dry run without a card

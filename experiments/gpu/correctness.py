@@ -2,10 +2,11 @@
 
     python experiments/gpu/correctness.py [--device cpu --toy]
 
-Criteria, surgery, recalibration, refit, loss against the dense network, training, distillation, checkpoints, depthwise
-layers and latency. TensorFloat-32 is off, so that the difference is that of the order of sums.
+Criteria, surgery, recalibration, refit, loss against the dense network, training, distillation, elastic tune,
+checkpoints, depthwise layers and latency. TensorFloat-32 is off, so that the difference is that of the order of sums.
 """
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,9 @@ from blendsearch.fitness.evaluator import Evaluator, make_request
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.surgery import narrow
+from blendsearch.training.elastic import SubNetworks, tune_elastic
 from blendsearch.training.schedule import Schedule
+from blendsearch.training.teacher import LiveTeacher
 from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
 from blendsearch.training.training_store import FolderStore
 
@@ -50,6 +53,7 @@ def measure(part: Part) -> None:
         "training": lambda: compare_losses(here, there, "tuned"),
         "live teacher": lambda: compare_losses(here, there, "tuned", tuning_distillation=0.5),
         "stored teacher": lambda: compare_losses(here, there, "tuned", tuning_distillation=0.5, views=2),
+        "elastic": lambda: compare_elastic(here, there),
         "continued training": lambda: compare_continued(here, part.arguments),
         "depthwise layers": lambda: compare_depthwise(part.arguments),
         "latency": lambda: check_latency(here),
@@ -130,6 +134,19 @@ def evaluate(evaluator: Evaluator, fidelity: str) -> float:
     outcome = evaluator.evaluate(make_request(draw_cuts(evaluator.maps, 1)[0], fidelity, 0))
     assert not outcome.failure, outcome.failure
     return outcome.loss
+
+
+def compare_elastic(here: Setting, there: Setting) -> dict[str, Any]:
+    """Compare the loss of a candidate that is sliced out of a network after a short elastic tune."""
+    losses = []
+    for setting in (here, there):
+        tuned = copy.deepcopy(setting.model)
+        schedule = Schedule(1, 0.01, 32, images=min(320, len(setting.splits.train)))
+        subs = SubNetworks(setting.maps, lambda step, maps=setting.maps: [draw_cuts(maps, step + 1)[step]])
+        options = TrainingOptions(teacher=LiveTeacher(setting.model.eval(), 0.5))
+        tune_elastic(tuned, subs, setting.splits, schedule, setting.device, np.random.default_rng(0), options)
+        losses.append(evaluate(replace(setting.make_evaluator(50), tuned=tuned), "recalibrated"))
+    return _agree(losses[0], losses[1], 5 * TOLERANCE)
 
 
 def compare_continued(setting: Setting, arguments: Arguments) -> dict[str, Any]:

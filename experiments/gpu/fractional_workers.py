@@ -27,9 +27,10 @@ def measure(part: Part) -> None:
     setting = make_setting("resnet56", part.arguments)
     toy = part.arguments.toy
     rates: dict[str, Any] = {}
-    for workers in (1,) if toy else (1, 2, 4, 8):
+    for workers in (1,) if toy else (4, 8, 2, 1):
         name = f"{workers} worker{'s' * (workers > 1)}"
-        found = part.step(name, lambda workers=workers: measure_workers(setting, workers, 4 if toy else 30 * workers))
+        count = 4 if toy else 30 * workers
+        found = part.step(name, lambda w=workers, n=count: measure_workers(setting, w, n), needs_ray=True)
         rates[name] = None if found is None else found["candidates_per_second"]
     best = select_largest(rates)
     part.state["fastest"] = best

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import importlib.util
 import json
 import os
 import subprocess
@@ -34,7 +35,9 @@ ROOT = HERE.parents[1]
 SHARED = next((path for path in (ROOT / "shared/data", ROOT.parent / "shared/data") if path.is_dir()), None)
 """The folder with CIFAR and the trained ResNet-56; None where it is absent, and synthetic images replace it."""
 
-OVER_TIME = "not run: out of time"
+MAIN_JOB_FILES = ("unpack.py", "cifar10-train.webp.npz", "cifar10-test.webp.npz", "cifar10-resnet56.safetensors")
+
+OVER_TIME, NO_RAY = "not run: out of time", "not run: Ray is not installed"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def parse_arguments(doc: str | None, extend: Callable[[argparse.ArgumentParser],
     parser.add_argument("--toy", action="store_true", help="sizes of a dry run")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the JSON files")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "blendsearch-gpu")
-    parser.add_argument("--minutes", type=float, default=24.0, help="time limit")
+    parser.add_argument("--minutes", type=float, default=13.0, help="time limit")
     parser.add_argument("--again", action="store_true", help="repeat steps that have a result")
     if extend is not None:
         extend(parser)
@@ -113,13 +116,14 @@ class Part:
             self._record("preparation", {"error": describe_error(error)})
         self.write()
 
-    def step(self, name: str, function: Callable[[], Any]) -> Any:
-        """Return the result of a step, stored or new; None if it fails or the time is over."""
+    def step(self, name: str, function: Callable[[], Any], *, needs_ray: bool = False) -> Any:
+        """Return the result of a step, stored or new; None if it fails, the time is over, or Ray is missing."""
         stored = self.state["steps"].get(name)
         if stored is not None and "result" in stored:
             return stored["result"]
-        if self.seconds_left <= 0:
-            self._record(name, {"error": OVER_TIME})
+        reason = OVER_TIME if self.seconds_left <= 0 else NO_RAY if needs_ray and not has_ray() else ""
+        if reason:
+            self._record(name, {"error": reason})
             return None
         began = time.perf_counter()
         try:
@@ -145,6 +149,10 @@ class Part:
         self.state["steps"][name] = row
         print(f"{self.name}: {name}: {json.dumps(row)[:200]}", file=sys.stderr, flush=True)
         self.write()
+
+
+def has_ray() -> bool:
+    return importlib.util.find_spec("ray") is not None
 
 
 def describe_error(error: BaseException) -> str:
@@ -239,8 +247,11 @@ def make_setting(name: str, arguments: Arguments) -> Setting:
 
 
 def load_resnet56(arguments: Arguments) -> tuple[nn.Module, Splits]:
-    """Load the network and images of the main job; synthetic images and random weights where they are absent."""
-    if SHARED is None:
+    """Load the network and images of the main job; synthetic images and random weights where they are absent.
+
+    Rates do not depend on them. All images of CIFAR-10 are needed, and the weights.
+    """
+    if SHARED is None or not all((SHARED / name).exists() for name in MAIN_JOB_FILES):
         return build_model("cifar_resnet", {"depth": 56}), make_synthetic_splits(32, 50_000, 2000)
     if not (arguments.work / "cifar10-test.npz").exists():
         subprocess.run([sys.executable, SHARED / "unpack.py", "cifar10", arguments.work], check=True)

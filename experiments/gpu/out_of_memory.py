@@ -34,7 +34,10 @@ def measure(part: Part) -> None:
     checks: dict[str, Any] = {"a worker": check_worker, "an engine in this process": check_local_engine}
     if setting.device.type == "cuda":
         checks["an engine on Ray"] = check_ray_engine
-    found = [part.step(name, lambda check=check: check(setting)) for name, check in checks.items()]
+    found = [
+        part.step(name, lambda check=check: check(setting), needs_ray=check is check_ray_engine)
+        for name, check in checks.items()
+    ]
     survived = [bool(item["survives"]) for item in found if item is not None]
     part.set_goal("survives a lack of memory", sum(survived) if survived else None, len(checks))
 

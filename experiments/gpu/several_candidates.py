@@ -1,19 +1,21 @@
-"""Measure several candidates at once on one card: threads with streams, torch.func batches, and CUDA graphs.
+"""Measure several candidates at once on one card: processes, threads with streams, torch.func batches, CUDA graphs.
 
     python experiments/gpu/several_candidates.py [--device cpu --toy]
 
-ResNet-56 at fidelity `recalibrated`, in bfloat16. Processes are measured by fractional_workers.py. The batched pass and
-the CUDA graph evaluate without recalibration; their rates count the same images, so they are upper bounds.
+ResNet-56 at fidelity `recalibrated`, in bfloat16. fractional_workers.py measures the processes of Ray. The batched pass
+and the CUDA graph evaluate without recalibration; their rates count the same images, so they are upper bounds.
 """
 
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import cycle
+from multiprocessing import get_context
 from typing import Any
 
 import torch
-from harness import ROOT, Part, Setting, draw_cuts, make_requests, make_setting, measure_rate, run_as_script
+from harness import ROOT, Arguments, Part, Setting, draw_cuts, make_requests, make_setting, measure_rate, run_as_script
 from throughput import capture, measure_candidates
 
 from blendsearch.fitness.bn_folding import find_foldable_pairs, fold_batch_norms
@@ -26,6 +28,8 @@ from batched_passes import make_batched_pass, mask_network
 
 NAME = "several_candidates"
 PRECISION: Any = "bfloat16"
+START_SECONDS = 120
+"""Longest time until all processes are ready, or have evaluated their candidates."""
 
 
 def measure(part: Part) -> None:
@@ -33,13 +37,16 @@ def measure(part: Part) -> None:
     part.state["goals"].clear()
     setting = make_setting("resnet56", part.arguments)
     toy = part.arguments.toy
-    size, seconds = (16, 0.05) if toy else (1000, 6.0)
+    size, seconds = (16, 0.05) if toy else (1000, 4.0)
     rates: dict[str, Any] = {
         "one after another": part.step(
             "one after another", lambda: measure_candidates(setting, size, PRECISION, seconds)
         )
     }
-    for count in (2,) if toy else (2, 4, 8):
+    for count in (2,) if toy else (4, 8, 2):
+        name = f"{count} processes"
+        candidates = 2 if toy else 60
+        rates[name] = part.step(name, lambda n=count, k=candidates: measure_processes(part.arguments, n, size, k))
         name = f"{count} threads with streams"
         rates[name] = part.step(name, lambda count=count: measure_threads(setting, size, count, seconds))
         name = f"batches of {count} by torch.func"
@@ -54,6 +61,42 @@ def measure(part: Part) -> None:
         best = max(measured, key=lambda name: measured[name])
         part.state["fastest"] = {"way": best, "candidates_per_second": measured[best]}
         part.set_goal(f"speed-up of the fastest way ({best})", measured[best] / plain if plain else None, 1.0)
+
+
+def measure_processes(arguments: Arguments, processes: int, batch_size: int, candidates: int) -> float:
+    """Return candidates per second of several processes, each with a copy of the network and the images on the card."""
+    context = get_context("spawn")
+    barrier = context.Barrier(processes + 1)
+    words = (arguments, batch_size, candidates, barrier)
+    started = [context.Process(target=evaluate_in_process, args=words, daemon=True) for _ in range(processes)]
+    for process in started:
+        process.start()
+    barrier.wait(START_SECONDS)
+    began = time.perf_counter()
+    barrier.wait(START_SECONDS)
+    spent = time.perf_counter() - began
+    for process in started:
+        process.join()
+    return processes * candidates / spent
+
+
+def evaluate_in_process(arguments: Arguments, batch_size: int, candidates: int, barrier: Any) -> None:
+    """Evaluate `candidates` between two meetings of all processes."""
+    try:
+        torch.set_num_threads(1)
+        setting = make_setting("resnet56", arguments)
+        evaluator = setting.make_evaluator(batch_size, PRECISION)
+        evaluator.warm_up_evaluation()
+        first, *requests = make_requests(setting.maps, 1 + candidates)
+        evaluator.evaluate(first)
+        barrier.wait(START_SECONDS)
+        for request in requests:
+            outcome = evaluator.evaluate(request)
+            assert not outcome.failure, outcome.failure
+        barrier.wait(START_SECONDS)
+    except BaseException:
+        barrier.abort()
+        raise
 
 
 def measure_threads(setting: Setting, batch_size: int, threads: int, seconds: float) -> float:

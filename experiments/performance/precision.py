@@ -69,17 +69,18 @@ def measure_case(problem: Problem, candidates: int) -> dict[str, Any]:
     cuts = draw_cuts(problem, candidates)
     evaluators = {name: set_precision(problem.evaluator, name) for name in PRECISIONS}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in PRECISIONS}
-    seconds = dict.fromkeys(PRECISIONS, 0.0)
+    seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for evaluator in evaluators.values():
         evaluator.warm_up_evaluation()
-    for cut in cuts:
+    for number, cut in enumerate(cuts):
         request = make_request(cut, problem.config.fitness.fidelity, 0)
-        for name, evaluator in evaluators.items():
+        for name in PRECISIONS if number % 2 else PRECISIONS[::-1]:
             start = time.process_time()
-            outcome = evaluator.evaluate(request)
-            seconds[name] += time.process_time() - start
+            outcome = evaluators[name].evaluate(request)
+            seconds[name].append(time.process_time() - start)
             found[name].append((outcome.loss, outcome.error))
     plain, short = (np.array(found[name]) for name in PRECISIONS)
+    ratios = np.divide(seconds["bfloat16"], seconds["float32"])
     return {
         "candidates": len(cuts),
         "validation_images": len(problem.evaluator.splits.val),
@@ -90,8 +91,9 @@ def measure_case(problem: Problem, candidates: int) -> dict[str, Any]:
         "losses": [round(float(end), 4) for end in (plain[:, 0].min(), plain[:, 0].max())],
         "largest_difference_of_losses": round(float(np.abs(plain[:, 0] - short[:, 0]).max()), 4),
         "same_best": bool(plain[:, 0].argmin() == short[:, 0].argmin()),
-        "seconds_per_evaluation": {name: round(spent / len(cuts), 3) for name, spent in seconds.items()},
-        "time_ratio": round(seconds["bfloat16"] / seconds["float32"], 3),
+        "seconds_per_evaluation": {name: round(float(np.median(spent)), 3) for name, spent in seconds.items()},
+        "time_ratio": round(float(np.median(ratios)), 3),
+        "time_ratio_quartiles": [round(float(end), 3) for end in np.quantile(ratios, (0.25, 0.75))],
     }
 
 

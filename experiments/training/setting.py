@@ -28,7 +28,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.groups import Cut, build_index_maps
-from blendsearch.task import Task
+from blendsearch.task import CLASSIFICATION
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
@@ -166,7 +166,7 @@ def _train(config: Config, weights: Path) -> None:
             print(f"base {event.done:.0%}, loss {event.loss:.3f}", flush=True)
 
     store = FolderStore(weights.parent / "base")
-    train_base(model.to(device), splits, config, Task(), device, print_progress, store)
+    train_base(model.to(device), splits, config, CLASSIFICATION, device, print_progress, store)
     recipe = Recipe(512, 500, Schedule(1, 0.01), Schedule(1, 0.01))
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     print(f"base network: validation accuracy {1 - error:.2%}, loss {loss:.4f}", flush=True)

@@ -298,6 +298,17 @@ def test_the_best_channels_are_kept_and_of_equals_the_first() -> None:
     assert cut.tolist() == [False, True, True, True, False]
 
 
+@given(
+    values=st.lists(st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, np.inf, -np.inf, np.nan]), min_size=1, max_size=12),
+    count=st.integers(0, 13),
+)
+def test_the_kept_channels_are_those_that_a_stable_sort_puts_first(values: list[float], count: int) -> None:
+    scores = np.array(values)
+    expected = np.zeros(len(scores), dtype=np.bool_)
+    expected[np.argsort(-scores, kind="stable")[:count]] = True
+    assert keep_best([scores], np.array([count])).tolist() == expected.tolist()
+
+
 def test_targets_move_the_budget_over_the_span() -> None:
     held = make_decoder(budget=(0.3, 0.7))
     assert held.has_budget_range

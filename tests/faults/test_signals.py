@@ -69,7 +69,7 @@ def test_two_signals_at_once_end_a_command_in_one_line(
 
 
 LOCKED = ("SIGINT", "call blendsearch.runs.run:Run.lock")
-STORED = ("SIGHUP", "call blendsearch.pipeline.generational:store_row")
+STORED = ("SIGHUP", "call blendsearch.pipeline.generational:store_rows")
 SAVED = ("SIGINT", "call blendsearch.runs.checkpoint:write_atomically")
 ENDING = ("SIGTERM", "call blendsearch.pipeline.loop:save_front_weights")
 

@@ -3,6 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from blendsearch.engine.base import Engine, submit_nothing
 from blendsearch.engine.local import LocalEngine
 from blendsearch.events import Event, ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request
+from blendsearch.pipeline import steady
 from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.persistence import record
@@ -27,6 +32,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.results.summary import summarize_run
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
+from blendsearch.runs.store import Store
 from blendsearch.runs.worker_logs import WorkerLogs
 from blendsearch.training.training_store import TrainingStore
 
@@ -41,10 +47,14 @@ class Stopped(Exception):
 class OutOfOrder:
     """An engine of so many workers whose evaluations, real ones, come back in a random order.
 
-    Stops for good after `lasts` of them; fails those whose digest is in `failing`.
+    Stops for good after `lasts` of them; fails those whose digest is in `failing`. With `together`, up to so many are
+    ready at the same time.
     """
 
-    def __init__(self, problem: Problem, workers: int, seed: int, lasts: int = 10**9, failing: str = "") -> None:
+    def __init__(
+        self, problem: Problem, workers: int, seed: int, lasts: int = 10**9, failing: str = "", together: int = 1
+    ) -> None:
+        self.together = together
         self.workers, self.asked, self.lasts, self.failing = workers, list[str](), lasts, failing
         self.evaluator, self.rng = problem.evaluator, np.random.default_rng(seed)
         self.queue: list[Request] = []
@@ -62,14 +72,17 @@ class OutOfOrder:
             feed()
             if not self.queue:
                 return
-            if not self.lasts:
-                raise Stopped
-            self.lasts -= 1
-            asked = self.queue.pop(int(self.rng.integers(min(self.workers, len(self.queue)))))
-            if asked.split == "val" and asked.digest[:1] in self.failing and asked.fidelity != "raw":
-                yield Outcome(asked.digest, np.nan, np.nan, 0.0, "it was to fail", asked.seed)
-            else:
-                yield self.evaluator.evaluate(asked)
+            for _ in range(min(self.together, self.workers, len(self.queue))):
+                yield self.evaluate_one()
+
+    def evaluate_one(self) -> Outcome:
+        if not self.lasts:
+            raise Stopped
+        self.lasts -= 1
+        asked = self.queue.pop(int(self.rng.integers(min(self.workers, len(self.queue)))))
+        if asked.split == "val" and asked.digest[:1] in self.failing and asked.fidelity != "raw":
+            return Outcome(asked.digest, np.nan, np.nan, 0.0, "it was to fail", asked.seed)
+        return self.evaluator.evaluate(asked)
 
     def attach_store(self, store: TrainingStore) -> None:
         pass
@@ -178,9 +191,14 @@ def test_with_one_worker_a_search_stopped_anywhere_ends_as_the_undisturbed_one(
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @settings(max_examples=2)
-@given(seed=st.integers(0, 99), workers=st.integers(1, 12), stops=st.lists(st.integers(1, 25), max_size=3))
+@given(
+    seed=st.integers(0, 99),
+    workers=st.integers(1, 12),
+    stops=st.lists(st.integers(1, 25), max_size=3),
+    together=st.integers(1, 4),
+)
 def test_however_often_it_is_stopped_nothing_that_was_stored_is_lost_or_judged_again(
-    schedule: str, seed: int, workers: int, stops: list[int], prepared: Problem, tmp_path_factory: Any
+    schedule: str, seed: int, workers: int, stops: list[int], together: int, prepared: Problem, tmp_path_factory: Any
 ) -> None:
     problem = with_search(prepared, schedule=schedule)
     run = begun(problem, tmp_path_factory.mktemp("runs"), "one")
@@ -188,7 +206,7 @@ def test_however_often_it_is_stopped_nothing_that_was_stored_is_lost_or_judged_a
     asked: list[str] = []
     for number, lasts in enumerate([*stops, 10**9]):
         before = journal(run)
-        engine = OutOfOrder(problem, workers, seed + number, lasts, failing)
+        engine = OutOfOrder(problem, workers, seed + number, lasts, failing, together)
         with contextlib.suppress(Stopped):
             gone_through(run, problem, engine)
         assert set(before) <= set(journal(run))
@@ -277,6 +295,105 @@ def test_where_the_same_questions_are_not_asked_again_the_search_goes_on_from_wh
         "goes on from" in text
         for text in gone_through(begun(other, tmp_path, "two"), other, LocalEngine(problem.evaluator))
     )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_outcomes_that_are_ready_together_are_stored_in_one_transaction(
+    schedule: str, prepared: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = with_search(prepared, schedule=schedule)
+    run, sizes, add_all = begun(problem, tmp_path, "one"), list[int](), Store.add_all
+
+    def add_and_count(store: Store, rows: Any, *more: Any) -> list[bool]:
+        sizes.append(len(rows))
+        return add_all(store, rows, *more)
+
+    monkeypatch.setattr(Store, "add_all", add_and_count)
+    gone_through(run, problem, OutOfOrder(problem, 6, 0, together=5))
+    assert [row[0] for row in journal(run)] == list(range(1, EVALUATIONS + 1))
+    assert sum(sizes) == EVALUATIONS + 1 and sizes[:2] == [1, 5], "the dense network, then five together"
+
+
+def test_what_has_arrived_is_stored_when_a_search_is_stopped(prepared: Problem, tmp_path: Path) -> None:
+    for schedule in SCHEDULES:
+        problem = with_search(prepared, schedule=schedule)
+        run = begun(problem, tmp_path, schedule)
+        with pytest.raises(Stopped):  # three of the second five have arrived
+            gone_through(run, problem, OutOfOrder(problem, 6, 0, lasts=1 + 5 + 3, together=5))
+        assert len(journal(run)) == 8
+
+
+DYING = """
+import os, signal, sys
+from importlib import import_module
+from pathlib import Path
+
+from blendsearch.pipeline.problem.persistence import restore
+from blendsearch.runs.run import open_run
+
+folder, tests, place, left = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+sys.path[:0] = [tests, str(Path(tests).with_name("helpers"))]
+from test_schedules import OutOfOrder, gone_through
+
+module, names = place.split(":")
+*owners, name = names.split(".")
+owner = import_module(module)
+for inner in owners:
+    owner = getattr(owner, inner)
+function = getattr(owner, name)
+
+def call_or_die(*arguments):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*arguments)
+
+setattr(owner, name, call_or_die)
+run = open_run(folder, "one")
+problem = restore(run)
+gone_through(run, problem, OutOfOrder(problem, 6, 0, together=5))
+"""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "place", "call", "stored"),
+    [
+        ("steady", "blendsearch.runs.store:Store._insert", 8, 5),
+        ("steady", "blendsearch.pipeline.steady:CandidateTracker.tell", 8, 10),
+        ("generational", "blendsearch.pipeline.generational:report_evaluation", 7, 8),
+    ],
+)
+def test_a_search_killed_while_it_stores_several_outcomes_has_all_or_none_of_them(
+    schedule: str, place: str, call: int, stored: int, prepared: Problem, tmp_path: Path
+) -> None:
+    problem = with_search(prepared, schedule=schedule)
+    run = begun(problem, tmp_path, "one")
+    words = [sys.executable, "-c", DYING, str(tmp_path), str(Path(__file__).parent), place, str(call)]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    before = journal(run)
+    assert len(before) == stored
+    engine = OutOfOrder(problem, 6, 1, together=5)
+    gone_through(run, problem, engine)
+    assert set(before) <= set(journal(run)) and not {f"{row[1]} val" for row in before} & set(engine.asked)
+    assert [row[0] for row in journal(run)] == list(range(1, EVALUATIONS + 1))
+
+
+def test_a_checkpoint_within_a_group_of_outcomes_counts_what_the_optimizer_knows(
+    prepared: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "CHECKPOINT_INTERVAL", 8)
+    problem = with_search(prepared, schedule="steady", optimizer="cma")
+    run = begun(problem, tmp_path / "with", "one")
+    with pytest.raises(Stopped):
+        gone_through(run, problem, OutOfOrder(problem, 6, 0, 30, together=5))
+    assert list(run.checkpoints.iterdir())
+    shutil.copytree(tmp_path / "with", tmp_path / "without")
+    other = open_run(tmp_path / "without", "one")
+    shutil.rmtree(other.checkpoints)
+    for again in (run, other):  # one from the checkpoint, one from the whole journal
+        gone_through(again, problem, LocalEngine(problem.evaluator))
+    assert journal(run) == journal(other) and len(journal(run)) == EVALUATIONS
 
 
 @pytest.mark.slow

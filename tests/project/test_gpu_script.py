@@ -102,6 +102,25 @@ def test_a_part_whose_process_dies_or_hangs_is_an_error_in_the_table(
     assert "stopped after" in run_all.list_errors(run_all.run_part(parsed, "hangs", 0.0))[0]
 
 
+def test_the_whole_run_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run_all = load_modules(monkeypatch)
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    (tmp_path / "hangs.py").write_text("import time; time.sleep(300)")
+    parsed = run_all.argparse.Namespace(toy=False, device="cpu", out=tmp_path, work=tmp_path, again=False)
+    began = time.monotonic()
+    assert "stopped after 1 seconds" in run_all.list_errors(run_all.run_part(parsed, "hangs", 5.0, 1.0))[0]
+    assert time.monotonic() - began < 60
+    assert sum(run_all.SHARES.values()) == 13.0 and sorted(run_all.SHARES) == PARTS
+
+
+def test_steps_of_ray_are_left_out_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness, _ = load_modules(monkeypatch)
+    monkeypatch.setattr(harness, "has_ray", lambda: False)
+    part = harness.Part("part", harness.Arguments(harness.torch.device("cpu"), True, tmp_path, tmp_path, 1.0, False))
+    assert part.step("plain", lambda: 1, needs_ray=False) == 1 and part.step("ray", lambda: 2, needs_ray=True) is None
+    assert part.errors == {"ray": harness.NO_RAY}
+
+
 def test_a_missing_card_is_one_line(tmp_path: Path) -> None:
     done = run_script(tmp_path, "--device", "cuda:77")
     assert done.returncode == 1 and "--device cpu --toy" in done.stderr and "Traceback" not in done.stderr
@@ -126,10 +145,10 @@ def load_modules(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     ],
 )
 def test_a_part_runs_on_the_fake_card(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All steps but those with threads, which do not see the fake card."""
+    """All steps but those with threads and processes, which do not see the fake card."""
     harness, _ = load_modules(monkeypatch)
     with use_fake_card() as card:
         part = harness.Part(name, harness.Arguments(CARD, True, tmp_path, tmp_path, 10.0, False))
         part.run(importlib.import_module(name).measure)
     assert card.checked > 100
-    assert [step for step in part.errors if "threads" not in step] == [], part.errors
+    assert [step for step in part.errors if "threads" not in step and "processes" not in step] == [], part.errors

@@ -1,10 +1,18 @@
 """Heavy and optional packages are imported by what needs them, and by nothing else."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
+
+import pytest
+
+from blendsearch.background import call_in_background
+from blendsearch.garbage import pause_garbage_collection
 
 HEAVY = {
     *("ray", "matplotlib", "onnx", "onnxruntime", "onnxscript", "torch_pruning", "timm", "datasets", "optuna"),
@@ -61,3 +69,30 @@ def test_the_package_is_imported_without_its_parts(tmp_path: Path) -> None:
     assert not {"torch", "numpy", "ray", "rich", "deap", "sklearn"} & {
         name.partition(".")[0] for name in done.stdout.split()
     }
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_pause_of_garbage_collection_ends_as_it_began(enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with suppress(ImportError), pause_garbage_collection():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+
+def test_preparations_run_in_the_background_and_their_errors_are_dropped() -> None:
+    began, ended, interval = Event(), Event(), sys.getswitchinterval()
+
+    def prepare() -> None:
+        began.set()
+        assert ended.wait(60)
+
+    with call_in_background(lambda: 1 / 0, prepare):
+        assert began.wait(60), "the block does not wait"
+        assert sys.getswitchinterval() != interval
+        ended.set()
+    assert sys.getswitchinterval() == interval

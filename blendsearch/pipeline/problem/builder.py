@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from blendsearch.background import call_in_background
 from blendsearch.blend.allocation import check_reachable, compute_min_ratios
-from blendsearch.blend.clustering import Clusters, cluster_groups
+from blendsearch.blend.clustering import Clusters, cluster_groups, import_scikit_learn
 from blendsearch.blend.correlation_map import cluster_network
 from blendsearch.criteria.probe import cross_entropy
 from blendsearch.criteria.registry import load_criteria, select_criteria
@@ -40,6 +41,7 @@ from blendsearch.pipeline.problem.inputs import (
 )
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.pipeline.problem.tasks import load_task
+from blendsearch.runs.compatibility import hash_own_code
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.cost_files import load_oracle
@@ -174,7 +176,8 @@ def _score_criteria(
         and config.model.train is not None
         and not traced.is_trained
     ):
-        train_base(model, splits, config, traced.task, device, report, checkpoints)
+        with call_in_background(import_scikit_learn, hash_own_code):  # needed after the training
+            train_base(model, splits, config, traced.task, device, report, checkpoints)
     rng = np.random.default_rng([config.seed, 1])
     asked = config.criteria
 
