@@ -1,5 +1,5 @@
 # The steps of .ci/run, one by one.
-.PHONY: check test docs
+.PHONY: check test docs pins
 
 check:
 	uv run ruff check .
@@ -12,3 +12,8 @@ test:
 
 docs:
 	uv run --group docs sphinx-build -W --keep-going -q -b html docs docs/_build
+
+pins: ## the newest versions that pyproject.toml allows, in requirements-dev.txt
+	uv lock --quiet --upgrade
+	(sed -n '/^#/p' requirements-dev.txt; uv export --quiet --frozen --all-extras --all-groups --no-hashes --no-emit-project \
+		--no-annotate --no-header) > requirements-dev.new && mv requirements-dev.new requirements-dev.txt

@@ -30,6 +30,7 @@ complete -F _blendsearch blendsearch
 """
 ZSH = """\
 # completion of blendsearch; in ~/.zshrc: eval "$(blendsearch completion zsh)"
+(( ${+functions[compdef]} )) || { autoload -U +X compinit && compinit; }
 autoload -U +X bashcompinit && bashcompinit
 """
 

@@ -217,6 +217,51 @@ def test_bash_completes_verbs_options_and_runs(runs: Path) -> None:
     assert complete("blendsearch", "job", "st") == ["status", "stop"]
 
 
+def test_fish_completes_verbs_options_and_runs(runs: Path, tmp_path: Path) -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed")
+    script = tmp_path / "completion.fish"
+    with script.open("w") as file:
+        subprocess.run([sys.executable, "-m", "blendsearch", "completion", "fish"], stdout=file, check=True)
+
+    def complete(typed: str) -> set[str]:
+        code = f"source {script}; complete -C '{typed}'"
+        done = subprocess.run([fish, "--no-config", "-c", code], capture_output=True, text=True, check=True)
+        return {line.partition("\t")[0] for line in done.stdout.splitlines()}
+
+    assert complete("blendsearch ex") == {"export"}
+    assert complete("blendsearch export si") == {"single"}
+    assert complete("blendsearch export single --o") == {"--out", "--onnx"}
+    assert complete("blendsearch job st") == {"status", "stop"}
+
+
+ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1=; source $1; echo LOA''DED"
+sleep 2
+zpty -n -w shell "blendsearch $2"$'\t'
+sleep 2
+zpty -n -w shell $'\n'
+sleep 1
+while zpty -r -t shell line; do print -r -- "$line"; done
+zpty -d shell
+"""
+
+
+@pytest.mark.parametrize(("typed", "completed"), [("exp", "export"), ("export si", "export single")])
+def test_zsh_completes_verbs_and_runs(typed: str, completed: str, runs: Path, tmp_path: Path) -> None:
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("zsh is not installed")
+    script = tmp_path / "completion.zsh"
+    with script.open("w") as file:
+        subprocess.run([sys.executable, "-m", "blendsearch", "completion", "zsh"], stdout=file, check=True)
+    done = subprocess.run([zsh, "-f", "-c", ZSH, "zsh", str(script), typed], capture_output=True, text=True)
+    assert "compdef" not in done.stdout and f"lendsearch {completed}" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["completion", shell])

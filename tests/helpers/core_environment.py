@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -55,3 +57,19 @@ def make_variables(source: Path) -> dict[str, str]:
     dropped = ("FORCE_COLOR", "VIRTUAL_ENV", "PYTHONHOME")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+
+
+def unpack_wheel(folder: Path) -> Path:
+    """Build the wheel and unpack it in `folder`; the repository itself where it cannot be built here."""
+    uv = shutil.which("uv")
+    if uv is None:
+        return ROOT
+    built = folder / "built"
+    command = [uv, "build", "--wheel", "--out-dir", str(built)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode and "hatchling" in done.stderr:  # the build backend cannot be installed
+        return ROOT
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "unpacked")
+    return folder / "unpacked"

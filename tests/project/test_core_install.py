@@ -1,4 +1,4 @@
-"""Without extras, searches run and results are read; what needs an extra is refused in one line that names it."""
+"""The wheel in an environment without extras: searches run, and what needs an extra is refused in one line."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from core_environment import ROOT, make_core_environment, make_variables
+from core_environment import ROOT, make_core_environment, make_variables, unpack_wheel
 
 from blendsearch.extras import EXTRAS
 
@@ -27,7 +27,9 @@ SCRIPT = """
 import contextlib, io, json, sys
 from blendsearch.cli.main import main
 
-endings = []
+import blendsearch
+
+endings = [[0, blendsearch.__file__, ""]]
 for words in json.loads(sys.argv[1]):
     code, out, err = 0, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -51,16 +53,19 @@ class Ending(NamedTuple):
 class Core:
     """Runs verbs in one process of an environment without extras."""
 
-    def __init__(self, folder: Path, source: Path = ROOT) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.source = unpack_wheel(folder)
         self._python = make_core_environment(folder / "environment")
-        self._variables = make_variables(source)
+        self._variables = make_variables(self.source)
 
     def run(self, *verbs: list[str]) -> list[Ending]:
         command = [str(self._python), "-c", SCRIPT, json.dumps(verbs)]
         done = subprocess.run(command, cwd=self.folder, env=self._variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return [Ending(*ending) for ending in json.loads(done.stdout.splitlines()[-1])]
+        imported, *endings = [Ending(*ending) for ending in json.loads(done.stdout.splitlines()[-1])]
+        assert Path(imported.out).is_relative_to(self.source)
+        return endings
 
 
 @pytest.fixture(scope="module")

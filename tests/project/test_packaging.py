@@ -8,9 +8,12 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import blendsearch
 
@@ -33,6 +36,27 @@ def test_users_get_no_development_tools() -> None:
     tools = {re.match(r"[a-z0-9-]+", item)[0] for item in PROJECT["dependency-groups"]["dev"] if isinstance(item, str)}  # type: ignore[index]
     needed = {re.match(r"[a-z0-9-]+", item)[0] for item in PROJECT["project"]["dependencies"]}  # type: ignore[index]
     assert not needed & tools
+
+
+def test_the_pinned_environment_is_complete_and_names_no_host() -> None:
+    text = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")
+    assert "://" not in text and "@" not in text
+    pins: dict[str, list[Requirement]] = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            pin = Requirement(line)
+            assert len(pin.specifier) == 1 and str(pin.specifier).startswith("=="), line
+            pins.setdefault(canonicalize_name(pin.name), []).append(pin)
+    extras: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+    groups: dict[str, list[str]] = PROJECT["dependency-groups"]
+    asked = [*PROJECT["project"]["dependencies"], *chain(*extras.values(), *groups.values())]
+    for needed in map(Requirement, asked):
+        if needed.name == "blendsearch":
+            continue
+        assert canonicalize_name(needed.name) in pins, f"{needed.name} is not pinned: make pins"
+        for pin in pins[canonicalize_name(needed.name)]:
+            (version,) = (item.version for item in pin.specifier)
+            assert needed.specifier.contains(version), f"{pin} is not within {needed}: make pins"
 
 
 def test_every_extra_is_documented() -> None:
