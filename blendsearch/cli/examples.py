@@ -3,6 +3,7 @@
 EXAMPLES = {
     "init": (
         ("blendsearch init", "a config of the digits example, to change"),
+        ("blendsearch init --example clutter", "the config of the example of the README"),
         ("blendsearch init resnet.pt --data photos --budget 30%", "a config for your checkpoint and your images"),
     ),
     "inspect": (
@@ -19,7 +20,7 @@ EXAMPLES = {
         ("blendsearch probe config.yaml --factors 2,4,8 --rules 1", "a quicker one"),
     ),
     "search": (
-        ("blendsearch search", "the digits example, in about two minutes"),
+        ("blendsearch search clutter", "a built-in example, in about two minutes"),
         ("blendsearch search config.yaml --budget 30%", "your network, with 30 % of its MACs"),
         ("blendsearch search config.yaml --budget 20%,60% --ray local", "a Pareto front, by processes of this machine"),
         ("blendsearch search config.yaml --set search.evaluations=500 --set seed=1", "other values of fields"),

@@ -46,10 +46,7 @@ def init(arguments: argparse.Namespace) -> None:
     path = arguments.out or Path("config.yaml")
     if path.exists():
         raise ConfigError(f"{path} exists: name another file by --out, or delete it")
-    budget = _format_budget(arguments.budget)
-    data, notes = _describe_data(arguments.data)
-    model, more = _describe_model(arguments)
-    text = TEMPLATE.format(file=path, model=model, data=data, budget=budget)
+    text, notes = _copy_example(arguments) if arguments.example else _describe(arguments, path)
     complete = "TODO" not in text
     if complete:
         _check(text, path)
@@ -58,12 +55,28 @@ def init(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
     if arguments.json:
-        print(format_json({"config": str(path), "complete": complete, "notes": [*more, *notes]}))
+        print(format_json({"config": str(path), "complete": complete, "notes": notes}))
         return
-    for note in (*more, *notes):
+    for note in notes:
         print(note)
     step = f"blendsearch search {path}" if complete else f"fill in the lines with TODO in {path}"
     print(f"config: {path}; next: {step}")
+
+
+def _copy_example(arguments: argparse.Namespace) -> tuple[str, list[str]]:
+    from blendsearch.runs.config.loading import EXAMPLES
+
+    if arguments.checkpoint or arguments.data or arguments.model:
+        raise ConfigError("--example has its own network and data: leave out CHECKPOINT, --data and --model")
+    return EXAMPLES[arguments.example].read_text(encoding="utf-8"), []
+
+
+def _describe(arguments: argparse.Namespace, path: Path) -> tuple[str, list[str]]:
+    """Describe the user's network and data as a config, with notes on what was recognized."""
+    data, notes = _describe_data(arguments.data)
+    model, more = _describe_model(arguments)
+    budget = _format_budget(arguments.budget)
+    return TEMPLATE.format(file=path, model=model, data=data, budget=budget), [*more, *notes]
 
 
 def _check(text: str, path: Path) -> None:

@@ -30,12 +30,13 @@ def inspect(arguments: argparse.Namespace) -> None:
 def _inspect_target(arguments: argparse.Namespace) -> "Inspection":
     from blendsearch.events import ignore_event
     from blendsearch.pipeline.inspection import inspect_config, inspect_run
-    from blendsearch.runs.config.loading import load_config
+    from blendsearch.runs.config.loading import EXAMPLES, load_config
     from blendsearch.runs.latest import resolve_name
     from blendsearch.runs.run import open_run
 
     target = arguments.target
-    if target is None or Path(target).suffix in CONFIG_SUFFIXES or Path(target).is_file():
+    is_example = target in EXAMPLES and not (arguments.runs / target).exists()
+    if target is None or is_example or Path(target).suffix in CONFIG_SUFFIXES or Path(target).is_file():
         config = load_config(None if target is None else Path(target), arguments.set)
         return inspect_config(config, ignore_event)
     if arguments.set:

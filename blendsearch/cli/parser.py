@@ -59,6 +59,7 @@ def _add_init(verbs: "Verbs") -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a folder with train and test, or with .npz files")
     parser.add_argument("--model", metavar="FACTORY", help="the network (default: found by the weights of CHECKPOINT)")
     parser.add_argument("--budget", default="50%", metavar="SHARE", help="the budget of MACs (default: 50%%)")
+    parser.add_argument("--example", choices=("clutter", "digits"), help="a copy of this built-in example instead")
     _add_out(parser, "FILE", "the config (default: config.yaml)")
     _add_json(parser, ONE_OBJECT)
 
@@ -107,7 +108,7 @@ def _add_verb(verbs: "Verbs", name: str, function: Callable[[argparse.Namespace]
 def _add_search(verbs: "Verbs") -> None:
     help = "search for smaller networks; without CONFIG, run the built-in digits example"
     parser = _add_verb(verbs, "search", search, help)
-    _add_config(parser, "a YAML file")
+    _add_config(parser, "a YAML file, or a built-in example: clutter or digits")
     parser.place.add_argument("--ray", metavar="WHERE", help=f"{RAY_CHOICES} (default: engine.ray)")
     parser.add_argument("--name", metavar="ID", help="the run's id (default: after the model)")
     parser.add_argument("--or-resume", action="store_true", help="resume the run --name if it exists")
@@ -122,7 +123,7 @@ def _add_search(verbs: "Verbs") -> None:
 def _add_probe(verbs: "Verbs") -> None:
     help = "find the compression at which recovery begins to fail: train the best known rules at several ones"
     parser = _add_verb(verbs, "probe", probe, help)
-    _add_config(parser, "a YAML file; without it, the built-in digits example")
+    _add_config(parser, "a YAML file, or a built-in example: clutter or digits, the default")
     parser.add_argument(
         "--factors",
         type=parse_factors,
@@ -302,7 +303,12 @@ def _add_criteria(verbs: "Verbs") -> None:
 def _add_inspect(verbs: "Verbs") -> None:
     help = "show what a search can cut, reach and take, before it starts; or what a run found out about it"
     parser = _add_verb(verbs, "inspect", inspect, help)
-    parser.add_argument("target", nargs="?", metavar="CONFIG|RUN", help="a YAML file; or a run, by its id, or latest")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        metavar="CONFIG|RUN",
+        help="a YAML file or an example; or a run, by its id, or latest",
+    )
     _add_set(parser, "change a field of the config")
     _add_json(parser, ONE_OBJECT)
 

@@ -137,6 +137,16 @@ def load_sklearn_digits(spec: DataSpec) -> RawData:
     )
 
 
+@register_dataset("clutter")
+def load_clutter(spec: DataSpec) -> RawData:
+    """11,000 colour 16x16 images of digits among fragments of others; see `data.clutter`."""
+    from blendsearch.data.clutter import make_splits
+
+    table = _read_digits()
+    splits = make_splits(table[:, :-1].reshape(-1, 8, 8) / 16, table[:, -1].astype(np.int64))
+    return RawData(splits["train"], splits["test"], splits["val"], classes=10)
+
+
 def _read_digits() -> NDArray[np.float64]:
     """Read the pixels (0 to 16) and the label of every digit, (1797, 65), without the slow import of scikit-learn."""
     path = _find_digits()

@@ -1,5 +1,8 @@
 """Names of data sets that come from outside; known without importing torch."""
 
+BUILT_IN_DATA = ("clutter", "digits")
+"""The data sets that are made from installed packages, without any folder."""
+
 HUGGING_FACE = "huggingface"
 """The data set whose name is `data.name`."""
 

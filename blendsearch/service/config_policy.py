@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blendsearch.data.source_names import HUGGING_FACE
+from blendsearch.data.source_names import BUILT_IN_DATA, HUGGING_FACE
 from blendsearch.errors import ConfigError
 from blendsearch.runs.config.loading import apply_overrides, parse_config
 from blendsearch.runs.config.schema import Config
@@ -185,7 +185,7 @@ def _resolve_paths(config: Config, data: Path | None) -> Config:
         for name, text in paths.items():
             if text is not None:
                 raise ConfigError(f"{name}: {text!r} is a path, and this server has no --data folder for them")
-        if config.data.dataset != "digits":
+        if config.data.dataset not in BUILT_IN_DATA:
             raise ConfigError("this server has no --data folder: only the built-in digits can be searched with")
         return config
     data = data.resolve()
@@ -200,7 +200,7 @@ def _resolve_paths(config: Config, data: Path | None) -> Config:
         return path
 
     root = resolve_path(data, config.data.root or ".", "data.root")
-    changes: dict[str, Any] = {"root": None if config.data.dataset == "digits" else str(root)}
+    changes: dict[str, Any] = {"root": None if config.data.dataset in BUILT_IN_DATA else str(root)}
     for name in ("train", "test", "val"):
         if (text := paths[name]) is not None:
             changes[name] = str(resolve_path(root, text, f"data.{name}"))

@@ -15,6 +15,7 @@ from blendsearch.memory import format_bytes, get_available_bytes
 from blendsearch.user_code import import_function
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.cifar_vgg import cifar_vgg16_bn
+from blendsearch.zoo.clutter_net import clutter_net
 from blendsearch.zoo.digits_net import digits_net
 from blendsearch.zoo.library_models import FILE_ARGUMENTS, find_timm_builder, find_torchvision_builder
 from blendsearch.zoo.size_limits import NoValues, SizeLimit, limit_size
@@ -22,6 +23,7 @@ from blendsearch.zoo.size_limits import NoValues, SizeLimit, limit_size
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": cifar_resnet,
     "cifar_vgg16_bn": cifar_vgg16_bn,
+    "clutter_net": clutter_net,
     "digits_net": digits_net,
 }
 

@@ -19,6 +19,7 @@ from blendsearch.structure.trace import Structure, trace_structure
 from blendsearch.structure.verify import mask_channels
 from blendsearch.zoo.cifar_resnet import cifar_resnet
 from blendsearch.zoo.cifar_vgg import cifar_vgg16_bn
+from blendsearch.zoo.clutter_net import clutter_net
 from blendsearch.zoo.digits_net import digits_net
 from blendsearch.zoo.factory import build_model
 
@@ -74,8 +75,8 @@ def test_all_channels_of_a_cifar_resnet_can_be_cut() -> None:
 
 @pytest.mark.parametrize(
     ("model", "shape", "groups"),
-    [(cifar_vgg16_bn(100), (3, 32, 32), 13), (digits_net(), (1, 8, 8), 4)],
-    ids=["vgg", "digits"],
+    [(cifar_vgg16_bn(100), (3, 32, 32), 13), (digits_net(), (1, 8, 8), 4), (clutter_net(), (3, 16, 16), 6)],
+    ids=["vgg", "digits", "clutter"],
 )
 def test_other_bundled_networks_are_cut_exactly(model: nn.Module, shape: tuple[int, int, int], groups: int) -> None:
     structure = trace_structure(randomised(model), shape)

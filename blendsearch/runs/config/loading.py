@@ -24,16 +24,22 @@ ABSENT_FIELDS: dict[str, dict[str, Any]] = {"budget": {"round_to": 1}, "fitness"
 """The same for fields of sections that those runs have."""
 
 DIGITS = Path(__file__).with_name("digits.yaml")
-"""The built-in example."""
+"""The built-in example that `load_config` loads without a file."""
+
+EXAMPLES = {"digits": DIGITS, "clutter": DIGITS.with_name("clutter.yaml")}
+"""The built-in examples by the names that take the place of a file."""
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Load the YAML file `path` (the digits example without one) and apply `section.field=value` overrides.
 
-    Raises ConfigError, naming the field, for anything that is not known or not allowed.
+    Where there is no such file, a name of `EXAMPLES` is that example. Raises ConfigError, naming the field, for
+    anything that is not known or not allowed.
     """
-    source = "the digits example" if path is None else str(path)
-    path = path or DIGITS
+    example = find_example(path)
+    source = str(path) if example is None else f"the {example} example"
+    path = path if example is None else EXAMPLES[example]
+    assert path is not None  # without a file there is an example
     from blendsearch.runs.yaml_parsing import parse_yaml
 
     try:
@@ -45,6 +51,13 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     if loaded is not None and not isinstance(loaded, dict):
         raise ConfigError(f"config {path} holds a {type(loaded).__name__}, expected sections such as model: and data:")
     return parse_config(apply_overrides(loaded or {}, overrides), f"{source} and --set" if overrides else source)
+
+
+def find_example(path: Path | None) -> str | None:
+    """Find the name of the built-in example that `path` means: digits for None, None for a file."""
+    if path is None:
+        return "digits"
+    return str(path) if str(path) in EXAMPLES and not path.exists() else None
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

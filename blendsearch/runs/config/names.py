@@ -15,7 +15,7 @@ from blendsearch.data.source_names import HUGGING_FACE, is_source
 from blendsearch.errors import BlendsearchError, ConfigError, ModelError
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
 
-MODELS = ("cifar_resnet", "cifar_vgg16_bn", "digits_net")
+MODELS = ("cifar_resnet", "cifar_vgg16_bn", "clutter_net", "digits_net")
 """Bundled networks, the keys of `blendsearch.zoo.factory.ZOO`."""
 
 
