@@ -150,6 +150,7 @@ class Run:
                 f"run {self.name!r} cannot be written to ({error.strerror}): it can only be read and exported"
             ) from error
         with file:
+            os.utime(file.fileno())  # lists of runs look at locks whose time has changed
             for patience in range(5, -1, -1):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
