@@ -117,7 +117,7 @@ def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None
     for name, ratio in budget.items():
         if ratio < least[name]:
             raise BudgetError(
-                f"no cut keeps {ratio:.1%} of the dense {name}: reachable is {least[name]:.1%} to 100 % "
+                f"no cut keeps {100 * ratio:.3g}% of the dense {name}: reachable is {least[name]:.1%} to 100 % "
                 f"({int(oracle.compute_cost(name, allowed.low)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
                 f"raise the budget, or lower the minimum width of groups (budget.min_channels, min_keep, round_to)"
             )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from blendsearch.cli.terminal import make_table, make_text_progress, print_table
 from blendsearch.errors import ConfigError
+from blendsearch.extras import require_extra
 from blendsearch.json_output import format_json
 
 if TYPE_CHECKING:
@@ -63,10 +64,12 @@ def _list_criteria(config: "Config | None", arguments: argparse.Namespace) -> No
 def _map_criteria(config: "Config", run: "Run | None", arguments: argparse.Namespace) -> None:
     from blendsearch.results.report.output_file import check_output_path
 
-    check_output_path(arguments.map)  # before anything that takes time
+    require_extra("plots", f"the picture {arguments.map}")  # these before anything that takes time
+    check_output_path(arguments.map)
     table, clusters = _score(config, run, arguments)
     from blendsearch.blend.correlation_map import build_correlation_map
-    from blendsearch.results.report.criteria_map import describe_map, draw_criteria_map
+    from blendsearch.results.report.criteria_map import describe_map
+    from blendsearch.results.report.criteria_map_picture import draw_criteria_map
 
     found = build_correlation_map(table, clusters, config.criteria.clustering, config.criteria.clusters, config.seed)
     draw_criteria_map(found, config.model.title, arguments.map)

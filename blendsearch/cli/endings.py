@@ -1,6 +1,8 @@
 """Endings of a command: an exit code and at most one line on standard error."""
 
 import argparse
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ def describe_ending(error: BaseException, next_step: str, *, stopped: bool = Fal
     """Describe the ending by `error`; None for an error of blendsearch itself, whose traceback is needed.
 
     `next_step` is what to do next; empty for a command that only reads. `stopped`: a signal arrived before the error.
+    An error of the operating system, as a lack of permission, names its file; the log has its traceback.
     """
     if stopped or isinstance(error, KeyboardInterrupt):
         return Ending(STOPPED, _join("stopped", next_step))
@@ -39,6 +42,10 @@ def describe_ending(error: BaseException, next_step: str, *, stopped: bool = Fal
         return _describe_lost_output(error, next_step)
     if _is_lack_of_memory(error):
         return Ending(FAILED, _join("out of memory: free some, or choose smaller batches", next_step))
+    if isinstance(error, OSError) and error.errno is not None:
+        logging.getLogger(__name__).debug("the error in full", exc_info=error)
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return Ending(WRONG_INPUT, _join(f"{place}{error.strerror}", next_step))
     if isinstance(error, RecursionError):
         return Ending(FAILED, _join(f"something is nested too deeply{_locate(error)}", next_step))
     if isinstance(error, SystemExit):

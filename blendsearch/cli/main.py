@@ -73,7 +73,7 @@ def _call_verb(arguments: "argparse.Namespace") -> None:
     from blendsearch.cli.verbosity import set_up_logging
 
     set_up_logging(getattr(arguments, "verbose", 0))
-    _add_working_folder()
+    _use_working_folder()
     _resolve_run(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _print_warning
@@ -88,18 +88,18 @@ def _resolve_run(arguments: "argparse.Namespace") -> None:
         arguments.run = resolve_name(arguments.runs, arguments.run)
 
 
-def _add_working_folder() -> None:
+def _use_working_folder() -> None:
     """Make user-defined models and criteria beside the config importable."""
     import os
 
     from blendsearch.errors import ConfigError
+    from blendsearch.user_code import set_module_folder
 
     try:
         folder = os.getcwd()
     except FileNotFoundError as error:
         raise ConfigError("the current folder was deleted: change to another one first") from error
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    set_module_folder(folder)
 
 
 def _print_warning(

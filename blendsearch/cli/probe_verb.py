@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from blendsearch.cli.endings import set_next_step
-from blendsearch.cli.terminal import make_reporter, make_table, print_table
+from blendsearch.cli.terminal import make_reporter, make_table, print_table, shorten_metric
 from blendsearch.json_output import format_json
 from blendsearch.runs.default_folder import format_option
 
@@ -62,11 +62,11 @@ def _print_probe(found: "ProbeSummary", arguments: argparse.Namespace) -> None:
         config = "" if arguments.config is None else f" {arguments.config}"
         print(f"  blendsearch search{config} --set budget.{found.cost}={1 / min(beyond):.4g}{runs}")
     floor = max(0.0, min((item.val_accuracy for item in found.networks), default=0.0) - MARGIN)
-    table = make_table("factor", "id", "rule", "val acc before", "after", "")
+    table = make_table("factor", "id", "rule", f"val {shorten_metric(found.metric)} before", "after", "")
     for item in found.networks:
         before = "" if item.val_before is None else f"{item.val_before:.2%}"
         height = (item.val_accuracy - floor) / max(found.dense_accuracy - floor, 1e-9)
         bar = "\N{FULL BLOCK}" * round(BAR * min(1.0, height))
         table.add_row(f"{item.factor:g}x", str(item.id), item.rule, before, f"{item.val_accuracy:.2%}", bar)
     print_table(table)
-    print(f"dense network: {found.dense_accuracy:.2%}")
+    print(f"dense network: validation {found.metric} {found.dense_accuracy:.2%}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def search(arguments: argparse.Namespace) -> None:
+    from blendsearch.engine.engine_checks import check_engine
     from blendsearch.runs.config.loading import load_config
     from blendsearch.runs.config.names import check_names
     from blendsearch.runs.run import check_name, find_free_name, open_run
@@ -39,6 +40,7 @@ def search(arguments: argparse.Namespace) -> None:
             resume(arguments)
             return
     check_names(config)
+    check_engine(config.engine, config.finals.workers)
     name = arguments.name or find_free_name(arguments.runs, config.model.factory.rpartition(":")[2])
     check_name(arguments.runs, name)  # before slow work
     set_next_step(arguments, name)
@@ -89,7 +91,8 @@ def resume(arguments: argparse.Namespace) -> None:
     try:
         report.announce(f"resuming {run.name}: {describe_start(run.config)}")
         with pause_garbage_collection(freeze=True):
-            from blendsearch.engine.factory import check_engine, start_engine
+            from blendsearch.engine.engine_checks import check_engine
+            from blendsearch.engine.factory import start_engine
             from blendsearch.pipeline.launch import run_search
             from blendsearch.pipeline.problem.inputs import UserInputs
             from blendsearch.pipeline.problem.persistence import restore
@@ -141,7 +144,8 @@ def fork(arguments: argparse.Namespace) -> None:
     set_next_step(arguments, name)
     report = make_reporter(arguments, config)
     try:
-        from blendsearch.engine.factory import check_engine, start_engine
+        from blendsearch.engine.engine_checks import check_engine
+        from blendsearch.engine.factory import start_engine
         from blendsearch.events import RunCreated
         from blendsearch.pipeline.launch import run_search
         from blendsearch.pipeline.problem.inputs import UserInputs

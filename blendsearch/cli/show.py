@@ -61,6 +61,8 @@ def report(arguments: argparse.Namespace) -> None:
         return
     print_answer(facts.answer, table=False)
     print("\n".join(facts.sentences).replace("\N{NO-BREAK SPACE}", " "))
+    if facts.no_figures:
+        print(f"warning: {facts.no_figures}", file=sys.stderr)
     print(f"report: {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from blendsearch.criteria.needs import NEEDS, Need
 from blendsearch.errors import ConfigError, format_error
+from blendsearch.user_code import import_user_module
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +146,7 @@ def load_criteria(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             with _restore_on_error():
-                importlib.import_module(module)
+                import_user_module(module)
         except Exception as error:  # user-defined modules may raise anything
             raise ConfigError(
                 f"criteria module {module!r} could not be imported: {format_error(error)}; expected a module on "

@@ -17,6 +17,7 @@ from blendsearch.data.datasets import DEFAULT_ROOT, DataSpec
 from blendsearch.data.pixel_depth import convert_pixels
 from blendsearch.data.source_names import HUGGING_FACE
 from blendsearch.errors import ConfigError, DataError, format_error
+from blendsearch.extras import format_missing
 from blendsearch.user_code import import_function
 
 PARTS = ("train", "val", "test")
@@ -146,7 +147,7 @@ def _load_hugging_face(spec: DataSpec) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise ConfigError("data.dataset huggingface needs datasets: pip install 'blendsearch[huggingface]'") from error
+        raise ConfigError(format_missing("data.dataset huggingface", "huggingface")) from error
     try:
         config = datasets.DownloadConfig(local_files_only=not spec.download)
         found = datasets.load_dataset(spec.name, download_config=config, **spec.arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from blendsearch.data.sampling import (
 )
 from blendsearch.data.split import FolderSplit, Indices, Split, resolve_view
 from blendsearch.errors import ConfigError, DataError, format_error
+from blendsearch.user_code import import_user_module
 
 TRANSFORMS = "transforms"
 """Name, beside the augmentations of `Splits.augment`, of the training transforms that a split has itself."""
@@ -142,7 +142,7 @@ def _call_function(name: str, image_size: int | None) -> Transforms:
     """Call the user-defined function `name`, with the image size if it has a parameter for it."""
     place, _, attribute = name.rpartition(":")
     try:
-        function = getattr(importlib.import_module(place), attribute)
+        function = getattr(import_user_module(place), attribute)
     except Exception as error:  # a user-defined module may raise anything
         raise ConfigError(f"data.transforms {name!r} could not be imported: {format_error(error)}") from error
     if not callable(function):

@@ -4,26 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from blendsearch.engine.base import Engine
-from blendsearch.engine.ray_connection import check_access
-from blendsearch.engine.ray_train_checks import check_ray_train
-from blendsearch.errors import EngineError
+from blendsearch.engine.engine_checks import check_engine
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.runs.config.schema import EngineConfig
-
-
-def check_engine(config: EngineConfig, workers_per_final: int = 1) -> None:
-    """Check an engine's config before anything that takes time.
-
-    Raises EngineError for an address that would be refused, and if finals cannot be trained by `workers_per_final`
-    workers.
-    """
-    if config.ray.startswith("ray://"):
-        raise EngineError(
-            f"{config.ray!r} is a Ray Client address, which is not supported: use local, auto, or the head's HOST:PORT"
-        )
-    check_ray_train(config, workers_per_final)
-    if config.ray != "off":
-        check_access(config.ray)
 
 
 def check_inputs(config: EngineConfig, objects: Mapping[str, Any]) -> None:

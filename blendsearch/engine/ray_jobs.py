@@ -14,6 +14,7 @@ from typing import Any
 
 from blendsearch.engine.ray_connection import authenticate, refresh_ray, restore_environment
 from blendsearch.errors import ConfigError, EngineError
+from blendsearch.extras import format_missing, list_missing_packages
 from blendsearch.runs.config.loading import dump_config
 from blendsearch.runs.config.schema import Config
 
@@ -110,6 +111,8 @@ def _iter_sources(folder: Path, excluded: frozenset[str] = EXCLUDED_NAMES) -> It
 def _call_dashboard(address: str, method: str, *args: Any, **kwargs: Any) -> Any:
     if not address.startswith(("http://", "https://")):
         raise EngineError(f"{address!r} is not the address of a dashboard: expected http://HEAD:8265")
+    if missing := list_missing_packages("ray"):
+        raise EngineError(format_missing("a job", "cluster", missing))
     try:
         with restore_environment():
             authenticate(address)
@@ -120,7 +123,7 @@ def _call_dashboard(address: str, method: str, *args: Any, **kwargs: Any) -> Any
     except EngineError:
         raise
     except ImportError as error:
-        raise EngineError("jobs need Ray's dashboard packages: install blendsearch[cluster]") from error
+        raise EngineError(format_missing("a job", "cluster", [error.name or "ray"])) from error
     except Exception as error:  # Ray and its HTTP client raise a dozen types
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise EngineError(f"{address}: {reason.strip()[:300]}") from error

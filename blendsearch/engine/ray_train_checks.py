@@ -1,13 +1,13 @@
 """Checks of fine-tunes on several workers, before anything that takes time."""
 
-import importlib.util
+from typing import TYPE_CHECKING
 
 from blendsearch.errors import EngineError
-from blendsearch.fitness.evaluator import Evaluator
+from blendsearch.extras import format_missing, list_missing_packages
 from blendsearch.runs.config.schema import EngineConfig
 
-RAY_TRAIN_REQUIREMENTS = ("fsspec", "pandas", "pyarrow")
-"""Packages that Ray Train imports in addition to Ray itself."""
+if TYPE_CHECKING:
+    from blendsearch.fitness.evaluator import Evaluator
 
 
 def check_ray_train(config: EngineConfig, size: int) -> None:
@@ -19,15 +19,11 @@ def check_ray_train(config: EngineConfig, size: int) -> None:
             f"finals.workers is {size} and engine.ray is off: a fine-tune on several workers needs Ray; set "
             "engine.ray to local, auto or HOST:PORT, or leave out finals.workers"
         )
-    missing = [name for name in RAY_TRAIN_REQUIREMENTS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineError(
-            f"finals.workers is {size} but Ray Train needs {', '.join(missing)}, which is not installed: "
-            "pip install blendsearch[train], here and on every node"
-        )
+    if missing := list_missing_packages("train"):
+        raise EngineError(f"{format_missing(f'finals.workers: {size}', 'train', missing)}, here and on every node")
 
 
-def check_batches(evaluator: Evaluator, size: int) -> None:
+def check_batches(evaluator: "Evaluator", size: int) -> None:
     """Raise EngineError if a batch of the long fine-tune cannot be divided into `size` equal shares."""
     schedule = evaluator.recipe.final
     images = min(len(evaluator.splits.train), schedule.images or len(evaluator.splits.train))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from blendsearch.data.splits import Split, Splits
 from blendsearch.errors import format_error
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
+from blendsearch.fitness.temperature import compute_fitted_loss
 from blendsearch.scoring import start_scorer
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pack_cut, unpack_cut
 from blendsearch.structure.surgery import narrow
@@ -122,6 +123,8 @@ class Evaluator:
     loss_target: target of the loss. ``labels``: cross-entropy with the labels. ``dense``: Kullback-Leibler divergence
         from the dense network's outputs, both softened by `TEMPERATURE`. It needs fewer images, since an image that is
         hard for both networks adds no noise.
+    fits_temperature: True if the loss of a classifier is taken at the temperature that suits each network best
+        (fitness/temperature.py). The loss on test images is always the plain one.
     store: checkpoints of fine-tunes and the dense network's outputs.
     tuned: the dense network after an elastic tune, which candidates are sliced out of; None for the dense one. It
         changes neither the unpruned cut, nor the targets of refit and distillation.
@@ -134,6 +137,7 @@ class Evaluator:
     device: torch.device
     refitter: Refitter | None = None
     loss_target: LossTarget = "labels"
+    fits_temperature: bool = False
     store: TrainingStore = NO_STORE
     tuned: nn.Module | None = None
     _dense_outputs: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -232,19 +236,26 @@ class Evaluator:
         scorer = start_scorer(task.scorer)
         counts_errors = task.has_error and scorer is None
         # sums stay on the device and are read at the end: the CPU runs ahead of a GPU
-        total, wrong = (torch.zeros((), dtype=kind, device=self.device) for kind in (torch.float64, torch.int64))
+        total: Tensor | float = 0.0
+        wrong: Tensor | int = 0
         seen = 0
+        fits = self.fits_temperature and task.loss is None and split != "test"
+        kept: list[tuple[Tensor, Tensor]] = []
         for output, y in self._iter_outputs(module, split):
-            if targets is None:
-                losses = task.compute_summed_loss(output, y)
+            target = y if targets is None else targets[seen : seen + len(y)]
+            if fits and output.ndim == 2 and y.ndim == 1:
+                kept.append((output, target))
+            elif targets is None:
+                total = total + task.compute_summed_loss(output, y).double()
             else:
-                losses = F.kl_div(_soften(output), targets[seen : seen + len(y)], reduction="sum", log_target=True)
-            total = total + losses.double()
+                total = total + F.kl_div(_soften(output), target, reduction="sum", log_target=True).double()
             wrong = wrong + (output.argmax(dim=1) != y).sum() if counts_errors else wrong
             if scorer is not None:
                 scorer.update(output, y)
             seen += len(y)
         loss = float(total) / seen
+        if kept:
+            loss = seen * compute_fitted_loss(*(torch.cat(part) for part in zip(*kept, strict=True))) / seen
         if scorer is not None:
             value = scorer.compute()
             error = min(1.0, max(0.0, 1 - value)) if scorer.is_share else compute_proxy_error(loss)

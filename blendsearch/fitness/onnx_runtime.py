@@ -6,7 +6,6 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blendsearch.errors import RunError
-
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-"""Packages of the extra ``onnx``."""
-
-
-def list_missing_packages() -> list[str]:
-    """List the packages of the extra ``onnx`` that are not installed."""
-    return [name for name in PACKAGES if find_spec(name) is None]
 
 
 @contextlib.contextmanager

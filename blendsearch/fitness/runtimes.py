@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from blendsearch.extras import list_missing_packages
 from blendsearch.fitness.latency_benchmark import measure_fastest_passes
-from blendsearch.fitness.onnx_runtime import list_missing_packages
 from blendsearch.fitness.timers import BenchmarkSettings, Runtime
 from blendsearch.structure.groups import Cut, IndexMaps
 
@@ -25,7 +25,7 @@ class PassTimes:
 
 def list_report_runtimes(conditions: BenchmarkSettings) -> tuple[Runtime, ...]:
     """List the runtimes that reports show beside that of `conditions`: torch, and ONNX Runtime where installed."""
-    has_onnx = conditions.precision == "float32" and not list_missing_packages()
+    has_onnx = conditions.precision == "float32" and not list_missing_packages("onnx")
     known: tuple[Runtime, ...] = ("torch", "onnxruntime") if has_onnx else ("torch",)
     return tuple(name for name in known if name != conditions.runtime)
 

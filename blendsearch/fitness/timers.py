@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from blendsearch.errors import ConfigError
-from blendsearch.fitness.onnx_runtime import OnnxSession, convert_to_onnx, list_missing_packages
+from blendsearch.extras import require_extra
+from blendsearch.fitness.onnx_runtime import OnnxSession, convert_to_onnx
 from blendsearch.training.device import Precision
 
 Runtime = Literal["torch", "onnxruntime", "command"]
@@ -180,8 +181,7 @@ def _find_last_line(output: bytes) -> str:
 
 
 def _make_onnx_timer(network: nn.Module, images: torch.Tensor) -> PassTimer:
-    if missing := list_missing_packages():
-        raise ConfigError(f"latency in ONNX Runtime needs {', '.join(missing)}: install blendsearch[onnx]")
+    require_extra("onnx", "latency in ONNX Runtime")
     content, array = convert_to_onnx(_copy_to_cpu(network), images), images.numpy()
     session = OnnxSession(content, torch.get_num_threads())
     return PassTimer(lambda: session(array), lambda: None)

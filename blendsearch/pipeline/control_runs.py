@@ -6,7 +6,8 @@ shown and exported like any other.
 
 from collections.abc import Sequence
 
-from blendsearch.engine.factory import check_engine, start_engine
+from blendsearch.engine.engine_checks import check_engine
+from blendsearch.engine.factory import start_engine
 from blendsearch.errors import ConfigError
 from blendsearch.events import ControlStarted, Reporter, ignore_event
 from blendsearch.pipeline.loop import attach_engine, attach_training_store, search

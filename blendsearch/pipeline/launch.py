@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from blendsearch.engine.base import Engine
-from blendsearch.engine.factory import check_engine, check_inputs, start_engine
+from blendsearch.engine.engine_checks import check_engine
+from blendsearch.engine.factory import check_inputs, start_engine
 from blendsearch.events import Reporter, RunCreated
 from blendsearch.pipeline.loop import attach_engine, attach_training_store, search
 from blendsearch.pipeline.problem.base_network import compute_base_key

@@ -1,5 +1,6 @@
 """The probe: a run of method ``rules``, made from the config of a search."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,10 +53,21 @@ def set_up_probe(
     """Make the run of a probe, its problem and its engine; factors out of reach are left out, with a warning."""
     while True:
         try:
-            return set_up_run(make_probe_config(config, options), folder, name, command, report)
+            made = set_up_run(make_probe_config(config, options), folder, name, command, report)
         except BudgetError as error:
             if len(options.factors) == 1:
                 raise
             last = options.factors[-1]
             report(Warned(text=f"the factor {last:g} is left out: {error}"))
             options = options._replace(factors=options.factors[:-1])
+        else:
+            _check_shares(*made)
+            return made
+
+
+def _check_shares(run: Run, problem: Problem, engine: Engine) -> None:
+    """Remove the run and raise ConfigError where networks have no accuracy, nor another metric that is a share."""
+    if not problem.has_error:
+        engine.close()
+        shutil.rmtree(run.path)
+        raise ConfigError("a probe compares accuracies or another share in [0, 1]: this task has none; use search")

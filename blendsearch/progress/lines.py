@@ -72,7 +72,7 @@ class TextProgress:
         self._state.update(event)
         if self._quiet and not isinstance(event, Warned):
             return
-        for line in format_event(event):
+        for line in format_event(event, self._state.measure if self._state.has_accuracy else None):
             if isinstance(event, GenerationDone):
                 line += f"  {time.monotonic() - self._started:.0f} s"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -91,8 +91,11 @@ class TextProgress:
             self._view.close()
 
 
-def format_event(event: Event) -> Iterator[str]:
-    """Format an event as lines of text; events that are shown by the live view alone give none."""
+def format_event(event: Event, measure: str | None = "accuracy") -> Iterator[str]:
+    """Format an event as lines of text; events that are shown by the live view alone give none.
+
+    `measure` is the name of the networks' accuracy; None where they have none.
+    """
     match event:
         case Warned(text=text):
             yield f"warning: {text}"
@@ -124,7 +127,7 @@ def format_event(event: Event) -> Iterator[str]:
             tried = ", ".join(f"{name}: {loss:.4f}" for name, loss in losses.items())
             yield f"learning rate {rate:g} for the final training; validation losses {tried}"
         case RungTrained(loss=float(loss)):
-            accuracy = "" if event.error is None else f"accuracy {1 - event.error:.2%}, "
+            accuracy = "" if event.error is None or measure is None else f"{measure} {1 - event.error:.2%}, "
             yield (
                 f"network {event.id} trained to rung {event.rung} of {event.rungs}, {event.share:.0%} of the schedule: "
                 f"validation {accuracy}loss {loss:.4f}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blendsearch.errors import ConfigError
 from blendsearch.events import DenseEvaluated, Evaluated, EvaluationReport, Event, GenerationDone, RunCreated
+from blendsearch.extras import format_missing
 
 if TYPE_CHECKING:
     from blendsearch.progress.lines import JsonLines, TextProgress
@@ -77,7 +78,7 @@ def _make_summary_writer(folder: str) -> Any:
             return import_module(module).SummaryWriter(folder)
         except ImportError:
             continue
-    raise ConfigError("tensorboard is not installed: pip install blendsearch[tensorboard]")
+    raise ConfigError(format_missing("--track tensorboard", "tensorboard"))
 
 
 class MlflowTracker:
@@ -123,7 +124,7 @@ def _import_library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ConfigError(f"{name} is not installed: pip install blendsearch[{name}]") from error
+        raise ConfigError(format_missing(f"--track {name}", name)) from error
 
 
 class TrackedProgress:

@@ -65,7 +65,7 @@ def latency(share: Share, upper: Share | None = None, **conditions: Any) -> Budg
     """Limit the time of a forward pass to a share, in (0, 1], of the dense network's, or search a range.
 
     `conditions` are fields of the section `budget.measured`: ``batch_size``, ``precision``, ``repeats``, ``cuts``,
-    ``runtime``, ``command``, ``timeout``.
+    ``runtime``, ``command``, ``timeout``, ``max_margin``.
     """
     return Budget({"latency": _make_range(share, upper), **({"measured": conditions} if conditions else {})})
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from blendsearch.errors import RunError
+from blendsearch.extras import list_missing_packages
 from blendsearch.results.answer import Answer
 from blendsearch.results.records import FineTuneRecord, GroupRecord, NetworkDetails, NetworkRecord
 from blendsearch.results.summary import get_accuracy_name
@@ -161,8 +162,10 @@ def format_network_html(network: NetworkRecord, groups: Sequence[GroupRecord]) -
     return f"<p>{escape(format_network_line(network))}</p><table>{head}<tbody>{rows}</tbody></table>"
 
 
-def draw_network_png(network: NetworkRecord, groups: Sequence[GroupRecord]) -> bytes:
-    """Draw the kept channels of each group in front of all its channels."""
+def draw_network_png(network: NetworkRecord, groups: Sequence[GroupRecord]) -> bytes | None:
+    """Draw the kept channels of each group in front of all its channels; None where matplotlib is not installed."""
+    if list_missing_packages("plots"):
+        return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

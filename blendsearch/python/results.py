@@ -317,5 +317,5 @@ class Network:
     def _repr_html_(self) -> str:
         return showing.format_network_html(self.record, self._describe().groups)
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         return showing.draw_network_png(self.record, self._describe().groups)

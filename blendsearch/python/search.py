@@ -9,7 +9,8 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from blendsearch.engine.factory import check_engine, start_engine
+from blendsearch.engine.engine_checks import check_engine
+from blendsearch.engine.factory import start_engine
 from blendsearch.events import Interrupted, Reporter, RunCreated, ignore_event, join_reporters
 from blendsearch.pipeline.fork import fork as forked
 from blendsearch.pipeline.fork import make_fork_config

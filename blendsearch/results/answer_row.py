@@ -87,8 +87,8 @@ def _format_quality(row: AnswerRow, dense: AnswerRow | None, after: str, metric:
         return "" if own is None else f"validation {metric.loss_name} {own:.4g}{instead} {after}"
     tested = row.test_accuracy is not None
     own, images = (row.test_accuracy, "test") if tested else (row.val_accuracy, "validation")
-    if row.points is None or dense is None:
+    other = None if dense is None else dense.test_accuracy if tested else dense.val_accuracy
+    if row.points is None or other is None:
         return f"{images} {metric.name} {own:.1%} {after}"
-    other = dense.test_accuracy if tested else dense.val_accuracy
     points = format_signed_points(row.points, metric.name)
     return f"{points} {after} ({images} {metric.name} {own:.1%} instead of {other:.1%})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from blendsearch.results.costs import make_cost_reader
 from blendsearch.results.formatting import COST_NAMES, format_share
 from blendsearch.results.record import Record
+from blendsearch.results.summary import get_accuracy_name
 from blendsearch.runs.compression import group_by_factor
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import find_dense_network
@@ -43,6 +44,7 @@ class ProbeSummary(Record):
     Attributes
     ----------
     cost: the budgeted cost.
+    metric: the name of what is called accuracy here: ``accuracy``, or the metric of the task.
     dense_accuracy: validation accuracy of the dense network.
     tolerance: lack of accuracy up to which a network counts as recovered: `TOLERANCE`, or two standard errors.
     recovers_up_to: the largest factor up to which every trained rule recovers; None if none does.
@@ -51,6 +53,7 @@ class ProbeSummary(Record):
 
     run: str
     cost: str
+    metric: str
     dense_accuracy: float
     tolerance: float
     recovers_up_to: float | None
@@ -96,6 +99,7 @@ def summarize_probe(run: Run, factors: tuple[float, ...], images: int) -> ProbeS
     return ProbeSummary(
         run=run.name,
         cost=cost,
+        metric=get_accuracy_name(run),
         dense_accuracy=accuracy,
         tolerance=tolerance,
         recovers_up_to=limit,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import load_checkpoint, refuse_unfit_state, save_checkpoint
 from blendsearch.runs.decoding import check_type
-from blendsearch.runs.files import suggest_remedy
+from blendsearch.runs.files import open_regular, remove_file, suggest_remedy
 from blendsearch.runs.run import read_arrays, save_arrays
 
 ARRAYS_NAME = re.compile(r"arrays-[0-9]{5,}\.safetensors")
@@ -41,13 +41,13 @@ def save_array_checkpoint(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        remove_file(draft)
         raise RunError(f"{path} could not be written ({error.strerror}): {suggest_remedy(error)}") from error
     save_checkpoint(folder, number, {"arrays": path.name, "sha256": digest, "state": dict(state)})
     kept = {f"arrays{item.stem.removeprefix('generation')}" for item in folder.glob("generation-*.json")}
     for old in folder.glob("arrays-*.safetensors"):
         if old.stem not in kept:
-            old.unlink(missing_ok=True)
+            remove_file(old)
 
 
 def load_array_checkpoint(
@@ -63,7 +63,7 @@ def load_array_checkpoint(
             raise ValueError(f"arrays cannot be {found['arrays']!r}")
     path = folder / found["arrays"]
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             whole = hashlib.file_digest(file, "sha256").hexdigest() == found["sha256"]
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a backup") from error

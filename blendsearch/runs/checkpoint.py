@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from blendsearch.errors import RunError
 from blendsearch.runs.decoding import check_type
-from blendsearch.runs.files import suggest_remedy
+from blendsearch.runs.files import remove_file, suggest_remedy
 from blendsearch.runs.parsing import parse_json, read_json
 
 MAX_CHECKPOINTS = 3
@@ -37,7 +37,7 @@ def save_checkpoint(folder: Path, generation: int, state: dict[str, Any]) -> Non
         folder.mkdir(exist_ok=True)
     write_atomically(folder / f"generation-{generation:05d}.json", text)
     for old in sorted(folder.glob("generation-*.json"))[:-MAX_CHECKPOINTS]:
-        old.unlink(missing_ok=True)
+        remove_file(old)
 
 
 def load_checkpoint(folder: Path, report: Callable[[str], None]) -> dict[str, Any] | None:
@@ -91,7 +91,7 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        remove_file(draft)
         raise RunError(
             f"{path} could not be written ({error.strerror or error}): the previous file is intact; "
             f"{suggest_remedy(error)}"

@@ -6,7 +6,6 @@ stored, so criteria may change too.
 
 import ast
 import hashlib
-import importlib.util
 import re
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from blendsearch.errors import ConfigError, RunError
 from blendsearch.runs.provenance import get_installed_version
 from blendsearch.runs.run import Run
+from blendsearch.user_code import find_user_module
 
 HASHED_PACKAGES = ("structure", "blend", "data", "fitness", "zoo", "pipeline")
 """Layers whose code determines cuts, evaluations and candidates."""
@@ -47,7 +47,7 @@ def hash_code(factory: str) -> dict[str, str]:
     found = {"code": hash_own_code()}
     module = factory.rpartition(":")[0]
     if module and module not in ("torchvision", "timm"):
-        spec = importlib.util.find_spec(module)
+        spec = find_user_module(module)
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
             text = Path(spec.origin).read_text(encoding="utf-8")
             found["factory"] = hashlib.sha256(strip_comments(text).encode()).hexdigest()

@@ -44,7 +44,7 @@ def change_config(run: Run, overrides: Sequence[str]) -> Run:
     if not fields:
         return run
     # in this order: a crash in between leaves an unfinished run, which `resume` finishes
-    (run.path / "finished.json").unlink(missing_ok=True)
+    _remove_finish_mark(run)
     _note(run, {"fields": fields}, config)
     write_atomically(run.path / "config.yaml", dump_config(config))
     return open_run(run.path.parent, run.name)
@@ -53,6 +53,14 @@ def change_config(run: Run, overrides: Sequence[str]) -> Run:
 def note_accepted(run: Run, differences: Sequence[str]) -> None:
     """Record in ``run.json`` that the run is resumed despite these differences."""
     _note(run, {"accepted": list(differences)}, run.config)
+
+
+def _remove_finish_mark(run: Run) -> None:
+    path = run.path / "finished.json"
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be removed ({error.strerror}): remove it by hand, and resume") from error
 
 
 def _note(run: Run, change: FieldChanges | AcceptedDifferences, config: Config) -> None:

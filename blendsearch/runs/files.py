@@ -2,8 +2,12 @@
 
 import errno
 import os
+import re
+import stat
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from blendsearch.errors import RunError
 
@@ -18,19 +22,83 @@ def apply_umask(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
-def refuse_links(folder: Path, name: str) -> None:
-    """Raise RunError where a file or folder below the run directory `folder` is a symbolic link.
+def open_regular(path: Path) -> BinaryIO:
+    """Open the regular file at `path` for reading. Raises OSError for others: opening a pipe waits for a writer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "no regular file", str(path))
 
-    Writing through it would change files outside the run. The run directory itself may be a link.
+
+def convert_system_error(error: Exception) -> OSError:
+    """Return the OSError that safetensors, which raises its own type for all errors, has met."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(errno.EIO, str(error)) if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
+
+
+def check_encoding(path: Path) -> None:
+    """Raise RunError where `path` is not UTF-8: safetensors opens no such file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RunError(f"{os.fsencode(path)!r} is not UTF-8: choose a folder whose path is") from error
+
+
+def remove_file(path: Path) -> None:
+    """Remove the file at `path`. What cannot be removed, as a folder of that name, stays."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def refuse_links(folder: Path, name: str) -> None:
+    """Raise RunError where a file or folder below the run directory `folder` must not be written to.
+
+    Writing through a link would change files outside the run: through a symbolic link, and through a hard link where a
+    file is written in place. A pipe, socket or device would block. The run directory itself may be a link.
     """
     for place, folders, files in os.walk(folder):
         for item in (*folders, *files):
             path = Path(place, item)
-            if path.is_symlink():
-                raise RunError(
-                    f"{path.relative_to(folder)} in run {name!r} is a symbolic link: links inside a run are not "
-                    "followed for writing; replace it by what it points to"
-                )
+            if reason := _find_danger(path):
+                raise RunError(f"{path.relative_to(folder)} in run {name!r} is {reason}")
+
+
+def _find_danger(path: Path) -> str:
+    """Return what `path` is, and what to do, where writing to it would change or block something else; else empty."""
+    try:
+        state = path.lstat()
+    except FileNotFoundError:  # another process just removed it
+        return ""
+    if stat.S_ISLNK(state.st_mode):
+        return "a symbolic link: links inside a run are not followed for writing; replace it by what it points to"
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        return "no regular file but a pipe, socket or device: remove it"
+    if stat.S_ISREG(state.st_mode) and state.st_nlink > 1 and _is_written_in_place(path.name):
+        return "a hard link to a file that has another name, which writing would change too: replace it by a copy"
+    return ""
+
+
+def _is_written_in_place(name: str) -> bool:
+    return name in ("lock", "run.sqlite") or name.startswith("run.sqlite-") or name.endswith((".jsonl", ".draft"))
+
+
+def check_companions(path: Path) -> None:
+    """Raise RunError where a file that SQLite keeps beside the database at `path` is a link or no regular file.
+
+    SQLite writes to them also where a database is only read. The database itself may be a link.
+    """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} cannot be opened: it is no regular file; is this a run directory?")
+    for ending in ("-wal", "-shm", "-journal"):
+        companion = path.with_name(path.name + ending)
+        if os.path.lexists(companion) and (
+            reason := _find_danger(companion) or (companion.is_dir() and "a folder: remove it")
+        ):
+            raise RunError(f"{companion} is {reason}")
 
 
 def read_identity(path: Path) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """A run directory. It is created completely or not at all, and one process works on it at a time."""
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,15 @@ from blendsearch.runs.config.loading import dump_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
-from blendsearch.runs.files import apply_umask, refuse_links, suggest_remedy
+from blendsearch.runs.files import (
+    apply_umask,
+    check_encoding,
+    convert_system_error,
+    open_regular,
+    refuse_links,
+    remove_file,
+    suggest_remedy,
+)
 from blendsearch.runs.parsing import read_json
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run_facts import (
@@ -111,7 +120,7 @@ class Run:
             save_arrays(arrays, draft)
             os.replace(draft, path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            remove_file(draft)
             raise RunError(f"{path} could not be written ({error.strerror}): {suggest_remedy(error)}") from error
 
     def has_weights(self, digest: str, repeat: int | None) -> bool:
@@ -130,11 +139,12 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Lock the run for this process.
 
-        Raises RunError when another process holds the lock, when the run is read-only, and when it contains links.
+        Raises RunError when another process holds the lock, when the run is read-only, and when it contains links, or
+        files that are not regular.
         """
         refuse_links(self.path, self.name)
         try:
-            file = (self.path / "lock").open("w", encoding="ascii")
+            file = (self.path / "lock").open("a", encoding="ascii")
         except OSError as error:
             raise RunError(
                 f"run {self.name!r} cannot be written to ({error.strerror}): it can only be read and exported"
@@ -178,12 +188,16 @@ class Run:
 def is_locked(path: Path) -> bool:
     """Check if a process holds the lock of the run directory `path`."""
     try:
-        with open(path / "lock", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        file = open_regular(path / "lock")
+    except PermissionError:
+        return True  # it belongs to another user, who may be searching
     except OSError:
-        return True
+        return False  # missing, or nothing that a search could have locked
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False
 
 
@@ -193,9 +207,13 @@ def check_name(folder: Path, name: str) -> None:
         raise RunError(
             f"a run cannot be called {name!r}: expected 1 to 64 lower-case letters, digits and dashes, no dash first"
         )
+    check_encoding(folder.absolute())
     _check_folder(folder)
     if (folder / name).exists():
         raise RunError(f"a run called {name!r} is already in {folder}: choose another --name, or resume it")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"no run can be made in {folder}: no permission to write to {existing}; choose another --runs")
 
 
 def find_free_name(folder: Path, stem: str, reserved: Collection[str] = ()) -> str:
@@ -235,6 +253,8 @@ def create_run(
             with Store(draft / "run.sqlite") as store:
                 store.add_inherited(inherited)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # found free when the search began
+            raise RunError(f"another search has just made a run called {name!r} in {folder}: resume it") from error
         raise RunError(f"run {name!r} could not be created in {folder}: {error.strerror or error}") from error
     return Run(folder / name, config, provenance, structure)
 
@@ -282,8 +302,11 @@ def list_runs(folder: Path) -> list[str]:
 
 
 def _is_run(path: Path) -> bool:
-    """Return True for a run, also for one whose ``run.json`` is missing or a link to nothing."""
-    return os.path.lexists(path / "run.json") or (path / "run.sqlite").is_file()
+    """Return True for a run, also for one whose ``run.json`` is missing or a link to nothing, or that is unreadable."""
+    try:
+        return os.path.lexists(path / "run.json") or (path / "run.sqlite").is_file()
+    except PermissionError:
+        return True
 
 
 def _check_folder(folder: Path) -> None:
@@ -296,12 +319,16 @@ def _make_weights_name(digest: str, repeat: int | None) -> str:
 
 
 def save_arrays(arrays: "Mapping[str, NDArray[Any]]", path: Path) -> None:
-    """Write a safetensors file."""
+    """Write a safetensors file. Raises OSError when it cannot be written."""
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # np.ascontiguousarray would add a dimension to scalars
-    save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
+    try:
+        # np.ascontiguousarray would add a dimension to scalars
+        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path)
+    except SafetensorError as error:
+        raise convert_system_error(error) from error
     apply_umask(path)
 
 
@@ -311,6 +338,7 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     from safetensors.numpy import load_file
 
     try:
+        open_regular(path).close()
         return load_file(path)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, MemoryError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error

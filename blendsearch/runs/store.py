@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from blendsearch.errors import RunError
 from blendsearch.runs.decoding import Row, check_evaluations, decode_json, decode_metrics, decode_rows
-from blendsearch.runs.files import check_in_place, read_identity
+from blendsearch.runs.files import check_companions, check_in_place, read_identity
 from blendsearch.runs.records import (
     Completion,
     Evaluation,
@@ -45,6 +45,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False, channels: int | None = None) -> None:
         """Open the file at `path`. With `channels`, the bits of a cut, cuts must fit them and their digests."""
         self.path, self._channels = path, channels
+        check_companions(path)
         try:
             self._connection = _connect(path, "?mode=ro" if read_only else "", check_same_thread=not read_only)
             if read_only:

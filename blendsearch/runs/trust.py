@@ -18,12 +18,13 @@ from blendsearch.data.source_names import HUGGING_FACE
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.schema import PYTHON_PREFIX, Config
+from blendsearch.runs.files import open_regular
 from blendsearch.runs.run import Run
 
 SIGNATURE = "signature"
 """File of a run directory."""
 
-KEY_BYTES = 32
+KEY_BYTES, MAX_SIGNATURE_BYTES = 32, 1_000
 BUILT_IN_PREFIXES = ("", "torchvision", "timm", PYTHON_PREFIX)
 """Prefixes of factories that import nothing of the user's."""
 
@@ -65,7 +66,8 @@ def check_trusted(run: Run, trust: bool) -> None:
 
 def _is_signed(run: Run) -> bool:
     try:
-        written = (run.path / SIGNATURE).read_text(encoding="ascii").strip()
+        with open_regular(run.path / SIGNATURE) as file:
+            written = file.read(MAX_SIGNATURE_BYTES).decode("ascii").strip()
         return hmac.compare_digest(written, _compute_signature(run.path, run.config, _get_key(create=False)))
     except (OSError, ValueError, TypeError):
         return False
@@ -98,8 +100,8 @@ def _get_key(*, create: bool) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError), open(path, "xb", opener=_open_private) as file:
             file.write(secrets.token_bytes(KEY_BYTES))
-    state = path.stat()
-    key = path.read_bytes()
+    with open_regular(path) as stored:
+        state, key = os.fstat(stored.fileno()), stored.read(KEY_BYTES + 1)
     if state.st_uid != os.getuid() or state.st_mode & 0o077 or len(key) != KEY_BYTES:
         raise PermissionError(f"{path} is not a key that this user alone can read")
     return key

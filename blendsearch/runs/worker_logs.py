@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from blendsearch.runs.files import read_identity
+from blendsearch.runs.files import open_regular, read_identity
 from blendsearch.runs.parsing import parse_json
 from blendsearch.runs.run_facts import LogLine
 
@@ -46,7 +46,8 @@ def read_logs(folder: Path, containing: str = "") -> list[LogLine]:
     found: list[LogLine] = []
     for path in sorted(folder.glob("worker-*.jsonl")):
         try:
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            with open_regular(path) as file:
+                lines = file.read().decode("utf-8", errors="replace").split("\n")
         except OSError as error:
             warnings.warn(f"{path} cannot be read ({error.strerror}) and is skipped", stacklevel=2)
             continue

@@ -7,6 +7,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal, NamedTuple
 
+from blendsearch.errors import RunError
+from blendsearch.extras import require_extra
 from blendsearch.results.report.chart import ChartOptions, FrontChart
 from blendsearch.runs.run import Run
 
@@ -67,6 +69,7 @@ def build_chart(runs: Sequence[Run], kind: ChartKind, options: ChartOptions) -> 
 
 
 def _draw(runs: Sequence[Run], request: ChartRequest) -> str:
+    require_extra("plots", "a chart", RunError)
     # matplotlib is imported with the first chart
     from blendsearch.results.report.figures import draw_chart
 

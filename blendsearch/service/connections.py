@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import resource
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -173,7 +174,13 @@ def make_server(app: App, limits: ConnectionLimits) -> uvicorn.Server:
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
     return uvicorn.Server(config)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Return False for the line that open pages are closed when the server ends."""
+    return "timeout graceful shutdown exceeded" not in record.getMessage()
 
 
 def raise_file_limit() -> int:

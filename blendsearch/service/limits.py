@@ -1,6 +1,7 @@
 """Limits on what is done at once: event streams, and work that takes long."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -42,6 +43,9 @@ class EventStream(StreamingResponse):
         self._limit.open += 1
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:  # the server ends, and would log a traceback for each open page
+            with contextlib.suppress(Exception):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._limit.open -= 1
 

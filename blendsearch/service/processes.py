@@ -60,7 +60,7 @@ class ProcessManager:
             with open(place / "lock", "w") as lock, open(place / "said.txt", "wb") as output:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "blendsearch", *words],
+                    [sys.executable, *_list_options(), "-m", "blendsearch", *words],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -151,3 +151,11 @@ class ProcessManager:
     def get_folder(self, name: str) -> Path:
         """Return the folder of that name, where its process may write."""
         return self._folder / name
+
+
+def _list_options() -> list[str]:
+    """List the options of Python that keep modules in the working folder from standing in for installed ones.
+
+    None where blendsearch itself is found there, in a checkout that is not installed.
+    """
+    return [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]

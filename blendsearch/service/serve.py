@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from blendsearch.errors import ConfigError
+from blendsearch.extras import format_missing
 from blendsearch.json_output import format_json
 from blendsearch.service import LOOPBACK_HOSTS, TOKEN_VARIABLE
 from blendsearch.service.security import Authenticator, is_host_name
@@ -26,7 +27,7 @@ def serve(
         from blendsearch.service.app import make_app
         from blendsearch.service.connections import ConnectionLimits, make_server, raise_file_limit
     except ImportError as error:
-        raise ConfigError(f"the live page needs {error.name}: pip install blendsearch[serve]") from error
+        raise ConfigError(format_missing("the live page", "serve", [error.name or "fastapi"])) from error
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} is not a folder")
     for name in host_names:

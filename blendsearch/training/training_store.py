@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -79,8 +80,11 @@ class FolderStore(NoStore):
         self.folder, self._receive = folder, receive
 
     def load(self, key: str) -> bytes | None:
+        path = self._get_path(key)
+        if not path.is_file():  # opening a pipe would wait for a writer
+            return None
         try:
-            stored = self._get_path(key).read_bytes()
+            stored = path.read_bytes()
         except OSError:
             return None
         digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
@@ -95,20 +99,28 @@ class FolderStore(NoStore):
         return content if hashlib.sha256(content.data).digest() == whole[:DIGEST_BYTES].tobytes() else None
 
     def save(self, key: str, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Store `content`; on a full disk, warn instead: a training must not fail because it cannot be continued."""
         path = self._get_path(key)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with draft.open("xb") as file:
                 file.write(hashlib.sha256(content).digest() + content)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
+        except OSError as error:
+            warnings.warn(
+                f"{path} could not be written ({error.strerror}): an interrupted training starts from an earlier state",
+                stacklevel=2,
+            )
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
-        self._get_path(key).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._get_path(key).unlink(missing_ok=True)
         with suppress(OSError):  # others remain in it
             self.folder.rmdir()
 

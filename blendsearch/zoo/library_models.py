@@ -10,6 +10,7 @@ from functools import partial
 from torch import nn
 
 from blendsearch.errors import ModelError
+from blendsearch.extras import format_missing
 
 TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")
 """A name of timm's registry; others select a hub or a folder."""
@@ -35,7 +36,7 @@ def find_timm_builder(name: str) -> Callable[..., nn.Module]:
     try:
         import timm
     except ImportError as error:
-        raise ModelError(f"model timm:{name} needs timm: pip install 'blendsearch[timm]'") from error
+        raise ModelError(format_missing(f"model timm:{name}", "timm")) from error
     if not TIMM_NAME.fullmatch(name) or not timm.is_model(name):
         hint = _suggest(name.partition(".")[0], timm.list_models())
         raise ModelError(f"timm has no model {name[:80]!r}: {hint}see timm.list_models()")

@@ -9,6 +9,7 @@ the multiply-accumulates of all evaluations and trainings. The other arms are tr
 - `rule, equal cost`: the same network, for as many epochs as the whole search cost;
 - `scratch, equal cost`: the architecture of that rule from random weights, for as many epochs;
 - `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
+- `torch-pruning, as used`: the same networks without refit and distillation, tuned at rate 0.01 as its examples do;
 - `random`: random genomes on the same ladder (method `random`).
 
 With `--no-ladder`, the searches train one network, that of the least loss: their cost is that of the evaluations and of
@@ -50,9 +51,16 @@ from blendsearch.training.training_cost import compute_training_cost
 from blendsearch.training.training_store import FolderStore
 
 RATE, WEIGHT = 0.05, 0.7
+
+PLAIN_RATE = 0.01
+"""The rate at which Torch-Pruning's examples tune pruned CIFAR networks."""
+
 POOL = ("l1", "l2", "fpgm", "lamp", "taylor_gate", "fisher", "bn_gamma", "apoz")
 
-ARMS = ("search", "rule, equal cost", "rule", "scratch, equal cost", "torch-pruning, equal cost", "random")
+ARMS = (
+    "search", "rule, equal cost", "rule", "scratch, equal cost",
+    "torch-pruning, equal cost", "torch-pruning, as used", "random",
+)  # fmt: skip
 """In the order in which they run: the costs of others follow from that of the search."""
 
 
@@ -70,7 +78,9 @@ SETTINGS = {
     "resnet56-cifar10-2x": Setting("cifar_resnet:56", "cifar10", 0.5),
     "resnet56-cifar10-3.6x": Setting("cifar_resnet:56", "cifar10", 1 / 3.6),
     "resnet56-cifar10-11.4x": Setting("cifar_resnet:56", "cifar10", 1 / 11.4),
-    "vgg19-cifar100-8.9x": Setting("cifar_vgg:19", "cifar100", 1 / 8.9),
+    "vgg19-cifar100-8.9x": Setting("vgg19", "cifar100", 1 / 8.9),
+    "vgg11-cifar100-8.9x": Setting("half_vgg11", "cifar100", 1 / 8.9),
+    "mobilenet-cifar100-4x": Setting("half_mobilenet", "cifar100", 0.25),
 }
 
 
@@ -80,12 +90,13 @@ def main() -> None:
     torch.set_num_threads(1)
     load_problem(arguments)  # trains the base network once
     facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
-    table = Table(asked.out, facts | {"evaluations": asked.evaluations})
+    facts |= {"evaluations": asked.evaluations, "rate": asked.rate, "distillation": asked.distillation}
+    table = Table(asked.out, facts)
     for seed in range(asked.seeds):
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
-        experiment = Experiment(arguments, search, table, seed)
+        experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation, asked.val_limit)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
                 table.add(arm, **experiment.run(arm))
@@ -97,6 +108,9 @@ def parse_arguments() -> argparse.Namespace:
         "--arms", type=lambda text: text.split(";"), default=list(ARMS), help="arms, separated by semicolons"
     )
     parser.add_argument("--no-ladder", action="store_true", help="searches train their network of the least loss only")
+    parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
+    parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
+    parser.add_argument("--val-limit", type=int, default=2000, help="validation images of an evaluation")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
     return asked
@@ -129,8 +143,12 @@ def make_arguments(asked: argparse.Namespace) -> Arguments:
 class Experiment:
     """All arms of one seed."""
 
-    def __init__(self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int) -> None:
+    def __init__(
+        self, arguments: Arguments, sections: dict[str, Any], table: "Table", seed: int,
+        rate: float = RATE, distillation: float = WEIGHT, val_limit: int = 2000,
+    ) -> None:  # fmt: skip
         self.arguments, self.sections, self.table, self.seed = arguments, sections, table, seed
+        self.rate, self.distillation, self.val_limit = rate, distillation, val_limit
         self.has_ladder = "ladder" not in sections
         self.runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{arguments.epochs:g}"
 
@@ -141,15 +159,15 @@ class Experiment:
             row = self._train_best()
         elif arm in ("search", "random"):
             row = self._search("blended" if arm == "search" else "random", self.arguments.epochs)
-        elif arm == "torch-pruning, equal cost":
-            row = self._search("torch-pruning", self._count_epochs())
+        elif arm.startswith("torch-pruning"):
+            row = self._search("torch-pruning", self._count_epochs(), is_plain=arm.endswith("as used"))
         else:
             epochs = self.arguments.epochs if arm == "rule" else self._count_epochs()
             row = self._train_rule(epochs, is_random=arm.startswith("scratch"))
         return {"seed": self.seed, **row, "processor_seconds": round(time.process_time() - start, 1)}
 
-    def _search(self, method: str, epochs: float) -> dict[str, Any]:
-        run = self._run_method(method, epochs)
+    def _search(self, method: str, epochs: float, *, is_plain: bool = False) -> dict[str, Any]:
+        run = self._run_method(method, epochs, is_plain=is_plain)
         summary = summarize_run(run)
         best, macs = summary.finals[0], run.structure["dense"]["macs"]
         if summary.ladder is not None:
@@ -163,17 +181,20 @@ class Experiment:
             best.origin, best.val_accuracy, best.test_accuracy, best.macs_ratio, best.params_ratio, total, epochs
         )
 
-    def _run_method(self, method: str, epochs: float) -> Run:
-        name = f"{method}-{self.seed}"
+    def _run_method(self, method: str, epochs: float, *, is_plain: bool = False) -> Run:
+        """Search with a method; `is_plain` leaves refit and distillation out and tunes at the rate `PLAIN_RATE`."""
+        name = f"{method}{'-plain' * is_plain}-{self.seed}"
         tree = make_config(self.arguments).model_dump(mode="json", exclude_defaults=True)
         tree["model"] = tree["model"] | {"weights": str(get_weights_path(self.arguments)), "train": None}
-        tree["data"] |= {"val_limit": 2000}
-        tree["criteria"] = {"pool": list(POOL)}
+        tree["data"] |= {"val_limit": self.val_limit}
+        tree["criteria"] = tree["criteria"] | {"pool": list(POOL)}
         tree["finals"] = {
             "picks": int(self.has_ladder),
-            "distillation": WEIGHT,
-            "tuning": {"epochs": epochs, "rate": RATE, "warmup": 0.05},
+            "distillation": 0.0 if is_plain else self.distillation,
+            "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05},
         }
+        if is_plain:
+            tree["fitness"] = tree["fitness"] | {"repair": "none"}
         tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
@@ -236,7 +257,7 @@ class Experiment:
 
     def _compute_cost(self, macs: int, epochs: float) -> float:
         images = open_run(self.runs, f"blended-{self.seed}").structure["images"]["train"]
-        return compute_training_cost(macs, Schedule(epochs, RATE), images)
+        return compute_training_cost(macs, Schedule(epochs, self.rate), images)
 
     @staticmethod
     def _make_row(

@@ -21,6 +21,7 @@ from blendsearch.pipeline.problem.base_network import train_base
 from blendsearch.pipeline.problem.inputs import build_dense_network, build_splits
 from blendsearch.runs.config.loading import load_config
 from blendsearch.structure.groups import build_index_maps
+from blendsearch.task import Task
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
@@ -45,7 +46,8 @@ def main() -> None:
         assert isinstance(event, BaseTrained)
         print(f"{event.done:.0%} done, loss {event.loss:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
 
-    train_base(model.to(device), splits, config, device, print_progress, FolderStore(arguments.out.parent))
+    store = FolderStore(arguments.out.parent)
+    train_base(model.to(device), splits, config, Task(), device, print_progress, store)
     recipe = Recipe(512, 100, Schedule(1, 0.01), Schedule(1, 0.01), precision=precision)
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, arguments.out)

@@ -28,7 +28,7 @@ from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.groups import Cut, build_index_maps
-from blendsearch.task import CLASSIFICATION
+from blendsearch.task import Task
 from blendsearch.training.device import resolve_device
 from blendsearch.training.recovery import Recipe
 from blendsearch.training.schedule import Schedule
@@ -36,6 +36,16 @@ from blendsearch.training.training_store import FolderStore
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIDES = {"small": 16, "full": 32}
+
+NETWORKS = {
+    "vgg19": ("networks:make_vgg", {"depth": 19}),
+    "half_vgg11": ("networks:make_vgg", {"depth": 11, "width": 0.5}),
+    "half_mobilenet": ("networks:make_mobilenet", {"width": 0.5}),
+}
+"""Factories and arguments of networks that are not bundled; others are a bundled factory and a depth."""
+
+PUBLIC_WEIGHTS = {("cifar_resnet:56", "cifar10", "full"): SHARED / "cifar10-resnet56.safetensors"}
+"""Base weights by network, data and tier. They memorised the training images: validation is half of the test set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +87,13 @@ def parse_arguments(description: str, file: str, **defaults: object) -> Argument
 
 def make_config(arguments: Arguments) -> Config:
     """Make the config of the experiment's network, data and budget."""
-    factory, _, depth = arguments.network.partition(":")
+    factory, sizes = _parse_network(arguments.network)
     classes = 100 if arguments.dataset == "cifar100" else 10
-    sizes = {"depth": int(depth)} if depth else {}
-    data = {name: str(prepare_data(arguments, name)) for name in ("train", "test")}
+    data: dict[str, object] = {name: str(prepare_data(arguments, name)) for name in ("train", "test")}
+    augment: list[str] = []
+    if _has_public_weights(arguments):
+        augment = ["flip", "crop"]
+        data |= {"val_from": "test", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     return parse_config(
         {
             "model": {
@@ -89,13 +102,22 @@ def make_config(arguments: Arguments) -> Config:
                 "train": {"epochs": arguments.base_epochs, "rate": 0.1, "warmup": 0.05},
             },
             "data": {"dataset": "npz", **data, "val_size": 5000, "split_seed": 0, "augment": ["flip", "crop"]},
-            "criteria": {"pool": ["l1", "fisher", "taylor_gate"]},
+            "criteria": {"pool": ["l1", "fisher", "taylor_gate"], "augment": augment},
             "budget": {"macs": arguments.macs},
             "fitness": {"precision": arguments.precision, "repair": "refit"},
             "engine": {"threads": 1},
         },
         "experiment",
     )
+
+
+def _parse_network(network: str) -> tuple[str, dict[str, object]]:
+    factory, _, depth = network.partition(":")
+    return NETWORKS.get(network) or (factory, {"depth": int(depth)} if depth else {})
+
+
+def _has_public_weights(arguments: Arguments) -> bool:
+    return (arguments.network, arguments.dataset, arguments.tier) in PUBLIC_WEIGHTS
 
 
 def prepare_data(arguments: Arguments, split: str) -> Path:
@@ -118,7 +140,9 @@ def prepare_data(arguments: Arguments, split: str) -> Path:
 
 
 def get_weights_path(arguments: Arguments) -> Path:
-    """Return the file of the base weights, which is named after the network, data, tier and epochs."""
+    """Return the file of the base weights, which is named after the network, data, tier and epochs, or is public."""
+    if _has_public_weights(arguments):
+        return PUBLIC_WEIGHTS[arguments.network, arguments.dataset, arguments.tier]
     name = f"{arguments.network.replace(':', '')}-{arguments.dataset}-{arguments.tier}-{arguments.base_epochs:g}"
     return arguments.work / f"{name}.safetensors"
 
@@ -141,9 +165,8 @@ def _train(config: Config, weights: Path) -> None:
         if isinstance(event, BaseTrained):
             print(f"base {event.done:.0%}, loss {event.loss:.3f}", flush=True)
 
-    train_base(
-        model.to(device), splits, config, CLASSIFICATION, device, print_progress, FolderStore(weights.parent / "base")
-    )
+    store = FolderStore(weights.parent / "base")
+    train_base(model.to(device), splits, config, Task(), device, print_progress, store)
     recipe = Recipe(512, 500, Schedule(1, 0.01), Schedule(1, 0.01))
     loss, error = Evaluator(model, build_index_maps([], {}), splits, recipe, device).measure(model, "val")
     print(f"base network: validation accuracy {1 - error:.2%}, loss {loss:.4f}", flush=True)

@@ -48,7 +48,7 @@ def test_missing_ray_train_is_refused_with_the_extra(monkeypatch: pytest.MonkeyP
     check_engine(EngineConfig(ray="local"), 2)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     check_engine(EngineConfig(ray="local"), 1)
-    with pytest.raises(EngineError, match=r"pyarrow.*pip install blendsearch\[train\]") as refused:
+    with pytest.raises(EngineError, match=r"pyarrow.*pip install 'blendsearch\[train\]'") as refused:
         check_engine(EngineConfig(ray="local"), 2)
     assert "\n" not in str(refused.value)
 

@@ -160,6 +160,14 @@ def test_endings_are_one_line() -> None:
     assert describe_ending(RuntimeError("a bug"), "") is None
 
 
+def test_an_error_of_the_operating_system_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Permission denied") as caught:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "run.json"))
+    ending = describe_ending(caught.value, "continue with: blendsearch resume one")
+    assert ending is not None and ending.code == 2
+    assert ending.line == f"{tmp_path}/run.json: Permission denied; continue with: blendsearch resume one"
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_user_defined_code_that_exits_is_named(
     code: int, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -59,3 +59,25 @@ def test_the_loss_does_not_depend_on_labels() -> None:
     (loss, error), (loss_too, error_too) = held.measure(module, "val"), other.measure(module, "val")
     assert loss == loss_too
     assert error != error_too
+
+
+def test_a_fitted_temperature_forgives_the_scale_of_the_logits_on_validation_images_alone() -> None:
+    held = replace(decided("dense"), fits_temperature=True)
+    module = narrow(held.model, held.maps, np.arange(held.maps.channels) % 3 > 0).eval()
+    louder = copy.deepcopy(module)
+    last = [part for part in louder.modules() if isinstance(part, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight *= 1.7
+        last.bias *= 1.7
+    (loss, error), (again, same) = held.measure(module, "val"), held.measure(louder, "val")
+    assert abs(loss - again) < 1e-5
+    assert error == same
+    own = replace(held, fits_temperature=False)
+    assert loss < own.measure(module, "val")[0]
+    assert held.measure(module, "test") == own.measure(module, "test")
+    assert abs(held.measure(module, "test")[0] - held.measure(louder, "test")[0]) > 1e-3
+
+
+def test_the_dense_network_has_zero_loss_at_a_fitted_temperature() -> None:
+    held = replace(decided("dense"), fits_temperature=True)
+    assert abs(held.measure(held.model, "val")[0]) < 1e-6

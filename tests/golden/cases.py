@@ -26,6 +26,7 @@ SMALL = (
     "fitness.recalibration_images=128",
     "search.population=8",
     "budget.round_to=1",
+    "fitness.temperature=own",
     *("fitness.repair=none", "finals.picks=0", "finals.tuning.rate=0.01", "finals.tuning.warmup=0"),
 )
 """The last two lines hold the defaults of 0.1."""
@@ -54,7 +55,7 @@ DIGITS = (
 LATENCY = (
     *ONE,
     "budget={macs: 0.7, memory: 0.9, latency: 1.0, round_to: 1}",
-    "budget.measured={repeats: 3, cuts: 15}",
+    "budget.measured={repeats: 3, cuts: 15, max_margin: 100}",
     "search.evaluations=16",
 )
 CFBS = (
@@ -64,6 +65,7 @@ CFBS = (
         "criteria.images=128",
         "criteria.clusters=2",
         "budget={keep: 0.5, round_to: 1}",
+        "fitness.temperature=own",
     ),
     *("fitness.tuning.epochs=0.2", "search.population=8", "search.evaluations=21"),
     *("finals.picks=1", "finals.tuning.epochs=0.5"),

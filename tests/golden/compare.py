@@ -27,9 +27,8 @@ COMPUTED = READ | {
 ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
-        *(".metric", ".best_metric", ".importance", "/importance"),
+        *(".metric", ".best_metric", ".importance", "/importance", ".fitness.temperature", ".measured.max_margin"),
         *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
-        *(".metric", ".best_metric", ".importance", "/importance"),
     }
 )
 """Ends of the places of keys that later versions added: programs that read the output ignore unknown keys."""

@@ -64,6 +64,11 @@ def _list_raw(file: str, path: Path) -> Iterator[Damage]:
     yield Damage(file, "missing", lambda run: (run / file).unlink())
     yield Damage(file, "a folder", lambda run: _replace_by_folder(run / file))
     yield Damage(file, "a link to nothing", lambda run: _replace_by_link(run / file))
+    yield Damage(file, "a link to itself", lambda run: _replace_by_link(run / file, path.name))
+    yield Damage(file, "a link to a device", lambda run: _replace_by_link(run / file, "/dev/zero"))
+    yield Damage(file, "a pipe", lambda run: _replace_by_pipe(run / file))
+    yield Damage(file, "a hard link", lambda run: _link_from_outside(run / file), plausible=True)
+    yield Damage(file, "65 MB", lambda run: _extend(run / file, 65 * 2**20), plausible=path.suffix == ".jsonl")
     if os.geteuid():
         yield Damage(file, "unreadable", lambda run: (run / file).chmod(0))
     contents = {
@@ -97,9 +102,27 @@ def _replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
-def _replace_by_link(path: Path) -> None:
+def _replace_by_link(path: Path, target: str = "absent") -> None:
     path.unlink()
-    path.symlink_to("absent")
+    path.symlink_to(target)
+
+
+def _replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link_from_outside(path: Path) -> None:
+    """Give the file another name, in the folder of the runs, which hides it from `read_tree`."""
+    runs = next(folder for folder in path.parents if folder.name == "one").parent
+    (runs / ".other-name").unlink(missing_ok=True)
+    os.link(path, runs / ".other-name")
+
+
+def _extend(path: Path, size: int) -> None:
+    """Make the file this large without taking up space."""
+    with open(path, "ab") as file:
+        file.truncate(size)
 
 
 def _list_json(file: str, tree: Any) -> Iterator[Damage]:
@@ -212,7 +235,9 @@ def _list_json_cells(file: str, path: Path, table: str, column: str, count: int)
     with closing(sqlite3.connect(path)) as connection:
         texts = [text for (text,) in connection.execute(f"SELECT {column} FROM {table} ORDER BY rowid")]
     for text in ("{", "{}", "[]", "null", "NaN", "1", '"x"', "[" * 100_000, "9" * 10_000):
-        yield _make_cell_damage(file, table, column, count, text)
+        made = _make_cell_damage(file, table, column, count, text)
+        # networks of other methods than the blend have no genome
+        yield Damage(file, made.name, made.apply, made.plausible or (column, text) == ("genome", "{}"))
     for name, changed, plausible in change_json(json.loads(texts[-1])):
         found = _make_cell_damage(file, table, column, count, json.dumps(changed))
         yield Damage(file, f"{table}.{column} {count}: {name}", found.apply, plausible)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from blendsearch.blend.allocation import allocate, make_widths
 from blendsearch.cli.main import main
 from blendsearch.errors import BudgetError, ConfigError
-from blendsearch.events import ignore_event
+from blendsearch.events import Event, Warned, ignore_event
 from blendsearch.fitness.latency_benchmark import BenchmarkSettings, measure_latencies
 from blendsearch.pipeline.problem.builder import build_problem
+from blendsearch.pipeline.problem.costs import _check_margin
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.config.loading import load_config
 from blendsearch.runs.records import Latency
@@ -56,6 +57,8 @@ def model_of(noise: float, seed: int = 0) -> LatencyModel:
 
 FIT = model_of(0.02)
 PEAK = trace_peak_memory(MODEL, NET.maps, (3, 32, 32))
+STEADY = {"cuts": 15, "repeats": 3, "max_margin": 100}
+"""A short measurement, whatever else the machine does."""
 ORACLE = NET.oracle.add_cost("latency", FIT, DENSE).add_cost("memory", PEAK, int(PEAK(SIZES)))
 
 
@@ -169,7 +172,7 @@ def test_a_latency_out_of_reach_is_refused_with_the_range_before_there_is_a_run(
     quick: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(quick | {"budget": {"latency": 0.001, "measured": {"cuts": 15, "repeats": 3}}}))
+    path.write_text(yaml.safe_dump(quick | {"budget": {"latency": 0.001, "measured": STEADY}}))
     with pytest.raises(SystemExit):
         main(["search", str(path), "--runs", str(tmp_path / "runs")])
     assert "% of the dense latency: reachable is" in capsys.readouterr().err
@@ -178,6 +181,19 @@ def test_a_latency_out_of_reach_is_refused_with_the_range_before_there_is_a_run(
         build_problem(load_config(path, ["budget.memory=0.001"]), ignore_event)
     with pytest.raises(ConfigError, match=r"leave out budget\.latency"):
         load_config(path, ["budget.keep=0.5"])
+
+
+def test_a_wide_margin_ends_a_search_before_there_is_a_run() -> None:
+    heard: list[Event] = []
+    _check_margin(0.1, 0.5, heard.append)
+    assert not heard
+    _check_margin(0.3, 0.5, heard.append)
+    (warning,) = heard
+    assert isinstance(warning, Warned) and "cuts are charged 30% extra" in warning.text
+    with pytest.raises(BudgetError, match="charged 62% more than predicted, and .*max_margin is 50%") as raised:
+        _check_margin(0.62, 0.5, heard.append)
+    assert "--set budget.measured.max_margin=0.7" in str(raised.value) and "\n" not in str(raised.value)
+    _check_margin(0.62, 0.7, heard.append)
 
 
 def test_a_search_is_held_to_the_latency_of_a_board(quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
@@ -208,7 +224,7 @@ def test_a_search_is_held_to_the_latency_of_a_board(quick: dict[str, Any], tmp_p
 
 def test_a_latency_budget_in_onnx_runtime_names_it(quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("onnxruntime")
-    measured = {"runtime": "onnxruntime", "cuts": 15, "repeats": 3}
+    measured = {"runtime": "onnxruntime", **STEADY}
     quick["search"], quick["criteria"] = {"evaluations": 4, "population": 4}, {"pool": ["l1"], "images": 32}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(quick | {"budget": {"latency": 1.0, "measured": measured}}))

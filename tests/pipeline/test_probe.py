@@ -1,13 +1,19 @@
 """The probe: rules at several compressions, and the sentence that follows."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from metric_runs import copy_with_metric
 
 from blendsearch.cli.main import main
-from blendsearch.results.probe_summary import ProbedNetwork, find_recovery_limit
+from blendsearch.cli.probe_verb import _print_probe
+from blendsearch.errors import ConfigError
+from blendsearch.pipeline.probe_run import _check_shares
+from blendsearch.results.probe_summary import ProbedNetwork, find_recovery_limit, summarize_probe
 from blendsearch.runs.compression import group_by_factor
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import open_run
@@ -84,6 +90,26 @@ def test_a_probe_trains_the_best_rule_of_each_factor_and_names_a_network(
         ]
     )
     assert (tmp_path / "out").is_dir()
+    # the metric of another task keeps its name
+    copy_with_metric(run.path, tmp_path / "runs" / "q", "mAP", higher=True, share=True)
+    summary = summarize_probe(open_run(tmp_path / "runs", "q"), (2, 4), 100)
+    capsys.readouterr()
+    _print_probe(summary, Namespace(runs=tmp_path / "runs", config=None))
+    output = capsys.readouterr().out
+    assert summary.metric == "mAP" and found["metric"] == "accuracy"
+    assert "val mAP before" in output and "dense network: validation mAP" in output and "accuracy" not in output
+
+
+def test_a_probe_of_a_metric_that_is_no_share_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    closed = []
+    run: Any = SimpleNamespace(path=tmp_path / "p")
+    engine: Any = SimpleNamespace(close=lambda: closed.append(True))
+    problem: Any = SimpleNamespace(has_error=False)
+    with pytest.raises(ConfigError, match="a probe compares accuracies or another share"):
+        _check_shares(run, problem, engine)
+    assert closed and not (tmp_path / "p").exists()
+    _check_shares(run, SimpleNamespace(has_error=True), engine)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

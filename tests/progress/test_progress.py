@@ -20,8 +20,10 @@ from blendsearch.events import (
     GenerationDone,
     Resumed,
     RunCreated,
+    RungTrained,
 )
 from blendsearch.progress import TextProgress
+from blendsearch.progress.lines import format_event
 from blendsearch.progress.live import format_trend, render_state
 from blendsearch.progress.state import ProgressState
 
@@ -148,6 +150,13 @@ def test_a_pipe_gets_plain_lines() -> None:
     first, second, third = held.getvalue().splitlines()
     assert first == "run one in runs/one" and second == "3 of generation 2 were evaluated before and are not repeated"
     assert "16 evaluations" in third and "hypervolume 0.7000" in third
+
+
+def test_a_rung_names_the_metric_of_the_task() -> None:
+    event = RungTrained(id=3, origin="evolved", rung=1, rungs=3, share=0.1, loss=0.5, error=0.25)
+    assert "validation mAP 75.00%, loss 0.5000" in next(format_event(event, "mAP"))
+    assert "validation accuracy 75.00%" in next(format_event(event))
+    assert "validation loss 0.5000" in next(format_event(event, None))
 
 
 def test_a_fine_tune_shows_epochs_pace_and_time_left() -> None:

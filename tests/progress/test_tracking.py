@@ -55,7 +55,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     for name in ("tensorboard", "mlflow", "wandb"):
         for module in ("torch.utils.tensorboard", "tensorboardX", "mlflow", "wandb"):
             monkeypatch.setitem(__import__("sys").modules, module, None)
-        with pytest.raises(ConfigError, match=rf"pip install blendsearch\[{name}\]"):
+        with pytest.raises(ConfigError, match=rf"pip install 'blendsearch\[{name}\]'"):
             make_tracker(name)
 
 

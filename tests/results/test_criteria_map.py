@@ -13,7 +13,7 @@ from blendsearch.blend.correlation_map import build_correlation_map
 from blendsearch.cli.main import main
 from blendsearch.criteria.table import ExcludedCriterion, ScoreTable
 from blendsearch.errors import RunError
-from blendsearch.results.report.criteria_map import draw_criteria_map
+from blendsearch.results.report.criteria_map_picture import draw_criteria_map
 from blendsearch.results.report.output_file import open_draft
 
 

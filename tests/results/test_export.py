@@ -48,6 +48,13 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 2
 
 
+def test_a_folder_that_cannot_become_the_export_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, reason in ((".", "the current folder cannot be replaced"), ("bad\udcff", "is not UTF-8")):
+        with pytest.raises(RunError, match=reason):
+            exporting.check_folder(Path(folder))
+
+
 def test_every_format_is_written_checked_and_measured(runs: Path, tmp_path: Path, capsys: Any) -> None:
     words = ["export", "tuned", "--runs", str(runs), "--pt2", "--onnx"]
     main([*words, "--to", str(tmp_path / "out"), "--json"])

@@ -35,6 +35,8 @@ def test_the_names_read_from_the_source_are_the_registered_ones() -> None:
         ("data.dataset=digit", "did you mean 'digits'"),
         ("data.augment=[flop]", "did you mean 'flip'"),
         ("criteria.augment=[flop]", "did you mean 'flip'"),
+        ("engine.ray=ray://head:10001", "is a Ray Client address"),
+        ("engine.ray=10.1.2.3:6379", "no token is known"),
     ],
 )
 def test_an_unknown_name_is_refused_before_torch_is_imported(change: str, message: str, tmp_path: Path) -> None:

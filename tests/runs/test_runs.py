@@ -1,6 +1,9 @@
 """Run directories, stores and checkpoints: crashes, and refusals of wrong input."""
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ import pytest
 from run_files import row
 
 from blendsearch.errors import ConfigError, RunError
+from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_checkpoint
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.config.loading import DIGITS, dump_config, load_config, parse_config
 from blendsearch.runs.run import check_name, create_run, find_free_name, list_runs, open_run
 from blendsearch.runs.store import Store
+from blendsearch.training.training_store import FolderStore
 
 PROVENANCE: Any = {
     "command": [],
@@ -58,6 +63,12 @@ def test_names_that_could_leave_the_folder_are_refused(tmp_path: Path, name: str
         open_run(tmp_path, name)
 
 
+def test_a_run_is_not_made_below_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"xff' is not UTF-8"):
+        made(tmp_path / "bad\udcff")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_read_only_run_is_read_and_not_resumed(tmp_path: Path) -> None:
     made(tmp_path)
     (
@@ -76,6 +87,14 @@ def test_a_taken_name_is_refused_and_a_failed_creation_leaves_nothing(tmp_path: 
     with pytest.raises(AttributeError):
         create_run(tmp_path, "two", load_config(DIGITS), {}, {}, {"dense": 3})  # type: ignore[dict-item]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
+
+
+def test_two_searches_of_one_name_make_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    monkeypatch.setattr("blendsearch.runs.run.check_name", lambda *_: None)  # as it was before the other one ended
+    with pytest.raises(RunError, match="another search has just made a run called 'one'"):
+        made(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 def test_a_file_is_no_folder_of_runs_and_no_run(tmp_path: Path) -> None:
@@ -126,6 +145,46 @@ def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path) -> None:
     with pytest.raises((RunError, OSError)):
         save_checkpoint(tmp_path, 2, {"generation": 2})
     assert load_checkpoint(tmp_path, print) == {"generation": 1}
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Fail every write beyond 4 kB of a file, with an error of the operating system, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_arrays_that_do_not_fit_on_the_disk_cost_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    large = {"a": np.ones(100_000, np.float32)}
+    made(tmp_path)
+    run = open_run(tmp_path, "one")
+    run.save_arrays("scores", {"a": np.ones(3)})
+    save_array_checkpoint(run.checkpoints, 1, {"epoch": 1}, {"a": np.ones(3)})
+    with full_disk():
+        for write in (
+            lambda: run.save_arrays("scores", large),
+            lambda: run.save_weights("0" * 64, 0, large),
+            lambda: save_array_checkpoint(run.checkpoints, 2, {"epoch": 2}, large),
+            lambda: create_run(tmp_path, "two", load_config(DIGITS), PROVENANCE, STRUCTURE, {"dense": large}),
+        ):
+            with pytest.raises(RunError, match="could not be .*File too large"):
+                write()
+    assert list(run.read_arrays("scores")["a"]) == [1, 1, 1]
+    assert load_array_checkpoint(run.checkpoints, print)[0] == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert not [path for path in run.path.rglob("*") if "draft" in path.name or ".tmp" in path.name]
+
+
+def test_a_training_state_that_does_not_fit_on_the_disk_does_not_end_the_training(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "training")
+    store.save("key", b"before")
+    with full_disk(), pytest.warns(UserWarning, match="could not be written .File too large"):
+        store.save("key", bytes(10_000))
+    assert store.load("key") == b"before" and len(list(store.folder.iterdir())) == 1
 
 
 def test_the_first_evaluation_of_a_cut_wins_and_readers_work_during_writes(tmp_path: Path) -> None:

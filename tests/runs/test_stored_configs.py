@@ -24,3 +24,12 @@ def test_a_stored_choice_stays(quick: dict[str, Any]) -> None:
 def test_runs_of_earlier_versions_are_not_rounded() -> None:
     stored = yaml.safe_load((RUNS / "digits" / "config.yaml").read_text(encoding="utf-8"))
     assert parse_stored_config(stored, "run.json").budget.round_to == 1
+
+
+def test_runs_without_a_temperature_keep_the_loss_of_their_own(quick: dict[str, Any]) -> None:
+    stored = yaml.safe_load((RUNS / "digits" / "config.yaml").read_text(encoding="utf-8"))
+    assert parse_stored_config(stored, "run.json").fitness.temperature == "own"
+    for choice in ("own", "fitted"):
+        quick["fitness"] = {**quick.get("fitness", {}), "temperature": choice}
+        again = yaml.safe_load(dump_config(parse_config(quick, "config.yaml")))
+        assert parse_stored_config(again, "run.json").fitness.temperature == choice

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,45 @@ def test_links_inside_a_run_are_not_followed_for_writing(
     main(["front", "one", "--runs", str(tmp_path)])  # reading follows them
 
 
+@pytest.mark.parametrize("name", ["lock", "run.sqlite", "logs/worker-0.jsonl", ".engine.json.draft"])
+def test_hard_links_inside_a_run_are_not_written_to(name: str, searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    (tmp_path / "one" / "finished.json").unlink()
+    path, outside = tmp_path / "one" / name, tmp_path / "outside"
+    path.touch()
+    os.link(path, outside)
+    before = outside.read_bytes()
+    error = fail(capsys, "resume", "one", "--runs", tmp_path)
+    assert f"{name} in run 'one' is a hard link" in error
+    assert outside.read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_reading_a_run_does_not_write_through_links_beside_its_database(
+    ending: str, make: Any, searched: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one", ignore=shutil.ignore_patterns("*.sqlite-*"))
+    outside, companion = tmp_path / "outside", tmp_path / "one" / f"run.sqlite{ending}"
+    outside.write_text("keep")
+    make(companion, outside)
+    assert f"run.sqlite{ending} is a" in fail(capsys, "front", "one", "--runs", tmp_path)
+    assert outside.read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", ["lock", "signature", "engine.json", "run.sqlite", "dense.safetensors", "run.json"])
+def test_a_pipe_in_a_run_does_not_block(name: str, searched: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one", ignore=shutil.ignore_patterns("*.sqlite-*"))
+    (tmp_path / "one" / "finished.json").unlink()
+    path = tmp_path / "one" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert name in fail(capsys, "resume", "one", "--runs", tmp_path)
+    if name not in ("run.json", "run.sqlite"):
+        main(["status", "one", "--runs", str(tmp_path)])
+        assert "another process" not in capsys.readouterr().out
+
+
 def test_files_have_the_permissions_of_the_umask(searched: Path, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -353,6 +393,31 @@ def test_files_have_the_permissions_of_the_umask(searched: Path, tmp_path: Path)
     assert {item.stat().st_mode & 0o777 for item in (tmp_path / "out").iterdir()} == {0o640}
     stored = {item.stat().st_mode & 0o777 for item in (searched / "one").rglob("*.safetensors")}
     assert stored == {0o666 & ~before}
+
+
+@pytest.mark.parametrize("words", [["report", "one", "--to", "page.html"], ["export", "one", "--to", "out"]])
+def test_modules_beside_somebody_elses_run_do_not_stand_in_for_installed_ones(
+    words: list[str], searched: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(searched / "one", tmp_path / "one")
+    for name in (
+        "numpy",
+        "torch",
+        "yaml",
+        "rich",
+        "matplotlib",
+        "jinja2",
+        "safetensors",
+        "onnxruntime",
+        "onnx",
+        "timm",
+    ):
+        (tmp_path / f"{name}.py").write_text(f"open('{name}-was-imported', 'w').close()\nraise ImportError\n")
+    # -P, as for the installed command: python -m puts the working folder first by itself
+    command = [sys.executable, "-P", "-m", "blendsearch", *words, "--runs", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("*-was-imported"))
 
 
 NAMED = {

@@ -29,8 +29,8 @@ Opener = Callable[[bytes], socket.socket]
 
 
 @contextmanager
-def open_server(runs: Path, limits: ConnectionLimits) -> Iterator[Opener]:
-    """Serve `runs` in a thread; gives a function that connects and sends."""
+def open_server(runs: Path, limits: ConnectionLimits, *, keep: bool = False) -> Iterator[Opener]:
+    """Serve `runs` in a thread; gives a function that connects and sends. `keep` leaves connections open to the end."""
     app = make_app(Workspace(runs), Authenticator(TOKEN), frozenset({"localhost"}))
     server, listening = make_server(app, limits), socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -45,10 +45,13 @@ def open_server(runs: Path, limits: ConnectionLimits) -> Iterator[Opener]:
     try:
         yield connect
     finally:
-        for item in opened:
-            item.close()
+        if not keep:
+            for item in opened:
+                item.close()
         server.should_exit = True
         thread.join()
+        for item in opened:
+            item.close()
         listening.close()
 
 
@@ -176,3 +179,13 @@ def test_a_name_that_no_request_can_have_is_refused(
     with pytest.raises(SystemExit) as caught:
         main(["serve", "--runs", str(tmp_path), "--port", "0", "--allow-host", name])
     assert caught.value.code == 2 and "--allow-host" in capsys.readouterr().err
+
+
+def test_the_end_of_a_server_with_open_pages_prints_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_server(tmp_path, ConnectionLimits(8), keep=True) as connect:
+        stream = connect(make_request("/api/events", BEARER))
+        assert b"200 OK" in stream.recv(65536)
+        # the server ends first, as after Ctrl-C while a page is open
+    assert capfd.readouterr().err == ""

@@ -206,6 +206,11 @@ EVALUATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "no refit": ("recalibrated", {"repair": False}),
     "recalibrated": ("recalibrated", {}),
     "against the dense network": ("recalibrated", {"loss_target": "dense"}),
+    "fitted temperature": ("recalibrated", {"fits_temperature": True}),
+    "fitted temperature, against the dense network": (
+        "recalibrated",
+        {"fits_temperature": True, "loss_target": "dense"},
+    ),
     "bfloat16": ("recalibrated", {"recipe": {"precision": "bfloat16"}}),
     "tuned": ("tuned", {"recipe": {"tuning_distillation": 0.5}}),
     "final": ("final", {"recipe": {"distillation": 0.5, "views": 2}}),
@@ -305,7 +310,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in list_method_names()},
     "rules": {"method": "rules", "budget": {"macs": [0.25, 0.5]}, "rules": {"factors": [2, 4]}},
     "finals": {"finals": {"picks": 1, "tuning": TUNING, "distillation": 0.5}, "training": {"views": 2}},
-    "latency": {"budget": {"macs": 0.5, "latency": 1.0, "measured": {"cuts": 15, "repeats": 3}}},
+    "latency": {"budget": {"macs": 0.5, "latency": 1.0, "measured": {"cuts": 15, "repeats": 3, "max_margin": 100}}},
     "depthwise layers": {"transform": "depthwise", "budget": {"macs": 0.4}, "fitness": {"against": "dense"}},
 }
 

@@ -120,7 +120,10 @@ def make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
     )
     with seed_rngs(config.seed):
         refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
-    return Evaluator(traced.model, structure.maps, traced.splits, recipe, traced.device, refitter, fitness.against)
+    data = traced.splits, recipe, traced.device
+    return Evaluator(
+        traced.model, structure.maps, *data, refitter, fitness.against, fits_temperature=fitness.temperature == "fitted"
+    )
 
 
 def _make_refitter(

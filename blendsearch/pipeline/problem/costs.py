@@ -1,5 +1,6 @@
 """The costs of a run besides MACs and parameters: found before its search, kept in its directory."""
 
+import math
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from blendsearch.blend.allocation import Widths, check_reachable, compute_min_ratios
+from blendsearch.errors import BudgetError
 from blendsearch.events import LatencyFitted, LatencyMeasuring, Reporter, Warned
 from blendsearch.fitness.latency_benchmark import build_latency_model
 from blendsearch.fitness.timers import BenchmarkSettings
@@ -59,14 +61,23 @@ def add_latency_cost(
     whole = add_cost(oracle, "latency", found, maps)
     least = compute_min_ratios(whole, allowed)["latency"]
     report(LatencyFitted(**describe_latency_model(found), where=where, reachable=least))
-    if found.margin > NOISY_MARGIN:
-        text = (
-            f"latency was measured too unsteadily for a tight budget (cuts are charged {found.margin:.0%} extra): let "
-            "the device do nothing else, or raise budget.measured.repeats, cuts or batch_size"
-        )
-        report(Warned(text=text))
+    _check_margin(found.margin, asked.measured.max_margin, report)
     check_reachable(whole, allowed, {"latency": spans["latency"][0]})
     return whole
+
+
+def _check_margin(margin: float, most: float, report: Reporter) -> None:
+    """Warn of a wide margin. Raises BudgetError for one above `most`."""
+    remedy = "let the device do nothing else, or raise budget.measured.repeats, cuts or batch_size"
+    if margin > most:
+        raise BudgetError(
+            f"latency was measured too unsteadily: cuts would be charged {margin:.0%} more than predicted, and "
+            f"budget.measured.max_margin is {most:.0%}; {remedy}; or search with this margin by "
+            f"--set budget.measured.max_margin={math.ceil(10 * margin) / 10:g}"
+        )
+    if margin > NOISY_MARGIN:
+        text = f"latency was measured too unsteadily for a tight budget (cuts are charged {margin:.0%} extra): {remedy}"
+        report(Warned(text=text))
 
 
 def describe_latency_model(model: LatencyModel) -> LatencyModelFacts:

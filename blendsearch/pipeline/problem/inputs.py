@@ -106,7 +106,8 @@ def build_dense_network(
             model.load_state_dict({name: torch.from_numpy(array) for name, array in dense.items()}, strict=False)
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ModelError(
-                f"this {type(model).__name__} is not the network of the run: {str(error).splitlines()[-1].strip()}"
+                f"this {type(model).__name__} is not the network of the run, whose weights are in dense.safetensors: "
+                f"{str(error).splitlines()[-1].strip()}"
             ) from error
     elif config.model.weights is not None and not config.model.brings_weights:
         load_weights(model, Path(config.model.weights))

@@ -36,7 +36,7 @@ from blendsearch.results.network import list_decomposable_layers, list_decompose
 from blendsearch.results.summary import has_accuracy, select_final, select_network
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.drafts import open_draft_folder
-from blendsearch.runs.files import apply_umask
+from blendsearch.runs.files import apply_umask, check_encoding
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import ELASTIC_FILE, Run
 from blendsearch.structure.groups import Cut, unpack_cut
@@ -142,8 +142,11 @@ def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult
 
 def check_folder(folder: Path) -> None:
     """Raise RunError unless `folder` is new or empty."""
+    check_encoding(folder.absolute())
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty: export to a new folder")
+    if folder.exists() and folder.samefile("."):  # the folder is replaced as a whole
+        raise RunError("the current folder cannot be replaced: export to a new folder")
 
 
 def _write(draft: Path, tensors: dict[str, Tensor], facts: ExportDescription) -> list[WrittenFile]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from blendsearch.errors import RunError
-from blendsearch.fitness.onnx_runtime import OnnxSession, list_missing_packages, make_format_error, silence_exporters
+from blendsearch.extras import require_extra
+from blendsearch.fitness.onnx_runtime import OnnxSession, make_format_error, silence_exporters
 
 TOLERANCE = 1e-3
 """Largest allowed difference between outputs, in units of their spread: float32 in another order of summing."""
@@ -34,9 +35,8 @@ class WrittenFile:
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raise RunError where one of `formats`, ``pt2``, ``onnx`` or ``int8``, cannot be written here."""
-    missing = list_missing_packages()
-    if {"onnx", "int8"} & set(formats) and missing:
-        raise RunError(f"ONNX needs {', '.join(missing)}: install blendsearch[onnx]")
+    if {"onnx", "int8"} & set(formats):
+        require_extra("onnx", "an ONNX file", RunError)
 
 
 def write_format(module: nn.Module, shape: Sequence[int], path: Path) -> WrittenFile:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from blendsearch.errors import RunError
+from blendsearch.extras import format_missing
 from blendsearch.results.network import make_group_reader
 from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_evaluated
@@ -22,7 +23,7 @@ def export_study(run: Run, storage: str | None = None, name: str | None = None) 
     try:
         import optuna
     except ImportError as error:
-        raise RunError("Optuna is not installed: pip install blendsearch[optuna]") from error
+        raise RunError(format_missing("a study", "optuna")) from error
     spans = bool(run.config.budget.get_spanned_costs())
     directions = ["minimize", "minimize"] if spans else ["minimize"]
     try:

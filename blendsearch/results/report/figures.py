@@ -35,6 +35,7 @@ from blendsearch.results.report.drawing import (
     make_figure,
     styled,
 )
+from blendsearch.results.report.label_places import choose_places, make_end_box
 
 LEFT, RIGHT, BOTTOM = 62.0, 16.0, 48.0
 LEGEND_ROW, LEGEND_COLUMN = 16.0, 260.0
@@ -103,7 +104,8 @@ def draw_chart(chart: FrontChart, *, titled: bool = False) -> Drawing:
 
 
 def _make_handles(chart: FrontChart) -> list[Line2D]:
-    handles = [_make_handle(STYLES[series.style], series) for series in chart.series if series.name]
+    drawn = [series for series in chart.series if series.name and (series.points or series.line)]
+    handles = [_make_handle(STYLES[series.style], series) for series in drawn]
     if any(not _is_inside(chart, point) for series in chart.series for point in series.points):
         style = SeriesStyle(SEEN, "^" if chart.y.falls else "v", 5.0, alpha=0.6)
         handles.append(_make_handle(style, ChartSeries(OUTSIDE_LABEL, "", (ChartPoint(None, 0, 0, ""),))))
@@ -111,7 +113,7 @@ def _make_handles(chart: FrontChart) -> list[Line2D]:
 
 
 def _make_handle(style: SeriesStyle, series: ChartSeries) -> Line2D:
-    line = bool(series.line) or not series.points
+    line = bool(series.line)
     handle = Line2D([], [], label=series.name, **_choose_marker(style, style.marker if series.points else ""))
     handle.set_linestyle(_choose_dashes(style) if line else "none")
     handle.set_linewidth(style.width)
@@ -191,15 +193,22 @@ def _locate_point(chart: FrontChart, point: ChartPoint) -> str:
 
 
 def _label_points(axes: Axes, chart: FrontChart) -> None:
+    width, height = chart.width - LEFT - RIGHT, chart.height - BOTTOM
+
+    def locate(x: float, y: float) -> tuple[float, float]:
+        """Return the place of a point in user units from the lower left corner of the axes."""
+        return width * _compute_share(chart.x, chart.x.clamp(x)), height * _compute_share(chart.y, chart.y.clamp(y))
+
     labelled = [point for series in chart.series for point in series.points if point.label]
-    for number, point in enumerate(labelled):
-        place = chart.x.clamp(point.x), chart.y.clamp(point.y)
-        left = _compute_share(chart.x, place[0]) > 0.08
-        axes.annotate(
-            point.label, place, (-8 if left else 8, 7), textcoords="offset points", ha="right" if left else "left",
-            fontweight="bold", gid=f"{HALO}-{number}", annotation_clip=False,
-        )  # fmt: skip
     named = [series for series in chart.series if series.label and series.line]
+    taken = [make_end_box(series.label, *locate(*series.line[-1])) for series in named]
+    places = choose_places([(point.label, *locate(point.x, point.y)) for point in labelled], taken, width + RIGHT)
+    for number, (point, offset) in enumerate(zip(labelled, places, strict=True)):
+        axes.annotate(
+            point.label, (chart.x.clamp(point.x), chart.y.clamp(point.y)), (offset.x, offset.y),
+            textcoords="offset points", ha=offset.align, fontweight="bold", gid=f"{HALO}-{number}",
+            annotation_clip=False,
+        )  # fmt: skip
     for number, series in enumerate(named, len(labelled)):
         axes.annotate(
             series.label, series.line[-1], (0, 3), textcoords="offset points", ha="right", va="bottom",

@@ -20,6 +20,8 @@ def check_output_path(path: Path, kind: str = "picture", formats: tuple[str, ...
         raise RunError(f"the {kind} {path} cannot be written: {folder} is not a folder; make it first")
     if path.is_dir():
         raise RunError(f"the {kind} {path} cannot be written: a folder has that name; choose another")
+    if path.exists() and not path.is_file():
+        raise RunError(f"the {kind} {path} cannot be written: it is a pipe or a device; choose another")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RunError(f"the {kind} {path} cannot be written: no permission to write to {folder}")
 

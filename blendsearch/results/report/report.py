@@ -1,12 +1,16 @@
 """A run as one page: a single HTML file that contains its figures and loads nothing."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from blendsearch.blend.correlation_map import build_correlation_map
+from blendsearch.blend.correlation_map import CorrelationMap, build_correlation_map
 from blendsearch.errors import BlendsearchError
+from blendsearch.extras import format_missing, list_missing_packages
 from blendsearch.results.answer import Answer, compose_answer
 from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.formatting import format_budget, format_bytes, format_share, format_signed_points
@@ -22,9 +26,6 @@ from blendsearch.results.records import ComparisonTable, GroupRecord, NetworkRec
 from blendsearch.results.report.chart import ChartOptions, FrontChart
 from blendsearch.results.report.chart_builder import build_front_chart, build_hypervolume_chart
 from blendsearch.results.report.criteria_map import CriteriaMapRecord, describe_map, format_correlation
-from blendsearch.results.report.drawing import Drawing
-from blendsearch.results.report.figures import draw_chart, draw_correlation_figure, draw_difference_figure
-from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
 from blendsearch.results.report.output_file import open_draft
 from blendsearch.results.report.sentences import format_sentences
 from blendsearch.results.summary import (
@@ -40,6 +41,9 @@ from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, list_runs
 from blendsearch.runs.run_facts import GenerationRow
 from blendsearch.runs.score_files import read_scores
+
+if TYPE_CHECKING:
+    from blendsearch.results.report.drawing import Drawing
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -61,7 +65,7 @@ class Pick:
     groups: list[GroupRecord]
     decomposed: list[str]
     layers: int
-    kept: Drawing
+    kept: Drawing | None
     blend: Drawing | None
     uniform: bool
     macs_ratio: float
@@ -73,7 +77,7 @@ class CriteriaSection:
     """The map of criteria and its figure."""
 
     map: CriteriaMapRecord
-    figure: Drawing
+    figure: Drawing | None
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,12 @@ class ReportFacts:
     ----------
     names: the name of each network that is shown in detail, by its id.
     anchors: the part of the table of networks that a link to a network leads to, by its id.
+    no_figures: why the page has no figures; empty where it has them.
     """
 
     run: Run
     title: str
+    no_figures: str
     budget: str
     answer: Answer
     sentences: list[str]
@@ -149,6 +155,7 @@ def collect_report_facts(run: Run) -> ReportFacts:
     return ReportFacts(
         run=run,
         title=run.config.model.title,
+        no_figures="" if can_draw() else format_missing("a report with figures", "plots"),
         budget=format_budget(run),
         answer=compose_answer(run, numbers),
         sentences=format_sentences(run, history, numbers, picked, None if controls is None else controls.verdict),
@@ -176,6 +183,11 @@ def collect_report_facts(run: Run) -> ReportFacts:
         command=shlex.join(run.provenance["command"]),
         config=dump_config(run.config),
     )
+
+
+def can_draw() -> bool:
+    """Return whether the package that draws figures is installed."""
+    return not list_missing_packages("plots")
 
 
 def _render(facts: ReportFacts) -> str:
@@ -232,6 +244,7 @@ def _select_picks(run: Run, history: SearchHistory) -> dict[str, tuple[Evaluatio
 def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: list[str]) -> Pick:
     groups = make_group_reader(run)(row)
     network = format_network_name(row)
+    kept, blend, uniform = _draw_pick(groups, order, name, network) if can_draw() else (None, None, False)
     return Pick(
         title={"best": "Best", "knee": "Knee", "single": "Best single criterion"}[name],
         name=network,
@@ -240,12 +253,22 @@ def _describe_pick(run: Run, name: str, row: Evaluation, reason: str, order: lis
         groups=groups,
         decomposed=list_decomposed_layers(run, row),
         layers=len(list_decomposable_layers(run)),
-        kept=draw_kept_figure(groups, f"kept-{name}", network),
-        blend=draw_blend_figure(groups, order, f"blend-{name}", network),
-        uniform=has_uniform_blend(groups),
+        kept=kept,
+        blend=blend,
+        uniform=uniform,
         macs_ratio=row.macs / run.structure["dense"]["macs"],
         params_ratio=row.params / run.structure["dense"]["params"],
     )
+
+
+def _draw_pick(
+    groups: list[GroupRecord], order: list[str], name: str, network: str
+) -> tuple[Drawing, Drawing | None, bool]:
+    """Draw the kept channels and the blend of a network; True where all groups have the same blend."""
+    from blendsearch.results.report.network_figures import draw_blend_figure, draw_kept_figure, has_uniform_blend
+
+    kept = draw_kept_figure(groups, f"kept-{name}", network)
+    return kept, draw_blend_figure(groups, order, f"blend-{name}", network), has_uniform_blend(groups)
 
 
 def _draw_main_figure(
@@ -267,6 +290,8 @@ def _draw_second_figure(
 
 def _draw(chart: FrontChart, options: ChartOptions, listed: frozenset[int] = frozenset()) -> Drawing:
     """Draw a chart; the one for phones has a name of its own, and neither links nor tooltips, which need a pointer."""
+    from blendsearch.results.report.figures import draw_chart
+
     drawing = draw_chart(chart)
     if options.narrow:
         return replace(drawing, name=f"narrow-{drawing.name}", tips=False)
@@ -274,12 +299,16 @@ def _draw(chart: FrontChart, options: ChartOptions, listed: frozenset[int] = fro
 
 
 def _has_figure(history: SearchHistory) -> bool:
-    return len(history.evaluated) >= (1 if history.has_budget_range else MIN_NETWORKS)
+    return can_draw() and len(history.evaluated) >= (1 if history.has_budget_range else MIN_NETWORKS)
 
 
 def _draw_differences(controls: ComparisonTable | None, metric: RunMetric, options: ChartOptions) -> Drawing | None:
-    rows = () if controls is None else controls.methods[1:]
-    return draw_difference_figure(rows, metric.name, narrow=options.narrow) if rows else None
+    rows = () if controls is None or not can_draw() else controls.methods[1:]
+    if not rows:
+        return None
+    from blendsearch.results.report.figures import draw_difference_figure
+
+    return draw_difference_figure(rows, metric.name, narrow=options.narrow)
 
 
 def _select_cost_columns(dense: Sequence[NetworkRecord]) -> dict[str, str]:
@@ -315,8 +344,14 @@ def _describe_criteria(run: Run) -> tuple[CriteriaSection | None, list[str]]:
     except BlendsearchError:
         return None, names
     record = describe_map(found)
-    section = CriteriaSection(record, draw_correlation_figure(found))
+    section = CriteriaSection(record, _draw_correlations(found) if can_draw() else None)
     return section, [*record.order, *(name for name in names if name not in record.order)]
+
+
+def _draw_correlations(found: CorrelationMap) -> Drawing:
+    from blendsearch.results.report.figures import draw_correlation_figure
+
+    return draw_correlation_figure(found)
 
 
 def _summarize_timing(generations: list[GenerationRow], finals: list[float]) -> Timing:

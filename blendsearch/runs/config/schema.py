@@ -117,7 +117,8 @@ class LatencyConfig(Section):
 
     `runtime`: torch runs on `fitness.device`, and on a CPU with `engine.threads` threads; onnxruntime on the CPU with
     as many; a `command` measures elsewhere, within `timeout` seconds (fitness/timers.py). A `command` selects that
-    runtime, and 3 repeats, since it measures many passes itself.
+    runtime, and 3 repeats, since it measures many passes itself. A search ends where cuts would be charged more than
+    `max_margin` beyond the model's prediction, as a share of it.
     """
 
     batch_size: Positive = 1
@@ -127,6 +128,7 @@ class LatencyConfig(Section):
     runtime: Literal["torch", "onnxruntime", "command"] = "torch"
     command: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    max_margin: Annotated[float, Field(gt=0)] = 0.5
 
     @model_validator(mode="before")
     @classmethod
@@ -209,12 +211,15 @@ class FitnessConfig(Section):
     `repair`: whether each layer is refitted to its outputs in the dense network before recovery (training/refit.py).
     `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
     outputs, which needs fewer images to distinguish two networks.
+    `temperature`: whether a classifier's loss is taken at the temperature of the logits that suits each network best,
+    or at the one it has. Training corrects the temperature within a few steps (fitness/temperature.py).
     `precision` of the products: auto is bfloat16 where that is measurably faster than float32 on the device.
     """
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "refit"
     against: Literal["labels", "dense"] = "labels"
+    temperature: Literal["fitted", "own"] = "fitted"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
     tuning: TuningConfig = TuningConfig()

@@ -87,16 +87,17 @@ export async function enter(page) {
     try { await ask("session", undefined, "DELETE"); } finally { location.assign("/"); }
   });
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  let refused = "";
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
-    try { await ask("session", { token }); } catch { /* the page says so below */ }
+    try { await ask("session", { token }); } catch (error) { refused = error.message; }
   }
-  await opened(page);
+  await opened(page, refused);
 }
 
-async function opened(page) {
+async function opened(page, refused = "") {
   try { await page(); } catch (error) {
-    if (error.status === 401) signIn(page); else showError(error);
+    if (error.status === 401) signIn(page, refused); else showError(error);
   }
 }
 
@@ -105,16 +106,18 @@ export function showError(error) {
   place.textContent = error ? error.message : "";
 }
 
-function signIn(page) {
+function signIn(page, refused) {
+  find("out").hidden = true;
   const main = find("main");
   const held = [...main.childNodes];
   const token = el("input", { id: "token", type: "password", autocomplete: "off", required: true, size: 40 });
-  const wrong = el("p", { class: "alert", role: "alert" });
+  const wrong = el("p", { class: "alert", role: "alert" }, refused);
   const form = el("form", { class: "actions", onsubmit: async (event) => {
     event.preventDefault();
     try {
       await ask("session", { token: token.value.trim() });
       main.replaceChildren(...held);
+      find("out").hidden = false;
       await opened(page);
     } catch (error) { wrong.textContent = error.message; token.select(); }
   } }, el("div", {}, el("label", { for: "token" }, "Token"), token), el("button", { class: "main" }, "Sign in"));

@@ -1,6 +1,7 @@
 // The page of a run: what is there when it opens, and then every event.
 import { ask, copyText, describeMetric, el, enter, find, listen, number, percent, showError, showState, span } from "./api.js";
 import { Chart } from "./chart.js";
+import { showFound } from "./found.js";
 import { SearchHistory } from "./history.js";
 import { showImportance } from "./importance.js";
 import { showNetwork } from "./network.js";
@@ -8,7 +9,7 @@ import { ChartView } from "./view.js";
 
 const run = decodeURIComponent(location.pathname.split("/")[2]);
 const history = new SearchHistory();
-let table = "", configured = false;
+let table = "", configured = false, shown = "";
 
 const main = new Chart(find("plot"), "Chart of the networks", (id) => history.describe(id), open);
 const curve = new Chart(find("curve"), "Hypervolume after every generation");
@@ -70,6 +71,7 @@ function head() {
   find("fork").hidden = false;
   find("anew").hidden = true;
   for (const part of ["tiles", "networks", "network"]) find(part).hidden = false;
+  find("columns").classList.remove("alone");
   if (!configured) {
     configured = true;
     ask(`runs/${run}/config`).then((text) => { find("config").textContent = text; }).catch(showError);
@@ -90,6 +92,9 @@ function state() {
   find("pace").textContent = per_minute ? `${per_minute.toFixed(per_minute < 10 ? 1 : 0)} a minute` : "–";
   find("workers").textContent = workers > 1 ? `${workers} workers${utilisation ? `, ${percent(utilisation, 0)} busy` : ""}` : "";
   find("left").textContent = word === "running" ? span(seconds_left) : "–";
+  find("left-tile").hidden = word !== "running";
+  if (word !== shown) find("tiles").open = word !== "finished";
+  shown = word;
   find("stop").hidden = !lives || word === "finished";
   find("stop").textContent = word === "stopping" ? "Stop at once" : "Stop";
   find("resume").hidden = find("more").hidden = lives || !history.head || !["stopped", "finished"].includes(word);
@@ -144,6 +149,7 @@ function answer() {
       find("answer").hidden = !found.rows.length;
       find("sentence").textContent = found.sentences[0];
       find("command").textContent = found.command;
+      showFound(find("found"), found);
       find("hint").textContent = [...found.sentences.slice(1), found.hint].filter(Boolean).join(" ");
     } catch (error) { showError(error); }
   }, Math.max(0, asked + 5000 - Date.now()));
@@ -205,6 +211,11 @@ find("forking").addEventListener("submit", async (event) => {
 });
 
 enter(async () => {
-  receive(await ask(`runs/${run}/course`));
+  try { receive(await ask(`runs/${run}/course`)); } catch (error) {
+    find("title").textContent = `Run ${run}`;
+    find("columns").hidden = true;
+    find("gone").hidden = false;
+    throw error;
+  }
   listen(() => `runs/${run}/events?after=${history.last}`, receive);
 });

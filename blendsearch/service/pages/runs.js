@@ -118,10 +118,11 @@ function show() {
 }
 
 function showNone(shown) {
+  for (const part of ["filter", "bar", "table"]) find(part).hidden = !rows.length;
   find("none").hidden = shown.length > 0;
   find("none").replaceChildren(...(rows.length
     ? [rows.every((row) => row.archived) ? "All runs are archived." : "No run matches the search."]
-    : ["There are no runs yet: ", el("a", { href: "/start" }, "start a search"), "."]));
+    : ["There are no runs yet: ", el("a", { href: "/start" }, "start a search"), ", or run ", el("code", {}, "blendsearch search"), " in a terminal."]));
 }
 
 function showBar() {

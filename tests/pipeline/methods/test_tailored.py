@@ -174,7 +174,7 @@ def test_a_budget_that_needs_a_group_which_cannot_be_pressed_is_refused(quick: d
         "budget": {"macs": 0.02, "round_to": 1},
     }
     problem = build_problem(parse_config(tree, "test"), ignore_event)
-    with pytest.raises(BudgetError, match="no cut keeps 2.0% of the dense macs: reachable is"):
+    with pytest.raises(BudgetError, match="no cut keeps 2% of the dense macs: reachable is"):
         TailoredTraining(problem)
 
 

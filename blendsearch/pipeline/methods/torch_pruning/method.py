@@ -16,6 +16,7 @@ from torch import nn
 from blendsearch.blend.allocation_rules import PreparedAllocation, make_path_rule
 from blendsearch.blend.genome import Genome
 from blendsearch.errors import ConfigError, ModelError, format_reason
+from blendsearch.extras import format_missing
 from blendsearch.pipeline.methods.method import Method
 from blendsearch.pipeline.methods.one_network import FixedCandidates
 from blendsearch.pipeline.optimizers.base import Optimizer
@@ -49,7 +50,7 @@ def compute_torch_pruning_cut(
     try:
         import torch_pruning  # noqa: F401
     except ImportError as error:
-        raise ConfigError("the control torch-pruning needs that package: pip install blendsearch[peers]") from error
+        raise ConfigError(format_missing("the control torch-pruning", "peers")) from error
     readable = _replace_shortcuts(model).cpu()
     best: Cut | None = None
     low, high = 0.0, 1.0
