@@ -142,6 +142,6 @@ def _keep_highest(values: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
     last = np.partition(falling, count - 1)[count - 1]
     if np.isnan(last):  # NaN is the least score
         return np.isin(np.arange(len(values)), np.argsort(falling, kind="stable")[:count])
-    kept = falling < last
+    kept: NDArray[np.bool_] = falling < last
     kept[np.flatnonzero(falling == last)[: count - int(np.count_nonzero(kept))]] = True
     return kept
