@@ -235,11 +235,12 @@ class Evaluator:
         targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
         scorer = start_scorer(task.scorer)
         counts_errors = task.has_error and scorer is None
+        # sums stay on the device and are read at the end: the CPU runs ahead of a GPU
+        total: Tensor | float = 0.0
+        wrong: Tensor | int = 0
+        seen = 0
         fits = self.fits_temperature and task.loss is None and split != "test"
         kept: list[tuple[Tensor, Tensor]] = []
-        # sums stay on the device and are read at the end: the CPU runs ahead of a GPU
-        total, wrong = (torch.zeros((), dtype=kind, device=self.device) for kind in (torch.float64, torch.int64))
-        seen = 0
         for output, y in self._iter_outputs(module, split):
             target = y if targets is None else targets[seen : seen + len(y)]
             if fits and output.ndim == 2 and y.ndim == 1:

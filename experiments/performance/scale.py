@@ -1,16 +1,20 @@
 """Simulate a search on 1,000 GPU workers with ImageNet: find what limits the number of workers.
 
-    python experiments/performance/scale.py [--workers 10,100,1000] [--evaluations 20000] [--out scale.json]
+    python experiments/performance/scale.py [--workers 10,100,1000] [--evaluations 20000] [--ray-workers 10,100]
+        [--out scale.json]
 
 - Controller: the real steady loop, optimizer, decoder and store search a ResNet-50 (random weights) on a virtual clock.
   Evaluations take 2 to 60 s (log-uniform, mean 17 s). The controller's processor seconds and its waits for the disk are
-  added to the clock; no worker receives a request meanwhile. Reports milliseconds per candidate by part, and those of
-  the last fifth of the candidates beside the second fifth.
+  added to the clock; no worker receives a request meanwhile. Evaluations that end meanwhile are ready together. Reports
+  milliseconds per candidate by part, and those of the last fifth of the candidates beside the second fifth. `busy`
+  counts from when all workers had work; the ladder waits once for all of them, before its first training. Waits for the
+  disk include those for a core.
 - Ray: the real engine (`RayEngine`) on a local Ray. Its workers are calls of one actor that sleep, so that 1,000 of
-  them are outstanding; about 60 end in a second for any number of workers. Reports processor milliseconds per outcome
-  of the engine's thread and of its whole process, and the bytes of the loopback interface, with Ray's own messages.
+  them can be outstanding; about 60 end in a second for any number of workers. Reports processor milliseconds per
+  outcome of the engine's thread and of its whole process, and the bytes of the loopback interface, with Ray's own
+  messages.
 - Sizes: pickled request and outcome, the object that a node holds for its workers (at the size of ImageNet from the
-  shapes), the run directory, and the rows per second that SQLite commits.
+  shapes), the run directory, and the rows per second that SQLite commits, one by one and in groups.
 
 Prints how many workers each part keeps busy; the least is the first bottleneck.
 """
@@ -34,6 +38,7 @@ from scale_engine import LONGEST, SHORTEST, compute_duration, measure_engine
 
 from blendsearch.blend.decoder import Decoder
 from blendsearch.engine.base import submit_nothing
+from blendsearch.engine.ray_engine import MAX_READY
 from blendsearch.events import ignore_event
 from blendsearch.fitness.evaluator import Outcome, Request, make_request
 from blendsearch.pipeline import steady
@@ -57,6 +62,8 @@ LEAST = 2_000
 TARGET = 100_000
 """Evaluations of the search that sizes are extrapolated to."""
 
+PARTS = ("sizes", "controller", "engine")
+
 WORKERS_PER_NODE = 8
 SIDE, CLASSES = 224, 1_000
 IMAGES = {"train": 1_281_167, "validation": 10_000, "recalibration": 512}
@@ -65,7 +72,9 @@ IMAGES = {"train": 1_281_167, "validation": 10_000, "recalibration": 512}
 NETWORK_BYTES = 10e9 / 8
 """Bytes per second of a network of 10 Gbit/s."""
 
-ROWS, SAMPLE = 2_000, 64
+ROWS, SAMPLE = 1_920, 64
+GROUPS = (1, 8, 64)
+"""Numbers of rows that are committed together."""
 
 
 class PartTimer:
@@ -73,14 +82,15 @@ class PartTimer:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
         self.disk = 0.0
         self._open: list[str] = []
         for owner, name, part in (
             (Decoder, "decode", "decode"),
             (Cma, "ask_one", "ask"),
             (Cma, "tell_one", "learn"),
-            (Store, "add", "store"),
-            (Store, "add_generation", "store"),
+            (Store, "add_all", "store"),
+            (Store, "add_generation", "generation"),
             (steady, "record_generation", "summary"),
             (steady, "save_checkpoint", "checkpoint"),
             (steady.CandidateTracker, "state_dict", "checkpoint"),
@@ -101,6 +111,7 @@ class PartTimer:
         """Add the seconds of a part, without those of parts inside."""
         own, wall = time.thread_time(), time.perf_counter()
         self._open.append(part)
+        self.calls[part] = self.calls.get(part, 0) + 1
         try:
             yield
         finally:
@@ -109,7 +120,7 @@ class PartTimer:
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
             if self._open:
                 self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) - spent
-            if part == "store":
+            if part in ("store", "generation"):
                 self.disk += max(0.0, time.perf_counter() - wall - spent)
 
 
@@ -153,12 +164,19 @@ class VirtualCluster:
             self._start()
             if not self.running:
                 return
-            ends, _, request = heapq.heappop(self.running)
-            self.now = max(self.now, ends)
-            loss = 1 - float(self._worth[request.unpack_cut()].sum())
-            self.marks.append(self.seconds)
+            ready = [heapq.heappop(self.running)]
+            self.now = max(self.now, ready[0][0])
+            while self.running and self.running[0][0] <= self.now and len(ready) < MAX_READY:
+                ready.append(heapq.heappop(self.running))
+            outcomes = [self._make_outcome(request) for _, _, request in ready]
             self._left = time.thread_time()
-            yield Outcome(request.digest, loss, loss / 2, compute_duration(request), seed=request.seed)
+            for outcome in outcomes:
+                self.marks.append(self.seconds)
+                yield outcome
+
+    def _make_outcome(self, request: Request) -> Outcome:
+        loss = 1 - float(self._worth[request.unpack_cut()].sum())
+        return Outcome(request.digest, loss, loss / 2, compute_duration(request), seed=request.seed)
 
     def _advance(self) -> None:
         """Add the controller's work since the last outcome to the clock."""
@@ -175,9 +193,9 @@ class VirtualCluster:
             heapq.heappush(self.running, (self.now + seconds, len(self.starts), request))
         del self.queue[:free]
 
-    def compute_busy_share(self) -> float:
-        """Compute how busy the workers were from when all had work to the last start of an evaluation."""
-        first, last = self.starts[min(self.workers, len(self.starts) - 1)], self.starts[-1]
+    def compute_busy_share(self, after: int) -> float:
+        """Compute how busy the workers were from the start of evaluation number `after` to that of the last one."""
+        first, last = self.starts[min(after, len(self.starts) - 1)], self.starts[-1]
         starts, durations = np.array(self.starts), np.array(self.durations)
         inside = np.clip(starts + durations, first, last) - np.clip(starts, first, last)
         return float(inside.sum() / (self.workers * (last - first)))
@@ -208,6 +226,7 @@ def measure_controller(
     problem = replace(problem, config=problem.config.model_copy(update={"search": search}))
     run = record(problem, folder, f"workers-{workers}", ["scale"])
     timer.seconds.clear()
+    timer.calls.clear()
     timer.disk = 0.0
     engine = VirtualCluster(workers, problem.structure.maps.channels, timer)
     with run.open_store() as store:
@@ -220,9 +239,12 @@ def measure_controller(
         "workers": workers,
         "evaluations": evaluations,
         "virtual_hours": round(engine.now / 3600, 2),
-        "busy": round(engine.compute_busy_share(), 4),
+        "busy": round(engine.compute_busy_share(workers), 4),
+        "busy_second_half": round(engine.compute_busy_share(len(engine.starts) // 2), 4),
         "processor_ms": round(total, 3),
         "disk_ms": round(1e3 * engine.disk / count, 3),
+        "decodings_per_candidate": round(timer.calls["decode"] / count, 2),
+        "rows_per_commit": round(count / timer.calls["store"], 2),
         "parts_ms": {**parts, "rest": round(total - sum(parts.values()), 3)},
         "second_fifth_ms": round(second, 3),
         "last_fifth_ms": round(last, 3),
@@ -244,19 +266,35 @@ def measure_run(run: Run, evaluations: int) -> dict[str, float]:
     return {"database_bytes_per_evaluation": round(growing / evaluations), "other_bytes": sum(sizes.values()) - growing}
 
 
-def measure_store(problem: Problem, folder: Path) -> dict[str, float]:
-    """Measure the rows per second that a store commits, one by one, by the wall clock."""
+def measure_store(problem: Problem, folder: Path) -> dict[str, Any]:
+    """Measure wall and processor milliseconds per row that a store commits, by the rows of a commit, in alternation."""
     rng, fields = np.random.default_rng(1), json.dumps(problem.decoder.space.describe(draw_genome(problem, 0)))
-    bits = [rng.bytes(problem.structure.maps.channels // 8) for _ in range(ROWS)]
+    rows = []
+    for number in range(1, ROWS + 1):
+        cut = rng.bytes(problem.structure.maps.channels // 8)
+        rows.append(
+            Evaluation(number, f"{number:032x}", cut, "recalibrated", 1, 1, "evolved", fields, 1, 1, 0.5, 0.1, 9.0, "")
+        )
+    spent: dict[int, list[tuple[float, float]]] = {size: [] for size in GROUPS}
     with Store(folder / "rows.sqlite") as store:
-        began = time.perf_counter()
-        for number, cut in enumerate(bits, 1):
-            row = Evaluation(
-                number, f"{number:032x}", cut, "recalibrated", 1, 1, "evolved", fields, 1, 1, 0.5, 0.1, 9.0, ""
-            )
-            store.add(row, number)
-        spent = time.perf_counter() - began
-    return {"rows_per_second": round(ROWS / spent, 1), "genome_bytes": len(fields), "cut_bytes": len(bits[0])}
+        for start in range(0, ROWS, max(GROUPS) * len(GROUPS)):
+            for place, size in enumerate(GROUPS):
+                first = start + place * max(GROUPS)
+                began = time.perf_counter(), time.process_time()
+                for at in range(first, first + max(GROUPS), size):
+                    store.add_all(rows[at : at + size], at)
+                spent[size].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    found = {
+        f"commits of {size}": {
+            name: round(1e3 * float(np.median([pair[place] for pair in pairs])) / max(GROUPS), 3)
+            for place, name in enumerate(("wall_ms", "processor_ms"))
+        }
+        for size, pairs in spent.items()
+    }
+    one = found[f"commits of {GROUPS[0]}"]
+    for row in found.values():
+        row |= {f"{name[:-3]}_ratio": round(row[name] / one[name], 3) for name in ("wall_ms", "processor_ms")}
+    return {**found, "rows_per_second": round(1e3 / one["wall_ms"], 1), "genome_bytes": len(fields)}
 
 
 def draw_genome(problem: Problem, seed: int) -> Any:
@@ -298,7 +336,10 @@ def summarize(results: dict[str, Any]) -> dict[str, Any]:
         "controller with its waits for the disk": MEAN / (work + controller["disk_ms"] / 1e3),
         "engine": MEAN / (ray["thread_ms"] / 1e3),
         "controller and engine, one thread": MEAN / (work + ray["thread_ms"] / 1e3),
-        "commits of the store": MEAN * results["store"]["rows_per_second"],
+        "commits of the store, one by one": MEAN * results["store"]["rows_per_second"],
+        f"commits of the store, {GROUPS[-1]} rows each": MEAN
+        * 1e3
+        / results["store"][f"commits of {GROUPS[-1]}"]["wall_ms"],
         "network of 10 Gbit/s": MEAN * NETWORK_BYTES / ray["loopback_bytes"],
     }
     limits = {name: round(limit) for name, limit in limits.items()}
@@ -326,22 +367,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", default="10,100,1000")
     parser.add_argument("--evaluations", type=int, default=20_000)
-    parser.add_argument("--parts", default="sizes,controller,engine", help="the others are read from --out")
+    parser.add_argument("--ray-workers", default="10,100", help="numbers of calls outstanding on Ray")
+    parser.add_argument("--parts", default=",".join(PARTS), help="the others are read from --out")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    numbers = [int(word) for word in arguments.workers.split(",")]
-    results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    numbers, on_ray = ([int(word) for word in words.split(",")] for words in (arguments.workers, arguments.ray_workers))
+    chosen = arguments.parts.split(",")
+    is_whole = set(chosen) == set(PARTS)
+    results: dict[str, Any] = {} if is_whole or not arguments.out.exists() else json.loads(arguments.out.read_text())
     results["machine"] = describe_machine()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         problem = make_problem(folder)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "sizes": lambda: {"sizes": measure_sizes(problem), "store": measure_store(problem, folder)},
-            "engine": lambda: measure_engine(problem, numbers, folder),
+            "engine": lambda: measure_engine(problem, on_ray, folder),
             "controller": lambda: measure_searches(problem, numbers, arguments.evaluations, folder),
         }
-        for name in arguments.parts.split(","):
+        for name in chosen:
             results |= parts[name]()
             print(f"{name} measured", flush=True)
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")

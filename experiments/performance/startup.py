@@ -96,15 +96,15 @@ def main() -> None:
     for name in cases if arguments.only is None else [arguments.only]:
         (wall, processor), *before = measure_least(*cases[name], checkouts, arguments.repeats)
         found[name] = {"seconds": round(wall, 3), "processor": round(processor, 3), "limit": LIMITS.get(name)}
+        found[name]["machine"] = describe_machine()
         text = f"{name:<24} {wall:6.2f} s  {processor:6.2f} s of a processor"
         for _, earlier in before:
             found[name] |= {"processor_before": round(earlier, 3), "ratio": round(processor / earlier, 3)}
             text += f", {processor / earlier:.2f} of the earlier {earlier:.2f} s"
         print(text, flush=True)
-    machine = describe_machine()
-    print(machine)
+    print(describe_machine())
     if out is not None:
-        out.write_text(json.dumps({"machine": machine, "found": found}, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps({"found": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
