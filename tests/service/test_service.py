@@ -310,6 +310,18 @@ def test_other_charts_are_refused_in_one_line(client: TestClient, query: str, st
     assert answer.status_code == status and "\n" not in answer.json()["error"]
 
 
+def test_without_matplotlib_a_chart_is_refused_and_a_report_has_no_figures(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blendsearch.extras._is_installed", lambda module: module != "matplotlib")
+    answer = client.get("/api/runs/one/chart", headers=BEARER)
+    assert answer.status_code == 409
+    assert answer.json()["error"] == "a chart needs matplotlib: pip install 'blendsearch[plots]'"
+    assert client.get("/api/runs/one/chart.csv", headers=BEARER).status_code == 200
+    report = client.get("/api/runs/one/report", headers=BEARER).text
+    assert "<svg" not in report and "A report with figures needs matplotlib" in report
+
+
 def stored_rows(searched: Path) -> list[Any]:
     store = open_run(searched, "one").open_store(read_only=True)
     rows = store.read_evaluations()
