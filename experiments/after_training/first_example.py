@@ -1,17 +1,22 @@
-"""The built-in digits example after training, at several budgets: the search against the best known rule.
+"""The built-in example `clutter` after training: the search against known rules, at equal epochs and at equal cost.
 
-    python experiments/after_training/first_example.py --work DIR [--seeds 5] [--budgets 0.1 0.05]
+    python experiments/after_training/first_example.py --work DIR [--seeds 5]
 
-Every seed trains its own base network, searches once by the example's config at one budget, and trains the best known
-rule again: for the epochs of the finals (`rule`), and for as many as the whole search cost (`rule, equal cost`).
-Networks are chosen by validation; each is tested once, in its last epoch. `first_example.json` has the arms of every
-budget and the paired differences in points with their 95 % intervals; it is written after every training, and a run
-that was stopped continues.
+Every seed trains its own base network, searches once by the example's config, and trains the network of the least loss
+by the recipe of the finals (`search`). The other arms are networks of the same search, trained by the same recipe:
+
+- `l1 uniform`, `l1 global`: one criterion, as most users would cut;
+- `rule`: the known rule (a criterion, uniform or global) of the least loss;
+- `rule, equal cost`: the same network, for as many epochs as all evaluations and the training of the search cost.
+
+Networks are chosen by validation; each is tested once, in its last epoch. `first_example.json` has the arms and the
+paired differences in points with their 95 % intervals; it is written after every training, and a run that was stopped
+continues.
 """
 
 import argparse
-import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +24,19 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from compare import Experiment, Table
+from compare import Experiment, Table, is_known_rule
 from setting import Arguments
 
 from blendsearch.cli.main import main as run_blendsearch
-from blendsearch.runs.config.loading import load_config
+from blendsearch.runs.config.loading import EXAMPLES, load_config
+from blendsearch.runs.pareto import select_evaluated
+from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, open_run
 
-RATE, EPOCHS = 0.05, 15.0
-ARMS = ("search", "rule", "rule, equal cost")
+CONFIG = load_config(EXAMPLES["clutter"])
+EPOCHS = CONFIG.finals.tuning.epochs
+ALONE = ("l1 uniform", "l1 global")
+ARMS = ("search", *ALONE, "rule", "rule, equal cost")
 
 
 def main() -> None:
@@ -35,35 +44,28 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.05])
-    parser.add_argument("--evaluations", type=int, default=100)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    parts = []
-    for budget in asked.budgets:
-        part = asked.work / f"first-{budget:g}.json"
-        table = Table(part, {"setting": "digits", "macs": budget, "epochs": EPOCHS})
-        arguments = Arguments(
-            asked.work, part, "full", asked.seeds, EPOCHS, 20, budget, "digits_net", "digits", "float32"
-        )
-        for seed in range(asked.seeds):
-            experiment = DigitsExperiment(arguments, {"search": {"evaluations": asked.evaluations}}, table, seed)
-            for arm in ARMS:
-                if not table.has(arm, seed):
-                    table.add(arm, **experiment.run(arm))
-        parts.append(json.loads(part.read_text()))
-        asked.out.write_text(json.dumps(parts, indent=1) + "\n")
+    budget = {name: high for name, (_, high) in CONFIG.budget.get_spans().items()}
+    table = Table(asked.out, {"setting": "clutter", "budget": budget, "epochs": EPOCHS})
+    arguments = Arguments(
+        asked.work, asked.out, "full", asked.seeds, EPOCHS, 0, budget["macs"], "clutter_net", "clutter", "float32"
+    )
+    for seed in range(asked.seeds):
+        experiment = ClutterExperiment(arguments, {"ladder": {"rungs": []}}, table, seed)
+        for arm in ARMS:
+            if not table.has(arm, seed):
+                table.add(arm, **experiment.run(arm))
 
 
-class DigitsExperiment(Experiment):
-    """All arms of one seed on the digits example."""
+class ClutterExperiment(Experiment):
+    """All arms of one seed on the example."""
 
     def _run_method(self, method: str, epochs: float) -> Run:
         name = f"{method}-{self.seed}"
-        tree: dict[str, Any] = load_config(None, []).model_dump(mode="json", exclude_defaults=True)
-        tree |= {"budget": {"macs": self.arguments.macs}, "seed": self.seed, "method": method}
-        tree["finals"] = {"picks": 1, "tuning": {"epochs": epochs, "rate": RATE, "batch_size": 64}}
-        tree |= self.sections
+        tree: dict[str, Any] = CONFIG.model_dump(mode="json", exclude_defaults=True)
+        tree["finals"]["picks"] = 0
+        tree |= {"seed": self.seed, "method": method} | self.sections
         self.runs.mkdir(parents=True, exist_ok=True)
         config = self.runs / f"{name}.yaml"
         config.write_text(yaml.safe_dump(tree))
@@ -71,6 +73,26 @@ class DigitsExperiment(Experiment):
         if code:
             raise SystemExit(f"the search {name} ended with exit code {code}")
         return open_run(self.runs, name)
+
+    def run(self, arm: str) -> dict[str, Any]:
+        start = time.process_time()
+        row = self._train_best() if arm == "search" else self._train_known(arm)
+        return {"seed": self.seed, **row, "processor_seconds": round(time.process_time() - start, 1)}
+
+    def _train_known(self, arm: str) -> dict[str, Any]:
+        run, row = open_run(self.runs, f"blended-{self.seed}"), self._find_rule(arm)
+        epochs = EPOCHS
+        if arm.endswith("equal cost"):
+            epochs = self.table.get("search", self.seed)["total_macs"] / self._compute_cost(row.macs, 1.0)
+        return self._train_row(run, row, round(epochs, 2))
+
+    def _find_rule(self, arm: str) -> Evaluation:
+        """Find the network of a rule by its name; otherwise, the rule of the least loss."""
+        with open_run(self.runs, f"blended-{self.seed}").open_store(read_only=True) as store:
+            rows = select_evaluated(store.read_evaluations())
+        if arm in ALONE:
+            return next(row for row in rows if arm in row.origin.split(" = "))
+        return min((row for row in rows if is_known_rule(row.origin)), key=lambda row: (row.loss, row.id))
 
 
 if __name__ == "__main__":
