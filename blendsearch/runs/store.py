@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from blendsearch.errors import RunError
-from blendsearch.runs.decoding import Row, check_evaluations, decode_json, decode_metrics, decode_rows
+from blendsearch.runs.decoding import (
+    Row,
+    check_evaluations,
+    decode_json,
+    decode_metrics,
+    decode_rows,
+    refuse_repetition,
+)
 from blendsearch.runs.files import check_companions, check_in_place, read_identity
 from blendsearch.runs.records import (
     Completion,
@@ -29,7 +36,7 @@ from blendsearch.runs.records import (
     TestResult,
 )
 from blendsearch.runs.run_facts import GenerationRow, GenerationSummary
-from blendsearch.runs.tables import AGES, SCHEMA
+from blendsearch.runs.tables import AGES, KEYS, SCHEMA
 
 MAX_QUERY_VALUES = 500
 """Largest number of values in one query; SQLite allows 999 or more."""
@@ -333,7 +340,8 @@ class Store:
         """Read the columns of a table, the first word of `source`, that `kind` has as fields."""
         table = source.partition(" ")[0]
         rows = self._read(f"SELECT {', '.join(f'{table}.{name}' for name in kind._fields)} FROM {source}")
-        return self._decode(rows, kind, table)
+        with self._convert_damage(table):
+            return refuse_repetition(decode_rows(rows, kind), KEYS.get(table, ()))
 
     def _decode(self, rows: Sequence[tuple[Any, ...]], kind: type[Row], table: str) -> list[Row]:
         with self._convert_damage(table):
