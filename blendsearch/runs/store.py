@@ -131,19 +131,18 @@ class Store:
         return self._decode(found, Evaluation, "evaluations")
 
     def read_evaluations_by_id(self, numbers: Sequence[int]) -> list[Evaluation]:
-        """Read the evaluations with these ids, ordered by id, without a check of their cuts."""
+        """Read the evaluations with these ids, ordered by id."""
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(numbers), MAX_QUERY_VALUES):
             part = numbers[start : start + MAX_QUERY_VALUES]
             found += self._read(f"SELECT * FROM evaluations WHERE id IN ({', '.join('?' * len(part))})", part)
         rows = self._decode(sorted(found), Evaluation, "evaluations")
-        self._check_evaluations(rows, cuts=False)
+        self._check_evaluations(rows, cuts=True)
         return rows
 
     def read_evaluation(self, number: int) -> Evaluation | None:
         """Read the evaluation with id `number`; None where there is none."""
-        rows = self._read("SELECT * FROM evaluations WHERE id = ?", (number,))
-        return next(iter(self._decode(rows, Evaluation, "evaluations")), None)
+        return next(iter(self.read_evaluations_by_id([number])), None)
 
     def read_digests(self, after: int, to: int) -> dict[int, str]:
         """Read the digests of the evaluations with ids above `after`, up to `to`, by id."""

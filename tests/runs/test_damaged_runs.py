@@ -82,6 +82,7 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
         ("digits", "run.sqlite", "evaluations, rows doubled", ["runs", "api list"]),
         ("digits", "dense.safetensors", "signed, classifier.bias shorter", ["fork"]),
         ("digits", "run.sqlite", "finals, rows doubled", ["status", "text", "api network"]),
+        ("killed-steady", "run.sqlite", "cut = x''", ["show dense", "python", "export"]),
         ("digits", "finished.json", "a link to itself", ["runs", "status"]),
         ("killed-nsga2", "run.sqlite", "evaluations.genome 21: deviation.0.2 = True", ["report"]),
         ("killed-nsga2", "run.sqlite", "first cut = x''", ["resume"]),
