@@ -39,6 +39,9 @@ class _GenomeFacts(TypedDict, total=False):
     cluster: list[float]
     member: list[float]
     weight: list[float]
+    deviation: list[list[float]]
+    choice: list[list[int]]
+    factor: list[list[float]]
     share: list[float]
     transform: list[float]
     target: float

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, NotRequired, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -145,6 +145,13 @@ def decode_rows(rows: Sequence[tuple[Any, ...]], kind: type[Row]) -> list[Row]:
         if allowed & {int, float}:
             _check_numbers(name, column, signed=float in allowed and name not in UNSIGNED)
     return [kind(*row) for row in rows]
+
+
+def refuse_repetition(rows: list[Row], key: Collection[str]) -> list[Row]:
+    """Return `rows`. Raises ValueError where two of them have the same values of the columns `key`."""
+    if key and len({tuple(getattr(row, name) for name in key) for row in rows}) < len(rows):
+        raise ValueError(f"a row with the same {' and '.join(key)} is there twice")
+    return rows
 
 
 def _check_numbers(name: str, column: Iterable[Any], *, signed: bool) -> None:

@@ -10,7 +10,14 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from blendsearch.errors import RunError
-from blendsearch.runs.decoding import Row, check_evaluations, decode_json, decode_metrics, decode_rows
+from blendsearch.runs.decoding import (
+    Row,
+    check_evaluations,
+    decode_json,
+    decode_metrics,
+    decode_rows,
+    refuse_repetition,
+)
 from blendsearch.runs.files import check_companions, check_in_place, read_identity
 from blendsearch.runs.records import (
     Completion,
@@ -30,7 +37,7 @@ from blendsearch.runs.records import (
     TestResult,
 )
 from blendsearch.runs.run_facts import GenerationRow, GenerationSummary
-from blendsearch.runs.tables import AGES, SCHEMA
+from blendsearch.runs.tables import AGES, KEYS, SCHEMA
 
 MAX_QUERY_VALUES = 500
 """Largest number of values in one query; SQLite allows 999 or more."""
@@ -143,19 +150,18 @@ class Store:
         return self._decode(found, Evaluation, "evaluations")
 
     def read_evaluations_by_id(self, numbers: Sequence[int]) -> list[Evaluation]:
-        """Read the evaluations with these ids, ordered by id, without a check of their cuts."""
+        """Read the evaluations with these ids, ordered by id."""
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(numbers), MAX_QUERY_VALUES):
             part = numbers[start : start + MAX_QUERY_VALUES]
             found += self._read(f"SELECT * FROM evaluations WHERE id IN ({', '.join('?' * len(part))})", part)
         rows = self._decode(sorted(found), Evaluation, "evaluations")
-        self._check_evaluations(rows, cuts=False)
+        self._check_evaluations(rows, cuts=True)
         return rows
 
     def read_evaluation(self, number: int) -> Evaluation | None:
         """Read the evaluation with id `number`; None where there is none."""
-        rows = self._read("SELECT * FROM evaluations WHERE id = ?", (number,))
-        return next(iter(self._decode(rows, Evaluation, "evaluations")), None)
+        return next(iter(self.read_evaluations_by_id([number])), None)
 
     def read_digests(self, after: int, to: int) -> dict[int, str]:
         """Read the digests of the evaluations with ids above `after`, up to `to`, by id."""
@@ -345,7 +351,8 @@ class Store:
         """Read the columns of a table, the first word of `source`, that `kind` has as fields."""
         table = source.partition(" ")[0]
         rows = self._read(f"SELECT {', '.join(f'{table}.{name}' for name in kind._fields)} FROM {source}")
-        return self._decode(rows, kind, table)
+        with self._convert_damage(table):
+            return refuse_repetition(decode_rows(rows, kind), KEYS.get(table, ()))
 
     def _decode(self, rows: Sequence[tuple[Any, ...]], kind: type[Row], table: str) -> list[Row]:
         with self._convert_damage(table):

@@ -114,3 +114,15 @@ AGES = {
     "runtime_latencies": 4,
 }
 """Order in which versions added tables: a run that has one of them has all earlier ones."""
+
+KEYS = {
+    "finals": ("digest", "repeat"),
+    "generations": ("generation",),
+    "latencies": ("digest",),
+    "probes": ("digest", "fidelity"),
+    "rejudged": ("digest", "fidelity"),
+    "rungs": ("digest", "rung"),
+    "runtime_latencies": ("digest", "runtime"),
+    "tests": ("subject",),
+}
+"""Columns whose values are unique, which the rows of a table that was written anew may violate."""

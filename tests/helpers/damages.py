@@ -66,10 +66,12 @@ def list_damages(run: Path) -> list[Damage]:
 
 def _list_raw(file: str, path: Path) -> Iterator[Damage]:
     raw, draw = path.read_bytes(), random.Random(file)
-    yield Damage(file, "missing", lambda run: (run / file).unlink())
+    # without this file, a run has stopped before its end, and `resume` completes it
+    mark = file == "finished.json"
+    yield Damage(file, "missing", lambda run: (run / file).unlink(), plausible=mark)
     yield Damage(file, "a folder", lambda run: _replace_by_folder(run / file))
-    yield Damage(file, "a link to nothing", lambda run: _replace_by_link(run / file))
-    yield Damage(file, "a link to itself", lambda run: _replace_by_link(run / file, path.name))
+    yield Damage(file, "a link to nothing", lambda run: _replace_by_link(run / file), plausible=mark)
+    yield Damage(file, "a link to itself", lambda run: _replace_by_link(run / file, path.name), plausible=mark)
     yield Damage(file, "a link to a device", lambda run: _replace_by_link(run / file, "/dev/zero"))
     yield Damage(file, "a pipe", lambda run: _replace_by_pipe(run / file))
     yield Damage(file, "a hard link", lambda run: _link_from_outside(run / file), plausible=True)
