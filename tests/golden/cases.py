@@ -55,7 +55,7 @@ DIGITS = (
 LATENCY = (
     *ONE,
     "budget={macs: 0.7, memory: 0.9, latency: 1.0, round_to: 1}",
-    "budget.measured={repeats: 3, cuts: 15, max_margin: 100}",
+    "budget.measured={repeats: 3, cuts: 15, max_margin: 1000000}",
     "search.evaluations=16",
 )
 CFBS = (
