@@ -20,7 +20,7 @@ OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 ABSENT_SECTIONS: dict[str, dict[str, Any]] = {"ladder": {"rungs": []}}
 """Sections that runs of earlier versions do not have, with the values that mean the same."""
 
-ABSENT_FIELDS: dict[str, dict[str, Any]] = {"budget": {"round_to": 1}}
+ABSENT_FIELDS: dict[str, dict[str, Any]] = {"budget": {"round_to": 1}, "search": {"blocks": False}}
 """The same for fields of sections that those runs have."""
 
 DIGITS = Path(__file__).with_name("digits.yaml")
