@@ -13,6 +13,8 @@ def removes_blocks(config: Config) -> bool:
 
 def find_block_conflict(config: Config) -> str | None:
     """Return which other field excludes the removal of blocks, as the end of a sentence; None if none does."""
+    if get_method(config.method).traits.transform == "never":
+        return f"which method {config.method} cannot do: take another method"
     if config.budget.keep is not None or config.allocation != "evolved":
         return "which needs evolved widths: leave out allocation and budget.keep"
     if "memory" in config.budget.get_spans():
@@ -23,6 +25,4 @@ def find_block_conflict(config: Config) -> str | None:
         return "which an elastic tune does not train: leave out training.elastic"
     if config.finals.stages > 1:
         return "which are cut at once: leave out finals.stages"
-    if get_method(config.method).traits.transform == "never":
-        return f"which method {config.method} cannot do: take another method"
     return None

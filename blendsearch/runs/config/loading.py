@@ -122,7 +122,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     branch[fields[-1]] = value
 
 
-_BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int")
+_BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int", "bool")
 
 
 def _format_errors(error: ValidationError) -> list[str]:
