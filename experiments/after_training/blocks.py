@@ -61,7 +61,7 @@ def main() -> None:
         for arm in ARMS:
             if not table.find(arm, seed):
                 run, problem, row = search_arm(arguments, asked, arm, seed)
-                table.add({"arm": arm, "seed": seed, **train_row(arguments, run, problem, row)})
+                table.add({"arm": arm, "seed": seed, **train_row(run, problem, row, asked.epochs)})
         if any("latency" not in table.find(arm, seed) for arm in ARMS):
             for arm, share in measure_arms(arguments, asked, seed).items():
                 table.find(arm, seed)["latency"] = share
@@ -121,13 +121,14 @@ def make_arm_config(arguments: Arguments, asked: argparse.Namespace, arm: str, s
     return parse_config(tree, "experiment")
 
 
-def train_row(arguments: Arguments, run: Run, problem: Problem, row: Evaluation) -> dict[str, Any]:
+def train_row(run: Run, problem: Problem, row: Evaluation, epochs: float) -> dict[str, Any]:
     """Train the network of an evaluation, and return its row."""
     maps, oracle = problem.structure.maps, problem.structure.oracle
     cut = unpack_cut(row.cut, maps.channels)
-    store = FolderStore(run.path / "training")
-    request = make_request(cut, "final", run.config.seed, "both")
-    outcome = dataclasses.replace(problem.evaluator, store=store).evaluate(request)
+    store, recipe = FolderStore(run.path / "training"), problem.evaluator.recipe
+    recipe = dataclasses.replace(recipe, final=dataclasses.replace(recipe.final, epochs=epochs))
+    request = make_request(cut, "final", run.config.seed, "both", repeat=round(epochs))
+    outcome = dataclasses.replace(problem.evaluator, store=store, recipe=recipe).evaluate(request)
     store.delete(request.key)
     if outcome.test is None:
         sys.exit(f"a training failed: {outcome.failure}")
