@@ -1,7 +1,7 @@
 """Allocation: channels kept per group, so that a budget is met: never exceeded, and reached as closely as possible."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -60,13 +60,34 @@ class Widths:
     """Allowed widths of groups: `low` to `sizes` in steps of `step`, or the dense width; each (groups,).
 
     `exchanges`: whether steps are exchanged between groups where much of a budget is left. Runs with one step for all
-    groups do without, as they did in earlier versions.
+    groups do without, as they did in earlier versions. `blocks`: sets of groups, by number, that may have no channel.
     """
 
     sizes: Counts
     low: Counts
     step: Counts
     exchanges: bool = False
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def least(self) -> Counts:
+        """Least widths of any cut, (groups,): zero inside removable blocks."""
+        return self.remove_blocks(np.ones(len(self.blocks), dtype=np.bool_)).low
+
+    def find_kept_groups(self, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return False for the groups inside `removed` blocks, (blocks,), and True for the others: (groups,)."""
+        kept = np.ones(len(self.sizes), dtype=np.bool_)
+        kept[[group for block in np.flatnonzero(removed) for group in self.blocks[block]]] = False
+        return kept
+
+    def remove_blocks(self, removed: NDArray[np.bool_]) -> "Widths":
+        """Return these widths with no channel in `removed` blocks, (blocks,)."""
+        kept = self.find_kept_groups(removed)
+        return replace(self, sizes=self.sizes * kept, low=self.low * kept)
+
+    def select(self, groups: NDArray[np.int64]) -> "Widths":
+        """Return the widths of some groups, without blocks."""
+        return Widths(self.sizes[groups], self.low[groups], self.step[groups], self.exchanges)
 
     def round(self, targets: NDArray[np.float64]) -> Counts:
         """Round to the nearest allowed counts, halves up: (..., groups) -> (..., groups)."""
@@ -108,7 +129,7 @@ def _choose_steps(sizes: Counts, share: float) -> Counts:
 
 def compute_min_ratios(oracle: CostOracle, allowed: Widths) -> dict[str, float]:
     """Compute the smallest ratio of each cost that any cut can have; the largest is 1."""
-    return {name: float(oracle.compute_ratio(name, allowed.low)) for name in oracle.dense}
+    return {name: float(oracle.compute_ratio(name, allowed.least)) for name in oracle.dense}
 
 
 def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None:
@@ -118,14 +139,19 @@ def check_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> None
         if ratio < least[name]:
             raise BudgetError(
                 f"no cut keeps {100 * ratio:.3g}% of the dense {name}: reachable is {least[name]:.1%} to 100 % "
-                f"({int(oracle.compute_cost(name, allowed.low)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
+                f"({int(oracle.compute_cost(name, allowed.least)):,} to {oracle.dense[name]:,}{UNITS.get(name, '')}); "
                 f"raise the budget, or lower the minimum width of groups (budget.min_channels, min_keep, round_to)"
             )
 
 
 def is_reachable(oracle: CostOracle, allowed: Widths, budget: Budget) -> bool:
     """Return True if the least widths meet `budget`."""
-    return bool(_make_budget_check(oracle, budget)(allowed.low))
+    return meets_budget(oracle, allowed.low, budget)
+
+
+def meets_budget(oracle: CostOracle, counts: Counts, budget: Budget) -> bool:
+    """Return True if channels kept per group, (groups,), meet every budget."""
+    return bool(_make_budget_check(oracle, budget)(counts))
 
 
 def allocate(oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray[np.float64]) -> Counts:

@@ -18,6 +18,7 @@ from blendsearch.blend.allocation import (
     is_reachable,
 )
 from blendsearch.blend.allocation_rules import AllocationRule
+from blendsearch.blend.block_removal import allocate_without_blocks, choose_removed_blocks
 from blendsearch.blend.genome import NO_GENES, Genome, Space, blend_ranks
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.structure.cost import CostOracle
@@ -71,12 +72,20 @@ class Decoder:
         """Decode to the channels kept per group, (groups,)."""
         if self.allocation_rule is not None:
             return self._cached_counts(genome.target, self.decode_undecomposed(genome).tobytes())
-        return allocate(self.make_oracle(genome), self.allowed, self.compute_budget(genome.target), genome.share)
+        budget = self.compute_budget(genome.target)
+        if self.allowed.blocks:
+            removed = self.decode_removed_blocks(genome)
+            return allocate_without_blocks(self.oracle, self.allowed, budget, genome.share, removed)
+        return allocate(self.make_oracle(genome), self.allowed, budget, genome.share)
+
+    def decode_removed_blocks(self, genome: Genome) -> NDArray[np.bool_]:
+        """Decode to the removed blocks, (blocks,), as far as the genome's budget allows."""
+        return choose_removed_blocks(self.oracle, self.allowed, self.compute_budget(genome.target), genome.transform)
 
     def decode_undecomposed(self, genome: Genome) -> NDArray[np.bool_]:
         """Decode to the undecomposed layers, (layers,), as far as the genome's budget allows."""
         layers = len(self.oracle.layers)
-        genes = genome.transform if len(genome.transform) else np.full(layers, -1.0)
+        genes = genome.transform if layers and len(genome.transform) else np.full(layers, -1.0)
         undecomposed = genes <= 0
         if not self.budget:
             return undecomposed

@@ -5,7 +5,7 @@ Two genomes may decode to the same cut; the identity of a candidate is its cut.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ class Genome(NamedTuple):
     blend: (B,) how criteria are blended, coded by the space.
     share: (groups,) in [-1, 1]: more keeps more of the group; zero everywhere is the uniform allocation.
     target: position in the range of budgets, in [0, 1]; without effect for a single budget.
-    transform: (layers,) in [-1, 1]: the layer is decomposed above zero; empty without a transform.
+    transform: (layers,) in [-1, 1]: the layer is decomposed above zero, or the block removed; empty without a transform
+        and without blocks.
     """
 
     blend: NDArray[np.float64]
@@ -71,7 +72,7 @@ class Space(Protocol):
     low, high: (B,) bounds of the blend's genes.
     integers: number of the blend's genes, from the first, that are integers.
     spread: (B,) step of each blend gene that changes a cut noticeably but not completely.
-    layers: number of layers that may be decomposed.
+    layers: number of layers that may be decomposed, or of blocks that may be removed.
     """
 
     @property
@@ -126,13 +127,15 @@ class ClusteredSpace:
     ----------
     ranks: per group, the criteria's scores rank-normalised to [0, 1], (criteria, C); left-out rows are NaN.
     clusters: per group, its clusters as tuples of row numbers.
-    layers: number of layers that may be decomposed.
+    layers: number of layers that may be decomposed, or of blocks that may be removed.
+    transform_name: the name of their genes in a description.
     """
 
     criteria: tuple[str, ...]
     ranks: tuple[NDArray[np.float64], ...]
     clusters: Clusters
     layers: int = field(default=0, kw_only=True)
+    transform_name: Literal["transform", "blocks"] = field(default="transform", kw_only=True)
 
     @property
     def groups(self) -> int:
@@ -144,7 +147,7 @@ class ClusteredSpace:
         return max(1, *(len(clusters) for clusters in self.clusters))
 
     def make_uniform_genome(self, blend: NDArray[np.float64]) -> Genome:
-        """Make the genome of `blend` in the uniform allocation, with no layer decomposed."""
+        """Make the genome of `blend` in the uniform allocation, with no layer decomposed and no block removed."""
         return Genome(blend, np.zeros(self.groups), 0.0, np.full(self.layers, -BASELINE_GENE))
 
     def sample_transform(self, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -155,11 +158,12 @@ class ClusteredSpace:
 
     def describe_transform(self, genome: Genome) -> GenomeFields:
         """Describe the genome's transform as a JSON value; empty without a transform."""
-        return {"transform": genome.transform.tolist()} if self.layers else {}
+        return {self.transform_name: genome.transform.tolist()} if self.layers else {}
 
     def parse_transform(self, facts: GenomeFields) -> NDArray[np.float64]:
-        """Parse the transform of `describe_transform`; without one, no layer is decomposed."""
-        return np.asarray(facts.get("transform", [-BASELINE_GENE] * self.layers), dtype=np.float64)
+        """Parse the transform of `describe_transform`; without one, no layer is decomposed and no block removed."""
+        genes = facts.get(self.transform_name) if self.layers else []
+        return np.asarray([-BASELINE_GENE] * self.layers if genes is None else genes, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

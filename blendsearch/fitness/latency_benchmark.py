@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blendsearch.blend.allocation import Budget, Widths, allocate
+from blendsearch.blend.block_removal import allocate_without_blocks, choose_removed_blocks
 from blendsearch.fitness.timers import BenchmarkSettings, Timer, make_timer
 from blendsearch.structure.cost import CostOracle
 from blendsearch.structure.groups import Cut, IndexMaps
@@ -127,7 +128,7 @@ def build_latency_model(
     on those.
     """
     spread = max(2, cuts // 3)
-    layers = extract_layers(oracle)
+    layers = extract_layers(oracle, counted=bool(allowed.blocks))
     counts = np.stack([_draw_widths(allowed, rng) for _ in range(spread)])
     seconds = _time_random_cuts(model, maps, counts, conditions, rng)
 
@@ -140,7 +141,7 @@ def build_latency_model(
     for _ in range(cuts - spread):
         # candidates have shares near zero and far from it, so small and large ones are drawn
         share = rng.uniform(-1, 1, len(allowed.sizes)) * rng.random()
-        drawn.append(allocate(so_far, allowed, _clip_budget(budgets(float(rng.random())), so_far, allowed), share))
+        drawn.append(_draw_allocation(so_far, allowed, budgets(float(rng.random())), share, rng))
     likely = np.stack(drawn)
     seconds = np.concatenate([seconds, _time_random_cuts(model, maps, likely, conditions, rng)])
 
@@ -166,11 +167,28 @@ def _draw_cut(maps: IndexMaps, counts: NDArray[np.int64], rng: np.random.Generat
 
 
 def _draw_widths(allowed: Widths, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw widths around one random keep ratio, each group with its own random factor."""
+    """Draw widths around one random keep ratio, each group with its own random factor; zero in random blocks."""
     ratio = rng.uniform(0.05, 1.0) * np.exp(rng.normal(0, 0.4, len(allowed.sizes)))
-    return allowed.round(np.minimum(ratio, 1.0) * allowed.sizes)
+    widths = allowed.round(np.minimum(ratio, 1.0) * allowed.sizes)
+    return widths * allowed.find_kept_groups(_draw_removed_blocks(allowed, rng)) if allowed.blocks else widths
+
+
+def _draw_allocation(
+    oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Allocate `budget` by shares, (groups,), after random blocks are removed."""
+    if not allowed.blocks:
+        return allocate(oracle, allowed, _clip_budget(budget, oracle, allowed), share)
+    budget = _clip_budget(budget, oracle, allowed)
+    genes = np.where(_draw_removed_blocks(allowed, rng), 1.0, -1.0) * rng.random(len(allowed.blocks))
+    removed = choose_removed_blocks(oracle, allowed, budget, genes)
+    return allocate_without_blocks(oracle, allowed, budget, share, removed)
+
+
+def _draw_removed_blocks(allowed: Widths, rng: np.random.Generator) -> NDArray[np.bool_]:
+    return rng.random(len(allowed.blocks)) < rng.random()
 
 
 def _clip_budget(budget: Budget, oracle: CostOracle, allowed: Widths) -> Mapping[str, float]:
     """Raise `budget` to the cost of the narrowest network: the first model may predict less room than there is."""
-    return {name: max(ratio, float(oracle.compute_ratio(name, allowed.low))) for name, ratio in budget.items()}
+    return {name: max(ratio, float(oracle.compute_ratio(name, allowed.least))) for name, ratio in budget.items()}

@@ -14,6 +14,7 @@ from blendsearch.pipeline.loop import attach_engine, attach_training_store, sear
 from blendsearch.pipeline.problem.builder import build_problem
 from blendsearch.pipeline.problem.inputs import NO_USER_INPUTS, UserInputs, check_user_inputs
 from blendsearch.pipeline.problem.persistence import attach_stored_tune, record, restore
+from blendsearch.runs.config.block_removal_rules import find_block_conflict
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.method_registry import get_method, list_control_names
@@ -98,4 +99,7 @@ def make_control_config(config: Config, method: str, seed: int) -> Config:
     tree["data"]["split_seed"] = config.seed if config.data.split_seed is None else config.data.split_seed
     if method != config.method:
         tree = merge_trees(tree, {"method": method, **get_method(method).defaults})
-    return parse_config(tree, f"control {method}")
+    if tree["search"]["blocks"] is not True:
+        return parse_config(tree, f"control {method}")
+    without = parse_config(merge_trees(tree, {"search": {"blocks": False}}), f"control {method}")
+    return parse_config(tree, f"control {method}") if find_block_conflict(without) is None else without

@@ -27,8 +27,9 @@ from blendsearch.runs.origin import Origin
 from blendsearch.runs.pareto import select_front, select_highest_fidelity
 from blendsearch.runs.records import Evaluation, FinalResult
 from blendsearch.runs.run import Run
+from blendsearch.runs.run_facts import StructureFacts
 from blendsearch.runs.score_files import read_scores
-from blendsearch.structure.groups import unpack_cut
+from blendsearch.structure.groups import Cut, unpack_cut
 
 GroupReader = Callable[[Evaluation], list[GroupRecord]]
 
@@ -44,6 +45,7 @@ class _GenomeFacts(TypedDict, total=False):
     factor: list[list[float]]
     share: list[float]
     transform: list[float]
+    blocks: list[float]
     target: float
 
 
@@ -110,6 +112,20 @@ def list_decomposed_layers(run: Run, row: Evaluation) -> list[str]:
     channels = sum(int(group["channels"]) for group in run.structure["groups"])
     whole = unpack_cut(row.cut, channels + len(layers))[channels:]
     return [name for name, kept in zip(layers, whole, strict=True) if not kept]
+
+
+def list_removed_outputs(structure: StructureFacts, cut: Cut) -> dict[str, int]:
+    """List the layers that a cut of a run removes, with the outputs that they return as constants."""
+    starts = np.concatenate([[0], np.cumsum([group["channels"] for group in structure["groups"]])]).astype(np.int64)
+    kept = np.add.reduceat(cut[: starts[-1]], starts[:-1], dtype=np.int64)
+    empty = {group["name"] for group, count in zip(structure["groups"], kept, strict=True) if not count}
+    padded = np.append(cut[: starts[-1]], True)
+    return {
+        layer: int(padded[source].sum())
+        for block in structure.get("blocks", [])
+        if empty.issuperset(block["groups"])
+        for layer, source in block["layers"].items()
+    }
 
 
 def make_group_reader(run: Run) -> GroupReader:

@@ -74,15 +74,22 @@ class ScoreFacts(TypedDict):
     clusters: list[list[list[int]]]
 
 
+class BlockFacts(TypedDict):
+    """A block that a cut may remove: its groups and its layers, each with the channels of its outputs as in `sizes`."""
+
+    groups: list[str]
+    layers: dict[str, list[int]]
+
+
 class StructureFacts(ScoreFacts):
     """Groups, frozen groups, costs and inputs of the dense network.
 
-    `layers` are decomposable layers. `sizes` are integer attributes that follow a cut: for each unit its channel in the
-    line of all groups, or -1 for a unit that is always kept. `folded` are layers that computed their weights. `task`
-    holds the names of user-defined functions, and `hooks` those of a training that the config does not name. `error` is
-    stored with `task` and is false if networks have no error rate; `trains_on_classes` is false if targets are not
-    classes. `images` counts those of each split. `metric` is the name of the score, in [0, 1] and higher
-    better, that stands in place of the accuracy.
+    `layers` are decomposable layers. `sizes` are integer attributes that follow a cut: for each unit its channel in
+    the line of all groups, or -1 for a unit that is always kept. `blocks` are removable blocks. `folded` are layers
+    that computed their weights. `task` holds the names of user-defined functions, and `hooks` those of a training
+    that the config does not name. `error` is stored with `task` and is false if networks have no error rate;
+    `trains_on_classes` is false if targets are not classes. `images` counts those of each split. `metric` is the name
+    of the score, in [0, 1] and higher better, that stands in place of the accuracy.
     """
 
     groups: list[GroupFacts]
@@ -90,6 +97,7 @@ class StructureFacts(ScoreFacts):
     layers: NotRequired[list[str]]
     sizes: NotRequired[dict[str, list[int]]]
     folded: NotRequired[list[str]]
+    blocks: NotRequired[list[BlockFacts]]
     dense: dict[str, int]
     splits: str
     input: NotRequired[InputDescription]

@@ -104,6 +104,13 @@ class CostOracle:
         """
         return replace(self, undecomposed=undecomposed.astype(np.int64)) if len(self.layers) else self
 
+    def select_groups(self, kept: NDArray[np.int64], extra_costs: Mapping[str, Cost]) -> "CostOracle":
+        """Return this oracle for cuts that keep no channel outside the `kept` groups; counts are those of these groups.
+
+        `extra_costs` are those of `kept`.
+        """
+        return replace(self, slope=self.slope[:, kept], extra_costs=extra_costs)
+
     def add_cost(self, name: str, cost: Cost, dense: int) -> "CostOracle":
         """Return this oracle with one more cost, which is `dense` for the dense network."""
         return replace(self, dense={**self.dense, name: dense}, extra_costs={**self.extra_costs, name: cost})

@@ -75,6 +75,7 @@ class IndexMaps:
     slices: for each tensor name, pairs (dimension, number of its source).
     shapes: for each tensor name of the network, its dense shape.
     layers: names of convolutions that a cut may decompose (`structure.depthwise`); empty without a transform.
+    blocks: for each block that a cut may remove (`structure.residual_blocks`), the numbers of the groups inside it.
     """
 
     groups: tuple[Group, ...]
@@ -83,6 +84,7 @@ class IndexMaps:
     slices: dict[str, tuple[tuple[int, int], ...]]
     shapes: Mapping[str, tuple[int, ...]]
     layers: tuple[str, ...] = ()
+    blocks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def channels(self) -> int:

@@ -2,7 +2,8 @@
 
 The model is a sum of features with non-negative weights. No feature shrinks when a network gets wider, so neither does
 the predicted latency, and bisection can meet a budget. Layers of one kind (equal kernel, equal positions, dense or
-depthwise) share four features. These are their multiply-accumulates, the same with channels rounded up to the 16 that
+depthwise) share four features, and where blocks may be removed the number of
+layers is one more. The four are their multiply-accumulates, the same with channels rounded up to the 16 that
 vector units and tensor cores process at a time, the elements they write, and their weights.
 
 A cut is charged more than its prediction: the prediction times one plus a *margin*. 95 % of the measured networks that
@@ -12,7 +13,7 @@ the measurement. There is no such guarantee for a network that was chosen becaus
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Layers:
     kernel: (L,) elements of its kernel.
     positions: (L,) positions at which one image applies it.
     kind: (L,) number of its kind, from 0.
+    counted: (1,) if a cut may remove layers, whose number is then a feature; else empty.
     """
 
     base: NDArray[np.int64]
@@ -46,9 +48,12 @@ class Layers:
     kernel: NDArray[np.int64]
     positions: NDArray[np.int64]
     kind: NDArray[np.int64]
+    counted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def compute_features(self, counts: Counts) -> NDArray[np.float64]:
-        """Compute a constant, then four features per kind: (..., groups) -> (..., 1 + 4 * kinds)."""
+        """Compute a constant, then four features per kind, then the number of layers if it is counted: (..., groups) ->
+        (..., 1 + 4 * kinds [+ 1]).
+        """
         widths = counts @ self.slope.T + self.base
         out, into = widths[..., self.out], widths[..., self.into]
         full = [_round_up(part, self._is_unit_width(index)) for part, index in ((out, self.out), (into, self.into))]
@@ -56,14 +61,18 @@ class Layers:
             [
                 out * into * self.kernel * self.positions,
                 full[0] * full[1] * self.kernel * self.positions,
-                out * self.positions,
+                out * self.positions * (into > 0),
                 out * into * self.kernel,
             ],
             axis=-2,
         )
         one_of = self.kind[:, None] == np.arange(self.kind.max() + 1)
         summed = (each @ one_of).reshape(*counts.shape[:-1], -1)
-        return np.concatenate([np.ones((*counts.shape[:-1], 1)), summed], axis=-1)
+        features = np.concatenate([np.ones((*counts.shape[:-1], 1)), summed], axis=-1)
+        if not len(self.counted):
+            return features
+        layers = (out * into > 0).sum(axis=-1, keepdims=True)
+        return np.concatenate([features, layers], axis=-1)
 
     def _is_unit_width(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return True for constant widths of one, as of a depthwise kernel: they are not rounded up to a block."""
@@ -74,15 +83,16 @@ def _round_up(widths: Counts, is_unit: NDArray[np.bool_]) -> Counts:
     return np.asarray(np.where(is_unit, widths, -(-widths // BLOCK) * BLOCK))
 
 
-def extract_layers(oracle: CostOracle) -> Layers:
-    """Extract the layers behind the multiply-accumulates of `oracle`."""
+def extract_layers(oracle: CostOracle, *, counted: bool = False) -> Layers:
+    """Extract the layers behind the multiply-accumulates of `oracle`; `counted` if a cut may remove some."""
     terms = np.flatnonzero((oracle.macs > 0) & (oracle.params > 0))
     kernel = oracle.params[terms]
     positions = oracle.macs[terms] // kernel
     out, into = oracle.first[terms], oracle.second[terms]
     alone = (oracle.base[into] == 1) & ~oracle.slope[into].any(axis=-1)
     _, kind = np.unique(np.stack([kernel, positions, alone]), axis=1, return_inverse=True)
-    return Layers(oracle.base, oracle.slope, out, into, kernel, positions, kind.reshape(-1).astype(np.int64))
+    layers = Layers(oracle.base, oracle.slope, out, into, kernel, positions, kind.reshape(-1).astype(np.int64))
+    return replace(layers, counted=np.ones(1, dtype=np.int64)) if counted else layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +126,7 @@ class LatencyModel:
         """Return all values as arrays by name."""
         own = {"weights": self.weights, "errors": self.errors, "margin": np.array([self.margin])}
         return {
-            **{f"layers.{key}": value for key, value in vars(self.layers).items()},
+            **{f"layers.{key}": value for key, value in vars(self.layers).items() if len(value) or key != "counted"},
             **own,
             "dense": _to_array(self.dense),
         }

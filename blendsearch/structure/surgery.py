@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from blendsearch.structure.depthwise import decompose
 from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.removed_layers import fit_removed_layers, remove_empty_layers
 from blendsearch.structure.size_attributes import set_sizes
 from blendsearch.transfer import send
 
@@ -41,8 +42,8 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None
     """Copy only the kept channels of `model` into a new module that shares no memory with it.
 
     `cut` has shape (maps.channels,). If `model` was already cut by `previous_cut`, `cut` must be a part of it. Layers
-    marked for decomposition are decomposed (`structure.depthwise`) after their channels are cut. Mode and device stay
-    the same.
+    marked for decomposition are decomposed (`structure.depthwise`) after their channels are cut. Layers of groups that
+    keep no channel are removed (`structure.removed_layers`). Mode and device stay the same.
     """
     if cut.shape != (maps.channels,):
         raise ValueError(f"a cut of this network has shape ({maps.channels},), not {cut.shape}")
@@ -73,6 +74,10 @@ def narrow(model: nn.Module, maps: IndexMaps, cut: Cut, previous_cut: Cut | None
 
     narrowed = copy_with_tensors(model, slice_tensor)
     set_sizes(narrowed, {name: len(kept[dict(maps.slices[name])[0]]) for name in maps.sized})
+    if not all(map(len, kept)):
+        outputs = _count_outputs(maps, kept)
+        fit_removed_layers(narrowed, outputs)
+        remove_empty_layers(narrowed, outputs)
     for name in maps.find_decomposed_layers(cut):
         decompose(narrowed, name)
     return narrowed
@@ -82,6 +87,16 @@ def send_positions(kept: Sequence[NDArray[np.int64]], device: torch.device) -> S
     """Copy the positions of all slices to `device` at once: each copy takes a GPU longer than a slice."""
     together = send(torch.from_numpy(np.concatenate(kept)), device)
     return torch.split(together, [len(positions) for positions in kept])
+
+
+def _count_outputs(maps: IndexMaps, kept: Sequence[NDArray[np.int64]]) -> dict[str, int]:
+    """Count the outputs that each layer keeps, by its name, where a cut can reduce them."""
+    found = {}
+    for tensor, slices in maps.slices.items():
+        name, _, attribute = tensor.rpartition(".")
+        if attribute == "weight" and 0 in dict(slices):
+            found[name] = len(kept[dict(slices)[0]])
+    return found
 
 
 def copy_with_tensors(model: nn.Module, make_tensor: Callable[[Tensor], Tensor]) -> nn.Module:

@@ -50,7 +50,7 @@ def trace_structure(model: nn.Module, input_shape: tuple[int, int, int], images:
         raise ValueError("trace the network on the CPU and move it afterwards")
     check_structure(model)
     with use_eval_mode(model), seed_rngs(0):
-        examples, batches = _divide_images(input_shape, images)
+        examples, batches = divide_images(input_shape, images)
         try:
             with torch.no_grad():
                 outputs = list_tensors(model(examples[0]))
@@ -97,7 +97,7 @@ def _describe_functions(model: nn.Module) -> str:
     )
 
 
-def _divide_images(input_shape: tuple[int, int, int], images: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+def divide_images(input_shape: tuple[int, int, int], images: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
     """Return single images to trace, and batches of two to verify on."""
     if images is None or not len(images):
         generator = torch.Generator().manual_seed(0)

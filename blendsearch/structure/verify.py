@@ -8,6 +8,7 @@ means do: in the masked network they see the kept channels only (`structure.mask
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from blendsearch.structure.mean_draws import use_mean_draws
 from blendsearch.structure.outputs import list_tensors
 from blendsearch.structure.surgery import copy_with_tensors, narrow
 
+Part = TypeVar("Part")
+"""What a cut is verified for: a group, or a block."""
+
 TOLERANCE = 1e-3
 """Largest accepted difference between the outputs, in units of their standard deviation; round-off stays below 1e-4."""
 
@@ -35,12 +39,12 @@ def verify_groups(
     the set is halved until single failing groups are found.
     """
     rng = np.random.default_rng(seed)
-    model = _randomize_constant_weights(model, seed)
+    model = randomize_constant_weights(model, seed)
 
     def compare_cut(groups: Sequence[Group]) -> str:
         return find_difference(model, build_index_maps(groups, maps.shapes), batches, rng)
 
-    frozen = {group.name: reason for group, reason in _find_failing_groups(list(maps.groups), compare_cut)}
+    frozen = {group.name: reason for group, reason in find_failing_parts(list(maps.groups), compare_cut)}
     while True:
         kept = maps.exclude_groups(set(frozen))
         reason = compare_cut(kept.groups) if kept.groups else ""
@@ -61,12 +65,12 @@ def exclude_uncounted_groups(
 
     def compare_macs(groups: Sequence[Group]) -> str:
         part = build_index_maps(groups, maps.shapes)
-        cut = _draw_half_cut(part, rng)
+        cut = draw_half_cut(part, rng)
         predicted = build_cost_oracle(model, part, example, products).compute_cost("macs", part.count_kept(cut))
         counted = count_macs(narrow(model, part, cut), example)
         return "" if int(predicted) == counted else "its multiply-accumulates do not follow from its width"
 
-    failed = _find_failing_groups(list(maps.groups), compare_macs)
+    failed = find_failing_parts(list(maps.groups), compare_macs)
     frozen = [FrozenGroup(group.name, group.channels, reason) for group, reason in failed]
     return maps.exclude_groups({item.name for item in frozen}) if failed else maps, frozen
 
@@ -78,12 +82,16 @@ def _freeze_group(group: Group, reason: str) -> FrozenGroup:
 
 
 def find_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor], rng: np.random.Generator) -> str:
-    """Return how cutting about half of every group of `maps` differs from masking it; empty if it does not.
+    """Return how cutting about half of every group of `maps` differs from masking it; empty if it does not."""
+    return find_cut_difference(model, maps, batches, draw_half_cut(maps, rng))
+
+
+def find_cut_difference(model: nn.Module, maps: IndexMaps, batches: Sequence[Tensor], cut: Cut) -> str:
+    """Return how applying `cut` differs from masking what it removes; empty if it does not.
 
     Each of `batches` has shape (N, channels, height, width). All tensors of the outputs are compared, in evaluation
     mode, and on the first batch in training mode (without dropout and batch statistics) where the network runs in it.
     """
-    cut = _draw_half_cut(maps, rng)
     is_constant = True
     try:
         masked, pruned = mask_channels(model, maps, cut), narrow(model, maps, cut)
@@ -195,7 +203,7 @@ def mask_channels(model: nn.Module, maps: IndexMaps, cut: Cut) -> nn.Module:
     return masked
 
 
-def _randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:
+def randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:
     """Return the model, or a copy with random values in place of constant weights and scales.
 
     A classifier, a last batch-norm or a layer scale that starts at zero lets no signal through, so any cut behind it
@@ -218,17 +226,18 @@ def _randomize_constant_weights(model: nn.Module, seed: int) -> nn.Module:
     return copy_with_tensors(model, draw_tensor) if constant else model
 
 
-def _find_failing_groups(groups: list[Group], compare: Callable[[Sequence[Group]], str]) -> list[tuple[Group, str]]:
-    reason = compare(groups) if groups else ""
+def find_failing_parts(parts: list[Part], compare: Callable[[Sequence[Part]], str]) -> list[tuple[Part, str]]:
+    """Halve `parts` until each one for which `compare` gives a reason is found; return them with the reasons."""
+    reason = compare(parts) if parts else ""
     if not reason:
         return []
-    if len(groups) == 1:
-        return [(groups[0], reason)]
-    half = len(groups) // 2
-    return _find_failing_groups(groups[:half], compare) + _find_failing_groups(groups[half:], compare)
+    if len(parts) == 1:
+        return [(parts[0], reason)]
+    half = len(parts) // 2
+    return find_failing_parts(parts[:half], compare) + find_failing_parts(parts[half:], compare)
 
 
-def _draw_half_cut(maps: IndexMaps, rng: np.random.Generator) -> Cut:
+def draw_half_cut(maps: IndexMaps, rng: np.random.Generator) -> Cut:
     """Draw a cut that keeps a random half of every group: at least one channel, and not all.
 
     Where half divides the width, it keeps one more: a view to a width in code would otherwise succeed with half of it.

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from blendsearch.data.splits import Splits
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import Cut, IndexMaps
+from blendsearch.structure.removed_layers import RemovedLayer
 from blendsearch.training.device import Precision, autocast
 from blendsearch.training.refit_depthwise import SWEEPS, fit_pair
 from blendsearch.training.refit_patches import extract_patches, flatten_weight, unflatten_weight
@@ -151,6 +152,8 @@ class Refitter:
         hooks = []
         for target in targets:
             layer, pair = module.get_submodule(target.module), target.module in decomposed
+            if isinstance(layer, RemovedLayer):
+                continue
             if pair or (self.options.all_layers and target.has_prunable_inputs):
                 outputs = target.select_outputs(layer, maps, kept)
                 hook = (_PairRefitHook if pair else _RefitHook)(*outputs, self.options)

@@ -70,7 +70,7 @@ def list_transforms(decoder: Decoder, target: float) -> list[tuple[str, NDArray[
 
     Layers are ordered by the part of their kernels that they lose per multiply-accumulate saved, least first.
     """
-    layers, oracle, sizes = decoder.space.layers, decoder.oracle, decoder.allowed.sizes
+    layers, oracle, sizes = len(decoder.oracle.layers), decoder.oracle, decoder.allowed.sizes
     if not layers:
         return []
     alone = [oracle.decompose_except(np.arange(layers) != layer) for layer in range(layers)]

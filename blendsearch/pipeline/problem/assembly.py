@@ -11,6 +11,7 @@ from blendsearch.blend.clustering import Clusters
 from blendsearch.blend.decoder import Decoder
 from blendsearch.criteria.table import ScoreTable
 from blendsearch.data.splits import Splits
+from blendsearch.errors import ConfigError
 from blendsearch.fitness.evaluator import Evaluator
 from blendsearch.pipeline.problem.base_network import get_input_shape
 from blendsearch.pipeline.problem.from_config import (
@@ -20,11 +21,13 @@ from blendsearch.pipeline.problem.from_config import (
     make_space,
 )
 from blendsearch.pipeline.problem.problem import Problem
+from blendsearch.runs.config.block_removal_rules import removes_blocks
 from blendsearch.runs.config.schema import Config
 from blendsearch.structure.depthwise import compute_misfit
 from blendsearch.structure.depthwise_layers import add_decomposable_layers
 from blendsearch.structure.folding import fold_computed_weights
 from blendsearch.structure.preconditions import check_structure
+from blendsearch.structure.residual_blocks import add_removable_blocks
 from blendsearch.structure.trace import MAX_IMAGES, Structure, trace_structure
 from blendsearch.task import CLASSIFICATION, Task, seed_rngs
 from blendsearch.training.hooks import NO_HOOKS, TrainingHooks
@@ -55,13 +58,18 @@ class TracedNetwork:
 def trace_network(config: Config, model: nn.Module, splits: Splits) -> Structure:
     """Trace `model` on the CPU, on training images, after folding layers that compute their weights in place.
 
-    With `transform: depthwise`, decomposable layers are marked.
+    With `transform: depthwise`, decomposable layers are marked, with `search.blocks` removable blocks.
     """
     shape = get_input_shape(splits)
     images, _ = next(splits.iter_batches(splits.train, batch_size=MAX_IMAGES, device=torch.device("cpu")))
     check_structure(model)
     _fold_layers(model.eval(), images[:2])
     structure = trace_structure(model, shape, images)
+    if removes_blocks(config):
+        structure = add_removable_blocks(model, structure, shape, images)
+        if config.search.blocks is True and not structure.maps.blocks:
+            raise ConfigError(f"search.blocks: no block of {type(model).__name__} has a bypass: leave it out")
+        return structure
     return structure if config.transform == "none" else add_decomposable_layers(model, structure, shape)
 
 
@@ -86,10 +94,15 @@ def set_threads(config: Config) -> None:
 
 def _make_decoder(config: Config, traced: TracedNetwork, table: ScoreTable, clusters: Clusters) -> Decoder:
     structure, model = traced.structure, traced.model
-    layers = structure.maps.layers
+    layers, blocks = structure.maps.layers, structure.maps.blocks
+    space = make_space(config, table, clusters)
+    if blocks:
+        space = replace(space, layers=len(blocks), transform_name="blocks")
+    elif layers:
+        space = replace(space, layers=len(layers))
     allowed = compute_allowed_widths(config, structure)
     return Decoder(
-        replace(make_space(config, table, clusters), layers=len(layers)),
+        space,
         table,
         structure.oracle,
         allowed,

@@ -1,6 +1,7 @@
 """Translate the config's widths, genomes and schedules into types of the layers below."""
 
 import math
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -44,7 +45,8 @@ def compute_allowed_widths(config: Config, structure: Structure) -> Widths:
     budget = config.budget
     middles = [math.sqrt(low * high) for low, high in budget.get_spans().values()]
     share = min(middles, default=1.0)
-    return make_widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to, share)
+    widths = make_widths(structure.maps.sizes, budget.min_channels, budget.min_keep, budget.round_to, share)
+    return replace(widths, blocks=structure.maps.blocks)
 
 
 def make_fixed_widths(

@@ -40,11 +40,12 @@ from blendsearch.runs.cost_files import COSTS_FILE, collect_cost_arrays, load_or
 from blendsearch.runs.provenance import collect_provenance, hash_arrays
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run import ELASTIC_FILE, Run, create_run
-from blendsearch.runs.run_facts import GroupFacts, StructureFacts
+from blendsearch.runs.run_facts import BlockFacts, GroupFacts, StructureFacts
 from blendsearch.runs.score_files import collect_score_arrays, describe_scores, read_scores
 from blendsearch.runs.trust import sign_run
 from blendsearch.structure.folding import list_folded_layers
 from blendsearch.structure.latency_model import LatencyModel
+from blendsearch.structure.residual_blocks import list_output_sources
 from blendsearch.structure.trace import Structure
 from blendsearch.training.device import resolve_device
 
@@ -85,6 +86,8 @@ def record(
         structure["layers"] = list(problem.structure.maps.layers)
     if folded := list_folded_layers(problem.model):
         structure["folded"] = list(folded)
+    if blocks := _list_blocks(problem.structure):
+        structure["blocks"] = blocks
     if sizes := problem.structure.maps.list_size_sources():
         structure["sizes"] = {name: source.tolist() for name, source in sizes.items()}
     task = problem.evaluator.recipe.task
@@ -151,7 +154,9 @@ def restore(
         raise RunError(f"run {run.name!r}: dense.safetensors does not hold the weights of its network: restore it")
     structure = trace_network(config, model, splits)
     groups, layers = _list_groups(structure), list(structure.maps.layers)
-    if groups != run.structure["groups"] or layers != run.structure.get("layers", []):
+    found = groups, layers, _list_blocks(structure)
+    known = run.structure["groups"], run.structure.get("layers", []), run.structure.get("blocks", [])
+    if found[: 2 if fork else 3] != known[: 2 if fork else 3]:  # a fork may begin to remove blocks, or stop it
         raise RunError(
             f"run {run.name!r} found other groups in this network: it was made by other code or another version of "
             "torch; install the versions in its run.json"
@@ -198,6 +203,17 @@ def load_tuned(run: Run, dense: nn.Module) -> nn.Module | None:
 def get_state_arrays(model: nn.Module) -> dict[str, NDArray[Any]]:
     """Return the state dict of `model` as arrays."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def _list_blocks(structure: Structure) -> list[BlockFacts]:
+    maps = structure.maps
+    return [
+        {
+            "groups": [maps.groups[number].name for number in block],
+            "layers": {name: source.tolist() for name, source in list_output_sources(maps, block).items()},
+        }
+        for block in maps.blocks
+    ]
 
 
 def _list_groups(structure: Structure) -> list[GroupFacts]:

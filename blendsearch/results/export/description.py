@@ -13,8 +13,9 @@ from blendsearch.results.record import Record, omit
 from blendsearch.results.records import JsonObject
 from blendsearch.runs.parsing import read_json
 
-FORMAT = 3
-"""The newest layout: 3 where attributes follow the cut or layers are folded, 2 where layers are decomposed, else 1.
+FORMAT = 4
+"""The newest layout: 4 where layers are removed, 3 where attributes follow the cut or layers are folded, 2 where layers
+are decomposed, else 1.
 
 Readers of an older layout understand the lower numbers.
 """
@@ -49,6 +50,7 @@ class ExportDescription(Record):
     decomposed: the layers that are decomposed; None where none is.
     sizes: integer attributes of modules that follow the cut, by name; None where there are none.
     folded: layers that are plain ones with a weight that the dense network computes; None where there are none.
+    removed: the layers of removed blocks, with the outputs that they return as constants; None where none is.
     dense: the dense network's costs in units.
     cut: the cut's digest.
     latency: None where it was not measured.
@@ -61,6 +63,7 @@ class ExportDescription(Record):
     decomposed: tuple[str, ...] | None = omit()
     sizes: Mapping[str, int] | None = omit()
     folded: tuple[str, ...] | None = omit()
+    removed: Mapping[str, int] | None = omit()
     input: InputDescription
     macs: int
     params: int
@@ -83,6 +86,7 @@ class NetworkSource:
     decomposed: the layers that are decomposed.
     sizes: integer attributes of modules, by name.
     folded: layers that are replaced by plain ones.
+    removed: layers that are removed, with the outputs that they return.
     shape: (channels, height, width) of one input; None where the file does not have it.
     """
 
@@ -91,6 +95,7 @@ class NetworkSource:
     decomposed: Sequence[str]
     sizes: Mapping[str, int]
     folded: Sequence[str]
+    removed: Mapping[str, int]
     shape: tuple[int, ...] | None
 
 
@@ -128,8 +133,11 @@ def read_source(folder: Path) -> NetworkSource:
     folded = facts.get("folded", [])
     if not isinstance(folded, list) or not all(map(_is_text, folded)):
         raise ModelError(f"the network in {folder} does not fit {factory!r}: folded is not a list of layers")
+    removed = facts.get("removed", {})
+    if not isinstance(removed, dict) or not all(map(_is_text, removed)) or not all(map(_is_number, removed.values())):
+        raise ModelError(f"the network in {folder} does not fit {factory!r}: removed are not numbers by layer")
     known = tuple(shape) if isinstance(shape, list) else None
-    return NetworkSource(factory, facts["arguments"], decomposed, sizes, folded, known)
+    return NetworkSource(factory, facts["arguments"], decomposed, sizes, folded, removed, known)
 
 
 def _is_text(value: Any) -> bool:
@@ -137,7 +145,11 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+    return _is_number(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _is_shape(value: Any) -> bool:

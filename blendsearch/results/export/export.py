@@ -32,7 +32,7 @@ from blendsearch.results.export.formats import WrittenFile, check_formats, write
 from blendsearch.results.export.int8 import write_int8
 from blendsearch.results.export.loader import load
 from blendsearch.results.export.model_card import render_model_card
-from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers
+from blendsearch.results.network import list_decomposable_layers, list_decomposed_layers, list_removed_outputs
 from blendsearch.results.summary import has_accuracy, select_final, select_network
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.drafts import open_draft_folder
@@ -268,17 +268,19 @@ def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> Expo
     folded = run.structure.get("folded", [])
     padded = np.append(cut[: ends[-1]], True)
     sizes = {name: int(padded[source].sum()) for name, source in run.structure.get("sizes", {}).items()}
+    removed = list_removed_outputs(run.structure, cut)
     kept = {group["name"]: np.flatnonzero(part).tolist() for group, part in zip(groups, parts, strict=True)}
     taken = run.structure.get("input") or _require_splits(problem).describe_input()
     has_numbers = row.error is not None and has_accuracy(run)
     return ExportDescription(
-        format=FORMAT if sizes or folded else 2 if layers else 1,
+        format=FORMAT if removed else 3 if sizes or folded else 2 if layers else 1,
         factory=run.config.model.factory,
         arguments=run.config.model.arguments,
         kept=kept,
         decomposed=tuple(layers) if layers else None,
         sizes=sizes or None,
         folded=tuple(folded) or None,
+        removed=removed or None,
         input=taken,
         macs=row.macs,
         params=row.params,

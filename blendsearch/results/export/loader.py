@@ -15,6 +15,7 @@ from blendsearch.memory import get_available_bytes
 from blendsearch.results.export.description import WEIGHTS, NetworkSource, read_source
 from blendsearch.structure.depthwise import make_depthwise_pair
 from blendsearch.structure.folding import make_plain_layers
+from blendsearch.structure.removed_layers import make_removed_layer
 from blendsearch.structure.size_attributes import get_size, set_sizes
 from blendsearch.structure.surgery import copy_with_tensors
 from blendsearch.task import seed_rngs
@@ -49,6 +50,7 @@ def load(
             dense = _make_dense(source, sum(map(math.prod, shapes.values())), factory, model)
         _fold(dense, folder, source)
         _decompose(dense, folder, source)
+        _remove(dense, folder, source)
         named = [*dense.named_parameters(), *dense.named_buffers()]
         _check_shapes(folder, source, shapes, dense)
         names = {id(tensor): name for name, tensor in named}
@@ -112,6 +114,14 @@ def _decompose(dense: nn.Module, folder: Path, source: NetworkSource) -> None:
             dense.set_submodule(name, make_depthwise_pair(dense.get_submodule(name)))
     except (AttributeError, TypeError, ValueError) as error:
         raise _describe_misfit(folder, source, f"a decomposed layer is no convolution of it ({error})") from error
+
+
+def _remove(dense: nn.Module, folder: Path, source: NetworkSource) -> None:
+    try:
+        for name, outputs in source.removed.items():
+            dense.set_submodule(name, make_removed_layer(dense.get_submodule(name), outputs))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _describe_misfit(folder, source, f"a removed layer is no layer of it ({error})") from error
 
 
 def _check_shapes(folder: Path, source: NetworkSource, shapes: Mapping[str, tuple[int, ...]], dense: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from blendsearch.errors import ConfigError
+from blendsearch.runs.config.block_removal_rules import find_block_conflict
 from blendsearch.runs.config.ladder_plan import can_use_ladder, make_plan
 from blendsearch.runs.config.method_registry import PLAIN_ALLOCATIONS, get_method
 from blendsearch.runs.config.method_spec import MethodSpec
@@ -22,6 +23,7 @@ def check_config(config: Config) -> None:
     check_stages(config)
     check_elastic(config)
     check_ladder(config)
+    check_blocks(config)
 
 
 def check_weights(config: Config) -> None:
@@ -105,6 +107,13 @@ def find_stage_conflict(config: Config, roles: Collection[str]) -> str | None:
         return f"{called}, and networks with decomposed layers are cut at once: leave transform out, {once}"
     excluded = [role for role in ("train_fn", "scheduler") if role in roles]
     return f"{called}, which excludes a user-defined {excluded[0]}: leave it out, {once}" if excluded else None
+
+
+def check_blocks(config: Config) -> None:
+    """Refuse what does not know networks with removed blocks."""
+    conflict = find_block_conflict(config)
+    if config.search.blocks is True and conflict is not None:
+        raise ValueError(f"search.blocks removes blocks, {conflict}, or search.blocks")
 
 
 def check_elastic(config: Config) -> None:

@@ -20,7 +20,11 @@ OLD_FIELDS = {"search.optimiser": "search.optimizer"}
 ABSENT_SECTIONS: dict[str, dict[str, Any]] = {"ladder": {"rungs": []}}
 """Sections that runs of earlier versions do not have, with the values that mean the same."""
 
-ABSENT_FIELDS: dict[str, dict[str, Any]] = {"budget": {"round_to": 1}, "fitness": {"temperature": "own"}}
+ABSENT_FIELDS: dict[str, dict[str, Any]] = {
+    "budget": {"round_to": 1},
+    "fitness": {"temperature": "own"},
+    "search": {"blocks": False},
+}
 """The same for fields of sections that those runs have."""
 
 DIGITS = Path(__file__).with_name("digits.yaml")
@@ -135,7 +139,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     branch[fields[-1]] = value
 
 
-_BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int")
+_BRANCHES = ("tuple[", "constrained-", "literal[", "float", "int", "bool")
 
 
 def _format_errors(error: ValidationError) -> list[str]:

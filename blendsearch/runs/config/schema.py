@@ -246,6 +246,8 @@ class SearchConfig(Section):
     cluster to the first two.
     `optimizer`: auto is cma at one budget and nsga2 over a range of budgets. `seeds`: methods whose widths are found
     before the search and added to its first generation; uniform and global allocations are always there.
+    `blocks`: whether the search also decides which residual blocks are removed (structure/residual_blocks.py). auto is
+    true with budget.latency, where nothing else excludes it.
     """
 
     evaluations: Positive = 200
@@ -259,6 +261,7 @@ class SearchConfig(Section):
     blend: Literal["clusters", "network", "group"] = "clusters"
     members: Literal["weights", "choice", "mean"] = "weights"
     deviations: bool = False
+    blocks: bool | Literal["auto"] = "auto"
     optimizer: Annotated[str, OneOf(lambda: OPTIMIZERS, removed=("surrogate",))] = "auto"
     seeds: tuple[Annotated[str, OneOf(list_seed_names)], ...] = ()
     drop: Annotated[float, Field(ge=0, le=1)] = 0.05

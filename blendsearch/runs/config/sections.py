@@ -29,7 +29,9 @@ class Section(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             several = value if isinstance(value, list | tuple) else [value]
-            if field is not None and field.annotation is not bool and any(isinstance(item, bool) for item in several):
+            if field is None or bool in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                continue
+            if any(isinstance(item, bool) for item in several):
                 raise ValueError(f"{name} is {value}: expected no true or false there")
         return values
 
