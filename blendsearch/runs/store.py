@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from blendsearch.errors import RunError
+from blendsearch.runs.connection import connect_reader, connect_writer
 from blendsearch.runs.decoding import (
     Row,
     check_evaluations,
@@ -54,32 +55,14 @@ class Store:
         self.path, self._channels = path, channels
         check_companions(path)
         try:
-            self._connection = _connect(path, "?mode=ro" if read_only else "", check_same_thread=not read_only)
-            if read_only:
-                self._connection = self._open_unchanging(self._connection)
-            else:
+            self._connection = connect_reader(path) if read_only else connect_writer(path)
+            if not read_only:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(SCHEMA)
             self._identity = read_identity(path)
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
-
-    def _open_unchanging(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Return a connection that can read: on read-only media, one that needs no files beside the database."""
-        try:
-            try:
-                connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-            except sqlite3.OperationalError:  # another process may just be making the files beside the database
-                time.sleep(0.05)
-                connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            wal = self.path.with_name(f"{self.path.name}-wal")
-            if not self.path.is_file() or (wal.exists() and wal.stat().st_size):
-                raise  # missing, or with rows that only the log has
-            connection.close()
-            return _connect(self.path, "?mode=ro&immutable=1", check_same_thread=False)
-        return connection
 
     def __enter__(self) -> Self:
         return self
@@ -400,12 +383,3 @@ class Store:
             raise RunError(
                 f"{self.path} cannot be written ({error}): earlier results are intact; free some space and resume"
             ) from error
-
-
-def _connect(path: Path, options: str, *, check_same_thread: bool) -> sqlite3.Connection:
-    """Connect to `path`, escaped, so that ``#``, ``?`` and ``%`` in a folder's name stay part of it.
-
-    A reader may move between threads, as long as one at a time uses it.
-    """
-    target = f"{path.absolute().as_uri()}{options}"
-    return sqlite3.connect(target, uri=True, isolation_level=None, timeout=30, check_same_thread=check_same_thread)
