@@ -195,6 +195,7 @@ class Evaluator:
 
     def _build_network(self, request: Request) -> nn.Module:
         cut = request.unpack_cut()
+        self.maps.check_channels(cut)
         source = self.model if self.tuned is None or cut.all() else self.tuned
         module = convert_to_channels_last(narrow(source, self.maps, cut).eval())
         if self.refitter is not None:

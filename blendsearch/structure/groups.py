@@ -91,6 +91,13 @@ class IndexMaps:
         """Length of the line: channels of all groups, plus layers that may be decomposed."""
         return int(self.offsets[-1]) + len(self.layers)
 
+    def check_channels(self, cut: Cut) -> None:
+        """Raise ValueError where `cut` keeps no channel of a group that is not inside a removable block."""
+        removable = {number for block in self.blocks for number in block}
+        for number in np.flatnonzero(self.count_kept(cut) == 0).tolist():
+            if number not in removable:
+                raise ValueError(f"the cut keeps no channel of {self.groups[number].name}")
+
     @property
     def sized(self) -> tuple[str, ...]:
         """Names of integer attributes that follow a cut."""

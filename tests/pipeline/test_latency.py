@@ -23,6 +23,7 @@ from blendsearch.runs.config.loading import load_config
 from blendsearch.runs.records import Latency
 from blendsearch.runs.run import open_run
 from blendsearch.runs.store import Store
+from blendsearch.runs.tables import AGES
 from blendsearch.structure.latency_model import LatencyModel, extract_layers, fit_latency_model
 from blendsearch.structure.peak_memory import trace_peak_memory
 from blendsearch.structure.trace import trace_structure
@@ -243,7 +244,7 @@ def test_a_run_from_before_latencies_is_read(tmp_path: Path) -> None:
     store.add_runtime_latency("a", "onnxruntime", Latency(0.7, 0.03))
     store.add_runtime_latency("a", "onnxruntime", Latency(0.8, 0.04))
     assert store.read_runtime_latencies() == {"a": {"onnxruntime": Latency(0.7, 0.03)}}
-    for table in ("latencies", "runtime_latencies"):
+    for table in sorted(AGES.keys() - {"finals", "rejudged"}):
         store._connection.execute(f"DROP TABLE {table}")
     store.close()
     old = Store(tmp_path / "run.sqlite", read_only=True)

@@ -190,7 +190,7 @@ def test_no_name_in_a_file_is_imported(name: str, folder: Path) -> None:
         (b"[]", "does not describe"),
         (b"{}", "does not describe"),
         (b'{"format": true}', "does not describe"),
-        (b'{"format": 4}', "newer"),
+        (b'{"format": 5}', "newer"),
         (b'{"format": 1}', "factory is not a name"),
         (b'{"format": 1, "factory": "digits_net"}', "arguments is not an object"),
         (b"\x80\x04\x95", "not UTF-8"),

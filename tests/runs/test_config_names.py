@@ -1,5 +1,6 @@
 """Names in a config are refused before torch is imported, and the bundled ones are those that the modules register."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,11 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(change: str, messag
         "except SystemExit as ended: code = ended.code",
         "assert code == 2 and not {'torch', 'ray', 'numpy', 'scipy'} & set(sys.modules)",
     )
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["HOME"] = str(tmp_path)  # where Ray keeps a token
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert message in done.stderr and not (tmp_path / "runs").exists()
 
