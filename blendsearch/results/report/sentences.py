@@ -1,5 +1,6 @@
 """The results of a run in a few sentences: networks chosen by validation, with test accuracies where there are any."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from blendsearch.results.formatting import format_budget, format_points, format_share
@@ -66,6 +67,7 @@ class _Accuracies:
     def __init__(self, run: Run, summary: RunSummary) -> None:
         rows: list[EvaluationRecord] = [*summary.dense, *summary.baselines, *summary.front, *summary.finals]
         self.rows_by_id = {row.id: row for row in rows}
+        self._before_training = {row.id: row for row in [*summary.baselines, *summary.front]}
         self.dense = summary.dense[0] if summary.dense else None
         self.finals = [row.id for row in summary.finals]
         self.fine_tuned = bool(self.finals)
@@ -86,9 +88,25 @@ class _Accuracies:
 
     def get_accuracy(self, number: int) -> float | None:
         row = self.rows_by_id.get(number)
-        if row is None:
-            return None
+        return None if row is None else self._read_accuracy(row)
+
+    def _read_accuracy(self, row: EvaluationRecord) -> float | None:
         return row.test_accuracy if self.tested else row.val_accuracy
+
+    def compare_at_cost(self, history: SearchHistory, row: Evaluation) -> tuple[float | None, float | None]:
+        """Return the accuracies of the best network of at most the cost of `row`, and of `row`.
+
+        Both are after the long fine-tune where `row` has one, and before it otherwise.
+        """
+        most = history.share(row) + 1e-9
+        if row.id in self.finals:
+            costs = {other.id: history.share(other) for other in history.evaluated}
+            best = next(number for number in self.finals if costs.get(number, math.inf) <= most)
+            return self.get_accuracy(best), self.get_accuracy(row.id)
+        affordable = [other for other in history.front if history.share(other) <= most]
+        found = [self._before_training.get(other.id) for other in (*affordable[-1:], row)]
+        accuracies = [None if item is None else self._read_accuracy(item) for item in found]
+        return (accuracies[0], accuracies[1]) if affordable else (None, None)
 
     def format_difference(self, own: float, number: int, name: str) -> str | None:
         other = self.get_accuracy(number)
@@ -148,10 +166,7 @@ def _describe_front(
         )
     budgets, differences = [], []
     for row in group_baselines(history).get("single criterion", []):
-        affordable = [other for other in history.front if history.share(other) <= history.share(row) + 1e-9]
-        if not affordable:
-            continue
-        own, other = accuracies.get_accuracy(affordable[-1].id), accuracies.get_accuracy(row.id)
+        own, other = accuracies.compare_at_cost(history, row)
         if own is not None and other is not None:
             budgets.append(format_share(history.share(row)))
             differences.append(round((own - other) * 100, 2))
