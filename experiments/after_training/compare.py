@@ -194,7 +194,7 @@ class Experiment:
             "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05},
         }
         if is_plain:
-            tree["fitness"] = tree["fitness"] | {"repair": "none"}
+            tree["fitness"] = tree.get("fitness", {}) | {"repair": "none"}
         tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
