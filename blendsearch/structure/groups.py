@@ -94,7 +94,7 @@ class IndexMaps:
     def check_channels(self, cut: Cut) -> None:
         """Raise ValueError where `cut` keeps no channel of a group that is not inside a removable block."""
         removable = {number for block in self.blocks for number in block}
-        for number in np.flatnonzero(self.count_kept(cut) == 0).tolist():
+        for number in np.flatnonzero(self.count_kept(cut)[: len(self.groups)] == 0).tolist():
             if number not in removable:
                 raise ValueError(f"the cut keeps no channel of {self.groups[number].name}")
 

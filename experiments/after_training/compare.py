@@ -189,7 +189,7 @@ class Experiment:
         tree["data"] |= {"val_limit": self.val_limit}
         tree["criteria"] = tree["criteria"] | {"pool": list(POOL)}
         tree["finals"] = {
-            "picks": int(self.has_ladder),
+            "picks": int(self.has_ladder or method != "blended"),
             "distillation": 0.0 if is_plain else self.distillation,
             "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05},
         }
