@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-SHORTER = ("rule",)
-"""Arms that cost less than the search; the regret leaves them out."""
+OTHERS = ("rule", "torch-pruning, as used")
+"""Arms of another cost or recipe; the regret leaves them out."""
 
 COLORS = {"search": "tab:blue", "rule, equal cost": "tab:orange", "rule": "tab:brown"}
 
@@ -45,7 +45,7 @@ def main() -> None:
 def compute_regret(setting: dict[str, Any]) -> dict[str, Any]:
     """Return every arm's distance in points to the best arm, over the seeds that all of them have."""
     rows = {arm["name"]: {row["seed"]: row["test"] for row in arm["seeds"]} for arm in setting["arms"]}
-    equal = {name: found for name, found in rows.items() if name not in SHORTER}
+    equal = {name: found for name, found in rows.items() if name not in OTHERS}
     seeds = sorted(set.intersection(*(set(found) for found in equal.values())))
     means = {name: statistics.mean(found[seed] for seed in seeds) for name, found in equal.items()}
     best = max(means.values())
