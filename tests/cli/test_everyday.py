@@ -217,13 +217,18 @@ def test_bash_completes_verbs_options_and_runs(runs: Path) -> None:
     assert complete("blendsearch", "job", "st") == ["status", "stop"]
 
 
+def write_completion(shell: str, folder: Path) -> Path:
+    script = folder / f"completion.{shell}"
+    with script.open("w") as file:
+        subprocess.run([sys.executable, "-m", "blendsearch", "completion", shell], stdout=file, check=True)
+    return script
+
+
 def test_fish_completes_verbs_options_and_runs(runs: Path, tmp_path: Path) -> None:
     fish = shutil.which("fish")
     if fish is None:
         pytest.skip("fish is not installed")
-    script = tmp_path / "completion.fish"
-    with script.open("w") as file:
-        subprocess.run([sys.executable, "-m", "blendsearch", "completion", "fish"], stdout=file, check=True)
+    script = write_completion("fish", tmp_path)
 
     def complete(typed: str) -> set[str]:
         code = f"source {script}; complete -C '{typed}'"
@@ -255,9 +260,7 @@ def test_zsh_completes_verbs_and_runs(typed: str, completed: str, runs: Path, tm
     zsh = shutil.which("zsh")
     if zsh is None:
         pytest.skip("zsh is not installed")
-    script = tmp_path / "completion.zsh"
-    with script.open("w") as file:
-        subprocess.run([sys.executable, "-m", "blendsearch", "completion", "zsh"], stdout=file, check=True)
+    script = write_completion("zsh", tmp_path)
     done = subprocess.run([zsh, "-f", "-c", ZSH, "zsh", str(script), typed], capture_output=True, text=True)
     assert "compdef" not in done.stdout and f"lendsearch {completed}" in done.stdout, done.stdout
 

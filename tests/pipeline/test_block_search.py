@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 import torch
 from refits import make_random_splits
+from resumed_search import list_rows, search_with_interruption
 from torch import nn
 
 import blendsearch
 from blendsearch.cli.main import main
-from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import ConfigError, ModelError, RunError
-from blendsearch.events import Evaluated, Event, ignore_event
+from blendsearch.events import ignore_event
 from blendsearch.pipeline.control_runs import plan_comparison
-from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.problem.assembly import trace_network
 from blendsearch.pipeline.problem.builder import build_problem
-from blendsearch.pipeline.problem.persistence import record, restore
+from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.config.block_removal_rules import removes_blocks
 from blendsearch.runs.config.loading import parse_config, parse_stored_config
 from blendsearch.runs.run import Run, open_run
@@ -32,12 +31,6 @@ REMOVED = {"inner.0": 0, "inner.1": 0}
 
 def make_tree(quick: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return quick | {"search": {"evaluations": 28, "population": 8, "blocks": True}} | changes
-
-
-def list_rows(run: Run) -> list[tuple[Any, ...]]:
-    with run.open_store(read_only=True) as store:
-        rows = store.read_evaluations()
-    return [(row.digest, row.cut, row.origin, row.genome, row.macs, row.loss) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +92,7 @@ def test_the_trained_best_network_is_exported(found: tuple[Path, Run]) -> None:
 
 def test_an_interrupted_search_resumes_to_the_same_end(tmp_path: Path, quick: dict[str, Any]) -> None:
     first = build_problem(parse_config(make_tree(quick), "here"), ignore_event)
-    complete, stopped = (record(first, tmp_path, name, []) for name in ("complete", "stopped"))
-    search(complete, first, LocalEngine(first.evaluator), ignore_event)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Evaluated) and event.id == 22:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(stopped, first, LocalEngine(first.evaluator), stop)
-    again = restore(open_run(tmp_path, "stopped"))
-    search(stopped, again, LocalEngine(again.evaluator), ignore_event)
+    complete, stopped = search_with_interruption(first, tmp_path, 22)
     assert list_rows(complete) == list_rows(stopped)
     assert len({json.loads(row[3])["blocks"][0] > 0 for row in list_rows(complete) if row[3] != "{}"}) == 2
 

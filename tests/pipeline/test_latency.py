@@ -185,16 +185,16 @@ def test_a_latency_out_of_reach_is_refused_with_the_range_before_there_is_a_run(
 
 
 def test_a_wide_margin_ends_a_search_before_there_is_a_run() -> None:
-    heard: list[Event] = []
-    _check_margin(0.1, 0.5, heard.append)
-    assert not heard
-    _check_margin(0.3, 0.5, heard.append)
-    (warning,) = heard
+    reported: list[Event] = []
+    _check_margin(0.1, 0.5, reported.append)
+    assert not reported
+    _check_margin(0.3, 0.5, reported.append)
+    (warning,) = reported
     assert isinstance(warning, Warned) and "cuts are charged 30% extra" in warning.text
     with pytest.raises(BudgetError, match="charged 62% more than predicted, and .*max_margin is 50%") as raised:
-        _check_margin(0.62, 0.5, heard.append)
+        _check_margin(0.62, 0.5, reported.append)
     assert "--set budget.measured.max_margin=0.7" in str(raised.value) and "\n" not in str(raised.value)
-    _check_margin(0.62, 0.7, heard.append)
+    _check_margin(0.62, 0.7, reported.append)
 
 
 def test_a_search_is_held_to_the_latency_of_a_board(quick: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from resumed_search import list_rows, search_with_interruption
 from torch import nn
 
 import blendsearch
@@ -18,14 +19,11 @@ from blendsearch.blend.allocation_rules import make_constant_rule as given_befor
 from blendsearch.blend.decoder import Decoder
 from blendsearch.blend.genome import BASELINE_GENE, Genome, compute_bounds, compute_flip_step, unflatten_genome
 from blendsearch.cli.main import main
-from blendsearch.engine.local import LocalEngine
 from blendsearch.errors import BudgetError, ConfigError, ModelError
-from blendsearch.events import Evaluated, Event, ignore_event
+from blendsearch.events import ignore_event
 from blendsearch.pipeline.control_runs import plan_comparison
-from blendsearch.pipeline.loop import search
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.builder import build_problem
-from blendsearch.pipeline.problem.persistence import record, restore
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.run import Run, open_run
@@ -139,31 +137,12 @@ def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path: Path, quick: di
     tree = quick | {"transform": "depthwise", "budget": {"macs": 0.3}}
     tree["search"] = {"evaluations": 36, "population": 8, "optimizer": optimizer}
     first = build_problem(parse_config(tree, "here"), ignore_event)
-    whole, stopped = (record(first, tmp_path, name, []) for name in ("whole", "stopped"))
-    search(whole, first, LocalEngine(first.evaluator), ignore_event)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Evaluated) and event.id == 30:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(stopped, first, LocalEngine(first.evaluator), stop)
-    again = restore(open_run(tmp_path, "stopped"))
-    search(stopped, again, LocalEngine(again.evaluator), ignore_event)
-    rows, others = rows_of(whole), rows_of(stopped)
+    complete, stopped = search_with_interruption(first, tmp_path, 30)
+    rows, others = list_rows(complete), list_rows(stopped)
     assert len(rows) == 37 and rows == others
     maps = first.structure.maps
     sets = {maps.find_decomposed_layers(unpack_cut(cut, maps.channels)) for _, cut, *_ in rows}
     assert len(sets) > 5
-
-
-def rows_of(run: Run) -> list[tuple[Any, ...]]:
-    store = run.open_store(read_only=True)
-    rows = [
-        (item.digest, item.cut, item.origin, item.genome, item.macs, item.loss) for item in store.read_evaluations()
-    ]
-    store.close()
-    return rows
 
 
 def searched(tmp_path: Path, quick: dict[str, Any], name: str, **changes: Any) -> Run:

@@ -34,8 +34,8 @@ def make_network(number: int, share: float) -> Any:
 def test_a_trained_network_is_compared_with_trained_ones_alone(
     finals: dict[int, float], expected: tuple[float, float]
 ) -> None:
-    criterion, cheaper, dearer = make_network(1, 0.3), make_network(2, 0.25), make_network(9, 0.5)
-    networks = [criterion, cheaper, dearer, make_network(3, 0.2)]
-    history: Any = SimpleNamespace(share=lambda row: row.share, evaluated=networks, front=[cheaper, dearer])
+    criterion, cheaper, costlier = make_network(1, 0.3), make_network(2, 0.25), make_network(9, 0.5)
+    networks = [criterion, cheaper, costlier, make_network(3, 0.2)]
+    history: Any = SimpleNamespace(share=lambda row: row.share, evaluated=networks, front=[cheaper, costlier])
     accuracies = make_accuracies(finals, {1: 0.6, 2: 0.7, 9: 0.8})
     assert accuracies.compare_at_cost(history, criterion) == expected
