@@ -177,9 +177,9 @@ def _draw_allocation(
     oracle: CostOracle, allowed: Widths, budget: Budget, share: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Allocate `budget` by shares, (groups,), after random blocks are removed."""
-    if not allowed.blocks:
-        return allocate(oracle, allowed, _clip_budget(budget, oracle, allowed), share)
     budget = _clip_budget(budget, oracle, allowed)
+    if not allowed.blocks:
+        return allocate(oracle, allowed, budget, share)
     genes = np.where(_draw_removed_blocks(allowed, rng), 1.0, -1.0) * rng.random(len(allowed.blocks))
     removed = choose_removed_blocks(oracle, allowed, budget, genes)
     return allocate_without_blocks(oracle, allowed, budget, share, removed)

@@ -2,9 +2,9 @@
 
 The model is a sum of features with non-negative weights. No feature shrinks when a network gets wider, so neither does
 the predicted latency, and bisection can meet a budget. Layers of one kind (equal kernel, equal positions, dense or
-depthwise) share four features, and where blocks may be removed the number of
-layers is one more. The four are their multiply-accumulates, the same with channels rounded up to the 16 that
-vector units and tensor cores process at a time, the elements they write, and their weights.
+depthwise) share four features: their multiply-accumulates, the same with channels rounded up to the 16 that vector
+units and tensor cores process at a time, the elements they write, and their weights. Where blocks may be removed, the
+number of layers is one more feature.
 
 A cut is charged more than its prediction: the prediction times one plus a *margin*. 95 % of the measured networks that
 the fit had not seen were no slower than charged (the quantile of split conformal prediction, over five folds). A
