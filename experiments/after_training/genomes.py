@@ -11,6 +11,7 @@ the first genome; it is written after every search.
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.pareto import select_evaluated
-from blendsearch.runs.run import open_run
+from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.groups import unpack_cut
 
 GENOMES: dict[str, dict[str, Any]] = {
@@ -49,32 +50,14 @@ def main() -> None:
     for name in GENOMES:
         for seed in range(asked.seeds):
             if all(row["seed"] != seed for row in rows[name]):
-                rows[name].append(run_search(arguments, name, seed, asked.evaluations))
+                rows[name].append(run_genome(arguments, name, seed, asked.evaluations))
                 print(name, rows[name][-1], flush=True)
                 asked.out.write_text(json.dumps(facts | summarize(rows), indent=1) + "\n")
 
 
-def run_search(arguments: Arguments, name: str, seed: int, evaluations: int) -> dict[str, Any]:
+def run_genome(arguments: Arguments, name: str, seed: int, evaluations: int) -> dict[str, Any]:
     """Search with a genome; return the least loss, and the loss of that network on unused validation images."""
-    label = "-".join(GENOMES[name].values()) + f"-{seed}"
-    runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{evaluations}"
-    tree = make_config(arguments).model_dump(mode="json", exclude_defaults=True)
-    tree["model"] = tree["model"] | {"weights": str(get_weights_path(arguments)), "train": None}
-    tree["data"] |= {"val_limit": 2000}
-    tree |= {
-        "criteria": {"pool": list(POOL)},
-        "search": {"evaluations": evaluations, **GENOMES[name]},
-        "finals": {"picks": 0},
-        "ladder": {"rungs": []},
-        "seed": seed,
-    }
-    runs.mkdir(parents=True, exist_ok=True)
-    config = runs / f"{label}.yaml"
-    config.write_text(yaml.safe_dump(tree))
-    code = run_blendsearch(["search", str(config), "--runs", str(runs), "--name", label, "--or-resume"])
-    if code:
-        sys.exit(f"the search {label} ended with exit code {code}")
-    run = open_run(runs, label)
+    run = run_search(arguments, "-".join(GENOMES[name].values()), GENOMES[name], seed, evaluations)
     with run.open_store(read_only=True) as store:
         found = select_evaluated(store.read_evaluations())
     best = min((row for row in found if row.id), key=lambda row: (row.loss, row.id))
@@ -82,6 +65,31 @@ def run_search(arguments: Arguments, name: str, seed: int, evaluations: int) -> 
     cut = unpack_cut(best.cut, problem.structure.maps.channels)
     unused = problem.evaluator.evaluate(make_request(cut, "recalibrated", seed, "unused"))
     return {"seed": seed, "origin": best.origin, "loss": round(best.loss, 4), "unused": round(unused.loss, 4)}
+
+
+def run_search(
+    arguments: Arguments, label: str, search: Mapping[str, Any], seed: int, evaluations: int, val_limit: int = 2000
+) -> Run:
+    """Search without a ladder and without finals; a run that is there already is returned or resumed."""
+    name = f"{label}-{seed}"
+    runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{evaluations}"
+    tree = make_config(arguments).model_dump(mode="json", exclude_defaults=True)
+    tree["model"] = tree["model"] | {"weights": str(get_weights_path(arguments)), "train": None}
+    tree["data"] |= {"val_limit": val_limit}
+    tree |= {
+        "criteria": {"pool": list(POOL)},
+        "search": {"evaluations": evaluations, **search},
+        "finals": {"picks": 0},
+        "ladder": {"rungs": []},
+        "seed": seed,
+    }
+    runs.mkdir(parents=True, exist_ok=True)
+    config = runs / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    code = run_blendsearch(["search", str(config), "--runs", str(runs), "--name", name, "--or-resume"])
+    if code:
+        sys.exit(f"the search {name} ended with exit code {code}")
+    return open_run(runs, name)
 
 
 def summarize(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

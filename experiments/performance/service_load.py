@@ -37,10 +37,10 @@ PERIODS = 4
 """Periods without load, each followed by one with it."""
 
 CONFIG: dict[str, Any] = {
-    "model": {"factory": "digits_net", "arguments": {"width": 8}, "train": {"epochs": 1}},
+    "model": {"factory": "digits_net", "arguments": {"width": 16}, "train": {"epochs": 1}},
     "data": {"dataset": "digits", "val_size": 0.3},
     "criteria": {"pool": ["l1", "bn_gamma"], "images": 64},
-    "budget": {"macs": 0.5},
+    "budget": {"macs": 0.5, "round_to": 1},
     "fitness": {"recalibration_images": 128, "device": "cpu"},
     "search": {"evaluations": 16, "population": 8},
     "engine": {"threads": 1, "workers": 1},
