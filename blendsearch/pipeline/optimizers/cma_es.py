@@ -35,7 +35,7 @@ from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
 from blendsearch.pipeline.optimizers.cma_state import CmaState, StageResultState, SteadyState
 from blendsearch.pipeline.optimizers.diagonal_cma import DiagonalStrategy
-from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
+from blendsearch.pipeline.optimizers.evolution import LONG_SEARCH, TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
@@ -43,12 +43,6 @@ SHARE_STEP = 0.05
 """Initial standard deviation of shares: 0.4 in the log-odds of keeping a channel."""
 LOG_LOSS_SCALE = 0.15
 """Difference in log loss to the best criterion at which a criterion begins with 1/e of its weight."""
-LONG_SEARCH = 1_000
-"""Evaluations after which the strategy restarts as soon as a fifth of its draws are known cuts.
-
-It has then converged to the resolution of cuts, and each known cut costs a decoding for nothing: of a ResNet-20, up to
-7.5 per evaluation. Shorter searches restart where no draw is new.
-"""
 WIDENINGS = (1.0, 2.0, 4.0, 8.0)
 """Factors of the standard deviations of a long search's restarts: the cuts near the best become known one by one."""
 

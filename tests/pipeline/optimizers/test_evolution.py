@@ -9,7 +9,7 @@ from decoders import DECODER
 from blendsearch.blend.genome import unflatten_genome
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.optimizers.evolution import Evolution
+from blendsearch.pipeline.optimizers.evolution import LONG_SEARCH, MOST_MUTATIONS, TRIES, Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2
 
 
@@ -67,6 +67,30 @@ def test_no_child_repeats_a_known_cut() -> None:
     asked = [digest for part in generations(held, 5, known) for digest in part]
     assert len(asked) == len(set(asked)) == 40
     assert not before & set(asked)
+
+
+def test_a_child_of_a_long_search_moves_away_from_known_cuts_faster() -> None:
+    held, known = started()
+
+    def count_mutations(known: set[str]) -> int:
+        counts = [0]
+        operators, mutate = held.operators, held.operators.mutate
+
+        def count(genes: list[float]) -> None:
+            counts[0] += 1
+            mutate(genes)
+
+        operators.mutate = count  # type: ignore[method-assign]
+        genes = list(held.population[0])
+        held.decode = lambda genome: DECODER.decode(unflatten_genome(DECODER.space, list(held.population[0])))
+        held._digests.clear()
+        held._mutate_until_new(genes, known)
+        operators.mutate = mutate  # type: ignore[method-assign]
+        return counts[0]
+
+    assert count_mutations(known) == TRIES
+    doubled = sum(min(MOST_MUTATIONS, 2**attempt) for attempt in range(TRIES))
+    assert count_mutations(known | {f"earlier {number}" for number in range(LONG_SEARCH)}) == doubled
 
 
 def test_a_restored_evolution_goes_on_as_if_it_had_never_stopped() -> None:

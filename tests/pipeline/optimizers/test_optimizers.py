@@ -16,8 +16,8 @@ from blendsearch.pipeline.methods.cfbs.method import Cfbs
 from blendsearch.pipeline.methods.legr.method import Legr
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.optimizers.cma_es import LONG_SEARCH, Cma
-from blendsearch.pipeline.optimizers.evolution import Evolution
+from blendsearch.pipeline.optimizers.cma_es import Cma
+from blendsearch.pipeline.optimizers.evolution import LONG_SEARCH, Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2, Nsga3
 from blendsearch.pipeline.optimizers.random_search import RandomSearch
 from blendsearch.testing import (
