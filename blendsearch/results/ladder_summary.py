@@ -7,7 +7,7 @@ from blendsearch.results.ladder_records import FinalsNoise, LadderRecord, RungRe
 from blendsearch.results.records import FinalRecord
 from blendsearch.runs.config.ladder_plan import LadderPlan, make_plan
 from blendsearch.runs.origin import DENSE
-from blendsearch.runs.records import Evaluation, RungResult
+from blendsearch.runs.records import Evaluation, Promotion, RungResult
 from blendsearch.runs.run import Run
 from blendsearch.runs.store import Store
 from blendsearch.training.training_cost import PASSES
@@ -41,7 +41,7 @@ def _compute_cost(run: Run, store: Store, results: Sequence[RungResult], plan: L
     trained = sum(item.cost for item in results)
     finals = sum(item.cost for item in results if item.rung == plan.last)
     return SearchCost(
-        evaluations=compute_evaluation_cost(run, rows),
+        evaluations=compute_evaluation_cost(run, rows) + compute_promotion_cost(run, rows, store.read_promotions()),
         probes=_compute_probe_cost(run, store, macs),
         rungs=trained - finals,
         finals=finals,
@@ -54,13 +54,26 @@ def _compute_cost(run: Run, store: Store, results: Sequence[RungResult], plan: L
 
 def compute_evaluation_cost(run: Run, rows: Iterable[Evaluation]) -> float:
     """Compute the cost of evaluations: passes over validation images, recalibration and short fine-tunes."""
-    fitness, images = run.config.fitness, run.structure.get("images", {})
-    each = float(images.get("val", 0))
-    if fitness.fidelity != "raw":
-        each += min(fitness.recalibration_images, images.get("train", 0))
-    if fitness.fidelity == "tuned":
-        each += PASSES * _count_images(run, fitness.tuning.images) * fitness.tuning.epochs
+    each = _count_passes(run, run.config.fitness.fidelity, "val")
     return each * sum(row.macs for row in rows if row.origin != DENSE and not row.failure)
+
+
+def compute_promotion_cost(run: Run, rows: Iterable[Evaluation], promotions: Iterable[Promotion]) -> float:
+    """Compute the cost of evaluating promoted networks again."""
+    split = "unused" if run.config.promote.images == "unused" else "val"
+    macs = {row.digest: row.macs for row in rows if row.origin != DENSE}
+    return sum(_count_passes(run, item.fidelity, split) * macs.get(item.digest, 0) for item in promotions)
+
+
+def _count_passes(run: Run, fidelity: str, split: str) -> float:
+    """Count the forward passes of single images that an evaluation takes."""
+    fitness, images = run.config.fitness, run.structure.get("images", {})
+    passes = float(images.get(split, 0))
+    if fidelity != "raw":
+        passes += min(fitness.recalibration_images, images.get("train", 0))
+    if fidelity == "tuned":
+        passes += PASSES * _count_images(run, fitness.tuning.images) * fitness.tuning.epochs
+    return passes
 
 
 def _compute_probe_cost(run: Run, store: Store, macs: Mapping[str, int]) -> float:

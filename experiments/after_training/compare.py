@@ -13,7 +13,8 @@ the multiply-accumulates of all evaluations and trainings. The other arms are tr
 - `random`: random genomes on the same ladder (method `random`).
 
 With `--no-ladder`, the searches train one network, that of the least loss: their cost is that of the evaluations and of
-one training, which may be longer at equal total cost.
+one training, which may be longer at equal total cost. With `--promote`, the best of the evaluations on `--val-limit`
+images are evaluated again on the other validation images, and the network is chosen among them.
 
 Networks are chosen by validation; each is tested once, in its last epoch. Rows are written after every training, and a
 run that was stopped continues. `SETTING.json` has `arms` and `paired`: the difference in points of `search` to each
@@ -39,10 +40,9 @@ from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
-from blendsearch.results.ladder_summary import compute_evaluation_cost
+from blendsearch.results.ladder_summary import compute_evaluation_cost, compute_promotion_cost
 from blendsearch.results.summary import summarize_run
-from blendsearch.runs.origin import DENSE
-from blendsearch.runs.pareto import select_evaluated
+from blendsearch.runs.pareto import select_evaluated, select_highest_fidelity
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.groups import Cut, unpack_cut
@@ -91,11 +91,14 @@ def main() -> None:
     load_problem(arguments)  # trains the base network once
     facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
     facts |= {"evaluations": asked.evaluations, "rate": asked.rate, "distillation": asked.distillation}
+    facts |= {"val_limit": asked.val_limit, "promote": asked.promote}
     table = Table(asked.out, facts)
     for seed in range(asked.seeds):
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
+        if asked.promote:
+            search |= {"promote": {"share": asked.promote, "fidelity": "recalibrated", "images": "unused"}}
         experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation, asked.val_limit)
         for arm in ARMS:
             if arm in asked.arms and not table.has(arm, seed):
@@ -111,6 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
     parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
     parser.add_argument("--val-limit", type=int, default=2000, help="validation images of an evaluation")
+    parser.add_argument("--promote", type=float, default=0.0, help="share evaluated again on all other images")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
     return asked
@@ -210,9 +214,9 @@ class Experiment:
         """Search without trainings, then train the network of the least loss."""
         run = self._run_method("blended", self.arguments.epochs)
         with run.open_store(read_only=True) as store:
-            rows = select_evaluated(store.read_evaluations())
-            searched = compute_evaluation_cost(run, store.read_bare_evaluations())
-        best = min((row for row in rows if row.origin != DENSE), key=lambda row: (row.loss, row.id))
+            rows, promotions = store.read_evaluations(), store.read_promotions()
+        searched = compute_evaluation_cost(run, rows) + compute_promotion_cost(run, rows, promotions)
+        best = min(select_highest_fidelity(rows, promotions), key=lambda row: (row.loss, row.id))
         row = self._train_row(run, best, self.arguments.epochs)
         return row | {"total_macs": row["total_macs"] + searched}
 

@@ -28,7 +28,14 @@ ADDED = frozenset(
     {
         *(".schema", ".answer", ".tags", ".archived", ".changed", ".child.started"),
         *(".metric", ".best_metric", ".importance", "/importance", ".fitness.temperature", ".measured.max_margin"),
-        *(".measured.runtime", ".measured.command", ".measured.timeout", ".runtime_latencies", ".latency.onnxruntime"),
+        *(
+            ".measured.runtime",
+            ".measured.command",
+            ".measured.timeout",
+            ".runtime_latencies",
+            ".latency.onnxruntime",
+            ".images.unused",
+        ),
     }
 )
 """Ends of the places of keys that later versions added: programs that read the output ignore unknown keys."""

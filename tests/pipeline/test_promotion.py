@@ -15,6 +15,7 @@ from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.results.comparison import summarize_comparison
 from blendsearch.results.follower import Follower
 from blendsearch.results.history import read_history
+from blendsearch.results.ladder_summary import compute_promotion_cost
 from blendsearch.results.summary import select_network
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config_changes import change_config
@@ -53,6 +54,18 @@ def test_what_is_judged_again_is_judged_on_the_images_that_were_left_out(runs: P
         cut = unpack_cut(rows[item.digest].cut, problem.structure.maps.channels)
         by_hand = problem.evaluator.evaluate(make_request(cut, "recalibrated", problem.config.seed, "unused"))
         assert (item.loss, item.error) == (by_hand.loss, by_hand.error) != (rows[item.digest].loss, 0)
+
+
+def test_the_cost_of_evaluating_again_is_counted(runs: Path) -> None:
+    run = open_run(runs, "one")
+    store = run.open_store(read_only=True)
+    rows, again = store.read_evaluations(), store.read_promotions()
+    assert run.structure["images"]["val"] == 100 and run.structure["images"]["unused"] == 169
+    images = 169 + run.config.fitness.recalibration_images
+    pruned = {row.digest: row.macs for row in rows if row.id}
+    macs = sum(pruned[item.digest] for item in again if item.digest in pruned)
+    assert compute_promotion_cost(run, rows, again) == images * macs > 0
+    assert compute_promotion_cost(run, rows, []) == 0
 
 
 def test_what_was_found_is_the_best_by_that_judgement(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

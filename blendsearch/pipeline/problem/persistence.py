@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from blendsearch.data.splits import Splits
 from blendsearch.errors import RunError
 from blendsearch.events import Reporter, ignore_event
 from blendsearch.pipeline.problem.assembly import TracedNetwork, assemble_problem, set_threads, trace_network
@@ -80,7 +81,7 @@ def record(
         "clusters": described["clusters"],
         "splits": problem.splits.note,
         "input": problem.splits.describe_input(),
-        "images": {name: len(getattr(problem.splits, name)) for name in ("train", "val", "test")},
+        "images": _count_images(problem.splits),
     }
     if problem.structure.maps.layers:
         structure["layers"] = list(problem.structure.maps.layers)
@@ -114,6 +115,12 @@ def record(
     run = create_run(folder, name, problem.config, origin, structure, arrays, inherited)
     sign_run(run.path, run.config)
     return run
+
+
+def _count_images(splits: Splits) -> dict[str, int]:
+    """Count the images of each split; `unused` only where there are some."""
+    found = {"train": splits.train, "val": splits.val, "test": splits.test, "unused": splits.unused}
+    return {name: len(split) for name, split in found.items() if split is not None}
 
 
 def restore(
