@@ -91,12 +91,14 @@ def main() -> None:
     load_problem(arguments)  # trains the base network once
     facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
     facts |= {"evaluations": asked.evaluations, "rate": asked.rate, "distillation": asked.distillation}
-    facts |= {"val_limit": asked.val_limit, "promote": asked.promote}
+    facts |= {"val_limit": asked.val_limit, "against": asked.against, "promote": asked.promote}
     table = Table(asked.out, facts)
     for seed in range(asked.seeds):
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
+        if asked.against != "labels":
+            search |= {"fitness": {"repair": "refit", "precision": asked.precision, "against": asked.against}}
         if asked.promote:
             search |= {"promote": {"share": asked.promote, "fidelity": "recalibrated", "images": "unused"}}
         experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation, asked.val_limit)
@@ -114,6 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
     parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
     parser.add_argument("--val-limit", type=int, default=2000, help="validation images of an evaluation")
+    parser.add_argument("--against", choices=("labels", "dense"), default="labels", help="targets of the search's loss")
     parser.add_argument("--promote", type=float, default=0.0, help="share evaluated again on all other images")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
@@ -197,9 +200,9 @@ class Experiment:
             "distillation": 0.0 if is_plain else self.distillation,
             "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05},
         }
+        tree |= {"method": method, "seed": self.seed} | self.sections
         if is_plain:
             tree["fitness"] = tree.get("fitness", {}) | {"repair": "none"}
-        tree |= {"method": method, "seed": self.seed} | self.sections
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
         self.runs.mkdir(parents=True, exist_ok=True)
