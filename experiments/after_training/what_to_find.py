@@ -9,8 +9,9 @@ and random genomes. The JSON has, over all cuts and over the better two thirds:
   `seed_spread`: standard deviation of one cut over seeds;
 - `tau_seed`: Kendall's tau of the accuracies on one seed and on another, the ceiling of every predictor;
 - `tau`: Kendall's tau of each predictor with the mean accuracy: losses before training (recalibrated, refitted,
-  refitted at the temperature that suits each network, and with --tune-epochs inherited from an elastically tuned
-  network), the validation loss at 1/16, 1/8 and 1/4 of the schedule, parameters, and the least share kept of any group.
+  refitted at the temperature that suits each network, the divergence of those outputs from the dense network's, and
+  with --tune-epochs inherited from an elastically tuned network), the validation loss at 1/16, 1/8 and 1/4 of the
+  schedule, parameters, and the least share kept of any group.
 
 Rows are written after every training, and a run that was stopped continues.
 """
@@ -45,7 +46,7 @@ RULES = ("l1 uniform", "l1 global", "l2 global", "lamp global", "fisher global",
 SHARES = (0.0625, 0.125, 0.25)
 SEARCHED, RANDOM = 3, 3
 PREDICTORS = (
-    *("recalibrated", "refitted", "fitted", "inherited"), *(f"loss at {share:g}" for share in SHARES),
+    *("recalibrated", "refitted", "fitted", "divergence", "inherited"), *(f"loss at {share:g}" for share in SHARES),
     *("params", "least_share"),
 )  # fmt: skip
 
@@ -63,6 +64,10 @@ def main() -> None:
         if not results.has(kind="fitted", cut=name):
             loss = problem.evaluator.evaluate(make_request(cut, "recalibrated", 0)).loss
             results.add(kind="fitted", cut=name, fitted=round(loss, 5))
+        if not results.has(kind="divergence", cut=name):
+            against_dense = dataclasses.replace(problem.evaluator, loss_target="dense")
+            loss = against_dense.evaluate(make_request(cut, "recalibrated", 0)).loss
+            results.add(kind="divergence", cut=name, divergence=round(loss, 5))
     if asked.tune_epochs:
         add_inherited(results, problem, arguments, cuts, asked.tune_epochs)
     for seed in range(asked.seeds):
