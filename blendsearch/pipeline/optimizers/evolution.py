@@ -30,8 +30,8 @@ Each known cut costs a decoding for nothing, and a converged optimizer draws eve
 up to 7.5 per evaluation. In shorter searches, CMA-ES restarts where no draw is new.
 """
 
-MOST_MUTATIONS = 16
-"""Largest number of mutations at once of a child of a long search; it doubles with every known cut."""
+FIRST_MUTATIONS, MOST_MUTATIONS = 4, 16
+"""Mutations at once of a child of a long search that repeats a known cut: they double with every further one."""
 
 MAX_REMEMBERED = 2_000
 """Largest number of genomes whose cut's digest is remembered, so that a child equal to one is not decoded again."""
@@ -228,7 +228,8 @@ class Evolution:
         return first, second
 
     def _mutate_until_new(self, genes: list[float], known: set[str], asked: Container[str] = ()) -> Candidate | None:
-        growth, mutations = 2 if len(known) >= LONG_SEARCH else 1, 1
+        is_long = len(known) >= LONG_SEARCH
+        mutations = FIRST_MUTATIONS if is_long else 1
         for _ in range(TRIES):
             remembered = self._digests.get(tuple(genes))
             if remembered is None or (remembered not in known and remembered not in asked):
@@ -240,7 +241,7 @@ class Evolution:
                     return Candidate(genome, cut, digest, EVOLVED)
             for _ in range(mutations):
                 self.operators.mutate(genes)
-            mutations = min(MOST_MUTATIONS, growth * mutations)
+            mutations = min(MOST_MUTATIONS, 2 * mutations) if is_long else 1
         return self._sample_new(known, asked)
 
     def _sample_new(self, known: Container[str], asked: Container[str] = ()) -> Candidate | None:

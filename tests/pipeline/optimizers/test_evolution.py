@@ -9,7 +9,7 @@ from decoders import DECODER
 from blendsearch.blend.genome import unflatten_genome
 from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
 from blendsearch.pipeline.optimizers.baselines import make_baselines
-from blendsearch.pipeline.optimizers.evolution import LONG_SEARCH, MOST_MUTATIONS, TRIES, Evolution
+from blendsearch.pipeline.optimizers.evolution import FIRST_MUTATIONS, LONG_SEARCH, MOST_MUTATIONS, TRIES, Evolution
 from blendsearch.pipeline.optimizers.nsga import Nsga2
 
 
@@ -89,7 +89,7 @@ def test_a_child_of_a_long_search_moves_away_from_known_cuts_faster() -> None:
         return counts[0]
 
     assert count_mutations(known) == TRIES
-    doubled = sum(min(MOST_MUTATIONS, 2**attempt) for attempt in range(TRIES))
+    doubled = sum(min(MOST_MUTATIONS, FIRST_MUTATIONS * 2**attempt) for attempt in range(TRIES))
     assert count_mutations(known | {f"earlier {number}" for number in range(LONG_SEARCH)}) == doubled
 
 
