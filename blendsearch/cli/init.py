@@ -27,6 +27,7 @@ criteria:
 
 fitness:
   fidelity: recalibrated # raw, recalibrated (batch-norm statistics), or tuned (a short fine-tune of each candidate)
+  against: auto          # evaluated by the divergence from the unpruned network, and after training by the labels
   device: auto           # cpu, cuda, or auto
 
 search:

@@ -105,8 +105,11 @@ def make_request(cut: Cut, fidelity: str, run_seed: int, split: EvaluationSplit 
     return Request(digest, pack_cut(cut), len(cut), fidelity, seed, split)
 
 
-LossTarget = Literal["labels", "dense"]
-"""Target of the loss: class labels, or the outputs of the dense network."""
+LossTarget = Literal["labels", "dense", "auto"]
+"""Target of the loss: class labels, the outputs of the dense network, or those until a network is trained."""
+
+UNTRAINED = ("raw", "recalibrated")
+"""Fidelities that change no weight by gradients."""
 
 TEMPERATURE = 2.0
 """Divides both networks' logits before they are compared (experiments/fitness_noise.py)."""
@@ -122,7 +125,8 @@ class Evaluator:
     refitter: refits layers between cut and recovery; None for no refit.
     loss_target: target of the loss. ``labels``: cross-entropy with the labels. ``dense``: Kullback-Leibler divergence
         from the dense network's outputs, both softened by `TEMPERATURE`. It needs fewer images, since an image that is
-        hard for both networks adds no noise.
+        hard for both networks adds no noise. ``auto``: ``dense`` on validation images for networks that were not
+        trained, ``labels`` for all others, since a network may become better than the dense one.
     fits_temperature: True if the loss of a classifier is taken at the temperature that suits each network best
         (fitness/temperature.py). The loss on test images is always the plain one.
     store: checkpoints of fine-tunes and the dense network's outputs.
@@ -146,7 +150,8 @@ class Evaluator:
         """Evaluate one cut. Numbers that are not finite make a failed outcome."""
         start = time.perf_counter()
         network = self.build_network(request)
-        result = self.evaluate_network(network, "val" if request.split == "both" else request.split, request.seed)
+        split: SplitName = "val" if request.split == "both" else request.split
+        result = self.evaluate_network(network, split, request.seed, request.fidelity)
         test = self.measure(network, "test") if request.split == "both" else None
         seconds = time.perf_counter() - start
         if not np.isfinite([result.loss, result.error]).all():
@@ -183,7 +188,7 @@ class Evaluator:
             with suppress(Exception):
                 self.evaluate_network(copy.deepcopy(self.model), "val")
             return
-        if self.loss_target == "dense":
+        if self.loss_target != "labels":
             self._compute_dense_outputs("val")
         with closing(self._iter_outputs(self.model, "val")) as outputs:
             next(outputs)
@@ -222,18 +227,29 @@ class Evaluator:
         result = self.evaluate_network(module, split)
         return result.loss, result.error
 
-    def evaluate_network(self, module: nn.Module, split: SplitName, seed: int = 0) -> EvaluationResult:
-        """Evaluate `module` on one split, or by a user-defined function in place of the validation or test split."""
+    def evaluate_network(
+        self, module: nn.Module, split: SplitName, seed: int = 0, fidelity: str = "final"
+    ) -> EvaluationResult:
+        """Evaluate `module` on one split, or by a user-defined function in place of the validation or test split.
+
+        `fidelity` is that of its recovery: it decides about the target of the loss.
+        """
         task = self.recipe.task
         user_function = {"val": task.evaluate, "test": task.evaluate_test}.get(split)
         if user_function is not None:
             return run_user_evaluation(user_function, module, seed)
         with seed_rngs(seed):  # of networks that draw random numbers in evaluation mode too
-            return self._evaluate_on_split(module, split)
+            return self._evaluate_on_split(module, split, self._is_compared_with_dense(split, fidelity))
 
-    def _evaluate_on_split(self, module: nn.Module, split: SplitName) -> EvaluationResult:
+    def _is_compared_with_dense(self, split: SplitName, fidelity: str) -> bool:
+        """Return whether the loss is the divergence from the dense network's outputs."""
+        if self.loss_target == "auto":
+            return fidelity in UNTRAINED and split != "test"
+        return self.loss_target == "dense"
+
+    def _evaluate_on_split(self, module: nn.Module, split: SplitName, against_dense: bool) -> EvaluationResult:
         task = self.recipe.task
-        targets = self._compute_dense_outputs(split) if self.loss_target == "dense" else None
+        targets = self._compute_dense_outputs(split) if against_dense else None
         scorer = start_scorer(task.scorer)
         counts_errors = task.has_error and scorer is None
         # sums stay on the device and are read at the end: the CPU runs ahead of a GPU

@@ -116,7 +116,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
     parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
     parser.add_argument("--val-limit", type=int, default=2000, help="validation images of an evaluation")
-    parser.add_argument("--against", choices=("labels", "dense"), default="labels", help="targets of the search's loss")
+    parser.add_argument(
+        "--against", choices=("labels", "dense", "auto"), default="labels", help="targets of the search's loss"
+    )
     parser.add_argument("--promote", type=float, default=0.0, help="share evaluated again on all other images")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")

@@ -81,3 +81,19 @@ def test_a_fitted_temperature_forgives_the_scale_of_the_logits_on_validation_ima
 def test_the_dense_network_has_zero_loss_at_a_fitted_temperature() -> None:
     held = replace(decided("dense"), fits_temperature=True)
     assert abs(held.measure(held.model, "val")[0]) < 1e-6
+
+
+def test_auto_compares_with_the_dense_network_until_training() -> None:
+    auto, dense, labels = decided("auto"), decided("dense"), decided("labels")
+    cut = np.arange(auto.maps.channels) % 3 > 0
+
+    def evaluate(held: Evaluator, fidelity: str) -> tuple[float | None, tuple[float, float] | None]:
+        outcome = held.evaluate(make_request(cut, fidelity, 0, "both"))
+        assert not outcome.failure
+        return outcome.loss, outcome.test
+
+    for fidelity in ("raw", "recalibrated"):
+        loss, test = evaluate(auto, fidelity)
+        assert loss == evaluate(dense, fidelity)[0] != evaluate(labels, fidelity)[0]
+        assert test == evaluate(labels, fidelity)[1]
+    assert evaluate(auto, "tuned") == evaluate(labels, "tuned") != evaluate(dense, "tuned")

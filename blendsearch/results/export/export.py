@@ -101,7 +101,9 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
             loaded = load(draft, factory=lambda **given: build_model(run.config.model.factory, given))
         plain = [name for name in ("pt2", "onnx") if name in formats or (name == "onnx" and "int8" in formats)]
         found += [write_format(loaded, shape, draft / f"network.{name}") for name in plain]
-        evaluated = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
+        evaluated = problem.evaluator.evaluate_network(
+            loaded.to(problem.evaluator.device), "val", row.seed, row.fidelity
+        )
         if not abs(evaluated.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(evaluated.loss)):
             raise RunError(
                 f"network {row.id} gives validation loss {evaluated.loss:.4f} after export, {row.loss:.4f} in the "

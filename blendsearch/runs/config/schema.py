@@ -210,7 +210,8 @@ class FitnessConfig(Section):
 
     `repair`: whether each layer is refitted to its outputs in the dense network before recovery (training/refit.py).
     `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
-    outputs, which needs fewer images to distinguish two networks.
+    outputs, which needs fewer images to distinguish two networks. auto is the divergence for a classifier until it is
+    trained, and the cross-entropy after.
     `temperature`: whether a classifier's loss is taken at the temperature of the logits that suits each network best,
     or at the one it has. Training corrects the temperature within a few steps (fitness/temperature.py).
     `precision` of the products: auto is bfloat16 where that is measurably faster than float32 on the device.
@@ -218,7 +219,7 @@ class FitnessConfig(Section):
 
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "refit"
-    against: Literal["labels", "dense"] = "labels"
+    against: Literal["labels", "dense", "auto"] = "labels"
     temperature: Literal["fitted", "own"] = "fitted"
     recalibration_images: Positive = 512
     batch_size: Positive = 100
