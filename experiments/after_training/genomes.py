@@ -57,7 +57,8 @@ def main() -> None:
 
 def run_genome(arguments: Arguments, name: str, seed: int, evaluations: int) -> dict[str, Any]:
     """Search with a genome; return the least loss, and the loss of that network on unused validation images."""
-    run = run_search(arguments, "-".join(GENOMES[name].values()), GENOMES[name], seed, evaluations)
+    search = GENOMES[name] | {"evaluations": evaluations}
+    run = run_search(arguments, "-".join(GENOMES[name].values()), search, seed)
     with run.open_store(read_only=True) as store:
         found = select_evaluated(store.read_evaluations())
     best = min((row for row in found if row.id), key=lambda row: (row.loss, row.id))
@@ -68,17 +69,23 @@ def run_genome(arguments: Arguments, name: str, seed: int, evaluations: int) -> 
 
 
 def run_search(
-    arguments: Arguments, label: str, search: Mapping[str, Any], seed: int, evaluations: int, val_limit: int = 2000
+    arguments: Arguments,
+    label: str,
+    search: Mapping[str, Any],
+    seed: int,
+    val_limit: int = 2000,
+    against: str = "labels",
 ) -> Run:
     """Search without a ladder and without finals; a run that is there already is returned or resumed."""
     name = f"{label}-{seed}"
-    runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{evaluations}"
+    runs = arguments.work / f"runs-{arguments.out.stem}-{arguments.tier}-{search['evaluations']}"
     tree = make_config(arguments).model_dump(mode="json", exclude_defaults=True)
     tree["model"] = tree["model"] | {"weights": str(get_weights_path(arguments)), "train": None}
     tree["data"] |= {"val_limit": val_limit}
     tree |= {
         "criteria": {"pool": list(POOL)},
-        "search": {"evaluations": evaluations, **search},
+        "fitness": tree["fitness"] | {"against": against},
+        "search": dict(search),
         "finals": {"picks": 0},
         "ladder": {"rungs": []},
         "seed": seed,

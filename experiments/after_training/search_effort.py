@@ -2,9 +2,10 @@
 
     python experiments/after_training/search_effort.py SETTING --work DIR [--searches 2000x100/24,500x300/24]
 
-Every seed searches once with each `IMAGESxEVALUATIONS/POPULATION`, without a ladder and without finals. `unused` is the
-loss of the best network on validation images that no search saw (the same for all), `rule` that of the best known rule
-by the same search. `epochs` is the cost of the evaluations in epochs of training of a network at the budget.
+Every seed searches once with each `IMAGESxEVALUATIONS/POPULATION`, without a ladder and without finals; with `:dense`
+after it, by the divergence from the dense network. `unused` is the loss of the best network, against labels, on images
+that no search saw (the same for all), `rule_unused` that of the best known rule by the same search.
+`epochs` is the cost of the evaluations in epochs of training of a network at the budget.
 `search_effort-SETTING.json` has all of them, and the paired differences of `unused` to the first search; it is written
 after every search.
 """
@@ -37,19 +38,26 @@ MOST = 2000
 
 
 class Effort(NamedTuple):
-    """Images per evaluation, evaluations of the search, and candidates of a generation."""
+    """Images per evaluation, evaluations of the search, candidates of a generation, and `fitness.against`."""
 
     images: int
     evaluations: int
     population: int
+    against: str = "labels"
 
     def __str__(self) -> str:
-        return f"{self.images}x{self.evaluations}/{self.population}"
+        against = "" if self.against == "labels" else f":{self.against}"
+        return f"{self.images}x{self.evaluations}/{self.population}{against}"
 
 
 def parse_efforts(text: str) -> list[Effort]:
-    """Parse texts such as ``2000x100/24,500x300/24``."""
-    return [Effort(*map(int, part.replace("/", "x").split("x"))) for part in text.split(",")]
+    """Parse texts such as ``2000x100/24,500x300/24:dense``."""
+    efforts = []
+    for part in text.split(","):
+        numbers, _, against = part.partition(":")
+        images, evaluations, population = map(int, numbers.replace("/", "x").split("x"))
+        efforts.append(Effort(images, evaluations, population, against or "labels"))
+    return efforts
 
 
 def main() -> None:
@@ -94,8 +102,9 @@ def compare_search(arguments: Arguments, effort: Effort, seed: int) -> dict[str,
 
 
 def search_with(arguments: Arguments, effort: Effort, seed: int) -> Run:
-    label = str(effort).replace("/", "-")
-    return run_search(arguments, label, {"population": effort.population}, seed, effort.evaluations, effort.images)
+    label = str(effort).replace("/", "-").replace(":", "-")
+    search = {"evaluations": effort.evaluations, "population": effort.population}
+    return run_search(arguments, label, search, seed, effort.images, effort.against)
 
 
 def measure_unused(problem: Problem, row: Evaluation, seed: int) -> float:
