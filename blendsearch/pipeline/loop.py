@@ -33,6 +33,7 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
     """Run every stage of a search; a stage that is already complete in `run` adds nothing."""
     check_searchable(problem.config)
     with run.open_store() as store:
+        store.check()
         session = SearchSession(run, problem, engine, store, report)
         evaluate_dense(session)
         session = replace(session, problem=attach_elastic(session))

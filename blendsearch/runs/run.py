@@ -17,7 +17,6 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import (
     apply_umask,
@@ -35,6 +34,7 @@ from blendsearch.runs.run_facts import (
     FinishFacts,
     Provenance,
     StructureFacts,
+    check_engine_facts,
     decode_provenance,
     decode_structure,
 )
@@ -172,16 +172,18 @@ class Run:
         """Write the facts of the process that now searches, for `blendsearch status`."""
         write_atomically(self.path / "engine.json", json.dumps(facts, indent=1))
 
-    def read_engine_facts(self) -> EngineFacts:
-        """Read the facts that `write_engine_facts` wrote last. Empty if it never did; with a warning, if damaged."""
+    def read_engine_facts(self, *, expected: bool = False) -> EngineFacts:
+        """Read the facts that `write_engine_facts` wrote last.
+
+        Empty if it never did, with a warning where they are `expected`; with a warning, if damaged.
+        """
         path = self.path / "engine.json"
         try:
             facts: EngineFacts = read_json(path, allow_nan=False)
-            check_type(facts, EngineFacts)
-        except FileNotFoundError:
-            return {}
+            check_engine_facts(facts)
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
+            if expected or not isinstance(error, FileNotFoundError):
+                warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
             return {}
         return facts
 

@@ -152,12 +152,24 @@ class FinishFacts(TypedDict):
     generations: int
 
 
+def check_engine_facts(value: Any) -> None:
+    """Raise ValueError where the facts in ``engine.json`` are damaged."""
+    check_type(value, EngineFacts)
+    for name in ("started", "workers", "host"):
+        if name not in value:
+            raise ValueError(f"{name} is missing")
+        if name != "host" and value[name] < 0:
+            raise ValueError(f"{name} cannot be {value[name]}")
+
+
 def decode_provenance(value: Any) -> Provenance:
     """Check the provenance in ``run.json``. Raises ValueError where it is damaged."""
     check_type(value, Provenance, "provenance")
     for name in ("blendsearch", "torch"):
         if name not in value["packages"]:
             raise ValueError(f"provenance.packages.{name} is missing")
+    if "code" not in value.get("code", {"code": ""}):
+        raise ValueError("provenance.code.code is missing")
     return cast(Provenance, value)
 
 

@@ -72,6 +72,8 @@ VOLATILE = (
     "pruned_ms",
 )
 """Keys whose values differ between two equal calls."""
+MEASURED = {"fork": ("latency_ms",)}
+"""Further ones, by verb."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,10 @@ class Drive:
                 code = ended.code if isinstance(ended.code, int) else 1
         text = out.getvalue()
         if not code and json_output:
-            return Answer(code, _read_last(text, words.split()[0]), err.getvalue() + _list_warnings(text))
+            measured = MEASURED.get(words.split()[0], ())
+            return Answer(
+                code, drop_volatile(_read_last(text, words.split()[0]), measured), err.getvalue() + _list_warnings(text)
+            )
         return Answer(code, text, err.getvalue())
 
     def _ask(self, page: str) -> Answer:
@@ -225,11 +230,11 @@ def _list_warnings(text: str) -> str:
     return "".join(f"{line}\n" for line in text.splitlines() if line.startswith('{"event": "warning"'))
 
 
-def drop_volatile(value: Any) -> Any:
+def drop_volatile(value: Any, keys: Sequence[str] = VOLATILE) -> Any:
     """Return JSON without times."""
     if isinstance(value, dict):
-        return {key: drop_volatile(item) for key, item in value.items() if key not in VOLATILE}
-    return [drop_volatile(item) for item in value] if isinstance(value, list) else value
+        return {key: drop_volatile(item, keys) for key, item in value.items() if key not in keys}
+    return [drop_volatile(item, keys) for item in value] if isinstance(value, list) else value
 
 
 def _warns(answer: Answer, intact: Answer) -> bool:

@@ -103,9 +103,10 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
         found += [write_format(loaded, shape, draft / f"network.{name}") for name in plain]
         evaluated = problem.evaluator.evaluate_network(loaded.to(problem.evaluator.device), "val", row.seed)
         if not abs(evaluated.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(evaluated.loss)):
+            copy = f", or restore {run.path / 'finals'} from a copy" if row.fidelity == "final" else ""
             raise RunError(
                 f"network {row.id} gives validation loss {evaluated.loss:.4f} after export, {row.loss:.4f} in the "
-                "search: export on the device and with the versions it was searched with"
+                f"search: export on the device and with the versions it was searched with{copy}"
             )
         if "int8" in formats:
             source = draft / "network.onnx"
@@ -248,13 +249,16 @@ def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Mod
 
 
 def _load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Load stored weights. Raises ValueError where one is missing, RuntimeError where one does not fit."""
+    """Load stored weights. Raises ValueError or RuntimeError where one is missing or does not fit."""
     if missing := module.state_dict().keys() - weights.keys():
         raise ValueError(f"{min(missing)} is missing")
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name in weights:  # a buffer that is not part of the state is as the cut made it
-                tensor.copy_(torch.from_numpy(weights[name]).reshape(tensor.shape))
+                stored = torch.from_numpy(weights[name])
+                if stored.is_floating_point() != tensor.is_floating_point():
+                    raise ValueError(f"{name} has type {weights[name].dtype}")
+                tensor.copy_(stored.reshape(tensor.shape))
 
 
 def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> ExportDescription:
