@@ -35,10 +35,12 @@ from blendsearch.runs.run_facts import (
     Provenance,
     StructureFacts,
     check_engine_facts,
+    compute_owner,
     decode_provenance,
     decode_structure,
 )
 from blendsearch.runs.store import Store
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.runs.worker_logs import WorkerLogs
 
 FORMAT = 1
@@ -92,7 +94,8 @@ class Run:
         """Open ``run.sqlite``: ``with run.open_store() as store``."""
         channels = sum(group["channels"] for group in self.structure["groups"])
         layers = len(self.structure.get("layers", ()))
-        return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers)
+        owner = compute_owner(self.provenance)
+        return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers, owner=owner)
 
     def read_arrays(self, name: str) -> "dict[str, NDArray[Any]]":
         """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
@@ -255,6 +258,7 @@ def create_run(
             write_atomically(draft / "run.json", json.dumps(facts, indent=1))
             with Store(draft / "run.sqlite") as store:
                 store.add_inherited(inherited)
+            write_owner(draft / "run.sqlite", compute_owner(provenance))
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # found free when the search began
             raise RunError(f"another search has just made a run called {name!r} in {folder}: resume it") from error

@@ -1,5 +1,7 @@
 """JSON in a run directory, with the stored keys: run.json, engine.json, finished.json, generations, logs."""
 
+import hashlib
+import json
 from typing import Any, NotRequired, TypedDict, cast
 
 from blendsearch.data.input_description import InputDescription
@@ -150,6 +152,15 @@ class FinishFacts(TypedDict):
 
     evaluations: int
     generations: int
+
+
+def compute_owner(origin: Provenance) -> int:
+    """Compute the number, from 1 to 2**31 - 1, by which ``run.sqlite`` and ``run.json`` show that they belong together.
+
+    Runs of the same command, data and dense weights share it.
+    """
+    text = json.dumps([origin["command"], origin["python"], origin["data_sha256"], origin["weights_sha256"]])
+    return 1 + int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (2**31 - 1)
 
 
 def check_engine_facts(value: Any) -> None:

@@ -38,7 +38,7 @@ from blendsearch.runs.records import (
     TestResult,
 )
 from blendsearch.runs.run_facts import GenerationRow, GenerationSummary
-from blendsearch.runs.table_layout import check_layout, check_objects
+from blendsearch.runs.table_layout import check_layout, check_schema
 from blendsearch.runs.tables import AGES, KEYS, SCHEMA
 
 _COLUMNS = ", ".join(Evaluation._fields)
@@ -52,13 +52,13 @@ class Store:
     A context manager: ``with run.open_store() as store`` closes the connection.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, channels: int | None = None) -> None:
-        """Open the file at `path`. With `channels`, the bits of a cut, cuts must fit them and their digests."""
+    def __init__(self, path: Path, *, read_only: bool = False, channels: int | None = None, owner: int = 0) -> None:
+        """Open the file at `path`, of the run with number `owner`; cuts must fit `channels`, their bits, if given."""
         self.path, self._channels = path, channels
         check_companions(path)
         try:
             self._connection = connect_reader(path) if read_only else connect_writer(path)
-            check_objects(self._connection)
+            check_schema(self._connection, owner)
             if not read_only:
                 check_layout(self._connection)
                 self._connection.execute("PRAGMA journal_mode=WAL")
@@ -152,7 +152,8 @@ class Store:
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(numbers), MAX_QUERY_VALUES):
             part = numbers[start : start + MAX_QUERY_VALUES]
-            found += self._read(f"SELECT {_COLUMNS} FROM evaluations WHERE id IN ({', '.join('?' * len(part))})", part)
+            marks = ", ".join("?" * len(part))
+            found += self._read(f"SELECT {_COLUMNS} FROM evaluations WHERE id IN ({marks})", part)
         rows = self._decode(sorted(found), Evaluation, "evaluations")
         self._check_evaluations(rows, cuts=True)
         return rows
@@ -190,10 +191,7 @@ class Store:
         return int(self._read("PRAGMA data_version")[0][0])
 
     def read_completions(self, last: int = -1) -> list[Completion]:
-        """Read when each evaluation was completed, in that order; empty for a run of an older version.
-
-        With `last`, only that many of the latest.
-        """
+        """Read when evaluations, or the `last` of them, were completed, in order; empty for runs of older versions."""
         if not self._has("completions"):
             return []
         rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))

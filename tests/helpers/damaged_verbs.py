@@ -17,7 +17,10 @@ from starlette.testclient import TestClient
 import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.errors import BlendsearchError
+from blendsearch.runs.run import open_run
+from blendsearch.runs.run_facts import compute_owner
 from blendsearch.runs.store import Store
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.service.app import make_app
 from blendsearch.service.security import Authenticator
 from blendsearch.service.workspace import Workspace
@@ -99,6 +102,7 @@ class Drive:
         current = self.folder / "template"  # with the tables of this version, which opening a run for writing adds
         restore_run(self.template, current)
         Store(current / "run.sqlite").close()
+        write_owner(current / "run.sqlite", compute_owner(open_run(self.folder, "template").provenance))
         self.template = current
         restore_run(self.template, self.runs / "other")
         self.client = TestClient(

@@ -19,6 +19,8 @@ from further_damages import list_entries, list_further_content
 from safetensors.numpy import load_file, save_file
 
 from blendsearch.runs.provenance import hash_arrays
+from blendsearch.runs.run_facts import compute_owner
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.runs.tables import AGES
 
 VALUES = (
@@ -320,6 +322,7 @@ def _make_array_damage(file: str, name: str, content: dict[str, Any], *, signed:
             key = {"dense.safetensors": "weights_sha256", "scores.safetensors": "scores_sha256"}[file]
             facts["provenance"][key] = hash_arrays(content)
             (run / "run.json").write_text(json.dumps(facts))
+            write_owner(run / "run.sqlite", compute_owner(facts["provenance"]))
 
     return Damage(file, name, apply, plausible=signed)
 

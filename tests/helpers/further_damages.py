@@ -14,6 +14,9 @@ from pathlib import Path
 from damage import Damage, make_sql_damage, make_writer, open_unchecked
 from golden.cases import RUNS
 
+from blendsearch.runs.run_facts import compute_owner
+from blendsearch.runs.table_layout import write_owner
+
 TIMES = {"in the year 36812": 2**40, "in the year 1901": -(2**31), "in 1970": 0}
 """Times of the last change, in seconds since 1970."""
 EXTRAS = (
@@ -92,9 +95,8 @@ def list_further_content(run: Path, file: str, path: Path) -> Iterator[Damage]:
         )
     others = [other for other in sorted(RUNS.iterdir()) if other.name != run.name and (other / file).is_file()]
     for other in [other for other in others if (other / file).read_bytes() != path.read_bytes()][::3]:
-        content = (other / file).read_bytes()
         plausible = path.suffix in (".jsonl", ".yaml") or path.name in ("finished.json", "engine.json")
-        yield Damage(file, f"of run {other.name}", make_writer(file, content), plausible)
+        yield Damage(file, f"of run {other.name}", _make_exchange(file, other), plausible)
     if text:
         yield from _list_encodings(file, path.read_text(encoding="utf-8"))
     if path.suffix == ".json":
@@ -105,6 +107,17 @@ def list_further_content(run: Path, file: str, path: Path) -> Iterator[Damage]:
         yield from _list_headers(file, path.read_bytes())
     elif path.suffix == ".sqlite":
         yield from _list_schemas(run, file, path)
+
+
+def _make_exchange(file: str, other: Path) -> Callable[[Path], None]:
+    """Put the file of another run, as this version would have written it, in the place of `file`."""
+
+    def apply(run: Path) -> None:
+        shutil.copyfile(other / file, run / file)
+        if file == "run.sqlite":
+            write_owner(run / file, compute_owner(json.loads((other / "run.json").read_text())["provenance"]))
+
+    return apply
 
 
 def _list_encodings(file: str, text: str) -> Iterator[Damage]:
@@ -236,7 +249,7 @@ def _list_schemas(run: Path, file: str, path: Path) -> Iterator[Damage]:
         "times in the year 36812": "UPDATE completions SET at = 1e12",
         "seconds zero": "UPDATE evaluations SET seconds = 0",
         "names of origins": "UPDATE evaluations SET origin = 'L1 \u202e\U0001f600 = x' WHERE id = 2",
-        "user version": "PRAGMA user_version = -7",
+        "of another run": "PRAGMA user_version = -7",
         "application id": "PRAGMA application_id = 252006674",
     }
     for name, statement in changes.items():

@@ -94,6 +94,8 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
         ("killed-nsga2", "run.sqlite", "completions without keys", ["resume"]),
         ("killed-nsga2", "run.sqlite", "evaluations with a further column", ["front", "resume"]),
         ("killed-nsga2", "run.sqlite", "ids negative", ["status"]),
+        ("killed-nsga2", "run.sqlite", "of run killed-cma", ["status", "front", "python", "resume"]),
+        ("killed-nsga2", "run.json", "of run killed-cma", ["status", "front"]),
         ("killed-nsga2", "run.sqlite", "rejudged.error missing", ["resume"]),
         ("killed-derived", "run.sqlite", "evaluations.loss 1 = 'inf'", ["resume"]),
         ("killed-nsga2", "checkpoints", "folder, a file", ["resume"]),
