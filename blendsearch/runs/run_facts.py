@@ -7,6 +7,8 @@ from typing import Any, NotRequired, TypedDict, cast
 from blendsearch.data.input_description import InputDescription
 from blendsearch.runs.decoding import check_type
 
+PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
+"""Packages whose versions every run records."""
 MAX_CHANNELS = 2**31
 """No group, and no cost table over groups, has more channels."""
 
@@ -176,7 +178,7 @@ def check_engine_facts(value: Any) -> None:
 def decode_provenance(value: Any) -> Provenance:
     """Check the provenance in ``run.json``. Raises ValueError where it is damaged."""
     check_type(value, Provenance, "provenance")
-    for name in ("blendsearch", "torch"):
+    for name in PACKAGES:
         if name not in value["packages"]:
             raise ValueError(f"provenance.packages.{name} is missing")
     if "code" not in value.get("code", {"code": ""}):

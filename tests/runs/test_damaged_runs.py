@@ -97,6 +97,7 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
         ("killed-nsga2", "run.sqlite", "of run killed-cma", ["status", "front", "python", "resume"]),
         ("killed-nsga2", "run.json", "of run killed-cma", ["status", "front"]),
         ("killed-nsga2", "run.sqlite", "rejudged.error missing", ["resume"]),
+        ("killed-nsga2", "run.json", "provenance.packages.deap missing", ["show", "resume"]),
         ("killed-derived", "run.sqlite", "evaluations.loss 1 = 'inf'", ["resume"]),
         ("killed-nsga2", "checkpoints", "folder, a file", ["resume"]),
         ("killed-derived", "checkpoints/generation-99999.json", "added, a file", ["resume"]),
