@@ -258,7 +258,7 @@ def _list_json_cells(file: str, path: Path, table: str, column: str, count: int)
             file,
             f"{table}.{column} {count}: {name}",
             lambda run, change=change: _make_cell_damage(file, table, column, count, json.dumps(change())).apply(run),
-            plausible,
+            plausible or name == "best_loss = None",  # of a generation whose networks all failed
         )
 
 

@@ -27,7 +27,8 @@ FINE = ("same", "refused", "warned", "plausible")
 
 @pytest.fixture(scope="module")
 def drives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drive]:
-    return {name: Drive(tmp_path_factory.mktemp(name), RUNS / name) for name in (*RUN_NAMES, *CHECKPOINTS)}
+    names = (*RUN_NAMES, *CHECKPOINTS, "fork", "python")
+    return {name: Drive(tmp_path_factory.mktemp(name), RUNS / name) for name in names}
 
 
 CHECKPOINTS = {
@@ -102,6 +103,8 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
         ("killed-nsga2", "checkpoints", "folder, a file", ["resume"]),
         ("killed-derived", "checkpoints/generation-99999.json", "added, a file", ["resume"]),
         ("killed-derived", "finished.json", "added, a socket", ["compare"]),
+        ("fork", "run.sqlite", "evaluations.genome 16: share missing", ["report"]),
+        ("python", "dense.safetensors", "8.weight a scalar", ["export"]),
         ("killed-cma", "checkpoints/generation-00002.json", "signed, evolution.numpy.state.inc = False", ["resume"]),
         ("killed-nsga2", "engine.json", "workers missing", ["status"]),
         ("killed-nsga2", "run.json", "provenance.code = {}", ["show dense"]),

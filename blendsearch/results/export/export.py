@@ -37,6 +37,7 @@ from blendsearch.results.summary import has_accuracy, select_final, select_netwo
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import apply_umask, check_encoding
+from blendsearch.runs.provenance import hash_arrays
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import ELASTIC_FILE, Run
 from blendsearch.structure.groups import Cut, unpack_cut
@@ -132,6 +133,8 @@ def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult
             f"run {run.name!r} keeps no weights of network {row.id}, only of those on its front once it has finished: "
             f"export it in Python, blendsearch.open({run.name!r}, model=, data=).network({row.id}).export(folder)"
         )
+    if hash_arrays(run.read_arrays("dense")) != run.provenance["weights_sha256"]:
+        raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
     tensors = {name: torch.from_numpy(array) for name, array in run.read_weights(row.digest, repeat).items()}
     facts = _describe_export(run, row, None)
     with _open_draft_folder(folder) as draft:
