@@ -19,6 +19,7 @@ from blendsearch.pipeline.stages import (
     save_front_weights,
 )
 from blendsearch.pipeline.steady import run_steady
+from blendsearch.runs.checkpoint import load_checkpoint
 from blendsearch.runs.config.checks import check_searchable
 from blendsearch.runs.run import Run
 from blendsearch.training.training_store import FolderStore
@@ -33,6 +34,8 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
     """Run every stage of a search; a stage that is already complete in `run` adds nothing."""
     check_searchable(problem.config)
     with run.open_store() as store:
+        store.check()
+        load_checkpoint(run.checkpoints, lambda line: None)  # refuses damaged ones before earlier stages add anything
         session = SearchSession(run, problem, engine, store, report)
         evaluate_dense(session)
         session = replace(session, problem=attach_elastic(session))

@@ -218,6 +218,8 @@ def _measure_budgeted_latencies(session: SearchSession) -> None:
     reported = [row for row in rows if row.origin == DENSE or row.digest in finals]
     reported += [*select_best_baselines(valid), *select_front(valid, problem.compute_costs)]
     waiting = {row.digest: row for row in reported if row.digest not in done}
+    if not waiting:  # the search was stopped after the measurement
+        return
     maps = problem.structure.maps
     cuts, seconds = _measure(session, waiting, measure_latencies)
     charged = problem.decoder.oracle.compute_ratio(

@@ -99,7 +99,10 @@ class _Composer:
         self._costs = [name for name in ("macs", "params") if name in spans] or ["macs"]
         spanned = run.config.budget.get_spanned_costs()
         self._axis = f"{'macs' if 'macs' in spanned or not spanned else spanned[0]}_ratio"
-        self._is_here = run.read_engine_facts().get("host") in (None, socket.gethostname())
+        self._is_here = run.read_engine_facts(expected=bool(self._candidates)).get("host") in (
+            None,
+            socket.gethostname(),
+        )
 
     def compose(self) -> Answer:
         if not self._candidates:

@@ -64,6 +64,8 @@ def _collect_run(run: Run, *, baselines: bool) -> dict[str, FoundNetwork]:
         rows, tests, finals = select_evaluated(store.read_bare_evaluations(-1)), store.read_tests(), store.read_finals()
         promoted = select_highest_fidelity(rows, store.read_promotions())
         probes = len(store.read_probes())
+    if not rows:
+        raise RunError(f"run {run.name!r} has no evaluated network to compare: its {run.path / 'run.sqlite'} is empty")
     method, best = run.config.method, _select_best(run, rows, promoted, tests)
     found: dict[str, FoundNetwork] = {method: replace(best, evaluations=best.evaluations + probes)}
     if finals:

@@ -91,6 +91,7 @@ def parse_genome(run: Run, row: Evaluation) -> JsonObject:
     try:
         genome: JsonObject = decode_json(row.genome, dict[str, Any])
         check_type(genome, _GenomeFacts)
+        _check_complete(genome)
         for name in ("log_alpha", "beta"):
             if len(genome.get(name, run.structure["groups"])) != len(run.structure["groups"]):
                 raise ValueError(f"{name} has not one value for each group")
@@ -99,6 +100,14 @@ def parse_genome(run: Run, row: Evaluation) -> JsonObject:
             f"{run.path / 'run.sqlite'} is damaged (genome of network {row.id}: {error}): restore it from a copy"
         ) from error
     return genome
+
+
+def _check_complete(genome: JsonObject) -> None:
+    """Raise ValueError where a genome has some keys of a blend without the others."""
+    required = {"share", "target"}
+    begun = genome.keys() & {*required, *(parts[0] for parts in BLEND_KEYS)}
+    if begun and not any(genome.keys() >= {*required, *parts} for parts in BLEND_KEYS):
+        raise ValueError(f"{min(begun)} is there without the keys that belong to it")
 
 
 def list_decomposable_layers(run: Run) -> list[str]:

@@ -77,7 +77,7 @@ def _describe_best(run: Run, rows: Sequence[Evaluation]) -> BestNetwork | None:
 
 def _measure_speed(run: Run, seconds: Mapping[int, float], completions: Sequence[Completion]) -> Pace:
     """Measure evaluations per minute and the utilisation of the workers since the search was last started."""
-    noted = run.read_engine_facts()
+    noted = run.read_engine_facts(expected=bool(completions))
     workers, started = noted.get("workers"), float(noted.get("started", 0.0))
     # results that a fork took over have no duration, and do not count
     since = [item for item in completions if item.at >= started and seconds.get(item.id, 0.0) > 0]

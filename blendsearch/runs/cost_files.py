@@ -48,14 +48,14 @@ def read_costs(run: Run) -> dict[str, PeakMemory | LatencyModel]:
     sizes = np.array([group["channels"] for group in run.structure["groups"]], dtype=np.int64)
     stored = run.read_arrays(COSTS_FILE)
     try:
+        if not all(np.isfinite(values).all() for values in stored.values()):
+            raise ValueError("it holds values that are not finite")
         found = restore_costs(run.config.budget, stored)
         for name, cost in found.items():
             known = cost.dense if isinstance(cost, LatencyModel) else int(cost(sizes))
             if known != run.structure["dense"][name] or not np.isfinite(cost(sizes)).all():
                 raise ValueError(f"{name} of the dense network is {known}, run.json has another")
-        if not all(np.isfinite(values).all() for values in stored.values()):
-            raise ValueError("it holds values that are not finite")
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{run.path / COSTS_FILE}.safetensors does not fit run.json ({error}): restore both from a copy"
         ) from error

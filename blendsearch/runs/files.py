@@ -54,12 +54,19 @@ def remove_file(path: Path) -> None:
         path.unlink()
 
 
+RUN_FOLDERS = ("checkpoints", "controls", "derived", "finals", "logs", "tailored", "training")
+"""Folders of a run directory."""
+
+
 def refuse_links(folder: Path, name: str) -> None:
-    """Raise RunError where a file or folder below the run directory `folder` must not be written to.
+    """Raise RunError where a file or folder below the run directory `folder` cannot or must not be written to.
 
     Writing through a link would change files outside the run: through a symbolic link, and through a hard link where a
     file is written in place. A pipe, socket or device would block. The run directory itself may be a link.
     """
+    for item in RUN_FOLDERS:
+        if (folder / item).is_file():
+            raise RunError(f"{item} in run {name!r} is a file, where a folder is expected: remove it")
     for place, folders, files in os.walk(folder):
         for item in (*folders, *files):
             path = Path(place, item)

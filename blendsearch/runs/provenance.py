@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blendsearch.runs.run_facts import Provenance
-
-PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
+from blendsearch.runs.run_facts import PACKAGES, Provenance
 
 
 def collect_provenance(

@@ -17,7 +17,6 @@ from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_stored_config
 from blendsearch.runs.config.schema import Config
-from blendsearch.runs.decoding import check_type
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import (
     apply_umask,
@@ -35,10 +34,13 @@ from blendsearch.runs.run_facts import (
     FinishFacts,
     Provenance,
     StructureFacts,
+    check_engine_facts,
+    compute_owner,
     decode_provenance,
     decode_structure,
 )
 from blendsearch.runs.store import Store
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.runs.worker_logs import WorkerLogs
 
 FORMAT = 1
@@ -92,7 +94,8 @@ class Run:
         """Open ``run.sqlite``: ``with run.open_store() as store``."""
         channels = sum(group["channels"] for group in self.structure["groups"])
         layers = len(self.structure.get("layers", ()))
-        return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers)
+        owner = compute_owner(self.provenance)
+        return Store(self.path / "run.sqlite", read_only=read_only, channels=channels + layers, owner=owner)
 
     def read_arrays(self, name: str) -> "dict[str, NDArray[Any]]":
         """Read the arrays in ``NAME.safetensors``. Raises RunError when the file is missing or damaged."""
@@ -172,16 +175,18 @@ class Run:
         """Write the facts of the process that now searches, for `blendsearch status`."""
         write_atomically(self.path / "engine.json", json.dumps(facts, indent=1))
 
-    def read_engine_facts(self) -> EngineFacts:
-        """Read the facts that `write_engine_facts` wrote last. Empty if it never did; with a warning, if damaged."""
+    def read_engine_facts(self, *, expected: bool = False) -> EngineFacts:
+        """Read the facts that `write_engine_facts` wrote last.
+
+        Empty if it never did, with a warning where they are `expected`; with a warning, if damaged.
+        """
         path = self.path / "engine.json"
         try:
             facts: EngineFacts = read_json(path, allow_nan=False)
-            check_type(facts, EngineFacts)
-        except FileNotFoundError:
-            return {}
+            check_engine_facts(facts)
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
+            if expected or not isinstance(error, FileNotFoundError):
+                warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
             return {}
         return facts
 
@@ -253,6 +258,7 @@ def create_run(
             write_atomically(draft / "run.json", json.dumps(facts, indent=1))
             with Store(draft / "run.sqlite") as store:
                 store.add_inherited(inherited)
+            write_owner(draft / "run.sqlite", compute_owner(provenance))
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # found free when the search began
             raise RunError(f"another search has just made a run called {name!r} in {folder}: resume it") from error

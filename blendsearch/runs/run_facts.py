@@ -1,10 +1,14 @@
 """JSON in a run directory, with the stored keys: run.json, engine.json, finished.json, generations, logs."""
 
+import hashlib
+import json
 from typing import Any, NotRequired, TypedDict, cast
 
 from blendsearch.data.input_description import InputDescription
 from blendsearch.runs.decoding import check_type
 
+PACKAGES = ("blendsearch", "torch", "torchvision", "numpy", "deap", "scikit-learn", "ray")
+"""Packages whose versions every run records."""
 MAX_CHANNELS = 2**31
 """No group, and no cost table over groups, has more channels."""
 
@@ -152,12 +156,33 @@ class FinishFacts(TypedDict):
     generations: int
 
 
+def compute_owner(origin: Provenance) -> int:
+    """Compute the number, from 1 to 2**31 - 1, by which ``run.sqlite`` and ``run.json`` show that they belong together.
+
+    Runs of the same command, data and dense weights share it.
+    """
+    text = json.dumps([origin["command"], origin["python"], origin["data_sha256"], origin["weights_sha256"]])
+    return 1 + int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (2**31 - 1)
+
+
+def check_engine_facts(value: Any) -> None:
+    """Raise ValueError where the facts in ``engine.json`` are damaged."""
+    check_type(value, EngineFacts)
+    for name in ("started", "workers", "host"):
+        if name not in value:
+            raise ValueError(f"{name} is missing")
+        if name != "host" and value[name] < 0:
+            raise ValueError(f"{name} cannot be {value[name]}")
+
+
 def decode_provenance(value: Any) -> Provenance:
     """Check the provenance in ``run.json``. Raises ValueError where it is damaged."""
     check_type(value, Provenance, "provenance")
-    for name in ("blendsearch", "torch"):
+    for name in PACKAGES:
         if name not in value["packages"]:
             raise ValueError(f"provenance.packages.{name} is missing")
+    if "code" not in value.get("code", {"code": ""}):
+        raise ValueError("provenance.code.code is missing")
     return cast(Provenance, value)
 
 

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -38,8 +38,10 @@ from blendsearch.runs.records import (
     TestResult,
 )
 from blendsearch.runs.run_facts import GenerationRow, GenerationSummary
+from blendsearch.runs.table_layout import check_layout, check_schema
 from blendsearch.runs.tables import AGES, KEYS, SCHEMA
 
+_COLUMNS = ", ".join(Evaluation._fields)
 MAX_QUERY_VALUES = 500
 """Largest number of values in one query; SQLite allows 999 or more."""
 
@@ -50,19 +52,23 @@ class Store:
     A context manager: ``with run.open_store() as store`` closes the connection.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, channels: int | None = None) -> None:
-        """Open the file at `path`. With `channels`, the bits of a cut, cuts must fit them and their digests."""
+    def __init__(self, path: Path, *, read_only: bool = False, channels: int | None = None, owner: int = 0) -> None:
+        """Open the file at `path`, of the run with number `owner`; cuts must fit `channels`, their bits, if given."""
         self.path, self._channels = path, channels
         check_companions(path)
         try:
             self._connection = connect_reader(path) if read_only else connect_writer(path)
+            check_schema(self._connection, owner)
             if not read_only:
+                check_layout(self._connection)
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(SCHEMA)
             self._identity = read_identity(path)
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be opened: {error}; is this a run directory?") from error
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}): restore it from a copy") from error
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +108,15 @@ class Store:
             self._connection.execute("INSERT OR IGNORE INTO further VALUES (?, ?, ?)", numbers)
         return bool(added.rowcount)
 
+    def check(self) -> None:
+        """Read every table. Raises RunError where one is damaged, before a search adds rows that depend on others."""
+        rows = (self.read_evaluations, self.read_completions, self.read_inherited, self.read_generations)
+        results = (self.read_tests, self.read_promotions, self.read_finals, self.read_probes, self.read_rungs)
+        numbers = (self.read_latencies, self.read_runtime_latencies, self.read_extra_metrics)
+        readers: Sequence[Callable[[], object]] = (*rows, *results, *numbers)
+        for read in readers:
+            read()
+
     def read_evaluations(self) -> list[Evaluation]:
         """Read all evaluations, ordered by id."""
         rows = self._read_records(Evaluation, "evaluations ORDER BY id")
@@ -116,7 +131,7 @@ class Store:
         cut = "cut" if cuts else "x''"
         rows = self._read(
             f"SELECT id, digest, {cut}, fidelity, seed, generation, origin, '', macs, params, loss, error, seconds, "
-            f"failure FROM evaluations WHERE id > {int(after)} ORDER BY id"
+            f"failure FROM evaluations WHERE id > {int(after)} OR id < 1 ORDER BY id"
         )
         found = self._decode(rows, Evaluation, "evaluations")
         self._check_evaluations(found, cuts=cuts)
@@ -128,7 +143,7 @@ class Store:
         for start in range(0, len(digests), MAX_QUERY_VALUES):
             part = digests[start : start + MAX_QUERY_VALUES]
             marks = ", ".join("?" * len(part))
-            query = f"SELECT * FROM evaluations WHERE digest IN ({marks}) AND fidelity = ?"
+            query = f"SELECT {_COLUMNS} FROM evaluations WHERE digest IN ({marks}) AND fidelity = ?"
             found += self._read(query, (*part, fidelity))
         return self._decode(found, Evaluation, "evaluations")
 
@@ -137,7 +152,8 @@ class Store:
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(numbers), MAX_QUERY_VALUES):
             part = numbers[start : start + MAX_QUERY_VALUES]
-            found += self._read(f"SELECT * FROM evaluations WHERE id IN ({', '.join('?' * len(part))})", part)
+            marks = ", ".join("?" * len(part))
+            found += self._read(f"SELECT {_COLUMNS} FROM evaluations WHERE id IN ({marks})", part)
         rows = self._decode(sorted(found), Evaluation, "evaluations")
         self._check_evaluations(rows, cuts=True)
         return rows
@@ -162,8 +178,7 @@ class Store:
         """Count all evaluations except those of origin `dense`."""
         query = (
             "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END), "
-            "min(CASE WHEN failure = '' THEN loss END) "
-            "FROM evaluations WHERE origin != ?"
+            "min(CASE WHEN failure = '' THEN loss END) FROM evaluations WHERE origin != ?"
         )
         (found,) = self._decode(self._read(query, (dense,)), Tally, "evaluations")
         with self._convert_damage("evaluations"):
@@ -176,14 +191,11 @@ class Store:
         return int(self._read("PRAGMA data_version")[0][0])
 
     def read_completions(self, last: int = -1) -> list[Completion]:
-        """Read when each evaluation was completed, in that order; empty for a run of an older version.
-
-        With `last`, only that many of the latest.
-        """
+        """Read when evaluations, or the `last` of them, were completed, in order; empty for runs of older versions."""
         if not self._has("completions"):
             return []
         rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
-        return self._decode(rows, Completion, "completions")[::-1]
+        return self._decode(rows, Completion, "completions", key=KEYS["completions"])[::-1]
 
     def count_completions(self) -> int:
         """Count the completed evaluations."""
@@ -334,12 +346,13 @@ class Store:
         """Read the columns of a table, the first word of `source`, that `kind` has as fields."""
         table = source.partition(" ")[0]
         rows = self._read(f"SELECT {', '.join(f'{table}.{name}' for name in kind._fields)} FROM {source}")
-        with self._convert_damage(table):
-            return refuse_repetition(decode_rows(rows, kind), KEYS.get(table, ()))
+        return self._decode(rows, kind, table, KEYS.get(table, ()))
 
-    def _decode(self, rows: Sequence[tuple[Any, ...]], kind: type[Row], table: str) -> list[Row]:
+    def _decode(
+        self, rows: Sequence[tuple[Any, ...]], kind: type[Row], table: str, key: Sequence[str] = ()
+    ) -> list[Row]:
         with self._convert_damage(table):
-            return decode_rows(rows, kind)
+            return refuse_repetition(decode_rows(rows, kind), key)
 
     def _parse_column(self, table: str, texts: Sequence[str], kind: Any) -> list[Any]:
         with self._convert_damage(table):

@@ -116,6 +116,7 @@ AGES = {
 """Order in which versions added tables: a run that has one of them has all earlier ones."""
 
 KEYS = {
+    "completions": ("id",),
     "finals": ("digest", "repeat"),
     "generations": ("generation",),
     "latencies": ("digest",),

@@ -133,7 +133,8 @@ class LatencyModel:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> "LatencyModel":
-        """Build the model from the arrays of `to_arrays`."""
+        """Build the model from the arrays of `to_arrays`. Raises ValueError where their types or shapes do not fit."""
+        _check_arrays(arrays)
         layers = Layers(**{key.removeprefix("layers."): arrays[key] for key in arrays if key.startswith("layers.")})
         margin, dense = float(arrays["margin"][0]), int(arrays["dense"][0])
         return LatencyModel(layers, arrays["weights"], margin, dense, arrays["errors"])
@@ -157,6 +158,20 @@ def fit_latency_model(
     rank = int(np.ceil((len(errors) + 1) * CONFIDENCE))
     margin = max(0.0, float(np.sort(errors)[min(rank, len(errors)) - 1]))
     return LatencyModel(layers, _solve_weights(features, measured), margin, dense, errors)
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError unless the arrays of `LatencyModel.to_arrays` have fitting types, shapes and signs."""
+    widths, count = len(arrays["layers.base"]), len(arrays["layers.out"])
+    for name, values in arrays.items():
+        kind = np.float64 if name in ("weights", "errors", "margin") else np.int64
+        per_layer = name.removeprefix("layers.") in ("out", "into", "kernel", "positions", "kind")
+        if values.dtype != kind or values.ndim != (2 if name == "layers.slope" else 1):
+            raise ValueError(f"{name} has type {values.dtype} and {values.ndim} dimensions")
+        if (per_layer and len(values) != count) or (name == "layers.slope" and len(values) != widths):
+            raise ValueError(f"{name} has {len(values)} values")
+        if name not in ("errors", "layers.base", "layers.slope") and (values < 0).any():
+            raise ValueError(f"{name} has a negative value")
 
 
 def _solve_weights(features: NDArray[np.float64], measured: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,10 @@ from starlette.testclient import TestClient
 import blendsearch as bs
 from blendsearch.cli.main import main
 from blendsearch.errors import BlendsearchError
+from blendsearch.runs.run import open_run
+from blendsearch.runs.run_facts import compute_owner
 from blendsearch.runs.store import Store
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.service.app import make_app
 from blendsearch.service.security import Authenticator
 from blendsearch.service.workspace import Workspace
@@ -72,6 +75,8 @@ VOLATILE = (
     "pruned_ms",
 )
 """Keys whose values differ between two equal calls."""
+MEASURED = {"fork": ("latency_ms",)}
+"""Further ones, by verb."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Drive:
         current = self.folder / "template"  # with the tables of this version, which opening a run for writing adds
         restore_run(self.template, current)
         Store(current / "run.sqlite").close()
+        write_owner(current / "run.sqlite", compute_owner(open_run(self.folder, "template").provenance))
         self.template = current
         restore_run(self.template, self.runs / "other")
         self.client = TestClient(
@@ -190,7 +196,10 @@ class Drive:
                 code = ended.code if isinstance(ended.code, int) else 1
         text = out.getvalue()
         if not code and json_output:
-            return Answer(code, _read_last(text, words.split()[0]), err.getvalue() + _list_warnings(text))
+            measured = MEASURED.get(words.split()[0], ())
+            return Answer(
+                code, drop_volatile(_read_last(text, words.split()[0]), measured), err.getvalue() + _list_warnings(text)
+            )
         return Answer(code, text, err.getvalue())
 
     def _ask(self, page: str) -> Answer:
@@ -225,11 +234,11 @@ def _list_warnings(text: str) -> str:
     return "".join(f"{line}\n" for line in text.splitlines() if line.startswith('{"event": "warning"'))
 
 
-def drop_volatile(value: Any) -> Any:
+def drop_volatile(value: Any, keys: Sequence[str] = VOLATILE) -> Any:
     """Return JSON without times."""
     if isinstance(value, dict):
-        return {key: drop_volatile(item) for key, item in value.items() if key not in VOLATILE}
-    return [drop_volatile(item) for item in value] if isinstance(value, list) else value
+        return {key: drop_volatile(item, keys) for key, item in value.items() if key not in keys}
+    return [drop_volatile(item, keys) for item in value] if isinstance(value, list) else value
 
 
 def _warns(answer: Answer, intact: Answer) -> bool:

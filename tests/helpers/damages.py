@@ -9,50 +9,47 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from damage import Damage, make_sql_damage, make_writer, open_unchecked
+from further_damages import list_entries, list_further_content
 from safetensors.numpy import load_file, save_file
 
 from blendsearch.runs.provenance import hash_arrays
+from blendsearch.runs.run_facts import compute_owner
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.runs.tables import AGES
 
-VALUES = (None, float("nan"), -1, 1e308, 10**30, "x", True, [], [[1]], {})
+VALUES = (
+    *(None, float("nan"), -1, 1e308, 10**30, "x", True, [], [[1]], {}),
+    *(0, 0.5, -(2**63), False, "1", "\ud800", "two\nlines \x1b[2J\u202e\x00", "../../x", "x" * 100_000),
+)
 """What replaces each value of a JSON file."""
-CELLS = (None, float("inf"), -1, 1e308, 2**62, "x", b"\xff\x00", "")
+CELLS = (
+    *(None, float("inf"), -1, 1e308, 2**62, "x", b"\xff\x00", ""),
+    *(0, 0.5, 2**63 - 1, -(2**63), "1", "two\nlines \x1b[2J\u202e\x00", "../../x", "x" * 100_000),
+)
 """What replaces each value of an SQLite row."""
-
-
+INTEGER_KEYS = {"evaluations": "id", "completions": "place", "inherited": "place", "generations": "generation"}
+"""Columns that SQLite lets hold nothing but integers, by table."""
+REALS = ("seconds", "wall", "at", "ratio", "cost")
+"""Columns of real numbers, besides losses and errors."""
 NEWEST = max(AGES, key=AGES.__getitem__)
 """The table that runs of the version before do not have."""
 
 
-@dataclass(frozen=True)
-class Damage:
-    """A change to the run directory that `apply` receives.
-
-    Attributes
-    ----------
-    plausible: the new content is valid in itself, so that only a copy could reveal it.
-    """
-
-    file: str
-    name: str
-    apply: Callable[[Path], None]
-    plausible: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.name}"
-
-
-def list_damages(run: Path) -> list[Damage]:
-    """List the damages to all files of `run`."""
-    found: list[Damage] = []
+def list_damages(run: Path, only: str = "") -> list[Damage]:
+    """List the damages to all files of `run`, or to `only` one of them."""
+    found = [item for item in list_entries(run) if only in ("", item.file)]
     for path in sorted(path for path in run.rglob("*") if path.is_file() and "sqlite-" not in path.name):
         file = path.relative_to(run).as_posix()
+        if only not in ("", file):
+            continue
         found += _list_raw(file, path)
+        found += list_further_content(run, file, path)
         if path.suffix == ".json":
             found += _list_json(file, json.loads(path.read_text(encoding="utf-8")))
         elif path.suffix == ".sqlite":
@@ -90,18 +87,11 @@ def _list_raw(file: str, path: Path) -> Iterator[Damage]:
         "holds a long number": b"9" * 10_000,
     }
     for name, content in contents.items():
-        yield Damage(file, name, _make_writer(file, content), plausible=path.suffix in (".jsonl", ".yaml"))
+        yield Damage(file, name, make_writer(file, content), plausible=path.suffix in (".jsonl", ".yaml"))
     places = [0, *sorted(draw.sample(range(1, len(raw)), min(12, len(raw) - 1)))]
     for place in places:
         content = bytes([*raw[:place], raw[place] ^ (1 << draw.randrange(8)), *raw[place + 1 :]])
-        yield Damage(file, f"byte {place}", _make_writer(file, content), plausible=True)
-
-
-def _make_writer(file: str, content: bytes) -> Callable[[Path], None]:
-    def write(run: Path) -> None:
-        (run / file).write_bytes(content)
-
-    return write
+        yield Damage(file, f"byte {place}", make_writer(file, content), plausible=True)
 
 
 def _replace_by_folder(path: Path) -> None:
@@ -134,11 +124,18 @@ def _extend(path: Path, size: int) -> None:
 
 def _list_json(file: str, tree: Any) -> Iterator[Damage]:
     if isinstance(tree, dict) and tree.keys() >= {"sha256", "state"} and isinstance(tree["state"], str):
-        for name, changed, plausible in change_json(json.loads(tree["state"])):
-            yield Damage(file, f"signed, {name}", _make_writer(file, sign(changed)), plausible)
-    for number, (name, changed, plausible) in enumerate(change_json(tree)):
+        for name, change, plausible in change_json(json.loads(tree["state"])):
+            yield Damage(file, f"signed, {name}", _make_json_writer(file, change, sign), plausible)
+    for number, (name, change, plausible) in enumerate(change_json(tree)):
         if not name.startswith("config.") or not number % 10:  # one validator reads all of the config
-            yield Damage(file, name, _make_writer(file, json.dumps(changed).encode()), plausible)
+            yield Damage(file, name, _make_json_writer(file, change, lambda tree: json.dumps(tree).encode()), plausible)
+
+
+def _make_json_writer(file: str, change: Callable[[], Any], encode: Callable[[Any], bytes]) -> Callable[[Path], None]:
+    def write(run: Path) -> None:
+        (run / file).write_bytes(encode(change()))
+
+    return write
 
 
 def sign(state: Any) -> bytes:
@@ -147,26 +144,37 @@ def sign(state: Any) -> bytes:
     return json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "state": body}).encode()
 
 
-def change_json(tree: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Yield copies of `tree` with one key missing or one value replaced, and whether that is a valid value."""
+def change_json(tree: Any) -> Iterator[tuple[str, Callable[[], Any], bool]]:
+    """Yield names, functions that copy `tree` with one key missing or one value replaced, and whether that is valid."""
     for place in _list_places(tree):
-        *before, last = place
         name = ".".join(map(str, place))
+        old = _reach(tree, place)
         for value in VALUES:
-            changed = deepcopy(tree)
-            holder = _reach(changed, before)
-            plausible = _is_plausible(holder[last], value)
-            if holder[last] != value or type(holder[last]) is not type(value):
-                holder[last] = deepcopy(value)
-                yield f"{name} = {value}", changed, plausible
-        changed = deepcopy(tree)
-        del _reach(changed, before)[last]
-        yield f"{name} missing", changed, isinstance(last, int)
+            if old != value or type(old) is not type(value):
+                yield f"{name} = {_shorten(value)}", partial(_replace, tree, place, value), _is_plausible(old, value)
+        yield f"{name} missing", partial(_remove, tree, place), isinstance(place[-1], int)
+
+
+def _shorten(value: Any) -> str:
+    text = str(value) if str(value).isprintable() else ascii(value)
+    return text if len(text) < 60 else f"{text[:5]} … ({len(text)})"
+
+
+def _replace(tree: Any, place: list[Any], value: Any) -> Any:
+    changed = deepcopy(tree)
+    _reach(changed, place[:-1])[place[-1]] = deepcopy(value)
+    return changed
+
+
+def _remove(tree: Any, place: list[Any]) -> Any:
+    changed = deepcopy(tree)
+    del _reach(changed, place[:-1])[place[-1]]
+    return changed
 
 
 def _is_plausible(old: Any, new: Any) -> bool:
     number = isinstance(old, int | float) and not isinstance(old, bool)
-    return (isinstance(old, str) and new == "x") or (number and type(new) in (int, float) and new == new)
+    return (isinstance(old, str) and isinstance(new, str)) or (number and type(new) in (int, float) and new == new)
 
 
 def _list_places(tree: Any, depth: int = 6) -> Iterator[list[Any]]:
@@ -195,27 +203,27 @@ def _list_sqlite(file: str, path: Path) -> Iterator[Damage]:
         columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
         counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
     for name, content in (("junk", b"junk" * 2000), ("nothing", b"")):
-        yield Damage(file, f"a log of {name} beside it", _make_writer(f"{file}-wal", content))
+        yield Damage(file, f"a log of {name} beside it", make_writer(f"{file}-wal", content))
     for table in tables:
-        yield _make_sql_damage(file, f"{table} dropped", f"DROP TABLE {table}", plausible=table == NEWEST)
+        yield make_sql_damage(file, f"{table} dropped", f"DROP TABLE {table}", plausible=table == NEWEST)
         for column in columns[table]:
-            yield _make_sql_damage(file, f"{table}.{column} missing", *_drop_column(table, column, columns[table]))
+            yield make_sql_damage(file, f"{table}.{column} missing", *_drop_column(table, column, columns[table]))
         if not counts[table]:
             continue
         for name, where in (("all", "1"), ("first", "rowid = (SELECT min(rowid) FROM {0})"),
                             ("last", "rowid = (SELECT max(rowid) FROM {0})")):  # fmt: skip
             statement = f"DELETE FROM {table} WHERE {where.format(table)}"
-            yield _make_sql_damage(file, f"{table}, {name} rows removed", statement, plausible=True)
+            yield make_sql_damage(file, f"{table}, {name} rows removed", statement, plausible=True)
         names = ", ".join(columns[table])
         copy = f"CREATE TABLE copy AS SELECT * FROM {table}", f"DROP TABLE {table}"
-        yield _make_sql_damage(
+        yield make_sql_damage(
             file,
             f"{table}, rows doubled",
             *copy,
             f"CREATE TABLE {table} AS SELECT * FROM copy UNION ALL SELECT {names} FROM copy",
         )
         for column in columns[table]:
-            for value in CELLS:
+            for value in (item for item in CELLS if type(item) is int or column != INTEGER_KEYS.get(table)):
                 for number in sorted({1, counts[table]}):
                     yield _make_cell_damage(file, table, column, number, value)
         if "genome" in columns[table] or "summary" in columns[table] or "numbers" in columns[table]:
@@ -223,8 +231,8 @@ def _list_sqlite(file: str, path: Path) -> Iterator[Damage]:
             yield from _list_json_cells(file, path, table, column, counts[table])
         if "cut" in columns[table]:
             for change in ("x''", "substr(cut, 2)", "cut || x'ff'", "zeroblob(length(cut))", "zeroblob(10000000)"):
-                yield _make_sql_damage(file, f"cut = {change}", f"UPDATE {table} SET cut = {change}")
-                yield _make_sql_damage(
+                yield make_sql_damage(file, f"cut = {change}", f"UPDATE {table} SET cut = {change}")
+                yield make_sql_damage(
                     file, f"first cut = {change}", f"UPDATE {table} SET cut = {change} WHERE rowid = 1"
                 )
 
@@ -245,49 +253,46 @@ def _list_json_cells(file: str, path: Path, table: str, column: str, count: int)
         made = _make_cell_damage(file, table, column, count, text)
         # networks of other methods than the blend have no genome
         yield Damage(file, made.name, made.apply, made.plausible or (column, text) == ("genome", "{}"))
-    for name, changed, plausible in change_json(json.loads(texts[-1])):
-        found = _make_cell_damage(file, table, column, count, json.dumps(changed))
-        yield Damage(file, f"{table}.{column} {count}: {name}", found.apply, plausible)
+    for name, change, plausible in change_json(json.loads(texts[-1])):
+        yield Damage(
+            file,
+            f"{table}.{column} {count}: {name}",
+            lambda run, change=change: _make_cell_damage(file, table, column, count, json.dumps(change())).apply(run),
+            plausible or name == "best_loss = None",  # of a generation whose networks all failed
+        )
 
 
 def _make_cell_damage(file: str, table: str, column: str, number: int, value: Any) -> Damage:
     def apply(run: Path) -> None:
-        with closing(_open_unchecked(run / file)) as connection, connection:
+        with closing(open_unchecked(run / file)) as connection, connection:
             (rowid,) = connection.execute(f"SELECT rowid FROM {table} LIMIT 1 OFFSET {number - 1}").fetchone()
             connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, rowid))
 
-    return Damage(file, f"{table}.{column} {number} = {str(value)[:20]!r}", apply, _is_plausible_cell(column, value))
+    name = f"{table}.{column} {number} = {_shorten(value)[:20]!r}"
+    return Damage(file, name, apply, _is_plausible_cell(column, value))
 
 
 def _is_plausible_cell(column: str, value: Any) -> bool:
     """Return True where only a copy of the row could reveal that `value` is wrong."""
-    if column in ("loss", "test_loss"):
-        return value in (-1, 2**62)
     if column in ("origin", "failure", "fidelity", "subject", "digest"):
         return value != b"\xff\x00" and value is not None
-    return value == 2**62 and column not in ("error", "test_error")
-
-
-def _make_sql_damage(file: str, name: str, *statements: str, plausible: bool = False) -> Damage:
-    def apply(run: Path) -> None:
-        with closing(_open_unchecked(run / file)) as connection, connection:
-            for statement in statements:
-                connection.execute(statement)
-
-    return Damage(file, name, apply, plausible)
-
-
-def _open_unchecked(path: Path) -> sqlite3.Connection:
-    """Open a database without its NOT NULL constraints."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
-    return sqlite3.connect(path)
+    if isinstance(value, str):
+        try:
+            value = float(value)  # as a column of numbers does
+        except ValueError:
+            return False
+    if type(value) not in (int, float) or abs(value) > 2**63:
+        return False
+    if column in ("loss", "test_loss"):
+        return True
+    if column in ("error", "test_error"):
+        return 0 <= value <= 1
+    return value >= 0 and (value == int(value) or column in REALS)
 
 
 def _list_arrays(run: Path, file: str, path: Path) -> Iterator[Damage]:
     arrays = load_file(path)
-    for key in sorted({min(arrays), max(arrays)}):
+    for key in sorted(arrays if file == "costs.safetensors" else {min(arrays), max(arrays)}):
         value = arrays[key]
         changed = {
             "NaN": value.astype(np.float64) * np.nan,
@@ -317,6 +322,7 @@ def _make_array_damage(file: str, name: str, content: dict[str, Any], *, signed:
             key = {"dense.safetensors": "weights_sha256", "scores.safetensors": "scores_sha256"}[file]
             facts["provenance"][key] = hash_arrays(content)
             (run / "run.json").write_text(json.dumps(facts))
+            write_owner(run / "run.sqlite", compute_owner(facts["provenance"]))
 
     return Damage(file, name, apply, plausible=signed)
 

@@ -21,6 +21,8 @@ from blendsearch.results.report.chart_builder import build_front_chart
 from blendsearch.results.report.figures import STYLES, draw_chart
 from blendsearch.results.report.report import TEMPLATE, write_report
 from blendsearch.runs.run import open_run
+from blendsearch.runs.run_facts import compute_owner
+from blendsearch.runs.table_layout import write_owner
 from blendsearch.structure.groups import unpack_cut
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -234,6 +236,7 @@ def test_whatever_a_run_calls_things_stays_text(config_file: Path, tmp_path: Pat
     facts["provenance"]["command"] = ["blendsearch", HOSTILE]
     facts["config"]["data"]["dataset"] = facts["config"]["model"]["factory"] = HOSTILE
     path.write_text(json.dumps(facts))
+    write_owner(path.with_name("run.sqlite"), compute_owner(facts["provenance"]))
     store = open_run(tmp_path / "runs", "one").open_store()
     store._connection.execute("UPDATE evaluations SET origin = ? || ' at 30% macs' WHERE id = 1", (HOSTILE,))
     store.close()

@@ -1,7 +1,7 @@
 """The protocol of optimizers: they propose cuts that were not evaluated yet, and receive the results."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, get_type_hints
+from typing import Any, NamedTuple, Protocol, TypedDict, cast, get_type_hints
 
 import numpy as np
 
@@ -10,9 +10,6 @@ from blendsearch.errors import RunError
 from blendsearch.runs.decoding import check_type, decode_json
 from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut
-
-RandomState = Mapping[str, Any]
-"""The state of a numpy generator, as its bit generator returns it."""
 
 
 class Candidate(NamedTuple):
@@ -106,3 +103,29 @@ def parse_stored_genome(optimizer: Optimizer, text: str) -> Genome:
     except (ValueError, TypeError, LookupError) as error:
         raise RunError(f"a genome in run.sqlite is damaged ({error}): restore the file from a copy") from error
     return genome
+
+
+class _Counters(TypedDict):
+    state: int
+    inc: int
+
+
+class RandomState(TypedDict):
+    """State of a generator of `numpy.random.default_rng`."""
+
+    bit_generator: str
+    state: _Counters
+    has_uint32: int
+    uinteger: int
+
+
+def get_random_state(rng: np.random.Generator) -> RandomState:
+    """Return the state of `rng` as JSON values."""
+    return cast(RandomState, rng.bit_generator.state)
+
+
+def set_random_state(rng: np.random.Generator, state: RandomState) -> None:
+    """Continue with the numbers that follow `state`. Raises ValueError where `rng` cannot have it."""
+    if not state["state"]["inc"] % 2:
+        raise ValueError(f"numpy.state.inc cannot be {state['state']['inc']}")
+    rng.bit_generator.state = state

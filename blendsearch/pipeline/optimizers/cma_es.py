@@ -31,7 +31,7 @@ from blendsearch.blend.genome import (
     unflatten_genome,
 )
 from blendsearch.blend.network_space import WEIGHT_SCALE, BlendSpace
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult
+from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, get_random_state, set_random_state
 from blendsearch.pipeline.optimizers.baselines import vary_criteria
 from blendsearch.pipeline.optimizers.cma_state import CmaState, StageResultState, SteadyState
 from blendsearch.pipeline.optimizers.diagonal_cma import DiagonalStrategy
@@ -155,13 +155,13 @@ class Cma:
     def state_dict(self) -> CmaState:
         """Return everything that exact resumption needs, as JSON values."""
         strategy = None if self.strategy is None else self.strategy.state_dict()
-        state: CmaState = {"numpy": self.rng.bit_generator.state, "best": self.best, "strategy": strategy}
+        state: CmaState = {"numpy": get_random_state(self.rng), "best": self.best, "strategy": strategy}
         if self._is_steady:
             state["steady"] = self._describe_steady_state()
         return state
 
     def load_state_dict(self, state: CmaState) -> None:
-        self.rng.bit_generator.state = state["numpy"]
+        set_random_state(self.rng, state["numpy"])
         if state["best"] is not None:
             check_genes(self.space, state["best"][1])
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])

@@ -16,7 +16,13 @@ import numpy as np
 from deap import base, tools
 
 from blendsearch.blend.genome import Genome, GenomeFields, Space, check_genes, unflatten_genome
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
+from blendsearch.pipeline.optimizers.base import (
+    Candidate,
+    CandidateResult,
+    RandomState,
+    get_random_state,
+    set_random_state,
+)
 from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.structure.groups import Cut, compute_cut_digest
 
@@ -189,7 +195,7 @@ class Evolution:
         version, words, gauss = self._stream
         return {
             "random": (version, list(words), gauss),
-            "numpy": self.rng.bit_generator.state,
+            "numpy": get_random_state(self.rng),
             "population": [
                 {
                     "genes": list(individual),
@@ -207,7 +213,7 @@ class Evolution:
         version, words, gauss = state["random"]
         self._stream = (version, tuple(words), gauss)
         random.Random().setstate(self._stream)
-        self.rng.bit_generator.state = state["numpy"]
+        set_random_state(self.rng, state["numpy"])
         self.population = []
         for item in state["population"]:
             check_genes(self.space, item["genes"])

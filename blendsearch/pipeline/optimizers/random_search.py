@@ -10,7 +10,13 @@ from typing import TypedDict
 import numpy as np
 
 from blendsearch.blend.genome import Genome, GenomeFields, Space, check_genes, compute_flip_step, unflatten_genome
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, RandomState
+from blendsearch.pipeline.optimizers.base import (
+    Candidate,
+    CandidateResult,
+    RandomState,
+    get_random_state,
+    set_random_state,
+)
 from blendsearch.pipeline.optimizers.evolution import TRIES, merge_duplicate_seeds
 from blendsearch.runs.origin import EVOLVED
 from blendsearch.structure.groups import Cut, compute_cut_digest
@@ -69,10 +75,10 @@ class RandomSearch:
         return self.space.parse_genome(facts)
 
     def state_dict(self) -> RandomSearchState:
-        return {"numpy": self.rng.bit_generator.state, "best": self.best}
+        return {"numpy": get_random_state(self.rng), "best": self.best}
 
     def load_state_dict(self, state: RandomSearchState) -> None:
-        self.rng.bit_generator.state = state["numpy"]
+        set_random_state(self.rng, state["numpy"])
         if state["best"] is not None:
             check_genes(self.space, state["best"][1])
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])

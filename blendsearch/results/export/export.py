@@ -37,6 +37,7 @@ from blendsearch.results.summary import has_accuracy, select_final, select_netwo
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import apply_umask, check_encoding
+from blendsearch.runs.provenance import hash_arrays
 from blendsearch.runs.records import Evaluation
 from blendsearch.runs.run import ELASTIC_FILE, Run
 from blendsearch.structure.groups import Cut, unpack_cut
@@ -105,9 +106,10 @@ def export(run: Run, problem: Problem, selector: str, folder: Path, formats: Seq
             loaded.to(problem.evaluator.device), "val", row.seed, row.fidelity
         )
         if not abs(evaluated.loss - (row.loss or 0.0)) <= 1e-3 * max(1.0, abs(evaluated.loss)):
+            copy = f", or restore {run.path / 'finals'} from a copy" if row.fidelity == "final" else ""
             raise RunError(
                 f"network {row.id} gives validation loss {evaluated.loss:.4f} after export, {row.loss:.4f} in the "
-                "search: export on the device and with the versions it was searched with"
+                f"search: export on the device and with the versions it was searched with{copy}"
             )
         if "int8" in formats:
             source = draft / "network.onnx"
@@ -133,6 +135,8 @@ def export_stored_weights(run: Run, selector: str, folder: Path) -> ExportResult
             f"run {run.name!r} keeps no weights of network {row.id}, only of those on its front once it has finished: "
             f"export it in Python, blendsearch.open({run.name!r}, model=, data=).network({row.id}).export(folder)"
         )
+    if hash_arrays(run.read_arrays("dense")) != run.provenance["weights_sha256"]:
+        raise RunError(f"run {run.name!r}: dense.safetensors is not the one the run was made with: restore it")
     tensors = {name: torch.from_numpy(array) for name, array in run.read_weights(row.digest, repeat).items()}
     facts = _describe_export(run, row, None)
     with _open_draft_folder(folder) as draft:
@@ -250,13 +254,16 @@ def rebuild_network(run: Run, problem: Problem, row: Evaluation) -> tuple[nn.Mod
 
 
 def _load_weights(module: nn.Module, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Load stored weights. Raises ValueError where one is missing, RuntimeError where one does not fit."""
+    """Load stored weights. Raises ValueError or RuntimeError where one is missing or does not fit."""
     if missing := module.state_dict().keys() - weights.keys():
         raise ValueError(f"{min(missing)} is missing")
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name in weights:  # a buffer that is not part of the state is as the cut made it
-                tensor.copy_(torch.from_numpy(weights[name]).reshape(tensor.shape))
+                stored = torch.from_numpy(weights[name])
+                if stored.is_floating_point() != tensor.is_floating_point():
+                    raise ValueError(f"{name} has type {weights[name].dtype}")
+                tensor.copy_(stored.reshape(tensor.shape))
 
 
 def _describe_export(run: Run, row: Evaluation, problem: Problem | None) -> ExportDescription:

@@ -18,7 +18,14 @@ from blendsearch.blend.allocation import allocate_globally
 from blendsearch.blend.decoder import Decoder, keep_best
 from blendsearch.blend.genome import Genome, GenomeFields
 from blendsearch.pipeline.methods.method import Method
-from blendsearch.pipeline.optimizers.base import Candidate, CandidateResult, Optimizer, RandomState
+from blendsearch.pipeline.optimizers.base import (
+    Candidate,
+    CandidateResult,
+    Optimizer,
+    RandomState,
+    get_random_state,
+    set_random_state,
+)
 from blendsearch.pipeline.optimizers.evolution import TRIES
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.origin import EVOLVED
@@ -78,10 +85,10 @@ class Legr:
         return Genome(np.array([*facts["log_alpha"], *facts["beta"]]), np.zeros(len(self.norms)), 0.0)
 
     def state_dict(self) -> LegrState:
-        return {"numpy": self.rng.bit_generator.state, "pool": self.pool}
+        return {"numpy": get_random_state(self.rng), "pool": self.pool}
 
     def load_state_dict(self, state: LegrState) -> None:
-        self.rng.bit_generator.state = state["numpy"]
+        set_random_state(self.rng, state["numpy"])
         if any(len(genes) != 2 * len(self.norms) for _, genes in state["pool"]):
             raise ValueError("a genome does not have two genes for each group")
         self.pool = [(loss, genes) for loss, genes in state["pool"]]
