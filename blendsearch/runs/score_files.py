@@ -43,7 +43,14 @@ def read_scores(run: Run) -> tuple[ScoreTable, Clusters]:
     table = ScoreTable(
         tuple(facts["criteria"]), names, scores, tuple(ExcludedCriterion(**item) for item in facts["left_out"])
     )
-    return table, tuple(tuple(tuple(members) for members in found) for found in facts["clusters"])
+    clusters = tuple(tuple(tuple(members) for members in found) for found in facts["clusters"])
+    for number, found in enumerate(clusters):
+        if sorted(row for members in found for row in members) != table.find_usable(number).tolist():
+            raise RunError(
+                f"run {run.name!r}: structure.clusters in run.json are not those of the criteria scored in group "
+                f"{names[number]}: restore run.json from a copy"
+            )
+    return table, clusters
 
 
 def _get_scores(run: Run, stored: Mapping[str, NDArray[Any]], number: int) -> NDArray[np.float64]:

@@ -79,6 +79,7 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
     ("name", "file", "kind", "verbs"),
     [
         ("digits", "run.sqlite", "tests, all rows removed", ["text", "python"]),
+        ("digits", "run.json", "structure.clusters.0 = []", ["criteria map"]),
         ("digits", "run.sqlite", "finals dropped", ["status", "text", "api network"]),
         ("digits", "run.sqlite", "evaluations, rows doubled", ["runs", "api list"]),
         ("digits", "dense.safetensors", "signed, classifier.bias shorter", ["fork"]),
