@@ -183,6 +183,9 @@ def decode_provenance(value: Any) -> Provenance:
             raise ValueError(f"provenance.packages.{name} is missing")
     if "code" not in value.get("code", {"code": ""}):
         raise ValueError("provenance.code.code is missing")
+    for name, other in (("code", "scores_sha256"), ("scores_sha256", "code")):
+        if name in value and other not in value:
+            raise ValueError(f"provenance.{other} is missing")
     return cast(Provenance, value)
 
 
