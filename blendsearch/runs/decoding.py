@@ -154,6 +154,13 @@ def refuse_repetition(rows: list[Row], key: Collection[str]) -> list[Row]:
     return rows
 
 
+def remove_places(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Remove the first value of each row, its place. Raises ValueError unless places fall by one from row to row."""
+    if rows and [row[0] for row in rows] != list(range(rows[0][0], rows[0][0] - len(rows), -1)):
+        raise ValueError("the places of its rows are not consecutive")
+    return [row[1:] for row in rows]
+
+
 def _check_numbers(name: str, column: Iterable[Any], *, signed: bool) -> None:
     known = [item for item in column if item is not None]
     if not known:

@@ -18,6 +18,7 @@ from blendsearch.runs.decoding import (
     decode_metrics,
     decode_rows,
     refuse_repetition,
+    remove_places,
 )
 from blendsearch.runs.files import check_companions, check_in_place, read_identity
 from blendsearch.runs.records import (
@@ -194,7 +195,8 @@ class Store:
         """Read when evaluations, or the `last` of them, were completed, in order; empty for runs of older versions."""
         if not self._has("completions"):
             return []
-        rows = self._read("SELECT id, asked, at FROM completions ORDER BY place DESC LIMIT ?", (last,))
+        with self._convert_damage("completions"):
+            rows = remove_places(self._read("SELECT * FROM completions ORDER BY place DESC LIMIT ?", (last,)))
         return self._decode(rows, Completion, "completions", key=KEYS["completions"])[::-1]
 
     def count_completions(self) -> int:

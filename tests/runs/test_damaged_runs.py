@@ -80,6 +80,7 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
     [
         ("digits", "run.sqlite", "tests, all rows removed", ["text", "python"]),
         ("digits", "run.json", "structure.clusters.0 = []", ["criteria map"]),
+        ("killed-groups", "run.sqlite", "completions.place 21 = '-1'", ["status"]),
         ("killed-steady", "run.json", "provenance.scores_sha256 missing", ["show"]),
         ("digits", "run.sqlite", "finals dropped", ["status", "text", "api network"]),
         ("digits", "run.sqlite", "evaluations, rows doubled", ["runs", "api list"]),
