@@ -15,7 +15,7 @@ from blendsearch.pipeline.optimizers.base import CandidateResult
 from blendsearch.pipeline.problem.session import SearchSession
 from blendsearch.pipeline.rate_probe import find_rate
 from blendsearch.runs.config.ladder_plan import LadderPlan, can_use_ladder, make_plan
-from blendsearch.runs.origin import Origin
+from blendsearch.runs.origin import EVOLVED, Origin
 from blendsearch.runs.pareto import select_evaluated
 from blendsearch.runs.records import Evaluation, FinalResult, RungResult
 from blendsearch.structure.groups import unpack_cut
@@ -32,6 +32,14 @@ def make_ladder(session: SearchSession, asked: int | None = None) -> "Ladder | N
     rows = session.store.read_bare_evaluations(-1)
     ladder.add(row for row in rows if asked is None or row.id <= asked)
     return ladder
+
+
+def _is_rule(text: str) -> bool:
+    """Return whether a stored origin is that of a known rule."""
+    if text == EVOLVED:  # as nearly all are
+        return False
+    origin = Origin.parse(text)
+    return origin.is_baseline and not origin.in_best_allocation
 
 
 class Ladder:
@@ -63,9 +71,7 @@ class Ladder:
         """Add evaluated networks; failures and the dense network are left out."""
         for row in select_evaluated(list(rows)):
             assert row.loss is not None
-            origin = Origin.parse(row.origin)
-            is_rule = origin.is_baseline and not origin.in_best_allocation
-            self.standings.add(Climber(row.digest, row.id, row.loss, is_rule))
+            self.standings.add(Climber(row.digest, row.id, row.loss, _is_rule(row.origin)))
             self._rows[row.digest] = row._replace(cut=b"", genome="")
 
     def prepare(self) -> None:

@@ -209,7 +209,7 @@ def check_stored(asked: int, generation: int, session: SearchSession) -> None:
     A raw evaluation of the unpruned cut is the dense network's, and has no number of its own.
     """
     raw = session.problem.config.fitness.fidelity == "raw"
-    rows = session.store.read_bare_evaluations(-1, cuts=True)
+    rows = session.store.read_bare_evaluations(-1)
     stored = {row.id for row in rows if row.id <= asked}
     if any((row.id <= asked) != (row.generation < generation) for row in rows if row.id):
         raise RunError(

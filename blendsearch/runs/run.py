@@ -185,8 +185,10 @@ class Run:
             facts: EngineFacts = read_json(path, allow_nan=False)
             check_engine_facts(facts)
         except (OSError, ValueError) as error:
-            if expected or not isinstance(error, FileNotFoundError):
-                warnings.warn(f"{path} is damaged ({error}): speed and workers are unknown", stacklevel=2)
+            is_missing = isinstance(error, FileNotFoundError)
+            if expected or not is_missing:
+                state = "missing" if is_missing else f"damaged ({error})"
+                warnings.warn(f"{path} is {state}: speed and workers are unknown", stacklevel=2)
             return {}
         return facts
 
