@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from blendsearch.events import GenerationAsked, StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
+from blendsearch.garbage import pause_garbage_collection
 from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
@@ -45,7 +46,9 @@ class SearchState(TypedDict):
 
 def run_generational(session: SearchSession) -> None:
     """Search generation by generation, from the last checkpoint where there is one."""
-    GenerationalSearch(session).run()
+    with pause_garbage_collection():  # of the rows that are read
+        search = GenerationalSearch(session)
+    search.run()
 
 
 class GenerationalSearch:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from blendsearch.engine.base import Engine
 from blendsearch.event_log import log_event
 from blendsearch.events import Event, Reporter
+from blendsearch.garbage import pause_garbage_collection
 from blendsearch.pipeline.elastic_tune import attach_elastic
 from blendsearch.pipeline.generational import run_generational
 from blendsearch.pipeline.methods.preparation import prepare_allocations, store_trained_network
@@ -34,7 +35,8 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
     """Run every stage of a search; a stage that is already complete in `run` adds nothing."""
     check_searchable(problem.config)
     with run.open_store() as store:
-        store.check()
+        with pause_garbage_collection():
+            store.check()
         load_checkpoint(run.checkpoints, lambda line: None)  # refuses damaged ones before earlier stages add anything
         session = SearchSession(run, problem, engine, store, report)
         evaluate_dense(session)

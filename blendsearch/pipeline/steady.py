@@ -30,6 +30,7 @@ from blendsearch.blend.genome import GenomeFields
 from blendsearch.errors import RunError
 from blendsearch.events import StoppedEarly
 from blendsearch.fitness.evaluator import Outcome, make_request
+from blendsearch.garbage import pause_garbage_collection
 from blendsearch.pipeline.archive import SearchArchive
 from blendsearch.pipeline.ladder import make_ladder
 from blendsearch.pipeline.methods.method import make_search_optimizer, make_seeds
@@ -85,7 +86,9 @@ def run_steady(session: SearchSession) -> None:
     """Search without generations, from where the journal ends."""
     check_journal(session)
     evaluate_dense(session)
-    SteadySearch(session).run()
+    with pause_garbage_collection():  # of the rows that are read
+        search = SteadySearch(session)
+    search.run()
 
 
 class CandidateTracker:
