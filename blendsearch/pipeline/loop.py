@@ -37,7 +37,8 @@ def search(run: Run, problem: Problem, engine: Engine, report: Reporter) -> None
     with run.open_store() as store:
         with pause_garbage_collection():
             store.check()
-        load_checkpoint(run.checkpoints, lambda line: None)  # refuses damaged ones before earlier stages add anything
+        if problem.config.search.schedule == "generational":  # a steady search can resume from its journal
+            load_checkpoint(run.checkpoints, lambda line: None)  # refuses damage before earlier stages add anything
         session = SearchSession(run, problem, engine, store, report)
         evaluate_dense(session)
         session = replace(session, problem=attach_elastic(session))
