@@ -155,9 +155,9 @@ def refuse_repetition(rows: list[Row], key: Collection[str]) -> list[Row]:
 
 
 def remove_places(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Remove the first value of each row, its place. Raises ValueError unless places fall by one from row to row."""
-    if rows and [row[0] for row in rows] != list(range(rows[0][0], rows[0][0] - len(rows), -1)):
-        raise ValueError("the places of its rows are not consecutive")
+    """Remove the first value of each row, its place. Raises ValueError where one is below 1, as no place is."""
+    if any(row[0] < 1 for row in rows):
+        raise ValueError(f"the place of a row is {min(row[0] for row in rows)}")
     return [row[1:] for row in rows]
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -54,17 +55,17 @@ def remove_file(path: Path) -> None:
         path.unlink()
 
 
-RUN_FOLDERS = ("checkpoints", "controls", "derived", "finals", "logs", "tailored", "training")
-"""Folders of a run directory."""
+RUN_FOLDERS = ("checkpoints", "controls", "finals", "logs", "training")
+"""Folders of a run directory; further ones have names of methods."""
 
 
-def refuse_links(folder: Path, name: str) -> None:
+def refuse_links(folder: Path, name: str, folders_of_methods: Collection[str] = ()) -> None:
     """Raise RunError where a file or folder below the run directory `folder` cannot or must not be written to.
 
     Writing through a link would change files outside the run: through a symbolic link, and through a hard link where a
     file is written in place. A pipe, socket or device would block. The run directory itself may be a link.
     """
-    for item in RUN_FOLDERS:
+    for item in (*RUN_FOLDERS, *folders_of_methods):
         if (folder / item).is_file():
             raise RunError(f"{item} in run {name!r} is a file, where a folder is expected: remove it")
     for place, folders, files in os.walk(folder):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from blendsearch.errors import RunError
 from blendsearch.runs.checkpoint import write_atomically
 from blendsearch.runs.config.loading import dump_config, parse_stored_config
+from blendsearch.runs.config.method_registry import list_method_names
 from blendsearch.runs.config.schema import Config
 from blendsearch.runs.drafts import open_draft_folder
 from blendsearch.runs.files import (
@@ -145,7 +146,7 @@ class Run:
         Raises RunError when another process holds the lock, when the run is read-only, and when it contains links, or
         files that are not regular.
         """
-        refuse_links(self.path, self.name)
+        refuse_links(self.path, self.name, list_method_names())
         try:
             file = (self.path / "lock").open("a", encoding="ascii")
         except OSError as error:

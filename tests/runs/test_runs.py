@@ -16,6 +16,7 @@ from blendsearch.runs.array_checkpoint import load_array_checkpoint, save_array_
 from blendsearch.runs.checkpoint import load_checkpoint, save_checkpoint
 from blendsearch.runs.config.loading import DIGITS, dump_config, load_config, parse_config
 from blendsearch.runs.run import check_name, create_run, find_free_name, list_runs, open_run
+from blendsearch.runs.run_facts import PACKAGES
 from blendsearch.runs.store import Store
 from blendsearch.training.training_store import FolderStore
 
@@ -23,7 +24,7 @@ PROVENANCE: Any = {
     "command": [],
     "python": "3",
     "platform": "Linux",
-    "packages": {"blendsearch": "1", "torch": "2"},
+    "packages": dict.fromkeys(PACKAGES, "1"),
     "git": "",
     "device": "cpu",
     "weights_sha256": "",
