@@ -13,6 +13,19 @@ MAX_CHANNELS = 2**31
 """No group, and no cost table over groups, has more channels."""
 
 
+class ParentFacts(TypedDict):
+    """The run that a fork started from: the changed fields, [old, new] by name, and the inherited evaluations.
+
+    `begins` counts those in the fork's first generation; `again` states why it evaluates them again, if it does.
+    """
+
+    parent: str
+    changed: dict[str, list[Any]]
+    begins: int
+    judgements: int
+    again: str
+
+
 class Provenance(TypedDict):
     """Command, versions, device and SHA-256 digests under which a run started.
 
@@ -30,7 +43,7 @@ class Provenance(TypedDict):
     data_sha256: str
     scores_sha256: NotRequired[str]
     code: NotRequired[dict[str, str]]
-    parent: NotRequired[dict[str, Any]]
+    parent: NotRequired[ParentFacts]
 
 
 class GroupFacts(TypedDict):

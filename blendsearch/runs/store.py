@@ -179,7 +179,7 @@ class Store:
         """Count all evaluations except those of origin `dense`."""
         query = (
             "SELECT count(*), coalesce(sum(failure != ''), 0), min(CASE WHEN failure = '' THEN error END), "
-            "min(CASE WHEN failure = '' THEN loss END) FROM evaluations WHERE origin != ?"
+            "min(CASE WHEN failure = '' THEN loss END) FROM evaluations WHERE origin IS NOT ?"
         )
         (found,) = self._decode(self._read(query, (dense,)), Tally, "evaluations")
         with self._convert_damage("evaluations"):

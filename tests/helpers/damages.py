@@ -174,6 +174,8 @@ def _remove(tree: Any, place: list[Any]) -> Any:
 
 def _is_plausible(old: Any, new: Any) -> bool:
     number = isinstance(old, int | float) and not isinstance(old, bool)
+    if old is None and type(new) in (int, float, str):  # what has a value in other runs, such as a crowding distance
+        return new == new
     if number and isinstance(new, str):  # a config takes "1" for 1
         return new.isdecimal()
     return (isinstance(old, str) and isinstance(new, str)) or (number and type(new) in (int, float) and new == new)

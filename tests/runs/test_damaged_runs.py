@@ -80,6 +80,7 @@ def test_a_signed_checkpoint_with_other_content_is_refused(drives: dict[str, Dri
     [
         ("digits", "run.sqlite", "tests, all rows removed", ["text", "python"]),
         ("digits", "run.json", "structure.clusters.0 = []", ["criteria map"]),
+        ("latency", "run.sqlite", "evaluations.origin 1 = 'None'", ["runs", "api list"]),
         ("killed-groups", "run.sqlite", "completions.place 21 = '-1'", ["status"]),
         ("killed-steady", "run.json", "provenance.scores_sha256 missing", ["show"]),
         ("digits", "run.sqlite", "finals dropped", ["status", "text", "api network"]),
@@ -130,6 +131,15 @@ def test_a_folder_with_the_name_of_a_draft_is_refused_in_one_line(drives: dict[s
     for file in (".run.json.draft", "finished.json"):
         damage = Damage(file, "a folder", lambda run, file=file: (run / file).mkdir(exist_ok=True))
         check(drives["killed-nsga2"], damage, ["resume"])
+
+
+def test_facts_of_another_type_about_the_parent_of_a_fork_are_refused(tmp_path: Path) -> None:
+    (damage,) = (
+        item
+        for item in list_damages(RUNS / "fork")
+        if (item.file, item.name) == ("run.json", "provenance.parent.begins = x")
+    )
+    check(Drive(tmp_path, RUNS / "fork"), damage, ["show"])
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from blendsearch.runs.cost_files import COSTS_FILE, collect_cost_arrays, load_or
 from blendsearch.runs.provenance import collect_provenance, hash_arrays
 from blendsearch.runs.records import InheritedEvaluation
 from blendsearch.runs.run import ELASTIC_FILE, Run, create_run
-from blendsearch.runs.run_facts import BlockFacts, GroupFacts, StructureFacts
+from blendsearch.runs.run_facts import BlockFacts, GroupFacts, ParentFacts, StructureFacts
 from blendsearch.runs.score_files import collect_score_arrays, describe_scores, read_scores
 from blendsearch.runs.trust import sign_run
 from blendsearch.structure.folding import list_folded_layers
@@ -70,7 +70,7 @@ def record(
         hash_code(problem.config.model.factory),
     )
     if parent is not None:
-        origin["parent"] = dict(parent)
+        origin["parent"] = cast(ParentFacts, dict(parent))
     described = describe_scores(problem.table, problem.clusters)
     structure: StructureFacts = {
         "groups": _list_groups(problem.structure),
