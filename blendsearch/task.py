@@ -70,6 +70,11 @@ class Task:
         return self.loss is None or self.counts_errors
 
     @property
+    def is_custom(self) -> bool:
+        """True if a function or a score replaces cross-entropy or the share of misclassified images."""
+        return bool(self.get_function_names()) or self.scorer is not None
+
+    @property
     def is_trainable(self) -> bool:
         """True if there is a loss to take gradients of."""
         return self.loss is not None or self.has_class_labels

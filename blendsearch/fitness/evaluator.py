@@ -24,7 +24,7 @@ from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pac
 from blendsearch.structure.surgery import narrow
 from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation, seed_rngs
 from blendsearch.training.device import autocast, convert_to_channels_last
-from blendsearch.training.recovery import FIDELITIES, Recipe, RecoveryContext
+from blendsearch.training.recovery import FIDELITIES, UNTRAINED_FIDELITIES, Recipe, RecoveryContext
 from blendsearch.training.refit import Refitter
 from blendsearch.training.training_store import NO_STORE, TrainingStore
 
@@ -107,9 +107,6 @@ def make_request(cut: Cut, fidelity: str, run_seed: int, split: EvaluationSplit 
 
 LossTarget = Literal["labels", "dense", "auto"]
 """Target of the loss: class labels, the outputs of the dense network, or those until a network is trained."""
-
-UNTRAINED = ("raw", "recalibrated")
-"""Fidelities that change no weight by gradients."""
 
 TEMPERATURE = 2.0
 """Divides both networks' logits before they are compared (experiments/fitness_noise.py)."""
@@ -244,7 +241,7 @@ class Evaluator:
     def _is_compared_with_dense(self, split: SplitName, fidelity: str) -> bool:
         """Return whether the loss is the divergence from the dense network's outputs."""
         if self.loss_target == "auto":
-            return fidelity in UNTRAINED and split != "test"
+            return fidelity in UNTRAINED_FIDELITIES and split != "test"
         return self.loss_target == "dense"
 
     def _evaluate_on_split(self, module: nn.Module, split: SplitName, against_dense: bool) -> EvaluationResult:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blendsearch.events import LatenciesMeasured, Promoted, Tested
-from blendsearch.fitness.evaluator import EvaluationSplit, make_request
+from blendsearch.fitness.evaluator import make_request
 from blendsearch.fitness.latency_benchmark import LatencyMeasurement, measure_fastest_passes, measure_latencies
 from blendsearch.fitness.runtimes import list_report_runtimes
 from blendsearch.fitness.timers import BenchmarkSettings
@@ -69,7 +69,7 @@ def promote(session: SearchSession) -> None:
     """
     problem, store = session.problem, session.store
     config = problem.config.promote
-    split: EvaluationSplit = "unused" if config.images == "unused" else "val"
+    split = config.get_split()
     rows, done = store.read_evaluations(), {item.digest for item in store.read_promotions()}
     chosen = select_promotions(rows, problem)
     if chosen and split == "unused":

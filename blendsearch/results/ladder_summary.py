@@ -60,7 +60,7 @@ def compute_evaluation_cost(run: Run, rows: Iterable[Evaluation]) -> float:
 
 def compute_promotion_cost(run: Run, rows: Iterable[Evaluation], promotions: Iterable[Promotion]) -> float:
     """Compute the cost of evaluating promoted networks again."""
-    split = "unused" if run.config.promote.images == "unused" else "val"
+    split = run.config.promote.get_split()
     macs = {row.digest: row.macs for row in rows if row.origin != DENSE}
     return sum(_count_passes(run, item.fidelity, split) * macs.get(item.digest, 0) for item in promotions)
 

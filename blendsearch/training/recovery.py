@@ -140,6 +140,9 @@ FIDELITIES: dict[str, Recovery] = {
 }
 """Recovery of each fidelity, from the lowest to the highest."""
 
+UNTRAINED_FIDELITIES = frozenset({"raw", "recalibrated"})
+"""Fidelities that change no weight by gradients."""
+
 LONG_FIDELITIES = frozenset({"probe", "final"})
 """Fidelities that `engine.final_timeout` limits instead of `engine.timeout`."""
 

@@ -134,8 +134,7 @@ def make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
     with seed_rngs(config.seed):
         refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
     data = traced.splits, recipe, traced.device
-    is_plain = not traced.task.get_function_names() and traced.task.scorer is None
-    target = "labels" if fitness.against == "auto" and not is_plain else fitness.against
+    target = "labels" if fitness.against == "auto" and traced.task.is_custom else fitness.against
     return Evaluator(
         traced.model, structure.maps, *data, refitter, target, fits_temperature=fitness.temperature == "fitted"
     )

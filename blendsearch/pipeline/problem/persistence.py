@@ -92,7 +92,7 @@ def record(
     if sizes := problem.structure.maps.list_size_sources():
         structure["sizes"] = {name: source.tolist() for name, source in sizes.items()}
     task = problem.evaluator.recipe.task
-    if task.get_function_names() or task.scorer is not None:
+    if task.is_custom:
         names = {role: name for role, name in task.get_function_names().items() if role not in task.configured}
         structure |= {"error": problem.has_error, "trains_on_classes": task.has_class_labels}
         if names:

@@ -196,3 +196,7 @@ class PromoteConfig(Section):
     share: Annotated[float, Field(ge=0, le=1)] = 0.0
     fidelity: Literal["recalibrated", "tuned"] = "tuned"
     images: Literal["same", "unused"] = "same"
+
+    def get_split(self) -> Literal["val", "unused"]:
+        """Return the split that the networks are evaluated again on."""
+        return "unused" if self.images == "unused" else "val"
