@@ -31,12 +31,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from setting import Arguments, compare_paired, get_weights_path, load_problem, make_config, make_random_model
+from setting import (
+    Arguments,
+    compare_paired,
+    get_weights_path,
+    load_problem,
+    make_config,
+    make_random_model,
+    run_config,
+)
 
-from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
@@ -207,13 +213,7 @@ class Experiment:
             tree["fitness"] = tree.get("fitness", {}) | {"repair": "none"}
         if method == "torch-pruning":
             tree |= {"criteria": {"pool": ["l1"]}, "search": {"evaluations": 1}}
-        self.runs.mkdir(parents=True, exist_ok=True)
-        config = self.runs / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(tree))
-        code = run_blendsearch(["search", str(config), "--runs", str(self.runs), "--name", name, "--or-resume"])
-        if code:
-            sys.exit(f"the search {name} ended with exit code {code}")
-        return open_run(self.runs, name)
+        return run_config(tree, self.runs, name)
 
     def _train_best(self) -> dict[str, Any]:
         """Search without trainings, then train the network of the least loss."""

@@ -11,6 +11,7 @@ that searched by one of the losses favours the other here: its best networks sui
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from blendsearch.fitness.evaluator import Evaluator, make_request
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from setting import measure_loss
+
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.pareto import select_evaluated
 from blendsearch.runs.run import open_run
-from blendsearch.structure.groups import Cut, unpack_cut
+from blendsearch.structure.groups import unpack_cut
 
 
 def main() -> None:
@@ -52,20 +55,13 @@ def correlate(folder: Path, name: str, asked: argparse.Namespace) -> dict[str, A
     by_labels = dataclasses.replace(problem.evaluator, loss_target="labels")
     by_dense = dataclasses.replace(problem.evaluator, loss_target="dense")
     cuts = [unpack_cut(best[place].cut, problem.structure.maps.channels) for place in sorted(places)]
-    truth = [measure(by_labels, cut, "unused") for cut in cuts]
+    truth = [measure_loss(by_labels, cut, 0, "unused") for cut in cuts]
     found: dict[str, Any] = {"searched_by": run.config.fitness.against, "images": len(problem.splits.val)}
     found |= {"other_images": len(problem.splits.unused or ()), "networks": len(cuts)}
     for key, evaluator in (("labels", by_labels), ("dense", by_dense)):
-        losses = [measure(evaluator, cut, "val") for cut in cuts]
+        losses = [measure_loss(evaluator, cut, 0, "val") for cut in cuts]
         found[key] = round(float(stats.spearmanr(losses, truth)[0]), 3)
     return found
-
-
-def measure(evaluator: Evaluator, cut: Cut, split: Any) -> float:
-    """Measure the loss of a recalibrated network on one split."""
-    loss = evaluator.evaluate(make_request(cut, "recalibrated", 0, split)).loss
-    assert loss is not None
-    return loss
 
 
 if __name__ == "__main__":

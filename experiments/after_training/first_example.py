@@ -21,13 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from compare import Experiment, Table, is_known_rule
-from setting import Arguments
+from setting import Arguments, run_config
 
-from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.runs.config.loading import EXAMPLES, load_config
 from blendsearch.runs.pareto import select_evaluated
 from blendsearch.runs.records import Evaluation
@@ -66,13 +64,7 @@ class ClutterExperiment(Experiment):
         tree: dict[str, Any] = CONFIG.model_dump(mode="json", exclude_defaults=True)
         tree["finals"]["picks"] = 0
         tree |= {"seed": self.seed, "method": method} | self.sections
-        self.runs.mkdir(parents=True, exist_ok=True)
-        config = self.runs / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(tree))
-        code = run_blendsearch(["search", str(config), "--runs", str(self.runs), "--name", name, "--or-resume"])
-        if code:
-            raise SystemExit(f"the search {name} ended with exit code {code}")
-        return open_run(self.runs, name)
+        return run_config(tree, self.runs, name)
 
     def run(self, arm: str) -> dict[str, Any]:
         start = time.process_time()

@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from compare import POOL, make_arguments, make_parser
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from setting import Arguments, compare_paired, get_weights_path, load_problem, make_config
+from setting import Arguments, compare_paired, get_weights_path, load_problem, make_config, measure_loss, run_config
 
-from blendsearch.cli.main import main as run_blendsearch
-from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.runs.pareto import select_evaluated
-from blendsearch.runs.run import Run, open_run
+from blendsearch.runs.run import Run
 from blendsearch.structure.groups import unpack_cut
 
 GENOMES: dict[str, dict[str, Any]] = {
@@ -64,8 +61,8 @@ def run_genome(arguments: Arguments, name: str, seed: int, evaluations: int) -> 
     best = min((row for row in found if row.id), key=lambda row: (row.loss, row.id))
     problem = restore(run)
     cut = unpack_cut(best.cut, problem.structure.maps.channels)
-    unused = problem.evaluator.evaluate(make_request(cut, "recalibrated", seed, "unused"))
-    return {"seed": seed, "origin": best.origin, "loss": round(best.loss, 4), "unused": round(unused.loss, 4)}
+    unused = measure_loss(problem.evaluator, cut, seed, "unused")
+    return {"seed": seed, "origin": best.origin, "loss": round(best.loss, 4), "unused": round(unused, 4)}
 
 
 def run_search(
@@ -90,13 +87,7 @@ def run_search(
         "ladder": {"rungs": []},
         "seed": seed,
     }
-    runs.mkdir(parents=True, exist_ok=True)
-    config = runs / f"{name}.yaml"
-    config.write_text(yaml.safe_dump(tree))
-    code = run_blendsearch(["search", str(config), "--runs", str(runs), "--name", name, "--or-resume"])
-    if code:
-        sys.exit(f"the search {name} ended with exit code {code}")
-    return open_run(runs, name)
+    return run_config(tree, runs, name)
 
 
 def summarize(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

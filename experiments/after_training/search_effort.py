@@ -21,9 +21,8 @@ from compare import is_known_rule, make_arguments, make_parser
 from genomes import run_search
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from setting import Arguments, compare_paired, load_problem
+from setting import Arguments, compare_paired, load_problem, measure_loss
 
-from blendsearch.fitness.evaluator import make_request
 from blendsearch.pipeline.problem.persistence import restore
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.results.ladder_summary import compute_evaluation_cost
@@ -110,9 +109,7 @@ def search_with(arguments: Arguments, effort: Effort, seed: int) -> Run:
 def measure_unused(problem: Problem, row: Evaluation, seed: int) -> float:
     """Measure the loss of an evaluated network on the images that no search saw."""
     cut = unpack_cut(row.cut, problem.structure.maps.channels)
-    outcome = problem.evaluator.evaluate(make_request(cut, "recalibrated", seed, "unused"))
-    assert outcome.loss is not None
-    return round(outcome.loss, 4)
+    return round(measure_loss(problem.evaluator, cut, seed, "unused"), 4)
 
 
 def summarize(rows: list[dict[str, Any]], first: str) -> list[dict[str, Any]]:

@@ -12,14 +12,17 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from blendsearch.cli.main import main as run_blendsearch
 from blendsearch.events import BaseTrained, Event, ignore_event
-from blendsearch.fitness.evaluator import Evaluator
+from blendsearch.fitness.evaluator import EvaluationSplit, Evaluator, make_request
 from blendsearch.pipeline.optimizers.baselines import make_baselines
 from blendsearch.pipeline.problem.base_network import train_base
 from blendsearch.pipeline.problem.builder import build_problem
@@ -27,6 +30,7 @@ from blendsearch.pipeline.problem.inputs import build_dense_network, build_split
 from blendsearch.pipeline.problem.problem import Problem
 from blendsearch.runs.config.loading import parse_config
 from blendsearch.runs.config.schema import Config
+from blendsearch.runs.run import Run, open_run
 from blendsearch.structure.groups import Cut, build_index_maps
 from blendsearch.task import CLASSIFICATION
 from blendsearch.training.device import resolve_device
@@ -172,6 +176,24 @@ def _train(config: Config, weights: Path) -> None:
     print(f"base network: validation accuracy {1 - error:.2%}, loss {loss:.4f}", flush=True)
     save_file({key: value.contiguous().cpu() for key, value in model.state_dict().items()}, weights)
     weights.with_suffix(".json").write_text(json.dumps({"val_accuracy": 1 - error, "val_loss": loss}))
+
+
+def run_config(tree: dict[str, Any], runs: Path, name: str) -> Run:
+    """Search by the config `tree` as run `name` in `runs`; a run that is there already is returned or resumed."""
+    runs.mkdir(parents=True, exist_ok=True)
+    config = runs / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(tree))
+    code = run_blendsearch(["search", str(config), "--runs", str(runs), "--name", name, "--or-resume"])
+    if code:
+        sys.exit(f"the search {name} ended with exit code {code}")
+    return open_run(runs, name)
+
+
+def measure_loss(evaluator: Evaluator, cut: Cut, seed: int, split: EvaluationSplit) -> float:
+    """Measure the loss of a recalibrated network on one split."""
+    loss = evaluator.evaluate(make_request(cut, "recalibrated", seed, split)).loss
+    assert loss is not None
+    return loss
 
 
 def make_cut(problem: Problem, baseline: str = "l1 uniform") -> Cut:
