@@ -151,7 +151,9 @@ def change_json(tree: Any) -> Iterator[tuple[str, Callable[[], Any], bool]]:
         old = _reach(tree, place)
         for value in VALUES:
             if old != value or type(old) is not type(value):
-                yield f"{name} = {_shorten(value)}", partial(_replace, tree, place, value), _is_plausible(old, value)
+                # an infinite crowding distance is stored as None
+                plausible = _is_plausible(1.0 if old is None and place[-1] == "crowding" else old, value)
+                yield f"{name} = {_shorten(value)}", partial(_replace, tree, place, value), plausible
         yield f"{name} missing", partial(_remove, tree, place), isinstance(place[-1], int)
 
 
@@ -174,8 +176,6 @@ def _remove(tree: Any, place: list[Any]) -> Any:
 
 def _is_plausible(old: Any, new: Any) -> bool:
     number = isinstance(old, int | float) and not isinstance(old, bool)
-    if old is None and type(new) in (int, float, str):  # what has a value in other runs, such as a crowding distance
-        return new == new
     if number and isinstance(new, str):  # a config takes "1" for 1
         return new.isdecimal()
     return (isinstance(old, str) and isinstance(new, str)) or (number and type(new) in (int, float) and new == new)
