@@ -15,6 +15,7 @@ from blendsearch.data.augment import resolve_augmentations
 from blendsearch.data.batches import BatchSize, load_from_memory, move_to_input
 from blendsearch.data.split import ArraySplit, Indices, Subset
 from blendsearch.data.splits import Splits
+from blendsearch.transfer import send
 
 FRESH = -1
 """View number of an image that is augmented anew."""
@@ -102,7 +103,7 @@ def load_views(splits: Splits, positions: Indices, views: Indices, seed: int, de
     draws = cast(Any, KeyedDraws(seed, positions, views))
     for change in resolve_augmentations(splits.augment):
         x = change(x, draws)
-    labels = torch.from_numpy(splits.train.labels[positions]).to(device)
+    labels = send(torch.from_numpy(splits.train.labels[positions]), device)
     return ViewBatch(splits.normalize(x), labels, positions, views)
 
 

@@ -19,7 +19,7 @@ from blendsearch.runs.run import ELASTIC_FILE
 from blendsearch.structure.groups import Cut
 from blendsearch.training.elastic import SubNetworks, tune_elastic
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 
 KEY = "elastic"
 """Entry of the training store with the state of a tune in progress."""

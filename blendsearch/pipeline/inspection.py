@@ -22,7 +22,8 @@ from blendsearch.runs.config.schema import Config
 from blendsearch.runs.run import Run
 from blendsearch.structure.groups import Cut
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.trainer import TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import TrainingOptions
 
 KEPT_SHARE = 0.7
 """Share of its channels that every group keeps in the network that is timed."""

@@ -22,7 +22,8 @@ from blendsearch.training.auxiliary import get_logits
 from blendsearch.training.device import autocast
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import combine_losses
-from blendsearch.training.trainer import TrainingOptions, TrainingRun
+from blendsearch.training.trainer import TrainingRun
+from blendsearch.training.training_options import TrainingOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class ElasticRun(TrainingRun):
         return loss
 
     def _compare(self, logits: Any, batch: ViewBatch, targets: Tensor | None, weight: float) -> Tensor:
-        loss, teacher = self._compute_label_loss(logits, batch), self.options.teacher
+        loss, teacher = self._compute_label_loss(logits, batch.labels), self.options.teacher
         if teacher is None or targets is None:
             return loss
         return combine_losses(loss, get_logits(logits).float(), targets, weight, teacher.temperature)

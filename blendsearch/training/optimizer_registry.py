@@ -30,13 +30,24 @@ def register_optimizer(name: str) -> Callable[[OptimizerFactory], OptimizerFacto
 def make_sgd(groups: list[dict[str, Any]], schedule: Schedule) -> Optimizer:
     """Stochastic gradient descent with momentum."""
     nesterov = schedule.nesterov and schedule.momentum > 0
-    return make_eager(torch.optim.SGD)(groups, lr=schedule.rate, momentum=schedule.momentum, nesterov=nesterov)
+    momentum, fused = schedule.momentum, _is_on_gpu(groups)
+    optimizer: Optimizer = make_eager(torch.optim.SGD)(
+        groups, lr=schedule.rate, momentum=momentum, nesterov=nesterov, fused=fused
+    )
+    if (
+        fused and momentum
+    ):  # the fused kernel fails where some parameters have had no gradient yet; zeros change nothing
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 @register_optimizer("adamw")
 def make_adamw(groups: list[dict[str, Any]], schedule: Schedule) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    return make_eager(torch.optim.AdamW)(groups, lr=schedule.rate, betas=(schedule.momentum, 0.999))
+    betas, fused = (schedule.momentum, 0.999), _is_on_gpu(groups)
+    return make_eager(torch.optim.AdamW)(groups, lr=schedule.rate, betas=betas, fused=fused)
 
 
 def make_optimizer(module: nn.Module, schedule: Schedule) -> Optimizer:
@@ -49,6 +60,11 @@ def make_optimizer(module: nn.Module, schedule: Schedule) -> Optimizer:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = _group_by_decay(trained, schedule.weight_decay)
     return OPTIMIZERS[schedule.optimizer](groups, schedule)
+
+
+def _is_on_gpu(groups: list[dict[str, Any]]) -> bool | None:
+    """Return True where all parameters are on a GPU: one kernel then updates them all; else None, torch's choice."""
+    return all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
 
 
 def _group_by_decay(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

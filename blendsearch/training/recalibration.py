@@ -22,10 +22,12 @@ def recalibrate(
         module.eval()
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # an unweighted average over batches
             norm.train()
         with torch.no_grad(), autocast(device, precision):
-            for x, _ in splits.iter_batches(splits.train, batch_size=batch_size, device=device, limit=images):
+            batches = splits.iter_batches(splits.train, batch_size=batch_size, device=device, limit=images)
+            for number, (x, _) in enumerate(batches, 1):
+                for norm in norms:  # an unweighted average; with None, each would wait for a GPU to count the batches
+                    norm.momentum = 1 / number
                 module(x)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -20,7 +20,8 @@ from blendsearch.training.schedule import Schedule
 from blendsearch.training.staged import ONE_CUT, Staging, make_stage_plan, train_in_stages
 from blendsearch.training.stored_teacher import StoredTeacher, load_or_compute_logits
 from blendsearch.training.teacher import LiveTeacher, Teacher
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import NO_STORE, TrainingStore
 
 TEACHER_KEY = "teacher"

@@ -20,7 +20,8 @@ from blendsearch.structure.surgery import narrow
 from blendsearch.training.channel_norms import ChannelScaler, Vector, make_example_images
 from blendsearch.training.device import convert_to_channels_last
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.trainer import TrainingOptions, has_stored_state, train
+from blendsearch.training.trainer import has_stored_state, train
+from blendsearch.training.training_options import TrainingOptions
 
 
 @dataclass(frozen=True)

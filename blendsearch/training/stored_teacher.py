@@ -15,6 +15,7 @@ from blendsearch.data.splits import Splits
 from blendsearch.data.views import ViewBatch, load_views
 from blendsearch.training.device import Precision, autocast
 from blendsearch.training.training_store import TrainingStore
+from blendsearch.transfer import send
 
 HEADER = 32
 """Bytes before the logits of a stored content: views, images, classes and the seed of the views, as int64."""
@@ -43,7 +44,7 @@ class StoredTeacher:
     def compute_logits(self, batch: ViewBatch, precision: Precision) -> Tensor:
         """Look up the logits of each image's view."""
         found = np.asarray(self.logits[batch.views, batch.positions], dtype=np.float32)
-        return torch.from_numpy(found).to(batch.images.device)
+        return send(torch.from_numpy(found), batch.images.device)
 
 
 def compute_logits(

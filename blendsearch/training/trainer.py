@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from blendsearch.data.batches import BatchSize
-from blendsearch.data.share import SINGLE_PROCESS, Share
 from blendsearch.data.splits import Splits
 from blendsearch.data.views import FRESH, ViewBatch, iter_view_batches
 from blendsearch.errors import TrainingError
 from blendsearch.events import FineTuned
-from blendsearch.task import CLASSIFICATION, Task
 from blendsearch.training.auxiliary import compute_training_loss, get_logits
 from blendsearch.training.data_parallel import wrap_data_parallel
-from blendsearch.training.device import Precision, autocast
-from blendsearch.training.hooks import NO_HOOKS, StepInfo, TrainingHooks
+from blendsearch.training.device import autocast
+from blendsearch.training.graphed_step import LEAST_STEPS, GradientFunction, GraphedFunction
+from blendsearch.training.hooks import NO_HOOKS, StepInfo
 from blendsearch.training.optimizer_registry import make_optimizer
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.teacher import Teacher, combine_losses, describe_teacher
+from blendsearch.training.teacher import combine_losses, describe_teacher
+from blendsearch.training.training_options import DEFAULT_OPTIONS, TrainingOptions
 from blendsearch.training.training_state import (
     AVERAGE,
     collect_module,
@@ -38,66 +38,12 @@ from blendsearch.training.training_state import (
     set_generator_state,
     unpack_state,
 )
-from blendsearch.training.training_store import NO_STORE, TrainingStore
 
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress to the store."""
 
-
-@dataclass(frozen=True, eq=False)
-class CheckpointOptions:
-    """Where and how often a training stores its state.
-
-    Attributes
-    ----------
-    key: name of the entry; the same for the same training.
-    seconds: least time between two checkpoints.
-    keep: True to store the state at the end as well, for a training that continues later.
-    conditions: further conditions that a stored state must agree with.
-    replaces: key of an entry that is deleted after this training has stored its first state; empty for none.
-    """
-
-    store: TrainingStore
-    key: str = ""
-    seconds: float = 60.0
-    keep: bool = False
-    conditions: str = ""
-    replaces: str = ""
-
-
-NO_CHECKPOINTS = CheckpointOptions(NO_STORE)
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingOptions:
-    """Conditions of a training besides its schedule.
-
-    Attributes
-    ----------
-    precision: precision of the products in forward and backward passes.
-    task: the loss.
-    teacher: source of targets to distil from; None for none.
-    share: this process's part of every batch.
-    hooks: user-defined optimizer, scheduler and callbacks.
-    checkpoints: where the state is stored.
-    start, stop: parts of the schedule, in [0, 1], at which the training begins and stops; with `checkpoints.keep` it
-        continues from there.
-    after_step: changes the module after each step of the optimizer; receives the part of this training that is done, in
-        (0, 1]. It must depend on its arguments alone.
-    """
-
-    precision: Precision = "float32"
-    task: Task = CLASSIFICATION
-    teacher: Teacher | None = None
-    share: Share = SINGLE_PROCESS
-    hooks: TrainingHooks = NO_HOOKS
-    checkpoints: CheckpointOptions = NO_CHECKPOINTS
-    start: float = 0.0
-    stop: float = 1.0
-    after_step: Callable[[nn.Module, float], None] | None = None
-
-
-DEFAULT_OPTIONS = TrainingOptions()
+NO_POSITIONS = np.full(0, FRESH)
+"""Positions and views of a batch that is augmented anew."""
 
 
 def train(
@@ -159,11 +105,14 @@ class TrainingRun:
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.begin_step = self.first_step = first
         self.has_replaced = False
+        self.compute_gradients: GradientFunction = partial(self._compute_gradients, module)
 
     def run(self, progress: Callable[[float, float], None] | None) -> None:
         """Run all steps that are left."""
         with self._enter_training() as trained:
             self._restore()
+            compute = partial(self._compute_gradients, trained)
+            self.compute_gradients = GraphedFunction(compute, self.module) if self._can_record() else compute
             while self.step < self.last_step:
                 self._train_epoch(trained)
                 if progress is not None:
@@ -227,7 +176,6 @@ class TrainingRun:
                 skip=skip,
             )
             return
-        none = np.full(0, FRESH)
         for images, labels in self.splits.iter_batches(
             split,
             batch_size=batch_size,
@@ -239,7 +187,7 @@ class TrainingRun:
             share=self.options.share,
             skip=skip,
         ):
-            yield ViewBatch(images, labels, none, none)
+            yield ViewBatch(images, labels, NO_POSITIONS, NO_POSITIONS)
 
     def _run_step(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
         """Run one step; return the loss before it."""
@@ -262,24 +210,36 @@ class TrainingRun:
 
     def _add_gradients(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
         """Add the gradients of a batch to those of the parameters; return the loss."""
-        with autocast(self.device, self.options.precision):
-            logits = trained(batch.images)
-        loss = self._compute_loss(logits, batch)
+        teacher, inputs = self.options.teacher, [batch.images, batch.labels]
+        if teacher is not None and teacher.views is not None:
+            inputs.append(teacher.compute_logits(batch, self.options.precision))
+        return self.compute_gradients(*inputs)
+
+    def _can_record(self) -> bool:
+        """Return whether all steps are alike, so that one can be recorded for the others."""
+        options = self.options
+        is_plain = options.hooks == NO_HOOKS and options.after_step is None and options.task.loss is None
+        alone = options.share.world_size == 1 and not self.scaler.is_enabled()
+        return is_plain and alone and self.device.type == "cuda" and self.last_step - self.step >= LEAST_STEPS
+
+    def _compute_gradients(self, trained: nn.Module, images: Any, labels: Any, stored: Tensor | None = None) -> Tensor:
+        """Run forward and backward pass; `stored` are the logits of a teacher with views."""
+        options = self.options
+        with autocast(self.device, options.precision):
+            logits = trained(images)
+        loss, teacher = self._compute_label_loss(logits, labels), options.teacher
+        if teacher is not None:
+            batch = ViewBatch(images, labels, NO_POSITIONS, NO_POSITIONS)
+            targets = teacher.compute_logits(batch, options.precision) if stored is None else stored
+            loss = combine_losses(loss, get_logits(logits).float(), targets, teacher.weight, teacher.temperature)
         self._backward(loss)
         return loss
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def _compute_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
-        loss, teacher = self._compute_label_loss(logits, batch), self.options.teacher
-        if teacher is None:
-            return loss
-        targets = teacher.compute_logits(batch, self.options.precision)
-        return combine_losses(loss, get_logits(logits).float(), targets, teacher.weight, teacher.temperature)
-
-    def _compute_label_loss(self, logits: Any, batch: ViewBatch) -> Tensor:
-        return compute_training_loss(self.options.task, logits, batch.labels, self.schedule.label_smoothing)
+    def _compute_label_loss(self, logits: Any, labels: Any) -> Tensor:
+        return compute_training_loss(self.options.task, logits, labels, self.schedule.label_smoothing)
 
     def _get_mean_loss(self) -> float:
         return float(self.total) / max(1, self.seen)

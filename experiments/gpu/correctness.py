@@ -27,7 +27,8 @@ from blendsearch.structure.surgery import narrow
 from blendsearch.training.elastic import SubNetworks, tune_elastic
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import FolderStore
 
 CPU = torch.device("cpu")

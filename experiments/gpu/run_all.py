@@ -24,9 +24,10 @@ from blendsearch.training.device import resolve_device
 
 SHARES = {
     "correctness": 2.5,
-    "throughput": 3.5,
+    "throughput": 3.0,
     "training_speed": 1.5,
-    "several_candidates": 2.0,
+    "recorded_steps": 1.0,
+    "several_candidates": 1.5,
     "out_of_memory": 1.0,
     "fractional_workers": 1.5,
     "data_loading": 1.0,

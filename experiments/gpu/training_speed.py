@@ -21,7 +21,8 @@ from blendsearch.training.device import autocast, convert_to_channels_last
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import TrainingOptions
 
 NAME = "training_speed"
 GOAL = 0.9

@@ -30,7 +30,7 @@ from blendsearch.structure.groups import Cut
 from blendsearch.training.elastic import tune_elastic
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import FolderStore
 
 RATE, WEIGHT = 0.05, 0.7

@@ -6,7 +6,8 @@
 A tensor is on the card if `.to`, `.cuda` or a `device=` of a factory put it there, or if it was computed from one that
 is. `Tensor.device` says so, and an operation on tensors of both devices raises DeviceMismatch, with torch's exceptions:
 zero-dimensional CPU tensors mix with everything, and CPU tensors may index. A tensor on the card has no `.numpy()`.
-Values are those of the CPU, so results can be compared with a run on the CPU. Streams and graphs do nothing. Not
+Values are those of the CPU, so results can be compared with a run on the CPU. Streams do nothing, and graphs are
+those of fake_graph.py. Not
 simulated: missing or different kernels, memory limits, other threads and processes.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from fake_graph import FakeGraph, record
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -302,11 +304,11 @@ def _list_patches(card: FakeCard) -> list[Any]:
         "current_device": lambda: 0,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
-        "Stream": mock.MagicMock,
-        "CUDAGraph": mock.MagicMock,
+        "Stream": lambda device=None: mock.MagicMock(),
+        "CUDAGraph": FakeGraph,
         "stream": lambda stream: nullcontext(),
-        "graph": lambda graph: nullcontext(),
-        "current_stream": mock.MagicMock,
+        "graph": record,
+        "current_stream": lambda device=None: mock.MagicMock(),
         "get_device_name": lambda device=None: "fake card",
         "mem_get_info": lambda device=None: (8 << 30, 8 << 30),
         "max_memory_allocated": lambda device=None: 0,

@@ -16,7 +16,8 @@ from blendsearch.task import Task
 from blendsearch.training.data_parallel import wrap_data_parallel
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import TrainingOptions
 from blendsearch.zoo.digits_net import digits_net
 
 CPU = torch.device("cpu")

@@ -37,7 +37,8 @@ from blendsearch.training.refit import RefitOptions, make_refitter
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import FolderStore
 from blendsearch.zoo.digits_net import digits_net
 

@@ -20,7 +20,8 @@ from blendsearch.training.elastic import SubNetworks, call_sub_network, tune_ela
 from blendsearch.training.hooks import StepInfo, TrainingHooks
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import FolderStore
 from blendsearch.zoo.digits_net import digits_net
 

@@ -28,7 +28,7 @@ from blendsearch.structure.trace import trace_structure
 from blendsearch.training.hooks import StepInfo, TrainingHooks
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.staged import StagePlan, Staging, make_stage_cuts, make_stage_plan, train_in_stages
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import FolderStore
 from blendsearch.zoo.digits_net import digits_net
 

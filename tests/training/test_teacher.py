@@ -14,7 +14,8 @@ from blendsearch.data.views import KeyedDraws, iter_view_batches, load_views
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits, load_or_compute_logits
 from blendsearch.training.teacher import LiveTeacher, combine_losses
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import FolderStore, NoStore
 from blendsearch.zoo.digits_net import digits_net
 

@@ -19,7 +19,8 @@ from blendsearch.events import FineTuned
 from blendsearch.training.hooks import StepInfo, TrainingHooks
 from blendsearch.training.optimizer_registry import OPTIMIZERS
 from blendsearch.training.schedule import Schedule
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_state import pack_state, unpack_state
 from blendsearch.training.training_store import FolderStore
 from blendsearch.zoo.digits_net import digits_net

@@ -21,7 +21,8 @@ from blendsearch.training.device import (
     convert_to_contiguous,
     measure_precisions,
 )
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 from blendsearch.training.training_store import TrainingStore
 
 

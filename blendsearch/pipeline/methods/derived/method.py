@@ -65,7 +65,8 @@ from blendsearch.structure.groups import Cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import convert_to_channels_last
 from blendsearch.training.recalibration import recalibrate
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 
 PATH_EXTENSION = 500.0
 """Steps of a tenth that a path continues after the last step: enough for any budget."""

@@ -27,7 +27,8 @@ from blendsearch.runs.checkpoint import refuse_unfit_state
 from blendsearch.runs.decoding import check_type
 from blendsearch.structure.surgery import narrow
 from blendsearch.training.device import convert_to_channels_last
-from blendsearch.training.trainer import CheckpointOptions, TrainingOptions, train
+from blendsearch.training.trainer import train
+from blendsearch.training.training_options import CheckpointOptions, TrainingOptions
 
 RATE = 0.1
 """Learning rate where `finals.tuning.rate` is auto."""
