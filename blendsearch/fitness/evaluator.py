@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Generator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -126,6 +126,9 @@ class Evaluator:
         trained, ``labels`` for all others, since a network may become better than the dense one.
     fits_temperature: True if the loss of a classifier is taken at the temperature that suits each network best
         (fitness/temperature.py). The loss on test images is always the plain one.
+    capacity: exponent of the parameters in the loss of a network that was not trained, on validation images: the loss
+        is divided by `(share of parameters kept) ** capacity`. Of two networks with the same loss and cost, the one
+        with more parameters ends higher after a training.
     store: checkpoints of fine-tunes and the dense network's outputs.
     tuned: the dense network after an elastic tune, which candidates are sliced out of; None for the dense one. It
         changes neither the unpruned cut, nor the targets of refit and distillation.
@@ -139,6 +142,7 @@ class Evaluator:
     refitter: Refitter | None = None
     loss_target: LossTarget = "labels"
     fits_temperature: bool = False
+    capacity: float = 0.0
     store: TrainingStore = NO_STORE
     tuned: nn.Module | None = None
     _dense_outputs: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -236,7 +240,11 @@ class Evaluator:
         if user_function is not None:
             return run_user_evaluation(user_function, module, seed)
         with seed_rngs(seed):  # of networks that draw random numbers in evaluation mode too
-            return self._evaluate_on_split(module, split, self._is_compared_with_dense(split, fidelity))
+            result = self._evaluate_on_split(module, split, self._is_compared_with_dense(split, fidelity))
+        if not self.capacity or split == "test" or fidelity not in UNTRAINED_FIDELITIES:
+            return result
+        share = count_parameters(module) / count_parameters(self.model)
+        return replace(result, loss=result.loss / share**self.capacity)
 
     def _is_compared_with_dense(self, split: SplitName, fidelity: str) -> bool:
         """Return whether the loss is the divergence from the dense network's outputs."""
@@ -309,6 +317,11 @@ class Evaluator:
 
 def _soften(logits: Tensor) -> Tensor:
     return F.log_softmax(logits / TEMPERATURE, dim=1)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Count the elements of all parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def make_failed_outcome(request: Request, error: BaseException) -> Outcome:

@@ -45,6 +45,7 @@ class Recipe:
     view_seed: seed of these views.
     probe_epochs: length of a training that compares learning rates.
     checkpoint_seconds: least time between two checkpoints of a training.
+    graphs: whether steps on a GPU are recorded as a CUDA graph where they can be.
     precision: precision of the products in all forward and backward passes.
     task: the loss of fine-tunes and the metrics of evaluation.
     hooks: user-defined training.
@@ -62,6 +63,7 @@ class Recipe:
     view_seed: int = 0
     probe_epochs: float = 1.0
     checkpoint_seconds: float = 60.0
+    graphs: bool = True
     precision: Precision = "float32"
     task: Task = CLASSIFICATION
     hooks: TrainingHooks = NO_HOOKS
@@ -183,7 +185,8 @@ def _make_options(context: RecoveryContext, distillation: float, *, keep: bool) 
     recipe = context.recipe
     checkpoints = CheckpointOptions(context.store, context.key, recipe.checkpoint_seconds, keep)
     teacher = make_teacher(context, distillation) if distillation else None
-    return TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share, recipe.hooks, checkpoints)
+    options = TrainingOptions(recipe.precision, recipe.task, teacher, recipe.share, recipe.hooks, checkpoints)
+    return replace(options, graphs=recipe.graphs)
 
 
 def make_teacher(context: RecoveryContext, weight: float) -> Teacher:

@@ -219,7 +219,7 @@ class TrainingRun:
         """Return whether all steps are alike, so that one can be recorded for the others."""
         options = self.options
         is_plain = options.hooks == NO_HOOKS and options.after_step is None and options.task.loss is None
-        alone = options.share.world_size == 1 and not self.scaler.is_enabled()
+        alone = options.graphs and options.share.world_size == 1 and not self.scaler.is_enabled()
         return is_plain and alone and self.device.type == "cuda" and self.last_step - self.step >= LEAST_STEPS
 
     def _compute_gradients(self, trained: nn.Module, images: Any, labels: Any, stored: Tensor | None = None) -> Tensor:

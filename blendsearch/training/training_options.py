@@ -53,6 +53,7 @@ class TrainingOptions:
         continues from there.
     after_step: changes the module after each step of the optimizer; receives the part of this training that is done, in
         (0, 1]. It must depend on its arguments alone.
+    graphs: whether steps on a GPU are recorded as a CUDA graph where they can be.
     """
 
     precision: Precision = "float32"
@@ -64,6 +65,7 @@ class TrainingOptions:
     start: float = 0.0
     stop: float = 1.0
     after_step: Callable[[nn.Module, float], None] | None = None
+    graphs: bool = True
 
 
 DEFAULT_OPTIONS = TrainingOptions()

@@ -7,6 +7,7 @@ the multiply-accumulates of all evaluations and trainings. The other arms are tr
 
 - `rule`: the known rule (a criterion, uniform or global) of the least loss in the search, for the epochs of the finals;
 - `rule, equal cost`: the same network, for as many epochs as the whole search cost;
+- `uniform, equal cost`: the same for the rule with uniform widths of the least loss;
 - `scratch, equal cost`: the architecture of that rule from random weights, for as many epochs;
 - `torch-pruning, equal cost`: the network of Torch-Pruning's pruner (method `torch-pruning`), for as many epochs;
 - `torch-pruning, as used`: the same networks without refit and distillation, tuned at rate 0.01 as its examples do;
@@ -63,8 +64,11 @@ PLAIN_RATE = 0.01
 
 POOL = ("l1", "l2", "fpgm", "lamp", "taylor_gate", "fisher", "bn_gamma", "apoz")
 
+WIDTHS = (" uniform", " global")
+"""Endings of the names of known rules."""
+
 ARMS = (
-    "search", "rule, equal cost", "rule", "scratch, equal cost",
+    "search", "rule, equal cost", "uniform, equal cost", "rule", "scratch, equal cost",
     "torch-pruning, equal cost", "torch-pruning, as used", "random",
 )  # fmt: skip
 """In the order in which they run: the costs of others follow from that of the search."""
@@ -97,14 +101,18 @@ def main() -> None:
     load_problem(arguments)  # trains the base network once
     facts = {"setting": asked.setting, "tier": asked.tier, "epochs": asked.epochs, "ladder": not asked.no_ladder}
     facts |= {"evaluations": asked.evaluations, "rate": asked.rate, "distillation": asked.distillation}
+    facts |= {"batch_size": asked.batch_size, "precision": asked.precision}
     facts |= {"val_limit": asked.val_limit, "against": asked.against, "promote": asked.promote}
+    facts |= {"capacity": asked.capacity}
     table = Table(asked.out, facts)
-    for seed in range(asked.seeds):
+    for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
         if asked.against != "labels":
             search |= {"fitness": {"repair": "refit", "precision": asked.precision, "against": asked.against}}
+        if asked.capacity:
+            search["fitness"] = search.get("fitness", {"repair": "refit"}) | {"capacity": asked.capacity}
         if asked.promote:
             search |= {"promote": {"share": asked.promote, "fidelity": "recalibrated", "images": "unused"}}
         experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation, asked.val_limit)
@@ -118,6 +126,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--arms", type=lambda text: text.split(";"), default=list(ARMS), help="arms, separated by semicolons"
     )
+    parser.add_argument("--first-seed", type=int, default=0, help="processes may share the seeds, with an --out each")
     parser.add_argument("--no-ladder", action="store_true", help="searches train their network of the least loss only")
     parser.add_argument("--rate", type=float, default=RATE, help="learning rate of all trainings")
     parser.add_argument("--distillation", type=float, default=WEIGHT, help="weight of the dense network's outputs")
@@ -125,6 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--against", choices=("labels", "dense", "auto"), default="labels", help="targets of the search's loss"
     )
+    parser.add_argument("--capacity", type=float, default=0.0, help="exponent of the parameters in the search's loss")
     parser.add_argument("--promote", type=float, default=0.0, help="share evaluated again on all other images")
     asked = parser.parse_args()
     asked.out = asked.out or Path(__file__).with_name(f"{asked.setting}{'-no-ladder' * asked.no_ladder}.json")
@@ -142,6 +152,7 @@ def make_parser(description: str, seeds: int, evaluations: int) -> argparse.Argu
     parser.add_argument("--epochs", type=float, default=30)
     parser.add_argument("--base-epochs", type=float, default=20)
     parser.add_argument("--evaluations", type=int, default=evaluations)
+    parser.add_argument("--batch-size", type=int, default=128, help="of all trainings")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     return parser
 
@@ -151,7 +162,7 @@ def make_arguments(asked: argparse.Namespace) -> Arguments:
     setting = SETTINGS[asked.setting]
     return Arguments(
         asked.work, asked.out, asked.tier, asked.seeds, asked.epochs, asked.base_epochs, setting.macs,
-        setting.network, setting.dataset, asked.precision,
+        setting.network, setting.dataset, asked.precision, batch_size=asked.batch_size,
     )  # fmt: skip
 
 
@@ -178,7 +189,8 @@ class Experiment:
             row = self._search("torch-pruning", self._count_epochs(), is_plain=arm.endswith("as used"))
         else:
             epochs = self.arguments.epochs if arm == "rule" else self._count_epochs()
-            row = self._train_rule(epochs, is_random=arm.startswith("scratch"))
+            ending = (" uniform",) if arm.startswith("uniform") else WIDTHS
+            row = self._train_rule(epochs, ending, is_random=arm.startswith("scratch"))
         return {"seed": self.seed, **row, "processor_seconds": round(time.process_time() - start, 1)}
 
     def _search(self, method: str, epochs: float, *, is_plain: bool = False) -> dict[str, Any]:
@@ -206,7 +218,8 @@ class Experiment:
         tree["finals"] = {
             "picks": int(self.has_ladder or method != "blended"),
             "distillation": 0.0 if is_plain else self.distillation,
-            "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05},
+            "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05}
+            | {"batch_size": self.arguments.batch_size},
         }
         tree |= {"method": method, "seed": self.seed} | self.sections
         if is_plain:
@@ -218,17 +231,22 @@ class Experiment:
     def _train_best(self) -> dict[str, Any]:
         """Search without trainings, then train the network of the least loss."""
         run = self._run_method("blended", self.arguments.epochs)
+        best, total = self._choose_best(run)
+        print(f"searched with seed {self.seed}", flush=True)  # other processes may train the other arms meanwhile
+        return self._train_row(run, best, self.arguments.epochs) | {"total_macs": total}
+
+    def _choose_best(self, run: Run) -> tuple[Evaluation, float]:
+        """Return the network of the least loss, and the cost of the search and of this network's training."""
         with run.open_store(read_only=True) as store:
             rows, promotions = store.read_evaluations(), store.read_promotions()
         searched = compute_evaluation_cost(run, rows) + compute_promotion_cost(run, rows, promotions)
         best = min(select_highest_fidelity(rows, promotions), key=lambda row: (row.loss, row.id))
-        row = self._train_row(run, best, self.arguments.epochs)
-        return row | {"total_macs": row["total_macs"] + searched}
+        return best, searched + self._compute_cost(best.macs, self.arguments.epochs)
 
-    def _train_rule(self, epochs: float, *, is_random: bool) -> dict[str, Any]:
+    def _train_rule(self, epochs: float, ending: tuple[str, ...], *, is_random: bool) -> dict[str, Any]:
         run = open_run(self.runs, f"blended-{self.seed}")
         with run.open_store(read_only=True) as store:
-            rows = [row for row in select_evaluated(store.read_evaluations()) if is_known_rule(row.origin)]
+            rows = [row for row in select_evaluated(store.read_evaluations()) if is_known_rule(row.origin, ending)]
         return self._train_row(run, min(rows, key=lambda row: (row.loss, row.id)), epochs, is_random=is_random)
 
     def _train_row(self, run: Run, row: Evaluation, epochs: float, *, is_random: bool = False) -> dict[str, Any]:
@@ -257,7 +275,10 @@ class Experiment:
 
     def _count_epochs(self) -> float:
         """Return the epochs of the rule's network that cost as much as the whole search."""
-        total = self.table.get("search", self.seed)["total_macs"]
+        if self.has_ladder:
+            total = self.table.get("search", self.seed)["total_macs"]
+        else:
+            _, total = self._choose_best(open_run(self.runs, f"blended-{self.seed}"))
         one = self._compute_cost(round(self.arguments.macs * self._read_dense_macs()), 1.0)
         return round(float(total / one), 2)
 
@@ -283,13 +304,13 @@ class Experiment:
         }
 
 
-def is_known_rule(origin: str) -> bool:
+def is_known_rule(origin: str, ending: tuple[str, ...] = WIDTHS) -> bool:
     """Return whether an evaluation is of one criterion with uniform or global widths, which needs no search.
 
     An evaluation that several baselines share has their names joined.
     """
     names = origin.split(" = ")
-    return any(name.endswith((" uniform", " global")) and "blend" not in name for name in names)
+    return any(name.endswith(ending) and "blend" not in name for name in names)
 
 
 class Table:

@@ -51,6 +51,8 @@ def compute_regret(setting: dict[str, Any]) -> dict[str, Any]:
     best = max(means.values())
     return {
         "setting": setting["setting"],
+        "tier": setting["tier"],
+        "epochs": setting["epochs"],
         "seeds": len(seeds),
         "best": max(means, key=means.__getitem__),
         "regret": {name: round(best - mean, 2) for name, mean in means.items()},
@@ -67,7 +69,7 @@ def format_table(settings: list[dict[str, Any]]) -> list[str]:
             if item["low"] is not None:
                 cells[item["arm"]] += f" [{item['difference']:+.2f}: {item['low']} to {item['high']}]"
         row = " | ".join(cells.get(arm, "") for arm in arms)
-        lines.append(f"| {setting['setting']} | {setting['epochs']:g} | {row} |")
+        lines.append(f"| {setting['setting']}, {setting['tier']} | {setting['epochs']:g} | {row} |")
     return lines
 
 
@@ -91,7 +93,7 @@ def draw(settings: list[dict[str, Any]]) -> Figure:
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
-        panel.set_title(f"{setting['setting']}, {setting['epochs']:g} epochs", fontsize=10)
+        panel.set_title(f"{setting['setting']}, {setting['tier']}, {setting['epochs']:g} epochs", fontsize=10)
     panels[-1].set_xlabel("test accuracy after training, % (a dot is one seed, a bar their mean)")
     return figure
 

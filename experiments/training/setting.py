@@ -67,6 +67,7 @@ class Arguments:
     dataset: str
     precision: str
     only: tuple[str, ...] = ()
+    batch_size: int = 128
 
 
 def parse_arguments(description: str, file: str, **defaults: object) -> Arguments:
@@ -103,7 +104,12 @@ def make_config(arguments: Arguments) -> Config:
             "model": {
                 "factory": factory,
                 "arguments": {**sizes, "classes": classes},
-                "train": {"epochs": arguments.base_epochs, "rate": 0.1, "warmup": 0.05},
+                "train": {
+                    "epochs": arguments.base_epochs,
+                    "rate": 0.1,
+                    "warmup": 0.05,
+                    "batch_size": arguments.batch_size,
+                },
             },
             "data": {"dataset": "npz", **data, "val_size": 5000, "split_seed": 0, "augment": ["flip", "crop"]},
             "criteria": {"pool": ["l1", "fisher", "taylor_gate"], "augment": augment},

@@ -133,6 +133,7 @@ def test_hooks_callbacks_and_changes_after_a_step_prevent_a_recording(splits: Sp
         run(splits, make_net(), options=TrainingOptions(hooks=TrainingHooks(on_step=lambda info: None)))
         run(splits, make_net(), options=TrainingOptions(after_step=lambda module, done: None))
         run(splits, make_net(), options=TrainingOptions("float16"))
+        run(splits, make_net(), options=TrainingOptions(graphs=False))
     assert len(seen) == 6 and not FakeGraph.made
 
 

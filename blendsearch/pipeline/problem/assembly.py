@@ -127,6 +127,7 @@ def make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
         view_seed=config.seed,
         probe_epochs=config.finals.probe.epochs,
         checkpoint_seconds=config.training.checkpoint_seconds,
+        graphs=config.training.graphs,
         precision=fitness.get_precision(),
         task=traced.task,
         hooks=traced.hooks,
@@ -135,9 +136,8 @@ def make_evaluator(config: Config, traced: TracedNetwork) -> Evaluator:
         refitter = _make_refitter(config, structure, traced.model, traced.splits, traced.device)
     data = traced.splits, recipe, traced.device
     target = "labels" if fitness.against == "auto" and traced.task.is_custom else fitness.against
-    return Evaluator(
-        traced.model, structure.maps, *data, refitter, target, fits_temperature=fitness.temperature == "fitted"
-    )
+    fits_temperature = fitness.temperature == "fitted"
+    return Evaluator(traced.model, structure.maps, *data, refitter, target, fits_temperature, capacity=fitness.capacity)
 
 
 def _make_refitter(

@@ -49,6 +49,7 @@ def train_base(
         config.fitness.get_precision(),
         task,
         checkpoints=CheckpointOptions(store, key, config.training.checkpoint_seconds, keep=True),
+        graphs=config.training.graphs,
     )
     rng = np.random.default_rng([config.seed, 0])
     schedule = make_schedule(config.model.train)

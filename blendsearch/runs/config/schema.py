@@ -212,6 +212,8 @@ class FitnessConfig(Section):
     `against`: whether the loss is the cross-entropy with the labels, or the divergence from the dense network's
     outputs, which needs fewer images to distinguish two networks. auto is the divergence for a classifier until it is
     trained, and the cross-entropy after.
+    `capacity`: exponent of the parameters in the loss of an untrained network, which is divided by the share of them
+    that is kept to this power (fitness/evaluator.py): a training makes use of them.
     `temperature`: whether a classifier's loss is taken at the temperature of the logits that suits each network best,
     or at the one it has. Training corrects the temperature within a few steps (fitness/temperature.py).
     `precision` of the products: auto is bfloat16 where that is measurably faster than float32 on the device.
@@ -220,6 +222,7 @@ class FitnessConfig(Section):
     fidelity: Literal["raw", "recalibrated", "tuned"] = "recalibrated"
     repair: Literal["none", "refit"] = "refit"
     against: Literal["labels", "dense", "auto"] = "labels"
+    capacity: Annotated[float, Field(ge=0)] = 0.0
     temperature: Literal["fitted", "own"] = "fitted"
     recalibration_images: Positive = 512
     batch_size: Positive = 100

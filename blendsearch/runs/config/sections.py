@@ -127,6 +127,7 @@ class TrainingConfig(Section):
     `train_fn`, `optimizer`, `scheduler`, `on_step`, `on_epoch`: functions as ``module:function``, see
     `training.hooks.TrainingHooks`. `views`: augmented views per image for which the dense network's outputs are stored
     for distillation; 0 runs it beside the network. `checkpoint_seconds`: time between two checkpoints of a training.
+    `graphs`: whether steps on a GPU are recorded as a CUDA graph where they can be (training/graphed_step.py).
     """
 
     train_fn: FunctionName | None = None
@@ -136,6 +137,7 @@ class TrainingConfig(Section):
     on_epoch: FunctionName | None = None
     views: Annotated[int, Field(ge=0)] = 8
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0
+    graphs: bool = True
     elastic: ElasticConfig = ElasticConfig()
 
     def get_function_names(self) -> dict[str, str]:

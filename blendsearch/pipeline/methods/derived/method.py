@@ -292,7 +292,7 @@ class Derivation:
         recipe, key = held.recipe, f"derived-{step}"
         recalibrate(module, held.splits, recipe.recalibration_images, recipe.batch_size, held.device, recipe.precision)
         checkpoints = CheckpointOptions(held.store, key, recipe.checkpoint_seconds)
-        options = TrainingOptions(recipe.precision, recipe.task, checkpoints=checkpoints)
+        options = TrainingOptions(recipe.precision, recipe.task, checkpoints=checkpoints, graphs=recipe.graphs)
         train(module, held.splits, make_schedule(tuning), held.device, rng, options)
         held.store.delete(key)
 

@@ -74,7 +74,10 @@ def train_from_scratch(module: nn.Module, problem: Problem, length: float) -> No
     schedule = replace(schedule, rate=RATE if rate == "auto" else rate, epochs=length * schedule.epochs)
     draw_weights(module, config.seed)
     checkpoints = CheckpointOptions(held.store, "scratch", held.recipe.checkpoint_seconds)
-    options = TrainingOptions(held.recipe.precision, held.recipe.task, hooks=held.recipe.hooks, checkpoints=checkpoints)
+    recipe = held.recipe
+    options = TrainingOptions(
+        recipe.precision, recipe.task, hooks=recipe.hooks, checkpoints=checkpoints, graphs=recipe.graphs
+    )
     train(module, held.splits, schedule, held.device, np.random.default_rng([config.seed, 15]), options)
     held.store.delete("scratch")
 
