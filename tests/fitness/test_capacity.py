@@ -43,5 +43,5 @@ def test_the_dense_network_trained_networks_and_test_losses_are_not_weighted() -
 def test_a_loss_of_the_user_is_refused() -> None:
     config = load_config(None, ["fitness.capacity=0.3"])
     check_task(config, CLASSIFICATION)
-    with pytest.raises(ConfigError, match="capacity divides a loss above 0"):
+    with pytest.raises(ConfigError, match="capacity is for classifiers"):
         check_task(config, Task(loss=lambda output, target: output.sum()))

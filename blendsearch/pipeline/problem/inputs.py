@@ -144,7 +144,7 @@ def check_task(config: Config, task: Task) -> None:
     if config.fitness.against == "dense":
         raise ConfigError("fitness.against dense compares logits, and this search has a loss of its own: leave it out")
     if config.fitness.capacity:
-        raise ConfigError("fitness.capacity divides a loss above 0, and this search has a loss of its own: leave it out")
+        raise ConfigError("fitness.capacity is for classifiers, and this search has a loss of its own: leave it out")
     weights = {"finals": config.finals.distillation, "fitness.tuning": config.fitness.tuning.distillation}
     for place, weight in weights.items():
         if weight:
