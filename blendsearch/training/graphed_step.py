@@ -35,7 +35,7 @@ class GraphedStep:
         self._inputs = [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
         device = inputs[0].device
-        with _restore_state(module, device):
+        with _restore_state(module, device), torch.cuda.device(device):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
@@ -45,7 +45,7 @@ class GraphedStep:
             torch.cuda.current_stream(device).wait_stream(stream)
             _clear_gradients(module)
             # other threads, such as one that pins memory, may call CUDA meanwhile
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                 self._loss = function(*self._inputs)
         self._gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
         _clear_gradients(module)
@@ -90,10 +90,8 @@ class GraphedFunction:
         before, graphed = _read_host_state(self._module), None
         try:
             graphed = GraphedStep(self._function, self._module, inputs)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError:  # an operation that no graph may have
-            pass
+        except RuntimeError:  # an operation that no graph may have, or too little memory for it
+            _clear_gradients(self._module)
         finally:
             changed = _read_host_state(self._module) != before
             _restore_host_state(self._module, before)

@@ -105,20 +105,19 @@ class TrainingRun:
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.begin_step = self.first_step = first
         self.has_replaced = False
-        self.compute_gradients: GradientFunction = partial(self._compute_gradients, module)
+        self.compute_gradients: GradientFunction | None = None
 
     def run(self, progress: Callable[[float, float], None] | None) -> None:
         """Run all steps that are left."""
         with self._enter_training() as trained:
             self._restore()
-            compute = partial(self._compute_gradients, trained)
-            self.compute_gradients = GraphedFunction(compute, self.module) if self._can_record() else compute
-            while self.step < self.last_step:
-                self._train_epoch(trained)
-                if progress is not None:
-                    progress(self.step / self.steps, self._get_mean_loss())
-                if self.options.hooks.on_epoch is not None:
-                    self.options.hooks.on_epoch(self._describe_step(self._get_mean_loss()))
+            with self._record_steps(trained):
+                while self.step < self.last_step:
+                    self._train_epoch(trained)
+                    if progress is not None:
+                        progress(self.step / self.steps, self._get_mean_loss())
+                    if self.options.hooks.on_epoch is not None:
+                        self.options.hooks.on_epoch(self._describe_step(self._get_mean_loss()))
             if self.options.checkpoints.keep:
                 self._save()
         if self.average is not None and self.step == self.steps:
@@ -137,6 +136,16 @@ class TrainingRun:
             torch.manual_seed(int(self.rng.integers(2**63)) + share.rank)  # dropout draws from torch's own stream
             self.module.train()
             yield trained
+
+    @contextmanager
+    def _record_steps(self, trained: nn.Module) -> Iterator[None]:
+        """Record the first step for the others, where they are all alike; the memory is freed at the end."""
+        function = partial(self._compute_gradients, trained)
+        self.compute_gradients = GraphedFunction(function, self.module) if self._can_record() else function
+        try:
+            yield
+        finally:
+            self.compute_gradients = None  # it refers to this object
 
     def _train_epoch(self, trained: nn.Module) -> None:
         skip = self.step % self.steps_per_epoch
@@ -213,6 +222,7 @@ class TrainingRun:
         teacher, inputs = self.options.teacher, [batch.images, batch.labels]
         if teacher is not None and teacher.views is not None:
             inputs.append(teacher.compute_logits(batch, self.options.precision))
+        assert self.compute_gradients is not None, "set while the training runs"
         return self.compute_gradients(*inputs)
 
     def _can_record(self) -> bool:

@@ -304,6 +304,7 @@ def _list_patches(card: FakeCard) -> list[Any]:
         "current_device": lambda: 0,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
+        "device": lambda device: nullcontext(),
         "Stream": lambda device=None: mock.MagicMock(),
         "CUDAGraph": FakeGraph,
         "stream": lambda stream: nullcontext(),

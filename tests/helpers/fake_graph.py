@@ -53,7 +53,7 @@ class _Recorder(TorchDispatchMode):
 
 
 @contextmanager
-def record(graph: FakeGraph, capture_error_mode: str = "global") -> Iterator[None]:
+def record(graph: FakeGraph, stream: object = None, capture_error_mode: str = "global") -> Iterator[None]:
     """Take the place of `torch.cuda.graph`."""
     with _Recorder(graph):
         yield

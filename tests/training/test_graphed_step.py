@@ -1,6 +1,8 @@
 """Training steps that are recorded as a CUDA graph: the same network as without, on the fake card of tests/helpers."""
 
+import gc
 import random
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +20,7 @@ from blendsearch.training.hooks import TrainingHooks
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.stored_teacher import StoredTeacher, compute_logits
 from blendsearch.training.teacher import LiveTeacher
-from blendsearch.training.trainer import train
+from blendsearch.training.trainer import TrainingRun, train
 from blendsearch.training.training_options import TrainingOptions
 from blendsearch.zoo.digits_net import digits_net
 
@@ -188,3 +190,30 @@ def test_tensors_of_the_cpu_are_not_recorded() -> None:
     net = make_net().train()
     loss = make_function(net)(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
     assert torch.isfinite(loss) and not FakeGraph.made
+
+
+def test_a_graph_without_memory_for_it_is_left_out(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*args: Any, **kwargs: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with use_fake_card():
+        expected = run(splits, make_net())
+        monkeypatch.setattr(torch.cuda, "graph", run_out)
+        assert_equal(run(splits, make_net()), expected)
+
+
+def test_a_training_is_freed_at_its_end(splits: Splits) -> None:
+    """Its graph holds memory of the GPU, which must not wait for the garbage collector."""
+    gc.disable()
+    try:
+        with use_fake_card():
+            training = TrainingRun(
+                make_net().to(CARD), splits, SCHEDULE, CARD, np.random.default_rng(0), TrainingOptions()
+            )
+            training.run(None)
+            assert FakeGraph.made.pop().replays == 6
+            reference = weakref.ref(training)
+            del training
+            assert reference() is None
+    finally:
+        gc.enable()
