@@ -2,9 +2,10 @@
 
     python experiments/after_training/summary.py [FILE ...]
 
-Reads the files that `compare.py --no-ladder` wrote (all of this folder without arguments), prints a Markdown table, and
-writes `summary.json` and `summary.png`. The regret of an arm in a setting is the difference, in points of test
-accuracy, of the best arm at equal total cost to it; both are means over the seeds that all of these arms have.
+Reads the files that `compare.py --no-ladder` and `first_example.py` wrote (all of this folder without arguments),
+prints a Markdown table, and writes `summary.json` and `summary.png`. The regret of an arm in a setting is the
+difference, in points of test accuracy, of the best arm at equal total cost to it; both are means over the seeds that
+all of these arms have.
 """
 
 import json
@@ -17,14 +18,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-OTHERS = ("rule", "torch-pruning, as used")
+OTHERS = ("rule", "torch-pruning, as used", "l1 uniform", "l1 global")
 """Arms of another cost or recipe; the regret leaves them out."""
 
 COLORS = {"search": "tab:blue", "rule, equal cost": "tab:orange", "rule": "tab:brown"}
 
 
 def main() -> None:
-    paths = [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*-no-ladder.json"))
+    paths = [Path(name) for name in sys.argv[1:]] or [
+        *sorted(HERE.glob("*-no-ladder*.json")),
+        HERE / "first_example.json",
+    ]
     settings = [json.loads(path.read_text()) for path in paths]
     regrets = [compute_regret(setting) for setting in settings]
     arms = list(dict.fromkeys(name for found in regrets for name in found["regret"]))
@@ -51,12 +55,18 @@ def compute_regret(setting: dict[str, Any]) -> dict[str, Any]:
     best = max(means.values())
     return {
         "setting": setting["setting"],
-        "tier": setting["tier"],
+        "tier": get_tier(setting),
         "epochs": setting["epochs"],
         "seeds": len(seeds),
         "best": max(means, key=means.__getitem__),
         "regret": {name: round(best - mean, 2) for name, mean in means.items()},
     }
+
+
+def get_tier(setting: dict[str, Any]) -> str:
+    """Return the tier of a setting and the exponent of its search, if there is one; `example` for the built-in one."""
+    capacity = f", capacity {setting['capacity']:g}" if setting.get("capacity") else ""
+    return setting.get("tier", "example") + capacity
 
 
 def format_table(settings: list[dict[str, Any]]) -> list[str]:
@@ -69,7 +79,7 @@ def format_table(settings: list[dict[str, Any]]) -> list[str]:
             if item["low"] is not None:
                 cells[item["arm"]] += f" [{item['difference']:+.2f}: {item['low']} to {item['high']}]"
         row = " | ".join(cells.get(arm, "") for arm in arms)
-        lines.append(f"| {setting['setting']}, {setting['tier']} | {setting['epochs']:g} | {row} |")
+        lines.append(f"| {setting['setting']}, {get_tier(setting)} | {setting['epochs']:g} | {row} |")
     return lines
 
 
@@ -93,7 +103,7 @@ def draw(settings: list[dict[str, Any]]) -> Figure:
         panel.set_yticks(range(len(names)), names)
         panel.set_ylim(len(names) - 0.5, -0.5)
         panel.grid(axis="x", alpha=0.3)
-        panel.set_title(f"{setting['setting']}, {setting['tier']}, {setting['epochs']:g} epochs", fontsize=10)
+        panel.set_title(f"{setting['setting']}, {get_tier(setting)}, {setting['epochs']:g} epochs", fontsize=10)
     panels[-1].set_xlabel("test accuracy after training, % (a dot is one seed, a bar their mean)")
     return figure
 
