@@ -44,7 +44,7 @@ def measure(part: Part) -> None:
     splits = make_synthetic_splits(32, 64 if toy else 12_800, 64, CLASSES)
     make = Runs(splits, device, 8 if toy else 128)
     results = [
-        part.step(f"equal, {name}", lambda case=case: make.compare(*case, 2 if toy else 60))
+        part.step(f"equal, {name}", lambda case=case: make.compare(case, 2 if toy else 60))
         for name, case in list_cases(device).items()
     ]
     done = [found["recorded"] == 0 for found in results if found is not None]
@@ -91,10 +91,9 @@ class Runs:
         synchronize(self.device)
         return module, time.perf_counter() - began
 
-    def compare(
-        self, build: Callable[[], nn.Module], precision: Any, teacher: Any, more: dict[str, Any], steps: int
-    ) -> dict[str, float]:
+    def compare(self, case: "Case", steps: int) -> dict[str, float]:
         """Return the largest difference of a tensor after a repetition, and after a recorded training."""
+        build, precision, teacher, more = case
         torch.backends.cudnn.deterministic = True
         found = []
         try:
@@ -119,8 +118,11 @@ def _find_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def list_cases(device: torch.device) -> dict[str, tuple[Callable[[], nn.Module], str, Any, dict[str, Any]]]:
-    """Return the network, precision, teacher and further fields of the schedule of every comparison."""
+Case = tuple[Callable[[], nn.Module], str, Any, dict[str, Any]]
+"""The network, precision, teacher and further fields of the schedule of a comparison."""
+
+
+def list_cases(device: torch.device) -> dict[str, Case]:
     half = "float32" if device.type == "cpu" else "bfloat16"
     live = LiveTeacher(make_resnet(20).to(device).eval(), 0.7)
     return {
