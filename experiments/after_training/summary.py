@@ -5,7 +5,7 @@
 Reads the files that `compare.py --no-ladder` and `first_example.py` wrote (all of this folder without arguments),
 prints a Markdown table, and writes `summary.json` and `summary.png`. The regret of an arm in a setting is the
 difference, in points of test accuracy, of the best arm at equal total cost to it; both are means over the seeds that
-all of these arms have.
+all of these arms have. Searches with a capacity are a second try at a setting and have no regret.
 """
 
 import json
@@ -30,7 +30,7 @@ def main() -> None:
         HERE / "first_example.json",
     ]
     settings = [json.loads(path.read_text()) for path in paths]
-    regrets = [compute_regret(setting) for setting in settings]
+    regrets = [compute_regret(setting) for setting in settings if not setting.get("capacity")]
     arms = list(dict.fromkeys(name for found in regrets for name in found["regret"]))
     means = {}
     for arm in arms:
