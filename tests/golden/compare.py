@@ -35,6 +35,8 @@ ADDED = frozenset(
             ".runtime_latencies",
             ".latency.onnxruntime",
             ".images.unused",
+            ".fitness.capacity",
+            ".training.graphs",
         ),
     }
 )
