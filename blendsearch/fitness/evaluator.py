@@ -20,6 +20,7 @@ from blendsearch.errors import format_error
 from blendsearch.fitness.bn_folding import ConvNormPair, find_foldable_pairs, fold_batch_norms
 from blendsearch.fitness.temperature import compute_fitted_loss
 from blendsearch.scoring import start_scorer
+from blendsearch.structure.cost import count_parameters
 from blendsearch.structure.groups import Cut, IndexMaps, compute_cut_digest, pack_cut, unpack_cut
 from blendsearch.structure.surgery import narrow
 from blendsearch.task import EvaluationResult, compute_proxy_error, run_user_evaluation, seed_rngs
@@ -317,11 +318,6 @@ class Evaluator:
 
 def _soften(logits: Tensor) -> Tensor:
     return F.log_softmax(logits / TEMPERATURE, dim=1)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Count the elements of all parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def make_failed_outcome(request: Request, error: BaseException) -> Outcome:

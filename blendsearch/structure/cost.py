@@ -213,6 +213,11 @@ def count_layer_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     return positions
 
 
+def count_parameters(model: nn.Module) -> int:
+    """Count the elements of all parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def count_macs(model: nn.Module, example: Tensor) -> int:
     """Count the multiply-accumulates of one forward pass of `example`; torch counts them per operation."""
     skip_dynamo(_FlopCounterMode.__torch_dispatch__)

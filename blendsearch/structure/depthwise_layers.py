@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from blendsearch.errors import ConfigError
-from blendsearch.structure.cost import CostOracle, count_macs
+from blendsearch.structure.cost import CostOracle, count_macs, count_parameters
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.surgery import narrow
 from blendsearch.structure.trace import Structure
@@ -70,7 +70,7 @@ def _is_decomposable(model: nn.Module, structure: Structure, names: Sequence[str
     except Exception:  # a network that reads its layers' attributes may raise anything
         return False
     counts = extended.maps.count_kept(cut)
-    params = sum(parameter.numel() for parameter in network.parameters())
+    params = count_parameters(network)
     return macs == int(extended.oracle.compute_cost("macs", counts)) and params == int(
         extended.oracle.compute_cost("params", counts)
     )

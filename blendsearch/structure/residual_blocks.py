@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from blendsearch.structure.cost import LAYERS, count_macs
+from blendsearch.structure.cost import LAYERS, count_macs, count_parameters
 from blendsearch.structure.eager_mode import EagerMode
 from blendsearch.structure.eval_mode import use_eval_mode
 from blendsearch.structure.groups import ALWAYS, Cut, IndexMaps
@@ -201,7 +201,7 @@ def _find_cost_difference(model: nn.Module, structure: Structure, cut: Cut, imag
     network, counts = narrow(model, structure.maps, cut), structure.maps.count_kept(cut)
     found = {
         "macs": count_macs(network, image),
-        "params": sum(parameter.numel() for parameter in network.parameters()),
+        "params": count_parameters(network),
     }
     differing = [name for name, cost in found.items() if cost != int(structure.oracle.compute_cost(name, counts))]
     return f"its {differing[0]} do not follow from its width" if differing else ""

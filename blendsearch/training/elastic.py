@@ -7,6 +7,7 @@ afterwards needs less training of its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from blendsearch.training.auxiliary import get_logits
 from blendsearch.training.device import autocast
 from blendsearch.training.schedule import Schedule
 from blendsearch.training.teacher import combine_losses
-from blendsearch.training.trainer import TrainingRun
+from blendsearch.training.trainer import GradientStep, TrainingRun
 from blendsearch.training.training_options import TrainingOptions
 
 
@@ -81,7 +82,10 @@ class ElasticRun(TrainingRun):
         super().__init__(module, splits, schedule, device, rng, options)
         self.sub_networks = sub_networks
 
-    def _add_gradients(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
+    def _make_gradient_step(self, trained: nn.Module) -> GradientStep:
+        return partial(self._add_all_gradients, trained)
+
+    def _add_all_gradients(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
         """Add the gradients of all networks one after the other; return the loss of the whole one."""
         teacher, precision = self.options.teacher, self.options.precision
         targets = None if teacher is None else teacher.compute_logits(batch, precision)

@@ -40,15 +40,15 @@ class GraphedStep:
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_STEPS):
-                    _clear_gradients(module)
+                    module.zero_grad(set_to_none=True)
                     function(*self._inputs)
             torch.cuda.current_stream(device).wait_stream(stream)
-            _clear_gradients(module)
+            module.zero_grad(set_to_none=True)
             # other threads, such as one that pins memory, may call CUDA meanwhile
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                 self._loss = function(*self._inputs)
         self._gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-        _clear_gradients(module)
+        module.zero_grad(set_to_none=True)
 
     def accepts(self, inputs: Sequence[Tensor]) -> bool:
         """Return whether `inputs` have the recorded shapes."""
@@ -91,16 +91,11 @@ class GraphedFunction:
         try:
             graphed = GraphedStep(self._function, self._module, inputs)
         except RuntimeError:  # an operation that no graph may have, or too little memory for it
-            _clear_gradients(self._module)
+            self._module.zero_grad(set_to_none=True)
         finally:
             changed = _read_host_state(self._module) != before
             _restore_host_state(self._module, before)
         return None if changed else graphed
-
-
-def _clear_gradients(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        parameter.grad = None
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -42,6 +42,9 @@ from blendsearch.training.training_state import (
 REPORT_SECONDS = 1.0
 """Least time between two reports of progress to the store."""
 
+GradientStep = Callable[[ViewBatch], Tensor]
+"""Function that adds the gradients of a batch to those of the parameters and returns the loss."""
+
 NO_POSITIONS = np.full(0, FRESH)
 """Positions and views of a batch that is augmented anew."""
 
@@ -105,19 +108,18 @@ class TrainingRun:
         self.saved_at = self.reported_at = self.began_at = time.monotonic()
         self.begin_step = self.first_step = first
         self.has_replaced = False
-        self.compute_gradients: GradientFunction | None = None
 
     def run(self, progress: Callable[[float, float], None] | None) -> None:
         """Run all steps that are left."""
         with self._enter_training() as trained:
             self._restore()
-            with self._record_steps(trained):
-                while self.step < self.last_step:
-                    self._train_epoch(trained)
-                    if progress is not None:
-                        progress(self.step / self.steps, self._get_mean_loss())
-                    if self.options.hooks.on_epoch is not None:
-                        self.options.hooks.on_epoch(self._describe_step(self._get_mean_loss()))
+            add_gradients = self._make_gradient_step(trained)
+            while self.step < self.last_step:
+                self._train_epoch(add_gradients)
+                if progress is not None:
+                    progress(self.step / self.steps, self._get_mean_loss())
+                if self.options.hooks.on_epoch is not None:
+                    self.options.hooks.on_epoch(self._describe_step(self._get_mean_loss()))
             if self.options.checkpoints.keep:
                 self._save()
         if self.average is not None and self.step == self.steps:
@@ -137,23 +139,13 @@ class TrainingRun:
             self.module.train()
             yield trained
 
-    @contextmanager
-    def _record_steps(self, trained: nn.Module) -> Iterator[None]:
-        """Record the first step for the others, where they are all alike; the memory is freed at the end."""
-        function = partial(self._compute_gradients, trained)
-        self.compute_gradients = GraphedFunction(function, self.module) if self._can_record() else function
-        try:
-            yield
-        finally:
-            self.compute_gradients = None  # it refers to this object
-
-    def _train_epoch(self, trained: nn.Module) -> None:
+    def _train_epoch(self, add_gradients: GradientStep) -> None:
         skip = self.step % self.steps_per_epoch
         if not skip:
             self.total, self.seen = torch.zeros((), device=self.device), 0
         self.epoch_rng = get_generator_state(self.rng)
         for batch in self._iter_batches(skip):
-            loss = self._run_step(trained, batch)
+            loss = self._run_step(add_gradients, batch)
             self.total, self.seen, self.step = self.total + loss.detach(), self.seen + 1, self.step + 1
             if self.options.after_step is not None:
                 self.options.after_step(self.module, (self.step - self.begin_step) / (self.last_step - self.begin_step))
@@ -198,14 +190,14 @@ class TrainingRun:
         ):
             yield ViewBatch(images, labels, NO_POSITIONS, NO_POSITIONS)
 
-    def _run_step(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
+    def _run_step(self, add_gradients: GradientStep, batch: ViewBatch) -> Tensor:
         """Run one step; return the loss before it."""
         if self.scheduler is None:
             factor = self.schedule.compute_rate_factor(self.step, self.steps)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._add_gradients(trained, batch)
+        loss = add_gradients(batch)
         if self.schedule.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
@@ -217,13 +209,17 @@ class TrainingRun:
             self.average.update_parameters(self.module)
         return loss
 
-    def _add_gradients(self, trained: nn.Module, batch: ViewBatch) -> Tensor:
-        """Add the gradients of a batch to those of the parameters; return the loss."""
+    def _make_gradient_step(self, trained: nn.Module) -> GradientStep:
+        """Make the function of every batch; as no state refers to it, a recorded step is freed with the training."""
+        function = partial(self._compute_gradients, trained)
+        recorded = GraphedFunction(function, self.module) if self._can_record() else function
+        return partial(self._add_gradients, recorded)
+
+    def _add_gradients(self, compute: GradientFunction, batch: ViewBatch) -> Tensor:
         teacher, inputs = self.options.teacher, [batch.images, batch.labels]
         if teacher is not None and teacher.views is not None:
             inputs.append(teacher.compute_logits(batch, self.options.precision))
-        assert self.compute_gradients is not None, "set while the training runs"
-        return self.compute_gradients(*inputs)
+        return compute(*inputs)
 
     def _can_record(self) -> bool:
         """Return whether all steps are alike, so that one can be recorded for the others."""
