@@ -109,10 +109,9 @@ def main() -> None:
         search: dict[str, Any] = {"search": {"evaluations": asked.evaluations}}
         if asked.no_ladder:
             search |= {"ladder": {"rungs": []}}
-        if asked.against != "labels":
-            search |= {"fitness": {"repair": "refit", "precision": asked.precision, "against": asked.against}}
-        if asked.capacity:
-            search["fitness"] = search.get("fitness", {"repair": "refit"}) | {"capacity": asked.capacity}
+        if asked.against != "labels" or asked.capacity:
+            fitness = {"repair": "refit", "precision": asked.precision, "against": asked.against}
+            search |= {"fitness": fitness | {"capacity": asked.capacity}}
         if asked.promote:
             search |= {"promote": {"share": asked.promote, "fidelity": "recalibrated", "images": "unused"}}
         experiment = Experiment(arguments, search, table, seed, asked.rate, asked.distillation, asked.val_limit)
@@ -218,8 +217,12 @@ class Experiment:
         tree["finals"] = {
             "picks": int(self.has_ladder or method != "blended"),
             "distillation": 0.0 if is_plain else self.distillation,
-            "tuning": {"epochs": epochs, "rate": PLAIN_RATE if is_plain else self.rate, "warmup": 0.05}
-            | {"batch_size": self.arguments.batch_size},
+            "tuning": {
+                "epochs": epochs,
+                "rate": PLAIN_RATE if is_plain else self.rate,
+                "warmup": 0.05,
+                "batch_size": self.arguments.batch_size,
+            },
         }
         tree |= {"method": method, "seed": self.seed} | self.sections
         if is_plain:

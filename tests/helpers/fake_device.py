@@ -7,8 +7,7 @@ A tensor is on the card if `.to`, `.cuda` or a `device=` of a factory put it the
 is. `Tensor.device` says so, and an operation on tensors of both devices raises DeviceMismatch, with torch's exceptions:
 zero-dimensional CPU tensors mix with everything, and CPU tensors may index. A tensor on the card has no `.numpy()`.
 Values are those of the CPU, so results can be compared with a run on the CPU. Streams do nothing, and graphs are
-those of fake_graph.py. Not
-simulated: missing or different kernels, memory limits, other threads and processes.
+those of fake_graph.py. Not simulated: missing or different kernels, memory limits, other threads and processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from fake_graph import FakeGraph, record
+from fake_graph import FakeGraph, list_tensors, record
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -71,14 +70,10 @@ class _Propagation(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
             out = func(*args, **(kwargs or {}))
-            if any(self.placement.has(tensor) for tensor in _list_tensors((args, kwargs))):
-                for tensor in _list_tensors(out):
+            if any(self.placement.has(tensor) for tensor in list_tensors((args, kwargs))):
+                for tensor in list_tensors(out):
                     self.placement.put(tensor)
         return out
-
-
-def _list_tensors(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def _is_card(value: object) -> bool:
@@ -119,7 +114,7 @@ class FakeCard(TorchFunctionMode):
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run an operation, with a card in its arguments replaced by the CPU and the outputs marked."""
-        inputs = _list_tensors((args, kwargs))
+        inputs = list_tensors((args, kwargs))
         here = any(self.placement.has(tensor) for tensor in inputs)
         self.checked += here
         if here and func not in _CROSSING:
@@ -129,7 +124,7 @@ class FakeCard(TorchFunctionMode):
         explicit = named or isinstance(kwargs.get("device"), torch.device | str)
         args, kwargs = tree_map(lambda leaf: CPU if _is_card(leaf) else leaf, (args, kwargs))
         out = func(*args, **kwargs)
-        made = _list_tensors(out)
+        made = list_tensors(out)
         if named:
             self.moved += len(made)
         for tensor in made:
@@ -142,7 +137,7 @@ class FakeCard(TorchFunctionMode):
     def check(self, func: Any, inputs: list[Tensor], args: Any) -> None:
         """Raise DeviceMismatch unless all inputs can meet in one operation."""
         if func in _INDEXING and self.placement.has(args[0]):
-            inputs = [args[0], *_list_tensors(args[2:])]  # CPU tensors may index
+            inputs = [args[0], *list_tensors(args[2:])]  # CPU tensors may index
         strangers = [tensor for tensor in inputs if not self.placement.has(tensor) and tensor.dim() > 0]
         strangers = [tensor for tensor in strangers if tensor.device.type == "cpu" and self.placement.knows(tensor)]
         if strangers:

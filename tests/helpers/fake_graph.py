@@ -34,7 +34,7 @@ class FakeGraph:
         self.replays += 1
         with torch.no_grad():
             for function, args, kwargs, recorded in self.calls:
-                for old, new in zip(recorded, _list_tensors(function(*args, **kwargs)), strict=True):
+                for old, new in zip(recorded, list_tensors(function(*args, **kwargs)), strict=True):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
@@ -48,7 +48,7 @@ class _Recorder(TorchDispatchMode):
         if function is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         out = function(*args, **(kwargs or {}))
-        self.graph.calls.append((function, args, kwargs or {}, _list_tensors(out)))
+        self.graph.calls.append((function, args, kwargs or {}, list_tensors(out)))
         return out
 
 
@@ -59,5 +59,5 @@ def record(graph: FakeGraph, stream: object = None, capture_error_mode: str = "g
         yield
 
 
-def _list_tensors(tree: object) -> list[Tensor]:
+def list_tensors(tree: object) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
