@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import ROOT, Part, make_synthetic_splits, run_as_script, synchronize
+from harness import ROOT, Part, draw_cuts, make_synthetic_splits, run_as_script, synchronize
 from torch import Tensor, nn
 
 from blendsearch.data.splits import Splits
@@ -164,22 +164,20 @@ def make_resnet(depth: int) -> nn.Module:
 
 def list_networks() -> dict[str, Callable[[], nn.Module]]:
     return {
-        "ResNet-20 cut": lambda: cut_uniformly(make_resnet(20), 0.33),
-        "ResNet-56 cut": lambda: cut_uniformly(make_resnet(56), 0.29),
+        "ResNet-20 cut": lambda: cut_evenly(make_resnet(20), 0.33),
+        "ResNet-56 cut": lambda: cut_evenly(make_resnet(56), 0.29),
         "ResNet-20": lambda: make_resnet(20),
         "VGG-19": lambda: make_vgg(19),
-        "VGG-19 cut": lambda: cut_uniformly(make_vgg(19), 0.33),
+        "VGG-19 cut": lambda: cut_evenly(make_vgg(19), 0.33),
         "half MobileNetV2": lambda: make_mobilenet(0.5),
-        "half MobileNetV2 cut": lambda: cut_uniformly(make_mobilenet(0.5), 0.5),
+        "half MobileNetV2 cut": lambda: cut_evenly(make_mobilenet(0.5), 0.5),
     }
 
 
-def cut_uniformly(model: nn.Module, keep: float) -> nn.Module:
-    """Keep the first channels of every group."""
+def cut_evenly(model: nn.Module, keep: float) -> nn.Module:
+    """Keep a share of every group's channels."""
     maps = trace_structure(model.eval(), (3, 32, 32)).maps
-    cut = maps.make_unpruned_cut()
-    for start, size in zip(maps.offsets[:-1], maps.sizes, strict=True):
-        cut[start + max(1, round(keep * size)) : start + size] = False
+    (cut,) = draw_cuts(maps, 1, keep)
     return narrow(model, maps, cut)
 
 
